@@ -1,0 +1,134 @@
+//! Messages as a source delivered them: untouched bytes plus what the source knew about them.
+
+use bytes::Bytes;
+
+/// Where one message lies in [`Messages::data`] and what the source said of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageMeta {
+    /// Start of the topic in the shared buffer, bytes.
+    pub topic_start: u32,
+    /// Length of the topic, bytes.
+    pub topic_len: u32,
+    /// Start of the payload in the shared buffer, bytes.
+    pub payload_start: u32,
+    /// Length of the payload, bytes.
+    pub payload_len: u32,
+    /// Start of the client id of the sender (empty where the source does not know it), bytes.
+    pub client_start: u32,
+    /// Length of the client id, bytes.
+    pub client_len: u32,
+    /// When Tidegate received it, microseconds since the Unix epoch (UTC).
+    pub received_us: i64,
+    /// MQTT packet identifier; 0 at QoS 0.
+    pub packet_id: u16,
+    /// MQTT quality of service, 0 to 2.
+    pub qos: u8,
+    /// The MQTT DUP flag.
+    pub duplicate: bool,
+    /// The MQTT RETAIN flag.
+    pub retain: bool,
+}
+
+/// A run of messages of one source, in journal order, sharing one buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    /// Index of the source in the running plan.
+    pub source: u16,
+    /// Journal offset of the first message; message `i` has offset `first_offset + i`.
+    pub first_offset: u64,
+    /// Topics, payloads and client ids.
+    pub data: Bytes,
+    /// One entry per message.
+    pub index: Vec<MessageMeta>,
+}
+
+impl Messages {
+    /// Number of messages.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The topic of message `i`; MQTT demands UTF-8, which the decoder checks.
+    pub fn topic(&self, i: usize) -> &[u8] {
+        let m = &self.index[i];
+        &self.data[m.topic_start as usize..][..m.topic_len as usize]
+    }
+
+    /// The payload of message `i`.
+    pub fn payload(&self, i: usize) -> &[u8] {
+        let m = &self.index[i];
+        &self.data[m.payload_start as usize..][..m.payload_len as usize]
+    }
+
+    /// The sender's client id of message `i`, empty where unknown.
+    pub fn client(&self, i: usize) -> &[u8] {
+        let m = &self.index[i];
+        &self.data[m.client_start as usize..][..m.client_len as usize]
+    }
+
+    /// Bytes held, for budgets.
+    pub fn size_bytes(&self) -> usize {
+        self.data.len() + self.index.len() * size_of::<MessageMeta>()
+    }
+}
+
+/// Collects messages into one buffer.
+#[derive(Debug, Default)]
+pub struct MessagesBuilder {
+    data: Vec<u8>,
+    index: Vec<MessageMeta>,
+}
+
+impl MessagesBuilder {
+    /// Appends one message; positions in `meta` are overwritten, the rest is kept.
+    pub fn push(&mut self, topic: &[u8], payload: &[u8], client: &[u8], meta: MessageMeta) {
+        let mut put = |bytes: &[u8]| {
+            let start = self.data.len() as u32;
+            self.data.extend_from_slice(bytes);
+            (start, bytes.len() as u32)
+        };
+        let (topic_start, topic_len) = put(topic);
+        let (payload_start, payload_len) = put(payload);
+        let (client_start, client_len) = put(client);
+        self.index.push(MessageMeta {
+            topic_start,
+            topic_len,
+            payload_start,
+            payload_len,
+            client_start,
+            client_len,
+            ..meta
+        });
+    }
+
+    /// Number of messages so far.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether nothing was appended yet.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Bytes of topics, payloads and client ids so far. A caller keeps this below 4 GiB; the
+    /// journal's frame limit is far lower.
+    pub fn data_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Takes what was collected, as messages of `source` starting at journal offset `first_offset`.
+    pub fn finish(&mut self, source: u16, first_offset: u64) -> Messages {
+        Messages {
+            source,
+            first_offset,
+            data: Bytes::from(std::mem::take(&mut self.data)),
+            index: std::mem::take(&mut self.index),
+        }
+    }
+}
