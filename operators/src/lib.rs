@@ -4,10 +4,19 @@
 //! function of the messages and ticks that the journal recorded, which is why a replay equals the
 //! live run byte for byte.
 
+pub mod aggregate;
 pub mod batch;
+pub mod dataflow;
+pub mod intern;
+pub mod key;
+pub(crate) mod late;
 pub mod message;
+pub mod operator;
 pub mod spec;
+pub mod system;
 pub mod topic;
+pub mod window;
 
 pub use batch::{Batch, Epoch, Tick};
 pub use message::{MessageMeta, Messages, MessagesBuilder};
+pub use operator::{Emit, KeyedOperator, OperatorError};

@@ -1,0 +1,203 @@
+//! The one host of all stateful operators.
+//!
+//! It keeps the rows of each epoch until the frontier has passed it, puts them into the defined
+//! order, and calls the operator once per epoch with the epoch's tick. The order is defined here
+//! and nowhere else ([`EdgeOrder`]): it depends on the journal and on the rows, never on which
+//! worker was faster, so any number of workers gives the same result.
+//!
+//! The host holds one capability per output at the first epoch that it has not called the operator
+//! for; that is what lets an operator emit rows in an epoch in which it received none.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::{
+    SortColumn, concat_batches, lexsort_to_indices, take_record_batch,
+};
+use arrow::datatypes::SchemaRef;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::ParallelizationContract;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::ticks::Ticks;
+use crate::batch::{Batch, Epoch, Tick};
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+
+/// How the rows of an epoch are put into order at the input of a stateful operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdgeOrder {
+    /// The edge carries rows straight from messages: the order of the journal.
+    Journal,
+    /// The edge carries rows that keyed operators made on several workers: by these columns.
+    Columns(Vec<usize>),
+}
+
+/// What the host needs besides the operator.
+pub struct HostContext {
+    /// Name for logs and for saved state; unique in the plan.
+    pub name: String,
+    /// Schema of the input edge.
+    pub input: SchemaRef,
+    /// Order of the input edge.
+    pub order: EdgeOrder,
+    /// The worker's ticks.
+    pub ticks: Ticks,
+    /// Called with the saved state when a checkpoint is cut.
+    pub save: Box<dyn FnMut(&str, Epoch, RecordBatch)>,
+    /// Called when the operator fails: the pipeline cannot go on.
+    pub fail: Box<dyn FnMut(&str, OperatorError)>,
+}
+
+/// The output edges of a hosted operator.
+pub struct Hosted<'scope> {
+    /// Rows of the operator's own edge.
+    pub rows: Stream<'scope, Epoch, Batch>,
+    /// Rows for `system.late`.
+    pub late: Stream<'scope, Epoch, Batch>,
+    /// Rows for `system.rejects`.
+    pub rejects: Stream<'scope, Epoch, Batch>,
+}
+
+/// Runs `operator` on `stream`, exchanged by `pact`.
+pub fn host<'scope, P>(
+    stream: Stream<'scope, Epoch, Batch>,
+    pact: P,
+    operator: Box<dyn KeyedOperator>,
+    context: HostContext,
+) -> Hosted<'scope>
+where
+    P: ParallelizationContract<Epoch, Batch>,
+{
+    let mut builder = OperatorBuilder::new(context.name.clone(), stream.scope());
+    let mut input = builder.new_input(stream, pact);
+    let (rows_out, rows) = builder.new_output();
+    let (late_out, late) = builder.new_output();
+    let (rejects_out, rejects) = builder.new_output();
+    let mut outputs = [rows_out, late_out, rejects_out]
+        .map(OutputBuilder::<Epoch, CapacityContainerBuilder<Batch>>::from);
+    builder.build(move |capabilities| {
+        let mut capabilities = Some(capabilities);
+        let mut runner = Runner { operator, context, pending: BTreeMap::new(), failed: false };
+        move |frontiers| {
+            input.for_each_stamp(|capability, batches| {
+                let epoch = *capability.least().expect("messages carry one epoch");
+                let waiting = runner.pending.entry(epoch).or_default();
+                waiting.extend(batches.map(std::mem::take));
+            });
+            let Some(held) = capabilities.as_mut() else { return };
+            let to = frontiers[0].frontier().first().copied();
+            let mut sessions = outputs.each_mut().map(|o| o.activate());
+            let mut give = |held: &[Capability<Epoch>], epoch: Epoch, emit: Emit| {
+                let edges = [emit.rows, emit.late, emit.rejects];
+                for ((edge, capability), session) in edges.into_iter().zip(held).zip(&mut sessions)
+                {
+                    let capability = capability.delayed(&epoch);
+                    for rows in edge.into_iter().filter(|r| r.num_rows() > 0) {
+                        let mut batch = Batch { sequence: 0, rows };
+                        session.session(&capability).give_container(&mut batch);
+                    }
+                }
+            };
+            let mut from = *held[0].time();
+            while let Some(tick) = runner.context.ticks.next(from, to) {
+                let emit = runner.epoch(tick);
+                give(held, tick.epoch, emit);
+                from = tick.epoch + 1;
+                for capability in held.iter_mut() {
+                    capability.downgrade(&from);
+                }
+            }
+            match to {
+                Some(to) => {
+                    let to = to.max(from);
+                    held.iter_mut().for_each(|c| c.downgrade(&to));
+                }
+                None => {
+                    if runner.context.ticks.has_ended() {
+                        give(held, from, runner.end());
+                    }
+                    capabilities = None;
+                }
+            }
+        }
+    });
+    Hosted { rows, late, rejects }
+}
+
+struct Runner {
+    operator: Box<dyn KeyedOperator>,
+    context: HostContext,
+    pending: BTreeMap<Epoch, Vec<Batch>>,
+    failed: bool,
+}
+
+impl Runner {
+    fn epoch(&mut self, tick: Tick) -> Emit {
+        let batches = self.pending.remove(&tick.epoch).unwrap_or_default();
+        let mut emit = Emit::default();
+        if self.failed {
+            return emit;
+        }
+        let result = in_order(&self.context.input, &self.context.order, batches)
+            .and_then(|rows| self.operator.epoch(&rows, tick, &mut emit))
+            .and_then(|()| self.checkpoint(tick.epoch));
+        self.note(result);
+        emit
+    }
+
+    fn end(&mut self) -> Emit {
+        let mut emit = Emit::default();
+        if !self.failed {
+            let result = self.operator.end(&mut emit);
+            self.note(result);
+        }
+        emit
+    }
+
+    fn checkpoint(&mut self, epoch: Epoch) -> Result<(), OperatorError> {
+        if self.context.ticks.is_checkpoint(epoch) {
+            let state = self.operator.save()?;
+            (self.context.save)(&self.context.name, epoch, state);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, result: Result<(), OperatorError>) {
+        if let Err(error) = result {
+            self.failed = true;
+            (self.context.fail)(&self.context.name, error);
+        }
+    }
+}
+
+/// The rows of an epoch in the defined order.
+fn in_order(
+    schema: &SchemaRef,
+    order: &EdgeOrder,
+    mut batches: Vec<Batch>,
+) -> Result<RecordBatch, OperatorError> {
+    // Rows of one sequence come from one message run and were decoded by one worker.
+    batches.sort_by_key(|b| b.sequence);
+    let rows = match batches.as_slice() {
+        [one] => one.rows.clone(),
+        _ => concat_batches(schema, batches.iter().map(|b| &b.rows))?,
+    };
+    match order {
+        EdgeOrder::Journal => Ok(rows),
+        EdgeOrder::Columns(columns) => {
+            if rows.num_rows() < 2 {
+                return Ok(rows);
+            }
+            let columns: Vec<SortColumn> = columns
+                .iter()
+                .map(|c| SortColumn { values: ArrayRef::clone(rows.column(*c)), options: None })
+                .collect();
+            let indices = lexsort_to_indices(&columns, None)?;
+            Ok(take_record_batch(&rows, &indices)?)
+        }
+    }
+}
+

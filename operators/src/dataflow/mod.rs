@@ -1,0 +1,13 @@
+//! The half of this crate that knows timely: batches as containers, exchange by key, and the one
+//! host that runs every stateful operator.
+
+pub mod container;
+pub mod exchange;
+pub mod host;
+pub mod stateless;
+pub mod ticks;
+
+pub use exchange::by_key;
+pub use host::{EdgeOrder, HostContext, Hosted, host};
+pub use stateless::{Split, split};
+pub use ticks::Ticks;

@@ -1,0 +1,64 @@
+//! The ticks that this worker has been told of, for the operators of its dataflow.
+//!
+//! The feed notes the tick of an epoch before it advances the input past it; so whoever sees the
+//! frontier pass an epoch finds its tick here.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use crate::batch::{Epoch, Tick};
+
+/// Shared by all operators of one worker.
+#[derive(Clone, Debug, Default)]
+pub struct Ticks(Rc<RefCell<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    times: BTreeMap<Epoch, i64>,
+    checkpoints: BTreeSet<Epoch>,
+    ended: bool,
+}
+
+impl Ticks {
+    /// Notes a tick.
+    pub fn note(&self, tick: Tick) {
+        self.0.borrow_mut().times.insert(tick.epoch, tick.time_us);
+    }
+
+    /// Asks every operator to save its state as of the end of `epoch`. Must be called before the
+    /// input advances past `epoch`.
+    pub fn checkpoint_at(&self, epoch: Epoch) {
+        self.0.borrow_mut().checkpoints.insert(epoch);
+    }
+
+    /// Whether state is to be saved as of the end of `epoch`.
+    pub fn is_checkpoint(&self, epoch: Epoch) -> bool {
+        self.0.borrow().checkpoints.contains(&epoch)
+    }
+
+    /// Says that the input has ended for good, so that open windows are to be emitted. Must be
+    /// called before the input is closed.
+    pub fn end(&self) {
+        self.0.borrow_mut().ended = true;
+    }
+
+    /// Whether the input has ended for good.
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().ended
+    }
+
+    /// The first noted tick of an epoch in `from..to` (`to` = none: any later one).
+    pub fn next(&self, from: Epoch, to: Option<Epoch>) -> Option<Tick> {
+        let inner = self.0.borrow();
+        let (epoch, time_us) = inner.times.range(from..).next()?;
+        (to.is_none_or(|to| *epoch < to)).then_some(Tick { epoch: *epoch, time_us: *time_us })
+    }
+
+    /// Forgets everything before `epoch`: the probe has passed it.
+    pub fn forget_before(&self, epoch: Epoch) {
+        let mut inner = self.0.borrow_mut();
+        inner.times = inner.times.split_off(&epoch);
+        inner.checkpoints = inner.checkpoints.split_off(&epoch);
+    }
+}

@@ -1,0 +1,79 @@
+//! Rows of `system.late`: readings that came after the state of their window was gone.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+
+use crate::intern::KeyInterner;
+use crate::operator::{Emit, OperatorError};
+use crate::spec::WindowSpec;
+use crate::system::{keys_json, late_schema};
+
+struct Late {
+    id: u32,
+    time_us: i64,
+    window_us: (i64, i64),
+    behind_us: i64,
+}
+
+/// Collects the late readings of one step in one epoch.
+pub(crate) struct LateRows {
+    pipeline: String,
+    step: String,
+    rows: Vec<Late>,
+}
+
+impl LateRows {
+    pub(crate) fn new(pipeline: &str, step: &str) -> Self {
+        Self { pipeline: pipeline.to_owned(), step: step.to_owned(), rows: Vec::new() }
+    }
+
+    /// A reading of key `id` at `time_us`, `behind_us` behind its key's clock, that the window
+    /// `window_us` (start, end) no longer takes.
+    pub(crate) fn push(&mut self, id: u32, time_us: i64, window_us: (i64, i64), behind_us: i64) {
+        self.rows.push(Late { id, time_us, window_us, behind_us });
+    }
+
+    /// Emits what was collected, ordered by time, then key.
+    pub(crate) fn finish(
+        &mut self,
+        interner: &KeyInterner,
+        spec: &WindowSpec,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.sort_by(|a, b| {
+            let by_key = || interner.bytes(a.id).cmp(interner.bytes(b.id));
+            a.time_us.cmp(&b.time_us).then_with(by_key)
+        });
+        let ids: Vec<u32> = rows.iter().map(|r| r.id).collect();
+        let keys = interner.keys(&ids)?;
+        let names: Vec<&str> =
+            spec.keys.iter().map(|k| spec.input.field(*k).name().as_str()).collect();
+        let times = |f: &dyn Fn(&Late) -> i64| -> ArrayRef {
+            let values = rows.iter().map(f);
+            Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+        };
+        let text = |value: &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|_| value)))
+        };
+        let keys_text = (0..rows.len()).map(|i| keys_json(&names, &keys, i));
+        let batch = RecordBatch::try_new(
+            late_schema(),
+            vec![
+                times(&|r| r.time_us),
+                text(&self.pipeline),
+                text(&self.step),
+                Arc::new(StringArray::from_iter_values(keys_text)),
+                times(&|r| r.window_us.0),
+                times(&|r| r.window_us.1),
+                Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.behind_us))),
+            ],
+        )?;
+        emit.late.push(batch);
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! Closing windows: by the key's clock, by silence, at the end of input; and dropping their state.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use datafusion_expr::EmitTo;
+
+use super::{WindowOperator, constant_i64, selected};
+use crate::batch::Tick;
+use crate::operator::{Emit, OperatorError};
+use crate::spec::{Clock, LatePolicy};
+
+/// A window to emit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) id: u32,
+    pub(super) window: i64,
+    /// It was emitted before.
+    pub(super) revise: bool,
+}
+
+impl WindowOperator {
+    /// Step 3a: keys whose clock passed the end of windows.
+    pub(super) fn close_by_clock(&mut self, tick: Tick) {
+        let touched = std::mem::take(&mut self.touched);
+        for id in &touched {
+            let key = &mut self.keys[*id as usize];
+            if key.last_tick_us == i64::MIN {
+                let look_us = tick.time_us.saturating_add(self.spec.idle_close_us);
+                self.idle.entry(look_us).or_default().push(*id);
+            }
+            key.last_tick_us = tick.time_us;
+            self.fleet_clock_us = self.fleet_clock_us.max(key.clock_us);
+        }
+        match self.spec.clock {
+            Clock::Device => touched.iter().for_each(|id| self.close_ended(*id)),
+            Clock::Fleet => {
+                if !touched.is_empty() {
+                    (0..self.keys.len() as u32).for_each(|id| self.close_ended(id));
+                }
+            }
+        }
+        self.touched = touched;
+    }
+
+    fn close_ended(&mut self, id: u32) {
+        let horizon_us = self.horizon_us(&self.keys[id as usize]);
+        self.close_through(id, self.grid.last_ended(horizon_us));
+    }
+
+    fn close_through(&mut self, id: u32, window: i64) {
+        let key = &mut self.keys[id as usize];
+        if window <= key.closed {
+            return;
+        }
+        let mut next = key.closed.saturating_add(1);
+        for pane in &key.panes {
+            let (first, last) = self.grid.windows_of(pane.number);
+            let from = first.max(next);
+            let to = last.min(window);
+            for window in from..=to {
+                self.due.push(Due { id, window, revise: false });
+            }
+            next = next.max(to.saturating_add(1));
+        }
+        key.closed = window;
+    }
+
+    /// Closes every window of a key that has readings.
+    pub(super) fn close_all(&mut self, id: u32) {
+        if let Some(pane) = self.keys[id as usize].panes.last() {
+            let (_, last) = self.grid.windows_of(pane.number);
+            self.close_through(id, last);
+        }
+    }
+
+    /// Step 3b: keys that have been silent for `idle_close` of tick time; after a further
+    /// `revise_for` of silence their state goes, too.
+    pub(super) fn close_idle(&mut self, tick: Tick) {
+        let keep_us = self.keep_us();
+        while let Some(entry) = self.idle.first_entry() {
+            if *entry.key() > tick.time_us {
+                return;
+            }
+            for id in entry.remove() {
+                let last_tick_us = self.keys[id as usize].last_tick_us;
+                let close_us = last_tick_us.saturating_add(self.spec.idle_close_us);
+                let drop_us = close_us.saturating_add(keep_us).max(close_us.saturating_add(1));
+                let look_us = if tick.time_us < close_us {
+                    close_us
+                } else if tick.time_us < drop_us {
+                    self.close_all(id);
+                    drop_us
+                } else {
+                    self.close_all(id);
+                    let key = &mut self.keys[id as usize];
+                    key.dropped = key.dropped.max(key.closed);
+                    // The next reading puts it on the list again.
+                    key.last_tick_us = i64::MIN;
+                    self.touched.push(id);
+                    continue;
+                };
+                self.idle.entry(look_us).or_default().push(id);
+            }
+        }
+    }
+
+    /// Step 3c: puts the due windows together from their panes and emits them in order.
+    pub(super) fn emit_due(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        let mut due = std::mem::take(&mut self.due);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let interner = &self.interner;
+        due.sort_by(|a, b| match a.window.cmp(&b.window) {
+            Ordering::Equal if a.id == b.id => Ordering::Equal,
+            Ordering::Equal => interner.bytes(a.id).cmp(interner.bytes(b.id)),
+            other => other,
+        });
+        // Several late panes of one epoch can ask for the same window.
+        due.dedup();
+        let mut slots = Vec::with_capacity(due.len());
+        let mut groups = Vec::with_capacity(due.len());
+        let mut rows = vec![0i64; due.len()];
+        for (i, d) in due.iter().enumerate() {
+            let (from, to) = self.grid.panes_of(d.window);
+            for pane in self.keys[d.id as usize].panes_in(from, to) {
+                slots.push(pane.slot.expect("accumulated before windows close"));
+                groups.push(i);
+                rows[i] += pane.rows;
+            }
+        }
+        let mut aggregates = Vec::with_capacity(self.accumulators.len());
+        let state = self.store.gather(&slots)?;
+        let mut first = 0;
+        for (accumulator, width) in self.accumulators.iter_mut().zip(&self.widths) {
+            accumulator.merge_batch(&state[first..first + width], &groups, due.len())?;
+            aggregates.push(accumulator.evaluate(EmitTo::All)?);
+            first += width;
+        }
+        let batch = self.output_batch(&due, rows, aggregates)?;
+        emit.rows.push(batch);
+        due.clear();
+        self.due = due;
+        Ok(())
+    }
+
+    fn output_batch(
+        &mut self,
+        due: &[Due],
+        rows: Vec<i64>,
+        aggregates: Vec<ArrayRef>,
+    ) -> Result<RecordBatch, OperatorError> {
+        let ids: Vec<u32> = due.iter().map(|d| d.id).collect();
+        let times = |f: &dyn Fn(i64) -> i64| -> ArrayRef {
+            let values = due.iter().map(|d| f(d.window));
+            Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+        };
+        let mut columns = self.interner.keys(&ids)?;
+        columns.push(times(&|w| self.grid.start(w)));
+        columns.push(times(&|w| self.grid.end(w)));
+        let keys_and_bounds = columns.len();
+        columns.extend(aggregates);
+        let aggregated = RecordBatch::try_new(Arc::clone(&self.aggregated), columns)?;
+        let mut columns = aggregated.columns()[..keys_and_bounds].to_vec();
+        columns.extend(selected(&self.spec, &aggregated)?);
+        columns.push(constant_i64(rows.into_iter()));
+        let revisions: Vec<i64> = due
+            .iter()
+            .map(|d| if d.revise { self.keys[d.id as usize].revise(d.window) } else { 0 })
+            .collect();
+        columns.push(constant_i64(revisions.into_iter()));
+        Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
+    }
+
+    /// Step 4: drops panes that no window within its time for revision needs.
+    pub(super) fn drop_old(&mut self) {
+        let all: Vec<u32>;
+        let ids = match self.spec.clock {
+            Clock::Device => &self.touched,
+            Clock::Fleet => {
+                all = (0..self.keys.len() as u32).collect();
+                &all
+            }
+        };
+        let keep_us = self.keep_us();
+        for id in ids {
+            let horizon_us = self.horizon_us(&self.keys[*id as usize]);
+            let key = &mut self.keys[*id as usize];
+            let by_clock = match self.spec.late {
+                LatePolicy::Table => key.closed,
+                LatePolicy::Revise { .. } => {
+                    self.grid.last_ended(horizon_us.saturating_sub(keep_us)).min(key.closed)
+                }
+            };
+            if by_clock > key.dropped {
+                key.dropped = by_clock;
+            }
+            let (dropped, grid, store) = (key.dropped, self.grid, &mut self.store);
+            let gone = key.panes.partition_point(|p| grid.windows_of(p.number).1 <= dropped);
+            for pane in key.panes.drain(..gone) {
+                if let Some(slot) = pane.slot {
+                    store.release(slot);
+                }
+            }
+            key.revisions.retain(|(window, _)| *window > dropped);
+        }
+    }
+}

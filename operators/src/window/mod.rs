@@ -1,0 +1,316 @@
+//! Tumbling and hopping windows with any DataFusion aggregate, one clock per key.
+//!
+//! In each epoch: (1) readings are put into panes and checked for lateness against what was closed
+//! before the epoch; (2) the epoch's panes get their earlier state merged and the readings added,
+//! in journal order, which makes every float exact and repeatable; (3) keys whose clock passed the
+//! end of a window, or that were silent for too long, emit it; windows that late readings touched
+//! are emitted again with the next revision; (4) state that can no longer be revised is dropped.
+//! All of it depends on the key's own readings and on ticks, never on other keys or workers (with
+//! `clock = "fleet"` the rows of all keys are on one worker).
+//!
+//! Partial state lives in Arrow arrays ([`store`]), in the form in which DataFusion's accumulators
+//! hand it out, so every aggregate that DataFusion has can be checkpointed and revised.
+
+mod close;
+mod grid;
+mod keys;
+mod save;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use datafusion_expr::{EmitTo, GroupsAccumulator};
+
+use self::close::Due;
+use self::grid::Grid;
+use self::keys::KeyState;
+use self::store::{Slot, Store};
+use crate::aggregate::{aggregate_inputs, create_groups_accumulator};
+use crate::batch::{Epoch, Tick};
+use crate::intern::KeyInterner;
+use crate::late::LateRows;
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::spec::{Clock, LatePolicy, WindowSpec};
+
+/// A window step at work on the keys of one worker.
+pub struct WindowOperator {
+    spec: WindowSpec,
+    grid: Grid,
+    output: SchemaRef,
+    aggregated: SchemaRef,
+    interner: KeyInterner,
+    keys: Vec<KeyState>,
+    store: Store,
+    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// Number of state columns of each accumulator.
+    widths: Vec<usize>,
+    /// Keys by the tick time at which to look whether they have been silent for long enough.
+    idle: BTreeMap<i64, Vec<u32>>,
+    /// Newest event time of any key, for `clock = "fleet"`.
+    fleet_clock_us: i64,
+    late: LateRows,
+    /// Keys touched in the current epoch.
+    touched: Vec<u32>,
+    /// Windows to emit at the end of the current epoch.
+    due: Vec<Due>,
+    ids: Vec<u32>,
+}
+
+/// The panes of an epoch, in order of first appearance, and which one each reading went to.
+#[derive(Default)]
+struct Groups {
+    owners: Vec<(u32, i64)>,
+    of_row: Vec<usize>,
+    /// Readings that are too late for every window; not in `of_row`.
+    excluded: Vec<u32>,
+}
+
+impl WindowOperator {
+    /// An operator without state.
+    pub fn new(spec: WindowSpec) -> Result<Self, OperatorError> {
+        let types: Vec<_> =
+            spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
+        let accumulators: Result<Vec<_>, _> =
+            spec.aggregates.iter().map(|a| create_groups_accumulator(a)).collect();
+        let widths: Result<Vec<_>, _> =
+            spec.aggregates.iter().map(|a| a.state_fields().map(|f| f.len())).collect();
+        Ok(Self {
+            grid: Grid::new(spec.size_us, spec.slide_us, spec.offset_us),
+            output: spec.schema(),
+            aggregated: spec.aggregated_schema(),
+            interner: KeyInterner::new(&types)?,
+            keys: Vec::new(),
+            store: Store::default(),
+            accumulators: accumulators?,
+            widths: widths?,
+            idle: BTreeMap::new(),
+            fleet_clock_us: i64::MIN,
+            late: LateRows::new(&spec.pipeline, &spec.name),
+            touched: Vec::new(),
+            due: Vec::new(),
+            ids: Vec::new(),
+            spec,
+        })
+    }
+
+    /// Step 1: which pane each reading goes to.
+    fn assign(&mut self, rows: &RecordBatch, tick: Tick) -> Result<Groups, OperatorError> {
+        let keys: Vec<ArrayRef> =
+            self.spec.keys.iter().map(|k| rows.column(*k).clone()).collect();
+        let mut ids = std::mem::take(&mut self.ids);
+        self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
+        self.keys.resize_with(self.interner.len(), KeyState::default);
+        let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let mut groups = Groups { of_row: Vec::with_capacity(rows.num_rows()), ..Default::default() };
+        for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
+            let key = &mut self.keys[*id as usize];
+            if key.epoch != tick.epoch {
+                key.epoch = tick.epoch;
+                self.touched.push(*id);
+            }
+            key.clock_us = key.clock_us.max(*time_us);
+            let hot = key.hot_epoch == tick.epoch
+                && *time_us >= key.hot_start_us
+                && *time_us - key.hot_start_us < self.grid.pane_us();
+            if hot {
+                groups.of_row.push(key.hot_group as usize);
+                continue;
+            }
+            match self.assign_cold(*id, *time_us, tick.epoch, &mut groups)? {
+                Some(group) => groups.of_row.push(group as usize),
+                None => groups.excluded.push(row as u32),
+            }
+        }
+        self.ids = ids;
+        Ok(groups)
+    }
+
+    /// The pane of a reading that is not in the same pane as the reading of its key before it.
+    fn assign_cold(
+        &mut self,
+        id: u32,
+        time_us: i64,
+        epoch: Epoch,
+        groups: &mut Groups,
+    ) -> Result<Option<u32>, OperatorError> {
+        let number = self.grid.pane(time_us);
+        let (first, last) = self.grid.windows_of(number);
+        let key = &mut self.keys[id as usize];
+        if first <= key.dropped {
+            let window = (self.grid.start(first), self.grid.end(first));
+            let behind_us = key.clock_us - time_us;
+            self.late.push(id, time_us, window, behind_us);
+            if last <= key.dropped {
+                return Ok(None);
+            }
+        }
+        let (closed, dropped) = (key.closed, key.dropped);
+        let pane = key.pane_mut(number);
+        if pane.epoch != epoch {
+            pane.epoch = epoch;
+            pane.group = groups.owners.len() as u32;
+            groups.owners.push((id, number));
+            // Windows that were closed already: emitted again, or for the first time if they had
+            // no reading until now.
+            for window in first.max(dropped.saturating_add(1))..=last.min(closed) {
+                let (from, to) = self.grid.panes_of(window);
+                let revise = key.panes_in(from, to).iter().any(|p| p.slot.is_some());
+                self.due.push(Due { id, window, revise });
+            }
+        }
+        let group = key.pane_mut(number).group;
+        if first > dropped {
+            key.hot_epoch = epoch;
+            key.hot_start_us = self.grid.pane_start(number);
+            key.hot_group = group;
+        } else {
+            // Every further reading of a partly dropped pane is a late row, too.
+            key.hot_epoch = 0;
+        }
+        Ok(Some(group))
+    }
+
+    /// Step 2: earlier state and the epoch's readings into new state.
+    fn accumulate(&mut self, rows: &RecordBatch, groups: Groups) -> Result<(), OperatorError> {
+        let total = groups.owners.len();
+        if total == 0 {
+            return Ok(());
+        }
+        let kept;
+        let rows = if groups.excluded.is_empty() {
+            rows
+        } else {
+            let mut excluded = groups.excluded.iter().peekable();
+            let keep = (0..rows.num_rows() as u32)
+                .filter(|row| excluded.next_if(|e| *e == row).is_none());
+            kept = take_record_batch(rows, &UInt32Array::from_iter_values(keep))?;
+            &kept
+        };
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut earlier: Vec<usize> = Vec::new();
+        for (group, (id, number)) in groups.owners.iter().enumerate() {
+            if let Some(slot) = self.keys[*id as usize].pane_mut(*number).slot {
+                slots.push(slot);
+                earlier.push(group);
+            }
+        }
+        let state = self.store.gather(&slots)?;
+        let mut columns = Vec::with_capacity(self.widths.iter().sum());
+        let mut from = 0;
+        for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
+            let to = from + self.widths[i];
+            if !earlier.is_empty() {
+                accumulator.merge_batch(&state[from..to], &earlier, total)?;
+            }
+            from = to;
+            let mut values = Vec::new();
+            for e in aggregate_inputs(&self.spec.aggregates[i]) {
+                values.push(e.evaluate(rows)?.into_array(rows.num_rows())?);
+            }
+            let filter = match &self.spec.filters[i] {
+                Some(f) => Some(f.evaluate(rows)?.into_array(rows.num_rows())?),
+                None => None,
+            };
+            let filter: Option<&BooleanArray> = filter.as_ref().map(|f| f.as_boolean());
+            accumulator.update_batch(&values, &groups.of_row, filter, total)?;
+            columns.extend(accumulator.state(EmitTo::All)?);
+        }
+        for slot in slots {
+            self.store.release(slot);
+        }
+        let mut counts = vec![0i64; total];
+        groups.of_row.iter().for_each(|g| counts[*g] += 1);
+        let chunk = self.store.add(columns, groups.owners.clone());
+        for (row, (id, number)) in groups.owners.into_iter().enumerate() {
+            let pane = self.keys[id as usize].pane_mut(number);
+            pane.slot = Some(Slot { chunk, row: row as u32 });
+            pane.rows += counts[row];
+        }
+        Ok(())
+    }
+
+    fn horizon_us(&self, key: &KeyState) -> i64 {
+        let clock_us = match self.spec.clock {
+            Clock::Device => key.clock_us,
+            Clock::Fleet => self.fleet_clock_us,
+        };
+        clock_us.saturating_sub(self.spec.disorder_us)
+    }
+
+    fn keep_us(&self) -> i64 {
+        match self.spec.late {
+            LatePolicy::Revise { keep_us } => keep_us,
+            LatePolicy::Table => 0,
+        }
+    }
+
+    fn compact(&mut self) -> Result<(), OperatorError> {
+        let keys = std::cell::RefCell::new(&mut self.keys);
+        self.store.compact(
+            |(id, number), slot| {
+                keys.borrow()[id as usize].pane(number).is_some_and(|p| p.slot == Some(slot))
+            },
+            |(id, number), slot| {
+                keys.borrow_mut()[id as usize].pane_mut(number).slot = Some(slot);
+            },
+        )?;
+        Ok(())
+    }
+}
+
+impl KeyedOperator for WindowOperator {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        self.touched.clear();
+        if rows.num_rows() > 0 {
+            let groups = self.assign(rows, tick)?;
+            self.accumulate(rows, groups)?;
+        }
+        self.close_by_clock(tick);
+        self.close_idle(tick);
+        self.emit_due(emit)?;
+        self.late.finish(&self.interner, &self.spec, emit)?;
+        self.drop_old();
+        self.compact()
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        for id in 0..self.keys.len() as u32 {
+            self.close_all(id);
+        }
+        self.emit_due(emit)
+    }
+
+    fn save(&self) -> Result<RecordBatch, OperatorError> {
+        self.save_state()
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
+
+/// Evaluates the `select` of a window over its aggregated rows.
+fn selected(spec: &WindowSpec, aggregated: &RecordBatch) -> Result<Vec<ArrayRef>, OperatorError> {
+    let mut columns = Vec::with_capacity(spec.select.len());
+    for (_, e) in &spec.select {
+        columns.push(e.evaluate(aggregated)?.into_array(aggregated.num_rows())?);
+    }
+    debug_assert!(columns.iter().all(|c: &ArrayRef| c.len() == aggregated.num_rows()));
+    Ok(columns)
+}
+
+/// A shared, never changing column of one value.
+fn constant_i64(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(arrow::array::Int64Array::from_iter_values(values))
+}

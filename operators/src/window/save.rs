@@ -1,0 +1,159 @@
+//! The state of a window operator as rows, one per pane (or one for a key without panes).
+//!
+//! Columns: the key columns, then those of [`FIXED`], then one per state column of the aggregates.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
+};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+use super::store::Slot;
+use super::{KeyState, WindowOperator};
+use crate::operator::OperatorError;
+
+const FIXED: [&str; 7] =
+    ["clock_us", "last_tick_us", "closed", "dropped", "fleet_clock_us", "pane", "rows"];
+const REVISIONS: &str = "revisions";
+
+impl WindowOperator {
+    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
+        let mut ids = Vec::new();
+        let mut slots = Vec::new();
+        let mut slot_of_row = Vec::new();
+        let mut fixed: [Vec<Option<i64>>; 7] = Default::default();
+        let mut revisions: Vec<Option<String>> = Vec::new();
+        for (id, key) in self.keys.iter().enumerate() {
+            let panes: Vec<_> = key.panes.iter().filter(|p| p.slot.is_some()).collect();
+            for i in 0..panes.len().max(1) {
+                let pane = panes.get(i);
+                ids.push(id as u32);
+                slot_of_row.push(pane.map(|_| slots.len() as u32));
+                slots.extend(pane.and_then(|p| p.slot));
+                let values = [
+                    Some(key.clock_us),
+                    Some(key.last_tick_us),
+                    Some(key.closed),
+                    Some(key.dropped),
+                    Some(self.fleet_clock_us),
+                    pane.map(|p| p.number),
+                    pane.map(|p| p.rows),
+                ];
+                fixed.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+                let text = (i == 0 && !key.revisions.is_empty()).then(|| {
+                    let parts: Vec<String> =
+                        key.revisions.iter().map(|(w, r)| format!("{w}:{r}")).collect();
+                    parts.join(" ")
+                });
+                revisions.push(text);
+            }
+        }
+        let mut columns = self.interner.keys(&ids)?;
+        columns.extend(fixed.into_iter().map(|c| Arc::new(Int64Array::from(c)) as ArrayRef));
+        columns.push(Arc::new(StringArray::from(revisions)));
+        let rows = UInt32Array::from(slot_of_row);
+        let state_types = self.state_fields()?;
+        let state = self.store.gather(&slots)?;
+        for (i, field) in state_types.iter().enumerate() {
+            columns.push(match state.get(i) {
+                Some(column) => take(column, &rows, None)?,
+                None => new_null_array(field.data_type(), rows.len()),
+            });
+        }
+        Ok(RecordBatch::try_new(Arc::new(self.state_schema(&state_types)), columns)?)
+    }
+
+    fn state_fields(&self) -> Result<Vec<Field>, OperatorError> {
+        let mut fields = Vec::new();
+        for aggregate in &self.spec.aggregates {
+            for field in aggregate.state_fields()? {
+                let name = format!("state{}", fields.len());
+                fields.push(Field::new(name, field.data_type().clone(), true));
+            }
+        }
+        Ok(fields)
+    }
+
+    fn state_schema(&self, state: &[Field]) -> Schema {
+        let mut fields: Vec<Field> = self
+            .spec
+            .keys
+            .iter()
+            .map(|k| self.spec.input.field(*k).clone().with_nullable(true))
+            .collect();
+        fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
+        fields.push(Field::new(REVISIONS, DataType::Utf8, true));
+        fields.extend_from_slice(state);
+        Schema::new(fields)
+    }
+
+    pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        let key_count = self.spec.keys.len();
+        let types = self.state_fields()?;
+        if state.num_columns() != key_count + FIXED.len() + 1 + types.len() {
+            let text = format!("window `{}` has other keys or aggregates", self.spec.name);
+            return Err(OperatorError::State(text));
+        }
+        let mut ids = Vec::new();
+        self.interner.intern(&state.columns()[..key_count], state.num_rows(), &mut ids)?;
+        self.keys.resize_with(self.interner.len(), KeyState::default);
+        let column = |i: usize| state.column(key_count + i).as_primitive::<Int64Type>();
+        let revisions = state.column(key_count + FIXED.len()).as_string::<i32>();
+        let mut owners = Vec::new();
+        let mut rows = Vec::new();
+        for (row, id) in ids.iter().enumerate() {
+            let key = &mut self.keys[*id as usize];
+            key.clock_us = column(0).value(row);
+            key.last_tick_us = column(1).value(row);
+            key.closed = column(2).value(row);
+            key.dropped = column(3).value(row);
+            self.fleet_clock_us = self.fleet_clock_us.max(column(4).value(row));
+            if column(5).is_valid(row) {
+                let number = column(5).value(row);
+                key.pane_mut(number).rows = column(6).value(row);
+                owners.push((*id, number));
+                rows.push(row as u32);
+            }
+            if revisions.is_valid(row) {
+                key.revisions = parse_revisions(revisions.value(row))?;
+            }
+        }
+        if !owners.is_empty() {
+            let rows = UInt32Array::from(rows);
+            let columns: Result<Vec<ArrayRef>, _> = state.columns()[key_count + FIXED.len() + 1..]
+                .iter()
+                .map(|c| take(c, &rows, None))
+                .collect();
+            let chunk = self.store.add(columns?, owners.clone());
+            for (row, (id, number)) in owners.into_iter().enumerate() {
+                let slot = Slot { chunk, row: row as u32 };
+                self.keys[id as usize].pane_mut(number).slot = Some(slot);
+            }
+        }
+        self.wake_all();
+        Ok(())
+    }
+
+    /// Puts every key on the list of those to look at for silence.
+    fn wake_all(&mut self) {
+        self.idle.clear();
+        for (id, key) in self.keys.iter().enumerate() {
+            if key.last_tick_us != i64::MIN {
+                let look_us = key.last_tick_us.saturating_add(self.spec.idle_close_us);
+                self.idle.entry(look_us).or_default().push(id as u32);
+            }
+        }
+    }
+}
+
+fn parse_revisions(text: &str) -> Result<Vec<(i64, i64)>, OperatorError> {
+    let bad = || OperatorError::State(format!("revisions `{text}`"));
+    text.split(' ')
+        .map(|part| {
+            let (window, revision) = part.split_once(':').ok_or_else(bad)?;
+            Ok((window.parse().map_err(|_| bad())?, revision.parse().map_err(|_| bad())?))
+        })
+        .collect()
+}

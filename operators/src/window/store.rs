@@ -1,0 +1,153 @@
+//! Partial aggregates of panes, as Arrow arrays.
+//!
+//! A chunk holds the accumulator states of many panes, one row each, and is never changed: a pane
+//! that grows gets a new row in a newer chunk and its old row dies. Chunks are merged by size so
+//! that their number stays small; merging copies rows and never does arithmetic, so when it
+//! happens cannot be seen in any result.
+
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::{concat, interleave, take};
+use arrow::error::ArrowError;
+
+/// Chunks of one size class that are merged into one of the next.
+const MERGE_WIDTH: usize = 8;
+
+/// Where the state of a pane lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) chunk: u32,
+    pub(super) row: u32,
+}
+
+/// Who owns a row: key id and pane number.
+pub(super) type Owner = (u32, i64);
+
+struct Chunk {
+    columns: Vec<ArrayRef>,
+    owners: Vec<Owner>,
+    live: usize,
+    level: u8,
+}
+
+/// All chunks of one operator.
+#[derive(Default)]
+pub(super) struct Store {
+    chunks: Vec<Option<Chunk>>,
+    free: Vec<u32>,
+}
+
+impl Store {
+    /// Adds a chunk whose row `i` belongs to `owners[i]`; returns its number.
+    pub(super) fn add(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
+        self.put(Chunk { live: owners.len(), columns, owners, level: 0 })
+    }
+
+    fn put(&mut self, chunk: Chunk) -> u32 {
+        match self.free.pop() {
+            Some(number) => {
+                self.chunks[number as usize] = Some(chunk);
+                number
+            }
+            None => {
+                self.chunks.push(Some(chunk));
+                self.chunks.len() as u32 - 1
+            }
+        }
+    }
+
+    fn chunk(&self, number: u32) -> &Chunk {
+        self.chunks[number as usize].as_ref().expect("a slot names a chunk that lives")
+    }
+
+    /// A row is no longer needed.
+    pub(super) fn release(&mut self, slot: Slot) {
+        let chunk = self.chunks[slot.chunk as usize].as_mut().expect("a slot names a live chunk");
+        chunk.live -= 1;
+        if chunk.live == 0 {
+            self.chunks[slot.chunk as usize] = None;
+            self.free.push(slot.chunk);
+        }
+    }
+
+    /// The state columns of the given slots, in their order.
+    pub(super) fn gather(&self, slots: &[Slot]) -> Result<Vec<ArrayRef>, ArrowError> {
+        let Some(first) = slots.first() else { return Ok(Vec::new()) };
+        if slots.iter().all(|s| s.chunk == first.chunk) {
+            let rows = UInt32Array::from_iter_values(slots.iter().map(|s| s.row));
+            let chunk = self.chunk(first.chunk);
+            return chunk.columns.iter().map(|c| take(c, &rows, None)).collect();
+        }
+        let mut local = vec![u32::MAX; self.chunks.len()];
+        let mut used = Vec::new();
+        let mut indices = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let position = &mut local[slot.chunk as usize];
+            if *position == u32::MAX {
+                *position = used.len() as u32;
+                used.push(slot.chunk);
+            }
+            indices.push((*position as usize, slot.row as usize));
+        }
+        (0..self.chunk(first.chunk).columns.len())
+            .map(|c| {
+                let arrays: Vec<&dyn Array> =
+                    used.iter().map(|n| self.chunk(*n).columns[c].as_ref()).collect();
+                interleave(&arrays, &indices)
+            })
+            .collect()
+    }
+
+    /// Merges chunks of one size class where there are many. `is_live` tells whether the row at a
+    /// slot is still its owner's; `moved` is told the new slot of each row that moves.
+    pub(super) fn compact(
+        &mut self,
+        is_live: impl Fn(Owner, Slot) -> bool,
+        mut moved: impl FnMut(Owner, Slot),
+    ) -> Result<(), ArrowError> {
+        let mut level = 0;
+        loop {
+            let numbers: Vec<u32> = (0..self.chunks.len() as u32)
+                .filter(|n| self.chunks[*n as usize].as_ref().is_some_and(|c| c.level == level))
+                .collect();
+            if numbers.len() < MERGE_WIDTH {
+                return Ok(());
+            }
+            let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
+            let mut owners = Vec::new();
+            for number in &numbers {
+                let chunk = self.chunk(*number);
+                let mut rows = Vec::with_capacity(chunk.live);
+                for (row, owner) in chunk.owners.iter().enumerate() {
+                    let row = row as u32;
+                    if is_live(*owner, Slot { chunk: *number, row }) {
+                        rows.push(row);
+                        owners.push(*owner);
+                    }
+                }
+                let rows = UInt32Array::from(rows);
+                let part: Result<_, _> =
+                    chunk.columns.iter().map(|c| take(c, &rows, None)).collect();
+                parts.push(part?);
+            }
+            let columns: Result<Vec<ArrayRef>, ArrowError> = (0..parts[0].len())
+                .map(|c| {
+                    let arrays: Vec<&dyn Array> = parts.iter().map(|p| p[c].as_ref()).collect();
+                    concat(&arrays)
+                })
+                .collect();
+            for number in &numbers {
+                self.chunks[*number as usize] = None;
+                self.free.push(*number);
+            }
+            let merged = Chunk { columns: columns?, live: owners.len(), owners, level: level + 1 };
+            let owners = merged.owners.clone();
+            if !owners.is_empty() {
+                let chunk = self.put(merged);
+                for (row, owner) in owners.into_iter().enumerate() {
+                    moved(owner, Slot { chunk, row: row as u32 });
+                }
+            }
+            level += 1;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Windows against a brute-force oracle: random readings with disorder, duplicates and late rows,
+//! cut into random epochs, restarted in the middle, dealt out to several workers.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType,
+};
+use datafusion_expr::AggregateUDF;
+use datafusion_functions_aggregate::average::avg_udaf;
+use datafusion_functions_aggregate::count::count_udaf;
+use datafusion_functions_aggregate::min_max::{max_udaf, min_udaf};
+use datafusion_functions_aggregate::stddev::stddev_pop_udaf;
+use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
+use datafusion_physical_expr::expressions::col;
+use proptest::prelude::*;
+
+use super::WindowOperator;
+use crate::batch::Tick;
+use crate::operator::{Emit, KeyedOperator};
+use crate::spec::{Clock, LatePolicy, WindowSpec, time_type};
+
+fn input() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("device", DataType::Utf8, false),
+        Field::new("time", time_type(), false),
+        Field::new("v", DataType::Float64, true),
+    ]))
+}
+
+fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> WindowSpec {
+    let schema = input();
+    let v = col("v", &schema).unwrap();
+    let aggregate = |udf: Arc<AggregateUDF>, name: &str| -> Arc<AggregateFunctionExpr> {
+        let builder = AggregateExprBuilder::new(udf, vec![Arc::clone(&v)]);
+        Arc::new(builder.schema(Arc::clone(&schema)).alias(name).build().unwrap())
+    };
+    let aggregates = vec![
+        aggregate(count_udaf(), "n"),
+        aggregate(avg_udaf(), "avg"),
+        aggregate(min_udaf(), "min"),
+        aggregate(max_udaf(), "max"),
+        aggregate(stddev_pop_udaf(), "sd"),
+    ];
+    let mut spec = WindowSpec {
+        pipeline: "p".into(),
+        name: "w".into(),
+        input: schema,
+        keys: vec![0],
+        time: 1,
+        size_us,
+        slide_us,
+        offset_us: 3,
+        filters: aggregates.iter().map(|_| None).collect(),
+        aggregates,
+        select: Vec::new(),
+        disorder_us,
+        idle_close_us: 1_000,
+        clock: Clock::Device,
+        late,
+    };
+    let aggregated = spec.aggregated_schema();
+    spec.select = ["n", "avg", "min", "max", "sd"]
+        .iter()
+        .enumerate()
+        .map(|(i, name)| ((*name).to_owned(), col(&format!("agg{i}"), &aggregated).unwrap()))
+        .collect();
+    spec
+}
+
+type Reading = (u8, i64, f64);
+
+fn batch(readings: &[Reading]) -> RecordBatch {
+    let devices: ArrayRef =
+        Arc::new(StringArray::from_iter_values(readings.iter().map(|r| format!("d{}", r.0))));
+    let times = TimestampMicrosecondArray::from_iter_values(readings.iter().map(|r| r.1));
+    let values: ArrayRef =
+        Arc::new(Float64Array::from_iter_values(readings.iter().map(|r| r.2)));
+    RecordBatch::try_new(input(), vec![devices, Arc::new(times.with_timezone("UTC")), values])
+        .unwrap()
+}
+
+/// (device, window start) -> (revision, rows, n, avg, min, max, sd) of the latest revision.
+type Result = BTreeMap<(String, i64), (i64, i64, i64, f64, f64, f64, f64)>;
+
+fn collect(emit: &Emit, into: &mut Result) {
+    for rows in &emit.rows {
+        let float = |i: usize| rows.column(i).as_primitive::<Float64Type>().clone();
+        let int = |i: usize| rows.column(i).as_primitive::<Int64Type>().clone();
+        let starts = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+        for i in 0..rows.num_rows() {
+            let key = (rows.column(0).as_string::<i32>().value(i).to_owned(), starts.value(i));
+            let revision = int(9).value(i);
+            let expected = into.get(&key).map_or(0, |r| r.0 + 1);
+            assert_eq!(revision, expected, "revisions count up from 0: {key:?}");
+            let row = (
+                revision,
+                int(8).value(i),
+                int(3).value(i),
+                float(4).value(i),
+                float(5).value(i),
+                float(6).value(i),
+                float(7).value(i),
+            );
+            into.insert(key, row);
+        }
+    }
+}
+
+fn oracle(spec: &WindowSpec, readings: &[Reading]) -> BTreeMap<(String, i64), Vec<f64>> {
+    let mut out: BTreeMap<(String, i64), Vec<f64>> = BTreeMap::new();
+    for (device, time, value) in readings {
+        let newest = (time - spec.offset_us).div_euclid(spec.slide_us);
+        let mut window = newest;
+        while spec.offset_us + window * spec.slide_us + spec.size_us > *time {
+            let start = spec.offset_us + window * spec.slide_us;
+            out.entry((format!("d{device}"), start)).or_default().push(*value);
+            window -= 1;
+        }
+    }
+    out
+}
+
+fn check(result: &Result, oracle: &BTreeMap<(String, i64), Vec<f64>>) {
+    assert_eq!(result.keys().collect::<Vec<_>>(), oracle.keys().collect::<Vec<_>>());
+    for (key, values) in oracle {
+        let (_, rows, n, avg, min, max, sd) = result[key];
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let var = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+        assert_eq!((rows, n), (values.len() as i64, values.len() as i64), "{key:?}");
+        assert!((avg - mean).abs() < 1e-9, "{key:?}: {avg} is not {mean}");
+        assert!((sd - var.sqrt()).abs() < 1e-6, "{key:?}: {sd} is not {}", var.sqrt());
+        assert_eq!(min, values.iter().copied().fold(f64::INFINITY, f64::min));
+        assert_eq!(max, values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+    }
+}
+
+fn tick(epoch: u64) -> Tick {
+    Tick { epoch, time_us: epoch as i64 * 10 }
+}
+
+/// Runs the readings cut into epochs; `restart` saves and loads before that epoch.
+fn run(spec: &WindowSpec, epochs: &[Vec<Reading>], restart: Option<usize>) -> (Vec<Emit>, usize) {
+    let mut operator = WindowOperator::new(spec.clone()).unwrap();
+    let mut emits = Vec::new();
+    for (i, readings) in epochs.iter().enumerate() {
+        if restart == Some(i) {
+            let state = operator.save().unwrap();
+            operator = WindowOperator::new(spec.clone()).unwrap();
+            operator.load(&state).unwrap();
+        }
+        let mut emit = Emit::default();
+        operator.epoch(&batch(readings), tick(i as u64 + 1), &mut emit).unwrap();
+        emits.push(emit);
+    }
+    let mut emit = Emit::default();
+    operator.end(&mut emit).unwrap();
+    emits.push(emit);
+    let late = emits.iter().flat_map(|e| &e.late).map(RecordBatch::num_rows).sum();
+    (emits, late)
+}
+
+fn readings() -> impl Strategy<Value = Vec<Vec<Reading>>> {
+    let reading = (0u8..4, -200i64..600, -1e3f64..1e3);
+    let epoch = prop::collection::vec(reading, 0..12);
+    prop::collection::vec(epoch, 1..30).prop_map(|mut epochs| {
+        // Time moves on, with disorder, a few late ones, and a duplicate in every third epoch.
+        for (i, epoch) in epochs.iter_mut().enumerate() {
+            for reading in epoch.iter_mut() {
+                reading.1 += i as i64 * 40;
+            }
+            if i % 3 == 0 && !epoch.is_empty() {
+                let again = epoch[0];
+                epoch.push(again);
+            }
+        }
+        epochs
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn revised_windows_equal_the_oracle(
+        epochs in readings(),
+        shape in prop::sample::select(vec![(100, 100), (60, 20), (60, 40), (7, 7)]),
+        disorder in 0i64..80,
+        restart in prop::option::of(0usize..30),
+    ) {
+        let spec = spec(shape.0, shape.1, disorder, LatePolicy::Revise { keep_us: 1_000_000 });
+        let (emits, late) = run(&spec, &epochs, restart);
+        prop_assert_eq!(late, 0);
+        let mut result = Result::new();
+        emits.iter().for_each(|e| collect(e, &mut result));
+        check(&result, &oracle(&spec, &epochs.concat()));
+        let (straight, _) = run(&spec, &epochs, None);
+        for (a, b) in emits.iter().zip(&straight) {
+            prop_assert_eq!(&a.rows, &b.rows, "a restart must not show in any byte");
+        }
+    }
+
+    #[test]
+    fn nothing_is_dropped_in_silence(
+        epochs in readings(), disorder in 0i64..40, keep in prop::option::of(0i64..300),
+    ) {
+        let late = keep.map_or(LatePolicy::Table, |keep_us| LatePolicy::Revise { keep_us });
+        let spec = spec(50, 50, disorder, late);
+        let (emits, late) = run(&spec, &epochs, None);
+        let mut result = Result::new();
+        emits.iter().for_each(|e| collect(e, &mut result));
+        let in_windows: i64 = result.values().map(|r| r.1).sum();
+        prop_assert_eq!(in_windows as usize + late, epochs.concat().len());
+    }
+
+    #[test]
+    fn other_keys_do_not_matter(epochs in readings(), disorder in 0i64..80) {
+        let spec = spec(60, 20, disorder, LatePolicy::Revise { keep_us: 100 });
+        let (all, _) = run(&spec, &epochs, None);
+        for device in 0..4u8 {
+            let own: Vec<Vec<Reading>> = epochs
+                .iter()
+                .map(|e| e.iter().filter(|r| r.0 == device).copied().collect())
+                .collect();
+            let (alone, _) = run(&spec, &own, None);
+            let name = format!("d{device}");
+            for (a, b) in all.iter().zip(&alone) {
+                prop_assert_eq!(rows_of(&a.rows, &name), rows_of(&b.rows, &name));
+                prop_assert_eq!(a.late.len() >= b.late.len(), true);
+            }
+        }
+    }
+}
+
+/// Debug text of a device's rows: every bit of every float shows in it.
+fn rows_of(batches: &[RecordBatch], device: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for rows in batches {
+        for i in 0..rows.num_rows() {
+            if rows.column(0).as_string::<i32>().value(i) == device {
+                out.push(format!("{:?}", rows.slice(i, 1).columns()));
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn a_silent_key_is_closed_and_may_come_back() {
+    let spec = spec(100, 100, 50, LatePolicy::Revise { keep_us: 5_000 });
+    let mut operator = WindowOperator::new(spec).unwrap();
+    let mut emit = Emit::default();
+    let at = |epoch, time_us| Tick { epoch, time_us };
+    operator.epoch(&batch(&[(1, 10, 1.0)]), at(1, 0), &mut emit).unwrap();
+    operator.epoch(&batch(&[]), at(2, 999), &mut emit).unwrap();
+    assert!(emit.rows.is_empty(), "not yet idle");
+    operator.epoch(&batch(&[]), at(3, 1_000), &mut emit).unwrap();
+    assert_eq!(emit.rows.len(), 1, "idle for a thousand microseconds of tick time");
+    operator.epoch(&batch(&[(1, 20, 3.0)]), at(4, 2_000), &mut emit).unwrap();
+    let mut result = Result::new();
+    collect(&emit, &mut result);
+    assert_eq!(result[&("d1".to_owned(), 3)], (1, 2, 2, 2.0, 1.0, 3.0, 1.0));
+}
