@@ -71,6 +71,29 @@ impl Messages {
         &self.data[m.client_start as usize..][..m.client_len as usize]
     }
 
+    /// Joins runs of one source that follow each other without a gap into one.
+    ///
+    /// # Panics
+    /// If there is none, or they do not follow each other.
+    pub fn join(runs: &[std::sync::Arc<Self>]) -> Self {
+        let first = &runs[0];
+        let mut data = Vec::with_capacity(runs.iter().map(|r| r.data.len()).sum());
+        let mut index = Vec::with_capacity(runs.iter().map(|r| r.len()).sum());
+        for run in runs {
+            assert_eq!(run.source, first.source, "runs of one source");
+            assert_eq!(run.first_offset, first.first_offset + index.len() as u64, "no gap");
+            let shift = data.len() as u32;
+            data.extend_from_slice(&run.data);
+            index.extend(run.index.iter().map(|m| MessageMeta {
+                topic_start: m.topic_start + shift,
+                payload_start: m.payload_start + shift,
+                client_start: m.client_start + shift,
+                ..*m
+            }));
+        }
+        Self { source: first.source, first_offset: first.first_offset, data: data.into(), index }
+    }
+
     /// Bytes held, for budgets.
     pub fn size_bytes(&self) -> usize {
         self.data.len() + self.index.len() * size_of::<MessageMeta>()

@@ -1,0 +1,146 @@
+//! From a plan to a timely dataflow: the same graph on every worker.
+//!
+//! Every worker must build exactly this graph in exactly this order, or timely connects the wrong
+//! channels; so nothing here may depend on the worker, on saved state or on a map's order.
+//!
+//! What leaves the graph goes through [`GraphContext::deliver`]: rows of tables and, for tests, of
+//! every edge. The graph's probe passes an epoch when all of its rows were delivered.
+
+mod pipeline;
+mod tables;
+
+use std::rc::Rc;
+
+use arrow::array::RecordBatch;
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::{Scope, Stream};
+use tidegate_operators::dataflow::container::MessageRuns;
+use tidegate_operators::dataflow::{Ticks, split};
+use tidegate_operators::decode::unmatched_rejects;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::{Batch, Epoch, OperatorError};
+
+pub use self::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, tables};
+
+/// Where rows go.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// The table of this index in [`tables`].
+    Table(usize),
+    /// An edge of a pipeline (by index), for tests.
+    Edge(usize, String),
+}
+
+/// What is counted on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Readings that were decoded.
+    Readings,
+    /// Rows of `system.rejects`.
+    Rejects,
+    /// Rows of `system.late`.
+    Late,
+    /// Rows of window edges, revisions included.
+    Windows,
+    /// Findings of detectors.
+    Findings,
+    /// Changes of alerts.
+    Alerts,
+}
+
+/// Saves the state of the operator of this name as of the end of an epoch.
+pub type Save = Rc<dyn Fn(&str, Epoch, RecordBatch)>;
+
+/// What a graph needs of the process that runs it.
+#[derive(Clone)]
+pub struct GraphContext {
+    /// The worker's ticks.
+    pub ticks: Ticks,
+    /// Takes rows.
+    pub deliver: Rc<dyn Fn(&Target, Epoch, RecordBatch)>,
+    /// Counts rows.
+    pub count: Rc<dyn Fn(Counter, u64)>,
+    /// Takes saved state.
+    pub save: Save,
+    /// The operator of this name failed; the process must end.
+    pub fail: Rc<dyn Fn(&str, OperatorError)>,
+    /// Saved state rows of the operator of this name, for the keys of this worker: rows, and the
+    /// number of key columns is what the operator says.
+    pub state: Rc<dyn Fn(&str) -> Vec<RecordBatch>>,
+    /// Index of the worker and number of workers.
+    pub worker: (usize, usize),
+    /// Deliver every edge as well ([`Target::Edge`]).
+    pub tap_edges: bool,
+}
+
+/// Builds the graph of all `pipelines` onto `messages` and returns its probe.
+///
+/// # Errors
+/// Saved state that does not fit its operator.
+pub fn build<'scope>(
+    scope: Scope<'scope, Epoch>,
+    messages: Stream<'scope, Epoch, MessageRuns>,
+    pipelines: &[PipelineSpec],
+    context: &GraphContext,
+) -> Result<Handle<Epoch>, OperatorError> {
+    let _ = scope;
+    let probe = Handle::new();
+    let tables = tables(pipelines);
+    let system = |name: &str| tables::position(&tables, SYSTEM, name);
+    let decoders: Vec<_> = pipelines.iter().map(|p| p.decode.clone()).collect();
+    let unmatched = split(messages.clone(), "unmatched", 1, move |runs: MessageRuns, _, out| {
+        let specs: Vec<_> = decoders.iter().collect();
+        for run in &runs.0 {
+            let rows = unmatched_rejects(&specs, run);
+            out.push((0, Batch { sequence: run.first_offset, rows }));
+        }
+    });
+    let sinks = Sinks { context, probe: &probe };
+    for edge in unmatched {
+        sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
+    }
+    for (index, pipeline) in pipelines.iter().enumerate() {
+        pipeline::build(index, pipeline, messages.clone(), &tables, &sinks)?;
+    }
+    Ok(probe)
+}
+
+/// Ends of edges.
+pub(crate) struct Sinks<'a> {
+    pub(crate) context: &'a GraphContext,
+    probe: &'a Handle<Epoch>,
+}
+
+impl Sinks<'_> {
+    /// Delivers the rows of an edge to a table and counts them.
+    pub(crate) fn table(
+        &self,
+        edge: Stream<'_, Epoch, Batch>,
+        table: usize,
+        counter: Option<Counter>,
+    ) {
+        self.target(edge, Some(Target::Table(table)), counter);
+    }
+
+    /// Delivers to a target, if there is one, and counts. Also keeps the probe behind the edge.
+    pub(crate) fn target(
+        &self,
+        edge: Stream<'_, Epoch, Batch>,
+        target: Option<Target>,
+        counter: Option<Counter>,
+    ) {
+        let deliver = Rc::clone(&self.context.deliver);
+        let count = Rc::clone(&self.context.count);
+        let mut ends = split(edge, "sink", 1, move |batch: Batch, epoch, _| {
+            if let Some(counter) = counter {
+                count(counter, batch.rows.num_rows() as u64);
+            }
+            if let Some(target) = &target {
+                deliver(target, epoch, batch.rows);
+            }
+        });
+        let end = ends.pop().expect("one port was asked for");
+        end.probe_with(self.probe);
+    }
+}

@@ -1,0 +1,267 @@
+//! The graph of one pipeline: decode, steps, alerts, tables.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use arrow::array::RecordBatch;
+use timely::dataflow::Stream;
+use tidegate_operators::alert::AlertRule;
+use tidegate_operators::dataflow::container::MessageRuns;
+use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
+use tidegate_operators::decode::Decoder;
+use tidegate_operators::detect::Detector;
+use tidegate_operators::expression::StatelessStep;
+use tidegate_operators::key::{owner, stable_hashes};
+use tidegate_operators::reject::rejects_from_rows;
+use tidegate_operators::spec::{Clock, PipelineSpec, StepKind, StepSpec, TableSpec};
+use tidegate_operators::system::findings_from;
+use tidegate_operators::window::WindowOperator;
+use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
+
+use super::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, position};
+use super::{Counter, Sinks, Target};
+
+/// Name of the edge of decoded readings.
+pub(crate) const READINGS: &str = "readings";
+
+struct Edge<'scope> {
+    stream: Stream<'scope, Epoch, Batch>,
+    order: EdgeOrder,
+}
+
+struct Builder<'a, 'scope> {
+    index: usize,
+    pipeline: &'a PipelineSpec,
+    tables: &'a [TableSpec],
+    sinks: &'a Sinks<'a>,
+    edges: BTreeMap<String, Edge<'scope>>,
+}
+
+/// Builds one pipeline onto the messages of all sources.
+pub(super) fn build<'scope>(
+    index: usize,
+    pipeline: &PipelineSpec,
+    messages: Stream<'scope, Epoch, MessageRuns>,
+    tables: &[TableSpec],
+    sinks: &Sinks<'_>,
+) -> Result<(), OperatorError> {
+    let mut builder = Builder { index, pipeline, tables, sinks, edges: BTreeMap::new() };
+    builder.decode(messages);
+    for step in &pipeline.steps {
+        match &step.kind {
+            StepKind::Window(_) | StepKind::Detect(_) => builder.keyed_step(step)?,
+            _ => builder.stateless_step(step),
+        }
+    }
+    builder.alerts()?;
+    builder.ends();
+    Ok(())
+}
+
+impl<'scope> Builder<'_, 'scope> {
+    fn decode(&mut self, messages: Stream<'scope, Epoch, MessageRuns>) {
+        let mut decoder = Decoder::new(self.pipeline.decode.clone());
+        let source = self.pipeline.decode.source;
+        let name = format!("{}/decode", self.pipeline.name);
+        let mut ports = split(messages, &name, 2, move |runs: MessageRuns, _, out| {
+            for run in runs.0.iter().filter(|r| r.source == source) {
+                let decoded = decoder.decode(run);
+                let sequence = run.first_offset;
+                out.push((0, Batch { sequence, rows: decoded.readings }));
+                out.push((1, Batch { sequence, rows: decoded.rejects }));
+            }
+        });
+        let rejects = ports.pop().expect("two ports");
+        let readings = ports.pop().expect("two ports");
+        self.rejects(rejects);
+        self.sinks.target(readings.clone(), None, Some(Counter::Readings));
+        self.add(READINGS, readings, EdgeOrder::Journal);
+    }
+
+    fn stateless_step(&mut self, step: &StepSpec) {
+        let from = &self.edges[&step.from];
+        let order = match (&from.order, &step.kind) {
+            // Columns may have moved; what is left of the order is the content itself.
+            (EdgeOrder::Columns(_), StepKind::Project(_)) => {
+                EdgeOrder::Columns(sortable_columns(&step.output))
+            }
+            (order, _) => order.clone(),
+        };
+        let input = self.schema_of(&step.from);
+        let mut logic = StatelessStep::new(&step.kind, input, step.output.clone());
+        let branches: Vec<String> = match &step.kind {
+            StepKind::Route(branches) => branches.iter().map(|b| b.0.clone()).collect(),
+            _ => vec![step.name.clone()],
+        };
+        let (pipeline, step_name) = (self.pipeline.name.clone(), step.name.clone());
+        let ports = branches.len();
+        let name = format!("{pipeline}/{step_name}");
+        let mut streams =
+            split(from.stream.clone(), &name, ports + 1, move |batch: Batch, _, out| {
+                let made = logic.apply(&batch.rows);
+                let sequence = batch.sequence;
+                if !made.failed.is_empty() {
+                    let rows = rejects_from_rows(&pipeline, &step_name, &batch.rows, &made.failed);
+                    out.push((ports, Batch { sequence, rows }));
+                }
+                let branches = made.branches.into_iter().enumerate();
+                out.extend(branches.map(|(port, rows)| (port, Batch { sequence, rows })));
+            });
+        let rejects = streams.pop().expect("one port more than branches");
+        self.rejects(rejects);
+        for (branch, stream) in branches.iter().zip(streams) {
+            self.add(branch, stream, order.clone());
+        }
+    }
+
+    fn keyed_step(&mut self, step: &StepSpec) -> Result<(), OperatorError> {
+        let name = format!("{}/{}", self.pipeline.name, step.name);
+        let (operator, keys, spread, counter): (Box<dyn KeyedOperator>, _, _, _) = match &step.kind
+        {
+            StepKind::Window(spec) => {
+                // One clock for the fleet needs all keys in one place.
+                let spread = spec.clock == Clock::Device;
+                let operator = Box::new(WindowOperator::new(spec.clone())?);
+                (operator, spec.keys.clone(), spread, Counter::Windows)
+            }
+            StepKind::Detect(spec) => {
+                let operator = Box::new(Detector::new(spec.clone())?);
+                (operator, spec.keys.clone(), true, Counter::Findings)
+            }
+            _ => unreachable!("stateless steps are built elsewhere"),
+        };
+        let exchange = if spread { keys.clone() } else { Vec::new() };
+        let hosted = self.host(&step.from, name, operator, exchange)?;
+        self.rejects(hosted.rejects);
+        self.sinks.table(hosted.late, self.system(LATE), Some(Counter::Late));
+        self.sinks.target(hosted.rows.clone(), None, Some(counter));
+        if let StepKind::Detect(spec) = &step.kind {
+            let spec = spec.clone();
+            let name = format!("{}/{}/findings", self.pipeline.name, step.name);
+            let mut ports =
+                split(hosted.rows.clone(), &name, 1, move |batch: Batch, _, out| {
+                    let rows = findings_from(&spec, &batch.rows);
+                    out.push((0, Batch { sequence: batch.sequence, rows }));
+                });
+            let findings = ports.pop().expect("one port");
+            if self.sinks.context.tap_edges {
+                self.tap(FINDINGS, findings.clone());
+            }
+            self.sinks.table(findings, self.system(FINDINGS), None);
+        }
+        // Rows of several workers meet again: by time, then key, then the rest.
+        let order = EdgeOrder::Columns(sortable_columns(&step.output));
+        self.add(&step.name, hosted.rows, order);
+        Ok(())
+    }
+
+    fn alerts(&mut self) -> Result<(), OperatorError> {
+        for (from, spec) in &self.pipeline.alerts {
+            let name = format!("{}/alert/{}", self.pipeline.name, spec.name);
+            let operator = Box::new(AlertRule::new(spec.clone())?);
+            let hosted = self.host(from, name, operator, spec.keys.clone())?;
+            self.rejects(hosted.rejects);
+            self.sinks.table(hosted.late, self.system(LATE), Some(Counter::Late));
+            if self.sinks.context.tap_edges {
+                self.tap(ALERTS, hosted.rows.clone());
+            }
+            self.sinks.table(hosted.rows, self.system(ALERTS), Some(Counter::Alerts));
+        }
+        Ok(())
+    }
+
+    /// Tables of the pipeline, and for tests every edge.
+    fn ends(&self) {
+        for table in &self.pipeline.tables {
+            let stream = self.edges[&table.from].stream.clone();
+            let target = position(self.tables, &table.namespace, &table.name);
+            self.sinks.table(stream, target, None);
+        }
+        if self.sinks.context.tap_edges {
+            for (name, edge) in &self.edges {
+                self.tap(name, edge.stream.clone());
+            }
+        }
+    }
+
+    fn host(
+        &self,
+        from: &str,
+        name: String,
+        mut operator: Box<dyn KeyedOperator>,
+        keys: Vec<usize>,
+    ) -> Result<Hosted<'scope>, OperatorError> {
+        let context = self.sinks.context;
+        for rows in (context.state)(&name) {
+            let mine = own_rows(&rows, keys.len(), context.worker);
+            operator.load(&mine)?;
+        }
+        let edge = &self.edges[from];
+        let (save, fail) = (Rc::clone(&context.save), Rc::clone(&context.fail));
+        let host_context = HostContext {
+            name,
+            input: self.schema_of(from),
+            order: edge.order.clone(),
+            ticks: context.ticks.clone(),
+            save: Box::new(move |name, epoch, state| save(name, epoch, state)),
+            fail: Box::new(move |name, error| fail(name, error)),
+        };
+        Ok(host(edge.stream.clone(), by_key(keys), operator, host_context))
+    }
+
+    fn rejects(&self, stream: Stream<'scope, Epoch, Batch>) {
+        if self.sinks.context.tap_edges {
+            self.tap(REJECTS, stream.clone());
+        }
+        self.sinks.table(stream, self.system(REJECTS), Some(Counter::Rejects));
+    }
+
+    fn tap(&self, edge: &str, stream: Stream<'scope, Epoch, Batch>) {
+        let target = Target::Edge(self.index, edge.to_owned());
+        self.sinks.target(stream, Some(target), None);
+    }
+
+    fn add(&mut self, name: &str, stream: Stream<'scope, Epoch, Batch>, order: EdgeOrder) {
+        self.edges.insert(name.to_owned(), Edge { stream, order });
+    }
+
+    fn system(&self, name: &str) -> usize {
+        position(self.tables, SYSTEM, name)
+    }
+
+    fn schema_of(&self, edge: &str) -> arrow::datatypes::SchemaRef {
+        if edge == READINGS {
+            return self.pipeline.decode.schema();
+        }
+        let makes = |s: &&StepSpec| match &s.kind {
+            StepKind::Route(branches) => branches.iter().any(|b| b.0 == edge),
+            _ => s.name == edge,
+        };
+        let step = self.pipeline.steps.iter().find(makes).expect("edges come from steps");
+        step.output.clone()
+    }
+}
+
+/// State rows whose keys this worker owns.
+fn own_rows(rows: &RecordBatch, keys: usize, (index, workers): (usize, usize)) -> RecordBatch {
+    let mut hashes = Vec::new();
+    stable_hashes(&rows.columns()[..keys], rows.num_rows(), &mut hashes);
+    let mine: arrow::array::BooleanArray =
+        hashes.iter().map(|h| Some(owner(*h, workers) == index)).collect();
+    arrow::compute::filter_record_batch(rows, &mine).expect("one flag per row")
+}
+
+/// Time first, then everything that has an order.
+fn sortable_columns(schema: &arrow::datatypes::SchemaRef) -> Vec<usize> {
+    use arrow::datatypes::DataType;
+    let name = |i: &usize| schema.field(*i).name().as_str();
+    let mut columns: Vec<usize> = (0..schema.fields().len())
+        .filter(|i| !matches!(schema.field(*i).data_type(), DataType::List(_) | DataType::Null))
+        .collect();
+    columns.sort_by_key(|i| match name(i) {
+        "window_end" | "time" => 0,
+        "window_start" => 1,
+        _ => 2,
+    });
+    columns
+}

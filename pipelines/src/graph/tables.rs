@@ -1,0 +1,53 @@
+//! The tables that a plan writes: those that its pipelines ask for, and the system tables.
+
+use arrow::datatypes::SchemaRef;
+use tidegate_operators::reject::rejects_schema;
+use tidegate_operators::spec::{PipelineSpec, TableSpec};
+use tidegate_operators::system::{alerts_schema, findings_schema, late_schema};
+
+/// Namespace of the system tables.
+pub const SYSTEM: &str = "system";
+/// Messages and readings that could not be processed.
+pub const REJECTS: &str = "rejects";
+/// Readings that came after the state of their window was gone.
+pub const LATE: &str = "late";
+/// What detectors found.
+pub const FINDINGS: &str = "findings";
+/// Changes of alerts.
+pub const ALERTS: &str = "alerts";
+
+/// All tables of a plan, in the order that [`super::Target::Table`] counts.
+pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
+    let freshness_us =
+        pipelines.iter().flat_map(|p| &p.tables).map(|t| t.freshness_us).min().unwrap_or(10_000_000);
+    let system = |name: &str, schema: SchemaRef, sort: &[&str]| TableSpec {
+        namespace: SYSTEM.into(),
+        name: name.into(),
+        from: name.into(),
+        schema,
+        time: "time".into(),
+        partition: Vec::new(),
+        sort: sort.iter().map(|s| (*s).to_owned()).collect(),
+        identity: Vec::new(),
+        freshness_us,
+    };
+    let mut tables = vec![
+        system(REJECTS, rejects_schema(), &["pipeline"]),
+        system(LATE, late_schema(), &["pipeline", "step"]),
+        system(FINDINGS, findings_schema(), &["pipeline", "step", "keys"]),
+        system(ALERTS, alerts_schema(), &["pipeline", "rule", "keys"]),
+    ];
+    tables.extend(pipelines.iter().flat_map(|p| p.tables.iter().cloned()));
+    tables
+}
+
+/// Index of a table.
+///
+/// # Panics
+/// If it is not there: callers name tables that [`tables`] made.
+pub(super) fn position(tables: &[TableSpec], namespace: &str, name: &str) -> usize {
+    tables
+        .iter()
+        .position(|t| t.namespace == namespace && t.name == name)
+        .expect("the table was made from the same plan")
+}

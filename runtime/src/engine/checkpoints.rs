@@ -1,0 +1,124 @@
+//! Collects the state that operators hand in and writes it as a checkpoint.
+//!
+//! A state is an Arrow batch whose first columns are keys; it is stored as one Arrow IPC stream per
+//! operator and worker. At restart every worker gets all of them and keeps the rows of its keys,
+//! so the number of workers may change.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use serde_json::{Value, json};
+use tidegate_operators::Epoch;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_pipelines::fingerprint;
+
+use crate::checkpoint::CheckpointStore;
+
+/// Checkpoints that are kept.
+const KEEP: usize = 2;
+
+pub(crate) struct Checkpoints {
+    store: CheckpointStore,
+    meta: Value,
+    asked: BTreeMap<Epoch, Vec<(String, Vec<u8>)>>,
+}
+
+/// What a checkpoint gives back.
+#[derive(Default)]
+pub(crate) struct Restored {
+    /// The epoch that it is of; 0 if there is none.
+    pub(crate) epoch: Epoch,
+    /// State by operator name.
+    pub(crate) state: Vec<(String, RecordBatch)>,
+    /// Pipelines whose state was left out, because they have changed since.
+    pub(crate) changed: Vec<String>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(store: CheckpointStore, pipelines: &[PipelineSpec]) -> Self {
+        let fingerprints: BTreeMap<&str, String> = pipelines
+            .iter()
+            .map(|p| (p.name.as_str(), format!("{:016x}", fingerprint(p))))
+            .collect();
+        Self { store, meta: json!({ "fingerprints": fingerprints }), asked: BTreeMap::new() }
+    }
+
+    /// A checkpoint of this epoch was asked of the operators.
+    pub(crate) fn ask(&mut self, epoch: Epoch) {
+        self.asked.entry(epoch).or_default();
+    }
+
+    /// An operator handed in its state.
+    pub(crate) fn add(
+        &mut self,
+        name: String,
+        epoch: Epoch,
+        worker: usize,
+        state: RecordBatch,
+    ) -> anyhow::Result<()> {
+        let bytes = encode(&state)?;
+        self.asked.entry(epoch).or_default().push((format!("{name}#{worker}"), bytes));
+        Ok(())
+    }
+
+    /// The newest checkpoint that has all of its parts, given that every epoch up to `done` is
+    /// complete on all workers.
+    pub(crate) fn complete_through(&self, done: Epoch) -> Option<Epoch> {
+        self.asked.range(..=done).next_back().map(|(epoch, _)| *epoch)
+    }
+
+    /// Writes the checkpoint of `epoch`; older ones that wait are of no use any more.
+    pub(crate) fn write(&mut self, epoch: Epoch) -> anyhow::Result<()> {
+        let later = self.asked.split_off(&(epoch + 1));
+        let mut waiting = std::mem::replace(&mut self.asked, later);
+        let mut parts = waiting.remove(&epoch).unwrap_or_default();
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        self.store.save(epoch, parts, self.meta.clone()).context("cannot write a checkpoint")?;
+        self.store.prune(KEEP).context("cannot remove old checkpoints")
+    }
+
+    /// The newest checkpoint in the store, as far as it fits the plan.
+    pub(crate) fn restore(
+        store: &CheckpointStore,
+        pipelines: &[PipelineSpec],
+    ) -> anyhow::Result<Restored> {
+        let Some(checkpoint) = store.latest().context("cannot read checkpoints")? else {
+            return Ok(Restored::default());
+        };
+        let saved = &checkpoint.meta["fingerprints"];
+        let mut restored = Restored { epoch: checkpoint.epoch, ..Restored::default() };
+        for pipeline in pipelines {
+            let now = format!("{:016x}", fingerprint(pipeline));
+            match saved[&pipeline.name].as_str() {
+                Some(known) if known == now => {}
+                Some(_) => restored.changed.push(pipeline.name.clone()),
+                None => {}
+            }
+        }
+        for (part, bytes) in checkpoint.parts {
+            let (name, _) = part.rsplit_once('#').context("a checkpoint part without a worker")?;
+            let pipeline = name.split('/').next().unwrap_or_default();
+            if !restored.changed.iter().any(|c| c == pipeline) {
+                restored.state.push((name.to_owned(), decode(&bytes)?));
+            }
+        }
+        Ok(restored)
+    }
+}
+
+fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut out, state.schema_ref())?;
+    writer.write(state)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(out)
+}
+
+fn decode(bytes: &[u8]) -> anyhow::Result<RecordBatch> {
+    let mut reader = StreamReader::try_new(bytes, None)?;
+    Ok(reader.next().context("a checkpoint part without rows")??)
+}

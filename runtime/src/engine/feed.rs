@@ -1,0 +1,219 @@
+//! From the journal (or a file) to the workers: deals messages out, keeps what is in flight bounded.
+//!
+//! Timely has no flow control: whatever is put in, it takes. So the feed stops taking from the
+//! journal while the probe is too far behind, in bytes or in epochs. It waits only between epochs:
+//! an epoch that was begun is always finished, or it could never complete.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use tidegate_operators::{Epoch, Messages, Tick};
+
+use crate::stats::Stats;
+
+/// Bytes of messages that may be in flight before a new epoch has to wait.
+pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// Epochs that may be in flight: more only cost memory for progress tracking.
+pub(crate) const IN_FLIGHT_EPOCHS_MAX: usize = 256;
+
+/// Small runs of messages are joined up to this size, so that a batch has enough rows to be worth
+/// its overhead.
+const RUN_BYTES_MIN: usize = 256 << 10;
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    /// Messages of the open epoch.
+    Messages(Arc<Messages>),
+    /// Save state as of the end of this epoch (comes before its tick).
+    Checkpoint(Epoch),
+    /// The end of an epoch.
+    Tick(Tick),
+    /// Nothing more comes; `flush` if the input has ended for good and windows are to be closed.
+    End { flush: bool },
+}
+
+/// How far the workers are, shared by the feed and the committer.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    state: Mutex<InFlightState>,
+    freed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct InFlightState {
+    epochs: VecDeque<(Epoch, usize)>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl InFlight {
+    fn lock(&self) -> MutexGuard<'_, InFlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until another epoch may begin.
+    fn wait(&self) {
+        let full = |s: &mut InFlightState| {
+            !s.closed && (s.bytes > IN_FLIGHT_BYTES_MAX || s.epochs.len() > IN_FLIGHT_EPOCHS_MAX)
+        };
+        let _guard =
+            self.freed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
+    }
+
+    fn sealed(&self, epoch: Epoch, bytes: usize) {
+        let mut state = self.lock();
+        state.epochs.push_back((epoch, bytes));
+        state.bytes += bytes;
+    }
+
+    /// Every epoch up to `through` is complete.
+    pub(crate) fn done(&self, through: Epoch) {
+        let mut state = self.lock();
+        while let Some((epoch, bytes)) = state.epochs.front().copied() {
+            if epoch > through {
+                break;
+            }
+            state.epochs.pop_front();
+            state.bytes -= bytes;
+        }
+        self.freed.notify_all();
+    }
+
+    /// The workers are gone: nobody has to wait any more.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.freed.notify_all();
+    }
+}
+
+/// The end of one worker's command queue.
+pub(crate) struct WorkerPort {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) thread: Thread,
+}
+
+/// Deals out to the workers.
+pub(crate) struct FeedQueue {
+    ports: Vec<WorkerPort>,
+    in_flight: Arc<InFlight>,
+    stats: Arc<Stats>,
+    next_port: usize,
+    waiting: Vec<Arc<Messages>>,
+    waiting_bytes: usize,
+    epoch_bytes: usize,
+    epoch_open: bool,
+    checkpoint_every: Option<Duration>,
+    checkpointed_at: Instant,
+    /// Set by the engine when it shuts down: cut a checkpoint at every tick from now on.
+    last_ticks: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl FeedQueue {
+    pub(crate) fn new(
+        ports: Vec<WorkerPort>,
+        in_flight: Arc<InFlight>,
+        stats: Arc<Stats>,
+        checkpoint_every: Option<Duration>,
+        last_ticks: Arc<std::sync::atomic::AtomicBool>,
+    ) -> Self {
+        Self {
+            ports,
+            in_flight,
+            stats,
+            next_port: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            epoch_bytes: 0,
+            epoch_open: false,
+            checkpoint_every,
+            checkpointed_at: Instant::now(),
+            last_ticks,
+        }
+    }
+
+    /// Messages of the open epoch.
+    pub(crate) fn messages(&mut self, messages: Arc<Messages>) {
+        self.begin_epoch();
+        let bytes = messages.size_bytes();
+        self.epoch_bytes += bytes;
+        if self.waiting.last().is_some_and(|last| !follows(last, &messages)) {
+            self.send_waiting();
+        }
+        self.waiting.push(messages);
+        self.waiting_bytes += bytes;
+        if self.waiting_bytes >= RUN_BYTES_MIN {
+            self.send_waiting();
+        }
+    }
+
+    /// The end of the open epoch.
+    pub(crate) fn tick(&mut self, tick: Tick) {
+        self.begin_epoch();
+        self.send_waiting();
+        let due = self.checkpoint_every.is_some_and(|every| self.checkpointed_at.elapsed() >= every);
+        if due || self.last_ticks.load(std::sync::atomic::Ordering::Acquire) {
+            self.checkpointed_at = Instant::now();
+            self.to_all(&Command::Checkpoint(tick.epoch));
+        }
+        self.in_flight.sealed(tick.epoch, self.epoch_bytes);
+        self.epoch_bytes = 0;
+        self.epoch_open = false;
+        Stats::add(&self.stats.epochs_sealed, 1);
+        self.to_all(&Command::Tick(tick));
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn end(&mut self, flush: bool) {
+        self.to_all(&Command::End { flush });
+    }
+
+    fn begin_epoch(&mut self) {
+        if !self.epoch_open {
+            self.in_flight.wait();
+            self.epoch_open = true;
+        }
+    }
+
+    fn send_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let runs = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let run = match <[_; 1]>::try_from(runs) {
+            Ok([one]) => one,
+            Err(runs) => Arc::new(Messages::join(&runs)),
+        };
+        let port = &self.ports[self.next_port % self.ports.len()];
+        self.next_port += 1;
+        // A worker that is gone has reported why; the engine is about to end.
+        let _ = port.commands.send(Command::Messages(run));
+        port.thread.unpark();
+    }
+
+    fn to_all(&self, command: &Command) {
+        for port in &self.ports {
+            let _ = port.commands.send(command.clone());
+            port.thread.unpark();
+        }
+    }
+}
+
+/// Whether `next` continues the run `last`.
+fn follows(last: &Messages, next: &Messages) -> bool {
+    last.source == next.source && last.first_offset + last.len() as u64 == next.first_offset
+}
+
+impl crate::journal::FeedSink for FeedQueue {
+    fn push(&mut self, feed: crate::journal::Feed) {
+        match feed {
+            crate::journal::Feed::Messages(messages) => self.messages(messages),
+            crate::journal::Feed::Tick(tick) => self.tick(tick),
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The running process: sources -> journal -> workers -> commit, started and stopped in order.
+//!
+//! Start: tables and outbox say what they have, the newest checkpoint gives the operators their
+//! state, the journal is replayed from the epoch after it, and only then do sources open their
+//! doors. Stop: sources first, then the journal seals its last epoch, the workers finish it and
+//! save their state, tables are committed, and the last checkpoint is written.
+
+mod checkpoints;
+mod commit;
+mod feed;
+mod files;
+mod notifications;
+mod sources;
+mod workers;
+pub mod trial;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+use tidegate_operators::Epoch;
+use tidegate_pipelines::Plan;
+use tidegate_pipelines::graph;
+use tidegate_sql::Store;
+use tokio::sync::oneshot;
+
+use self::checkpoints::{Checkpoints, Restored};
+use self::commit::Committer;
+use self::feed::{FeedQueue, InFlight};
+use self::files::FileSource;
+use self::notifications::Notifications;
+use self::sources::Sources;
+use self::workers::{Event, WorkerPlan};
+use crate::checkpoint::CheckpointStore;
+use crate::clock::Clock;
+use crate::journal::{Feed, Journal, JournalOptions};
+use crate::outbox::Outbox;
+use crate::stats::{Snapshot, Stats};
+
+/// Rows and reports on their way to the committer. A full queue holds the workers back.
+const EVENTS_MAX: usize = 1024;
+
+/// How an engine is run.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Folder of the journal, checkpoints, outbox and, by default, tables.
+    pub data: PathBuf,
+    /// URL of the tables; default: `tables` below `data`.
+    pub tables: Option<String>,
+    /// Number of timely workers.
+    pub workers: usize,
+    /// Time between checkpoints: how much has to be replayed after a crash.
+    pub checkpoint_every: Duration,
+    /// Most bytes of the journal on disk; beyond it sources are slowed down.
+    pub journal_bytes_max: u64,
+}
+
+impl EngineOptions {
+    /// The defaults for a data folder: as many workers as there are cores.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            data: data.into(),
+            tables: None,
+            workers,
+            checkpoint_every: Duration::from_secs(10),
+            journal_bytes_max: 4 << 30,
+        }
+    }
+}
+
+/// What a finished run did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Report {
+    /// The counters at the end.
+    #[serde(flatten)]
+    pub stats: Snapshot,
+    /// How long it ran, seconds.
+    pub seconds: f64,
+}
+
+/// What a start found and did, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Epoch of the checkpoint that was restored; 0 if there was none.
+    pub checkpoint: Epoch,
+    /// Messages that were replayed from the journal.
+    pub messages: u64,
+    /// How long it took, seconds.
+    pub seconds: f64,
+    /// Pipelines that changed since the checkpoint: they start without state.
+    pub changed: Vec<String>,
+}
+
+/// A running plan.
+pub struct Engine {
+    stats: Arc<Stats>,
+    live: Option<Live>,
+    finished: oneshot::Receiver<anyhow::Result<()>>,
+    recovery: Recovery,
+    started: Instant,
+    ended: bool,
+}
+
+/// What a plan with live sources has beyond workers and tables.
+struct Live {
+    journal: Arc<Journal>,
+    sources: Sources,
+    last_ticks: Arc<AtomicBool>,
+    end: std::sync::mpsc::Sender<()>,
+}
+
+impl Engine {
+    /// Starts a plan.
+    ///
+    /// # Errors
+    /// Anything that keeps it from running: folders, ports, tables of another shape, damage.
+    pub async fn start(plan: Plan, options: EngineOptions) -> anyhow::Result<Self> {
+        anyhow::ensure!(options.workers > 0, "at least one worker is needed");
+        create_dir(&options.data)?;
+        let instance = instance_id(&options.data)?;
+        let tables_url = match &options.tables {
+            Some(url) => url.clone(),
+            None => options.data.join("tables").display().to_string(),
+        };
+        std::fs::write(options.data.join("tables-url"), &tables_url)
+            .with_context(|| format!("cannot write into {}", options.data.display()))?;
+        let store = Store::open(&tables_url)?;
+        let files = sources::files(&plan)?;
+        if files.is_empty() {
+            Self::start_live(plan, options, store, instance).await
+        } else {
+            Self::start_files(plan, options, store, files).await
+        }
+    }
+
+    async fn start_files(
+        plan: Plan,
+        options: EngineOptions,
+        store: Store,
+        files: Vec<FileSource>,
+    ) -> anyhow::Result<Self> {
+        let stats = Arc::new(Stats::default());
+        let in_flight = Arc::new(InFlight::default());
+        let committer = Committer::open(
+            &store,
+            &graph::tables(&plan.pipelines),
+            &files::identity(&files)?,
+            tokio::runtime::Handle::current(),
+            Arc::clone(&stats),
+            Arc::clone(&in_flight),
+        )
+        .await?;
+        let (events, received) = sync_channel(EVENTS_MAX);
+        let worker_plan = WorkerPlan {
+            pipelines: plan.pipelines,
+            workers: options.workers,
+            first_epoch: 1,
+            state: Vec::new(),
+            tap_edges: false,
+        };
+        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
+        let finished = spawn_committer(committer, received)?;
+        let feed_stats = Arc::clone(&stats);
+        let never = Arc::new(AtomicBool::new(false));
+        let mut queue = FeedQueue::new(ports, in_flight, feed_stats, None, never);
+        std::thread::Builder::new().name("files".into()).spawn(move || {
+            if let Err(error) = files::feed(&files, &mut queue) {
+                let _ = events.send(Event::Failed(format!("{error:#}")));
+            }
+        })?;
+        Ok(Self {
+            stats,
+            live: None,
+            finished,
+            recovery: Recovery::default(),
+            started: Instant::now(),
+            ended: false,
+        })
+    }
+
+    async fn start_live(
+        plan: Plan,
+        options: EngineOptions,
+        store: Store,
+        instance: String,
+    ) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let stats = Arc::new(Stats::default());
+        let in_flight = Arc::new(InFlight::default());
+        let runtime = tokio::runtime::Handle::current();
+        // Doors are opened first, so that a port in use is told before anything is touched; nobody
+        // is let in until the journal is ready.
+        let bound = sources::bind(&plan).await?;
+        let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
+        let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
+        let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+        let mut journal_options = JournalOptions::new(options.data.join("journal"));
+        journal_options.budget_bytes = options.journal_bytes_max;
+        journal_options.on_fatal = Some(Arc::new(|why| {
+            // After a failed sync nothing that the kernel says about the file can be trusted.
+            eprintln!("tidegate: the journal failed, ending at once: {why}");
+            std::process::abort();
+        }));
+        let clock = Clock::system();
+        let (journal, replay) =
+            Journal::open(journal_options, clock.clone(), &names, restored.epoch + 1)?;
+        let journal = Arc::new(journal);
+        let outbox = Outbox::open(
+            options.data.join("outbox"),
+            sources::webhooks(&plan),
+            clock,
+            &runtime,
+        )?;
+        let committer = Committer::open(
+            &store,
+            &graph::tables(&plan.pipelines),
+            &instance,
+            runtime,
+            Arc::clone(&stats),
+            Arc::clone(&in_flight),
+        )
+        .await?
+        .with_durable(
+            Arc::clone(&journal),
+            Notifications::new(outbox, &plan.pipelines),
+            Checkpoints::new(checkpoint_store, &plan.pipelines),
+        );
+        let Restored { epoch, state, changed } = restored;
+        let (events, received) = sync_channel(EVENTS_MAX);
+        let worker_plan = WorkerPlan {
+            pipelines: plan.pipelines.clone(),
+            workers: options.workers,
+            first_epoch: epoch + 1,
+            state,
+            tap_edges: false,
+        };
+        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events)?;
+        let finished = spawn_committer(committer, received)?;
+        let last_ticks = Arc::new(AtomicBool::new(false));
+        let queue = FeedQueue::new(
+            ports,
+            in_flight,
+            Arc::clone(&stats),
+            Some(options.checkpoint_every),
+            Arc::clone(&last_ticks),
+        );
+        let (queue, messages) = tokio::task::spawn_blocking(move || replay_into(replay, queue))
+            .await
+            .context("the replay ended")??;
+        let (end, ended) = std::sync::mpsc::channel();
+        journal.start(Box::new(LiveFeed { queue, ended }))?;
+        let sources = sources::start(bound, &journal, &stats);
+        let recovery =
+            Recovery { checkpoint: epoch, messages, seconds: started.elapsed().as_secs_f64(), changed };
+        let live = Some(Live { journal, sources, last_ticks, end });
+        Ok(Self { stats, live, finished, recovery, started: Instant::now(), ended: false })
+    }
+
+    /// The live counters.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.refresh();
+        Arc::clone(&self.stats)
+    }
+
+    /// Brings counters up to date that other parts keep.
+    pub fn refresh(&self) {
+        if let Some(live) = &self.live {
+            live.sources.refresh(&self.stats);
+            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
+        }
+    }
+
+    /// What the start found and did.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Where Tidegate's own endpoint listens, if the plan has one.
+    pub fn endpoint_addr(&self) -> Option<SocketAddr> {
+        self.live.as_ref().and_then(|l| l.sources.endpoint_addr())
+    }
+
+    /// What is wrong with a source at present, if anything is.
+    pub fn unhealthy(&self) -> Option<String> {
+        let live = self.live.as_ref()?;
+        live.sources.unhealthy().or_else(|| live.journal.stats().unhealthy)
+    }
+
+    /// Resolves when the engine ends by itself: all files read, or a fatal error.
+    ///
+    /// # Errors
+    /// The fatal error.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        let result = (&mut self.finished).await.context("the commit thread is gone");
+        self.ended = true;
+        result?
+    }
+
+    /// Stops the sources, finishes every epoch, commits tables and the last checkpoint.
+    ///
+    /// # Errors
+    /// What kept it from finishing; nothing that was acknowledged is lost by that.
+    pub async fn shutdown(mut self) -> anyhow::Result<Report> {
+        if let Some(live) = self.live.take() {
+            live.sources.stop().await?;
+            live.sources.refresh(&self.stats);
+            live.last_ticks.store(true, Ordering::Release);
+            let _ = live.end.send(());
+            let journal = Arc::clone(&live.journal);
+            tokio::task::spawn_blocking(move || journal.shutdown()).await?;
+            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
+            // The feed dies with the journal's writer, and with it the workers' last command.
+            self.ended().await?;
+        } else {
+            // Files are read to their end, unless that has happened already.
+            self.ended().await?;
+        }
+        Ok(Report { stats: self.stats.snapshot(), seconds: self.started.elapsed().as_secs_f64() })
+    }
+}
+
+/// The journal's sink: passes on, and ends the workers' input when it is dropped on shutdown.
+struct LiveFeed {
+    queue: FeedQueue,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl crate::journal::FeedSink for LiveFeed {
+    fn push(&mut self, feed: Feed) {
+        self.queue.push(feed);
+    }
+}
+
+impl Drop for LiveFeed {
+    fn drop(&mut self) {
+        // Only a shutdown that was asked for ends the input; windows stay open in the checkpoint.
+        if self.ended.try_recv().is_ok() {
+            self.queue.end(false);
+        }
+    }
+}
+
+fn replay_into(
+    replay: crate::journal::Replay,
+    mut queue: FeedQueue,
+) -> anyhow::Result<(FeedQueue, u64)> {
+    let mut messages = 0;
+    for feed in replay {
+        match feed? {
+            Feed::Messages(run) => {
+                messages += run.len() as u64;
+                queue.messages(run);
+            }
+            Feed::Tick(tick) => queue.tick(tick),
+        }
+    }
+    Ok((queue, messages))
+}
+
+fn spawn_committer(
+    committer: Committer,
+    received: std::sync::mpsc::Receiver<Event>,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
+    let (sender, finished) = oneshot::channel();
+    std::thread::Builder::new().name("commit".into()).spawn(move || {
+        let _ = sender.send(committer.run(received));
+    })?;
+    Ok(finished)
+}
+
+fn create_dir(data: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("cannot create the data folder {}", data.display()))
+}
+
+/// Names this data folder for the tables: their commits say "epoch N of this journal", so a new
+/// journal must not be taken for the old one.
+fn instance_id(data: &Path) -> anyhow::Result<String> {
+    let path = data.join("instance");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
+    }
+    let mut bytes = [0u8; 8];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+    let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let temporary = data.join("instance.new");
+    let write = || -> std::io::Result<()> {
+        std::fs::write(&temporary, &id)?;
+        std::fs::File::open(&temporary)?.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(data)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write into the data folder {}", data.display()))?;
+    Ok(id)
+}

@@ -1,0 +1,123 @@
+//! From alert rows to webhooks: what is sent, to whom, under which id.
+//!
+//! The id is that of the alert and its status, so it is the same after a restart, in a replay and
+//! at every retry: a receiver can recognise a request that it has seen.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Value, json};
+use tidegate_operators::Epoch;
+use tidegate_operators::spec::PipelineSpec;
+
+use crate::outbox::{Notification, Outbox};
+
+/// Puts alert rows into the outbox.
+pub(crate) struct Notifications {
+    outbox: Outbox,
+    /// (pipeline, rule) to the names of its targets.
+    targets: BTreeMap<(String, String), Vec<String>>,
+}
+
+/// The name under which the outbox knows a target.
+pub(crate) fn target_name(pipeline: &str, notify: &str) -> String {
+    format!("{pipeline}/{notify}")
+}
+
+impl Notifications {
+    pub(crate) fn new(outbox: Outbox, pipelines: &[PipelineSpec]) -> Self {
+        let mut targets = BTreeMap::new();
+        for pipeline in pipelines {
+            for (_, alert) in &pipeline.alerts {
+                let names = alert.notify.iter().map(|n| target_name(&pipeline.name, n)).collect();
+                targets.insert((pipeline.name.clone(), alert.name.clone()), names);
+            }
+        }
+        Self { outbox, targets }
+    }
+
+    /// Makes the notifications of an epoch durable. An epoch that was enqueued before (this is a
+    /// replay) is passed over.
+    pub(crate) fn enqueue<'a>(
+        &mut self,
+        epoch: Epoch,
+        alerts: impl Iterator<Item = &'a RecordBatch>,
+    ) -> anyhow::Result<()> {
+        if epoch <= self.outbox.through_epoch() {
+            return Ok(());
+        }
+        let mut notifications = Vec::new();
+        for rows in alerts {
+            for row in 0..rows.num_rows() {
+                self.push(rows, row, &mut notifications)?;
+            }
+        }
+        if !notifications.is_empty() {
+            // Rows of several workers: their order must not show.
+            notifications.sort_by(|a, b| (a.created_us, &a.id).cmp(&(b.created_us, &b.id)));
+            self.outbox.enqueue(epoch, notifications)?;
+        }
+        Ok(())
+    }
+
+    fn push(
+        &self,
+        rows: &RecordBatch,
+        row: usize,
+        into: &mut Vec<Notification>,
+    ) -> anyhow::Result<()> {
+        let column = |name: &str| {
+            rows.column_by_name(name)
+                .ok_or_else(|| anyhow::anyhow!("alert rows have no column {name}"))
+        };
+        let notify = column("notify")?.as_boolean();
+        if notify.is_null(row) || !notify.value(row) {
+            return Ok(());
+        }
+        let text = |name: &str| -> anyhow::Result<String> {
+            Ok(column(name)?.as_string::<i32>().value(row).to_owned())
+        };
+        let time = |name: &str| -> anyhow::Result<i64> {
+            Ok(column(name)?.as_primitive::<TimestampMicrosecondType>().value(row))
+        };
+        let (pipeline, rule, status) = (text("pipeline")?, text("rule")?, text("status")?);
+        let alert_id = text("alert_id")?;
+        let created_us = time("time")?;
+        let json_of = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
+        let body = json!({
+            "type": format!("alert.{status}"),
+            "timestamp": rfc3339(created_us),
+            "data": {
+                "alert_id": alert_id,
+                "pipeline": pipeline,
+                "rule": rule,
+                "status": status,
+                "severity": text("severity")?,
+                "summary": text("summary")?,
+                "since": rfc3339(time("since")?),
+                "keys": json_of(text("keys")?),
+                "row": json_of(text("row")?),
+            },
+        });
+        let body = serde_json::to_vec(&body)?;
+        let names = self.targets.get(&(pipeline, rule));
+        for name in names.into_iter().flatten() {
+            into.push(Notification {
+                id: format!("{alert_id}-{status}-{:08x}", crc32fast::hash(name.as_bytes())),
+                target: name.clone(),
+                body: body.clone(),
+                created_us,
+                key: alert_id.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn rfc3339(time_us: i64) -> String {
+    DateTime::from_timestamp_micros(time_us)
+        .map(|t| t.to_rfc3339_opts(SecondsFormat::Micros, true))
+        .unwrap_or_default()
+}

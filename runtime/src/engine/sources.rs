@@ -1,0 +1,189 @@
+//! The plan's sources as running tasks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate_pipelines::Plan;
+use tidegate_pipelines::plan::{SourceKind, SourceSpec};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::files::FileSource;
+use super::notifications::target_name;
+use crate::journal::Journal;
+use crate::mqtt::{Endpoint, EndpointConfig, Subscriber, SubscriberConfig};
+use crate::source::{Source, SourceError, SourceStats};
+use crate::stats::Stats;
+use crate::webhook::WebhookTarget;
+
+/// A source that is ready to start.
+pub(super) struct Bound {
+    source: Box<dyn Source>,
+    addr: Option<SocketAddr>,
+}
+
+/// Running sources.
+pub(super) struct Sources {
+    running: Vec<Running>,
+    stop: watch::Sender<bool>,
+}
+
+struct Running {
+    name: String,
+    addr: Option<SocketAddr>,
+    task: JoinHandle<Result<(), SourceError>>,
+    stats: Arc<SourceStats>,
+}
+
+/// The file sources, if the plan reads files.
+pub(super) fn files(plan: &Plan) -> anyhow::Result<Vec<FileSource>> {
+    let mut files = Vec::new();
+    for (number, source) in plan.sources.iter().enumerate() {
+        if let SourceKind::File { path, topic } = &source.kind {
+            files.push(FileSource {
+                source: number as u16,
+                path: path.clone(),
+                topic: topic.clone(),
+            });
+        }
+    }
+    anyhow::ensure!(
+        files.is_empty() || files.len() == plan.sources.len(),
+        "a run reads either files or live sources: start two processes with a data folder each"
+    );
+    Ok(files)
+}
+
+/// The webhooks of the plan.
+pub(super) fn webhooks(plan: &Plan) -> Vec<WebhookTarget> {
+    plan.notifications
+        .iter()
+        .map(|n| WebhookTarget {
+            name: target_name(&n.pipeline, &n.name),
+            url: n.url.expose().to_owned(),
+            secret: n.secret.as_ref().map(|s| s.expose().to_owned()),
+            timeout: Duration::from_micros(n.timeout_us.max(0) as u64),
+            max_age: Duration::from_micros(n.max_age_us.max(0) as u64),
+            allow_private: n.allow_private,
+        })
+        .collect()
+}
+
+/// Opens ports and checks settings; nobody is let in yet.
+pub(super) async fn bind(plan: &Plan) -> anyhow::Result<Vec<Bound>> {
+    let mut bound = Vec::new();
+    for source in &plan.sources {
+        bound.push(bind_one(source).await.with_context(|| format!("source {}", source.name))?);
+    }
+    Ok(bound)
+}
+
+async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
+    match &source.kind {
+        SourceKind::Endpoint {
+            listen,
+            users,
+            packet_bytes_max,
+            connections_max,
+            insecure_listen,
+            ..
+        } => {
+            let listen = tokio::net::lookup_host(listen)
+                .await
+                .with_context(|| format!("`{listen}` is no address to listen on"))?
+                .next()
+                .with_context(|| format!("`{listen}` has no address"))?;
+            let config = EndpointConfig {
+                listen,
+                users: users
+                    .iter()
+                    .map(|(name, secret)| (name.clone(), secret.expose().to_owned()))
+                    .collect(),
+                packet_bytes_max: *packet_bytes_max as usize,
+                connections_max: *connections_max,
+                insecure_listen: *insecure_listen,
+            };
+            let endpoint = Endpoint::bind(config).await?;
+            let addr = endpoint.local_addr()?;
+            Ok(Bound { source: Box::new(endpoint), addr: Some(addr) })
+        }
+        SourceKind::Mqtt {
+            url,
+            filters,
+            qos,
+            client_id,
+            version5,
+            user,
+            password,
+            ca_file,
+            session_expiry_s,
+        } => {
+            let config = SubscriberConfig {
+                url: url.clone(),
+                filters: filters.clone(),
+                qos: *qos,
+                client_id: client_id.clone(),
+                version5: *version5,
+                user: user.clone(),
+                password: password.as_ref().map(|p| p.expose().to_owned()),
+                ca_file: ca_file.clone(),
+                session_expiry_s: *session_expiry_s,
+            };
+            Ok(Bound { source: Box::new(Subscriber::new(config)?), addr: None })
+        }
+        SourceKind::File { .. } => anyhow::bail!("files are no live source"),
+    }
+}
+
+/// Starts what was bound, in the order of the plan.
+pub(super) fn start(bound: Vec<Bound>, journal: &Journal, _stats: &Arc<Stats>) -> Sources {
+    let (stop, stopped) = watch::channel(false);
+    let running = bound
+        .into_iter()
+        .enumerate()
+        .map(|(number, Bound { source, addr })| {
+            let stats = Arc::new(SourceStats::default());
+            let name = source.name().to_owned();
+            let intake = journal.intake(number);
+            let task = source.start(intake, stopped.clone(), Arc::clone(&stats));
+            Running { name, addr, task, stats }
+        })
+        .collect();
+    Sources { running, stop }
+}
+
+impl Sources {
+    pub(super) fn endpoint_addr(&self) -> Option<SocketAddr> {
+        self.running.iter().find_map(|r| r.addr)
+    }
+
+    /// Sums the sources' counters into the engine's.
+    pub(super) fn refresh(&self, stats: &Stats) {
+        let sum = |f: &dyn Fn(&SourceStats) -> u64| self.running.iter().map(|r| f(&r.stats)).sum();
+        Stats::set(&stats.messages_received, sum(&|s| s.received.load(Ordering::Relaxed)));
+        Stats::set(&stats.messages_acked, sum(&|s| s.acked.load(Ordering::Relaxed)));
+        Stats::set(&stats.connections, sum(&|s| s.connections.load(Ordering::Relaxed)));
+    }
+
+    /// The first source that is not well, and why.
+    pub(super) fn unhealthy(&self) -> Option<String> {
+        self.running.iter().find_map(|r| {
+            if r.task.is_finished() {
+                return Some(format!("{} has ended", r.name));
+            }
+            r.stats.problem().map(|why| format!("{}: {why}", r.name))
+        })
+    }
+
+    /// Tells all sources to stop and waits until they have acknowledged what is durable.
+    pub(super) async fn stop(&self) -> anyhow::Result<()> {
+        let _ = self.stop.send(true);
+        while self.running.iter().any(|r| !r.task.is_finished()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}

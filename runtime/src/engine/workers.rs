@@ -1,0 +1,256 @@
+//! The timely workers: each builds the plan's graph, takes commands, and steps.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use timely::WorkerConfig;
+use timely::communication::Config as CommunicationConfig;
+use timely::dataflow::operators::Input;
+use timely::dataflow::operators::core::input::Handle as InputHandle;
+use timely::dataflow::operators::probe::Handle;
+use timely::worker::Worker;
+use tidegate_operators::dataflow::Ticks;
+use tidegate_operators::dataflow::container::MessageRuns;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::{Epoch, Tick};
+use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
+
+use super::feed::{Command, WorkerPort};
+use crate::stats::Stats;
+
+/// Longest sleep of an idle worker. The feed wakes it; this only bounds the damage of a lost wake.
+const PARK_MAX: Duration = Duration::from_secs(1);
+
+/// What workers report to the committer. Channels keep the order in which things happened, so
+/// whatever belongs to an epoch arrives before its [`Event::Done`].
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Rows that left the graph.
+    Rows { target: Target, epoch: Epoch, rows: RecordBatch },
+    /// State of an operator as of the end of an epoch.
+    State { name: String, epoch: Epoch, worker: usize, state: RecordBatch },
+    /// A checkpoint of this epoch was asked of all operators.
+    Checkpoint(Epoch),
+    /// Every epoch up to this one is complete on all workers; with its tick.
+    Done(Tick),
+    /// An operator failed.
+    Failed(String),
+    /// All workers have ended.
+    Ended,
+}
+
+/// What every worker is started with.
+pub(crate) struct WorkerPlan {
+    pub(crate) pipelines: Vec<PipelineSpec>,
+    pub(crate) workers: usize,
+    /// The first epoch that will be fed.
+    pub(crate) first_epoch: Epoch,
+    /// Saved state by operator name.
+    pub(crate) state: Vec<(String, RecordBatch)>,
+    pub(crate) tap_edges: bool,
+}
+
+/// Starts the workers. Returns their command ports once all graphs are built.
+pub(crate) fn start(
+    plan: WorkerPlan,
+    stats: Arc<Stats>,
+    events: SyncSender<Event>,
+) -> anyhow::Result<(Vec<WorkerPort>, JoinHandle<()>)> {
+    let workers = plan.workers;
+    let plan = Arc::new(plan);
+    let (ready, is_ready) = channel::<(usize, Result<WorkerPort, String>)>();
+    let ready = Mutex::new(ready);
+    let thread = {
+        let events = events.clone();
+        std::thread::Builder::new().name("timely".into()).spawn(move || {
+            // An idle worker sleeps: an edge box has better uses for its cores than spinning.
+            let config = timely::Config {
+                communication: CommunicationConfig::Process(workers),
+                worker: WorkerConfig::default().idle_spin(Duration::ZERO),
+            };
+            let body_events = events.clone();
+            let result = timely::execute(config, move |worker| {
+                let ready = ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                run(worker, &plan, &stats, &body_events, &ready);
+            });
+            match result {
+                Ok(guards) => drop(guards.join()),
+                Err(error) => drop(events.send(Event::Failed(error))),
+            }
+            let _ = events.send(Event::Ended);
+        })?
+    };
+    let mut ports: Vec<Option<WorkerPort>> = (0..workers).map(|_| None).collect();
+    for _ in 0..workers {
+        let (index, port) = is_ready.recv()?;
+        ports[index] = Some(port.map_err(anyhow::Error::msg)?);
+    }
+    Ok((ports.into_iter().flatten().collect(), thread))
+}
+
+fn run(
+    worker: &mut Worker,
+    plan: &WorkerPlan,
+    stats: &Arc<Stats>,
+    events: &SyncSender<Event>,
+    ready: &Sender<(usize, Result<WorkerPort, String>)>,
+) {
+    let index = worker.index();
+    let ticks = Ticks::default();
+    let context = context(index, plan, stats, events, ticks.clone());
+    let (commands, queue) = channel();
+    let built = worker.dataflow::<Epoch, _, _>(|scope| {
+        let (input, messages) = scope.new_input::<MessageRuns>();
+        graph::build(scope, messages, &plan.pipelines, &context).map(|probe| (input, probe))
+    });
+    let (input, probe) = match built {
+        Ok(built) => built,
+        Err(error) => {
+            let _ = ready.send((index, Err(error.to_string())));
+            return;
+        }
+    };
+    let thread: Thread = std::thread::current();
+    let _ = ready.send((index, Ok(WorkerPort { commands, thread })));
+    let mut feeder = Feeder { input: Some(input), ticks, probe, queue, done: 0 };
+    feeder.advance_to(plan.first_epoch);
+    feeder.done = plan.first_epoch.saturating_sub(1);
+    let report = (index == 0).then_some(events);
+    loop {
+        let busy = feeder.take_commands(report);
+        let alive = worker.step_or_park(Some(if busy { Duration::ZERO } else { PARK_MAX }));
+        feeder.report(report);
+        if !alive {
+            return;
+        }
+    }
+}
+
+type Inputs = InputHandle<Epoch, timely::container::CapacityContainerBuilder<MessageRuns>>;
+
+struct Feeder {
+    input: Option<Inputs>,
+    ticks: Ticks,
+    probe: Handle<Epoch>,
+    queue: Receiver<Command>,
+    done: Epoch,
+}
+
+impl Feeder {
+    /// Takes commands up to the next tick; true if there were any.
+    fn take_commands(&mut self, events: Option<&SyncSender<Event>>) -> bool {
+        let mut busy = false;
+        loop {
+            let command = match self.queue.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return busy,
+                // The engine is gone without a word: end without closing windows.
+                Err(TryRecvError::Disconnected) => {
+                    self.input = None;
+                    return busy;
+                }
+            };
+            busy = true;
+            match command {
+                Command::Messages(run) => {
+                    if let Some(input) = &mut self.input {
+                        input.send_batch(&mut MessageRuns(vec![run]));
+                    }
+                    return true;
+                }
+                Command::Checkpoint(epoch) => {
+                    self.ticks.checkpoint_at(epoch);
+                    if let Some(events) = events {
+                        let _ = events.send(Event::Checkpoint(epoch));
+                    }
+                }
+                Command::Tick(tick) => {
+                    self.ticks.note(tick);
+                    self.advance_to(tick.epoch + 1);
+                    return true;
+                }
+                Command::End { flush } => {
+                    if flush {
+                        self.ticks.end();
+                    }
+                    self.input = None;
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn advance_to(&mut self, epoch: Epoch) {
+        if let Some(input) = &mut self.input {
+            input.advance_to(epoch);
+        }
+    }
+
+    /// Notices how far the probe is and tells it.
+    fn report(&mut self, events: Option<&SyncSender<Event>>) {
+        let frontier = self.probe.with_frontier(|f| f.first().copied());
+        let mut last = None;
+        while let Some(tick) = self.ticks.next(self.done + 1, frontier) {
+            self.done = tick.epoch;
+            last = Some(tick);
+        }
+        if let Some(tick) = last {
+            self.ticks.forget_before(tick.epoch);
+            if let Some(events) = events {
+                let _ = events.send(Event::Done(tick));
+            }
+        }
+    }
+}
+
+fn context(
+    index: usize,
+    plan: &WorkerPlan,
+    stats: &Arc<Stats>,
+    events: &SyncSender<Event>,
+    ticks: Ticks,
+) -> GraphContext {
+    let rows = events.clone();
+    let states = events.clone();
+    let failures = events.clone();
+    let failed = Cell::new(false);
+    let stats = Arc::clone(stats);
+    let saved = Rc::new(RefCell::new(plan.state.clone()));
+    GraphContext {
+        ticks,
+        deliver: Rc::new(move |target, epoch, batch| {
+            let _ = rows.send(Event::Rows { target: target.clone(), epoch, rows: batch });
+        }),
+        count: Rc::new(move |counter, count| {
+            let counter = match counter {
+                Counter::Readings => &stats.readings,
+                Counter::Rejects => &stats.rejects,
+                Counter::Late => &stats.late,
+                Counter::Windows => &stats.windows,
+                Counter::Findings => &stats.findings,
+                Counter::Alerts => &stats.alerts,
+            };
+            Stats::add(counter, count);
+        }),
+        save: Rc::new(move |name, epoch, state| {
+            let name = name.to_owned();
+            let _ = states.send(Event::State { name, epoch, worker: index, state });
+        }),
+        fail: Rc::new(move |name, error| {
+            if !failed.replace(true) {
+                let _ = failures.send(Event::Failed(format!("{name}: {error}")));
+            }
+        }),
+        state: Rc::new(move |name| {
+            let saved = saved.borrow();
+            saved.iter().filter(|s| s.0 == name).map(|s| s.1.clone()).collect()
+        }),
+        worker: (index, plan.workers),
+        tap_edges: plan.tap_edges,
+    }
+}
