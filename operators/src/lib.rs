@@ -4,6 +4,7 @@
 //! function of the messages and ticks that the journal recorded, which is why a replay equals the
 //! live run byte for byte.
 
+pub mod aggregate;
 pub mod batch;
 pub mod message;
 pub mod spec;
