@@ -57,12 +57,19 @@ impl PlanProblem {
             "Optimizer rule 'simplify_expressions' failed",
             "Execution error: ",
             "Arrow error: ",
+            "Cast error: ",
             "type_coercion",
             "caused by",
         ] {
             text = text.trim_start_matches(prefix).trim();
         }
-        let text = text.strip_prefix("ParserError(\"").unwrap_or(text);
+        // A list of all signatures that did not fit ends with the most general one.
+        let text = text.rsplit("Error during planning: ").next().unwrap_or(text);
+        let text = text.split(" (DataType: ").next().unwrap_or(text);
+        let text = ["ParserError(\"", "TokenizerError(\""]
+            .iter()
+            .find_map(|p| text.strip_prefix(p))
+            .unwrap_or(text);
         let text = text.strip_suffix("\")").unwrap_or(text);
         Self::new(text.trim_end_matches('.'))
     }

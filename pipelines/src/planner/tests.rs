@@ -314,15 +314,10 @@ fn problems_of_a_window_belong_to_names() {
     assert!(texts[1].contains("many values in a window") && texts[2].contains("`count_total`"));
     assert!(texts[4].contains("inside an aggregate"));
     assert!(texts[5].contains("ORDER BY"));
-    assert!(texts[8].contains("avg"), "{}", texts[8]);
+    assert_eq!(texts[8], "Function 'avg' requires Float64, but received String");
     assert!(texts[9].contains("outside"));
     let reserved = plan_window(&items(&[("n", "count(*)")]), &["window_start".into()], &{
         Arc::new(Schema::new(vec![Field::new("window_start", time_type(), false)]))
     });
     assert_eq!(reserved.unwrap_err()[0].0, "window_start");
-}
-#[test]
-fn zz_print() {
-    for t in ["state + 1 > doorOpen", "temperature > > 3", "temperature AND 1", "abs(state, 2)", "state > 3", "'a", "1/0", "CAST('x' AS BIGINT)", "doorOpen > 3"] { println!("{t}: {:?}", plan_scalar(t, &schema(), None).err()); }
-    println!("{:?}", plan_window(&items(&[("text", "avg(state)"), ("z", "sum(state)"), ("w", "avg(temperature, 3)"), ("x", "median(doorOpen)"), ("y", "array_agg(temperature)")]), &[], &schema()).err());
 }
