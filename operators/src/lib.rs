@@ -5,10 +5,17 @@
 //! live run byte for byte.
 
 pub mod aggregate;
+pub mod alert;
 pub mod batch;
+pub mod detect;
+pub mod expression;
+pub mod intern;
 pub mod message;
+pub mod operator;
 pub mod spec;
+pub mod system;
 pub mod topic;
 
 pub use batch::{Batch, Epoch, Tick};
 pub use message::{MessageMeta, Messages, MessagesBuilder};
+pub use operator::{Emit, KeyedOperator, OperatorError};

@@ -1,0 +1,58 @@
+//! The seam between operators and the engine: plain Rust on one side, timely on the other.
+//!
+//! An operator sees whole epochs in a defined order and knows nothing of workers, frontiers or
+//! capabilities; [`crate::dataflow::host`] runs any of them under timely.
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use datafusion_common::DataFusionError;
+
+use crate::batch::Tick;
+
+/// Why an operator cannot go on. These are broken invariants or exhausted resources, never bad
+/// data: bad data becomes rows.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// Arrow refused an operation on columns that were planned to fit.
+    #[error("{0}")]
+    Arrow(#[from] ArrowError),
+    /// An expression or aggregate failed where it cannot be isolated.
+    #[error("{0}")]
+    DataFusion(#[from] DataFusionError),
+    /// Saved state does not belong to this operator.
+    #[error("saved state does not fit: {0}")]
+    State(String),
+}
+
+/// What an operator emits in one epoch.
+#[derive(Debug, Default)]
+pub struct Emit {
+    /// Rows of its output edge, ordered by time, then key.
+    pub rows: Vec<RecordBatch>,
+    /// Rows for `system.late`.
+    pub late: Vec<RecordBatch>,
+    /// Rows for `system.rejects`.
+    pub rejects: Vec<RecordBatch>,
+}
+
+/// A stateful operator with one state per key.
+pub trait KeyedOperator: 'static {
+    /// All rows of one completed epoch in the defined order (maybe none), then its tick. Called
+    /// once per epoch, in order of epochs.
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError>;
+
+    /// The input has ended for good (a bounded source): emit what is still open.
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError>;
+
+    /// The whole state as rows. Its first columns are the key columns, so that rows can be dealt
+    /// out to another number of workers.
+    fn save(&self) -> Result<RecordBatch, OperatorError>;
+
+    /// Takes rows that [`KeyedOperator::save`] made, those whose keys belong to this worker.
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
+}
