@@ -1,16 +1,16 @@
 //! Threshold alerts with a life cycle: normal, pending for a while, firing, resolved.
 //!
 //! One state per key, moved by the key's rows in the order of their times. A row older than the
-//! last evaluated one changes nothing (and is counted). A row of the same time is a revision: the
-//! state before that time is taken back and moved by the revised row, so that the state is what it
-//! would be had only the last revision come; what the outside was told is corrected by a further
-//! event. Delivery is not done here.
+//! last evaluated one changes nothing (and is counted). If the edge has a `revision` and the last
+//! evaluated row is revised, the state before it is taken back and moved by the revised row, so
+//! that the state is what it would be had only the last revision come; what the outside was told
+//! is corrected by a further event. Delivery is not done here.
 
 mod event;
 mod save;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
@@ -52,9 +52,9 @@ impl Phase {
 struct KeyState {
     /// Time of the last evaluated row.
     last_us: i64,
-    /// The phase before the rows of that time.
+    /// The phase before that row.
     before: Phase,
-    /// The phase after them.
+    /// The phase after it.
     now: Phase,
 }
 
@@ -125,14 +125,21 @@ impl AlertRule {
         Ok((fire, clear, failed))
     }
 
-    fn step(&mut self, id: u32, time_us: i64, fire: bool, clear: bool) -> Option<Change> {
+    /// Moves the state of a key by a row; `revised` if the row replaces an earlier one.
+    fn step(
+        &mut self,
+        id: u32,
+        time_us: i64,
+        revised: bool,
+        (fire, clear): (bool, bool),
+    ) -> Option<Change> {
         let state = &mut self.states[id as usize];
         if time_us < state.last_us {
             self.counts.out_of_order += 1;
             return None;
         }
         self.counts.evaluated += 1;
-        if time_us > state.last_us {
+        if time_us > state.last_us || !revised {
             state.last_us = time_us;
             state.before = state.now;
         }
@@ -168,14 +175,17 @@ impl KeyedOperator for AlertRule {
             emit.rejects.push(step_rejects(pipeline, rule, rows, &failed)?);
         }
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let revisions =
+            rows.column_by_name("revision").and_then(|r| r.as_primitive_opt::<Int64Type>());
         let mut skip = failed.iter().map(|f| f.row).peekable();
         let mut changes: Vec<(usize, Change)> = Vec::new();
         for (row, id) in ids.iter().enumerate() {
             if skip.next_if_eq(&row).is_some() || times.is_null(row) {
                 continue;
             }
-            let (fire, clear) = (fire.value(row), clear.value(row));
-            if let Some(change) = self.step(*id, times.value(row), fire, clear) {
+            let revised = revisions.is_some_and(|r| r.value(row) > 0);
+            let conditions = (fire.value(row), clear.value(row));
+            if let Some(change) = self.step(*id, times.value(row), revised, conditions) {
                 changes.push((row, change));
             }
         }
