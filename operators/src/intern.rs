@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn ids_are_dense_and_come_back_as_keys() {
-        let text: ArrayRef = Arc::new(StringArray::from(vec![Some("b"), None, Some("a"), Some("b")]));
+        let text: ArrayRef =
+            Arc::new(StringArray::from(vec![Some("b"), None, Some("a"), Some("b")]));
         let mut one = KeyInterner::new(&[DataType::Utf8]).expect("text key");
         let mut ids = Vec::new();
         one.intern(std::slice::from_ref(&text), 4, &mut ids).expect("interned");

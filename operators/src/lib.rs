@@ -5,8 +5,11 @@
 //! live run byte for byte.
 
 pub mod aggregate;
+pub mod alert;
 pub mod batch;
 pub mod dataflow;
+pub mod detect;
+pub mod expression;
 pub mod intern;
 pub mod key;
 pub(crate) mod late;

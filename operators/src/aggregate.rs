@@ -1,0 +1,34 @@
+//! Aggregate functions as windows use them: every one, with or without a grouped form of its own.
+
+use std::sync::Arc;
+
+use datafusion_common::Result;
+use datafusion_expr::GroupsAccumulator;
+use datafusion_physical_expr::GroupsAccumulatorAdapter;
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+
+use crate::spec::Expr;
+
+/// State of one aggregate call for many groups. Functions that have only a one-group form get it
+/// wrapped, one per group: slower, equal in result.
+///
+/// # Errors
+/// The function cannot be computed over the types it was planned for.
+pub fn create_groups_accumulator(
+    aggregate: &AggregateFunctionExpr,
+) -> Result<Box<dyn GroupsAccumulator>> {
+    if aggregate.groups_accumulator_supported() {
+        return aggregate.create_groups_accumulator();
+    }
+    aggregate.create_accumulator()?;
+    let aggregate = Arc::new(aggregate.clone());
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+}
+
+/// The expressions whose values go into `update_batch`, in the order it expects: the arguments,
+/// then what `WITHIN GROUP (ORDER BY ...)` names.
+pub fn aggregate_inputs(aggregate: &AggregateFunctionExpr) -> Vec<Expr> {
+    let mut inputs = aggregate.expressions();
+    inputs.extend(aggregate.order_bys().iter().map(|o| Arc::clone(&o.expr)));
+    inputs
+}

@@ -1,0 +1,220 @@
+//! Threshold alerts with a life cycle: normal, pending for a while, firing, resolved.
+//!
+//! One state per key, moved by the key's rows in the order of their times. A row older than the
+//! last evaluated one changes nothing (and is counted). If the edge has a `revision` and the last
+//! evaluated row is revised, the state before it is taken back and moved by the revised row, so
+//! that the state is what it would be had only the last revision come; what the outside was told
+//! is corrected by a further event. Delivery is not done here.
+
+mod event;
+mod save;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+
+use crate::batch::Tick;
+use crate::expression::{Failed, condition, expression_failed};
+use crate::intern::KeyInterner;
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::spec::AlertSpec;
+use crate::system::step_rejects;
+use event::{Change, Summary};
+
+/// Where an alert is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Normal,
+    /// `fire` has been true since then, but not for long enough.
+    Pending { since_us: i64 },
+    /// `fire` was true for long enough; `clear` was not true since.
+    Firing { since_us: i64 },
+}
+
+impl Phase {
+    /// What a row at `time_us` makes of it.
+    fn next(self, time_us: i64, fire: bool, clear: bool, for_us: i64) -> Self {
+        let since_us = match self {
+            Self::Firing { .. } if clear => return Self::Normal,
+            Self::Firing { .. } => return self,
+            Self::Normal | Self::Pending { .. } if !fire => return Self::Normal,
+            Self::Normal => time_us,
+            Self::Pending { since_us } => since_us,
+        };
+        match time_us.saturating_sub(since_us) >= for_us {
+            true => Self::Firing { since_us },
+            false => Self::Pending { since_us },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeyState {
+    /// Time of the last evaluated row.
+    last_us: i64,
+    /// The phase before that row.
+    before: Phase,
+    /// The phase after it.
+    now: Phase,
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self { last_us: i64::MIN, before: Phase::Normal, now: Phase::Normal }
+    }
+}
+
+/// What an alert rule did that no row tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AlertCounts {
+    /// Rows that moved a state, or could have.
+    pub evaluated: u64,
+    /// Rows that were older than the last evaluated row of their key.
+    pub out_of_order: u64,
+}
+
+/// One alert rule over one edge. Its output edge is `system.alerts`.
+pub struct AlertRule {
+    spec: AlertSpec,
+    interner: KeyInterner,
+    states: Vec<KeyState>,
+    summary: Summary,
+    counts: AlertCounts,
+    ids: Vec<u32>,
+}
+
+impl AlertRule {
+    /// A rule without state.
+    ///
+    /// # Errors
+    /// The key columns have types that cannot be keys; planning rules that out.
+    pub fn new(spec: AlertSpec) -> Result<Self, OperatorError> {
+        let types: Vec<DataType> =
+            spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
+        Ok(Self {
+            interner: KeyInterner::new(&types)?,
+            states: Vec::new(),
+            summary: Summary::parse(&spec.summary, &spec.input),
+            counts: AlertCounts::default(),
+            ids: Vec::new(),
+            spec,
+        })
+    }
+
+    /// Counters since this instance was made.
+    pub fn counts(&self) -> AlertCounts {
+        self.counts
+    }
+
+    /// `fire` and `clear` of every row, and the rows on which one of them cannot be evaluated.
+    fn conditions(
+        &self,
+        rows: &RecordBatch,
+    ) -> Result<(BooleanArray, BooleanArray, Vec<Failed>), OperatorError> {
+        let (fire, fire_errors) = condition(&self.spec.fire, rows)?;
+        let (clear, clear_errors) = condition(&self.spec.clear, rows)?;
+        let named = |name: &'static str| {
+            move |(row, text): (usize, String)| {
+                expression_failed((row, format!("`{name}`: {text}")))
+            }
+        };
+        let mut failed: Vec<Failed> = fire_errors.into_iter().map(named("fire")).collect();
+        failed.extend(clear_errors.into_iter().map(named("clear")));
+        failed.sort_by_key(|f| f.row);
+        failed.dedup_by_key(|f| f.row);
+        Ok((fire, clear, failed))
+    }
+
+    /// Moves the state of a key by a row; `revised` if the row replaces an earlier one.
+    fn step(
+        &mut self,
+        id: u32,
+        time_us: i64,
+        revised: bool,
+        (fire, clear): (bool, bool),
+    ) -> Option<Change> {
+        let state = &mut self.states[id as usize];
+        if time_us < state.last_us {
+            self.counts.out_of_order += 1;
+            return None;
+        }
+        self.counts.evaluated += 1;
+        if time_us > state.last_us || !revised {
+            state.last_us = time_us;
+            state.before = state.now;
+        }
+        let told = state.now;
+        state.now = state.before.next(time_us, fire, clear, self.spec.for_us);
+        match (told, state.now) {
+            (Phase::Firing { .. }, Phase::Firing { .. }) => None,
+            (Phase::Firing { since_us }, _) => Some(Change { firing: false, since_us }),
+            (_, Phase::Firing { since_us }) => Some(Change { firing: true, since_us }),
+            _ => None,
+        }
+    }
+}
+
+impl KeyedOperator for AlertRule {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let keys: Vec<ArrayRef> =
+            self.spec.keys.iter().map(|k| ArrayRef::clone(rows.column(*k))).collect();
+        let mut ids = std::mem::take(&mut self.ids);
+        self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
+        self.states.resize(self.interner.len(), KeyState::default());
+        let (fire, clear, failed) = self.conditions(rows)?;
+        if !failed.is_empty() {
+            let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, rule, rows, &failed)?);
+        }
+        let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let revisions =
+            rows.column_by_name("revision").and_then(|r| r.as_primitive_opt::<Int64Type>());
+        let mut skip = failed.iter().map(|f| f.row).peekable();
+        let mut changes: Vec<(usize, Change)> = Vec::new();
+        for (row, id) in ids.iter().enumerate() {
+            if skip.next_if_eq(&row).is_some() || times.is_null(row) {
+                continue;
+            }
+            let revised = revisions.is_some_and(|r| r.value(row) > 0);
+            let conditions = (fire.value(row), clear.value(row));
+            if let Some(change) = self.step(*id, times.value(row), revised, conditions) {
+                changes.push((row, change));
+            }
+        }
+        if !changes.is_empty() {
+            let interner = &self.interner;
+            changes.sort_by(|(a, _), (b, _)| {
+                let by_key = || interner.bytes(ids[*a]).cmp(interner.bytes(ids[*b]));
+                times.value(*a).cmp(&times.value(*b)).then_with(by_key)
+            });
+            let events = event::rows(&self.spec, &self.summary, rows, tick, &changes)?;
+            emit.rows.push(events);
+        }
+        self.ids = ids;
+        Ok(())
+    }
+
+    /// An alert that is firing when its input ends stays so: nothing said that it is over.
+    fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn save(&self) -> Result<RecordBatch, OperatorError> {
+        self.save_state()
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

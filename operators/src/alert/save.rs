@@ -1,0 +1,84 @@
+//! The state of an alert rule as rows, one per key: the key columns, then [`FIXED`].
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+use super::{AlertRule, KeyState, Phase};
+use crate::operator::OperatorError;
+
+const FIXED: [&str; 5] = ["last_us", "before", "before_since_us", "now", "now_since_us"];
+
+fn encode(phase: Phase) -> (i64, i64) {
+    match phase {
+        Phase::Normal => (0, 0),
+        Phase::Pending { since_us } => (1, since_us),
+        Phase::Firing { since_us } => (2, since_us),
+    }
+}
+
+fn decode(code: i64, since_us: i64) -> Result<Phase, OperatorError> {
+    match code {
+        0 => Ok(Phase::Normal),
+        1 => Ok(Phase::Pending { since_us }),
+        2 => Ok(Phase::Firing { since_us }),
+        other => Err(OperatorError::State(format!("an alert cannot be in phase {other}"))),
+    }
+}
+
+impl AlertRule {
+    fn state_schema(&self) -> Schema {
+        let keys = self.spec.keys.iter();
+        let mut fields: Vec<Field> =
+            keys.map(|k| self.spec.input.field(*k).clone().with_nullable(true)).collect();
+        fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, false)));
+        Schema::new(fields)
+    }
+
+    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
+        let schema = Arc::new(self.state_schema());
+        if self.states.is_empty() {
+            return Ok(RecordBatch::new_empty(schema));
+        }
+        let ids: Vec<u32> = (0..self.states.len() as u32).collect();
+        let number = |f: &dyn Fn(&KeyState) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(self.states.iter().map(f)))
+        };
+        let mut columns = self.interner.keys(&ids)?;
+        columns.extend([
+            number(&|s| s.last_us),
+            number(&|s| encode(s.before).0),
+            number(&|s| encode(s.before).1),
+            number(&|s| encode(s.now).0),
+            number(&|s| encode(s.now).1),
+        ]);
+        Ok(RecordBatch::try_new(schema, columns)?)
+    }
+
+    pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        let expected = self.state_schema();
+        let types = |schema: &Schema| -> Vec<(String, DataType)> {
+            let fields = schema.fields().iter();
+            fields.map(|f| (f.name().clone(), f.data_type().clone())).collect()
+        };
+        if types(&state.schema()) != types(&expected) {
+            return Err(OperatorError::State(format!("rule `{}` has other keys", self.spec.name)));
+        }
+        let keys = self.spec.keys.len();
+        let mut ids = Vec::new();
+        self.interner.intern(&state.columns()[..keys], state.num_rows(), &mut ids)?;
+        self.states.resize(self.interner.len(), KeyState::default());
+        let number = |i: usize, row: usize| -> i64 {
+            state.column(keys + i).as_primitive::<Int64Type>().value(row)
+        };
+        for (row, id) in ids.iter().enumerate() {
+            self.states[*id as usize] = KeyState {
+                last_us: number(0, row),
+                before: decode(number(1, row), number(2, row))?,
+                now: decode(number(3, row), number(4, row))?,
+            };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Puts the readings of each key into event-time order, as far as the configured disorder allows.
+//!
+//! A reading waits until its key's clock (the newest event time of the key) is `disorder_us` past
+//! it, or the key was silent for `idle_close_us` of tick time. Equal times keep the order of
+//! arrival. Nothing waits for ever, and no key's buffer grows beyond [`READINGS_PER_KEY_MAX`].
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{DetectCounts, Readings};
+
+/// Readings of one key that wait at most; beyond that the oldest is judged early. At ten readings
+/// a second this is more than an hour of disorder, far beyond what a device's clock explains.
+pub(super) const READINGS_PER_KEY_MAX: usize = 1 << 16;
+
+/// What waits for one key.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) clock_us: i64,
+    /// Event time of the newest reading that was judged.
+    pub(super) judged_us: i64,
+    /// Tick time of the key's newest reading; 0 before any.
+    pub(super) seen_us: i64,
+    /// Event time and value, ordered by time.
+    pub(super) readings: VecDeque<(i64, f64)>,
+    /// Whether `wake` has an entry for the key.
+    queued: bool,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            clock_us: i64::MIN,
+            judged_us: i64::MIN,
+            seen_us: 0,
+            readings: VecDeque::new(),
+            queued: false,
+        }
+    }
+}
+
+impl Waiting {
+    fn release(&mut self, id: u32, ready: &mut Readings) {
+        if let Some((time_us, value)) = self.readings.pop_front() {
+            self.judged_us = self.judged_us.max(time_us);
+            ready.push(id, time_us, value);
+        }
+    }
+}
+
+impl Readings {
+    fn push(&mut self, id: u32, time_us: i64, value: f64) {
+        self.ids.push(id);
+        self.times_us.push(time_us);
+        self.values.push(value);
+    }
+}
+
+/// The buffers of all keys.
+pub(super) struct Reorder {
+    disorder_us: i64,
+    idle_close_us: i64,
+    pub(super) keys: Vec<Waiting>,
+    /// Keys by the tick time at which they may have become idle; at most one entry per key.
+    wake: BTreeMap<i64, Vec<u32>>,
+}
+
+impl Reorder {
+    pub(super) fn new(disorder_us: i64, idle_close_us: i64) -> Self {
+        Self { disorder_us, idle_close_us, keys: Vec::new(), wake: BTreeMap::new() }
+    }
+
+    pub(super) fn resize(&mut self, keys: usize) {
+        self.keys.resize_with(keys, Waiting::default);
+    }
+
+    /// Takes a reading and releases what its time allows.
+    pub(super) fn push(
+        &mut self,
+        id: u32,
+        time_us: i64,
+        value: f64,
+        tick_us: i64,
+        ready: &mut Readings,
+        counts: &mut DetectCounts,
+    ) {
+        let key = &mut self.keys[id as usize];
+        key.seen_us = tick_us;
+        if time_us < key.judged_us {
+            counts.late += 1;
+            ready.push(id, time_us, value);
+            return;
+        }
+        key.clock_us = key.clock_us.max(time_us);
+        match key.readings.back() {
+            Some((last_us, _)) if *last_us > time_us => {
+                let at = key.readings.partition_point(|(t, _)| *t <= time_us);
+                key.readings.insert(at, (time_us, value));
+            }
+            _ => key.readings.push_back((time_us, value)),
+        }
+        let passed_us = key.clock_us.saturating_sub(self.disorder_us);
+        while key.readings.front().is_some_and(|(t, _)| *t <= passed_us) {
+            key.release(id, ready);
+        }
+        if key.readings.len() > READINGS_PER_KEY_MAX {
+            counts.forced += 1;
+            key.release(id, ready);
+        }
+        self.queue(id);
+    }
+
+    /// Makes sure that a key with waiting readings is looked at when it may be idle.
+    pub(super) fn queue(&mut self, id: u32) {
+        let key = &mut self.keys[id as usize];
+        if !key.queued && !key.readings.is_empty() {
+            key.queued = true;
+            let due_us = key.seen_us.saturating_add(self.idle_close_us);
+            self.wake.entry(due_us).or_default().push(id);
+        }
+    }
+
+    /// Releases everything of keys that were silent for long enough at tick time `now_us`.
+    pub(super) fn release_idle(&mut self, now_us: i64, ready: &mut Readings) {
+        while let Some(entry) = self.wake.first_entry().filter(|e| *e.key() <= now_us) {
+            for id in entry.remove() {
+                let key = &mut self.keys[id as usize];
+                key.queued = false;
+                if key.seen_us.saturating_add(self.idle_close_us) <= now_us {
+                    while !key.readings.is_empty() {
+                        key.release(id, ready);
+                    }
+                } else {
+                    self.queue(id);
+                }
+            }
+        }
+    }
+
+    /// Releases everything.
+    pub(super) fn release_all(&mut self, ready: &mut Readings) {
+        for (id, key) in self.keys.iter_mut().enumerate() {
+            while !key.readings.is_empty() {
+                key.release(id as u32, ready);
+            }
+        }
+    }
+}

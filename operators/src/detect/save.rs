@@ -1,0 +1,111 @@
+//! The state of a detector as rows, one per key: the key columns, the method's columns, and in
+//! event-time order the clocks and what waits.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, Float64Builder, Int64Array, Int64Builder, ListBuilder, RecordBatch,
+};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
+
+use super::Detector;
+use super::reorder::Waiting;
+use crate::operator::OperatorError;
+
+fn waiting_fields() -> [Field; 5] {
+    let list = |name: &str, item| Field::new(name, DataType::new_list(item, true), false);
+    [
+        Field::new("clock_us", DataType::Int64, false),
+        Field::new("judged_us", DataType::Int64, false),
+        Field::new("seen_us", DataType::Int64, false),
+        list("waiting_us", DataType::Int64),
+        list("waiting", DataType::Float64),
+    ]
+}
+
+fn waiting_columns(keys: &[Waiting]) -> [ArrayRef; 5] {
+    let number = |f: &dyn Fn(&Waiting) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(keys.iter().map(f)))
+    };
+    let mut times = ListBuilder::new(Int64Builder::new());
+    let mut values = ListBuilder::new(Float64Builder::new());
+    for key in keys {
+        for (time_us, value) in &key.readings {
+            times.values().append_value(*time_us);
+            values.values().append_value(*value);
+        }
+        times.append(true);
+        values.append(true);
+    }
+    [
+        number(&|k| k.clock_us),
+        number(&|k| k.judged_us),
+        number(&|k| k.seen_us),
+        Arc::new(times.finish()),
+        Arc::new(values.finish()),
+    ]
+}
+
+impl Detector {
+    fn state_schema(&self) -> Schema {
+        let keys = self.spec.keys.iter();
+        let mut fields: Vec<Field> =
+            keys.map(|k| self.spec.input.field(*k).clone().with_nullable(true)).collect();
+        fields.extend(self.method.state_fields());
+        if self.reorder.is_some() {
+            fields.extend(waiting_fields());
+        }
+        Schema::new(fields)
+    }
+
+    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
+        let schema = Arc::new(self.state_schema());
+        if self.interner.is_empty() {
+            return Ok(RecordBatch::new_empty(schema));
+        }
+        let ids: Vec<u32> = (0..self.interner.len() as u32).collect();
+        let mut columns = self.interner.keys(&ids)?;
+        columns.extend(self.method.save());
+        if let Some(reorder) = &self.reorder {
+            columns.extend(waiting_columns(&reorder.keys));
+        }
+        Ok(RecordBatch::try_new(schema, columns)?)
+    }
+
+    pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        let expected = self.state_schema();
+        let same = |(a, b): (&Arc<Field>, &Arc<Field>)| {
+            a.name() == b.name() && a.data_type() == b.data_type()
+        };
+        let found = state.schema();
+        if found.fields().len() != expected.fields().len()
+            || !found.fields().iter().zip(expected.fields()).all(same)
+        {
+            let text = format!("detector `{}` has other keys or another method", self.spec.name);
+            return Err(OperatorError::State(text));
+        }
+        let (keys, methods) = (self.spec.keys.len(), self.method.state_fields().len());
+        let columns = state.columns();
+        let mut ids = Vec::new();
+        self.interner.intern(&columns[..keys], state.num_rows(), &mut ids)?;
+        self.method.resize(self.interner.len());
+        self.method.load(&ids, &columns[keys..keys + methods])?;
+        let Some(reorder) = &mut self.reorder else { return Ok(()) };
+        reorder.resize(self.interner.len());
+        let columns = &columns[keys + methods..];
+        let number = |i: usize| columns[i].as_primitive::<Int64Type>();
+        for (row, id) in ids.iter().enumerate() {
+            let times = columns[3].as_list::<i32>().value(row);
+            let values = columns[4].as_list::<i32>().value(row);
+            let times = times.as_primitive::<Int64Type>().values().iter().copied();
+            let values = values.as_primitive::<Float64Type>().values().iter().copied();
+            let key = &mut reorder.keys[*id as usize];
+            key.clock_us = number(0).value(row);
+            key.judged_us = number(1).value(row);
+            key.seen_us = number(2).value(row);
+            key.readings = times.zip(values).collect();
+            reorder.queue(*id);
+        }
+        Ok(())
+    }
+}

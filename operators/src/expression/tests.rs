@@ -1,0 +1,129 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use arrow::array::{BinaryArray, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use datafusion_expr::{Expr as Logical, cast, col, lit};
+use datafusion_physical_expr::planner::logical2physical;
+use proptest::prelude::*;
+
+use super::*;
+use crate::spec::time_type;
+use crate::system::step_rejects;
+
+fn rows(x: &[Option<i64>], y: &[i64]) -> RecordBatch {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("time", time_type(), false),
+        Field::new("x", DataType::Int64, true),
+        Field::new("y", DataType::Int64, false),
+    ]));
+    let times = TimestampMicrosecondArray::from_iter_values(0..x.len() as i64).with_timezone("UTC");
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(times),
+        Arc::new(Int64Array::from(x.to_vec())),
+        Arc::new(Int64Array::from(y.to_vec())),
+    ];
+    RecordBatch::try_new(schema, columns).unwrap()
+}
+
+fn expr(logical: Logical, rows: &RecordBatch) -> Expr {
+    logical2physical(&logical, rows.schema_ref())
+}
+
+fn numbers(rows: &RecordBatch, column: &str) -> Vec<Option<i64>> {
+    rows.column_by_name(column).unwrap().as_primitive::<Int64Type>().iter().collect()
+}
+
+#[test]
+fn a_filter_keeps_what_is_true_and_reports_what_fails() {
+    let rows = rows(&[Some(8), Some(9), None, Some(1), Some(6)], &[2, 0, 1, 1, 0]);
+    let keep = expr((col("x") / col("y")).gt(lit(2_i64)), &rows);
+    let step = StatelessStep::new(&StepKind::Filter(keep), rows.schema(), rows.schema()).unwrap();
+    let out = step.apply(&rows).unwrap();
+    assert_eq!(numbers(&out.branches[0], "x"), [Some(8)]);
+    let failed: Vec<_> = out.failed.iter().map(|f| (f.row, f.reason)).collect();
+    assert_eq!(failed, [(1, REASON_EXPRESSION), (4, REASON_EXPRESSION)]);
+    assert_eq!(out.failed[0].detail, "Divide by zero error");
+    let empty = step.apply(&rows.slice(0, 0)).unwrap();
+    assert_eq!((empty.branches[0].num_rows(), empty.failed.len()), (0, 0));
+}
+
+#[test]
+fn a_projection_drops_failing_rows_from_all_columns() {
+    let rows = rows(&[Some(8), Some(i64::MAX), Some(3)], &[2, 2, 0]);
+    let columns = vec![
+        ("time".to_owned(), expr(col("time"), &rows)),
+        ("ratio".to_owned(), expr(col("x") / col("y"), &rows)),
+        ("more".to_owned(), expr(col("x") + lit(1_i64), &rows)),
+    ];
+    let output = Arc::new(Schema::new(vec![
+        Field::new("time", time_type(), false),
+        Field::new("ratio", DataType::Int64, true),
+        Field::new("more", DataType::Int64, true),
+    ]));
+    // Plain `+` wraps around; only the division fails.
+    let step = StatelessStep::new(&StepKind::Project(columns), rows.schema(), output).unwrap();
+    let out = step.apply(&rows).unwrap();
+    assert_eq!(numbers(&out.branches[0], "ratio"), [Some(4), Some(i64::MAX / 2)]);
+    assert_eq!(out.failed.len(), 1);
+    assert_eq!(out.failed[0].detail, "`ratio`: Divide by zero error");
+    let rejects = step_rejects("p", "s", &rows, &out.failed).unwrap();
+    let text =
+        |name: &str| rejects.column_by_name(name).unwrap().as_string::<i32>().value(0).to_owned();
+    assert_eq!(text("reason"), "expression");
+    assert_eq!(text("detail"), "step `s`: `ratio`: Divide by zero error");
+    let payload = rejects.column_by_name("payload").unwrap();
+    let payload = payload.as_any().downcast_ref::<BinaryArray>().unwrap().value(0);
+    assert_eq!(payload, br#"{"time":"1970-01-01T00:00:00.000002Z","x":3,"y":0}"#);
+}
+
+#[test]
+fn a_bad_cast_is_a_row_and_not_the_batch() {
+    let schema = Arc::new(Schema::new(vec![Field::new("s", DataType::Utf8, true)]));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("1"), Some("x"), None, Some("3")]));
+    let rows = RecordBatch::try_new(schema, vec![texts]).unwrap();
+    let (values, failed) = evaluate(&expr(cast(col("s"), DataType::Int64), &rows), &rows).unwrap();
+    let values: Vec<_> = values.as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(values, [Some(1), None, None, Some(3)]);
+    assert_eq!(failed.iter().map(|f| f.0).collect::<Vec<_>>(), [1]);
+    assert!(failed[0].1.contains("'x'"), "{}", failed[0].1);
+}
+
+#[test]
+fn a_route_gives_each_row_to_the_first_branch() {
+    let rows = rows(&[Some(1), Some(20), Some(5), None, Some(7)], &[1, 1, 0, 1, 1]);
+    let branches = vec![
+        ("big".to_owned(), expr(col("x").gt(lit(10_i64)), &rows)),
+        ("ratio".to_owned(), expr((col("x") / col("y")).gt(lit(3_i64)), &rows)),
+        ("small".to_owned(), expr(col("x").lt(lit(100_i64)), &rows)),
+    ];
+    let step =
+        StatelessStep::new(&StepKind::Route(branches), rows.schema(), rows.schema()).unwrap();
+    let out = step.apply(&rows).unwrap();
+    assert_eq!(step.branches(), 3);
+    assert_eq!(numbers(&out.branches[0], "x"), [Some(20)]);
+    assert_eq!(numbers(&out.branches[1], "x"), [Some(7)]);
+    assert_eq!(numbers(&out.branches[2], "x"), [Some(1)]);
+    let failed: Vec<_> = out.failed.iter().map(|f| (f.row, f.reason)).collect();
+    assert_eq!(failed, [(2, REASON_EXPRESSION), (3, REASON_NO_BRANCH)]);
+}
+
+proptest! {
+    /// Row by row and as a batch give the same values and the same failures.
+    #[test]
+    fn isolation_equals_row_by_row(
+        pairs in prop::collection::vec((prop::option::of(-50_i64..50), -2_i64..3), 0..40),
+    ) {
+        let (x, y): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let rows = rows(&x, &y);
+        let (values, failed) = evaluate(&expr(col("x") / col("y"), &rows), &rows).unwrap();
+        let got: Vec<_> = values.as_primitive::<Int64Type>().iter().collect();
+        let want: Vec<_> =
+            x.iter().zip(&y).map(|(x, y)| x.and_then(|x| x.checked_div(*y))).collect();
+        prop_assert_eq!(got, want);
+        let bad: Vec<usize> =
+            (0..x.len()).filter(|i| x[*i].is_some() && y[*i] == 0).collect();
+        prop_assert_eq!(failed.into_iter().map(|f| f.0).collect::<Vec<_>>(), bad);
+    }
+}

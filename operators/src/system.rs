@@ -1,0 +1,199 @@
+//! The system tables: what Tidegate itself has to say about readings, in rows.
+//!
+//! Their schemas, and how keys and rows are written into them as JSON, are defined here and
+//! nowhere else. JSON objects have the order of the columns, so equal rows are equal text.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, UInt32Array,
+    new_null_array,
+};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{
+    DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Map, Value};
+
+use crate::expression::Failed;
+use crate::spec::{DetectSpec, time_type};
+
+fn text(name: &str) -> Field {
+    Field::new(name, DataType::Utf8, false)
+}
+
+fn time(name: &str) -> Field {
+    Field::new(name, time_type(), false)
+}
+
+/// Schema of `system.rejects`: messages, elements and rows that could not be used.
+pub fn rejects_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("topic"),
+        text("client_id"),
+        Field::new("journal_offset", DataType::Int64, false),
+        Field::new("element", DataType::Int64, true),
+        text("reason"),
+        text("detail"),
+        Field::new("payload", DataType::Binary, false),
+        Field::new("payload_bytes", DataType::Int64, false),
+    ]))
+}
+
+/// Schema of `system.late`: readings that came after the state of their window was gone.
+pub fn late_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("step"),
+        text("keys"),
+        time("window_start"),
+        time("window_end"),
+        Field::new("received_late_us", DataType::Int64, false),
+    ]))
+}
+
+/// Schema of `system.findings`: what detectors found.
+pub fn findings_schema() -> SchemaRef {
+    let number = |name: &str| Field::new(name, DataType::Float64, false);
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("step"),
+        text("keys"),
+        number("value"),
+        number("score"),
+        number("expected"),
+        number("deviation"),
+        text("method"),
+    ]))
+}
+
+/// Schema of `system.alerts`: changes of alerts.
+pub fn alerts_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("rule"),
+        text("keys"),
+        text("status"),
+        text("alert_id"),
+        time("since"),
+        text("severity"),
+        text("summary"),
+        text("row"),
+        Field::new("notify", DataType::Boolean, false),
+    ]))
+}
+
+/// The value at `row` as JSON: times as RFC 3339 text in UTC, what JSON lacks as null or text.
+pub fn json_value(column: &ArrayRef, row: usize) -> Value {
+    if column.is_null(row) {
+        return Value::Null;
+    }
+    match column.data_type() {
+        DataType::Boolean => Value::from(column.as_boolean().value(row)),
+        DataType::Int64 => Value::from(column.as_primitive::<Int64Type>().value(row)),
+        DataType::Float64 => Value::from(column.as_primitive::<Float64Type>().value(row)),
+        DataType::Utf8 => Value::from(column.as_string::<i32>().value(row)),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
+            match DateTime::from_timestamp_micros(micros) {
+                Some(at) => Value::from(at.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+                None => Value::from(micros),
+            }
+        }
+        _ => array_value_to_string(column, row).map_or(Value::Null, Value::from),
+    }
+}
+
+/// The key of `row` as a JSON object in the order of the key columns.
+pub fn keys_json(names: &[&str], keys: &[ArrayRef], row: usize) -> String {
+    let object: Map<String, Value> = names
+        .iter()
+        .zip(keys)
+        .map(|(name, column)| ((*name).to_owned(), json_value(column, row)))
+        .collect();
+    Value::Object(object).to_string()
+}
+
+/// All columns of `row` as a JSON object in the order of the schema.
+pub fn row_json(rows: &RecordBatch, row: usize) -> String {
+    let schema = rows.schema();
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    keys_json(&names, rows.columns(), row)
+}
+
+fn repeated(value: &str, rows: usize) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)))
+}
+
+/// Rows of a detector's output edge ([`DetectSpec::schema`]) as rows of `system.findings`.
+///
+/// # Errors
+/// The rows are not of that schema.
+pub fn findings_from(spec: &DetectSpec, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let count = rows.num_rows();
+    let keys = spec.keys.len();
+    let names: Vec<&str> = spec.keys.iter().map(|k| spec.input.field(*k).name().as_str()).collect();
+    let json = (0..count).map(|row| keys_json(&names, &rows.columns()[..keys], row));
+    let mut columns = vec![
+        Arc::clone(rows.column(keys)),
+        repeated(&spec.pipeline, count),
+        repeated(&spec.name, count),
+        Arc::new(StringArray::from_iter_values(json)),
+    ];
+    columns.extend(rows.columns()[keys + 1..].iter().cloned());
+    RecordBatch::try_new(findings_schema(), columns)
+}
+
+/// Rows that a step could not use, as rows of `system.rejects`. Steps see rows and not messages:
+/// the payload is the row as JSON, and what the row does not carry (topic, client, offset) is empty
+/// or -1.
+///
+/// # Errors
+/// `rows` has no time to file the rejects under; edges always have one.
+pub fn step_rejects(
+    pipeline: &str,
+    step: &str,
+    rows: &RecordBatch,
+    failed: &[Failed],
+) -> Result<RecordBatch, ArrowError> {
+    let count = failed.len();
+    let at = UInt32Array::from_iter_values(failed.iter().map(|f| f.row as u32));
+    let column = |name: &str, wanted: &DataType| -> Option<Result<ArrayRef, ArrowError>> {
+        let column = rows.column_by_name(name)?;
+        (column.data_type() == wanted && column.null_count() == 0).then(|| take(column, &at, None))
+    };
+    let times = ["received_time", "time", "window_end"]
+        .iter()
+        .find_map(|name| column(name, &time_type()))
+        .ok_or_else(|| ArrowError::SchemaError("the edge has no time column".into()))??;
+    let text = |name| column(name, &DataType::Utf8).unwrap_or_else(|| Ok(repeated("", count)));
+    let offsets = match rows.column_by_name("journal_offset") {
+        Some(offsets) => cast(&take(offsets, &at, None)?, &DataType::Int64)?,
+        None => Arc::new(Int64Array::from_value(-1, count)),
+    };
+    let payloads: Vec<String> = failed.iter().map(|f| row_json(rows, f.row)).collect();
+    let details = failed.iter().map(|f| format!("step `{step}`: {}", f.detail));
+    RecordBatch::try_new(
+        rejects_schema(),
+        vec![
+            times,
+            repeated(pipeline, count),
+            text("topic")?,
+            text("client_id")?,
+            offsets,
+            new_null_array(&DataType::Int64, count),
+            Arc::new(StringArray::from_iter_values(failed.iter().map(|f| f.reason))),
+            Arc::new(StringArray::from_iter_values(details)),
+            Arc::new(BinaryArray::from_iter_values(payloads.iter().map(String::as_bytes))),
+            Arc::new(Int64Array::from_iter_values(payloads.iter().map(|p| p.len() as i64))),
+        ],
+    )
+}
