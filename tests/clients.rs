@@ -9,21 +9,23 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{say, skipped};
+
 fn script(name: &str) {
     if std::env::var("TIDEGATE_CLIENTS").as_deref() != Ok("1") {
-        eprintln!("SKIPPED {name}: set TIDEGATE_CLIENTS=1 and TIDEGATE_PYTHON to run it");
-        return;
+        return skipped(name, "set TIDEGATE_CLIENTS=1 and TIDEGATE_PYTHON to run it");
     }
     let python = std::env::var("TIDEGATE_PYTHON").unwrap_or_else(|_| "python3".into());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
     let output = Command::new(python)
         .arg(path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("TIDEGATE_BINARY", env!("CARGO_BIN_EXE_tidegate"))
         .output()
         .expect("TIDEGATE_PYTHON names a Python");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} failed:\n{said}");
-    println!("{said}");
+    say(said.trim_end());
 }
 
 #[test]

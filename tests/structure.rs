@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::skipped;
 use source::Source;
 
 /// Longest file without its inline test modules, lines. One concept per file needs fewer.
@@ -81,7 +82,7 @@ fn tracked() -> Option<Vec<PathBuf>> {
         .current_dir(root())
         .output();
     let Some(output) = output.ok().filter(|o| o.status.success()) else {
-        eprintln!("SKIPPED structure checks: no git here, or this is no git work tree");
+        skipped("structure checks", "no git here, or this is no git work tree");
         return None;
     };
     let text = String::from_utf8(output.stdout).expect("paths are UTF-8");

@@ -156,7 +156,7 @@ class Tidegate:
     def sql(self, query):
         command = [BINARY, "sql", "--data", self.data, *self.tables, "-o", "json", query]
         done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True)
+                              capture_output=True, text=True, timeout=PATIENCE_S)
         if done.returncode:
             raise QueryFailed(f"{query}: {done.stderr}")
         text = done.stdout.strip()
@@ -292,7 +292,9 @@ class Publisher:
             info = self.client.publish(self.topic, payload(seq), qos=1)
             assert info.rc in (self.mqtt.MQTT_ERR_SUCCESS, self.mqtt.MQTT_ERR_NO_CONN), info
             self.sent += 1
+            deadline = time.monotonic() + PATIENCE_S
             while self.sent - self.acknowledged > in_flight:
+                assert time.monotonic() < deadline, f"stuck at {self.acknowledged} of {self.sent}"
                 time.sleep(0.001)
 
     def finish(self):

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{ColdChain, Device, Home, Instance, PATIENCE, Reading, Rng};
+use crate::support::{ColdChain, Device, Home, Instance, PATIENCE, Reading, Rng, say};
 
 const DEVICES: usize = 4;
 const READINGS: i64 = 3_000;
@@ -129,7 +129,10 @@ fn kill_under_load_loses_nothing_that_was_acknowledged() {
         let last = Reading::regular("north", &format!("d{d}"), 10 * READINGS, EVERY_MS);
         closing.publish_all([(last.topic().as_str(), last.payload())]).unwrap();
     }
-    home.wait_for_count("SELECT count(DISTINCT device || '/' || seq) FROM readings", all + 4);
+    home.wait_for_count(
+        "SELECT count(DISTINCT device || '/' || seq) FROM readings",
+        all + DEVICES as i64,
+    );
 
     let rows = home.rows("SELECT device, seq, count(*) AS n FROM readings GROUP BY device, seq");
     let mut doubled = 0;
@@ -142,7 +145,8 @@ fn kill_under_load_loses_nothing_that_was_acknowledged() {
         doubled += n - 1;
     }
     let again: i64 = sent.iter().flat_map(|s| s.values()).map(|times| times - 1).sum();
-    eprintln!("{KILLS} kills: {all} acknowledged, 0 lost, {again} sent again, {doubled} doubled");
+    let counts = format!("{all} acknowledged, 0 lost, {again} sent again, {doubled} doubled");
+    say(&format!("{KILLS} kills: {counts}"));
     assert!(again > 0, "no kill hit a message in flight: the test shows nothing");
 
     // Each closed window counts exactly the rows that the table has for its minute.

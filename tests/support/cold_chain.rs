@@ -72,7 +72,7 @@ impl ColdChain {
 
     /// Readings come from a file of JSON lines that name their device and site.
     pub(crate) fn on_file(path: &std::path::Path) -> Self {
-        let source = format!("type = \"file\"\npath = \"{}\"", path.display());
+        let source = format!("type = \"file\"\npath = \"{}\"\ntopic = \"file\"", path.display());
         Self { source, device: "device", site: "site", webhook: None }
     }
 

@@ -68,8 +68,12 @@ impl Home {
     }
 
     pub(crate) fn start_with(&self, workers: usize) -> Instance {
-        let instance = Instance::spawn(&mut self.run_command(workers));
-        eventually("the ready line", || instance.address().ok_or_else(|| instance.said()));
+        let mut instance = Instance::spawn(&mut self.run_command(workers));
+        eventually("the ready line", || {
+            let ended = instance.child.try_wait().unwrap();
+            assert!(ended.is_none(), "ended with {ended:?} before it was ready");
+            instance.address().ok_or_else(|| instance.said())
+        });
         instance
     }
 

@@ -9,6 +9,7 @@ mod instance;
 mod rng;
 mod webhook;
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 pub(crate) use cold_chain::{ColdChain, Reading, START_MS, WindowRow, windows_of};
@@ -24,6 +25,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 /// The longest time between two looks: a look may be a whole process that answers SQL.
 const LOOK_LAST: Duration = Duration::from_millis(300);
+
+/// Prints a line that is seen although the test passes (the test harness keeps back what `println!`
+/// and `eprintln!` print).
+pub(crate) fn say(line: &str) {
+    // Nobody to tell if standard error is closed.
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}
+
+/// Says loudly that something was not tested; in CI that is a failure.
+pub(crate) fn skipped(what: &str, why: &str) {
+    say(&format!("!!!! SKIPPED {what}: {why}"));
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{what} must not be skipped in CI: {why}"
+    );
+}
 
 /// Calls `look` until it gives a value, or fails with what it last said.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
