@@ -1,0 +1,59 @@
+//! Programs that we did not write against the built binary: mosquitto's and paho's clients,
+//! mosquitto as broker, an S3 server, DuckDB and delta-rs. Each test is a script of
+//! `tests/clients/`, so that it can be run by hand too.
+//!
+//! They need programs that a newcomer may not have, so they run only with `TIDEGATE_CLIENTS=1`, as
+//! in `.ci/run`, which installs them; `TIDEGATE_PYTHON` names the Python with the packages of
+//! `tests/clients/requirements.txt`.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{say, skipped};
+
+fn script(name: &str) {
+    if std::env::var("TIDEGATE_CLIENTS").as_deref() != Ok("1") {
+        return skipped(name, "set TIDEGATE_CLIENTS=1 and TIDEGATE_PYTHON to run it");
+    }
+    let python = std::env::var("TIDEGATE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
+    let output = Command::new(python)
+        .arg(path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("TIDEGATE_BINARY", env!("CARGO_BIN_EXE_tidegate"))
+        .output()
+        .expect("TIDEGATE_PYTHON names a Python");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} failed:\n{said}");
+    say(said.trim_end());
+}
+
+#[test]
+fn mosquittos_clients_are_devices() {
+    script("devices_mosquitto.py");
+}
+
+#[test]
+fn paho_clients_are_devices() {
+    script("devices_paho.py");
+}
+
+#[test]
+fn mosquitto_is_the_broker_and_restarts() {
+    script("broker_restarts.py");
+}
+
+#[test]
+fn mosquitto_is_the_broker_and_tidegate_is_killed() {
+    script("broker_kill.py");
+}
+
+#[test]
+fn tables_lie_on_s3() {
+    script("tables_s3.py");
+}
+
+#[test]
+fn duckdb_and_delta_rs_read_the_tables() {
+    script("tables_local.py");
+}

@@ -1,0 +1,318 @@
+"""What the scripts beside this file share: Tidegate and mosquitto as child processes.
+
+Every wait has a condition and a deadline. Each script ends with exit code 0, or with an
+AssertionError that says what was expected.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+PATIENCE_S = 90
+START_S = 1_767_225_600  # 2026-01-01T00:00:00Z
+BINARY = os.environ.get("TIDEGATE_BINARY", "target/debug/tidegate")
+
+ENDPOINT = """type = "endpoint"
+listen = "127.0.0.1:0"
+topics = ["plant/{site}/{device}/telemetry"]"""
+
+PIPELINE = """name = "cold-chain"
+
+[source]
+SOURCE
+
+[reading]
+format     = "json"
+device     = "{device}"
+time       = { field = "ts", format = "s" }
+disorder   = "5s"
+idle_close = "1d"
+[reading.fields]
+seq         = "int64"
+temperature = { type = "float64", min = -60, max = 120, required = true }
+
+[[step]]
+name   = "per_minute"
+type   = "window"
+every  = "1m"
+by     = ["site", "device"]
+select = { n = "count(*)", t_sum = "sum(temperature)", t_max = "max(temperature)" }
+
+[[table]]
+from      = "readings"
+freshness = "1s"
+
+[[table]]
+from      = "per_minute"
+partition = ["site"]
+freshness = "1s"
+"""
+
+
+def eventually(what, look):
+    """Calls `look` until it gives something true, with growing pauses."""
+    deadline, pause, last = time.monotonic() + PATIENCE_S, 0.01, None
+    while time.monotonic() < deadline:
+        try:
+            last = look()
+            if last:
+                return last
+        except QueryFailed as error:
+            last = error
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.3)
+    raise AssertionError(f"waited {PATIENCE_S} s for {what}; last: {last!r}")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def listens(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def payload(seq):
+    """Reading number `seq`, one per second; values whose sums are exact."""
+    return json.dumps({"seq": seq, "ts": START_S + seq, "temperature": value(seq)})
+
+
+def value(seq):
+    return 20.0 + (seq % 10) / 2
+
+
+class QueryFailed(Exception):
+    pass
+
+
+class Tidegate:
+    """`tidegate run` on one pipeline in a folder of its own, and `tidegate sql` on its data."""
+
+    def __init__(self, pipeline, tables=None, env=None):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clients-"))
+        self.data = self.folder / "data"
+        self.pipeline = self.folder / "pipeline.toml"
+        self.pipeline.write_text(pipeline)
+        self.tables = ["--tables", tables] if tables else []
+        self.env = {**os.environ, **(env or {})}
+        self.process, self.lines = None, []
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if kind:
+            print("--- tidegate said ---", *self.lines, sep="\n", file=sys.stderr)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self):
+        command = [BINARY, "run", self.pipeline, "--data", self.data, *self.tables]
+        self.lines = []
+        self.process = subprocess.Popen(
+            command, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )
+        threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True).start()
+
+    @staticmethod
+    def _read(process, lines):
+        for line in process.stderr:
+            lines.append(line.rstrip())
+
+    def port(self):
+        """Port of the endpoint, when it is ready."""
+        def look():
+            assert self.process.poll() is None, f"tidegate ended: {self.lines}"
+            found = re.search(r"ready.*endpoint listening on 127\.0\.0\.1:(\d+)",
+                              "\n".join(list(self.lines)))
+            return found and int(found[1])
+        return eventually("the ready line", look)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(timeout=PATIENCE_S)
+        assert code == 0, f"exit code {code} after Ctrl-C"
+
+    def sql(self, query):
+        command = [BINARY, "sql", "--data", self.data, *self.tables, "-o", "json", query]
+        done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=PATIENCE_S)
+        if done.returncode:
+            raise QueryFailed(f"{query}: {done.stderr}")
+        text = done.stdout.strip()
+        if text.startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.splitlines()]
+
+    def per_device(self):
+        """Rows, sum of temperatures and sum of numbers of each device."""
+        rows = self.sql("SELECT device, count(*) AS n, sum(temperature) AS t, sum(seq) AS q "
+                        "FROM cold_chain.readings GROUP BY device")
+        return {r["device"]: (r["n"], r["t"], r["q"]) for r in rows}
+
+    def wait_for(self, expected):
+        """Waits until `per_device` is exactly as expected."""
+        last = {}
+
+        def look():
+            last["seen"] = self.per_device()
+            return last["seen"] == expected
+        try:
+            eventually("the expected readings", look)
+        except AssertionError:
+            raise AssertionError(f"expected {expected}\nbut found {last}") from None
+
+
+def totals(seqs):
+    """What `per_device` must show for readings with these numbers."""
+    seqs = list(seqs)
+    return len(seqs), sum(value(s) for s in seqs), sum(seqs)
+
+
+def count_exactly(tidegate, expected):
+    """Waits until every number of every device is there; gives how many rows are doubled."""
+    query = ("SELECT device, count(DISTINCT seq) AS d, count(*) AS n, min(seq) AS low, "
+             "max(seq) AS high FROM cold_chain.readings GROUP BY device")
+
+    def look():
+        rows = {r["device"]: r for r in tidegate.sql(query)}
+        seen = {device: row["d"] for device, row in rows.items()}
+        if any(seen.get(d, 0) > n for d, n in expected.items()) or set(seen) - set(expected):
+            raise AssertionError(f"more than was sent: {rows}")
+        return seen == expected and rows
+    rows = eventually(f"{expected}", look)
+    for device, row in rows.items():
+        assert (row["low"], row["high"]) == (0, expected[device] - 1), row
+    return sum(row["n"] - row["d"] for row in rows.values())
+
+
+class Mosquitto:
+    """A broker that keeps every message over a restart (it writes its store at SIGTERM), on one
+    port."""
+
+    def __init__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-broker-"))
+        self.port, self.process = free_port(), None
+        self.log = self.folder / "log"
+        self.config = self.folder / "mosquitto.conf"
+        self.config.write_text(f"""
+listener {self.port} 127.0.0.1
+allow_anonymous true
+user root
+persistence true
+persistence_location {self.folder}/
+max_queued_messages 0
+max_queued_bytes 0
+max_inflight_messages 1000
+log_dest file {self.log}
+log_type all
+""")
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self):
+        broker = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        self.process = subprocess.Popen(
+            [broker, "-c", self.config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually("the broker", lambda: listens(self.port))
+
+    def stop(self):
+        """SIGTERM: it writes its store and ends."""
+        self.process.terminate()
+        self.process.wait(timeout=PATIENCE_S)
+
+    def wait_for_subscription(self, client, topic):
+        """Until the broker's log shows that this client subscribed."""
+        def look():
+            text = self.log.read_text(errors="replace") if self.log.exists() else ""
+            return any(client in line and topic in line for line in text.splitlines())
+        eventually(f"{client} to subscribe to {topic}", look)
+
+
+def subscriber(broker):
+    """The source that reads from a broker."""
+    return f"""type = "mqtt"
+url = "mqtt://127.0.0.1:{broker.port}"
+topics = ["plant/{{site}}/{{device}}/telemetry"]
+qos = 1
+client_id = "tidegate-test\""""
+
+
+class Publisher:
+    """A paho device: QoS 1, reconnects by itself, counts what the broker acknowledged."""
+
+    def __init__(self, port, device, in_flight=20):
+        import paho.mqtt.client as mqtt
+        self.mqtt, self.acknowledged, self.sent = mqtt, 0, 0
+        self.topic = f"plant/north/{device}/telemetry"
+        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=device,
+                                  clean_session=False)
+        self.client.on_publish = self._on_publish
+        self.client.max_inflight_messages_set(in_flight)
+        self.client.reconnect_delay_set(0.05, 0.2)
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+
+    def _on_publish(self, *_):
+        self.acknowledged += 1
+
+    def send(self, seqs, in_flight=200):
+        """Queues readings, never more than `in_flight` ahead of the acknowledgements."""
+        for seq in seqs:
+            info = self.client.publish(self.topic, payload(seq), qos=1)
+            assert info.rc in (self.mqtt.MQTT_ERR_SUCCESS, self.mqtt.MQTT_ERR_NO_CONN), info
+            self.sent += 1
+            deadline = time.monotonic() + PATIENCE_S
+            while self.sent - self.acknowledged > in_flight:
+                assert time.monotonic() < deadline, f"stuck at {self.acknowledged} of {self.sent}"
+                time.sleep(0.001)
+
+    def finish(self):
+        eventually("all acknowledgements", lambda: self.acknowledged >= self.sent)
+        assert self.acknowledged == self.sent, (self.acknowledged, self.sent)
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+CLOSING = 10_000
+DEVICES = ["d1", "d2", "d3"]
+
+
+def publish(port, seqs, closing=True):
+    """Three devices publish these numbers at QoS 1, and with `closing` one much later, which closes
+    their windows. Gives what `per_device` must show."""
+    for device in DEVICES:
+        publisher = Publisher(port, device)
+        publisher.send([*seqs, CLOSING] if closing else seqs)
+        publisher.finish()
+    return {device: totals([*seqs, CLOSING] if closing else seqs) for device in DEVICES}

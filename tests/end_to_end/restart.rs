@@ -1,0 +1,75 @@
+//! A restart in the middle of open windows, clean or by SIGKILL, ends in the same windows as no
+//! restart.
+
+use crate::support::{ColdChain, Device, Home, Instance, Reading, windows_of};
+
+const DEVICES: i64 = 4;
+const READINGS: i64 = 250;
+const EVERY_MS: i64 = 1_000;
+const MINUTES: i64 = 4;
+/// In the third minute: windows are open on all devices.
+const CUT: usize = 130;
+
+fn publish(instance: &Instance, readings: &[Vec<Reading>], range: std::ops::Range<usize>) {
+    for device in readings {
+        let mut client = Device::connect(instance.endpoint(), &device[0].device).unwrap();
+        let topic = device[0].topic();
+        let part = device[range.clone()].iter().map(|r| (topic.as_str(), r.payload()));
+        client.publish_all(part).unwrap();
+    }
+}
+
+/// Publishes in two parts with `between` in the middle and checks every row.
+fn interrupted(between: impl Fn(&Home, Instance) -> Instance) {
+    let readings: Vec<Vec<Reading>> = (0..DEVICES)
+        .map(|d| {
+            let regular = |i| Reading::regular("north", &format!("d{d}"), i, EVERY_MS);
+            (0..READINGS).chain([4 * READINGS]).map(regular).collect()
+        })
+        .collect();
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let instance = home.start();
+    publish(&instance, &readings, 0..CUT);
+    let instance = between(&home, instance);
+    publish(&instance, &readings, CUT..readings[0].len());
+
+    let all: Vec<Reading> = readings.into_iter().flatten().collect();
+    home.wait_for_windows(MINUTES, &windows_of(&all, MINUTES));
+    home.wait_for_count("SELECT count(*) FROM cold_chain.readings", all.len() as i64);
+    home.wait_for_count(
+        "SELECT count(DISTINCT device || '/' || seq) FROM readings",
+        all.len() as i64,
+    );
+    assert_eq!(home.count("SELECT count(*) FROM cold_chain.per_minute WHERE revision > 0"), 0);
+    instance.stop();
+}
+
+#[test]
+fn without_a_restart() {
+    interrupted(|_, instance| instance);
+}
+
+#[test]
+fn after_a_clean_stop() {
+    interrupted(|home, instance| {
+        instance.stop();
+        home.start()
+    });
+}
+
+#[test]
+fn after_a_kill_at_once() {
+    interrupted(|home, instance| {
+        instance.kill();
+        home.start()
+    });
+}
+
+#[test]
+fn after_a_kill_when_windows_were_written_and_with_other_workers() {
+    interrupted(|home, instance| {
+        home.wait_for_count("SELECT count(*) FROM cold_chain.per_minute", 2 * DEVICES);
+        instance.kill();
+        home.start_with(1)
+    });
+}

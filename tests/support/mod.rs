@@ -1,0 +1,59 @@
+//! The words that the end-to-end tests speak: a [`Home`] holds pipeline files and data, it starts
+//! an [`Instance`], a [`Device`] publishes to it, SQL is asked until the answer is there.
+//!
+//! Nothing here sleeps for a fixed time and hopes: every wait has a condition and a deadline.
+
+mod cold_chain;
+mod device;
+mod instance;
+mod rng;
+mod webhook;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+pub(crate) use cold_chain::{ColdChain, Reading, START_MS, WindowRow, windows_of};
+pub(crate) use device::Device;
+pub(crate) use instance::{Home, Instance, Row, tidegate};
+pub(crate) use rng::Rng;
+pub(crate) use webhook::Receiver;
+
+/// How long any wait may take before the test fails: far more than a debug build on two busy cores
+/// needs, far less than a CI run.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Between the first two looks at a condition; each wait is half as long again as the one before.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+/// The longest time between two looks: a look may be a whole process that answers SQL.
+const LOOK_LAST: Duration = Duration::from_millis(300);
+
+/// Prints a line that is seen although the test passes (the test harness keeps back what `println!`
+/// and `eprintln!` print).
+pub(crate) fn say(line: &str) {
+    // Nobody to tell if standard error is closed.
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}
+
+/// Says loudly that something was not tested; in CI that is a failure.
+pub(crate) fn skipped(what: &str, why: &str) {
+    say(&format!("!!!! SKIPPED {what}: {why}"));
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{what} must not be skipped in CI: {why}"
+    );
+}
+
+/// Calls `look` until it gives a value, or fails with what it last said.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = LOOK_FIRST;
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(so_far) if Instant::now() > deadline => {
+                panic!("waited {PATIENCE:?} for {what}; last: {so_far}")
+            }
+            Err(_) => std::thread::sleep(pause),
+        }
+        pause = (pause * 3 / 2).min(LOOK_LAST);
+    }
+}
