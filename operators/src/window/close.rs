@@ -6,10 +6,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use datafusion_expr::EmitTo;
 
-use super::{WindowOperator, constant_i64, selected};
+use super::{WindowOperator, int64};
 use crate::batch::Tick;
+use crate::expression::{evaluate, expression_failed};
 use crate::operator::{Emit, OperatorError};
 use crate::spec::{Clock, LatePolicy};
+use crate::system::step_rejects;
 
 /// A window to emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +141,7 @@ impl WindowOperator {
             aggregates.push(accumulator.evaluate(EmitTo::All)?);
             first += width;
         }
-        let batch = self.output_batch(&due, rows, aggregates)?;
-        emit.rows.push(batch);
+        self.output_batch(&due, rows, aggregates, emit)?;
         due.clear();
         self.due = due;
         Ok(())
@@ -151,7 +152,8 @@ impl WindowOperator {
         due: &[Due],
         rows: Vec<i64>,
         aggregates: Vec<ArrayRef>,
-    ) -> Result<RecordBatch, OperatorError> {
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
         let ids: Vec<u32> = due.iter().map(|d| d.id).collect();
         let times = |f: &dyn Fn(i64) -> i64| -> ArrayRef {
             let values = due.iter().map(|d| f(d.window));
@@ -164,14 +166,26 @@ impl WindowOperator {
         columns.extend(aggregates);
         let aggregated = RecordBatch::try_new(Arc::clone(&self.aggregated), columns)?;
         let mut columns = aggregated.columns()[..keys_and_bounds].to_vec();
-        columns.extend(selected(&self.spec, &aggregated)?);
-        columns.push(constant_i64(rows.into_iter()));
+        let mut failed = Vec::new();
+        for (name, e) in &self.spec.select {
+            let (values, errors) = evaluate(e, &aggregated)?;
+            columns.push(values);
+            let errors = errors.into_iter().map(|(row, text)| (row, format!("`{name}`: {text}")));
+            failed.extend(errors.map(expression_failed));
+        }
+        columns.push(int64(rows.into_iter()));
         let revisions: Vec<i64> = due
             .iter()
             .map(|d| if d.revise { self.keys[d.id as usize].revise(d.window) } else { 0 })
             .collect();
-        columns.push(constant_i64(revisions.into_iter()));
-        Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
+        columns.push(int64(revisions.into_iter()));
+        emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
+        if !failed.is_empty() {
+            // The window row stays, with null where its expression failed.
+            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, step, &aggregated, &failed)?);
+        }
+        Ok(())
     }
 
     /// Step 4: drops panes that no window within its time for revision needs.

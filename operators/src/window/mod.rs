@@ -300,17 +300,6 @@ impl KeyedOperator for WindowOperator {
     }
 }
 
-/// Evaluates the `select` of a window over its aggregated rows.
-fn selected(spec: &WindowSpec, aggregated: &RecordBatch) -> Result<Vec<ArrayRef>, OperatorError> {
-    let mut columns = Vec::with_capacity(spec.select.len());
-    for (_, e) in &spec.select {
-        columns.push(e.evaluate(aggregated)?.into_array(aggregated.num_rows())?);
-    }
-    debug_assert!(columns.iter().all(|c: &ArrayRef| c.len() == aggregated.num_rows()));
-    Ok(columns)
-}
-
-/// A shared, never changing column of one value.
-fn constant_i64(values: impl Iterator<Item = i64>) -> ArrayRef {
+fn int64(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(arrow::array::Int64Array::from_iter_values(values))
 }

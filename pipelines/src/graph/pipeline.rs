@@ -12,9 +12,8 @@ use tidegate_operators::decode::Decoder;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
-use tidegate_operators::reject::rejects_from_rows;
 use tidegate_operators::spec::{Clock, PipelineSpec, StepKind, StepSpec, TableSpec};
-use tidegate_operators::system::findings_from;
+use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
 
@@ -88,7 +87,8 @@ impl<'scope> Builder<'_, 'scope> {
             (order, _) => order.clone(),
         };
         let input = self.schema_of(&step.from);
-        let mut logic = StatelessStep::new(&step.kind, input, step.output.clone());
+        let logic = StatelessStep::new(&step.kind, input, step.output.clone())
+            .expect("steps with state are built elsewhere");
         let branches: Vec<String> = match &step.kind {
             StepKind::Route(branches) => branches.iter().map(|b| b.0.clone()).collect(),
             _ => vec![step.name.clone()],
@@ -96,16 +96,25 @@ impl<'scope> Builder<'_, 'scope> {
         let (pipeline, step_name) = (self.pipeline.name.clone(), step.name.clone());
         let ports = branches.len();
         let name = format!("{pipeline}/{step_name}");
+        let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
         let mut streams =
             split(from.stream.clone(), &name, ports + 1, move |batch: Batch, _, out| {
-                let made = logic.apply(&batch.rows);
                 let sequence = batch.sequence;
-                if !made.failed.is_empty() {
-                    let rows = rejects_from_rows(&pipeline, &step_name, &batch.rows, &made.failed);
-                    out.push((ports, Batch { sequence, rows }));
+                let made = logic.apply(&batch.rows).and_then(|made| {
+                    if !made.failed.is_empty() {
+                        let rows =
+                            step_rejects(&pipeline, &step_name, &batch.rows, &made.failed)?;
+                        out.push((ports, Batch { sequence, rows }));
+                    }
+                    Ok(made.branches)
+                });
+                match made {
+                    Ok(branches) => {
+                        let branches = branches.into_iter().enumerate();
+                        out.extend(branches.map(|(port, rows)| (port, Batch { sequence, rows })));
+                    }
+                    Err(error) => fail(&failed_name, error),
                 }
-                let branches = made.branches.into_iter().enumerate();
-                out.extend(branches.map(|(port, rows)| (port, Batch { sequence, rows })));
             });
         let rejects = streams.pop().expect("one port more than branches");
         self.rejects(rejects);
@@ -138,11 +147,13 @@ impl<'scope> Builder<'_, 'scope> {
         if let StepKind::Detect(spec) = &step.kind {
             let spec = spec.clone();
             let name = format!("{}/{}/findings", self.pipeline.name, step.name);
-            let mut ports =
-                split(hosted.rows.clone(), &name, 1, move |batch: Batch, _, out| {
-                    let rows = findings_from(&spec, &batch.rows);
-                    out.push((0, Batch { sequence: batch.sequence, rows }));
-                });
+            let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
+            let mut ports = split(hosted.rows.clone(), &name, 1, move |batch: Batch, _, out| {
+                match findings_from(&spec, &batch.rows) {
+                    Ok(rows) => out.push((0, Batch { sequence: batch.sequence, rows })),
+                    Err(error) => fail(&failed_name, error.into()),
+                }
+            });
             let findings = ports.pop().expect("one port");
             if self.sinks.context.tap_edges {
                 self.tap(FINDINGS, findings.clone());

@@ -1,0 +1,47 @@
+//! The example pipelines, embedded in the binary: what `tidegate demo` runs and what a newcomer
+//! copies. They are ordinary files, checked and tested as any other.
+
+/// The address that the examples listen on; whoever runs them elsewhere replaces this text.
+pub const LISTEN: &str = "127.0.0.1:1883";
+
+/// Environment variables that the examples refer to: where to send webhooks, and their secret.
+pub const WEBHOOK_VARIABLE: &str = "TIDEGATE_DEMO_WEBHOOK";
+/// See [`WEBHOOK_VARIABLE`].
+pub const SECRET_VARIABLE: &str = "TIDEGATE_DEMO_SECRET";
+
+/// File name and text of each example of the demo.
+pub const DEMO: [(&str, &str); 3] = [
+    ("demo-cold-chain.toml", include_str!("../examples/demo-cold-chain.toml")),
+    ("demo-pumps.toml", include_str!("../examples/demo-pumps.toml")),
+    ("demo-energy.toml", include_str!("../examples/demo-energy.toml")),
+];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_example_file_is_listed() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        let mut listed: Vec<&str> = DEMO.iter().map(|(name, _)| *name).collect();
+        listed.sort_unstable();
+        assert_eq!(files, listed);
+    }
+
+    #[test]
+    fn examples_say_where_they_listen_and_fit_on_a_screen() {
+        for (name, text) in DEMO {
+            assert_eq!(text.matches(&format!("listen = \"{LISTEN}\"")).count(), 1, "{name}");
+            assert!(text.contains(&format!("${{env:{WEBHOOK_VARIABLE}}}")), "{name}");
+            assert!(text.contains(&format!("${{env:{SECRET_VARIABLE}}}")), "{name}");
+            assert!(text.lines().count() <= 85, "{name} has {} lines", text.lines().count());
+            assert!(text.parse::<toml::Table>().is_ok(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What can be written on the command line, with the help that teaches it.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_pipelines::config::units;
+
+/// What `tidegate` alone says.
+pub(super) const INTRODUCTION: &str = "\
+Tidegate: from MQTT to SQL and alerts in one binary. Nothing lost, nothing counted twice.
+
+It takes messages from devices (as their MQTT endpoint, or as a subscriber of your broker),
+writes them to a journal on disk before it acknowledges them, and runs pipelines over them:
+windows, anomaly detectors, alerts with webhooks, and tables of Parquet that SQL can query.
+A pipeline is one TOML file.
+
+See it work, without a network or any other program:
+  tidegate demo                        500 simulated devices, three pipelines; Ctrl-C ends it
+  tidegate sql \"SHOW TABLES\"           from a second terminal
+
+Your own pipeline:
+  tidegate docs                        every key of a pipeline file
+  tidegate check pipeline.toml         all problems at once, each with its line and a hint
+  tidegate test pipeline.toml          runs the [[test]] tables of the file
+  tidegate run pipeline.toml           runs it
+
+`tidegate help` lists all commands, `tidegate help COMMAND` explains one.";
+
+/// From MQTT to SQL and alerts in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, about, disable_help_subcommand = false)]
+pub(super) struct Cli {
+    /// Log more to standard error (-v: what happens, -vv: details)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(super) verbose: u8,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Shows the whole way with simulated devices, example pipelines and a webhook receiver
+    Demo(DemoArgs),
+    /// Runs pipelines until Ctrl-C (or until their files are read)
+    Run(RunArgs),
+    /// Checks pipeline files and reports all problems at once
+    Check(PathArgs),
+    /// Shows what the pipelines do: sources, steps, tables, alerts
+    Explain(ExplainArgs),
+    /// Prints the JSON Schema of a pipeline file, for editors
+    Schema,
+    /// Prints the reference of all keys of a pipeline file (Markdown)
+    Docs,
+    /// Runs the [[test]] tables of pipeline files, in process
+    Test(PathArgs),
+    /// Asks SQL over the tables of a running or a stopped instance
+    Sql(SqlArgs),
+}
+
+const DEMO_HELP: &str = "\
+Examples:
+  tidegate demo                     until Ctrl-C
+  tidegate demo --for 30s --json    half a minute, with the totals as JSON on the last line
+  tidegate demo --data /tmp/d       keep everything below another folder; run it again to go on
+
+While it runs, from a second terminal:
+  tidegate sql \"SELECT * FROM cold_chain.per_5s ORDER BY window_start DESC LIMIT 10\"";
+
+#[derive(Args, Debug)]
+#[command(after_help = DEMO_HELP)]
+pub(super) struct DemoArgs {
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
+    /// Number of simulated devices, each with its own connection
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = devices)]
+    pub(super) devices: usize,
+    /// Address of the MQTT endpoint [default: 127.0.0.1:1883, or a free port if that is taken]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) listen: Option<SocketAddr>,
+    /// How much faster than one message per second each device sends
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = speed)]
+    pub(super) speed: f64,
+    /// What the devices do follows from this number
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) seed: u64,
+}
+
+const RUN_HELP: &str = "\
+Examples:
+  tidegate run pipelines/                        all *.toml files of a folder
+  tidegate run cold.toml pumps.toml --for 1h     ends by itself
+  tidegate run cold.toml --tables s3://bucket/plant
+
+Ctrl-C (or SIGTERM) ends cleanly: what was acknowledged is processed and committed first.
+A second Ctrl-C ends at once; nothing is lost then either, the next start goes on from the journal.";
+
+#[derive(Args, Debug)]
+#[command(after_help = RUN_HELP)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) paths: PathArgs,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
+    /// Where tables go: a folder or s3://bucket/prefix [default: DATA/tables]
+    #[arg(long, value_name = "URL")]
+    pub(super) tables: Option<String>,
+}
+
+/// What `demo` and `run` share.
+#[derive(Args, Debug)]
+pub(super) struct EngineArgs {
+    /// Folder for journal, checkpoints and tables
+    #[arg(long, value_name = "DIR", default_value = "./tidegate-data")]
+    pub(super) data: PathBuf,
+    /// Dataflow workers [default: the number of cores]
+    #[arg(long, value_name = "N")]
+    pub(super) workers: Option<NonZeroUsize>,
+    /// End after this time, such as 30s or 10m
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub(super) time: Option<Duration>,
+    /// Print the totals as one JSON object on the last line of standard output
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl EngineArgs {
+    /// The number of workers to use.
+    pub(super) fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.workers.map_or_else(cores, NonZeroUsize::get)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PathArgs {
+    /// Pipeline files, or folders of *.toml files
+    #[arg(required = true, value_name = "PATH")]
+    pub(super) paths: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  tidegate explain pipelines/ --dot | dot -Tsvg > plan.svg")]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) paths: PathArgs,
+    /// Print a graph in the DOT language instead of text
+    #[arg(long)]
+    pub(super) dot: bool,
+}
+
+const SQL_HELP: &str = "\
+Without a query it opens a prompt with history; there, \\d lists tables and columns.
+
+Examples:
+  tidegate sql \"SHOW TABLES\"
+  tidegate sql \"SELECT rule, status, count(*) FROM system.alerts GROUP BY ALL\"
+  tidegate sql -o csv \"SELECT * FROM cold_chain.per_5s\" > windows.csv
+  tidegate sql --tables s3://bucket/plant \"SELECT count(*) FROM system.rejects\"";
+
+#[derive(Args, Debug)]
+#[command(after_help = SQL_HELP)]
+pub(super) struct SqlArgs {
+    /// Folder of the instance
+    #[arg(long, value_name = "DIR", default_value = "./tidegate-data")]
+    pub(super) data: PathBuf,
+    /// Where its tables are, if elsewhere: a folder or s3://bucket/prefix
+    #[arg(long, value_name = "URL")]
+    pub(super) tables: Option<String>,
+    /// How rows are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(super) output: Output,
+    /// The query; none opens a prompt
+    #[arg(value_name = "QUERY")]
+    pub(super) query: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Aligned columns, for people
+    Table,
+    /// Comma-separated, with a header
+    Csv,
+    /// One JSON object per row and line
+    Json,
+    /// One Parquet file on standard output
+    Parquet,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match units::duration_us(text)? {
+        us if us > 0 => Ok(Duration::from_micros(us.unsigned_abs())),
+        _ => Err("it must be longer than nothing".to_owned()),
+    }
+}
+
+/// More devices than this would need more ports and file descriptors than a usual machine gives.
+const DEVICES_MAX: usize = 10_000;
+
+fn devices(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=DEVICES_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("a number from 1 to {DEVICES_MAX} is needed")),
+    }
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if (0.01..=1000.0).contains(&factor) => Ok(factor),
+        _ => Err("a number from 0.01 to 1000 is needed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_parse() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("tidegate").unwrap().command.is_none());
+        let cli = parse("tidegate demo --for 1m30s --json --devices 600 --speed 2 -v").unwrap();
+        assert_eq!(cli.verbose, 1);
+        let Some(Command::Demo(demo)) = cli.command else { unreachable!("demo was asked for") };
+        assert_eq!(demo.engine.time, Some(Duration::from_secs(90)));
+        assert_eq!((demo.devices, demo.engine.json), (600, true));
+        assert_eq!(demo.engine.data, PathBuf::from("./tidegate-data"));
+        let Some(Command::Run(run)) = parse("tidegate run a.toml dir --workers 2").unwrap().command
+        else {
+            unreachable!("run was asked for")
+        };
+        assert_eq!((run.paths.paths.len(), run.engine.workers()), (2, 2));
+        assert!(parse("tidegate explain --dot a.toml").is_ok());
+        assert!(parse("tidegate sql -o parquet SELECT").is_ok());
+    }
+
+    #[test]
+    fn wrong_usage_is_code_two() {
+        for line in [
+            "tidegate run",
+            "tidegate run a.toml --workers 0",
+            "tidegate demo --for 30",
+            "tidegate demo --for 0s",
+            "tidegate demo --devices 0",
+            "tidegate demo --speed nan",
+            "tidegate sql -o xml SELECT",
+            "tidegate dmeo",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

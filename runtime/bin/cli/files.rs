@@ -1,0 +1,142 @@
+//! Pipeline files from the command line, and what `${env:}` and `${file:}` stand for.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tidegate_pipelines::Plan;
+
+use super::failure::Failure;
+
+/// A pipeline is a page or two of text; this much is a wrong file.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Longest secret that `${file:}` reads.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// Reads and resolves all files; problems are printed to standard error.
+pub(super) fn load(paths: &[PathBuf]) -> Result<Plan, Failure> {
+    let files = read(paths)?;
+    resolve(&files, &reference)
+}
+
+/// Resolves files that were read already.
+pub(super) fn resolve(
+    files: &[(PathBuf, String)],
+    reference: &dyn Fn(&str, &str) -> Result<String, String>,
+) -> Result<Plan, Failure> {
+    match tidegate_pipelines::load(files, reference) {
+        Ok(plan) => {
+            for warning in &plan.warnings {
+                eprintln!("{warning}\n");
+            }
+            Ok(plan)
+        }
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}\n");
+            }
+            let s = if problems.len() == 1 { "" } else { "s" };
+            eprintln!("{} problem{s} found", problems.len());
+            Err(Failure::Reported)
+        }
+    }
+}
+
+/// The texts of files and of the `*.toml` files of folders, in the order of names, each once.
+pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let inside = toml_files(path)?;
+            anyhow::ensure!(!inside.is_empty(), "there is no *.toml file in {}", path.display());
+            files.extend(inside);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    let mut texts: Vec<(PathBuf, String)> = Vec::with_capacity(files.len());
+    for path in files {
+        if texts.iter().all(|(known, _)| *known != path) {
+            let text = read_text(&path, FILE_BYTES_MAX)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            texts.push((path, text));
+        }
+    }
+    Ok(texts)
+}
+
+fn toml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot read the folder {}", folder.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if path.extension().is_some_and(|e| e == "toml") && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_text(path: &Path, bytes_max: u64) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    anyhow::ensure!(bytes.len() as u64 <= bytes_max, "it is longer than {bytes_max} bytes");
+    String::from_utf8(bytes).map_err(|e| anyhow::anyhow!("it is not UTF-8 text: {e}"))
+}
+
+/// What a reference stands for. The error never contains the value.
+pub(super) fn reference(kind: &str, name: &str) -> Result<String, String> {
+    match kind {
+        "env" => std::env::var(name).map_err(|e| match e {
+            std::env::VarError::NotPresent => {
+                format!("the environment variable {name} is not set")
+            }
+            std::env::VarError::NotUnicode(_) => {
+                format!("the environment variable {name} is not UTF-8 text")
+            }
+        }),
+        "file" => {
+            let text = read_text(Path::new(name), SECRET_BYTES_MAX)
+                .map_err(|e| format!("cannot read the file {name}: {e:#}"))?;
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+        }
+        other => Err(format!("`{other}` is not known; use `env` or `file`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn folders_give_their_toml_files_in_order_and_each_file_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.toml", "a.toml", "note.txt"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let paths = [folder.path().to_owned(), folder.path().join("a.toml")];
+        let texts: Vec<String> = read(&paths).unwrap().into_iter().map(|(_, t)| t).collect();
+        assert_eq!(texts, ["a.toml", "b.toml"]);
+        let empty = tempfile::tempdir().unwrap();
+        let error = read(&[empty.path().to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("no *.toml file"), "{error}");
+        let error = read(&[folder.path().join("c.toml")]).unwrap_err();
+        assert!(error.to_string().contains("c.toml"), "{error}");
+    }
+
+    #[test]
+    fn references_name_what_is_missing_and_lose_one_line_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "s3cret\n\r\n").unwrap();
+        assert_eq!(reference("file", path.to_str().unwrap()).unwrap(), "s3cret\n");
+        std::fs::write(&path, vec![b'x'; SECRET_BYTES_MAX as usize + 1]).unwrap();
+        assert!(reference("file", path.to_str().unwrap()).unwrap_err().contains("longer"));
+        let error = reference("env", "TIDEGATE_NO_SUCH_VARIABLE").unwrap_err();
+        assert!(error.contains("TIDEGATE_NO_SUCH_VARIABLE is not set"), "{error}");
+        assert!(reference("vault", "x").is_err());
+    }
+}

@@ -1,0 +1,44 @@
+//! `tidegate run`: pipelines from files, until they are done or someone ends them.
+
+use std::sync::Arc;
+
+use tidegate_runtime::engine::{Engine, EngineOptions};
+use tidegate_runtime::screen::Screen;
+use tidegate_runtime::summary::Summary;
+
+use super::args::RunArgs;
+use super::stop::Stop;
+use super::{Outcome, files, finish};
+
+pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
+    let plan = files::load(&args.paths.paths)?;
+    let mut stop = Stop::new(args.engine.time)?;
+    let names: Vec<String> = plan.pipelines.iter().map(|p| p.name.clone()).collect();
+    let data = args.engine.data.clone();
+    let options = EngineOptions {
+        data: data.clone(),
+        tables: args.tables.clone(),
+        workers: args.engine.workers(),
+        ..EngineOptions::default()
+    };
+    let mut engine = Engine::start(plan, options).await?;
+    stop.restart(args.engine.time);
+    screen.print(&format!("running {} on {}", names.join(", "), data.display()));
+    if let Some(address) = engine.endpoint_addr() {
+        screen.print(&format!("MQTT endpoint on {address}"));
+    }
+    let stats = engine.stats();
+    let mut summary = Summary::new("tidegate run", stats, None);
+    let watched = finish::watch(&mut engine, &mut summary, screen, &mut stop).await;
+    stop.next_signal_exits();
+    // Also after a failure: whatever can be committed still is.
+    let stopped = engine.shutdown().await;
+    watched?;
+    stopped?;
+    let hint = match args.tables {
+        Some(url) => format!("query the tables with: tidegate sql --tables {url}"),
+        None => format!("query the tables with: tidegate sql --data {}", data.display()),
+    };
+    finish::totals(screen, &summary.picture(), args.engine.json, &hint);
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! When to stop: the first Ctrl-C or SIGTERM ends cleanly, the second one at once.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+/// Exit code of a process that was interrupted, by the shells' convention (128 + SIGINT).
+const INTERRUPTED: i32 = 130;
+
+/// Why a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The time asked for is over.
+    Time,
+    /// Ctrl-C or SIGTERM.
+    Signal,
+}
+
+/// Waits for the reason to stop. From its creation on, signals no longer kill the process.
+pub(super) struct Stop {
+    deadline: Option<Instant>,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// Ends after `time`, if there is one, or by a signal.
+    pub(super) fn new(time: Option<Duration>) -> anyhow::Result<Self> {
+        Ok(Self {
+            deadline: time.map(|t| Instant::now() + t),
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Counts the time from now on: a start that takes long must not eat it up.
+    pub(super) fn restart(&mut self, time: Option<Duration>) {
+        self.deadline = time.map(|t| Instant::now() + t);
+    }
+
+    /// Waits for the first reason.
+    pub(super) async fn wait(&mut self) -> Reason {
+        let deadline = self.deadline;
+        let over = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => Reason::Signal,
+            _ = self.terminate.recv() => Reason::Signal,
+            () = over => Reason::Time,
+        }
+    }
+
+    /// From now on the next signal ends the process at once. That loses nothing: what was
+    /// acknowledged is in the journal.
+    pub(super) fn next_signal_exits(mut self) {
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+            eprintln!("stopped at once; the next start goes on from the journal");
+            std::process::exit(INTERRUPTED);
+        });
+    }
+}

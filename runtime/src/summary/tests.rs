@@ -1,0 +1,126 @@
+#![allow(clippy::unwrap_used)]
+use std::io::{self, Write};
+use std::sync::Mutex;
+
+use super::*;
+
+fn sample() -> Picture {
+    Picture {
+        elapsed: Duration::from_secs(75),
+        now: Snapshot {
+            messages_received: 37_510,
+            messages_acked: 37_500,
+            readings: 86_000,
+            rejects: 812,
+            late: 3,
+            windows: 7_400,
+            findings: 41,
+            alerts: 24,
+            webhooks: 22,
+            webhooks_pending: 2,
+            table_files: 60,
+            table_rows: 1_234_567,
+            table_bytes: 2_411_724,
+            journal_bytes: 900,
+            lag_us: 184_000,
+            connections: 498,
+            ..Snapshot::default()
+        },
+        messages_per_s: 500.4,
+        readings_per_s: 1_166.9,
+        memory_bytes: Some(96 << 20),
+        fleet: Some(FleetTotals { published: 37_512, acked: 37_500, ..FleetTotals::default() }),
+    }
+}
+
+#[test]
+fn the_plain_line() {
+    assert_eq!(
+        line(&sample()),
+        "1:15 min messages 37500 (500/s), readings 86000 (1166/s), rejects 812, late 3, \
+         windows 7400, findings 41, alerts 24, webhooks 22, files 60, lag 184 ms, memory 96.0 MiB"
+    );
+}
+
+#[test]
+fn the_block() {
+    let expected = "
+tidegate demo   1:15 min   498 connections   fleet sent 37,512, acked 37,500
+  messages         37,500       500/s
+  readings         86,000     1,166/s   rejects 812   late 3
+  windows           7,400    findings 41
+  alerts               24    webhooks 22 delivered, 2 waiting
+  files                60    1,234,567 rows, 2.3 MiB
+  lag 184 ms   journal 900 B   memory 96.0 MiB";
+    let block = block("tidegate demo", &sample());
+    assert_eq!(block.join("\n"), expected);
+    assert!(block.iter().all(|l| l.chars().count() < 80));
+}
+
+#[test]
+fn the_totals_and_their_json() {
+    assert_eq!(
+        totals(&sample()),
+        [
+            "fleet     37,512 messages published, 37,500 acknowledged",
+            "intake    37,500 messages acknowledged in 1:15 min, 86,000 readings (1,146/s), \
+             812 rejects, 3 late",
+            "results   7,400 windows, 41 findings, 24 alerts, webhooks 22 delivered, 2 waiting",
+            "tables    1,234,567 rows in 60 files, 2.3 MiB",
+        ]
+    );
+    let json = json(&sample());
+    for (name, value) in [
+        ("messages_acked", 37_500),
+        ("readings", 86_000),
+        ("rejects", 812),
+        ("windows", 7_400),
+        ("findings", 41),
+        ("alerts", 24),
+        ("webhooks", 22),
+        ("published", 37_512),
+    ] {
+        assert_eq!(json[name], value, "{name}");
+    }
+    assert_eq!(json["fleet"]["acked"], 37_500);
+    assert_eq!(json["duration_s"], 75.0);
+}
+
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn without_a_terminal_there_is_a_plain_line_now_and_then_with_rates() {
+    let buffer = Buffer::default();
+    let screen = Screen::new(Box::new(buffer.clone()), false);
+    let stats = Arc::new(Stats::default());
+    let mut summary = Summary::new("x", Arc::clone(&stats), None);
+    let count = async {
+        for _ in 0..25 {
+            Stats::add(&stats.messages_received, 100);
+            Stats::add(&stats.messages_acked, 1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = summary.run_every(Duration::from_millis(500), &screen) => unreachable!("runs for ever"),
+        () = count => {}
+    }
+    let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!((1..=3).contains(&lines.len()), "{text}");
+    assert!(lines[0].starts_with("0 s messages "), "{text}");
+    let rate = lines[0].split(['(', '/']).nth(1).unwrap().parse::<u64>().unwrap();
+    assert!((200..=4_000).contains(&rate), "{text}");
+    assert!(!text.contains('\x1b'));
+}
