@@ -5,7 +5,9 @@
 //! live run byte for byte.
 
 pub mod batch;
+pub mod decode;
 pub mod message;
+pub mod reject;
 pub mod spec;
 pub mod topic;
 
