@@ -33,8 +33,7 @@ impl ByKey {
         for rows in &mut self.rows_of {
             rows.clear();
         }
-        let columns: Vec<ArrayRef> =
-            self.keys.iter().map(|k| rows.column(*k).clone()).collect();
+        let columns: Vec<ArrayRef> = self.keys.iter().map(|k| rows.column(*k).clone()).collect();
         stable_hashes(&columns, rows.num_rows(), &mut self.hashes);
         let workers = self.rows_of.len();
         for (row, hash) in self.hashes.iter().enumerate() {

@@ -101,13 +101,13 @@ impl WindowOperator {
 
     /// Step 1: which pane each reading goes to.
     fn assign(&mut self, rows: &RecordBatch, tick: Tick) -> Result<Groups, OperatorError> {
-        let keys: Vec<ArrayRef> =
-            self.spec.keys.iter().map(|k| rows.column(*k).clone()).collect();
+        let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|k| rows.column(*k).clone()).collect();
         let mut ids = std::mem::take(&mut self.ids);
         self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
         self.keys.resize_with(self.interner.len(), KeyState::default);
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
-        let mut groups = Groups { of_row: Vec::with_capacity(rows.num_rows()), ..Default::default() };
+        let mut groups =
+            Groups { of_row: Vec::with_capacity(rows.num_rows()), ..Default::default() };
         for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
             let key = &mut self.keys[*id as usize];
             if key.epoch != tick.epoch {
@@ -187,8 +187,8 @@ impl WindowOperator {
             rows
         } else {
             let mut excluded = groups.excluded.iter().peekable();
-            let keep = (0..rows.num_rows() as u32)
-                .filter(|row| excluded.next_if(|e| *e == row).is_none());
+            let keep =
+                (0..rows.num_rows() as u32).filter(|row| excluded.next_if(|e| *e == row).is_none());
             kept = take_record_batch(rows, &UInt32Array::from_iter_values(keep))?;
             &kept
         };

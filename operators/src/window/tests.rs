@@ -80,8 +80,7 @@ fn batch(readings: &[Reading]) -> RecordBatch {
     let devices: ArrayRef =
         Arc::new(StringArray::from_iter_values(readings.iter().map(|r| format!("d{}", r.0))));
     let times = TimestampMicrosecondArray::from_iter_values(readings.iter().map(|r| r.1));
-    let values: ArrayRef =
-        Arc::new(Float64Array::from_iter_values(readings.iter().map(|r| r.2)));
+    let values: ArrayRef = Arc::new(Float64Array::from_iter_values(readings.iter().map(|r| r.2)));
     RecordBatch::try_new(input(), vec![devices, Arc::new(times.with_timezone("UTC")), values])
         .unwrap()
 }

@@ -12,14 +12,14 @@ mod tables;
 use std::rc::Rc;
 
 use arrow::array::RecordBatch;
-use timely::dataflow::operators::Probe;
-use timely::dataflow::operators::probe::Handle;
-use timely::dataflow::{Scope, Stream};
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{Ticks, split};
 use tidegate_operators::decode::unmatched_rejects;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Batch, Epoch, OperatorError};
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::probe::Handle;
+use timely::dataflow::{Scope, Stream};
 
 pub use self::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, tables};
 

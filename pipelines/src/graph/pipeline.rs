@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use arrow::array::RecordBatch;
-use timely::dataflow::Stream;
 use tidegate_operators::alert::AlertRule;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
@@ -16,6 +15,7 @@ use tidegate_operators::spec::{Clock, PipelineSpec, StepKind, StepSpec, TableSpe
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
+use timely::dataflow::Stream;
 
 use super::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
@@ -102,8 +102,7 @@ impl<'scope> Builder<'_, 'scope> {
                 let sequence = batch.sequence;
                 let made = logic.apply(&batch.rows).and_then(|made| {
                     if !made.failed.is_empty() {
-                        let rows =
-                            step_rejects(&pipeline, &step_name, &batch.rows, &made.failed)?;
+                        let rows = step_rejects(&pipeline, &step_name, &batch.rows, &made.failed)?;
                         out.push((ports, Batch { sequence, rows }));
                     }
                     Ok(made.branches)
@@ -148,12 +147,16 @@ impl<'scope> Builder<'_, 'scope> {
             let spec = spec.clone();
             let name = format!("{}/{}/findings", self.pipeline.name, step.name);
             let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
-            let mut ports = split(hosted.rows.clone(), &name, 1, move |batch: Batch, _, out| {
-                match findings_from(&spec, &batch.rows) {
-                    Ok(rows) => out.push((0, Batch { sequence: batch.sequence, rows })),
-                    Err(error) => fail(&failed_name, error.into()),
-                }
-            });
+            let mut ports =
+                split(
+                    hosted.rows.clone(),
+                    &name,
+                    1,
+                    move |batch: Batch, _, out| match findings_from(&spec, &batch.rows) {
+                        Ok(rows) => out.push((0, Batch { sequence: batch.sequence, rows })),
+                        Err(error) => fail(&failed_name, error.into()),
+                    },
+                );
             let findings = ports.pop().expect("one port");
             if self.sinks.context.tap_edges {
                 self.tap(FINDINGS, findings.clone());

@@ -1,9 +1,9 @@
 //! The tables that a plan writes: those that its pipelines ask for, and the system tables.
 
 use arrow::datatypes::SchemaRef;
-use tidegate_operators::reject::rejects_schema;
+
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
-use tidegate_operators::system::{alerts_schema, findings_schema, late_schema};
+use tidegate_operators::system::{alerts_schema, findings_schema, late_schema, rejects_schema};
 
 /// Namespace of the system tables.
 pub const SYSTEM: &str = "system";
@@ -18,8 +18,12 @@ pub const ALERTS: &str = "alerts";
 
 /// All tables of a plan, in the order that [`super::Target::Table`] counts.
 pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
-    let freshness_us =
-        pipelines.iter().flat_map(|p| &p.tables).map(|t| t.freshness_us).min().unwrap_or(10_000_000);
+    let freshness_us = pipelines
+        .iter()
+        .flat_map(|p| &p.tables)
+        .map(|t| t.freshness_us)
+        .min()
+        .unwrap_or(10_000_000);
     let system = |name: &str, schema: SchemaRef, sort: &[&str]| TableSpec {
         namespace: SYSTEM.into(),
         name: name.into(),
