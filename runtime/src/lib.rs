@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The process around the dataflow: what is durable, what talks to the outside, and every clock.
+//!
+//! Two edges turn the outside world into a pure function: the journal makes messages durable and
+//! numbers them by epoch, and the commit side (tables, checkpoints, outbox) turns completed epochs
+//! into effects exactly once or, for webhooks, at least once under a stable id.
+
+pub mod clock;
+pub mod intake;
+pub mod journal;
