@@ -4,6 +4,9 @@
 //! numbers them by epoch, and the commit side (tables, checkpoints, outbox) turns completed epochs
 //! into effects exactly once or, for webhooks, at least once under a stable id.
 
+pub mod checkpoint;
 pub mod clock;
 pub mod intake;
 pub mod journal;
+pub mod outbox;
+pub mod webhook;

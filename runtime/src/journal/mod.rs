@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use tidegate_operators::{Epoch, Messages, Tick};
 
 pub use self::error::DurableError;
+pub(crate) use self::error::LOCK;
 use self::inbox::{Shared, SourceIntake};
 pub use self::replay::Replay;
 use self::storage::DirLock;
@@ -193,8 +194,7 @@ impl Journal {
         from_epoch: Epoch,
     ) -> Result<(Self, Replay), DurableError> {
         options.check()?;
-        let lock =
-            storage::lock_dir(&options.dir).map_err(DurableError::io(error::LOCK, &options.dir))?;
+        let lock = storage::lock_dir(&options.dir).map_err(DurableError::io(LOCK, &options.dir))?;
         let (files, position) =
             recover::recover(&options.dir, storage, &clock, source_names, from_epoch)?;
         let replay = Replay::new(&files, source_names, from_epoch);
