@@ -4,9 +4,9 @@
 //! epoch, at the same offset, with the same ticks. The journal does not look into messages, and it
 //! drops nothing: without room it lets sources wait.
 //!
-//! Files: [`frame`] and [`segment`] say what bytes mean, [`record`] what frames say, [`epoch`] what
-//! may follow what; [`recover`] opens, [`replay`] reads, [`inbox`] queues, [`group`] encodes,
-//! [`writer`] writes.
+//! Files: `frame` and `segment` say what bytes mean, `record` what frames say, `epoch` what
+//! may follow what; `recover` opens, `replay` reads, `inbox` queues, `group` encodes,
+//! `writer` writes.
 
 pub(crate) mod bytes;
 mod epoch;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a file is `header frame*`; the header was durable before the first frame was written.
 //! A bad frame is the torn end of a write only if nothing behind it proves that it was durable;
-//! [`durable_after`] looks for that proof. This module never changes a file.
+//! `durable_after` looks for that proof. This module never changes a file.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
