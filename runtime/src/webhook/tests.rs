@@ -25,11 +25,14 @@ struct Seen {
     at: std::time::Instant,
 }
 
+/// Status, and a header if one is needed.
+type Answer = (u16, Option<(&'static str, String)>);
+
 /// Answers as scripted, then 200.
 #[derive(Default)]
 struct Receiver {
     seen: Mutex<Vec<Seen>>,
-    script: Mutex<VecDeque<(u16, Option<(&'static str, String)>)>>,
+    script: Mutex<VecDeque<Answer>>,
     pause: Mutex<Duration>,
 }
 
