@@ -1,8 +1,18 @@
-//! The process around the dataflow: sources, journal, workers, commit, and what people see of it.
-//! The only crate with a clock.
+//! The process around the dataflow: what is durable, what talks to the outside, what people see of
+//! it, and every clock.
+//!
+//! Two edges turn the outside world into a pure function: the journal makes messages durable and
+//! numbers them by epoch, and the commit side (tables, checkpoints, outbox) turns completed epochs
+//! into effects exactly once or, for webhooks, at least once under a stable id.
 
+pub mod checkpoint;
+pub mod clock;
 pub mod fleet;
+pub mod intake;
+pub mod journal;
+pub mod outbox;
 pub mod receiver;
 pub mod screen;
 pub mod stats;
 pub mod summary;
+pub mod webhook;

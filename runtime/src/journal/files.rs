@@ -1,0 +1,138 @@
+//! The segment files of a journal: the one that is written, the sealed ones before it, their sizes.
+//!
+//! Invariant: each segment holds whole epochs (a new one starts only after a tick), so a segment
+//! can be read, checked and deleted by itself. A segment exists only with a durable header.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate_operators::Epoch;
+
+use super::epoch::Position;
+use super::segment::{self, FileHeader};
+use super::storage::{AppendFile, Storage};
+
+/// Name of segment files: `journal-NUMBER.log`.
+pub(crate) const PREFIX: &str = "journal";
+
+/// A segment that is complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    pub(crate) last_epoch: Epoch,
+}
+
+/// The segment that is written.
+pub(crate) struct Active {
+    pub(crate) path: PathBuf,
+    pub(crate) header: FileHeader,
+    file: Box<dyn AppendFile>,
+    /// Length of the file; all of it is durable between group commits.
+    pub(crate) bytes: u64,
+}
+
+/// All files.
+pub(crate) struct Files {
+    pub(crate) dir: PathBuf,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) sealed: VecDeque<Sealed>,
+    pub(crate) active: Active,
+}
+
+impl Active {
+    /// Creates the segment that begins at `position`.
+    pub(crate) fn create(
+        storage: &dyn Storage,
+        dir: &Path,
+        sequence: u64,
+        position: &Position,
+    ) -> io::Result<Self> {
+        let header = FileHeader {
+            sequence,
+            salt: segment::new_salt(sequence),
+            first_epoch: position.epoch,
+            first_offset: position.next_offset,
+            last_time_us: position.last_time_us,
+        };
+        let path = dir.join(segment::file_name(PREFIX, sequence));
+        let mut file = storage.create(&path)?;
+        let bytes = header.encode();
+        if let Err(error) = file.append(&bytes) {
+            storage.remove(&path).map_err(io::Error::other)?;
+            return Err(error);
+        }
+        // From here on an error is final: after a failed sync nothing is known about the file.
+        file.sync().map_err(io::Error::other)?;
+        storage.sync_dir(dir).map_err(io::Error::other)?;
+        Ok(Self { path, header, file, bytes: bytes.len() as u64 })
+    }
+
+    /// Opens the last segment again; what is behind `good_bytes` is cut off.
+    pub(crate) fn reopen(
+        storage: &dyn Storage,
+        path: PathBuf,
+        header: FileHeader,
+        good_bytes: u64,
+    ) -> io::Result<Self> {
+        let mut file = storage.open(&path, good_bytes)?;
+        file.truncate(good_bytes)?;
+        file.sync()?;
+        Ok(Self { path, header, file, bytes: good_bytes })
+    }
+
+    /// Appends all of `bytes` or nothing. The error is final unless it means a full disk.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.append(bytes) {
+            self.file.truncate(self.bytes).map_err(io::Error::other)?;
+            return Err(error);
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+impl Files {
+    /// Bytes of all segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.active.bytes + self.sealed.iter().map(|sealed| sealed.bytes).sum::<u64>()
+    }
+
+    /// Starts the next segment at `position`, which is right after a tick.
+    pub(crate) fn roll(&mut self, position: &Position) -> io::Result<()> {
+        let sequence = self.active.header.sequence + 1;
+        let next = Active::create(&*self.storage, &self.dir, sequence, position)?;
+        let last = std::mem::replace(&mut self.active, next);
+        self.sealed.push_back(Sealed {
+            path: last.path,
+            bytes: last.bytes,
+            last_epoch: position.epoch - 1,
+        });
+        Ok(())
+    }
+
+    /// Deletes sealed segments that end at or before `through`, oldest first, so that a crash
+    /// leaves no gap. A file that cannot be deleted is tried again the next time.
+    pub(crate) fn trim(&mut self, through: Epoch) {
+        let mut removed = false;
+        while self.sealed.front().is_some_and(|sealed| sealed.last_epoch <= through) {
+            let Some(sealed) = self.sealed.front() else { break };
+            if let Err(error) = self.storage.remove(&sealed.path) {
+                tracing::warn!(path = %sealed.path.display(), %error, "cannot delete a segment");
+                break;
+            }
+            removed = true;
+            self.sealed.pop_front();
+        }
+        if removed && let Err(error) = self.storage.sync_dir(&self.dir) {
+            // At worst the old segment is there again after a power loss.
+            tracing::warn!(path = %self.dir.display(), %error, "cannot sync the journal folder");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The journal: the durable sequence of messages and ticks that everything else is a function of.
+//!
+//! Invariant: what `offer` acknowledged is on disk and comes back in every replay, in the same
+//! epoch, at the same offset, with the same ticks. The journal does not look into messages, and it
+//! drops nothing: without room it lets sources wait.
+//!
+//! Files: `frame` and `segment` say what bytes mean, `record` what frames say, `epoch` what
+//! may follow what; `recover` opens, `replay` reads, `inbox` queues, `group` encodes,
+//! `writer` writes.
+
+pub(crate) mod bytes;
+mod epoch;
+mod error;
+mod files;
+pub(crate) mod frame;
+mod group;
+mod inbox;
+mod record;
+pub(crate) mod recover;
+mod replay;
+pub(crate) mod segment;
+pub(crate) mod storage;
+mod writer;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tidegate_operators::{Epoch, Messages, Tick};
+
+pub use self::error::DurableError;
+pub(crate) use self::error::LOCK;
+use self::inbox::{Shared, SourceIntake};
+pub use self::replay::Replay;
+use self::storage::DirLock;
+pub use self::storage::{AppendFile, Disk, Storage};
+use self::writer::Writer;
+use crate::clock::Clock;
+use crate::intake::Intake;
+
+/// Smallest budget that leaves room for a group, the reserve and a few segments.
+const BUDGET_BYTES_MIN: u64 = 256 << 10;
+/// Kept for ticks when the budget is used up: time must go on, or nothing would ever be trimmed.
+const RESERVE_BYTES_MAX: u64 = 16 << 20;
+
+/// Called once, by the writer thread, when the journal cannot be trusted any more.
+pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Where the journal is and how large it may become.
+#[derive(Clone)]
+pub struct JournalOptions {
+    /// Its directory; created where missing, used by one process at a time.
+    pub dir: PathBuf,
+    /// A segment is closed when it is larger than this (or than a quarter of the budget).
+    pub segment_bytes: u64,
+    /// Beyond this many bytes on disk, offers wait until [`Journal::trim`] makes room.
+    pub budget_bytes: u64,
+    /// Offers beyond this many bytes wait before they are queued.
+    pub queue_bytes_max: u32,
+    /// How long an epoch with messages stays open.
+    pub epoch_interval: Duration,
+    /// How long one without messages does.
+    pub idle_interval: Duration,
+    /// Called with the reason after a failed sync; should end the process.
+    pub on_fatal: Option<OnFatal>,
+}
+
+impl JournalOptions {
+    /// The defaults for a journal in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            segment_bytes: 64 << 20,
+            budget_bytes: 4 << 30,
+            queue_bytes_max: 32 << 20,
+            epoch_interval: Duration::from_millis(50),
+            idle_interval: Duration::from_secs(1),
+            on_fatal: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), DurableError> {
+        if self.budget_bytes < BUDGET_BYTES_MIN {
+            let (have, want) = (self.budget_bytes, BUDGET_BYTES_MIN);
+            let problem = format!("the journal's budget of {have} bytes is below {want} bytes");
+            return Err(DurableError::Options(problem));
+        }
+        if self.queue_bytes_max == 0 || self.segment_bytes == 0 {
+            return Err(DurableError::Options("queue and segments need a size above 0".into()));
+        }
+        Ok(())
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        (self.budget_bytes / 16).min(RESERVE_BYTES_MAX)
+    }
+
+    /// Only whole segments can be trimmed, so a small budget needs small segments.
+    fn segment_bytes_effective(&self) -> u64 {
+        self.segment_bytes.min(self.budget_bytes / 4)
+    }
+
+    /// Larger offers could never be written.
+    fn offer_bytes_max(&self) -> u64 {
+        (frame::BODY_BYTES_MAX as u64).min(self.budget_bytes / 2)
+    }
+}
+
+impl fmt::Debug for JournalOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalOptions")
+            .field("dir", &self.dir)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("budget_bytes", &self.budget_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the journal hands to the dataflow, live and in replay.
+#[derive(Clone, Debug)]
+pub enum Feed {
+    /// Messages of the epoch that the next tick seals.
+    Messages(Arc<Messages>),
+    /// The end of an epoch.
+    Tick(Tick),
+}
+
+/// Takes what became durable.
+pub trait FeedSink: Send + 'static {
+    /// Called by the writer thread after the sync, in journal order. May block: that is
+    /// back-pressure, nothing is written or acknowledged meanwhile. After the dataflow ended it
+    /// returns at once, and the journal goes on accepting.
+    fn push(&mut self, feed: Feed);
+}
+
+/// How the journal is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalStats {
+    /// Bytes of all segments.
+    pub bytes_on_disk: u64,
+    /// Number of segments.
+    pub segments: usize,
+    /// Group commits since the start.
+    pub syncs: u64,
+    /// How long the last sync took, microseconds.
+    pub last_sync_us: u64,
+    /// The newest epoch that has its tick.
+    pub sealed_epoch: Epoch,
+    /// Messages made durable since the start.
+    pub messages: u64,
+    /// Whether offers wait because the disk budget is used up.
+    pub waiting_for_room: bool,
+    /// Why nothing can be written at present, or any more.
+    pub unhealthy: Option<String>,
+}
+
+/// An open journal.
+pub struct Journal {
+    shared: Arc<Shared>,
+    sources: usize,
+    /// Until [`Journal::start`].
+    writer: Mutex<Option<Writer>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    _lock: DirLock,
+}
+
+impl Journal {
+    /// Opens the journal of the running plan's sources and finds what has to be replayed: all
+    /// epochs from `from_epoch` (1 or 0 for everything) to the end. Messages that were durable but
+    /// not yet sealed are sealed now, and are part of the replay.
+    ///
+    /// # Errors
+    /// A directory in use, damage, epochs that are missing, or the file system's errors.
+    pub fn open(
+        options: JournalOptions,
+        clock: Clock,
+        source_names: &[String],
+        from_epoch: Epoch,
+    ) -> Result<(Self, Replay), DurableError> {
+        Self::open_on(Arc::new(Disk), options, clock, source_names, from_epoch)
+    }
+
+    /// [`Journal::open`] on another storage.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_on(
+        storage: Arc<dyn Storage>,
+        options: JournalOptions,
+        clock: Clock,
+        source_names: &[String],
+        from_epoch: Epoch,
+    ) -> Result<(Self, Replay), DurableError> {
+        options.check()?;
+        let lock = storage::lock_dir(&options.dir).map_err(DurableError::io(LOCK, &options.dir))?;
+        let (files, position) =
+            recover::recover(&options.dir, storage, &clock, source_names, from_epoch)?;
+        let replay = Replay::new(&files, source_names, from_epoch);
+        let shared = Arc::new(Shared::new(options.queue_bytes_max, options.offer_bytes_max()));
+        shared.update_stats(|stats| {
+            stats.bytes_on_disk = files.bytes();
+            stats.segments = files.sealed.len() + 1;
+            stats.sealed_epoch = position.epoch - 1;
+        });
+        let writer = Writer {
+            shared: shared.clone(),
+            files,
+            position,
+            options,
+            clock,
+            sources: source_names.to_vec(),
+            sealed_at: Instant::now(),
+            trimmed_through: 0,
+        };
+        let journal = Self {
+            shared,
+            sources: source_names.len(),
+            writer: Mutex::new(Some(writer)),
+            thread: Mutex::default(),
+            _lock: lock,
+        };
+        Ok((journal, replay))
+    }
+
+    /// Starts writing: offers made so far and from now on go to disk and then to `sink`. Call it
+    /// when the replay was handed on. A second call does nothing.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(&self, sink: Box<dyn FeedSink>) -> std::io::Result<()> {
+        let Some(mut writer) = lock(&self.writer).take() else { return Ok(()) };
+        writer.sealed_at = Instant::now();
+        let thread =
+            std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(sink))?;
+        *lock(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Where the source with this number in the plan puts its messages.
+    ///
+    /// # Panics
+    /// If the journal was opened with fewer sources.
+    pub fn intake(&self, source: usize) -> Arc<dyn Intake> {
+        assert!(source < self.sources, "source {source} of {} sources", self.sources);
+        Arc::new(SourceIntake { shared: self.shared.clone(), source: source as u16 })
+    }
+
+    /// Says that no epoch up to `through` is needed again. Segments without later epochs are
+    /// deleted soon, by the writer.
+    pub fn trim(&self, through: Epoch) {
+        self.shared.ask(|inbox| inbox.trim_through = inbox.trim_through.max(through));
+    }
+
+    /// How the journal is doing.
+    pub fn stats(&self) -> JournalStats {
+        lock(&self.shared.stats).clone()
+    }
+
+    /// Why the journal failed for good, if it did.
+    pub fn failed(&self) -> Option<&str> {
+        self.shared.failed()
+    }
+
+    /// Writes and seals what was offered and fits, hands it on, and ends; offers after that get
+    /// [`crate::intake::IntakeError::Closed`]. Blocks until the writer is done, so the sink must go
+    /// on taking or be closed first.
+    pub fn shutdown(&self) {
+        self.shared.ask(|inbox| inbox.stop = true);
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic there was reported by the hook, and waiters were told.
+            let _ = thread.join();
+        }
+        self.shared.close();
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

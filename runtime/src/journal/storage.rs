@@ -1,0 +1,135 @@
+//! What the durable parts ask of a disk, so that tests can count syncs and make them fail.
+//!
+//! Invariant of the real one: when `sync` returned, the bytes survive a power loss; when `sync_dir`
+//! returned, so do the names. A failed sync says nothing about what is on disk (the kernel may have
+//! dropped the dirty pages): whoever sees one must stop and not try again.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Creates, opens and removes append-only files.
+pub trait Storage: Send + Sync + 'static {
+    /// Creates `path`; an existing file is emptied.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>>;
+    /// Opens `path` to append at `len`, which is its length.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn open(&self, path: &Path, len: u64) -> io::Result<Box<dyn AppendFile>>;
+    /// Makes creations, renames and removals in `dir` durable.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Renames, replacing `to`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// One file that is only appended to or cut.
+pub trait AppendFile: Send {
+    /// Appends all of `bytes`; after an error some of them may have been written.
+    ///
+    /// # Errors
+    /// Those of the file system, among them a full disk.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file to `len` bytes and appends from there on.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Makes all that was appended durable.
+    ///
+    /// # Errors
+    /// Those of the file system; the file must not be used after one.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// The local file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Disk;
+
+struct DiskFile(File);
+
+impl Storage for Disk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn open(&self, path: &Path, len: u64) -> io::Result<Box<dyn AppendFile>> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        file.seek(SeekFrom::Start(len))?;
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+}
+
+impl AppendFile for DiskFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)?;
+        self.0.seek(SeekFrom::Start(len)).map(drop)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// Whether waiting may help: the disk or the quota is full, and space can be freed.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
+    )
+}
+
+/// Keeps a directory for this process until dropped (or until the process ends, however it ends).
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    _file: File,
+}
+
+/// Creates `dir` with its parents, and locks it.
+///
+/// # Errors
+/// `ResourceBusy` where another process holds the directory, or those of the file system.
+pub(crate) fn lock_dir(dir: &Path) -> io::Result<DirLock> {
+    std::fs::create_dir_all(dir)?;
+    let path: PathBuf = dir.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(DirLock { _file: file }),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "another tidegate process is using this directory",
+        )),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}

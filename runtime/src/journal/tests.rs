@@ -1,0 +1,478 @@
+//! The journal on a real disk, on a disk that fails, cut at every length and flipped at every byte.
+#![allow(clippy::unwrap_used)]
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use tidegate_operators::{MessageMeta, MessagesBuilder};
+
+use super::segment::FileHeader;
+use super::*;
+use crate::intake::IntakeError;
+
+struct ChannelSink(mpsc::Sender<Feed>);
+
+impl FeedSink for ChannelSink {
+    fn push(&mut self, feed: Feed) {
+        let _ = self.0.send(feed);
+    }
+}
+
+/// Counts syncs of journal files, and fails on demand.
+#[derive(Default)]
+struct Faults {
+    syncs: AtomicU64,
+    /// Bytes that can still be written; negative: no limit.
+    room_bytes: AtomicI64,
+    limited: AtomicBool,
+    fail_sync: AtomicBool,
+    sync_pause_ms: AtomicU64,
+}
+
+struct FaultyDisk(Arc<Faults>);
+struct FaultyFile(Box<dyn AppendFile>, Arc<Faults>);
+
+impl Storage for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
+        Ok(Box::new(FaultyFile(Disk.create(path)?, self.0.clone())))
+    }
+    fn open(&self, path: &Path, len: u64) -> io::Result<Box<dyn AppendFile>> {
+        Ok(Box::new(FaultyFile(Disk.open(path, len)?, self.0.clone())))
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        Disk.sync_dir(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Disk.remove(path)
+    }
+}
+
+impl AppendFile for FaultyFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.1.limited.load(Ordering::SeqCst) {
+            let room = self.1.room_bytes.fetch_sub(bytes.len() as i64, Ordering::SeqCst);
+            if room < bytes.len() as i64 {
+                self.1.room_bytes.store(0, Ordering::SeqCst);
+                // Part of it gets there, as on a real disk.
+                self.0.append(&bytes[..room.max(0) as usize])?;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        self.0.append(bytes)
+    }
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.0.truncate(len)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        if self.1.fail_sync.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected: input/output error"));
+        }
+        std::thread::sleep(Duration::from_millis(self.1.sync_pause_ms.load(Ordering::SeqCst)));
+        self.0.sync()?;
+        self.1.syncs.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn options(dir: &Path) -> JournalOptions {
+    JournalOptions {
+        epoch_interval: Duration::from_millis(1),
+        idle_interval: Duration::from_secs(3600),
+        ..JournalOptions::new(dir)
+    }
+}
+
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn builder(payloads: &[String]) -> MessagesBuilder {
+    let mut builder = MessagesBuilder::default();
+    for payload in payloads {
+        let meta = MessageMeta { received_us: 1_000, packet_id: 9, qos: 1, ..Default::default() };
+        builder.push(b"a/b", payload.as_bytes(), b"client", meta);
+    }
+    builder
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// What a dataflow would see: per epoch the messages as (offset, source, payload).
+type Epochs = Vec<(Tick, Vec<(u64, u16, String)>)>;
+
+fn epochs(feeds: impl IntoIterator<Item = Feed>) -> Epochs {
+    let (mut all, mut open) = (Vec::new(), Vec::new());
+    for feed in feeds {
+        match feed {
+            Feed::Messages(run) => open.extend((0..run.len()).map(|i| {
+                assert_eq!((run.topic(i), run.client(i)), (&b"a/b"[..], &b"client"[..]));
+                assert_eq!((run.index[i].packet_id, run.index[i].received_us), (9, 1_000));
+                let payload = String::from_utf8(run.payload(i).to_vec()).unwrap();
+                (run.first_offset + i as u64, run.source, payload)
+            })),
+            Feed::Tick(tick) => all.push((tick, std::mem::take(&mut open))),
+        }
+    }
+    assert!(open.is_empty(), "messages without a tick: {open:?}");
+    all
+}
+
+fn replay(dir: &Path, sources: &[&str], from: Epoch) -> Result<Epochs, DurableError> {
+    let (_journal, replay) =
+        Journal::open(options(dir), Clock::manual(7_000_000), &names(sources), from)?;
+    Ok(epochs(replay.collect::<Result<Vec<_>, _>>()?))
+}
+
+/// Writes `offers` of `each` messages, each acknowledged before the next; returns the live feed.
+fn write(dir: &Path, segment_bytes: u64, offers: usize, each: usize) -> Epochs {
+    let options = JournalOptions { segment_bytes, ..options(dir) };
+    let (journal, old) =
+        Journal::open(options, Clock::manual(5_000), &names(&["x", "y"]), 0).unwrap();
+    let first = old.filter(|feed| matches!(feed, Ok(Feed::Tick(_)))).count();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        for offer in 0..offers {
+            let payloads: Vec<_> = (0..each).map(|i| format!("{first}/{offer}/{i}")).collect();
+            journal.intake(offer % 2).offer(builder(&payloads)).await.unwrap();
+        }
+    });
+    journal.shutdown();
+    assert_eq!(journal.stats().messages, (offers * each) as u64);
+    epochs(receiver.try_iter())
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    segment::list(dir, files::PREFIX).unwrap().into_iter().map(|(_, path)| path).collect()
+}
+
+fn copy_journal(from: &Path, to: &Path) {
+    for path in segments(from) {
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn a_replay_equals_the_live_run_over_restarts_and_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut live = write(dir.path(), 600, 40, 3);
+    assert!(segments(dir.path()).len() > 3);
+    live.extend(write(dir.path(), 600, 7, 2));
+    assert_eq!(live.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 134);
+    assert!(live.iter().enumerate().all(|(i, (tick, _))| tick.epoch == i as u64 + 1));
+    assert!(live.windows(2).all(|pair| pair[0].0.time_us < pair[1].0.time_us));
+    let rows: Vec<_> = live.iter().flat_map(|(_, rows)| rows).map(|row| row.0).collect();
+    assert_eq!(rows, (0..134).collect::<Vec<_>>());
+    assert_eq!(replay(dir.path(), &["x", "y"], 1).unwrap(), live);
+    let from = live.len() as u64 / 2;
+    assert_eq!(replay(dir.path(), &["x", "y"], from).unwrap(), live[from as usize - 1..]);
+}
+
+#[test]
+fn sources_are_known_by_name_when_the_plan_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = write(dir.path(), 1 << 20, 6, 1);
+    let swapped = replay(dir.path(), &["y", "new", "x"], 1).unwrap();
+    for ((_, old), (_, new)) in live.iter().zip(&swapped) {
+        for (old, new) in old.iter().zip(new) {
+            assert_eq!((old.0, &old.2), (new.0, &new.2));
+            assert_eq!(new.1, if old.1 == 0 { 2 } else { 0 });
+        }
+    }
+    let (_journal, mut replay) =
+        Journal::open(options(dir.path()), Clock::system(), &names(&["y"]), 1).unwrap();
+    let kept = epochs(replay.by_ref().map(Result::unwrap));
+    assert_eq!(kept.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 3);
+    assert_eq!(replay.orphans(), 3);
+}
+
+#[test]
+fn a_journal_cut_at_any_length_is_a_correct_prefix() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = write(dir.path(), 1 << 20, 4, 2);
+    let path = segments(dir.path()).pop().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let rows: Vec<_> = live.iter().flat_map(|(_, rows)| rows.clone()).collect();
+    let mut lengths = std::collections::BTreeSet::new();
+    for len in 0..=whole.len() {
+        let cut = tempfile::tempdir().unwrap();
+        std::fs::write(cut.path().join(path.file_name().unwrap()), &whole[..len]).unwrap();
+        let got = replay(cut.path(), &["x", "y"], 1).unwrap();
+        let got: Vec<_> = got.into_iter().flat_map(|(_, rows)| rows).collect();
+        assert_eq!(got, rows[..got.len()], "cut at {len}");
+        lengths.insert(got.len());
+        // What was found once is found again, and the journal goes on from there.
+        let more = write(cut.path(), 1 << 20, 1, 1);
+        assert_eq!(more[0].1[0].0, got.len() as u64);
+        let again = replay(cut.path(), &["x", "y"], 1).unwrap();
+        assert_eq!(again.iter().map(|(_, rows)| rows.len()).sum::<usize>(), got.len() + 1);
+    }
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [0, 2, 4, 6, 8]);
+}
+
+/// Where the last write to a file began: what was before it had been synced.
+fn last_write(path: &Path) -> usize {
+    let bytes = std::fs::read(path).unwrap();
+    let salt = FileHeader::decode(bytes.first_chunk().unwrap()).unwrap().salt;
+    let (mut at, mut synced_to) = (segment::HEADER_BYTES, 0);
+    while at < bytes.len() {
+        let header = frame::decode_header(salt, &bytes[at..]).unwrap();
+        synced_to = header.synced_to as usize;
+        at += frame::HEADER_BYTES + header.body_bytes;
+    }
+    synced_to
+}
+
+#[test]
+fn a_flipped_byte_is_found_or_was_in_the_last_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut live = write(dir.path(), 300, 3, 2);
+    live.extend(write(dir.path(), 1 << 20, 4, 1));
+    let rows: Vec<_> = live.iter().flat_map(|(_, rows)| rows.clone()).collect();
+    let files = segments(dir.path());
+    assert!(files.len() >= 2, "{}", files.len());
+    let last_write = last_write(files.last().unwrap());
+    assert!(last_write > segment::HEADER_BYTES);
+    let (mut damaged, mut torn) = (0, 0);
+    for (number, path) in files.iter().enumerate() {
+        let whole = std::fs::read(path).unwrap();
+        for at in 0..whole.len() {
+            let copy = tempfile::tempdir().unwrap();
+            copy_journal(dir.path(), copy.path());
+            let name = path.file_name().unwrap();
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(copy.path().join(name), &bytes).unwrap();
+            match replay(copy.path(), &["x", "y"], 1) {
+                Err(DurableError::Damaged { path, offset, .. }) => {
+                    assert_eq!(path.file_name().unwrap(), name);
+                    assert!(offset <= at as u64);
+                    damaged += 1;
+                }
+                Err(other) => panic!("flip at {at} of {name:?}: {other}"),
+                Ok(got) => {
+                    let may_be_torn = number + 1 == files.len() && at >= last_write;
+                    assert!(may_be_torn, "flip at {at} of {name:?} not seen");
+                    let got: Vec<_> = got.into_iter().flat_map(|(_, rows)| rows).collect();
+                    assert_eq!(got, rows[..got.len()]);
+                    torn += 1;
+                }
+            }
+        }
+    }
+    assert!(damaged > torn && torn > 0, "{damaged} damaged, {torn} torn");
+}
+
+#[test]
+fn a_missing_segment_and_a_short_one_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), 450, 20, 2);
+    let files = segments(dir.path());
+    assert!(files.len() > 3);
+    let first = std::fs::read(&files[0]).unwrap();
+    std::fs::write(&files[0], &first[..first.len() - 45]).unwrap();
+    assert!(matches!(
+        replay(dir.path(), &["x", "y"], 1),
+        Err(DurableError::Damaged { path, .. }) if path == files[0]
+    ));
+    std::fs::write(&files[0], &first).unwrap();
+    std::fs::remove_file(&files[1]).unwrap();
+    let error = replay(dir.path(), &["x", "y"], 1).unwrap_err().to_string();
+    assert!(error.contains("segment 2 is missing"), "{error}");
+    std::fs::remove_file(&files[0]).unwrap();
+    let error = replay(dir.path(), &["x", "y"], 1).unwrap_err().to_string();
+    assert!(error.contains("has to be replayed"), "{error}");
+    let error = replay(dir.path(), &["x", "y"], 1_000).unwrap_err().to_string();
+    assert!(error.contains("do not belong together"), "{error}");
+}
+
+#[test]
+fn a_second_instance_is_refused_until_the_first_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Journal::open(options(dir.path()), Clock::system(), &names(&["x"]), 0);
+    let first = open().unwrap();
+    let error = open().err().unwrap();
+    assert!(matches!(&error, DurableError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("another tidegate process"));
+    drop(first);
+    open().unwrap();
+}
+
+#[test]
+fn nobody_is_answered_before_the_sync_and_many_share_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    faults.sync_pause_ms.store(5, Ordering::SeqCst);
+    let storage = Arc::new(FaultyDisk(faults.clone()));
+    let (journal, _) =
+        Journal::open_on(storage, options(dir.path()), Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let before = faults.syncs.load(Ordering::SeqCst);
+    runtime().block_on(async {
+        let mut tasks = Vec::new();
+        for i in 0..400 {
+            let (intake, faults) = (journal.intake(0), faults.clone());
+            tasks.push(tokio::spawn(async move {
+                let at = faults.syncs.load(Ordering::SeqCst);
+                intake.offer(builder(&[format!("{i}")])).await.unwrap();
+                assert!(faults.syncs.load(Ordering::SeqCst) > at, "answered without a sync");
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    let syncs = faults.syncs.load(Ordering::SeqCst) - before;
+    assert!(syncs < 100, "{syncs} syncs for 400 offers");
+    journal.shutdown();
+    let live = epochs(receiver.try_iter());
+    drop(journal);
+    assert_eq!(live.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 400);
+    assert_eq!(replay(dir.path(), &["x"], 1).unwrap(), live);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let storage = Arc::new(FaultyDisk(faults.clone()));
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let options = JournalOptions {
+        on_fatal: Some({
+            let told = told.clone();
+            Arc::new(move |reason: &str| told.lock().unwrap().push(reason.to_owned()))
+        }),
+        ..options(dir.path())
+    };
+    let (journal, _) =
+        Journal::open_on(storage, options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        journal.intake(0).offer(builder(&["a".into()])).await.unwrap();
+        faults.fail_sync.store(true, Ordering::SeqCst);
+        let error = journal.intake(0).offer(builder(&["b".into()])).await.unwrap_err();
+        assert!(matches!(&error, IntakeError::Failed(reason) if reason.contains("injected")));
+        faults.fail_sync.store(false, Ordering::SeqCst);
+        let error = journal.intake(0).offer(builder(&["c".into()])).await.unwrap_err();
+        assert!(matches!(error, IntakeError::Failed(_)));
+    });
+    journal.shutdown();
+    assert!(journal.failed().unwrap().contains("injected"));
+    assert!(journal.stats().unhealthy.is_some());
+    assert_eq!(told.lock().unwrap().len(), 1);
+    let handed = receiver.try_iter().filter(|feed| matches!(feed, Feed::Messages(_))).count();
+    assert_eq!(handed, 1, "only what was synced is handed on");
+}
+
+#[test]
+fn a_full_disk_makes_offers_wait_and_then_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let storage = Arc::new(FaultyDisk(faults.clone()));
+    let (journal, _) =
+        Journal::open_on(storage, options(dir.path()), Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        journal.intake(0).offer(builder(&["before".into()])).await.unwrap();
+        faults.room_bytes.store(31, Ordering::SeqCst);
+        faults.limited.store(true, Ordering::SeqCst);
+        let intake = journal.intake(0);
+        let waiting = tokio::spawn(async move { intake.offer(builder(&["during".into()])).await });
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert!(!waiting.is_finished());
+        assert!(journal.stats().unhealthy.is_some());
+        faults.limited.store(false, Ordering::SeqCst);
+        waiting.await.unwrap().unwrap();
+        assert_eq!(journal.stats().unhealthy, None);
+    });
+    journal.shutdown();
+    let live = epochs(receiver.try_iter());
+    drop(journal);
+    assert_eq!(live.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 2);
+    assert_eq!(replay(dir.path(), &["x"], 1).unwrap(), live);
+}
+
+#[test]
+fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions {
+        budget_bytes: 256 << 10,
+        idle_interval: Duration::from_millis(5),
+        ..options(dir.path())
+    };
+    let budget_bytes = options.budget_bytes;
+    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        let intake = journal.intake(0);
+        let offers = tokio::spawn(async move {
+            for i in 0..100 {
+                intake.offer(builder(&[format!("{i}{}", "x".repeat(10_000))])).await.unwrap();
+            }
+        });
+        let mut rounds = 0;
+        while !offers.is_finished() {
+            rounds += 1;
+            assert!(rounds < 2_000, "stuck: {:?}", journal.stats());
+            let sealed = journal.stats().sealed_epoch;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(journal.stats().bytes_on_disk <= budget_bytes);
+            if journal.stats().waiting_for_room {
+                // As checkpoints do: always some epochs behind.
+                journal.trim(sealed.saturating_sub(2));
+            }
+        }
+        offers.await.unwrap();
+        assert!(rounds > 3);
+        let big = journal.intake(0).offer(builder(&["x".repeat(200_000)])).await;
+        assert!(matches!(big, Err(IntakeError::TooLarge { .. })));
+    });
+    journal.shutdown();
+    let rows: usize = epochs(receiver.try_iter()).iter().map(|(_, rows)| rows.len()).sum();
+    assert_eq!(rows, 100);
+}
+
+#[test]
+fn trimming_deletes_only_segments_that_are_not_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = write(dir.path(), 450, 30, 1);
+    let before = segments(dir.path()).len();
+    let keep_from = live.len() as u64 / 2;
+    let (journal, _) =
+        Journal::open(options(dir.path()), Clock::system(), &names(&["x", "y"]), 1).unwrap();
+    journal.start(Box::new(ChannelSink(mpsc::channel().0))).unwrap();
+    journal.trim(keep_from - 1);
+    journal.shutdown();
+    drop(journal);
+    assert!(segments(dir.path()).len() < before);
+    assert_eq!(replay(dir.path(), &["x", "y"], keep_from).unwrap(), live[keep_from as usize - 1..]);
+}
+
+#[test]
+fn an_idle_journal_ticks_and_closed_offers_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions { idle_interval: Duration::from_millis(5), ..options(dir.path()) };
+    let (journal, _) = Journal::open(options, Clock::manual(50), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let ticks: Vec<_> = receiver.iter().take(3).collect();
+    // The clock stands still; ticks do not.
+    assert_eq!(
+        epochs(ticks).iter().map(|(t, _)| (t.epoch, t.time_us)).collect::<Vec<_>>(),
+        [(1, 50), (2, 51), (3, 52)]
+    );
+    journal.shutdown();
+    let closed = runtime().block_on(journal.intake(0).offer(builder(&["late".into()])));
+    assert_eq!(closed, Err(IntakeError::Closed));
+}

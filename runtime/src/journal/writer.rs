@@ -1,0 +1,332 @@
+//! The one thread that writes the journal: group commit, ticks, trimming, waiting for room.
+//!
+//! Invariant: an offer is answered `Ok`, and messages or a tick are handed on, only after the sync
+//! that covers them. Each turn takes everything that waits, appends it with one write, syncs once,
+//! answers. There is no timer for messages: an idle journal syncs at once, and while a sync runs
+//! the next group collects by itself.
+//!
+//! A full disk or a used-up budget makes offers wait; a failed sync ends the journal for good,
+//! because the kernel may have dropped what it could not write.
+
+use std::io;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_operators::Epoch;
+
+use super::epoch::Position;
+use super::files::Files;
+use super::group::{Group, Target};
+use super::inbox::{Inbox, Offer, Shared};
+use super::storage::is_full;
+use super::{FeedSink, JournalOptions};
+use crate::clock::Clock;
+
+/// One write carries at most this much: bounds the memory of a group and the time of its sync.
+const GROUP_BYTES_MAX: u64 = 8 << 20;
+/// An epoch is sealed early when it holds this much: bounds what operators buffer per epoch.
+const EPOCH_BYTES_MAX: u64 = 32 << 20;
+/// First and longest pause before a full disk is tried again.
+const FULL_PAUSE_MIN: Duration = Duration::from_millis(20);
+const FULL_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// With the budget used up, an active segment larger than this is closed so that it can be trimmed.
+const ROLL_BYTES_MIN: u64 = 4096;
+
+/// Why the thread gives up; nobody is answered `Ok` after it.
+pub(crate) struct Fatal(pub(crate) String);
+
+/// Whether a write was done or the process is to stop first.
+#[derive(PartialEq, Eq)]
+enum Done {
+    Yes,
+    Stopped,
+}
+
+/// What one turn has to do.
+struct Turn {
+    offers: Vec<Offer>,
+    trim_through: Epoch,
+    /// Offers wait although the writer is free: the budget is used up.
+    blocked: bool,
+    stop: bool,
+}
+
+/// State of the thread.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) files: Files,
+    pub(crate) position: Position,
+    pub(crate) options: JournalOptions,
+    pub(crate) clock: Clock,
+    pub(crate) sources: Vec<String>,
+    pub(crate) sealed_at: Instant,
+    pub(crate) trimmed_through: Epoch,
+}
+
+impl Writer {
+    /// Runs until it is asked to stop or fails.
+    pub(crate) fn run(mut self, mut sink: Box<dyn FeedSink>) {
+        let guard = CloseOnExit(self.shared.clone());
+        let result = self.turns(&mut *sink);
+        if let Err(Fatal(reason)) = result {
+            tracing::error!(reason, "the journal failed, nothing is acknowledged any more");
+            self.shared.set_failed(reason.clone());
+            self.shared.update_stats(|stats| stats.unhealthy = Some(reason.clone()));
+            drop(guard);
+            if let Some(on_fatal) = &self.options.on_fatal {
+                on_fatal(&reason);
+            }
+        }
+    }
+
+    fn turns(&mut self, sink: &mut dyn FeedSink) -> Result<(), Fatal> {
+        loop {
+            let turn = self.wait();
+            let stop = turn.stop;
+            self.trim(turn.trim_through);
+            if turn.blocked && self.roll_to_trim(turn.trim_through)? == Done::Stopped {
+                return Ok(());
+            }
+            let full = self.files.active.bytes >= self.segment_bytes();
+            if full && self.position.messages == 0 && self.roll()? == Done::Stopped {
+                return Ok(());
+            }
+            let more = !turn.offers.is_empty();
+            if self.commit(turn.offers, stop, sink)? == Done::Stopped || (stop && !more) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) -> Turn {
+        let shared = self.shared.clone();
+        let mut inbox = shared.inbox();
+        loop {
+            let (offers, blocked) = self.take(&mut inbox);
+            let left = self.tick_due().saturating_duration_since(Instant::now());
+            let trim = inbox.trim_through > self.trimmed_through;
+            if !offers.is_empty() || trim || inbox.stop || left.is_zero() {
+                let (trim_through, stop) = (inbox.trim_through, inbox.stop);
+                drop(inbox);
+                shared.update_stats(|stats| stats.waiting_for_room = blocked);
+                return Turn { offers, trim_through, blocked, stop };
+            }
+            inbox = wait_for(&shared, inbox, left);
+        }
+    }
+
+    /// As many offers as fit into one group and into the budget; whether some have to wait for it.
+    fn take(&self, inbox: &mut Inbox) -> (Vec<Offer>, bool) {
+        let budget_bytes = self.options.budget_bytes - self.options.reserve_bytes();
+        let mut room = budget_bytes.saturating_sub(self.files.bytes());
+        let (mut offers, mut group_bytes) = (Vec::new(), 0);
+        while let Some(offer) = inbox.offers.front() {
+            if offer.bytes > room {
+                return (offers, true);
+            }
+            if group_bytes > 0 && group_bytes + offer.bytes > GROUP_BYTES_MAX {
+                break;
+            }
+            room -= offer.bytes;
+            group_bytes += offer.bytes;
+            offers.extend(inbox.offers.pop_front());
+        }
+        (offers, false)
+    }
+
+    fn tick_due(&self) -> Instant {
+        let interval = if self.position.messages > 0 {
+            self.options.epoch_interval
+        } else {
+            self.options.idle_interval
+        };
+        self.sealed_at + interval
+    }
+
+    /// Writes one group, syncs, answers, hands on.
+    fn commit(
+        &mut self,
+        offers: Vec<Offer>,
+        stop: bool,
+        sink: &mut dyn FeedSink,
+    ) -> Result<Done, Fatal> {
+        let mut group = self.encode(offers, stop);
+        if group.bytes.is_empty() {
+            return Ok(Done::Yes);
+        }
+        let bytes = std::mem::take(&mut group.bytes);
+        let written = self.retry_while_full("write", |writer| writer.files.active.append(&bytes));
+        let synced = match written {
+            Ok(Done::Yes) => self.sync(),
+            other => other,
+        };
+        match synced {
+            Ok(Done::Yes) => {}
+            not_durable => {
+                if let Err(Fatal(reason)) = &not_durable {
+                    self.shared.set_failed(reason.clone());
+                }
+                let error = self.shared.end();
+                group.waiters.into_iter().for_each(|waiter| waiter.answer(Err(error.clone())));
+                return not_durable;
+            }
+        }
+        self.publish_stats(group.messages);
+        group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
+        group.feed.into_iter().for_each(|feed| sink.push(feed));
+        Ok(Done::Yes)
+    }
+
+    fn encode(&mut self, offers: Vec<Offer>, stop: bool) -> Group {
+        let active = &self.files.active;
+        let to = Target { salt: active.header.salt, synced_to: active.bytes };
+        let mut group = Group::default();
+        let had_messages = self.position.messages > 0 || !offers.is_empty();
+        if !offers.is_empty() {
+            if self.position.sources != self.sources {
+                group.add_sources(&self.sources, &mut self.position, to);
+            }
+            group.add_offers(offers, &mut self.position, to);
+        }
+        let now = Instant::now();
+        let due = now >= self.tick_due();
+        let large = self.position.bytes >= EPOCH_BYTES_MAX
+            || active.bytes + group.bytes.len() as u64 >= self.segment_bytes();
+        if due || (had_messages && (stop || large)) {
+            group.add_tick(self.clock.now_us(), &mut self.position, to);
+            self.sealed_at = now;
+        }
+        group
+    }
+
+    fn sync(&mut self) -> Result<Done, Fatal> {
+        let start = Instant::now();
+        self.files.active.sync().map_err(|error| self.fatal("sync", &error))?;
+        let took = start.elapsed();
+        self.shared.update_stats(|stats| {
+            stats.syncs += 1;
+            stats.last_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        });
+        Ok(Done::Yes)
+    }
+
+    fn fatal(&self, action: &str, error: &io::Error) -> Fatal {
+        Fatal(format!("{}: {action}: {error}", self.files.active.path.display()))
+    }
+
+    /// Tries until it works or fails for another reason than a full disk; meanwhile nothing is
+    /// answered, so that sources wait, and segments may be trimmed.
+    fn retry_while_full(
+        &mut self,
+        action: &str,
+        mut attempt: impl FnMut(&mut Self) -> io::Result<()>,
+    ) -> Result<Done, Fatal> {
+        let mut pause = FULL_PAUSE_MIN;
+        loop {
+            let error = match attempt(self) {
+                Ok(()) => break,
+                Err(error) if is_full(&error) => error,
+                Err(error) => return Err(self.fatal(action, &error)),
+            };
+            if pause == FULL_PAUSE_MIN {
+                tracing::error!(path = %self.files.dir.display(), %error, "the disk is full, sources wait");
+            }
+            let reason = format!("{}: {action}: {error}", self.files.dir.display());
+            self.shared.update_stats(|stats| stats.unhealthy = Some(reason));
+            if self.pause(pause) == Done::Stopped {
+                return Ok(Done::Stopped);
+            }
+            pause = (pause * 2).min(FULL_PAUSE_MAX);
+        }
+        if pause > FULL_PAUSE_MIN {
+            tracing::info!(path = %self.files.dir.display(), "there is room on the disk again");
+            self.shared.update_stats(|stats| stats.unhealthy = None);
+        }
+        Ok(Done::Yes)
+    }
+
+    /// Sleeps for `pause`, less if something can be trimmed or the process is to stop.
+    fn pause(&mut self, pause: Duration) -> Done {
+        let shared = self.shared.clone();
+        let end = Instant::now() + pause;
+        let mut inbox = shared.inbox();
+        loop {
+            if inbox.stop {
+                return Done::Stopped;
+            }
+            let through = inbox.trim_through;
+            if through > self.trimmed_through {
+                drop(inbox);
+                self.trim(through);
+                return Done::Yes;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Done::Yes;
+            }
+            inbox = wait_for(&shared, inbox, left);
+        }
+    }
+
+    fn trim(&mut self, through: Epoch) {
+        if through > self.trimmed_through {
+            self.files.trim(through);
+            self.trimmed_through = through;
+            self.publish_stats(0);
+        }
+    }
+
+    /// Only closed segments can be trimmed: with the budget used up, the active one is closed too,
+    /// so that its room comes back as soon as its epochs are not needed any more.
+    fn roll_to_trim(&mut self, through: Epoch) -> Result<Done, Fatal> {
+        if self.position.messages > 0 || self.files.active.bytes < ROLL_BYTES_MIN {
+            return Ok(Done::Yes);
+        }
+        let done = self.roll()?;
+        self.files.trim(through);
+        self.publish_stats(0);
+        Ok(done)
+    }
+
+    fn roll(&mut self) -> Result<Done, Fatal> {
+        let done = self
+            .retry_while_full("create a segment", |writer| writer.files.roll(&writer.position))?;
+        // The new file has no table of sources yet.
+        self.position.sources.clear();
+        Ok(done)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes_effective()
+    }
+
+    fn publish_stats(&self, messages: u64) {
+        self.shared.update_stats(|stats| {
+            stats.bytes_on_disk = self.files.bytes();
+            stats.segments = self.files.sealed.len() + 1;
+            stats.sealed_epoch = self.position.epoch - 1;
+            stats.messages += messages;
+        });
+    }
+}
+
+/// However the thread ends, nobody is left waiting.
+struct CloseOnExit(Arc<Shared>);
+
+impl Drop for CloseOnExit {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_failed("the writer thread panicked".into());
+        }
+        self.0.close();
+    }
+}
+
+fn wait_for<'a>(
+    shared: &'a Shared,
+    inbox: MutexGuard<'a, Inbox>,
+    at_most: Duration,
+) -> MutexGuard<'a, Inbox> {
+    shared.wake.wait_timeout(inbox, at_most).unwrap_or_else(PoisonError::into_inner).0
+}
