@@ -118,14 +118,20 @@ fn parse(text: &str) -> Result<ExprWithAlias, PlanProblem> {
         return Err(PlanProblem::new("the expression is empty"));
     }
     let dialect = STATE.config_options().sql_parser.dialect;
-    let ast = STATE.sql_to_expr_with_alias(text, &dialect).map_err(|e| {
-        let problem = PlanProblem::from_planner(&e);
-        PlanProblem { message: format!("not a SQL expression: {}", problem.message), ..problem }
-    })?;
+    let ast = STATE.sql_to_expr_with_alias(text, &dialect).map_err(|e| not_sql(&e))?;
     match &ast.alias {
         Some(alias) => Err(PlanProblem::new(format!("`AS {alias}` is not used here"))
             .hint("the name of a column is the key that the expression is assigned to")),
         None => Ok(ast),
+    }
+}
+
+fn not_sql(error: &DataFusionError) -> PlanProblem {
+    let found = PlanProblem::from_planner(error).message;
+    let problem = PlanProblem::new(format!("not a SQL expression: {found}"));
+    match found.contains("found: EOF") {
+        true => problem.hint("the expression ends too early"),
+        false => problem,
     }
 }
 

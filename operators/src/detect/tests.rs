@@ -239,8 +239,7 @@ fn findings_have_their_rows_in_the_system_table() {
 
 #[test]
 fn values_that_are_no_numbers_are_rejected_and_do_not_poison() {
-    let mut detector =
-        Detector::new(spec(DetectOrder::Arrival, 0, Logical::from(col("x")) / col("x"))).unwrap();
+    let mut detector = Detector::new(spec(DetectOrder::Arrival, 0, col("x") / col("x"))).unwrap();
     let mut emit = Emit::default();
     let readings = [("a", 1, Some(0.0)), ("a", 2, Some(3.0)), ("a", 3, None)];
     detector.epoch(&batch(&readings), tick(1, 0), &mut emit).unwrap();

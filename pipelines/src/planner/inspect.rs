@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArgumentClause, FunctionArguments, Query, Visit, Visitor,
+    BinaryOperator, Expr, Function, FunctionArgumentClause, FunctionArguments, Query, Value, Visit,
+    Visitor,
 };
 
 use super::{PlanProblem, nearest};
@@ -119,6 +120,15 @@ impl Visitor for Inspection {
                      name = { type = ..., field = \"a.b\" }",
                 ))
             }
+            Expr::BinaryOp { op: BinaryOperator::PGOverlap, .. } => {
+                ControlFlow::Break(PlanProblem::new("there is no operator `&&`").hint("write AND"))
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::StringConcat, .. } if is_no_text(left) => {
+                ControlFlow::Break(
+                    PlanProblem::new("`||` joins texts, it is not a logical operator")
+                        .hint("write OR"),
+                )
+            }
             Expr::Value(v) if v.to_string().starts_with(['$', '?']) => ControlFlow::Break(
                 PlanProblem::new(format!("`{v}`: an expression has no parameters")),
             ),
@@ -128,6 +138,20 @@ impl Visitor for Inspection {
             },
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// Whether the left side of `||` shows that a logical OR was meant: `a > 3 || b` reads as
+/// `a > (3 || b)`.
+fn is_no_text(left: &Expr) -> bool {
+    use BinaryOperator as B;
+    match left {
+        Expr::Nested(inner) => is_no_text(inner),
+        Expr::BinaryOp { op, .. } => {
+            matches!(op, B::Gt | B::Lt | B::GtEq | B::LtEq | B::Eq | B::NotEq)
+        }
+        Expr::Value(v) => matches!(v.value, Value::Number(..) | Value::Boolean(_)),
+        _ => false,
     }
 }
 

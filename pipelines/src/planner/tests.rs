@@ -321,3 +321,12 @@ fn problems_of_a_window_belong_to_names() {
     });
     assert_eq!(reserved.unwrap_err()[0].0, "window_start");
 }
+
+#[test]
+fn habits_of_other_languages_get_a_hint() {
+    assert_eq!(problem("doorOpen && doorOpen").1, "write AND");
+    assert_eq!(problem("temperature > 3 || state = 'x'").1, "write OR");
+    assert_eq!(problem("(temperature > 3) || (state = 'x')").1, "write OR");
+    assert_eq!(eval("state == 'ok' AND temperature != 4").as_boolean().true_count(), 2);
+    assert_eq!(problem("temperature >").1, "the expression ends too early");
+}
