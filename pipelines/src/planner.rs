@@ -129,12 +129,9 @@ fn parse(text: &str) -> Result<ExprWithAlias, PlanProblem> {
 fn not_sql(error: &DataFusionError) -> PlanProblem {
     let found = PlanProblem::from_planner(error).message;
     let problem = PlanProblem::new(format!("not a SQL expression: {found}"));
-    let word = found.split("found: ").nth(1).and_then(|rest| rest.split_whitespace().next());
-    match word {
-        Some("EOF") => problem.hint("the expression ends too early"),
-        Some(word) if word.chars().all(|c| c.is_alphanumeric() || c == '_') => problem
-            .hint(format!("`{word}` is a word of SQL; as the name of a column write \"{word}\"")),
-        _ => problem,
+    match found.contains("found: EOF") {
+        true => problem.hint("the expression ends too early"),
+        false => problem,
     }
 }
 

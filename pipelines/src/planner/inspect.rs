@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::Volatility;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArgumentClause, FunctionArguments, Query, Visit,
+    BinaryOperator, Expr, Function, FunctionArgumentClause, FunctionArguments, Query, Value, Visit,
     Visitor,
 };
 
