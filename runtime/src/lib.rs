@@ -5,14 +5,18 @@
 //! numbers them by epoch, and the commit side (tables, checkpoints, outbox) turns completed epochs
 //! into effects exactly once or, for webhooks, at least once under a stable id.
 
+pub mod cases;
 pub mod checkpoint;
 pub mod clock;
+pub mod engine;
 pub mod fleet;
 pub mod intake;
 pub mod journal;
+pub mod mqtt;
 pub mod outbox;
 pub mod receiver;
 pub mod screen;
+pub mod source;
 pub mod stats;
 pub mod summary;
 pub mod webhook;

@@ -76,7 +76,7 @@ impl Checkpoints {
         let mut waiting = std::mem::replace(&mut self.asked, later);
         let mut parts = waiting.remove(&epoch).unwrap_or_default();
         parts.sort_by(|a, b| a.0.cmp(&b.0));
-        self.store.save(epoch, parts, self.meta.clone()).context("cannot write a checkpoint")?;
+        self.store.save(epoch, &parts, self.meta.clone()).context("cannot write a checkpoint")?;
         self.store.prune(KEEP).context("cannot remove old checkpoints")
     }
 

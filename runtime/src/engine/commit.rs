@@ -45,6 +45,7 @@ pub(crate) struct Committer {
     /// Rows of epochs that are not complete.
     pending: BTreeMap<Epoch, Vec<(usize, RecordBatch)>>,
     done: Epoch,
+    time_us: i64,
 }
 
 impl Committer {
@@ -79,6 +80,7 @@ impl Committer {
             checkpoints: None,
             pending: BTreeMap::new(),
             done: 0,
+            time_us: 0,
         })
     }
 
@@ -130,9 +132,10 @@ impl Committer {
         let later = self.pending.split_off(&(tick.epoch + 1));
         let complete = std::mem::replace(&mut self.pending, later);
         for (epoch, rows) in complete {
-            self.epoch_complete(epoch, rows)?;
+            self.epoch_complete(epoch, tick.time_us, rows)?;
         }
         self.done = tick.epoch;
+        self.time_us = tick.time_us;
         Stats::set(&self.stats.epochs_done, tick.epoch);
         self.in_flight.done(tick.epoch);
         let checkpoint =
@@ -143,6 +146,9 @@ impl Committer {
             if let Some(journal) = &self.journal {
                 journal.trim(epoch);
             }
+            if let Some(notifications) = &self.notifications {
+                notifications.forget(epoch);
+            }
         }
         Ok(())
     }
@@ -150,11 +156,12 @@ impl Committer {
     fn epoch_complete(
         &mut self,
         epoch: Epoch,
+        tick_us: i64,
         rows: Vec<(usize, RecordBatch)>,
     ) -> anyhow::Result<()> {
         if let (Some(table), Some(notifications)) = (self.alerts_table, &mut self.notifications) {
             let alerts = rows.iter().filter(|r| r.0 == table).map(|r| &r.1);
-            notifications.enqueue(epoch, alerts)?;
+            notifications.enqueue(epoch, tick_us, alerts)?;
         }
         for (table, rows) in rows {
             let table = &mut self.tables[table];
@@ -184,7 +191,7 @@ impl Committer {
     /// After the last epoch: rows that the end of the input made, and the last commit.
     fn finish(&mut self) -> anyhow::Result<()> {
         for (epoch, rows) in std::mem::take(&mut self.pending) {
-            self.epoch_complete(epoch, rows)?;
+            self.epoch_complete(epoch, self.time_us, rows)?;
             self.done = self.done.max(epoch);
         }
         self.commit(true)

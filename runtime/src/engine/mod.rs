@@ -41,9 +41,14 @@ use crate::clock::Clock;
 use crate::journal::{Feed, Journal, JournalOptions};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
+use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
 
 /// Rows and reports on their way to the committer. A full queue holds the workers back.
 const EVENTS_MAX: usize = 1024;
+
+/// How long a clean shutdown waits for webhooks that are on their way. What is left stays in the
+/// outbox.
+const SEND_AT_END_MAX: Duration = Duration::from_secs(3);
 
 /// How an engine is run.
 #[derive(Clone, Debug)]
@@ -111,6 +116,7 @@ pub struct Engine {
 struct Live {
     journal: Arc<Journal>,
     sources: Sources,
+    sender: WebhookSender,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -211,12 +217,8 @@ impl Engine {
         let (journal, replay) =
             Journal::open(journal_options, clock.clone(), &names, restored.epoch + 1)?;
         let journal = Arc::new(journal);
-        let outbox = Outbox::open(
-            options.data.join("outbox"),
-            sources::webhooks(&plan),
-            clock,
-            &runtime,
-        )?;
+        let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
+        let webhooks = sources::webhooks(&plan);
         let committer = Committer::open(
             &store,
             &graph::tables(&plan.pipelines),
@@ -228,7 +230,7 @@ impl Engine {
         .await?
         .with_durable(
             Arc::clone(&journal),
-            Notifications::new(outbox, &plan.pipelines),
+            Notifications::new(Arc::clone(&outbox), &plan.pipelines),
             Checkpoints::new(checkpoint_store, &plan.pipelines),
         );
         let Restored { epoch, state, changed } = restored;
@@ -255,10 +257,11 @@ impl Engine {
             .context("the replay ended")??;
         let (end, ended) = std::sync::mpsc::channel();
         journal.start(Box::new(LiveFeed { queue, ended }))?;
-        let sources = sources::start(bound, &journal, &stats);
+        let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
+        let sources = sources::start(bound, &journal);
         let recovery =
             Recovery { checkpoint: epoch, messages, seconds: started.elapsed().as_secs_f64(), changed };
-        let live = Some(Live { journal, sources, last_ticks, end });
+        let live = Some(Live { journal, sources, sender, last_ticks, end });
         Ok(Self { stats, live, finished, recovery, started: Instant::now(), ended: false })
     }
 
@@ -271,7 +274,7 @@ impl Engine {
     /// Brings counters up to date that other parts keep.
     pub fn refresh(&self) {
         if let Some(live) = &self.live {
-            live.sources.refresh(&self.stats);
+            live.refresh(&self.stats);
             Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
         }
     }
@@ -312,7 +315,7 @@ impl Engine {
     pub async fn shutdown(mut self) -> anyhow::Result<Report> {
         if let Some(live) = self.live.take() {
             live.sources.stop().await?;
-            live.sources.refresh(&self.stats);
+            live.refresh(&self.stats);
             live.last_ticks.store(true, Ordering::Release);
             let _ = live.end.send(());
             let journal = Arc::clone(&live.journal);
@@ -320,11 +323,34 @@ impl Engine {
             Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
+            live.send_rest().await;
+            live.refresh(&self.stats);
+            live.sender.shutdown(Duration::from_secs(1)).await;
         } else {
             // Files are read to their end, unless that has happened already.
             self.ended().await?;
         }
         Ok(Report { stats: self.stats.snapshot(), seconds: self.started.elapsed().as_secs_f64() })
+    }
+}
+
+impl Live {
+    /// Gives webhooks that are on their way a little time.
+    async fn send_rest(&self) {
+        let until = Instant::now() + SEND_AT_END_MAX;
+        while self.sender.stats().iter().any(|w| w.pending > 0) && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Sums the counters of sources and webhooks into the engine's.
+    fn refresh(&self, stats: &Stats) {
+        self.sources.refresh(stats);
+        let webhooks = self.sender.stats();
+        let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
+        Stats::set(&stats.webhooks, sum(&|w| w.sent));
+        Stats::set(&stats.webhooks_failed, sum(&|w| w.retried + w.dead));
+        Stats::set(&stats.webhooks_pending, sum(&|w| w.pending));
     }
 }
 

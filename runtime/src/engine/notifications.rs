@@ -4,9 +4,11 @@
 //! at every retry: a receiver can recognise a request that it has seen.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 use tidegate_operators::Epoch;
@@ -16,7 +18,7 @@ use crate::outbox::{Notification, Outbox};
 
 /// Puts alert rows into the outbox.
 pub(crate) struct Notifications {
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     /// (pipeline, rule) to the names of its targets.
     targets: BTreeMap<(String, String), Vec<String>>,
 }
@@ -27,7 +29,7 @@ pub(crate) fn target_name(pipeline: &str, notify: &str) -> String {
 }
 
 impl Notifications {
-    pub(crate) fn new(outbox: Outbox, pipelines: &[PipelineSpec]) -> Self {
+    pub(crate) fn new(outbox: Arc<Outbox>, pipelines: &[PipelineSpec]) -> Self {
         let mut targets = BTreeMap::new();
         for pipeline in pipelines {
             for (_, alert) in &pipeline.alerts {
@@ -38,11 +40,17 @@ impl Notifications {
         Self { outbox, targets }
     }
 
+    /// Epochs up to this one will not be replayed again.
+    pub(crate) fn forget(&self, through: Epoch) {
+        self.outbox.forget(through);
+    }
+
     /// Makes the notifications of an epoch durable. An epoch that was enqueued before (this is a
     /// replay) is passed over.
     pub(crate) fn enqueue<'a>(
         &mut self,
         epoch: Epoch,
+        tick_us: i64,
         alerts: impl Iterator<Item = &'a RecordBatch>,
     ) -> anyhow::Result<()> {
         if epoch <= self.outbox.through_epoch() {
@@ -51,12 +59,13 @@ impl Notifications {
         let mut notifications = Vec::new();
         for rows in alerts {
             for row in 0..rows.num_rows() {
-                self.push(rows, row, &mut notifications)?;
+                self.push(rows, row, tick_us, &mut notifications)?;
             }
         }
         if !notifications.is_empty() {
             // Rows of several workers: their order must not show.
-            notifications.sort_by(|a, b| (a.created_us, &a.id).cmp(&(b.created_us, &b.id)));
+            notifications.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));
+            let notifications = notifications.into_iter().map(|n| n.1).collect();
             self.outbox.enqueue(epoch, notifications)?;
         }
         Ok(())
@@ -66,7 +75,8 @@ impl Notifications {
         &self,
         rows: &RecordBatch,
         row: usize,
-        into: &mut Vec<Notification>,
+        tick_us: i64,
+        into: &mut Vec<(i64, Notification)>,
     ) -> anyhow::Result<()> {
         let column = |name: &str| {
             rows.column_by_name(name)
@@ -84,11 +94,11 @@ impl Notifications {
         };
         let (pipeline, rule, status) = (text("pipeline")?, text("rule")?, text("status")?);
         let alert_id = text("alert_id")?;
-        let created_us = time("time")?;
+        let time_us = time("time")?;
         let json_of = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
         let body = json!({
             "type": format!("alert.{status}"),
-            "timestamp": rfc3339(created_us),
+            "timestamp": rfc3339(time_us),
             "data": {
                 "alert_id": alert_id,
                 "pipeline": pipeline,
@@ -101,16 +111,17 @@ impl Notifications {
                 "row": json_of(text("row")?),
             },
         });
-        let body = serde_json::to_vec(&body)?;
+        let body = Bytes::from(serde_json::to_vec(&body)?);
         let names = self.targets.get(&(pipeline, rule));
         for name in names.into_iter().flatten() {
-            into.push(Notification {
+            let notification = Notification {
                 id: format!("{alert_id}-{status}-{:08x}", crc32fast::hash(name.as_bytes())),
                 target: name.clone(),
                 body: body.clone(),
-                created_us,
+                created_us: tick_us,
                 key: alert_id.clone(),
-            });
+            };
+            into.push((time_us, notification));
         }
         Ok(())
     }

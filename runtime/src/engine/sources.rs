@@ -139,7 +139,7 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
 }
 
 /// Starts what was bound, in the order of the plan.
-pub(super) fn start(bound: Vec<Bound>, journal: &Journal, _stats: &Arc<Stats>) -> Sources {
+pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
     let (stop, stopped) = watch::channel(false);
     let running = bound
         .into_iter()
