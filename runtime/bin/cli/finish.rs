@@ -1,4 +1,4 @@
-//! What `demo` and `run` do alike: show the summary until the end comes, stop cleanly, print totals.
+//! What `demo` and `run` do alike: show the summary until the end, stop cleanly, print totals.
 
 use tidegate_runtime::engine::Engine;
 use tidegate_runtime::screen::Screen;
