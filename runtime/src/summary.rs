@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use crate::fleet::FleetTotals;
 use crate::screen::Screen;
@@ -38,7 +38,12 @@ pub struct Picture {
     pub fleet: Option<FleetTotals>,
 }
 
-/// Shows [`Stats`] on a [`Screen`] until dropped.
+/// How often to call [`Summary::show`]: often enough for a terminal, rarely where lines pile up.
+pub fn every(screen: &Screen) -> Duration {
+    if screen.is_terminal() { DRAW_EVERY } else { LINE_EVERY }
+}
+
+/// Shows [`Stats`] on a [`Screen`].
 pub struct Summary {
     title: String,
     stats: Arc<Stats>,
@@ -53,25 +58,14 @@ impl Summary {
         Self { title: title.to_owned(), stats, fleet, started: Instant::now(), samples: Vec::new() }
     }
 
-    /// Shows the summary for ever; cancel it (drop the future) to end.
-    pub async fn run(&mut self, screen: &Screen) {
-        let every = if screen.is_terminal() { DRAW_EVERY } else { LINE_EVERY };
-        self.run_every(every, screen).await;
-    }
-
-    async fn run_every(&mut self, every: Duration, screen: &Screen) {
-        let mut timer = interval(every);
-        timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        timer.tick().await;
-        loop {
-            let picture = self.picture();
-            if screen.is_terminal() {
-                screen.draw(block(&self.title, &picture));
-            } else if picture.elapsed >= every / 2 {
-                // Not at once: a line of zeros says nothing.
-                screen.print(&line(&picture));
-            }
-            timer.tick().await;
+    /// Shows the state of things now; to be called about [`every`] so often.
+    pub fn show(&mut self, screen: &Screen) {
+        let picture = self.picture();
+        if screen.is_terminal() {
+            screen.draw(block(&self.title, &picture));
+        } else if picture.elapsed >= LINE_EVERY / 2 {
+            // Not at once: a line of zeros says nothing.
+            screen.print(&line(&picture));
         }
     }
 

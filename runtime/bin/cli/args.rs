@@ -95,7 +95,7 @@ Examples:
   tidegate run cold.toml --tables s3://bucket/plant
 
 Ctrl-C (or SIGTERM) ends cleanly: what was acknowledged is processed and committed first.
-A second Ctrl-C ends at once; nothing is lost then either, the next start goes on from the journal.";
+A second Ctrl-C ends at once; nothing is lost then either: the next start replays the journal.";
 
 #[derive(Args, Debug)]
 #[command(after_help = RUN_HELP)]

@@ -1,6 +1,6 @@
-//! `tidegate check` and `tidegate schema`.
+//! `tidegate check` and `tidegate explain`: what a plan is, without running it.
 
-use super::args::PathArgs;
+use super::args::{ExplainArgs, PathArgs};
 use super::{Outcome, files, print};
 
 pub(super) fn check(args: &PathArgs) -> Outcome {
@@ -15,7 +15,11 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
     ))
 }
 
-/// The JSON Schema of a pipeline file.
-pub(super) fn schema() -> String {
-    format!("{:#}", tidegate_pipelines::schema())
+pub(super) fn explain(args: &ExplainArgs) -> Outcome {
+    let plan = files::load(&args.paths.paths)?;
+    let text = match args.dot {
+        true => tidegate_pipelines::explain_dot(&plan),
+        false => tidegate_pipelines::explain(&plan),
+    };
+    print(&text)
 }

@@ -34,14 +34,12 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
         ("env", examples::SECRET_VARIABLE) => Ok(SECRET.to_owned()),
         _ => files::reference(kind, name),
     })?;
-    let options = EngineOptions {
-        data: args.engine.data.clone(),
-        workers: args.engine.workers(),
-        ..EngineOptions::default()
-    };
+    let options =
+        EngineOptions { workers: args.engine.workers(), ..EngineOptions::new(&args.engine.data) };
     let mut engine = Engine::start(plan, options).await?;
     let address = engine.endpoint_addr().context("the demo's pipelines have no endpoint")?;
     screen.print(&introduction(&args, address, moved));
+    finish::recovered(&engine, screen);
     stop.restart(args.engine.time);
     let fleet = Fleet::start(&fleet_options(&args, address));
     let stats = engine.stats();

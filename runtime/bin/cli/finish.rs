@@ -1,8 +1,9 @@
-//! What `demo` and `run` do alike: show the summary until the end comes, stop cleanly, print totals.
+//! What `demo` and `run` do alike: show the summary until the end, stop cleanly, print totals.
 
 use tidegate_runtime::engine::Engine;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::{self, Picture, Summary};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::stop::{Reason, Stop};
 
@@ -13,21 +14,59 @@ pub(super) async fn watch(
     screen: &Screen,
     stop: &mut Stop,
 ) -> anyhow::Result<()> {
-    let reason = tokio::select! {
-        () = summary.run(screen) => None,
-        reason = stop.wait() => Some(Ok(reason)),
-        ended = engine.ended() => Some(Err(ended)),
+    let mut timer = interval(summary::every(screen));
+    timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut trouble = None;
+    let reason = loop {
+        tokio::select! {
+            biased;
+            reason = stop.wait() => break Ok(reason),
+            ended = engine.ended() => break Err(ended),
+            _ = timer.tick() => {
+                engine.refresh();
+                tell_trouble(engine, screen, &mut trouble);
+                summary.show(screen);
+            }
+        }
     };
     screen.release();
     match reason {
-        Some(Ok(Reason::Signal)) => {
+        Ok(Reason::Signal) => {
             screen.print("stopping: finishing what was acknowledged (Ctrl-C again: at once)");
+            Ok(())
         }
-        Some(Ok(Reason::Time)) => screen.print("time is over: finishing what was acknowledged"),
-        Some(Err(ended)) => return ended,
-        None => {}
+        Ok(Reason::Time) => {
+            screen.print("time is over: finishing what was acknowledged");
+            Ok(())
+        }
+        Err(ended) => ended,
     }
-    Ok(())
+}
+
+/// Prints what is wrong with a source when it begins and when it is over, not all the time.
+fn tell_trouble(engine: &Engine, screen: &Screen, last: &mut Option<String>) {
+    let now = engine.unhealthy();
+    if now != *last {
+        match &now {
+            Some(trouble) => screen.print(&format!("trouble: {trouble}")),
+            None => screen.print("the trouble is over"),
+        }
+        *last = now;
+    }
+}
+
+/// Says what a start found of an earlier run.
+pub(super) fn recovered(engine: &Engine, screen: &Screen) {
+    let found = engine.recovery();
+    if found.messages > 0 {
+        screen.print(&format!(
+            "took up {} messages from the journal in {:.1} s",
+            found.messages, found.seconds
+        ));
+    }
+    if !found.changed.is_empty() {
+        screen.print(&format!("changed, starting without state: {}", found.changed.join(", ")));
+    }
 }
 
 /// Prints the totals; as JSON too, if asked for.

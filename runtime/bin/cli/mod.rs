@@ -5,7 +5,6 @@
 mod args;
 mod check;
 mod demo;
-mod explain;
 mod failure;
 mod files;
 mod finish;
@@ -40,10 +39,10 @@ pub(crate) fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         None => print(args::INTRODUCTION),
-        Some(Command::Schema) => print(&check::schema()),
+        Some(Command::Schema) => print(&format!("{:#}", tidegate_pipelines::schema())),
         Some(Command::Docs) => print(&tidegate_pipelines::docs_markdown()),
         Some(Command::Check(args)) => check::check(&args),
-        Some(Command::Explain(args)) => explain::explain(&args),
+        Some(Command::Explain(args)) => check::explain(&args),
         Some(Command::Test(args)) => test::test(&args),
         Some(Command::Demo(args)) => runtime.block_on(demo::demo(args, &screen)),
         Some(Command::Run(args)) => runtime.block_on(run::run(args, &screen)),

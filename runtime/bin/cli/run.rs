@@ -16,16 +16,18 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let names: Vec<String> = plan.pipelines.iter().map(|p| p.name.clone()).collect();
     let data = args.engine.data.clone();
     let options = EngineOptions {
-        data: data.clone(),
         tables: args.tables.clone(),
         workers: args.engine.workers(),
-        ..EngineOptions::default()
+        ..EngineOptions::new(&data)
     };
     let mut engine = Engine::start(plan, options).await?;
     stop.restart(args.engine.time);
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
-    if let Some(address) = engine.endpoint_addr() {
-        screen.print(&format!("MQTT endpoint on {address}"));
+    finish::recovered(&engine, screen);
+    // To standard error, also for programs that wait for it: standard output is for results.
+    match engine.endpoint_addr() {
+        Some(address) => eprintln!("ready: endpoint listening on {address}"),
+        None => eprintln!("ready"),
     }
     let stats = engine.stats();
     let mut summary = Summary::new("tidegate run", stats, None);

@@ -1,33 +1,25 @@
 //! `tidegate sql`: one query, or a prompt.
 
-use tidegate_sql::OutputFormat;
+use tidegate_sql::{OutputFormat, QueryOptions};
 
 use super::Outcome;
 use super::args::{Output, SqlArgs};
 
 pub(super) async fn sql(args: SqlArgs) -> Outcome {
-    // A typing mistake in --data must not look like an empty instance.
-    if args.tables.is_none() && !args.data.is_dir() {
-        let data = args.data.display();
-        return Err(anyhow::anyhow!(
-            "there is no folder {data}; name the data of an instance with --data, or start one \
-             with `tidegate demo`"
-        )
-        .into());
-    }
-    let tables = match args.tables {
-        Some(url) => url,
-        None => args.data.join("tables").display().to_string(),
-    };
+    let options = QueryOptions { tables: args.tables, ..QueryOptions::new(args.data) };
     let format = match args.output {
         Output::Table => OutputFormat::Table,
         Output::Csv => OutputFormat::Csv,
         Output::Json => OutputFormat::Json,
         Output::Parquet => OutputFormat::Parquet,
     };
-    match args.query {
-        Some(query) => tidegate_sql::run_query(&tables, &query, format).await?,
-        None => tidegate_sql::prompt(&tables, format).await?,
-    }
-    Ok(())
+    let outcome = match args.query {
+        Some(query) => {
+            // Not locked: the writer is held across awaits.
+            let mut out = std::io::stdout();
+            tidegate_sql::run_query(&options, &query, format, &mut out).await.map(drop)
+        }
+        None => tidegate_sql::prompt(&options).await,
+    };
+    outcome.map_err(|e| anyhow::Error::from(e).into())
 }

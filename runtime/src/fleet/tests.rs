@@ -45,13 +45,11 @@ fn the_same_seed_gives_the_same_fleet_and_another_seed_another() {
     let faults =
         |seed| -> Vec<Fault> { (0..36).map(|n| fault::fault_of(seed, Kind::Pump, n)).collect() };
     assert_ne!(faults(7), faults(8));
-    // Pinned: a change of the generator would silently change every demo and test.
+    // Pinned, computed by another program: a change of the generator would silently change every
+    // demo and test.
     let mut random = random::Random::new(1, 2);
-    assert_eq!(random.next_u64(), random::Random::new(1, 2).next_u64());
-    assert_eq!(format!("{:x}", random.next_u64()), PINNED);
+    assert_eq!([random.next_u64(), random.next_u64()], [0x2d826501f134ef03, 0x20aa12ae7abdd2ac]);
 }
-
-const PINNED: &str = "0";
 
 #[test]
 fn steps_go_forward_in_time() {
@@ -267,6 +265,14 @@ async fn run_fleet(devices: usize, cut_after: Option<usize>) -> (FleetTotals, Ar
     let fleet = Fleet::start(&options);
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let totals = fleet.stop().await;
+    // The other side may still be reading the last packets.
+    for _ in 0..100 {
+        if seen.lock().unwrap().disconnects >= devices {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
     acceptor.abort();
     (totals, seen)
 }
