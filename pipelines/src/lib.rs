@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Pipelines: from the text of a configuration to a plan that has no open question, and from a plan
+//! to a dataflow. No I/O, no clock, no environment: callers hand in texts and a resolver.
+
+pub mod compare;
+pub mod config;
+mod dot;
+mod explain;
+mod fingerprint;
+pub mod plan;
+pub mod planner;
+mod resolve;
+
+pub use compare::compare_rows;
+pub use config::{Problem, Secret, Severity, docs_markdown, load, schema};
+pub use dot::explain_dot;
+pub use explain::explain;
+pub use fingerprint::fingerprint;
+pub use plan::{NotifySpec, Plan, SourceKind, SourceSpec, TestInput, TestSpec};

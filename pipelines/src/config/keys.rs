@@ -1,0 +1,588 @@
+//! The one table of keys. What is parsed, what is an unknown key, the JSON Schema for editors and
+//! the reference all derive from it: to add a key is to add a line here and to read it in `resolve`.
+
+use super::kinds::{Component, Key, Kind};
+
+/// Most messages that one test can send: it runs in memory.
+pub(crate) const TEST_MESSAGES_MAX: i64 = 1_000_000;
+
+/// Most connections that one endpoint can be told to hold: one process has no more descriptors.
+const CONNECTIONS_MAX: i64 = 1_000_000;
+
+/// A whole file.
+pub(crate) static PIPELINE: Component = Component {
+    id: "pipeline",
+    heading: "",
+    tag: None,
+    doc: "One file is one pipeline. All files that are given run as one plan.",
+    keys: &[
+        Key::new(
+            "name",
+            Kind::PipelineName,
+            "Name of the pipeline. With `-` as `_` it is the SQL schema of its tables.",
+            "\"cold-chain\"",
+        )
+        .required(),
+        Key::new(
+            "source",
+            Kind::Variant(&[&ENDPOINT, &MQTT, &FILE]),
+            "Where messages come from.",
+            "",
+        )
+        .required(),
+        Key::new("reading", Kind::Section(&READING), "What one row is.", "").required(),
+        Key::new(
+            "step",
+            Kind::Variants(&[&FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT]),
+            "What is done with the rows, from edge to edge. Each step's name is the name of its \
+             output edge; their order in the file does not matter.",
+            "",
+        ),
+        Key::new("alert", Kind::Sections(&ALERT), "When to tell somebody.", ""),
+        Key::new("table", Kind::Sections(&TABLE), "Which edges are kept as tables.", ""),
+        Key::new("notify", Kind::NamedVariants(&[&WEBHOOK]), "Whom alerts tell.", ""),
+        Key::new("test", Kind::Sections(&TEST), "What `tidegate test` checks.", ""),
+    ],
+};
+
+const TOPICS_DOC: &str = "Topic templates. `{name}` takes one level and `{name...}` the rest of the \
+                          topic; both become columns. `+` and `#` match without keeping.";
+const TOPICS_EXAMPLE: &str = "[\"plant/{site}/{device}/telemetry\"]";
+
+static ENDPOINT: Component = Component {
+    id: "source.endpoint",
+    heading: "[source]",
+    tag: Some("endpoint"),
+    doc: "Tidegate itself is the MQTT endpoint that devices connect to (3.1.1 and 5, QoS 0 and 1). \
+          Pipelines with the same `listen` share it.",
+    keys: &[
+        Key::new("listen", Kind::Address, "Address to listen on.", "\"127.0.0.1:1883\"")
+            .default("127.0.0.1:1883"),
+        Key::new("topics", Kind::Topics, TOPICS_DOC, TOPICS_EXAMPLE).required(),
+        Key::new(
+            "users",
+            Kind::Secrets,
+            "User names with their passwords. If there are any, every CONNECT needs one of them.",
+            "{ \"gateway-1\" = \"${env:GATEWAY_PASSWORD}\" }",
+        ),
+        Key::new(
+            "packet_max",
+            Kind::Size,
+            "Longest packet; a longer one ends its connection.",
+            "\"256KiB\"",
+        )
+        .default("256KiB"),
+        Key::new(
+            "connections_max",
+            Kind::Int(1, CONNECTIONS_MAX),
+            "Most connections at a time.",
+            "20000",
+        )
+        .default("20000"),
+        Key::new(
+            "insecure_listen",
+            Kind::Bool,
+            "Allows an address that other machines can reach without `users`.",
+            "false",
+        )
+        .default("false"),
+    ],
+};
+
+static MQTT: Component = Component {
+    id: "source.mqtt",
+    heading: "[source]",
+    tag: Some("mqtt"),
+    doc: "Subscribes to an external broker with a persistent session.",
+    keys: &[
+        Key::new(
+            "url",
+            Kind::Address,
+            "The broker: `mqtt://host:1883`, or `mqtts://host:8883` for TLS.",
+            "\"mqtt://localhost:1883\"",
+        )
+        .required(),
+        Key::new("topics", Kind::Topics, TOPICS_DOC, TOPICS_EXAMPLE).required(),
+        Key::new("qos", Kind::Int(0, 1), "Quality of service of the subscription.", "1")
+            .default("1"),
+        Key::new("version", Kind::OneOf(&["3.1.1", "5"]), "Version of the protocol.", "\"5\"")
+            .default("5"),
+        Key::new(
+            "client_id",
+            Kind::Address,
+            "Name of the session at the broker; it must be unique there and stay the same. \
+             If absent: `tidegate-` and the pipeline's name.",
+            "\"tidegate-cold-chain\"",
+        ),
+        Key::new("user", Kind::Address, "User name.", "\"tidegate\""),
+        Key::new("password", Kind::Secret, "Password.", "\"${env:BROKER_PASSWORD}\""),
+        Key::new(
+            "ca_file",
+            Kind::Address,
+            "File with the certificates to trust for `mqtts` (PEM), instead of the system's.",
+            "\"ca.pem\"",
+        ),
+        Key::new(
+            "session_expiry",
+            Kind::Duration,
+            "How long the broker shall keep the session while Tidegate is away (version 5).",
+            "\"7d\"",
+        )
+        .default("7d"),
+    ],
+};
+
+static FILE: Component = Component {
+    id: "source.file",
+    heading: "[source]",
+    tag: Some("file"),
+    doc: "Newline-delimited files. Bounded: the pipeline ends when all is read.",
+    keys: &[
+        Key::new("path", Kind::Address, "The file.", "\"readings.ndjson\"").required(),
+        Key::new("topic", Kind::Text, "What `topic` says; if absent, the path.", "\"file\""),
+        Key::new("topics", Kind::Topics, TOPICS_DOC, "[\"{device}\"]"),
+    ],
+};
+
+static READING: Component = Component {
+    id: "reading",
+    heading: "[reading]",
+    tag: None,
+    doc: "What one row is. The columns `device` (text) and `time` are always there; `topic`, \
+          `client_id`, `received_time` and `journal_offset` are there where they are used. \
+          Paths go from the reading; `$.a.b` goes from the whole document.",
+    keys: &[
+        Key::new("format", Kind::OneOf(&["json"]), "How payloads are written.", "\"json\"")
+            .default("json"),
+        Key::new(
+            "device",
+            Kind::Path,
+            "Where the device's name is: a path in the payload or a capture of the topic.",
+            "\"{device}\"",
+        )
+        .required(),
+        Key::new(
+            "time",
+            Kind::Time(&TIME),
+            "Where the time of the reading is; `\"received\"`: when the message came in.",
+            "\"ts\"",
+        )
+        .required(),
+        Key::new(
+            "explode",
+            Kind::Path,
+            "Path of an array: each of its elements is a reading of its own.",
+            "\"samples\"",
+        ),
+        Key::new(
+            "future_bound",
+            Kind::Duration,
+            "A reading further ahead of its receive time goes to `system.rejects`.",
+            "\"1h\"",
+        )
+        .default("1h"),
+        Key::new(
+            "disorder",
+            Kind::Duration,
+            "How much older than the newest reading of its device a reading may be without being \
+             late. Windows and detectors can say otherwise.",
+            "\"5s\"",
+        )
+        .default("5s"),
+        Key::new(
+            "idle_close",
+            Kind::Duration,
+            "Windows of a device that is silent for this long are closed.",
+            "\"1m\"",
+        )
+        .default("1m"),
+        Key::new("payload_max", Kind::Size, "A longer payload is a reject.", "\"256KiB\"")
+            .default("256KiB"),
+        Key::new(
+            "fields",
+            Kind::Fields(&FIELD),
+            "The other columns: `name = \"type\"`, or a table as below. A capture of the topic \
+             that is not declared is a text column of its own name.",
+            "",
+        ),
+    ],
+};
+
+static TIME: Component = Component {
+    id: "reading.time",
+    heading: "[reading.time]",
+    tag: None,
+    doc: "A time whose format is given.",
+    keys: &[
+        Key::new("field", Kind::Path, "Where it is.", "\"ts\"").required(),
+        Key::new("format", Kind::TimeFormat, TIME_FORMAT_DOC, "\"ms\"").default("auto"),
+    ],
+};
+
+const TIME_FORMAT_DOC: &str = "`auto` (RFC 3339, or a number whose magnitude tells its unit), `s`, \
+                               `ms`, `us`, `ns`, `rfc3339`, or a strftime pattern.";
+
+static FIELD: Component = Component {
+    id: "reading.fields",
+    heading: "[reading.fields]",
+    tag: None,
+    doc: "One column. A value that breaks its type or a rule makes its reading a row of \
+          `system.rejects`, or becomes null.",
+    keys: &[
+        Key::new(
+            "type",
+            Kind::OneOf(&["bool", "int64", "float64", "string", "time"]),
+            "Its type. Coercions that lose nothing are made.",
+            "\"float64\"",
+        )
+        .required(),
+        Key::new(
+            "field",
+            Kind::Path,
+            "Where the value is: a path or a capture; if absent, the member of the column's name.",
+            "\"meta.serial\"",
+        ),
+        Key::new("unit", Kind::Text, "Unit, for people.", "\"°C\""),
+        Key::new("required", Kind::Bool, "Missing or null is not allowed.", "true")
+            .default("false"),
+        Key::new("min", Kind::Float, "Smallest value (numbers).", "-60"),
+        Key::new("max", Kind::Float, "Largest value (numbers).", "120"),
+        Key::new("one_of", Kind::Texts, "The values allowed (strings).", "[\"ok\", \"warn\"]"),
+        Key::new(
+            "matches",
+            Kind::Regex,
+            "The text must match somewhere (strings).",
+            "\"^SN[0-9]+$\"",
+        ),
+        Key::new("format", Kind::TimeFormat, TIME_FORMAT_DOC, "\"ms\"").default("auto"),
+        Key::new(
+            "on_invalid",
+            Kind::OneOf(&["reject", "null"]),
+            "What happens with a value that breaks its type or a rule.",
+            "\"null\"",
+        )
+        .default("reject"),
+    ],
+};
+
+const STEP_NAME: Key =
+    Key::new("name", Kind::Name, "Name of the step and of its output edge.", "\"per_minute\"")
+        .required();
+const STEP_FROM: Key =
+    Key::new("from", Kind::Name, "The edge that it reads.", "\"readings\"").default("readings");
+
+static FILTER: Component = Component {
+    id: "step.filter",
+    heading: "[[step]]",
+    tag: Some("filter"),
+    doc: "Keeps the rows for which an expression is true.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new("where", Kind::Sql, "The expression.", "\"state = 'ok'\"").required(),
+    ],
+};
+
+static DERIVE: Component = Component {
+    id: "step.derive",
+    heading: "[[step]]",
+    tag: Some("derive"),
+    doc: "Adds or replaces columns and keeps all others.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "set",
+            Kind::SqlMap,
+            "The columns, each over the input.",
+            "{ fahrenheit = \"temperature * 1.8 + 32\" }",
+        )
+        .required(),
+    ],
+};
+
+static SELECT: Component = Component {
+    id: "step.select",
+    heading: "[[step]]",
+    tag: Some("select"),
+    doc: "Keeps only the columns that are named, and those that identify the row (of readings: \
+          `device` and `time`).",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "columns",
+            Kind::SqlMap,
+            "The columns, each over the input.",
+            "{ celsius = \"temperature\" }",
+        )
+        .required(),
+    ],
+};
+
+static ROUTE: Component = Component {
+    id: "step.route",
+    heading: "[[step]]",
+    tag: Some("route"),
+    doc: "Sends each row to the first branch whose expression is true. Each branch is an edge of \
+          its own name. A row that no branch takes is a row of `system.rejects`.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "branches",
+            Kind::SqlMap,
+            "The branches, in order.",
+            "{ pumps = \"kind = 'pump'\", rest = \"true\" }",
+        )
+        .required(),
+    ],
+};
+
+const BY_WINDOW: Key = Key::new(
+    "by",
+    Kind::Names,
+    "Columns that make the key; if absent, the key of the edge (of readings: `device`).",
+    "[\"site\", \"device\"]",
+);
+const DISORDER: Key =
+    Key::new("disorder", Kind::Duration, "If absent, as in `[reading]`.", "\"5s\"");
+const IDLE_CLOSE: Key =
+    Key::new("idle_close", Kind::Duration, "If absent, as in `[reading]`.", "\"1m\"");
+
+static WINDOW: Component = Component {
+    id: "step.window",
+    heading: "[[step]]",
+    tag: Some("window"),
+    doc: "Aggregates over windows of event time. The output has the key, `window_start`, \
+          `window_end`, the selected columns, `rows` and `revision`.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new("every", Kind::Duration, "Length of windows that follow each other.", "\"1m\""),
+        Key::new("size", Kind::Duration, "Length of windows that overlap; with `slide`.", "\"1m\""),
+        Key::new("slide", Kind::Duration, "Distance of their starts.", "\"10s\""),
+        Key::new(
+            "offset",
+            Kind::Duration,
+            "Shift of the windows against the Unix epoch.",
+            "\"0s\"",
+        )
+        .default("0s"),
+        BY_WINDOW,
+        Key::new(
+            "select",
+            Kind::SqlMap,
+            "The columns: expressions over aggregates and key columns.",
+            "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
+        )
+        .required(),
+        Key::new(
+            "clock",
+            Kind::OneOf(&["device", "fleet"]),
+            "Whose time closes windows: each key's own, or the newest of all.",
+            "\"device\"",
+        )
+        .default("device"),
+        DISORDER,
+        IDLE_CLOSE,
+        Key::new(
+            "late",
+            Kind::OneOf(&["revise", "table"]),
+            "A late row makes its window be emitted again with the next `revision`, or goes to \
+             `system.late`.",
+            "\"revise\"",
+        )
+        .default("revise"),
+        Key::new("revise_for", Kind::Duration, "How long a window can be revised.", "\"1h\"")
+            .default("1h"),
+    ],
+};
+
+static DETECT: Component = Component {
+    id: "step.detect",
+    heading: "[[step]]",
+    tag: Some("detect"),
+    doc: "Finds unusual values. The output has the key, `time`, `value`, `score`, `expected`, \
+          `deviation` and `method`; findings are also rows of `system.findings`.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new("on", Kind::Sql, "The value to judge, a number.", "\"temperature\"").required(),
+        BY_WINDOW,
+        Key::new(
+            "method",
+            Kind::OneOf(&["ewma_z"]),
+            "`ewma_z`: distance from an exponentially weighted mean, in standard deviations.",
+            "\"ewma_z\"",
+        )
+        .default("ewma_z"),
+        Key::new("alpha", Kind::Float, "Weight of the newest reading, between 0 and 1.", "0.05")
+            .default("0.05"),
+        Key::new(
+            "warmup",
+            Kind::Int(1, 1_000_000_000),
+            "Readings of a key before anything is judged.",
+            "30",
+        )
+        .default("30"),
+        Key::new("threshold", Kind::Float, "A finding is further away than this.", "4.0")
+            .default("4.0"),
+        Key::new(
+            "order",
+            Kind::OneOf(&["event_time", "arrival"]),
+            "By time, waiting for `disorder`; or as they come in, at once.",
+            "\"event_time\"",
+        )
+        .default("event_time"),
+        DISORDER,
+        IDLE_CLOSE,
+    ],
+};
+
+static ALERT: Component = Component {
+    id: "alert",
+    heading: "[[alert]]",
+    tag: None,
+    doc: "A rule with one alert per key, which fires and is resolved. Changes are rows of \
+          `system.alerts`.",
+    keys: &[
+        Key::new("name", Kind::Text, "Name of the rule.", "\"too-warm\"").required(),
+        Key::new("from", Kind::Name, "The edge that it reads.", "\"per_minute\"").required(),
+        Key::new("fire", Kind::Sql, "When it fires.", "\"t_avg > 8\"").required(),
+        Key::new(
+            "clear",
+            Kind::Sql,
+            "When it is resolved; if absent, when `fire` is false.",
+            "\"t_avg < 7\"",
+        ),
+        Key::new("for", Kind::Duration, "How long `fire` must have been true.", "\"5m\"")
+            .default("0s"),
+        Key::new(
+            "by",
+            Kind::Names,
+            "Columns that make the key; if absent, the key of the edge.",
+            "[\"device\"]",
+        ),
+        Key::new("severity", Kind::Text, "How bad it is.", "\"warning\"").default("warning"),
+        Key::new(
+            "summary",
+            Kind::Text,
+            "Text for people; `{column}` is replaced by the row's value. If absent, the name.",
+            "\"{device} is at {t_avg} °C\"",
+        ),
+        Key::new("notify", Kind::Texts, "Names of `[notify]` tables.", "[\"ops\"]"),
+        Key::new(
+            "max_age",
+            Kind::Duration,
+            "Changes that are older when they are found are recorded, but told to nobody.",
+            "\"1h\"",
+        )
+        .default("1h"),
+    ],
+};
+
+static TABLE: Component = Component {
+    id: "table",
+    heading: "[[table]]",
+    tag: None,
+    doc: "An edge that is kept as a table. Findings, alerts, rejects and late rows are tables in \
+          any case: `system.findings`, `.alerts`, `.rejects`, `.late`.",
+    keys: &[
+        Key::new("from", Kind::Name, "The edge.", "\"per_minute\"").required(),
+        Key::new(
+            "name",
+            Kind::Name,
+            "Name of the table; if absent, that of the edge.",
+            "\"minutes\"",
+        ),
+        Key::new(
+            "partition",
+            Kind::Names,
+            "Text columns to divide the files by, below the day. Few values each: never the device.",
+            "[\"site\"]",
+        ),
+        Key::new("freshness", Kind::Duration, "Rows can be read after about this long.", "\"10s\"")
+            .default("10s"),
+    ],
+};
+
+static WEBHOOK: Component = Component {
+    id: "notify.webhook",
+    heading: "[notify.NAME]",
+    tag: Some("webhook"),
+    doc: "A POST of each change of an alert, retried until it is taken (Standard Webhooks).",
+    keys: &[
+        Key::new(
+            "url",
+            Kind::SecretAddress,
+            "Where to. It is never shown.",
+            "\"${env:OPS_WEBHOOK}\"",
+        )
+        .required(),
+        Key::new(
+            "secret",
+            Kind::Secret,
+            "Key of the signature: `whsec_` and base64, or plain text.",
+            "\"${env:OPS_SECRET}\"",
+        ),
+        Key::new("timeout", Kind::Duration, "How long one try may take.", "\"10s\"").default("10s"),
+        Key::new("max_age", Kind::Duration, "After this long it is given up.", "\"1d\"")
+            .default("1d"),
+        Key::new(
+            "allow_private",
+            Kind::Bool,
+            "Allows addresses of this machine and of private networks.",
+            "false",
+        )
+        .default("false"),
+    ],
+};
+
+static TEST: Component = Component {
+    id: "test",
+    heading: "[[test]]",
+    tag: None,
+    doc: "Messages in, rows out, in process and in milliseconds.",
+    keys: &[
+        Key::new("name", Kind::Text, "What it shows.", "\"five warm minutes fire once\"")
+            .required(),
+        Key::new("input", Kind::Sections(&TEST_INPUT), "The messages.", "").required(),
+        Key::new(
+            "expect",
+            Kind::RowsByEdge,
+            "All rows of an edge, or of `rejects`, `late`, `findings`, `alerts`, in order of time \
+             and key. Only the columns that are named are compared; numbers to 1e-9.",
+            "{ per_minute = [{ device = \"d1\", n = 6 }] }",
+        ),
+        Key::new(
+            "count",
+            Kind::CountByEdge,
+            "The number of rows of an edge, or of `rejects`, `late`, `findings`, `alerts`.",
+            "{ rejects = 0 }",
+        ),
+    ],
+};
+
+static TEST_INPUT: Component = Component {
+    id: "test.input",
+    heading: "[[test.input]]",
+    tag: None,
+    doc: "One message, or `count` of them, one `every`. They are received in order of time.",
+    keys: &[
+        Key::new("topic", Kind::Text, "Its topic.", "\"plant/a/d1/telemetry\"").required(),
+        Key::new("at", Kind::Instant, "When it is received.", "\"2026-01-01T00:00:00Z\"")
+            .default("2026-01-01T00:00:00Z"),
+        Key::new(
+            "payload",
+            Kind::Payload,
+            "Its payload. Replaced are `{ms}`, `{s}`, `{us}` and `{rfc3339}` by when it is \
+             received, and `{i}` by its number, from 0.",
+            "'{\"ts\": {ms}, \"temperature\": 9.5}'",
+        )
+        .required(),
+        Key::new("every", Kind::Duration, "Distance of repeated messages.", "\"10s\"")
+            .default("1s"),
+        Key::new("count", Kind::Int(1, TEST_MESSAGES_MAX), "How many.", "30").default("1"),
+    ],
+};

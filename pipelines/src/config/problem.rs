@@ -1,0 +1,231 @@
+//! Problems with a configuration: where, what, and what to do about it.
+//!
+//! Invariant: a problem never shows a secret. The line it quotes is masked where a secret is
+//! written literally, which is why only [`Reporter`] makes problems.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// Most problems that are reported: nobody fixes more in one go, and a binary file given by mistake
+/// must not fill the screen.
+const PROBLEMS_MAX: usize = 200;
+
+/// Words that make a key's literal value worth hiding even where the file cannot be parsed.
+const SECRET_WORDS: [&str; 4] = ["password", "secret", "users", "token"];
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The plan cannot run.
+    Error,
+    /// The plan can run, but probably not as meant.
+    Warning,
+}
+
+/// One problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, as the caller named it.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1, in characters.
+    pub column: usize,
+    /// How many characters are meant, at least 1.
+    pub width: usize,
+    /// The line itself, secrets masked.
+    pub source_line: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let gutter = self.line.to_string().len();
+        let blank = " ".repeat(gutter);
+        writeln!(f, "{kind}: {}", self.message)?;
+        writeln!(f, "{blank}--> {}:{}:{}", self.file.display(), self.line, self.column)?;
+        writeln!(f, "{blank} |")?;
+        writeln!(f, "{} | {}", self.line, self.source_line)?;
+        // Tabs stay tabs, so that the caret stands below its text.
+        let indent: String = self
+            .source_line
+            .chars()
+            .take(self.column - 1)
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        write!(f, "{blank} | {indent}{}", "^".repeat(self.width))?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n{blank} = hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where something is written: bytes of one of the files that are being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Index of the file.
+    pub file: usize,
+    /// First byte.
+    pub start: usize,
+    /// Byte after the last one.
+    pub end: usize,
+}
+
+/// Collects problems over all files.
+#[derive(Debug)]
+pub struct Reporter<'a> {
+    files: &'a [(PathBuf, String)],
+    found: Vec<(At, Severity, String, Option<String>)>,
+    secrets: Vec<At>,
+    broken: Vec<usize>,
+}
+
+impl<'a> Reporter<'a> {
+    /// No problem yet.
+    pub fn new(files: &'a [(PathBuf, String)]) -> Self {
+        Self { files, found: Vec::new(), secrets: Vec::new(), broken: Vec::new() }
+    }
+
+    /// The text of a file.
+    pub fn text(&self, file: usize) -> &'a str {
+        &self.files[file].1
+    }
+
+    /// Reports an error.
+    pub fn error(&mut self, at: At, message: impl Into<String>, hint: impl Into<Option<String>>) {
+        self.found.push((at, Severity::Error, message.into(), hint.into()));
+    }
+
+    /// Reports an error in the syntax: nothing is known then about what the file's values are.
+    pub fn syntax_error(&mut self, at: At, message: String) {
+        self.broken.push(at.file);
+        self.error(at, message, None);
+    }
+
+    /// Reports a warning.
+    pub fn warning(&mut self, at: At, message: impl Into<String>, hint: impl Into<Option<String>>) {
+        self.found.push((at, Severity::Warning, message.into(), hint.into()));
+    }
+
+    /// Whether an error was reported.
+    pub fn failed(&self) -> bool {
+        self.found.iter().any(|f| f.1 == Severity::Error)
+    }
+
+    /// Never shows the literal text at this place.
+    pub fn mask(&mut self, at: At) {
+        self.secrets.push(at);
+    }
+
+    /// `file:line` of a place, for messages of later stages.
+    pub fn place(&self, at: At) -> (PathBuf, usize) {
+        let (line, _, _) = self.position(at);
+        (self.files[at.file].0.clone(), line)
+    }
+
+    /// All problems, each once, in the order of the files and lines.
+    pub fn finish(mut self) -> Vec<Problem> {
+        let mut found = std::mem::take(&mut self.found);
+        found.sort_by(|a, b| {
+            (a.0.file, a.0.start, a.1, &a.2).cmp(&(b.0.file, b.0.start, b.1, &b.2))
+        });
+        found.dedup();
+        found.truncate(PROBLEMS_MAX);
+        found
+            .into_iter()
+            .map(|(at, severity, message, hint)| {
+                let (line, column, range) = self.position(at);
+                let width = self.text(at.file)[at.start.min(range.end)..at.end.min(range.end)]
+                    .chars()
+                    .count()
+                    .max(1);
+                Problem {
+                    file: self.files[at.file].0.clone(),
+                    line,
+                    column,
+                    width,
+                    source_line: self.masked(at.file, range),
+                    message,
+                    hint,
+                    severity,
+                }
+            })
+            .collect()
+    }
+
+    /// Line, column and the bytes of the line.
+    fn position(&self, at: At) -> (usize, usize, Range<usize>) {
+        let text = self.text(at.file);
+        let mut start = at.start.min(text.len());
+        while !text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let before = &text[..start];
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
+        let line_end = line_start + text[line_start..line_end].trim_end_matches('\r').len();
+        let line = before.matches('\n').count() + 1;
+        (line, text[line_start..start].chars().count() + 1, line_start..line_end.max(line_start))
+    }
+
+    /// A line without the secrets in it, as long in characters as it was.
+    fn masked(&self, file: usize, line: Range<usize>) -> String {
+        let text = &self.text(file)[line.clone()];
+        let by_word = if self.broken.contains(&file) { hides_by_word(text) } else { None };
+        text.char_indices()
+            .map(|(i, c)| {
+                let byte = line.start + i;
+                let known =
+                    self.secrets.iter().any(|s| s.file == file && (s.start..s.end).contains(&byte));
+                if known || by_word.as_ref().is_some_and(|r| r.contains(&i)) { '*' } else { c }
+            })
+            .collect()
+    }
+}
+
+/// The bytes of a line to hide because its key sounds secret and its value is no reference: the
+/// only protection where the text around could not be parsed.
+fn hides_by_word(line: &str) -> Option<Range<usize>> {
+    let lower = line.to_ascii_lowercase();
+    let word = SECRET_WORDS.iter().filter_map(|w| lower.find(w)).min()?;
+    let value = word + line[word..].find('=')? + 1;
+    (!line[value..].contains("${")).then_some(value..line.len())
+}
+
+/// The candidate that is most like `name`, if any is like it at all.
+pub fn nearest<'n>(name: &str, candidates: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let wanted = name.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(&wanted, &c.to_lowercase()), c))
+        // The first of equals, so that the answer does not depend on anything but the order given.
+        .fold(None, |best: Option<(f64, &str)>, (score, c)| match best {
+            Some((top, _)) if top >= score => best,
+            _ => Some((score, c)),
+        })
+        .filter(|(score, _)| *score > 0.75)
+        .map(|(_, c)| c)
+}
+
+/// "did you mean `x`?", else the list of what there is.
+pub fn hint_of<'n>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'n str> + Clone,
+) -> Option<String> {
+    if let Some(near) = nearest(name, candidates.clone()) {
+        return Some(format!("did you mean `{near}`?"));
+    }
+    let all: Vec<String> = candidates.into_iter().map(|c| format!("`{c}`")).collect();
+    (!all.is_empty()).then(|| format!("there is {}", all.join(", ")))
+}

@@ -1,0 +1,80 @@
+//! A plan as a graph in the DOT language of Graphviz.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use tidegate_operators::spec::{PipelineSpec, StepKind};
+
+use crate::plan::Plan;
+
+/// The graph of a plan, for `dot -Tsvg`.
+pub fn explain_dot(plan: &Plan) -> String {
+    let mut out = String::from(
+        "digraph tidegate {\n  rankdir = LR;\n  node [shape = box, fontname = \"sans-serif\"];\n",
+    );
+    for (i, source) in plan.sources.iter().enumerate() {
+        let _ = writeln!(out, "  s{i} [shape = cds, label = {}];", quoted(&source.name));
+    }
+    for (i, pipeline) in plan.pipelines.iter().enumerate() {
+        one_pipeline(plan, i, pipeline, &mut out);
+    }
+    out.push_str("}\n");
+    out
+}
+
+fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
+    let _ = writeln!(out, "  subgraph cluster{i} {{\n    label = {};", quoted(&p.name));
+    let mut arrows: Vec<(String, String, String)> = Vec::new();
+    // Which node an edge comes out of.
+    let mut from: BTreeMap<&str, String> = BTreeMap::new();
+    let mut node = |out: &mut String, id: String, shape: &str, label: &str| -> String {
+        let _ = writeln!(out, "    {id} [shape = {shape}, label = {}];", quoted(label));
+        id
+    };
+    let decode = node(out, format!("p{i}_decode"), "box", "decode");
+    arrows.push((format!("s{}", p.decode.source), decode.clone(), String::new()));
+    from.insert("readings", decode);
+    for (n, step) in p.steps.iter().enumerate() {
+        let kind = match &step.kind {
+            StepKind::Filter(_) => "filter",
+            StepKind::Project(_) => "project",
+            StepKind::Route(_) => "route",
+            StepKind::Window(_) => "window",
+            StepKind::Detect(_) => "detect",
+        };
+        let id = node(out, format!("p{i}_step{n}"), "box", &format!("{kind} {}", step.name));
+        arrows.push((from[step.from.as_str()].clone(), id.clone(), step.from.clone()));
+        match &step.kind {
+            StepKind::Route(branches) => {
+                from.extend(branches.iter().map(|(name, _)| (name.as_str(), id.clone())));
+            }
+            _ => {
+                from.insert(&step.name, id);
+            }
+        }
+    }
+    for (n, (edge, alert)) in p.alerts.iter().enumerate() {
+        let id = node(out, format!("p{i}_alert{n}"), "octagon", &format!("alert {}", alert.name));
+        arrows.push((from[edge.as_str()].clone(), id.clone(), edge.clone()));
+        for name in &alert.notify {
+            arrows.push((id.clone(), format!("p{i}_notify_{name}"), String::new()));
+        }
+    }
+    for (n, table) in p.tables.iter().enumerate() {
+        let label = format!("{}.{}", table.namespace, table.name);
+        let id = node(out, format!("p{i}_table{n}"), "cylinder", &label);
+        arrows.push((from[table.from.as_str()].clone(), id, table.from.clone()));
+    }
+    for notify in plan.notifications.iter().filter(|n| n.pipeline == p.name) {
+        let id = quoted(&format!("p{i}_notify_{}", notify.name));
+        node(out, id, "note", &format!("webhook {}", notify.name));
+    }
+    out.push_str("  }\n");
+    for (a, b, label) in arrows {
+        let _ = writeln!(out, "  {a} -> {} [label = {}];", quoted(&b), quoted(&label));
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}

@@ -1,0 +1,279 @@
+//! A plan in words, for people who want to see what they wrote.
+
+use std::fmt::Write as _;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use tidegate_operators::spec::{
+    AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DetectMethod, DetectOrder, DetectSpec,
+    LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec, WindowSpec,
+};
+
+use crate::config::units::{show_duration, show_size};
+use crate::plan::{NotifySpec, Plan};
+
+/// What a plan does, pipeline by pipeline.
+pub fn explain(plan: &Plan) -> String {
+    let mut out = String::new();
+    for pipeline in &plan.pipelines {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        one_pipeline(plan, pipeline, &mut out);
+    }
+    out
+}
+
+fn one_pipeline(plan: &Plan, p: &PipelineSpec, out: &mut String) {
+    let _ = writeln!(out, "pipeline {} (SQL schema {})", p.name, p.sql_name);
+    let source = &plan.sources[usize::from(p.decode.source)];
+    let topics: Vec<String> = p.decode.topics.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "  source {}: {}", source.name, topics.join(", "));
+    readings(&p.decode, out);
+    for step in &p.steps {
+        one_step(step, out);
+    }
+    for (from, alert) in &p.alerts {
+        one_alert(from, alert, out);
+    }
+    for table in &p.tables {
+        one_table(table, out);
+    }
+    for notify in plan.notifications.iter().filter(|n| n.pipeline == p.name) {
+        one_notification(notify, out);
+    }
+}
+
+fn line(out: &mut String, label: &str, text: &str) {
+    let _ = writeln!(out, "    {label:<8} {text}");
+}
+
+fn readings(d: &DecodeSpec, out: &mut String) {
+    let each = match &d.explode {
+        Some(path) => format!("one per element of `{}`", path.join(".")),
+        None => "one per message".to_owned(),
+    };
+    let _ = writeln!(out, "  readings: json, {each}");
+    let wide = d.columns.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
+    for c in &d.columns {
+        let pad = " ".repeat(wide - c.name.chars().count());
+        line(out, "column", &format!("{}{pad}  {:<7}  {}", c.name, type_of(&c.kind), about(c)));
+    }
+    let bounds = format!(
+        "payloads over {}, and readings more than {} ahead of their arrival",
+        show_size(d.payload_bytes_max as u64),
+        show_duration(d.future_bound_us)
+    );
+    line(out, "rejects", &bounds);
+}
+
+fn type_of(kind: &ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Bool => "bool",
+        ColumnType::Int64 => "int64",
+        ColumnType::Float64 => "float64",
+        ColumnType::Utf8 => "string",
+        ColumnType::Time(_) => "time",
+    }
+}
+
+fn about(c: &ColumnSpec) -> String {
+    let mut parts = vec![match &c.origin {
+        Origin::Path(path) => path.join("."),
+        Origin::Root(path) => format!("$.{}", path.join(".")),
+        Origin::Capture(name) => format!("{{{name}}} of the topic"),
+        Origin::Topic => "the topic".to_owned(),
+        Origin::Client => "the sender".to_owned(),
+        Origin::ReceivedTime => "when it was received".to_owned(),
+        Origin::Offset => "place in the journal".to_owned(),
+    }];
+    parts.extend(c.unit.iter().map(|unit| format!("in {unit}")));
+    let r = &c.rules;
+    match (r.min, r.max) {
+        (Some(min), Some(max)) => parts.push(format!("from {min} to {max}")),
+        (Some(min), None) => parts.push(format!("from {min}")),
+        (None, Some(max)) => parts.push(format!("up to {max}")),
+        (None, None) => {}
+    }
+    parts.extend(r.one_of.iter().map(|words| format!("one of {}", words.join(", "))));
+    parts.extend(r.matches.iter().map(|pattern| format!("matches {pattern}")));
+    if r.required {
+        parts.push("required".to_owned());
+    }
+    if c.on_invalid == OnInvalid::Null {
+        parts.push("null if invalid".to_owned());
+    }
+    if !c.output {
+        parts.push("only checked, nothing uses it".to_owned());
+    }
+    parts.join(", ")
+}
+
+fn one_step(step: &StepSpec, out: &mut String) {
+    let _ = writeln!(out, "  step {}: {} of {}", step.name, kind_of(&step.kind), step.from);
+    match &step.kind {
+        StepKind::Filter(_) => {
+            line(out, "state", "none");
+            return;
+        }
+        StepKind::Project(_) => line(out, "state", "none"),
+        StepKind::Route(branches) => {
+            let names: Vec<&str> = branches.iter().map(|(name, _)| name.as_str()).collect();
+            line(
+                out,
+                "branches",
+                &format!("{}; a row goes to the first that takes it", names.join(", ")),
+            );
+            line(out, "state", "none");
+            return;
+        }
+        StepKind::Window(w) => window(w, out),
+        StepKind::Detect(d) => detect(d, out),
+    }
+    line(out, "columns", &columns(&step.output));
+}
+
+fn kind_of(kind: &StepKind) -> &'static str {
+    match kind {
+        StepKind::Filter(_) => "some rows",
+        StepKind::Project(_) => "columns",
+        StepKind::Route(_) => "branches",
+        StepKind::Window(_) => "windows",
+        StepKind::Detect(_) => "unusual values",
+    }
+}
+
+fn key_names(schema: &SchemaRef, keys: &[usize]) -> String {
+    let names: Vec<&str> = keys.iter().map(|k| schema.field(*k).name().as_str()).collect();
+    if names.is_empty() { "one for all rows".to_owned() } else { names.join(", ") }
+}
+
+fn window(w: &WindowSpec, out: &mut String) {
+    let mut length = format!("every {}", show_duration(w.slide_us));
+    if w.slide_us != w.size_us {
+        length = format!("{} long, {length}", show_duration(w.size_us));
+    }
+    if w.offset_us != 0 {
+        let _ = write!(length, ", shifted by {}", show_duration(w.offset_us));
+    }
+    line(out, "length", &length);
+    line(out, "key", &key_names(&w.input, &w.keys));
+    let whose = match w.clock {
+        Clock::Device => "its key's newest reading",
+        Clock::Fleet => "the newest reading of all",
+    };
+    let closes = format!(
+        "when {whose} is {} past its end, or its key is silent for {}",
+        show_duration(w.disorder_us),
+        show_duration(w.idle_close_us)
+    );
+    line(out, "closes", &closes);
+    let (late, keep_us) = match w.late {
+        LatePolicy::Revise { keep_us } => (
+            format!(
+                "the window comes again for {}; after that system.late",
+                show_duration(keep_us)
+            ),
+            keep_us,
+        ),
+        LatePolicy::Table => ("system.late".to_owned(), 0),
+    };
+    line(out, "late", &late);
+    // Open windows, those within the disorder, and those that can still be revised.
+    let span_us = w.size_us.saturating_add(w.disorder_us).saturating_add(keep_us);
+    let windows = span_us / w.slide_us + i64::from(span_us % w.slide_us != 0) + 1;
+    let state =
+        format!("per key at most about {windows} windows of {} aggregates", w.aggregates.len());
+    line(out, "state", &state);
+}
+
+fn detect(d: &DetectSpec, out: &mut String) {
+    let DetectMethod::EwmaZ { alpha, warmup, threshold } = d.method;
+    let text = format!(
+        "`{}` further than {threshold} deviations from its weighted mean (alpha {alpha}), after \
+         {warmup} readings",
+        d.on_text
+    );
+    line(out, "finds", &text);
+    line(out, "key", &key_names(&d.input, &d.keys));
+    let (order, state) = match d.order {
+        DetectOrder::EventTime => (
+            format!(
+                "by time: a reading waits for {}, or until its key is silent for {}",
+                show_duration(d.disorder_us),
+                show_duration(d.idle_close_us)
+            ),
+            format!("per key three numbers and the readings of {}", show_duration(d.disorder_us)),
+        ),
+        DetectOrder::Arrival => {
+            ("as readings arrive, at once".to_owned(), "per key three numbers".to_owned())
+        }
+    };
+    line(out, "order", &order);
+    line(out, "state", &state);
+}
+
+fn columns(schema: &SchemaRef) -> String {
+    let columns: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|f| {
+            let unit = f.metadata().get("unit").map(|u| format!(" in {u}")).unwrap_or_default();
+            format!("{} {}{unit}", f.name(), sql_type(f.data_type()))
+        })
+        .collect();
+    columns.join(", ")
+}
+
+fn sql_type(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "bool".into(),
+        DataType::Int64 => "int64".into(),
+        DataType::Float64 => "float64".into(),
+        DataType::Utf8 => "string".into(),
+        DataType::Timestamp(..) => "time".into(),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+fn one_alert(from: &str, a: &AlertSpec, out: &mut String) {
+    let _ = writeln!(out, "  alert {}: on {from}, {}", a.name, a.severity);
+    line(out, "key", &key_names(&a.input, &a.keys));
+    let wait = match a.for_us {
+        0 => "at the first row".to_owned(),
+        us => format!("after {}", show_duration(us)),
+    };
+    line(out, "fires", &format!("{wait} of {}", a.fire));
+    line(out, "clears", &a.clear.to_string());
+    let whom = if a.notify.is_empty() { "nobody".to_owned() } else { a.notify.join(", ") };
+    let age = show_duration(a.max_age_us);
+    line(out, "tells", &format!("{whom}, unless the change is older than {age}"));
+    line(out, "state", "per key one alert");
+}
+
+fn one_table(t: &TableSpec, out: &mut String) {
+    let mut parts = vec![format!("day of {}", t.time)];
+    parts.extend(t.partition.iter().cloned());
+    let _ = writeln!(out, "  table {}.{}: from {}", t.namespace, t.name, t.from);
+    line(out, "files", &format!("by {}; sorted by {}", parts.join(", "), sorted(t)));
+    if !t.identity.is_empty() {
+        let row = t.identity.join(", ");
+        line(out, "shows", &format!("the latest revision of each {row}"));
+    }
+    line(out, "fresh", &format!("after about {}", show_duration(t.freshness_us)));
+    line(out, "columns", &columns(&t.schema));
+}
+
+fn sorted(t: &TableSpec) -> String {
+    t.sort.iter().cloned().chain([t.time.clone()]).collect::<Vec<_>>().join(", ")
+}
+
+fn one_notification(n: &NotifySpec, out: &mut String) {
+    let signed = if n.secret.is_some() { "signed" } else { "not signed" };
+    let _ = writeln!(
+        out,
+        "  notify {}: webhook, {signed}, {} per try, given up after {}",
+        n.name,
+        show_duration(n.timeout_us),
+        show_duration(n.max_age_us)
+    );
+}

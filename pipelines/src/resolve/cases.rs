@@ -1,0 +1,192 @@
+//! `[[test]]`: messages written out, and what is expected of them.
+
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Map, Number, Value as Json};
+
+use super::edges::Edges;
+use super::source;
+use crate::config::keys::TEST_MESSAGES_MAX;
+use crate::config::problem::{At, Reporter, hint_of};
+use crate::config::section::Section;
+use crate::config::tree::{Entry, Node, Value};
+use crate::plan::{TestInput, TestSpec};
+
+/// The tables of every plan with their columns. `keys` holds the key columns, which tests can name
+/// as if they were columns.
+pub(crate) const SYSTEM_TABLES: [(&str, &[&str]); 4] = [
+    (
+        "rejects",
+        &[
+            "time",
+            "pipeline",
+            "topic",
+            "client_id",
+            "journal_offset",
+            "element",
+            "reason",
+            "detail",
+            "payload",
+            "payload_bytes",
+        ],
+    ),
+    (
+        "late",
+        &["time", "pipeline", "step", "keys", "window_start", "window_end", "received_late_us"],
+    ),
+    (
+        "findings",
+        &["time", "pipeline", "step", "keys", "value", "score", "expected", "deviation", "method"],
+    ),
+    (
+        "alerts",
+        &[
+            "time", "pipeline", "rule", "keys", "status", "alert_id", "since", "severity",
+            "summary", "row", "notify",
+        ],
+    ),
+];
+
+/// The tests of a pipeline, the `index`-th of the plan.
+pub(crate) fn tests(
+    file: &Section<'_>,
+    index: usize,
+    edges: &Edges,
+    report: &mut Reporter<'_>,
+) -> Vec<TestSpec> {
+    let mut found = Vec::new();
+    for test in file.sections("test") {
+        let inputs = inputs(file, &test, report);
+        let expect: Vec<(String, Vec<Map<String, Json>>)> = test
+            .entries("expect")
+            .iter()
+            .filter_map(|entry| {
+                edge_is_known(entry, edges, report)
+                    .then(|| (entry.key.clone(), rows(entry, edges, report)))
+            })
+            .collect();
+        let count: Vec<(String, u64)> = test
+            .entries("count")
+            .iter()
+            .filter(|entry| edge_is_known(entry, edges, report))
+            .filter_map(|entry| match entry.node.value {
+                Value::Int(i) => Some((entry.key.clone(), u64::try_from(i).ok()?)),
+                _ => None,
+            })
+            .collect();
+        if test.entries("expect").is_empty() && test.entries("count").is_empty() {
+            let hint = "add `expect.EDGE = [...]` or `count.EDGE = ...`".to_owned();
+            report.error(test.at, "this test expects nothing, so it cannot fail", hint);
+        }
+        let (path, line) = report.place(test.at);
+        let name = test.text("name").unwrap_or_default().to_owned();
+        found.push(TestSpec { name, pipeline: index, inputs, expect, count, file: path, line });
+    }
+    found
+}
+
+fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> Vec<TestInput> {
+    let sections = test.sections("input");
+    let total: i64 = sections.iter().filter_map(|s| s.int("count")).sum();
+    if total > TEST_MESSAGES_MAX {
+        let message = format!("{total} messages, and {TEST_MESSAGES_MAX} are the most");
+        report.error(test.at("input"), message, None);
+        return Vec::new();
+    }
+    let templates = source::templates(file);
+    let mut inputs = Vec::new();
+    for input in sections {
+        let topic = input.text("topic").unwrap_or_default();
+        let mut captures = Vec::new();
+        if !templates.iter().any(|(t, _)| t.matches(topic, &mut captures)) {
+            let hint = "compare it with `topics` in [source]".to_owned();
+            let message = format!("the pipeline does not read `{topic}`");
+            report.warning(input.at("topic"), message, hint);
+        }
+        expand(&input, topic, &mut inputs);
+    }
+    inputs.sort_by_key(|i| i.at_us);
+    inputs
+}
+
+fn expand(input: &Section<'_>, topic: &str, inputs: &mut Vec<TestInput>) {
+    let at = input.text("at").and_then(|t| DateTime::parse_from_rfc3339(t).ok());
+    let parts = (at, input.duration_us("every"), input.int("count"), input.text("payload"));
+    let (Some(at), Some(every_us), Some(count), Some(payload)) = parts else { return };
+    for i in 0..count {
+        let at_us = at.timestamp_micros().saturating_add(every_us.saturating_mul(i));
+        let payload = payload
+            .replace("{ms}", &at_us.div_euclid(1_000).to_string())
+            .replace("{us}", &at_us.to_string())
+            .replace("{s}", &at_us.div_euclid(1_000_000).to_string())
+            .replace("{rfc3339}", &rfc3339(at_us))
+            .replace("{i}", &i.to_string());
+        inputs.push(TestInput { topic: topic.to_owned(), at_us, payload: payload.into_bytes() });
+    }
+}
+
+/// A point in time for people and payloads.
+pub(crate) fn rfc3339(us: i64) -> String {
+    match DateTime::from_timestamp_micros(us) {
+        Some(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        None => format!("{us} µs"),
+    }
+}
+
+fn edge_is_known(entry: &Entry, edges: &Edges, report: &mut Reporter<'_>) -> bool {
+    let known = SYSTEM_TABLES.iter().any(|(name, _)| *name == entry.key);
+    if !known && !edges.contains(&entry.key) {
+        edges.report_unknown(&entry.key, entry.key_at, report);
+    }
+    known || edges.contains(&entry.key)
+}
+
+fn rows(entry: &Entry, edges: &Edges, report: &mut Reporter<'_>) -> Vec<Map<String, Json>> {
+    let names = columns(&entry.key, edges);
+    let mut rows = Vec::new();
+    for row in entry.node.list().iter().filter_map(Node::table) {
+        for cell in &row.entries {
+            if let Some(names) = &names {
+                column_is_known(&cell.key, cell.key_at, names, report);
+            }
+        }
+        rows.push(row.entries.iter().map(|c| (c.key.clone(), json(&c.node))).collect());
+    }
+    rows
+}
+
+fn column_is_known(name: &str, at: At, names: &[&str], report: &mut Reporter<'_>) {
+    if !names.contains(&name) {
+        let message = format!("there is no column `{name}` here");
+        report.error(at, message, hint_of(name, names.iter().copied()));
+    }
+}
+
+/// What a test can name of an edge; `None` if the edge could not be resolved.
+fn columns<'e>(edge: &str, edges: &'e Edges) -> Option<Vec<&'e str>> {
+    let of = |name: &str| {
+        let fields = edges.peek(name).map(|e| e.schema.fields());
+        fields.map(|fields| fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>())
+    };
+    let Some((_, own)) = SYSTEM_TABLES.iter().find(|(name, _)| *name == edge) else {
+        return of(edge);
+    };
+    // Any column can be a key somewhere.
+    let mut names = own.to_vec();
+    if own.contains(&"keys") {
+        names.extend(edges.names().into_iter().filter_map(of).flatten());
+    }
+    Some(names)
+}
+
+fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Text(text) | Value::Datetime(text) => Json::String(text.clone()),
+        Value::Int(i) => Json::Number((*i).into()),
+        Value::Float(f) => Number::from_f64(*f).map_or(Json::Null, Json::Number),
+        Value::Bool(b) => Json::Bool(*b),
+        Value::List(items) => Json::Array(items.iter().map(json).collect()),
+        Value::Table(table) => {
+            Json::Object(table.entries.iter().map(|e| (e.key.clone(), json(&e.node))).collect())
+        }
+    }
+}

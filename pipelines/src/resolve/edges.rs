@@ -1,0 +1,173 @@
+//! Edges: what flows between steps, and which of its columns say what a row is about.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::config::problem::{At, Reporter, hint_of};
+
+/// Names that are not for steps and branches.
+pub(crate) const RESERVED: [&str; 5] = ["readings", "rejects", "late", "findings", "alerts"];
+
+/// What the rows of an edge are.
+#[derive(Clone, Debug)]
+pub(crate) enum RowKind {
+    /// Readings, keyed by device.
+    Readings,
+    /// Windows with their key; `revised` if a window can come more than once.
+    Windows { keys: Vec<String>, revised: bool },
+    /// Findings with their key.
+    Findings { keys: Vec<String> },
+}
+
+/// One edge.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// What its rows are.
+    pub rows: RowKind,
+}
+
+impl Edge {
+    /// The key columns.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        match &self.rows {
+            RowKind::Readings => vec!["device".to_owned()],
+            RowKind::Windows { keys, .. } | RowKind::Findings { keys } => keys.clone(),
+        }
+    }
+
+    /// The columns without which a row would not be what it is: no step removes or replaces them.
+    pub(crate) fn identity(&self) -> Vec<String> {
+        let mut names = self.keys();
+        let rest: &[&str] = match self.rows {
+            RowKind::Windows { .. } => &["window_start", "window_end", "rows", "revision"],
+            RowKind::Readings | RowKind::Findings { .. } => &["time"],
+        };
+        names.extend(rest.iter().map(|n| (*n).to_owned()));
+        names
+    }
+
+    /// The column with the time at which a row is known: what alerts and detectors go by.
+    pub(crate) fn time(&self) -> &'static str {
+        match self.rows {
+            RowKind::Windows { .. } => "window_end",
+            _ => "time",
+        }
+    }
+
+    /// The column with the time at which what a row tells began: what windows and tables go by.
+    pub(crate) fn start(&self) -> &'static str {
+        match self.rows {
+            RowKind::Windows { .. } => "window_start",
+            _ => "time",
+        }
+    }
+
+    /// Index of a column that is there.
+    pub(crate) fn index(&self, name: &str) -> usize {
+        self.schema.index_of(name).expect("identity columns are in every edge")
+    }
+
+    /// The columns that `by` names, or the key of the edge; `None` if one is not there, which is
+    /// reported.
+    pub(crate) fn key_indexes(
+        &self,
+        by: Option<Vec<(&str, At)>>,
+        report: &mut Reporter<'_>,
+    ) -> Option<Vec<usize>> {
+        let Some(by) = by else {
+            return Some(self.keys().iter().map(|k| self.index(k)).collect());
+        };
+        let mut keys = Vec::new();
+        let mut complete = true;
+        for (name, at) in by {
+            let found = self.column(name, at, report);
+            complete &= found.is_some();
+            match found {
+                Some(i) if keys.contains(&i) => {
+                    complete = false;
+                    report.error(at, format!("`{name}` is named twice"), None);
+                }
+                Some(i) => keys.push(i),
+                None => {}
+            }
+        }
+        complete.then_some(keys)
+    }
+
+    /// Index of a column that somebody named; reports if it is not there.
+    pub(crate) fn column(&self, name: &str, at: At, report: &mut Reporter<'_>) -> Option<usize> {
+        let found = self.schema.index_of(name).ok();
+        if found.is_none() {
+            let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+            report.error(at, format!("there is no column `{name}` here"), hint_of(name, names));
+        }
+        found
+    }
+}
+
+/// The edges of a pipeline by name. `None`: the edge exists, but could not be resolved, which was
+/// reported; what depends on it is left out in silence.
+#[derive(Clone, Debug)]
+pub(crate) struct Edges {
+    known: BTreeMap<String, Option<Edge>>,
+    /// Names of route steps with their branches, for hints.
+    routes: BTreeMap<String, Vec<String>>,
+}
+
+impl Edges {
+    /// Only the edge `readings`.
+    pub(crate) fn of_readings(schema: SchemaRef) -> Self {
+        let edge = Edge { schema, rows: RowKind::Readings };
+        Self { known: [("readings".to_owned(), Some(edge))].into(), routes: BTreeMap::new() }
+    }
+
+    /// Adds an edge, or the knowledge that it could not be resolved.
+    pub(crate) fn add(&mut self, name: &str, edge: Option<Edge>) {
+        self.known.insert(name.to_owned(), edge);
+    }
+
+    /// Adds a route, which is no edge itself.
+    pub(crate) fn add_route(&mut self, name: &str, branches: Vec<String>) {
+        self.routes.insert(name.to_owned(), branches);
+    }
+
+    /// Whether there is an edge of this name, resolved or not.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.known.contains_key(name)
+    }
+
+    /// The edge of a name, without a report.
+    pub(crate) fn peek(&self, name: &str) -> Option<&Edge> {
+        self.known.get(name)?.as_ref()
+    }
+
+    /// Names of all edges.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.known.keys().map(String::as_str).collect()
+    }
+
+    /// The edge that somebody named; reports if there is none.
+    pub(crate) fn get(&self, name: &str, at: At, report: &mut Reporter<'_>) -> Option<&Edge> {
+        if !self.contains(name) {
+            self.report_unknown(name, at, report);
+        }
+        self.peek(name)
+    }
+
+    /// Reports that there is no edge of this name.
+    pub(crate) fn report_unknown(&self, name: &str, at: At, report: &mut Reporter<'_>) {
+        let (message, hint) = if let Some(branches) = self.routes.get(name) {
+            let hint = format!("its branches are `{}`", branches.join("`, `"));
+            (format!("`{name}` is a route, which has no edge of its own"), Some(hint))
+        } else if RESERVED.contains(&name) {
+            let hint = format!("it is always kept as the table system.{name}");
+            (format!("`{name}` is not an edge"), Some(hint))
+        } else {
+            (format!("there is no edge `{name}`"), hint_of(name, self.names()))
+        };
+        report.error(at, message, hint);
+    }
+}

@@ -1,0 +1,165 @@
+//! From checked trees to a [`Plan`].
+//!
+//! Every pipeline is resolved twice. First with every column that could be there, which gives the
+//! best messages; then, if nothing is wrong, with only the columns that the plan uses, which gives
+//! the plan. Both go through the same code, so what was checked is what runs.
+
+pub(crate) mod cases;
+pub(crate) mod edges;
+mod outputs;
+mod reading;
+mod source;
+mod steps;
+mod usage;
+mod windows;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use tidegate_operators::spec::{Expr, PipelineSpec};
+
+use crate::config::keys::PIPELINE;
+use crate::config::problem::{At, Reporter};
+use crate::config::references::Resolver;
+use crate::config::section::Section;
+use crate::config::tree::Node;
+use crate::plan::Plan;
+use crate::planner::{PlanProblem, plan_scalar};
+
+/// Schemas that are not for pipelines.
+const SCHEMAS_RESERVED: [&str; 3] = ["system", "information_schema", "public"];
+
+/// Most pipelines and sources of a plan: sources are numbered with 16 bits in the journal.
+const PIPELINES_MAX: usize = 1_000;
+
+/// Resolves checked trees. `None`, and problems in `report`, if that is not possible.
+pub(crate) fn plan(
+    trees: &[Node],
+    resolve: Resolver<'_>,
+    report: &mut Reporter<'_>,
+) -> Option<Plan> {
+    let files: Vec<Section<'_>> =
+        trees.iter().map(|tree| Section::new(&PIPELINE, tree, tree.at)).collect();
+    if let Some(beyond) = files.get(PIPELINES_MAX) {
+        let message = format!("a plan can have {PIPELINES_MAX} pipelines");
+        report.error(beyond.at, message, None);
+        return None;
+    }
+    unique_names(&files, report);
+    let mut sources = source::Sources::default();
+    let numbers: Vec<Option<u16>> =
+        files.iter().map(|file| sources.add(file, resolve, report)).collect();
+    let mut plan = Plan::default();
+    for (index, file) in files.iter().enumerate() {
+        let source = numbers[index].unwrap_or_default();
+        let Some(whole) = pipeline(file, source, None, report) else { continue };
+        plan.notifications.extend(outputs::notifications(file, resolve, report));
+        plan.tests.extend(cases::tests(file, index, &whole.edges, report));
+        plan.pipelines.push(whole.spec);
+    }
+    if report.failed() {
+        return None;
+    }
+    plan.sources = sources.finish();
+    for (index, file) in files.iter().enumerate() {
+        let needs = usage::of_readings(file);
+        let pruned = pipeline(file, numbers[index]?, Some(&needs), report)?;
+        plan.pipelines[index] = pruned.spec;
+    }
+    (!report.failed()).then_some(plan)
+}
+
+/// Whether a column is there where it is used, without being declared.
+pub(crate) fn is_builtin(name: &str) -> bool {
+    reading::BUILTIN.contains(&name)
+}
+
+/// Name of a pipeline as a SQL schema.
+fn sql_name(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+        .collect()
+}
+
+fn unique_names(files: &[Section<'_>], report: &mut Reporter<'_>) {
+    let names: Vec<String> =
+        files.iter().map(|f| sql_name(f.text("name").unwrap_or_default())).collect();
+    for (index, name) in names.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
+        let at = files[index].at("name");
+        if SCHEMAS_RESERVED.contains(&name.as_str()) {
+            report.error(
+                at,
+                format!("the SQL schema `{name}` is not for pipelines"),
+                "choose another name".to_owned(),
+            );
+        }
+        if let Some(first) = names[..index].iter().position(|n| n == name) {
+            let (file, line) = report.place(files[first].at("name"));
+            let place = format!("{}:{line}", file.display());
+            report.error(
+                at,
+                format!("another pipeline already has the SQL schema `{name}`"),
+                format!("it is at {place}"),
+            );
+        }
+    }
+}
+
+/// A pipeline and its edges, for what comes after it.
+struct Resolved {
+    spec: PipelineSpec,
+    edges: edges::Edges,
+}
+
+fn pipeline(
+    file: &Section<'_>,
+    source: u16,
+    needs: Option<&usage::Needs>,
+    report: &mut Reporter<'_>,
+) -> Option<Resolved> {
+    let name = file.text("name").unwrap_or_default();
+    let reading = file.section("reading")?;
+    let topics = source::templates(file);
+    let decode = reading::decode(name, source, &reading, &topics, needs, report);
+    let mut resolved = steps::Steps::new(name, reading, edges::Edges::of_readings(decode.schema()));
+    resolved.all(&file.sections("step"), report);
+    let (steps, edges) = resolved.finish();
+    let alerts = outputs::alerts(file, &edges, report);
+    let tables = outputs::tables(file, &sql_name(name), &edges, report);
+    let used = !steps.is_empty() || !alerts.is_empty() || !tables.is_empty();
+    if !used && needs.is_none() && !report.failed() {
+        report.warning(
+            file.at("name"),
+            "nothing uses the readings of this pipeline",
+            "keep them with [[table]] from = \"readings\"".to_owned(),
+        );
+    }
+    let spec = PipelineSpec {
+        name: name.to_owned(),
+        sql_name: sql_name(name),
+        decode,
+        steps,
+        alerts,
+        tables,
+    };
+    Some(Resolved { spec, edges })
+}
+
+/// Plans an expression; a problem points at its text.
+fn sql(
+    text: &str,
+    at: At,
+    schema: &SchemaRef,
+    want: Option<&DataType>,
+    report: &mut Reporter<'_>,
+) -> Option<Expr> {
+    // Empty ones were reported when the file was checked.
+    if text.trim().is_empty() {
+        return None;
+    }
+    match plan_scalar(text, schema, want) {
+        Ok(expr) => Some(expr),
+        Err(PlanProblem { message, hint }) => {
+            report.error(at, message, hint);
+            None
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What leaves a pipeline: `[[alert]]`, `[[table]]` and `[notify]`.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::DataType;
+use tidegate_operators::spec::{AlertSpec, TableSpec};
+use tidegate_operators::topic::is_identifier;
+
+use super::edges::{Edge, Edges, RowKind};
+use super::sql;
+use crate::config::problem::{At, Reporter, hint_of};
+use crate::config::references::Resolver;
+use crate::config::secret::Secret;
+use crate::config::section::Section;
+use crate::plan::NotifySpec;
+
+/// The column names that a text for people refers to: `{name}`.
+pub(crate) fn placeholders(text: &str) -> impl Iterator<Item = &str> {
+    text.split('{').skip(1).filter_map(|t| t.split_once('}')).map(|(n, _)| n).filter(|n| {
+        // Other braces are just braces.
+        is_identifier(n)
+    })
+}
+
+/// Names that were taken, for uniqueness.
+#[derive(Default)]
+struct Taken<'t>(BTreeMap<&'t str, At>);
+
+impl<'t> Taken<'t> {
+    fn take(&mut self, what: &str, name: &'t str, at: At, report: &mut Reporter<'_>) {
+        if let Some(first) = self.0.insert(name, at) {
+            let (_, line) = report.place(first);
+            let message = format!("there is already {what} `{name}`");
+            report.error(at, message, format!("the first one is in line {line}"));
+        }
+    }
+}
+
+/// The alert rules, each with the edge that it reads.
+pub(crate) fn alerts(
+    file: &Section<'_>,
+    edges: &Edges,
+    report: &mut Reporter<'_>,
+) -> Vec<(String, AlertSpec)> {
+    let mut taken = Taken::default();
+    let mut found = Vec::new();
+    for alert in file.sections("alert") {
+        if let Some(name) = alert.text("name") {
+            taken.take("an alert", name, alert.at("name"), report);
+        }
+        known_notifications(file, &alert, report);
+        let Some(from) = alert.text("from") else { continue };
+        let Some(edge) = edges.get(from, alert.at("from"), report) else { continue };
+        if let Some(spec) = one_alert(file, &alert, edge, report) {
+            found.push((from.to_owned(), spec));
+        }
+    }
+    for entry in file.entries("notify") {
+        let used = |a: &Section<'_>| {
+            a.texts("notify").unwrap_or_default().iter().any(|(name, _)| *name == entry.key)
+        };
+        if !file.sections("alert").iter().any(used) {
+            let hint = format!("name it in an alert: notify = [\"{}\"]", entry.key);
+            report.warning(entry.key_at, format!("no alert tells `{}`", entry.key), hint);
+        }
+    }
+    found
+}
+
+fn known_notifications(file: &Section<'_>, alert: &Section<'_>, report: &mut Reporter<'_>) {
+    let known: Vec<&str> = file.entries("notify").iter().map(|e| e.key.as_str()).collect();
+    for (name, at) in alert.texts("notify").unwrap_or_default() {
+        if !known.contains(&name) {
+            let hint = hint_of(name, known.clone())
+                .unwrap_or_else(|| format!("add a table [notify.{name}]"));
+            report.error(at, format!("there is no [notify.{name}]"), hint);
+        }
+    }
+}
+
+fn one_alert(
+    file: &Section<'_>,
+    alert: &Section<'_>,
+    edge: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<AlertSpec> {
+    let keys = edge.key_indexes(alert.texts("by"), report);
+    let summary = alert.text("summary").or(alert.text("name")).unwrap_or_default();
+    for name in placeholders(alert.text("summary").unwrap_or_default()) {
+        edge.column(name, alert.at("summary"), report);
+    }
+    let text = alert.text("fire")?;
+    let want = Some(&DataType::Boolean);
+    let fire = sql(text, alert.at("fire"), &edge.schema, want, report);
+    let clear = match alert.text("clear") {
+        Some(clear) => sql(clear, alert.at("clear"), &edge.schema, want, report),
+        // A second planning of a broken text would report it twice.
+        None => {
+            fire.as_ref()?;
+            sql(&format!("NOT ({text})"), alert.at("fire"), &edge.schema, want, report)
+        }
+    };
+    Some(AlertSpec {
+        pipeline: file.text("name").unwrap_or_default().to_owned(),
+        name: alert.text("name")?.to_owned(),
+        input: edge.schema.clone(),
+        keys: keys?,
+        time: edge.index(edge.time()),
+        fire: fire?,
+        clear: clear?,
+        for_us: alert.duration_us("for")?,
+        severity: alert.text("severity")?.to_owned(),
+        summary: summary.to_owned(),
+        notify: alert
+            .texts("notify")
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, _)| name.to_owned())
+            .collect(),
+        max_age_us: alert.duration_us("max_age")?,
+    })
+}
+
+/// The tables.
+pub(crate) fn tables(
+    file: &Section<'_>,
+    namespace: &str,
+    edges: &Edges,
+    report: &mut Reporter<'_>,
+) -> Vec<TableSpec> {
+    let mut taken = Taken::default();
+    let mut found = Vec::new();
+    for table in file.sections("table") {
+        let Some(from) = table.text("from") else { continue };
+        let name = table.text("name").unwrap_or(from);
+        let key = if table.entry("name").is_some() { "name" } else { "from" };
+        taken.take("a table", name, table.at(key), report);
+        let Some(edge) = edges.get(from, table.at("from"), report) else { continue };
+        found.extend(one_table(&table, namespace, name, edge, report));
+    }
+    found
+}
+
+fn one_table(
+    table: &Section<'_>,
+    namespace: &str,
+    name: &str,
+    edge: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<TableSpec> {
+    if edge.schema.field_with_name("day").is_ok() {
+        let hint = "rename it with a step of type \"select\"".to_owned();
+        report.error(table.at("from"), "a column `day` would clash with the partition", hint);
+    }
+    let mut partition: Vec<String> = Vec::new();
+    for (column, at) in table.texts("partition").unwrap_or_default() {
+        let Some(index) = edge.column(column, at, report) else { continue };
+        let data_type = edge.schema.field(index).data_type();
+        if *data_type != DataType::Utf8 {
+            let hint = "partition columns are text; the day is the first partition anyway";
+            let message = format!("`{column}` is not text");
+            report.error(at, message, hint.to_owned());
+        } else if column == "device" {
+            let hint = "partition by something with few values; rows are sorted by device anyway";
+            report.warning(at, "files per device will be many and small", hint.to_owned());
+        }
+        if partition.iter().any(|p| p == column) {
+            report.error(at, format!("`{column}` is named twice"), None);
+        } else {
+            partition.push(column.to_owned());
+        }
+    }
+    let keys = edge.keys();
+    let identity = match &edge.rows {
+        RowKind::Windows { revised: true, .. } => {
+            keys.iter().cloned().chain(["window_start".to_owned()]).collect()
+        }
+        _ => Vec::new(),
+    };
+    Some(TableSpec {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        from: table.text("from")?.to_owned(),
+        schema: edge.schema.clone(),
+        time: edge.start().to_owned(),
+        sort: keys.into_iter().filter(|k| !partition.contains(k)).collect(),
+        partition,
+        identity,
+        freshness_us: table.duration_us("freshness")?,
+    })
+}
+
+/// Whom the alerts of a pipeline can tell.
+pub(crate) fn notifications(
+    file: &Section<'_>,
+    resolve: Resolver<'_>,
+    report: &mut Reporter<'_>,
+) -> Vec<NotifySpec> {
+    let mut found = Vec::new();
+    for entry in file.entries("notify") {
+        let Some(table) = file.named("notify", entry) else { continue };
+        let url = table.resolved("url", resolve, report);
+        let secret = table.resolved("secret", resolve, report).map(Secret::new);
+        let Some(url) = url else { continue };
+        let parsed = url::Url::parse(&url).ok();
+        if !parsed.is_some_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
+            let hint = "it starts with `https://` or `http://`".to_owned();
+            report.error(table.at("url"), "this is no URL of a webhook", hint);
+            continue;
+        }
+        let times = table.duration_us("timeout").zip(table.duration_us("max_age"));
+        let Some((timeout_us, max_age_us)) = times else { continue };
+        if timeout_us == 0 {
+            report.error(table.at("timeout"), "a try needs some time", None);
+        }
+        found.push(NotifySpec {
+            pipeline: file.text("name").unwrap_or_default().to_owned(),
+            name: entry.key.clone(),
+            url: Secret::new(url),
+            secret,
+            timeout_us,
+            max_age_us,
+            allow_private: table.bool("allow_private"),
+        });
+    }
+    found
+}

@@ -1,0 +1,258 @@
+//! `[[step]]`: the order of the steps, and the stateless ones. Windows and detectors are in
+//! `windows.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::physical_expr::expressions::Column;
+use tidegate_operators::spec::{Expr, StepKind, StepSpec};
+
+use super::edges::{Edge, Edges, RESERVED, RowKind};
+use super::{sql, windows};
+use crate::config::problem::{At, Reporter};
+use crate::config::section::Section;
+use crate::config::tree::Entry;
+
+/// The steps of a pipeline as they are resolved.
+pub(crate) struct Steps<'t> {
+    pub(super) pipeline: String,
+    pub(super) reading: Section<'t>,
+    edges: Edges,
+    specs: Vec<StepSpec>,
+}
+
+impl<'t> Steps<'t> {
+    /// No step yet, only the readings.
+    pub(crate) fn new(pipeline: &str, reading: Section<'t>, edges: Edges) -> Self {
+        Self { pipeline: pipeline.to_owned(), reading, edges, specs: Vec::new() }
+    }
+
+    /// What was resolved.
+    pub(crate) fn finish(self) -> (Vec<StepSpec>, Edges) {
+        (self.specs, self.edges)
+    }
+
+    /// Resolves all steps, each after the one whose edge it reads.
+    pub(crate) fn all(&mut self, steps: &[Section<'t>], report: &mut Reporter<'_>) {
+        let steps = unique(steps, report);
+        let outputs: Vec<Vec<&str>> = steps.iter().map(outputs).collect();
+        let mut open: Vec<usize> = (0..steps.len()).collect();
+        loop {
+            let (ready, blocked): (Vec<usize>, Vec<usize>) = open
+                .into_iter()
+                .partition(|i| self.edges.contains(steps[*i].text("from").unwrap_or_default()));
+            open = blocked;
+            if ready.is_empty() {
+                break;
+            }
+            for i in ready {
+                self.step(&steps[i], report);
+            }
+        }
+        // What is left reads an edge that is nowhere, or goes round in a circle.
+        for i in &open {
+            for name in &outputs[*i] {
+                self.edges.add(name, None);
+            }
+            if steps[*i].component.tag == Some("route") {
+                let names = outputs[*i].iter().map(|n| (*n).to_owned()).collect();
+                self.edges.add_route(steps[*i].text("name").unwrap_or_default(), names);
+            }
+        }
+        for i in &open {
+            let from = steps[*i].text("from").unwrap_or_default();
+            if !self.edges.contains(from) {
+                self.edges.report_unknown(from, steps[*i].at("from"), report);
+            } else if in_circle(*i, &open, &steps, &outputs) {
+                let hint = "follow `from` from step to step: it must end at `readings`".to_owned();
+                let message = format!("reading `{from}` goes round in a circle");
+                report.error(steps[*i].at("from"), message, hint);
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Section<'t>, report: &mut Reporter<'_>) {
+        let name = step.text("name").unwrap_or_default().to_owned();
+        let from = step.text("from").unwrap_or_default().to_owned();
+        let input = self.edges.peek(&from).cloned();
+        let resolved = input.and_then(|input| match step.component.tag {
+            Some("filter") => filter(step, &input, report),
+            Some("derive") => derive(step, &input, report),
+            Some("select") => select(step, &input, report),
+            Some("route") => route(step, &input, report),
+            Some("window") => windows::window(self, step, &name, &input, report),
+            _ => windows::detect(self, step, &name, &input, report),
+        });
+        let (kind, edge) = resolved.unzip();
+        for output in outputs(step) {
+            self.edges.add(output, edge.clone());
+        }
+        if step.component.tag == Some("route") {
+            let names = outputs(step).into_iter().map(str::to_owned).collect();
+            self.edges.add_route(&name, names);
+        }
+        if let (Some(kind), Some(edge)) = (kind, edge) {
+            self.specs.push(StepSpec { name, from, output: edge.schema, kind });
+        }
+    }
+}
+
+/// Names of the output edges of a step.
+fn outputs<'t>(step: &Section<'t>) -> Vec<&'t str> {
+    if step.component.tag == Some("route") {
+        step.entries("branches").iter().map(|e| e.key.as_str()).collect()
+    } else {
+        step.text("name").into_iter().collect()
+    }
+}
+
+/// Whether step `start` reads, over other open steps, what it puts out itself.
+fn in_circle(start: usize, open: &[usize], steps: &[Section<'_>], outputs: &[Vec<&str>]) -> bool {
+    let mut at = start;
+    for _ in 0..open.len() {
+        let from = steps[at].text("from").unwrap_or_default();
+        match open.iter().find(|i| outputs[**i].contains(&from)) {
+            Some(next) if *next == start => return true,
+            Some(next) => at = *next,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The steps whose names are their own; reports the others.
+fn unique<'t>(steps: &[Section<'t>], report: &mut Reporter<'_>) -> Vec<Section<'t>> {
+    let mut taken: BTreeMap<&str, At> = BTreeMap::new();
+    let mut kept = Vec::new();
+    for step in steps {
+        let own = step.text("name").map(|name| (name, step.at("name")));
+        let branches: &[Entry] = match step.component.tag {
+            Some("route") => step.entries("branches"),
+            _ => &[],
+        };
+        let branches = branches.iter().map(|e| (e.key.as_str(), e.key_at));
+        let mut good = own.is_some();
+        for (name, at) in own.into_iter().chain(branches) {
+            if RESERVED.contains(&name) {
+                good = false;
+                let message = format!("`{name}` is a name that Tidegate uses itself");
+                report.error(at, message, "choose another name".to_owned());
+            } else if let Some(first) = taken.get(name) {
+                good = false;
+                let (_, line) = report.place(*first);
+                let message = format!("there is already a step or branch `{name}`");
+                report.error(at, message, format!("the first one is in line {line}"));
+            } else {
+                taken.insert(name, at);
+            }
+        }
+        if good {
+            kept.push(*step);
+        }
+    }
+    kept
+}
+
+fn filter(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {
+    let text = step.text("where")?;
+    let want = Some(&DataType::Boolean);
+    let expr = sql(text, step.at("where"), &input.schema, want, report)?;
+    Some((StepKind::Filter(expr), input.clone()))
+}
+
+fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {
+    let want = Some(&DataType::Boolean);
+    let entries = step.entries("branches");
+    if entries.is_empty() {
+        report.error(step.at("branches"), "a route needs a branch", None);
+    }
+    let branches: Vec<(String, Expr)> = entries
+        .iter()
+        .filter_map(|e| {
+            let expr = sql(e.node.text()?, e.node.at, &input.schema, want, report)?;
+            Some((e.key.clone(), expr))
+        })
+        .collect();
+    (branches.len() == entries.len()).then(|| (StepKind::Route(branches), input.clone()))
+}
+
+/// One column that an expression makes.
+fn made(
+    entry: &Entry,
+    input: &SchemaRef,
+    report: &mut Reporter<'_>,
+) -> Option<(String, Expr, Field)> {
+    let text = entry.node.text()?;
+    let expr = sql(text, entry.node.at, input, None, report)?;
+    let data_type = expr.data_type(input).ok()?;
+    let nullable = expr.nullable(input).unwrap_or(true);
+    let mut field = Field::new(&entry.key, data_type, nullable);
+    // A column that is only renamed keeps its unit.
+    if let Ok(same) = input.field_with_name(text.trim()) {
+        field = field.with_metadata(same.metadata().clone());
+    }
+    Some((entry.key.clone(), expr, field))
+}
+
+/// The columns that a step makes; reports those that would replace what identifies a row.
+fn all_made(
+    entries: &[Entry],
+    input: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<Vec<(String, Expr, Field)>> {
+    let identity = input.identity();
+    let (fixed, wanted): (Vec<&Entry>, Vec<&Entry>) =
+        entries.iter().partition(|e| identity.contains(&e.key));
+    for entry in fixed {
+        // Naming such a column as itself does no harm.
+        if entry.node.text().map(str::trim) != Some(entry.key.as_str()) {
+            let message = format!("`{}` says what the row is about and stays", entry.key);
+            report.error(entry.key_at, message, "choose another name".to_owned());
+        }
+    }
+    let columns: Vec<(String, Expr, Field)> =
+        wanted.iter().filter_map(|e| made(e, &input.schema, report)).collect();
+    (columns.len() == wanted.len()).then_some(columns)
+}
+
+fn derive(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {
+    let made = all_made(step.entries("set"), input, report)?;
+    let mut columns = unchanged(&input.schema, |_| true);
+    for (name, expr, field) in made {
+        match columns.iter_mut().find(|c| c.0 == name) {
+            Some(column) => *column = (name, expr, field),
+            None => columns.push((name, expr, field)),
+        }
+    }
+    Some(project(columns, input.rows.clone()))
+}
+
+fn select(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {
+    let made = all_made(step.entries("columns"), input, report)?;
+    let identity = input.identity();
+    let mut columns = unchanged(&input.schema, |name| identity.iter().any(|n| n == name));
+    columns.extend(made);
+    Some(project(columns, input.rows.clone()))
+}
+
+/// The columns of the input that pass as they are.
+fn unchanged(input: &SchemaRef, keep: impl Fn(&str) -> bool) -> Vec<(String, Expr, Field)> {
+    input
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| keep(field.name()))
+        .map(|(i, field)| {
+            let expr: Expr = Arc::new(Column::new(field.name(), i));
+            (field.name().clone(), expr, field.as_ref().clone())
+        })
+        .collect()
+}
+
+fn project(columns: Vec<(String, Expr, Field)>, rows: RowKind) -> (StepKind, Edge) {
+    let fields: Vec<Field> = columns.iter().map(|c| c.2.clone()).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let exprs = columns.into_iter().map(|(name, expr, _)| (name, expr)).collect();
+    (StepKind::Project(exprs), Edge { schema, rows })
+}

@@ -1,0 +1,144 @@
+//! Which columns of the readings the plan uses, so that decoding can leave out the others.
+//!
+//! Columns are followed from the consumers back to the readings, by name. Where an expression
+//! cannot be read, everything counts as used.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::section::Section;
+use crate::planner::columns_read;
+
+/// What is used of an edge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Columns by name.
+    names: BTreeSet<String>,
+    /// All declared columns, because a row is used as a whole.
+    declared: bool,
+    /// Also when and where in the journal a reading came in, because it is kept.
+    stamps: bool,
+}
+
+impl Needs {
+    /// Whether a declared column, or a capture, is used.
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        self.declared || self.names.contains(name)
+    }
+
+    /// Whether a column that is always available is used.
+    pub(crate) fn keeps_builtin(&self, name: &str) -> bool {
+        let stamp = matches!(name, "received_time" | "journal_offset");
+        (self.stamps && stamp) || self.names.contains(name)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.names.extend(other.names.iter().cloned());
+        self.declared |= other.declared;
+        self.stamps |= other.stamps;
+    }
+
+    fn read(&mut self, text: &str) {
+        match columns_read(text) {
+            Ok(names) => self.names.extend(names),
+            Err(_) => self.declared = true,
+        }
+    }
+
+    fn read_key(&mut self, section: &Section<'_>, key: &str) {
+        if let Some(text) = section.text(key) {
+            self.read(text);
+        }
+    }
+
+    fn read_map(&mut self, section: &Section<'_>, key: &str) {
+        for text in section.entries(key).iter().filter_map(|e| e.node.text()) {
+            self.read(text);
+        }
+    }
+
+    fn name_list(&mut self, section: &Section<'_>, key: &str) {
+        let names = section.texts(key).unwrap_or_default();
+        self.names.extend(names.into_iter().map(|(name, _)| name.to_owned()));
+    }
+}
+
+/// What is used of the edge `readings` of a pipeline.
+pub(crate) fn of_readings(file: &Section<'_>) -> Needs {
+    let mut edges = of_consumers(file);
+    let steps = file.sections("step");
+    // Each pass carries needs at least one step further back, so as many passes as steps do.
+    for _ in 0..steps.len() {
+        for step in steps.iter().rev() {
+            let add = of_step(step, &edges);
+            edges.entry(step.text("from").unwrap_or_default().to_owned()).or_default().add(&add);
+        }
+    }
+    edges.remove("readings").unwrap_or_default()
+}
+
+/// What alerts, tables and tests use of the edges.
+fn of_consumers(file: &Section<'_>) -> BTreeMap<String, Needs> {
+    let mut edges: BTreeMap<String, Needs> = BTreeMap::new();
+    for alert in file.sections("alert") {
+        let needs = edges.entry(alert.text("from").unwrap_or_default().to_owned()).or_default();
+        // The record of an alert shows the whole row.
+        needs.declared = true;
+        needs.read_key(&alert, "fire");
+        needs.read_key(&alert, "clear");
+        needs.name_list(&alert, "by");
+        let summary = alert.text("summary").unwrap_or_default();
+        needs.names.extend(super::outputs::placeholders(summary).map(str::to_owned));
+    }
+    for table in file.sections("table") {
+        let needs = edges.entry(table.text("from").unwrap_or_default().to_owned()).or_default();
+        needs.declared = true;
+        needs.stamps = true;
+        needs.name_list(&table, "partition");
+    }
+    for test in file.sections("test") {
+        for edge in test.entries("expect") {
+            let needs = edges.entry(edge.key.clone()).or_default();
+            for row in edge.node.list().iter().filter_map(|r| r.table()) {
+                needs.names.extend(row.entries.iter().map(|e| e.key.clone()));
+            }
+        }
+    }
+    edges
+}
+
+/// What a step uses of its input, given what is used of its outputs.
+fn of_step(step: &Section<'_>, edges: &BTreeMap<String, Needs>) -> Needs {
+    let of = |name: &str| edges.get(name).cloned().unwrap_or_default();
+    let output = of(step.text("name").unwrap_or_default());
+    let mut needs = Needs::default();
+    match step.component.tag {
+        Some("filter") => {
+            needs = output;
+            needs.read_key(step, "where");
+        }
+        Some("derive") => {
+            needs = output;
+            for entry in step.entries("set") {
+                needs.names.remove(&entry.key);
+            }
+            needs.read_map(step, "set");
+        }
+        Some("select") => needs.read_map(step, "columns"),
+        Some("route") => {
+            for branch in step.entries("branches") {
+                needs.add(&of(&branch.key));
+            }
+            needs.read_map(step, "branches");
+        }
+        Some("window") => {
+            needs.read_map(step, "select");
+            needs.name_list(step, "by");
+        }
+        Some("detect") => {
+            needs.read_key(step, "on");
+            needs.name_list(step, "by");
+        }
+        _ => needs.declared = true,
+    }
+    needs
+}

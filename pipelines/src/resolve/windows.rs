@@ -1,0 +1,242 @@
+//! Steps that keep state per key: windows and detectors.
+
+use arrow::datatypes::DataType;
+use tidegate_operators::spec::{
+    Clock, DetectMethod, DetectOrder, DetectSpec, LatePolicy, StepKind, WindowSpec,
+};
+
+use super::edges::{Edge, RowKind};
+use super::sql;
+use super::steps::Steps;
+use crate::config::problem::{At, Reporter};
+use crate::config::section::Section;
+use crate::config::units::show_duration;
+use crate::planner::{PlanProblem, plan_window};
+
+/// Most windows that one reading may be in: a day that slides by a minute. Each costs an update.
+const WINDOWS_PER_READING_MAX: i64 = 1_440;
+
+/// Columns that every window has.
+const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
+
+/// A duration of the step, or, if absent, of `[reading]`.
+fn inherited(steps: &Steps<'_>, step: &Section<'_>, key: &str) -> i64 {
+    step.duration_us(key).or_else(|| steps.reading.duration_us(key)).unwrap_or_default()
+}
+
+/// Resolves a window.
+pub(crate) fn window(
+    steps: &Steps<'_>,
+    step: &Section<'_>,
+    name: &str,
+    input: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<(StepKind, Edge)> {
+    let length = length(step, report);
+    let late = late(step, report);
+    not_over_revisions(step, input, report);
+    let keys = input.key_indexes(step.texts("by"), report)?;
+    let key_names: Vec<String> =
+        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
+    let planned = selected(step, &key_names, input, report);
+    let (size_us, slide_us, offset_us) = length?;
+    let planned = planned?;
+    let spec = WindowSpec {
+        pipeline: steps.pipeline.clone(),
+        name: name.to_owned(),
+        input: input.schema.clone(),
+        keys,
+        time: input.index(input.start()),
+        size_us,
+        slide_us,
+        offset_us,
+        aggregates: planned.aggregates,
+        filters: planned.filters,
+        select: planned.select,
+        disorder_us: inherited(steps, step, "disorder"),
+        idle_close_us: inherited(steps, step, "idle_close"),
+        clock: if step.text("clock") == Some("fleet") { Clock::Fleet } else { Clock::Device },
+        late,
+    };
+    let revised = matches!(late, LatePolicy::Revise { .. });
+    let rows = RowKind::Windows { keys: key_names, revised };
+    let edge = Edge { schema: spec.schema(), rows };
+    Some((StepKind::Window(spec), edge))
+}
+
+/// Size, slide and offset, microseconds.
+fn length(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<(i64, i64, i64)> {
+    let [every, size, slide] = ["every", "size", "slide"].map(|key| step.entry(key));
+    let (key, size_us, slide_us) = match (every, size, slide) {
+        (Some(_), None, None) => {
+            let us = step.duration_us("every")?;
+            ("every", us, us)
+        }
+        (None, Some(_), Some(_)) => {
+            ("slide", step.duration_us("size")?, step.duration_us("slide")?)
+        }
+        (None, Some(entry), None) => {
+            let hint = "add `slide`, or write `every` if windows shall not overlap".to_owned();
+            report.error(entry.key_at, "`size` without `slide`", hint);
+            return None;
+        }
+        (None, None, Some(entry)) => {
+            report.error(entry.key_at, "`slide` without `size`", "add `size`".to_owned());
+            return None;
+        }
+        (None, None, None) => {
+            let hint = "for example `every = \"1m\"`, or `size = \"1m\"` and `slide = \"10s\"`";
+            report.error(step.at, "how long is the window?", hint.to_owned());
+            return None;
+        }
+        (Some(entry), _, _) => {
+            let hint = "`every` is for windows that follow each other".to_owned();
+            report.error(entry.key_at, "`every` together with `size` or `slide`", hint);
+            return None;
+        }
+    };
+    if size_us == 0 || slide_us == 0 {
+        report.error(step.at(key), "a window must be longer than nothing", None);
+        return None;
+    }
+    if slide_us > size_us {
+        let message = format!(
+            "`slide` {} is longer than `size` {}: readings between windows would be lost",
+            show_duration(slide_us),
+            show_duration(size_us)
+        );
+        report.error(step.at("slide"), message, None);
+        return None;
+    }
+    if size_us / slide_us > WINDOWS_PER_READING_MAX {
+        let message = format!("every reading would be in {} windows", size_us / slide_us);
+        let hint = format!("{WINDOWS_PER_READING_MAX} is the most; make `slide` longer");
+        report.error(step.at("slide"), message, hint);
+        return None;
+    }
+    let offset_us = step.duration_us("offset")?;
+    if offset_us >= slide_us {
+        let hint = format!("windows start every {}", show_duration(slide_us));
+        report.error(step.at("offset"), "`offset` is a whole distance or more", hint);
+        return None;
+    }
+    Some((size_us, slide_us, offset_us))
+}
+
+fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {
+    if step.text("late") == Some("table") {
+        if let Some(entry) = step.entry("revise_for") {
+            let hint = "`late = \"table\"` never revises a window".to_owned();
+            report.error(entry.key_at, "`revise_for` has no effect here", hint);
+        }
+        return LatePolicy::Table;
+    }
+    LatePolicy::Revise { keep_us: step.duration_us("revise_for").unwrap_or_default() }
+}
+
+/// A window over windows that can come again would count them twice.
+fn not_over_revisions(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) {
+    if let RowKind::Windows { revised: true, .. } = input.rows {
+        let from = step.text("from").unwrap_or_default();
+        let message = format!("windows of `{from}` can be revised, and would be counted twice");
+        let hint = "write `late = \"table\"` in the window that it comes from".to_owned();
+        report.error(step.at("from"), message, hint);
+    }
+}
+
+fn selected(
+    step: &Section<'_>,
+    keys: &[String],
+    input: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<crate::planner::PlannedWindow> {
+    let entries = step.entries("select");
+    let mut good = true;
+    for entry in entries {
+        let name = entry.key.as_str();
+        if WINDOW_COLUMNS.contains(&name) || keys.iter().any(|k| k == name) {
+            good = false;
+            let message = format!("every window here has a column `{name}` anyway");
+            report.error(entry.key_at, message, "choose another name".to_owned());
+        }
+    }
+    let texts: Vec<(String, String)> = entries
+        .iter()
+        .filter_map(|e| Some((e.key.clone(), e.node.text()?.to_owned())))
+        .filter(|(_, text)| !text.trim().is_empty())
+        .collect();
+    good &= texts.len() == entries.len();
+    match plan_window(&texts, keys, &input.schema) {
+        Ok(planned) => good.then_some(planned),
+        Err(problems) => {
+            for (name, PlanProblem { message, hint }) in problems {
+                report.error(place_of(step, &name), message, hint);
+            }
+            None
+        }
+    }
+}
+
+/// Where a column of `select`, or else a key, is written.
+fn place_of(step: &Section<'_>, name: &str) -> At {
+    let selected = step.entries("select").iter().find(|e| e.key == name).map(|e| e.node.at);
+    let key = || step.texts("by").into_iter().flatten().find(|(n, _)| *n == name).map(|(_, at)| at);
+    selected.or_else(key).unwrap_or_else(|| step.at("select"))
+}
+
+/// Resolves a detector.
+pub(crate) fn detect(
+    steps: &Steps<'_>,
+    step: &Section<'_>,
+    name: &str,
+    input: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<(StepKind, Edge)> {
+    let method = method(step, report);
+    let keys = input.key_indexes(step.texts("by"), report);
+    let text = step.text("on")?;
+    let on = sql(text, step.at("on"), &input.schema, Some(&DataType::Float64), report)?;
+    let keys = keys?;
+    let key_names: Vec<String> =
+        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
+    const OWN: [&str; 6] = ["time", "value", "score", "expected", "deviation", "method"];
+    if let Some(taken) = key_names.iter().find(|k| OWN.contains(&k.as_str())) {
+        let message = format!("findings have a column `{taken}` of their own");
+        report.error(step.at("by"), message, "give the key another name".to_owned());
+        return None;
+    }
+    let spec = DetectSpec {
+        pipeline: steps.pipeline.clone(),
+        name: name.to_owned(),
+        input: input.schema.clone(),
+        keys,
+        time: input.index(input.time()),
+        on,
+        on_text: text.to_owned(),
+        method: method?,
+        order: match step.text("order") {
+            Some("arrival") => DetectOrder::Arrival,
+            _ => DetectOrder::EventTime,
+        },
+        disorder_us: inherited(steps, step, "disorder"),
+        idle_close_us: inherited(steps, step, "idle_close"),
+    };
+    let edge = Edge { schema: spec.schema(), rows: RowKind::Findings { keys: key_names } };
+    Some((StepKind::Detect(spec), edge))
+}
+
+fn method(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<DetectMethod> {
+    let (alpha, threshold) = (step.number("alpha")?, step.number("threshold")?);
+    let mut good = true;
+    if alpha <= 0.0 || alpha >= 1.0 {
+        good = false;
+        let hint = "0.05 remembers about the last 20 readings".to_owned();
+        report.error(step.at("alpha"), format!("{alpha} is not between 0 and 1"), hint);
+    }
+    if threshold <= 0.0 {
+        good = false;
+        report.error(step.at("threshold"), "the threshold must be more than 0", None);
+    }
+    let warmup = u64::try_from(step.int("warmup")?).ok()?;
+    good.then_some(DetectMethod::EwmaZ { alpha, warmup, threshold })
+}
