@@ -27,7 +27,7 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
     let mut arrows: Vec<(String, String, String)> = Vec::new();
     // Which node an edge comes out of.
     let mut from: BTreeMap<&str, String> = BTreeMap::new();
-    let mut node = |out: &mut String, id: String, shape: &str, label: &str| -> String {
+    let node = |out: &mut String, id: String, shape: &str, label: &str| -> String {
         let _ = writeln!(out, "    {id} [shape = {shape}, label = {}];", quoted(label));
         id
     };

@@ -9,6 +9,7 @@ use tidegate_operators::spec::{
 };
 
 use crate::config::units::{show_duration, show_size};
+use crate::fingerprint::expr;
 use crate::plan::{NotifySpec, Plan};
 
 /// What a plan does, pipeline by pipeline.
@@ -181,8 +182,10 @@ fn window(w: &WindowSpec, out: &mut String) {
     // Open windows, those within the disorder, and those that can still be revised.
     let span_us = w.size_us.saturating_add(w.disorder_us).saturating_add(keep_us);
     let windows = span_us / w.slide_us + i64::from(span_us % w.slide_us != 0) + 1;
-    let state =
-        format!("per key at most about {windows} windows of {} aggregates", w.aggregates.len());
+    let state = match w.aggregates.len() {
+        1 => format!("per key at most about {windows} windows of one aggregate"),
+        n => format!("per key at most about {windows} windows of {n} aggregates"),
+    };
     line(out, "state", &state);
 }
 
@@ -242,8 +245,8 @@ fn one_alert(from: &str, a: &AlertSpec, out: &mut String) {
         0 => "at the first row".to_owned(),
         us => format!("after {}", show_duration(us)),
     };
-    line(out, "fires", &format!("{wait} of {}", a.fire));
-    line(out, "clears", &a.clear.to_string());
+    line(out, "fires", &format!("{wait} of {}", expr(&a.fire)));
+    line(out, "clears", &expr(&a.clear));
     let whom = if a.notify.is_empty() { "nobody".to_owned() } else { a.notify.join(", ") };
     let age = show_duration(a.max_age_us);
     line(out, "tells", &format!("{whom}, unless the change is older than {age}"));

@@ -18,7 +18,8 @@ pub fn fingerprint(pipeline: &PipelineSpec) -> u64 {
     xxh3_64(canonical(pipeline).as_bytes())
 }
 
-fn expr(e: &Expr) -> String {
+/// An expression without the positions of its columns.
+pub(crate) fn expr(e: &Expr) -> String {
     POSITION.replace_all(&e.to_string(), "").into_owned()
 }
 
@@ -86,7 +87,20 @@ fn step_text(kind: &StepKind) -> String {
                 .aggregates
                 .iter()
                 .zip(&w.filters)
-                .map(|(a, f)| format!("{} {:?}", a.name(), f.as_ref().map(expr)))
+                .map(|(a, f)| {
+                    let arguments: Vec<String> = a.expressions().iter().map(expr).collect();
+                    format!(
+                        "{} {arguments:?} {} {} {:?} {:?}",
+                        a.fun().name(),
+                        a.is_distinct(),
+                        a.ignore_nulls(),
+                        a.order_bys()
+                            .iter()
+                            .map(|o| format!("{} {:?}", expr(&o.expr), o.options))
+                            .collect::<Vec<_>>(),
+                        f.as_ref().map(expr)
+                    )
+                })
                 .collect();
             format!(
                 "window {:?} {} {} {} {calls:?} {} {} {} {:?} {:?}",

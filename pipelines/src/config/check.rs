@@ -6,7 +6,7 @@
 use tidegate_operators::topic::{TopicTemplate, is_identifier};
 
 use super::kinds::{Component, Kind};
-use super::problem::{At, Reporter, hint_of};
+use super::problem::{At, Reporter, hint_of, nearest, sounds_secret};
 use super::references;
 use super::tree::{Node, Table, Value};
 use super::units;
@@ -30,7 +30,7 @@ pub fn component(c: &'static Component, node: &Node, at: At, report: &mut Report
                     format!("unknown key `{}` in {}", entry.key, describe(c)),
                     hint_of(&entry.key, names.collect::<Vec<_>>()),
                 );
-                mask_all(&entry.node, report);
+                mask_if_secret(c, &entry.key, &entry.node, report);
             }
         }
     }
@@ -191,9 +191,13 @@ fn identifier(name: &str, at: At, report: &mut Reporter<'_>) {
     }
 }
 
-fn mask_all(node: &Node, report: &mut Reporter<'_>) {
-    // A misspelt key may well hold a password.
-    if node.text().is_some_and(|t| !references::has_any(t)) {
+/// A misspelt key may well hold a password.
+fn mask_if_secret(c: &Component, name: &str, node: &Node, report: &mut Reporter<'_>) {
+    let near = nearest(name, c.keys.iter().map(|k| k.name)).and_then(|near| c.key(near));
+    let secret =
+        near.is_some_and(|k| matches!(k.kind, Kind::Secret | Kind::Secrets | Kind::SecretAddress));
+    let literal = !node.text().is_some_and(references::has_any);
+    if literal && (secret || sounds_secret(name)) {
         report.mask(node.at);
     }
 }

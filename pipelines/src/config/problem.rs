@@ -11,6 +11,9 @@ use std::path::PathBuf;
 /// must not fill the screen.
 const PROBLEMS_MAX: usize = 200;
 
+/// Most names that a hint lists.
+const CANDIDATES_MAX: usize = 12;
+
 /// Words that make a key's literal value worth hiding even where the file cannot be parsed.
 const SECRET_WORDS: [&str; 4] = ["password", "secret", "users", "token"];
 
@@ -89,12 +92,19 @@ pub struct Reporter<'a> {
     found: Vec<(At, Severity, String, Option<String>)>,
     secrets: Vec<At>,
     broken: Vec<usize>,
+    unsure: Vec<String>,
 }
 
 impl<'a> Reporter<'a> {
     /// No problem yet.
     pub fn new(files: &'a [(PathBuf, String)]) -> Self {
-        Self { files, found: Vec::new(), secrets: Vec::new(), broken: Vec::new() }
+        Self {
+            files,
+            found: Vec::new(),
+            secrets: Vec::new(),
+            broken: Vec::new(),
+            unsure: Vec::new(),
+        }
     }
 
     /// The text of a file.
@@ -121,6 +131,17 @@ impl<'a> Reporter<'a> {
     /// Whether an error was reported.
     pub fn failed(&self) -> bool {
         self.found.iter().any(|f| f.1 == Severity::Error)
+    }
+
+    /// The columns whose types are not known because their declarations were reported. What is
+    /// said about expressions that read them would only be a consequence.
+    pub fn set_unsure(&mut self, columns: Vec<String>) {
+        self.unsure = columns;
+    }
+
+    /// Whether one of these columns is of unknown type.
+    pub fn is_unsure(&self, columns: &[String]) -> bool {
+        columns.iter().any(|c| self.unsure.contains(c))
     }
 
     /// Never shows the literal text at this place.
@@ -203,6 +224,12 @@ fn hides_by_word(line: &str) -> Option<Range<usize>> {
     (!line[value..].contains("${")).then_some(value..line.len())
 }
 
+/// Whether a key of this name may hold a secret.
+pub fn sounds_secret(name: &str) -> bool {
+    let name = name.to_lowercase();
+    SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
 /// The candidate that is most like `name`, if any is like it at all.
 pub fn nearest<'n>(name: &str, candidates: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     let wanted = name.to_lowercase();
@@ -226,6 +253,10 @@ pub fn hint_of<'n>(
     if let Some(near) = nearest(name, candidates.clone()) {
         return Some(format!("did you mean `{near}`?"));
     }
-    let all: Vec<String> = candidates.into_iter().map(|c| format!("`{c}`")).collect();
+    let mut all: Vec<String> = candidates.into_iter().map(|c| format!("`{c}`")).collect();
+    if all.len() > CANDIDATES_MAX {
+        all.truncate(CANDIDATES_MAX);
+        all.push("...".to_owned());
+    }
     (!all.is_empty()).then(|| format!("there is {}", all.join(", ")))
 }

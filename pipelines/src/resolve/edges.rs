@@ -70,15 +70,15 @@ impl Edge {
         self.schema.index_of(name).expect("identity columns are in every edge")
     }
 
-    /// The columns that `by` names, or the key of the edge; `None` if one is not there, which is
-    /// reported.
+    /// The columns that `by` names, or the key of the edge; those that are there, and whether that
+    /// is all of them. What is not there is reported.
     pub(crate) fn key_indexes(
         &self,
         by: Option<Vec<(&str, At)>>,
         report: &mut Reporter<'_>,
-    ) -> Option<Vec<usize>> {
+    ) -> (Vec<usize>, bool) {
         let Some(by) = by else {
-            return Some(self.keys().iter().map(|k| self.index(k)).collect());
+            return (self.keys().iter().map(|k| self.index(k)).collect(), true);
         };
         let mut keys = Vec::new();
         let mut complete = true;
@@ -94,7 +94,7 @@ impl Edge {
                 None => {}
             }
         }
-        complete.then_some(keys)
+        (keys, complete)
     }
 
     /// Index of a column that somebody named; reports if it is not there.

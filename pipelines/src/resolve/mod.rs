@@ -22,7 +22,7 @@ use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::config::tree::Node;
 use crate::plan::Plan;
-use crate::planner::{PlanProblem, plan_scalar};
+use crate::planner::{PlanProblem, columns_read, plan_scalar};
 
 /// Schemas that are not for pipelines.
 const SCHEMAS_RESERVED: [&str; 3] = ["system", "information_schema", "public"];
@@ -118,12 +118,16 @@ fn pipeline(
     let name = file.text("name").unwrap_or_default();
     let reading = file.section("reading")?;
     let topics = source::templates(file);
+    report.set_unsure(reading::of_unknown_type(&reading));
     let decode = reading::decode(name, source, &reading, &topics, needs, report);
     let mut resolved = steps::Steps::new(name, reading, edges::Edges::of_readings(decode.schema()));
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);
     let tables = outputs::tables(file, &sql_name(name), &edges, report);
+    if needs.is_none() {
+        outputs::unread_steps(file, report);
+    }
     let used = !steps.is_empty() || !alerts.is_empty() || !tables.is_empty();
     if !used && needs.is_none() && !report.failed() {
         report.warning(
@@ -143,6 +147,11 @@ fn pipeline(
     Some(Resolved { spec, edges })
 }
 
+/// Whether an expression reads a column whose declaration was reported.
+fn is_consequence(text: &str, report: &Reporter<'_>) -> bool {
+    columns_read(text).is_ok_and(|names| report.is_unsure(&names))
+}
+
 /// Plans an expression; a problem points at its text.
 fn sql(
     text: &str,
@@ -157,6 +166,7 @@ fn sql(
     }
     match plan_scalar(text, schema, want) {
         Ok(expr) => Some(expr),
+        Err(_) if is_consequence(text, report) => None,
         Err(PlanProblem { message, hint }) => {
             report.error(at, message, hint);
             None

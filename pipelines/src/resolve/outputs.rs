@@ -84,7 +84,7 @@ fn one_alert(
     edge: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<AlertSpec> {
-    let keys = edge.key_indexes(alert.texts("by"), report);
+    let (keys, complete) = edge.key_indexes(alert.texts("by"), report);
     let summary = alert.text("summary").or(alert.text("name")).unwrap_or_default();
     for name in placeholders(alert.text("summary").unwrap_or_default()) {
         edge.column(name, alert.at("summary"), report);
@@ -100,11 +100,14 @@ fn one_alert(
             sql(&format!("NOT ({text})"), alert.at("fire"), &edge.schema, want, report)
         }
     };
+    if !complete {
+        return None;
+    }
     Some(AlertSpec {
         pipeline: file.text("name").unwrap_or_default().to_owned(),
         name: alert.text("name")?.to_owned(),
         input: edge.schema.clone(),
-        keys: keys?,
+        keys,
         time: edge.index(edge.time()),
         fire: fire?,
         clear: clear?,
@@ -188,6 +191,23 @@ fn one_table(
         identity,
         freshness_us: table.duration_us("freshness")?,
     })
+}
+
+/// Warns of steps whose rows go nowhere. (Findings are kept anyway, and the rows of a branch may be
+/// meant to go nowhere.)
+pub(crate) fn unread_steps(file: &Section<'_>, report: &mut Reporter<'_>) {
+    let readers: Vec<&str> = ["step", "alert", "table"]
+        .iter()
+        .flat_map(|key| file.sections(key))
+        .filter_map(|section| section.text("from"))
+        .collect();
+    for step in file.sections("step") {
+        let Some(name) = step.text("name") else { continue };
+        if !matches!(step.component.tag, Some("route" | "detect")) && !readers.contains(&name) {
+            let hint = format!("keep it with [[table]] from = \"{name}\"");
+            report.warning(step.at("name"), format!("nothing reads `{name}`"), hint);
+        }
+    }
 }
 
 /// Whom the alerts of a pipeline can tell.

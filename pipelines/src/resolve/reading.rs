@@ -6,6 +6,7 @@ use tidegate_operators::spec::{
 use tidegate_operators::topic::TopicTemplate;
 
 use super::usage::Needs;
+use crate::config::keys::TYPES;
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -56,6 +57,22 @@ pub(crate) fn decode(
         future_bound_us: reading.duration_us("future_bound").unwrap_or_default(),
         payload_bytes_max: reading.size_bytes("payload_max").unwrap_or_default() as usize,
     }
+}
+
+/// Names of the columns that are declared with a type that is none.
+pub(crate) fn of_unknown_type(reading: &Section<'_>) -> Vec<String> {
+    let written = |entry: &Entry| -> Option<String> {
+        let node = match reading.named("fields", entry) {
+            Some(table) => table.entry("type").map(|e| &e.node),
+            None => Some(&entry.node),
+        };
+        node?.text().map(str::to_owned)
+    };
+    let fields = reading.entries("fields").iter();
+    fields
+        .filter(|e| !written(e).is_some_and(|t| TYPES.contains(&t.as_str())))
+        .map(|e| e.key.clone())
+        .collect()
 }
 
 /// Where a value comes from, as written.

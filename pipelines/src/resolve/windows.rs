@@ -6,8 +6,8 @@ use tidegate_operators::spec::{
 };
 
 use super::edges::{Edge, RowKind};
-use super::sql;
 use super::steps::Steps;
+use super::{is_consequence, sql};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::units::show_duration;
@@ -35,12 +35,12 @@ pub(crate) fn window(
     let length = length(step, report);
     let late = late(step, report);
     not_over_revisions(step, input, report);
-    let keys = input.key_indexes(step.texts("by"), report)?;
+    let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
     let planned = selected(step, &key_names, input, report);
     let (size_us, slide_us, offset_us) = length?;
-    let planned = planned?;
+    let planned = planned.filter(|_| complete)?;
     let spec = WindowSpec {
         pipeline: steps.pipeline.clone(),
         name: name.to_owned(),
@@ -170,6 +170,9 @@ fn selected(
         Ok(planned) => good.then_some(planned),
         Err(problems) => {
             for (name, PlanProblem { message, hint }) in problems {
+                if texts.iter().any(|(n, t)| *n == name && is_consequence(t, report)) {
+                    continue;
+                }
                 report.error(place_of(step, &name), message, hint);
             }
             None
@@ -193,10 +196,12 @@ pub(crate) fn detect(
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
     let method = method(step, report);
-    let keys = input.key_indexes(step.texts("by"), report);
+    let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let text = step.text("on")?;
     let on = sql(text, step.at("on"), &input.schema, Some(&DataType::Float64), report)?;
-    let keys = keys?;
+    if !complete {
+        return None;
+    }
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
     const OWN: [&str; 6] = ["time", "value", "score", "expected", "deviation", "method"];
