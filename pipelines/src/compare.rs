@@ -230,7 +230,10 @@ mod tests {
         let schema = Schema::new(vec![Field::new("keys", DataType::Utf8, false)]);
         let keys = StringArray::from(vec![r#"{"device":"d1"}"#]);
         let actual = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(keys)]).unwrap();
-        assert!(compare_rows(&rows(json!([{ "device": "d1" }])), &[actual.clone()]).is_empty());
+        assert!(
+            compare_rows(&rows(json!([{ "device": "d1" }])), std::slice::from_ref(&actual))
+                .is_empty()
+        );
         assert_eq!(compare_rows(&rows(json!([{ "device": "d2" }])), &[actual]).len(), 1);
     }
 }

@@ -175,7 +175,7 @@ pub fn expand(
         Ok(value) => Some(value),
         Err(reason) => {
             let hint = "references are resolved when the plan is loaded".to_owned();
-            report.error(node.at, format!("{reason}"), hint);
+            report.error(node.at, reason, hint);
             None
         }
     }

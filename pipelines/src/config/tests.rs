@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use serde_json::Value as Json;
 use tidegate_operators::spec::StepKind;
 
@@ -426,7 +427,7 @@ fn the_explanation_is_calm() {
     let plan = good(&[PLANT, BROKER]);
     assert_eq!(explain(&plan), include_str!("../../tests-data/explain.txt"));
     let dot = explain_dot(&plan);
-    assert!(dot.contains("\"window per_minute\"") && dot.contains("p0_step3 -> \"p0_step4\""));
+    assert!(dot.contains("\"window per_minute\"") && dot.contains("p0_step4 -> \"p0_step5\""));
     assert_eq!(dot.matches('{').count(), dot.matches('}').count());
 }
 
@@ -436,4 +437,21 @@ fn warnings_do_not_stop_a_plan() {
     assert_eq!(plan.warnings.len(), 1);
     assert_eq!(plan.warnings[0].severity, Severity::Warning);
     assert!(plan.warnings[0].message.contains("nothing uses"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever is cut out of a file, and whatever is put there, the answer is a plan or problems.
+    #[test]
+    fn any_damage_is_answered(start in 0.0..1.0_f64, cut in 0..60_usize, put in "[a-z0-9\"={}\\[\\]#.,é\n$ ]{0,4}") {
+        let mut chars: Vec<char> = PLANT.chars().collect();
+        let from = (start * chars.len() as f64) as usize;
+        let to = (from + cut).min(chars.len());
+        chars.splice(from..to, put.chars());
+        let text: String = chars.into_iter().collect();
+        if let Err(problems) = load(&files(&[&text]), &resolver) {
+            prop_assert!(!problems.is_empty() && !shown(&problems).is_empty());
+        }
+    }
 }

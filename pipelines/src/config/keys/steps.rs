@@ -1,0 +1,178 @@
+//! The steps in the table of keys.
+
+use super::super::kinds::{Component, Key, Kind};
+
+const STEP_NAME: Key =
+    Key::new("name", Kind::Name, "Name of the step and of its output edge.", "\"per_minute\"")
+        .required();
+const STEP_FROM: Key =
+    Key::new("from", Kind::Name, "The edge that it reads.", "\"readings\"").default("readings");
+
+pub(super) static FILTER: Component = Component {
+    id: "step.filter",
+    heading: "[[step]]",
+    tag: Some("filter"),
+    doc: "Keeps the rows for which an expression is true.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new("where", Kind::Sql, "The expression.", "\"state = 'ok'\"").required(),
+    ],
+};
+
+pub(super) static DERIVE: Component = Component {
+    id: "step.derive",
+    heading: "[[step]]",
+    tag: Some("derive"),
+    doc: "Adds or replaces columns and keeps all others.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "set",
+            Kind::SqlMap,
+            "The columns, each over the input.",
+            "{ fahrenheit = \"temperature * 1.8 + 32\" }",
+        )
+        .required(),
+    ],
+};
+
+pub(super) static SELECT: Component = Component {
+    id: "step.select",
+    heading: "[[step]]",
+    tag: Some("select"),
+    doc: "Keeps only the columns that are named, and those that identify the row (of readings: \
+          `device` and `time`).",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "columns",
+            Kind::SqlMap,
+            "The columns, each over the input.",
+            "{ celsius = \"temperature\" }",
+        )
+        .required(),
+    ],
+};
+
+pub(super) static ROUTE: Component = Component {
+    id: "step.route",
+    heading: "[[step]]",
+    tag: Some("route"),
+    doc: "Sends each row to the first branch whose expression is true. Each branch is an edge of \
+          its own name. A row that no branch takes is a row of `system.rejects`.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "branches",
+            Kind::SqlMap,
+            "The branches, in order.",
+            "{ pumps = \"kind = 'pump'\", rest = \"true\" }",
+        )
+        .required(),
+    ],
+};
+
+const BY_WINDOW: Key = Key::new(
+    "by",
+    Kind::Names,
+    "Columns that make the key; if absent, the key of the edge (of readings: `device`).",
+    "[\"site\", \"device\"]",
+);
+const DISORDER: Key =
+    Key::new("disorder", Kind::Duration, "If absent, as in `[reading]`.", "\"5s\"");
+const IDLE_CLOSE: Key =
+    Key::new("idle_close", Kind::Duration, "If absent, as in `[reading]`.", "\"1m\"");
+
+pub(super) static WINDOW: Component = Component {
+    id: "step.window",
+    heading: "[[step]]",
+    tag: Some("window"),
+    doc: "Aggregates over windows of event time. The output has the key, `window_start`, \
+          `window_end`, the selected columns, `rows` and `revision`.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new("every", Kind::Duration, "Length of windows that follow each other.", "\"1m\""),
+        Key::new("size", Kind::Duration, "Length of windows that overlap; with `slide`.", "\"1m\""),
+        Key::new("slide", Kind::Duration, "Distance of their starts.", "\"10s\""),
+        Key::new(
+            "offset",
+            Kind::Duration,
+            "Shift of the windows against the Unix epoch.",
+            "\"0s\"",
+        )
+        .default("0s"),
+        BY_WINDOW,
+        Key::new(
+            "select",
+            Kind::SqlMap,
+            "The columns: expressions over aggregates and key columns.",
+            "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
+        )
+        .required(),
+        Key::new(
+            "clock",
+            Kind::OneOf(&["device", "fleet"]),
+            "Whose time closes windows: each key's own, or the newest of all.",
+            "\"device\"",
+        )
+        .default("device"),
+        DISORDER,
+        IDLE_CLOSE,
+        Key::new(
+            "late",
+            Kind::OneOf(&["revise", "table"]),
+            "A late row makes its window be emitted again with the next `revision`, or goes to \
+             `system.late`.",
+            "\"revise\"",
+        )
+        .default("revise"),
+        Key::new("revise_for", Kind::Duration, "How long a window can be revised.", "\"1h\"")
+            .default("1h"),
+    ],
+};
+
+pub(super) static DETECT: Component = Component {
+    id: "step.detect",
+    heading: "[[step]]",
+    tag: Some("detect"),
+    doc: "Finds unusual values. The output has the key, `time`, `value`, `score`, `expected`, \
+          `deviation` and `method`; findings are also rows of `system.findings`.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new("on", Kind::Sql, "The value to judge, a number.", "\"temperature\"").required(),
+        BY_WINDOW,
+        Key::new(
+            "method",
+            Kind::OneOf(&["ewma_z"]),
+            "`ewma_z`: distance from an exponentially weighted mean, in standard deviations.",
+            "\"ewma_z\"",
+        )
+        .default("ewma_z"),
+        Key::new("alpha", Kind::Float, "Weight of the newest reading, between 0 and 1.", "0.05")
+            .default("0.05"),
+        Key::new(
+            "warmup",
+            Kind::Int(1, 1_000_000_000),
+            "Readings of a key before anything is judged.",
+            "30",
+        )
+        .default("30"),
+        Key::new("threshold", Kind::Float, "A finding is further away than this.", "4.0")
+            .default("4.0"),
+        Key::new(
+            "order",
+            Kind::OneOf(&["event_time", "arrival"]),
+            "By time, waiting for `disorder`; or as they come in, at once.",
+            "\"event_time\"",
+        )
+        .default("event_time"),
+        DISORDER,
+        IDLE_CLOSE,
+    ],
+};
