@@ -4,8 +4,10 @@
 pub mod compare;
 pub mod config;
 mod dot;
+pub mod examples;
 mod explain;
 mod fingerprint;
+pub mod graph;
 pub mod plan;
 pub mod planner;
 mod resolve;
