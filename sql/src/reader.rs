@@ -1,0 +1,13 @@
+//! Reads Delta tables: a snapshot that follows the log, and DataFusion's view of one snapshot.
+
+mod latest;
+mod provider;
+mod prune;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use latest::latest_revisions;
+pub use provider::DeltaProvider;
+pub(crate) use provider::objects_url;
+pub use table::DeltaTable;

@@ -1,0 +1,107 @@
+//! Where tables lie: one object store and the prefix below which every path is meant.
+//!
+//! All code beyond this file uses paths relative to the root of the tables. Writes are durable
+//! when they return: object stores promise that, the local file system is wrapped for it.
+
+mod durable;
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::prefix::PrefixStore;
+use url::Url;
+
+pub use durable::DurableLocal;
+
+use crate::{Error, Result};
+
+/// The root folder of all tables, local or remote.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    url: String,
+    folder: Option<PathBuf>,
+}
+
+impl Store {
+    /// Opens `/path`, `path`, `file:///path` or `s3://bucket/prefix` (configured by the usual
+    /// `AWS_*` variables, among them `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`). A local folder is
+    /// created if it is missing.
+    ///
+    /// # Errors
+    /// The scheme is unknown, the bucket's configuration incomplete, or the folder not writable.
+    pub fn open(url: &str) -> Result<Self> {
+        match Self::local_folder(url)? {
+            Some(folder) => {
+                let bad = |e: &dyn std::fmt::Display| Error::Location {
+                    url: url.into(),
+                    problem: e.to_string(),
+                };
+                std::fs::create_dir_all(&folder).map_err(|e| bad(&e))?;
+                let objects = DurableLocal::new(&folder).map_err(|e| bad(&e))?;
+                Ok(Self { objects: Arc::new(objects), url: url.into(), folder: Some(folder) })
+            }
+            None => Self::open_s3(url),
+        }
+    }
+
+    /// The folder that `url` means on this machine, `None` if it is remote.
+    ///
+    /// # Errors
+    /// The scheme is unknown.
+    pub fn local_folder(url: &str) -> Result<Option<PathBuf>> {
+        let Some((scheme, _)) = url.split_once("://") else {
+            return Ok(Some(FsPath::new(url).to_path_buf()));
+        };
+        let bad = |problem: &str| Error::Location { url: url.into(), problem: problem.into() };
+        match scheme {
+            "file" => {
+                let parsed = Url::parse(url).map_err(|e| bad(&e.to_string()))?;
+                let path = parsed.to_file_path().map_err(|()| bad("not an absolute path"))?;
+                Ok(Some(path))
+            }
+            "s3" => Ok(None),
+            _ => Err(bad("use a folder, file:///folder or s3://bucket/prefix")),
+        }
+    }
+
+    fn open_s3(url: &str) -> Result<Self> {
+        let bad = |problem: String| Error::Location { url: url.into(), problem };
+        let parsed = Url::parse(url).map_err(|e| bad(e.to_string()))?;
+        let bucket = parsed.host_str().ok_or_else(|| bad("names no bucket".into()))?;
+        let s3 = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .build()
+            .map_err(|e| bad(e.to_string()))?;
+        let prefix = parsed.path().trim_matches('/');
+        let objects: Arc<dyn ObjectStore> = if prefix.is_empty() {
+            Arc::new(s3)
+        } else {
+            Arc::new(PrefixStore::new(s3, prefix))
+        };
+        Ok(Self { objects, url: url.into(), folder: None })
+    }
+
+    /// Tables in a store that the caller made (tests wrap one with faults).
+    pub fn from_objects(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, url: url.into(), folder: None }
+    }
+
+    /// The objects, by paths relative to the root of the tables.
+    pub fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    /// The root as it was given.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The root as a folder of this machine, if it is one.
+    pub fn folder(&self) -> Option<&FsPath> {
+        self.folder.as_deref()
+    }
+}

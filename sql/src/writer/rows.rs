@@ -1,0 +1,92 @@
+//! Which rows go into which file, in which order.
+//!
+//! The order is total (sort columns, time, then every other column), so that the bytes of a file
+//! do not depend on the order in which rows arrived, and with it not on the number of workers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::TimestampMicrosecondType;
+use datafusion::arrow::row::{RowConverter, Rows, SortField};
+
+use super::layout::Layout;
+use crate::Result;
+
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
+
+/// A row: number of its batch, number in the batch.
+pub(super) type RowId = (usize, usize);
+
+/// Days since the Unix epoch and the values of the further partition columns.
+pub(super) type PartitionKey = (Option<i32>, Vec<Option<String>>);
+
+/// Bytes that the rows of `batch` need, whatever larger buffers they are slices of.
+pub(super) fn bytes(batch: &RecordBatch) -> usize {
+    let size = |c: &dyn Array| {
+        c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size())
+    };
+    batch.columns().iter().map(|c| size(c.as_ref())).sum()
+}
+
+/// The rows of each partition, in file order; partitions in order of their key.
+pub(super) fn partitions(
+    layout: &Layout,
+    batches: &[RecordBatch],
+) -> Result<BTreeMap<PartitionKey, Vec<RowId>>> {
+    let mut groups: HashMap<(Option<i32>, Vec<Option<&str>>), Vec<RowId>> = HashMap::new();
+    for (b, batch) in batches.iter().enumerate() {
+        let times = batch.column(layout.time).as_primitive::<TimestampMicrosecondType>();
+        let named: Vec<&StringArray> =
+            layout.partition.iter().map(|p| batch.column(*p).as_string::<i32>()).collect();
+        for row in 0..batch.num_rows() {
+            // i64 microseconds reach 292,471 years: their days fit into i32.
+            let day = times.is_valid(row).then(|| times.value(row).div_euclid(DAY_US) as i32);
+            let values = named.iter().map(|n| n.is_valid(row).then(|| n.value(row))).collect();
+            groups.entry((day, values)).or_default().push((b, row));
+        }
+    }
+    let mut rows: Vec<_> = groups.into_iter().collect();
+    sort_rows(layout, batches, rows.iter_mut().map(|(_, ids)| ids))?;
+    let owned = |v: Vec<Option<&str>>| v.into_iter().map(|v| v.map(str::to_owned)).collect();
+    Ok(rows.into_iter().map(|((day, values), ids)| ((day, owned(values)), ids)).collect())
+}
+
+fn sort_rows<'a>(
+    layout: &Layout,
+    batches: &[RecordBatch],
+    groups: impl Iterator<Item = &'a mut Vec<RowId>>,
+) -> Result<()> {
+    let mut first: Vec<usize> = layout.sort.clone();
+    first.push(layout.time);
+    let rest: Vec<usize> =
+        (0..layout.stored.fields().len()).filter(|c| !first.contains(c)).collect();
+    let keys = comparable(layout, batches, &first)?;
+    let mut ties: Option<Vec<Rows>> = None;
+    for ids in groups {
+        let key = |id: &RowId| keys[id.0].row(id.1);
+        ids.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
+        if rest.is_empty() || !ids.windows(2).any(|w| key(&w[0]) == key(&w[1])) {
+            continue;
+        }
+        // Rare, and encoding all columns costs as much memory as the rows: only where needed.
+        if ties.is_none() {
+            ties = Some(comparable(layout, batches, &rest)?);
+        }
+        let ties = ties.as_ref().expect("just set");
+        let all = |id: &RowId| (keys[id.0].row(id.1), ties[id.0].row(id.1));
+        ids.sort_unstable_by(|a, b| all(a).cmp(&all(b)));
+    }
+    Ok(())
+}
+
+/// One comparable byte string per row, over `columns`.
+fn comparable(layout: &Layout, batches: &[RecordBatch], columns: &[usize]) -> Result<Vec<Rows>> {
+    let field = |c: &usize| SortField::new(layout.stored.field(*c).data_type().clone());
+    let converter = RowConverter::new(columns.iter().map(field).collect())?;
+    let convert = |batch: &RecordBatch| {
+        let columns: Vec<_> = columns.iter().map(|c| batch.column(*c).clone()).collect();
+        Ok(converter.convert_columns(&columns)?)
+    };
+    batches.iter().map(convert).collect()
+}
