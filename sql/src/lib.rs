@@ -7,11 +7,21 @@
 
 pub mod delta;
 mod error;
+mod output;
+mod prompt;
+mod query;
 mod reader;
+mod session;
 mod store;
+#[cfg(test)]
+mod testing;
 mod writer;
 
 pub use error::{Error, Result};
+pub use output::OutputFormat;
+pub use prompt::prompt;
+pub use query::{QueryOptions, QuerySummary, open, run_query};
 pub use reader::{DeltaProvider, DeltaTable};
+pub use session::{Session, TableName, Tables, open_session};
 pub use store::Store;
 pub use writer::{CommitReport, TableWriter};

@@ -13,7 +13,7 @@ use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::prefix::PrefixStore;
 use url::Url;
 
-pub use durable::DurableLocal;
+use durable::DurableLocal;
 
 use crate::{Error, Result};
 
@@ -77,11 +77,8 @@ impl Store {
             .build()
             .map_err(|e| bad(e.to_string()))?;
         let prefix = parsed.path().trim_matches('/');
-        let objects: Arc<dyn ObjectStore> = if prefix.is_empty() {
-            Arc::new(s3)
-        } else {
-            Arc::new(PrefixStore::new(s3, prefix))
-        };
+        let objects: Arc<dyn ObjectStore> =
+            if prefix.is_empty() { Arc::new(s3) } else { Arc::new(PrefixStore::new(s3, prefix)) };
         Ok(Self { objects, url: url.into(), folder: None })
     }
 

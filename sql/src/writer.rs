@@ -24,8 +24,8 @@ use tidegate_operators::spec::TableSpec;
 use crate::delta::action::{Action, Add};
 use crate::delta::{log, path};
 use crate::{Error, Result, Store};
-pub(crate) use layout::{DAY, IDENTITY_KEY, TIME_KEY};
 use layout::Layout;
+pub(crate) use layout::{DAY, IDENTITY_KEY, TIME_KEY};
 
 /// Buffered bytes beyond which rows become (still invisible) files before their commit. Rows of an
 /// epoch that is still arriving may double it.

@@ -141,7 +141,8 @@ mod tests {
     fn a_commit_survives_its_bytes() {
         let add = Add {
             path: "day=2026-01-01/part%2520.parquet".into(),
-            partition_values: [("day".into(), Some("2026-01-01".into())), ("s".into(), None)].into(),
+            partition_values: [("day".into(), Some("2026-01-01".into())), ("s".into(), None)]
+                .into(),
             size: 3,
             modification_time: 4,
             data_change: true,

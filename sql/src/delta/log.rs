@@ -136,7 +136,8 @@ impl Replay {
     fn finish(mut self, table: &Path, version: u64) -> Result<Snapshot> {
         let missing = |what| Error::log(table, format!("the log has no {what}"));
         let metadata = self.metadata.ok_or_else(|| missing("metaData"))?;
-        let schema = schema::from_json(&metadata.schema_string).map_err(|e| Error::log(table, e))?;
+        let schema =
+            schema::from_json(&metadata.schema_string).map_err(|e| Error::log(table, e))?;
         let oldest_ms = self.newest_ms - TOMBSTONE_MS;
         self.removed.retain(|_, r| r.deletion_timestamp.unwrap_or(i64::MAX) >= oldest_ms);
         Ok(Snapshot {

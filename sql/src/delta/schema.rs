@@ -88,8 +88,8 @@ fn parse_type(value: &Value) -> Result<DataType, String> {
         _ => {
             let digits = name.strip_prefix("decimal(").and_then(|r| r.strip_suffix(')'));
             let pair = digits.and_then(|d| d.split_once(','));
-            let parsed = pair
-                .and_then(|(p, s)| Some((p.trim().parse().ok()?, s.trim().parse().ok()?)));
+            let parsed =
+                pair.and_then(|(p, s)| Some((p.trim().parse().ok()?, s.trim().parse().ok()?)));
             let (p, s) = parsed.ok_or_else(|| format!("type `{name}` is not supported"))?;
             DataType::Decimal128(p, s)
         }

@@ -228,10 +228,7 @@ impl FileStats {
             };
             (f.name().clone(), column)
         });
-        Self {
-            rows: value.get("numRecords").and_then(Value::as_u64),
-            columns: columns.collect(),
-        }
+        Self { rows: value.get("numRecords").and_then(Value::as_u64), columns: columns.collect() }
     }
 }
 
@@ -251,7 +248,11 @@ mod tests {
         let long = "ä".repeat(40);
         let times = TimestampMicrosecondArray::from(vec![Some(1_000_001), None, Some(5_000_000)]);
         let batch = RecordBatch::try_from_iter_with_nullable([
-            ("i", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)])) as _, true),
+            (
+                "i",
+                Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)])) as _,
+                true,
+            ),
             ("f", Arc::new(Float64Array::from(vec![1.5, -0.1, 1e300])) as ArrayRef, true),
             ("nan", Arc::new(Float64Array::from(vec![1.5, f64::NAN, 2.0])) as _, true),
             ("s", Arc::new(StringArray::from(vec![long.as_str(), "z", "b"])) as _, true),

@@ -9,9 +9,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result as DfResult;
@@ -74,7 +72,9 @@ impl DeltaProvider {
             })
         });
         let files = files.collect::<Result<Vec<_>>>()?;
-        let table_schema = TableSchema::new(Arc::new(Schema::new(inside)), partition);
+        let table_schema = TableSchema::builder(Arc::new(Schema::new(inside)))
+            .with_table_partition_cols(partition)
+            .build();
         let schema = Arc::clone(table_schema.table_schema());
         Ok(Self { snapshot, schema, table_schema, files })
     }
@@ -84,7 +84,7 @@ impl DeltaProvider {
         &self.snapshot
     }
 
-    /// Only the files for which `keep` holds; it gets the value of `day`.
+    /// Two tables: the files for which `keep` holds, and all others.
     pub(super) fn split(&self, keep: impl Fn(&DataFile) -> bool) -> (Self, Self) {
         let (kept, others) = self.files.iter().cloned().partition(|f| keep(&f.file));
         (Self { files: kept, ..self.clone() }, Self { files: others, ..self.clone() })

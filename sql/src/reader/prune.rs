@@ -28,9 +28,10 @@ impl FilePruning<'_> {
         let kind = self.schema.field_with_name(column.name()).ok()?.data_type();
         let unknown = ScalarValue::try_from(kind).ok()?;
         let at = self.partition_columns.iter().position(|p| p == column.name());
-        let values = self.files.iter().map(|file| {
-            f(file, at.map(|at| &file.values[at])).unwrap_or_else(|| unknown.clone())
-        });
+        let values = self
+            .files
+            .iter()
+            .map(|file| f(file, at.map(|at| &file.values[at])).unwrap_or_else(|| unknown.clone()));
         ScalarValue::iter_to_array(values).ok()
     }
 }

@@ -27,7 +27,7 @@ const STAGED_NAMES_MAX: u32 = 1_000;
 
 /// [`LocalFileSystem`] with durable puts.
 #[derive(Debug)]
-pub struct DurableLocal {
+pub(super) struct DurableLocal {
     inner: LocalFileSystem,
 }
 
@@ -42,7 +42,7 @@ impl DurableLocal {
     ///
     /// # Errors
     /// The folder is missing.
-    pub fn new(folder: &FsPath) -> Result<Self> {
+    pub(super) fn new(folder: &FsPath) -> Result<Self> {
         Ok(Self { inner: LocalFileSystem::new_with_prefix(folder)? })
     }
 

@@ -174,11 +174,7 @@ fn new_metadata(table: &Path, layout: &Layout) -> Metadata {
 }
 
 /// The newest snapshot of the table, after creating it or adding what `layout` has and it lacks.
-pub(super) async fn ensure_table(
-    store: &Store,
-    table: &Path,
-    layout: &Layout,
-) -> Result<Snapshot> {
+pub(super) async fn ensure_table(store: &Store, table: &Path, layout: &Layout) -> Result<Snapshot> {
     for _ in 0..ATTEMPTS_MAX {
         let (version, actions) = match log::load(store, table).await? {
             None => {

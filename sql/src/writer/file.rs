@@ -86,9 +86,11 @@ fn partition(
     let mut map = BTreeMap::from([(DAY.to_owned(), day)]);
     for (column, value) in layout.partition.iter().zip(values) {
         let name = layout.stored.field(*column).name();
+        // Every engine reads an empty partition value as null; then let it be written as null.
+        let value = value.clone().filter(|v| !v.is_empty());
         folder.push('/');
         folder.push_str(&path::folder(name, value.as_deref()));
-        map.insert(name.clone(), value.clone());
+        map.insert(name.clone(), value);
     }
     (folder, map)
 }
@@ -124,8 +126,7 @@ fn encode(
     batches: &[&RecordBatch],
     ids: &[RowId],
 ) -> Result<(Vec<u8>, String)> {
-    let options =
-        ArrowWriterOptions::new().with_properties(properties(layout, schema, ids.len())?);
+    let options = ArrowWriterOptions::new().with_properties(properties(layout, schema, ids.len())?);
     let options = options.with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options)?;
     let mut stats = StatsBuilder::new(schema.fields().len());

@@ -64,8 +64,7 @@ impl Layout {
             return Err(bad(format!("time column `{}` is not a point in time", spec.time)));
         }
         let named = spec.partition.iter().filter(|p| *p != DAY);
-        let partition =
-            named.map(|p| position(p, "partition")).collect::<Result<Vec<_>>>()?;
+        let partition = named.map(|p| position(p, "partition")).collect::<Result<Vec<_>>>()?;
         if let Some(p) = partition.iter().find(|p| stored.field(**p).data_type() != &DataType::Utf8)
         {
             let name = stored.field(*p).name();

@@ -1,0 +1,296 @@
+//! The interactive prompt: SQL until `;`, a few backslash commands, history between sessions.
+//!
+//! Ctrl-C ends a running query or the line that is being typed, never the prompt.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::catalog::TableProvider;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::query::{QueryOptions, execute, open};
+use crate::session::parse;
+use crate::{Error, OutputFormat, Result, Session, TableName};
+
+const HISTORY_FILE: &str = ".sql_history";
+
+const HELP: &str = "\
+SQL ends with `;` and may span lines.
+  \\d            tables with their rows
+  \\d TABLE      columns of a table
+  \\o FORMAT     output as table, csv or json
+  \\?            this help
+  \\q            leave (also Ctrl-D)
+Ctrl-C stops a running query.";
+
+/// What a finished line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Nothing,
+    Quit,
+    Help,
+    Tables,
+    Columns(String),
+    Format(String),
+    Unknown(String),
+}
+
+fn command(line: &str) -> Option<Command> {
+    let line = line.trim().trim_end_matches(';').trim_end();
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    Some(match word {
+        "" => Command::Nothing,
+        "\\q" | "quit" | "exit" => Command::Quit,
+        "\\?" | "help" => Command::Help,
+        "\\d" if rest.is_empty() => Command::Tables,
+        "\\d" => Command::Columns(rest.into()),
+        "\\o" => Command::Format(rest.into()),
+        w if w.starts_with('\\') => Command::Unknown(w.into()),
+        _ => return None,
+    })
+}
+
+/// Whether `sql` ends with a `;` that is not inside a string, a quoted name or a comment.
+fn is_complete(sql: &str) -> bool {
+    let mut quote = None;
+    let mut complete = false;
+    let mut characters = sql.chars().peekable();
+    while let Some(c) = characters.next() {
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                complete = false;
+            }
+            (None, '-') if characters.peek() == Some(&'-') => {
+                for c in characters.by_ref() {
+                    if c == '\n' {
+                        break;
+                    }
+                }
+            }
+            (None, ';') => complete = true,
+            (None, c) if c.is_whitespace() => {}
+            (None, _) => complete = false,
+        }
+    }
+    complete && quote.is_none()
+}
+
+/// The terminal side: reads statements, keeps the history.
+struct Input {
+    editor: Option<DefaultEditor>,
+    history: PathBuf,
+}
+
+enum Read {
+    Text(String),
+    Interrupted,
+    End,
+}
+
+impl Input {
+    fn new(history: PathBuf) -> Result<Self> {
+        let mut editor = DefaultEditor::new().map_err(io::Error::other)?;
+        // The first session has none.
+        let _ = editor.load_history(&history);
+        Ok(Self { editor: Some(editor), history })
+    }
+
+    /// One line; the editor blocks, so it works on a thread of its own.
+    async fn line(&mut self, prompt: &'static str) -> Result<Read> {
+        let mut editor = self.editor.take().expect("put back below");
+        let (editor, line) = tokio::task::spawn_blocking(move || {
+            let line = editor.readline(prompt);
+            (editor, line)
+        })
+        .await?;
+        self.editor = Some(editor);
+        match line {
+            Ok(line) => Ok(Read::Text(line)),
+            Err(ReadlineError::Interrupted) => Ok(Read::Interrupted),
+            Err(ReadlineError::Eof) => Ok(Read::End),
+            Err(e) => Err(io::Error::other(e).into()),
+        }
+    }
+
+    fn remember(&mut self, text: &str) {
+        let editor = self.editor.as_mut().expect("put back after every line");
+        let one_line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        // A history that cannot be kept is no reason to stop.
+        let _ = editor.add_history_entry(one_line);
+        let _ = editor.save_history(&self.history);
+    }
+
+    /// A command, or a statement that ends with `;`.
+    async fn statement(&mut self) -> Result<Read> {
+        let mut text = String::new();
+        loop {
+            let prompt = if text.is_empty() { "tidegate> " } else { "      ... " };
+            match self.line(prompt).await? {
+                Read::Text(line) => text.push_str(&line),
+                Read::Interrupted if text.is_empty() => {
+                    println!("\\q or Ctrl-D to leave");
+                    return Ok(Read::Interrupted);
+                }
+                Read::Interrupted => return Ok(Read::Interrupted),
+                Read::End if text.trim().is_empty() => return Ok(Read::End),
+                // The last statement of piped input may lack its `;`.
+                Read::End => return Ok(Read::Text(text)),
+            }
+            if command(&text).is_some() || is_complete(&text) {
+                return Ok(Read::Text(text));
+            }
+            text.push('\n');
+        }
+    }
+}
+
+/// Runs the prompt on this terminal until the user leaves.
+///
+/// # Errors
+/// There are no tables, or the terminal fails. Query errors are shown, not returned.
+pub async fn prompt(options: &QueryOptions) -> Result<()> {
+    let session = open(options).await?;
+    let mut input = Input::new(options.data.join(HISTORY_FILE))?;
+    let mut format = OutputFormat::Table;
+    println!("{} tables. \\d lists them, \\? helps, \\q leaves.", session.tables().len());
+    loop {
+        let text = match input.statement().await? {
+            Read::Text(text) => text,
+            Read::Interrupted => continue,
+            Read::End => return Ok(()),
+        };
+        if !text.trim().is_empty() {
+            input.remember(&text);
+        }
+        let done = match command(&text) {
+            Some(Command::Quit) => return Ok(()),
+            Some(Command::Format(name)) => match name.parse() {
+                Ok(OutputFormat::Parquet) => {
+                    Err(Error::Query("Parquet is not for a terminal: use -o parquet".into()))
+                }
+                Ok(known) => {
+                    format = known;
+                    Ok(())
+                }
+                Err(text) => Err(Error::Query(text)),
+            },
+            Some(other) => show(&session, other, &mut io::stdout()).await,
+            None => run(&session, &text, format, options.rows_shown_max).await,
+        };
+        if let Err(e) = done {
+            eprintln!("error: {e}");
+        }
+    }
+}
+
+async fn run(session: &Session, text: &str, format: OutputFormat, rows_max: usize) -> Result<()> {
+    let queries = async {
+        for statement in parse(text)? {
+            let mut out = io::stdout();
+            let summary = execute(session, statement, format, rows_max, &mut out).await?;
+            let more = if summary.complete { "" } else { " or more" };
+            let plural = if summary.rows == 1 { "row" } else { "rows" };
+            println!("{} {plural}{more}, {:.3} s", summary.rows, summary.elapsed.as_secs_f64());
+        }
+        Ok(())
+    };
+    tokio::select! {
+        done = queries => done,
+        _ = tokio::signal::ctrl_c() => {
+            println!("stopped");
+            Ok(())
+        }
+    }
+}
+
+async fn show(session: &Session, command: Command, out: &mut dyn Write) -> Result<()> {
+    match command {
+        Command::Help => writeln!(out, "{HELP}")?,
+        Command::Tables => show_tables(session, out).await?,
+        Command::Columns(name) => show_columns(session, &name, out).await?,
+        Command::Unknown(word) => {
+            return Err(Error::Query(format!("unknown command `{word}`, \\?")));
+        }
+        Command::Nothing | Command::Quit | Command::Format(_) => {}
+    }
+    Ok(())
+}
+
+async fn show_tables(session: &Session, out: &mut dyn Write) -> Result<()> {
+    session.refresh().await?;
+    let tables = session.tables();
+    let width = tables.iter().map(|t| t.to_string().len()).max().unwrap_or(0).max(5);
+    writeln!(out, "{:width$} {:>14} {:>8}", "table", "rows", "files")?;
+    for name in tables {
+        let Some(snapshot) = session.table(&name)?.snapshot().await? else { continue };
+        let rows = snapshot.rows().map_or_else(|| "?".into(), |r| r.to_string());
+        writeln!(out, "{:width$} {rows:>14} {:>8}", name.to_string(), snapshot.files().count())?;
+    }
+    Ok(())
+}
+
+async fn show_columns(session: &Session, wanted: &str, out: &mut dyn Write) -> Result<()> {
+    session.refresh().await?;
+    let fits = |t: &TableName| t.name == wanted || t.to_string() == wanted;
+    let found: Vec<TableName> = session.tables().into_iter().filter(fits).collect();
+    if found.is_empty() {
+        // The planner's error knows what is close.
+        session.sql(&format!("SELECT * FROM {wanted}")).await?;
+    }
+    for name in found {
+        let provider = session.table(&name)?.provider().await?;
+        let schema = provider.schema();
+        let width = schema.fields().iter().map(|f| f.name().len()).max().unwrap_or(0);
+        writeln!(out, "{name}")?;
+        for field in schema.fields() {
+            let unit = field.metadata().get("unit").map(|u| format!("  {u}")).unwrap_or_default();
+            let kind = type_word(field.data_type());
+            writeln!(out, "  {:width$}  {kind}{unit}", field.name())?;
+        }
+    }
+    Ok(())
+}
+
+/// A type as pipeline files write it.
+fn type_word(kind: &DataType) -> String {
+    match kind {
+        DataType::Boolean => "bool".into(),
+        DataType::Utf8 => "string".into(),
+        DataType::Timestamp(_, _) => "time".into(),
+        DataType::Date32 => "date".into(),
+        DataType::List(item) => format!("list of {}", type_word(item.data_type())),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_statement_ends_at_a_semicolon_outside_of_quotes() {
+        for whole in ["select 1;", "select ';' ; ", "select 1; -- done", "select \"a;\" ;\n"] {
+            assert!(is_complete(whole), "{whole}");
+        }
+        for part in ["select 1", "select ';", "select 1; select", "select 1 -- ;", "select \"a;"] {
+            assert!(!is_complete(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn commands_are_told_from_sql() {
+        assert_eq!(command("\\d"), Some(Command::Tables));
+        assert_eq!(command(" \\d  a.b; "), Some(Command::Columns("a.b".into())));
+        assert_eq!(command("\\o csv"), Some(Command::Format("csv".into())));
+        assert_eq!(command("exit;"), Some(Command::Quit));
+        assert_eq!(command("\\zz"), Some(Command::Unknown("\\zz".into())));
+        assert_eq!(command("select 1;"), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! `tidegate sql "..."`: statements in, formatted results out, nothing collected that can stream.
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::sql::parser::Statement;
+use futures::StreamExt;
+
+use crate::output::Sink;
+use crate::session::parse;
+use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
+
+/// Rows of a result that the table format prints before it cuts.
+const ROWS_SHOWN_MAX: usize = 10_000;
+
+/// Where the tables are and how results are shown.
+#[derive(Clone, Debug)]
+pub struct QueryOptions {
+    /// Data folder of the instance; tables lie in its `tables` folder, the prompt's history in it.
+    pub data: PathBuf,
+    /// Root of the tables where it is not below `data`.
+    pub tables: Option<String>,
+    /// Memory limit of the session, bytes.
+    pub memory_bytes_max: usize,
+    /// Rows after which the table format is cut.
+    pub rows_shown_max: usize,
+}
+
+impl QueryOptions {
+    /// The usual limits for an instance's data folder.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            tables: None,
+            memory_bytes_max: Tables::new("").memory_bytes_max,
+            rows_shown_max: ROWS_SHOWN_MAX,
+        }
+    }
+}
+
+/// What one statement gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuerySummary {
+    /// Rows of the result (as far as it was read).
+    pub rows: u64,
+    /// From planning to the last row.
+    pub elapsed: Duration,
+    /// False if the table format cut the result.
+    pub complete: bool,
+}
+
+/// Opens the session that `options` describe.
+///
+/// # Errors
+/// There are no tables yet: the error says what to run first.
+pub async fn open(options: &QueryOptions) -> Result<Session> {
+    let inside = options.data.join("tables").to_string_lossy().into_owned();
+    let url = options.tables.clone().unwrap_or(inside);
+    let data = options.data.display();
+    let nothing = || {
+        Error::Query(format!(
+            "there are no tables in `{url}` yet. Start `tidegate demo --data {data}` or \
+             `tidegate run PIPELINE.toml --data {data}` first, or say where the tables are with \
+             --data or --tables"
+        ))
+    };
+    if Store::local_folder(&url)?.is_some_and(|folder| !folder.is_dir()) {
+        return Err(nothing());
+    }
+    let tables = Tables { url: url.clone(), memory_bytes_max: options.memory_bytes_max };
+    let session = open_session(&tables).await?;
+    if session.tables().is_empty() {
+        return Err(nothing());
+    }
+    Ok(session)
+}
+
+/// Runs the statements of `sql` one after the other and writes their results to `out`. A reader
+/// of `out` that goes away ends it without an error.
+///
+/// # Errors
+/// There are no tables, a statement is wrong, would write, or fails; results before it are out.
+pub async fn run_query(
+    options: &QueryOptions,
+    sql: &str,
+    format: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<Vec<QuerySummary>> {
+    let statements = parse(sql)?;
+    if statements.is_empty() {
+        return Err(Error::Query("there is no statement".into()));
+    }
+    if format == OutputFormat::Parquet && statements.len() > 1 {
+        return Err(Error::Query("a Parquet file holds one result: give one statement".into()));
+    }
+    let session = open(options).await?;
+    let mut summaries = Vec::new();
+    for statement in statements {
+        match execute(&session, statement, format, options.rows_shown_max, out).await {
+            Ok(summary) => summaries.push(summary),
+            Err(Error::Io(e)) if e.kind() == ErrorKind::BrokenPipe => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(summaries)
+}
+
+/// Runs one statement. Dropping the future cancels it.
+pub(crate) async fn execute(
+    session: &Session,
+    statement: Statement,
+    format: OutputFormat,
+    rows_shown_max: usize,
+    out: &mut dyn Write,
+) -> Result<QuerySummary> {
+    let started = Instant::now();
+    let frame = session.plan(statement).await?;
+    let mut stream: SendableRecordBatchStream = frame.execute_stream().await?;
+    let mut sink = Sink::new(format, stream.schema(), rows_shown_max)?;
+    let (mut rows, mut complete) = (0, true);
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        rows += batch.num_rows() as u64;
+        if !sink.write(&batch, out)? {
+            complete = false;
+            break;
+        }
+    }
+    drop(stream);
+    sink.finish(out)?;
+    Ok(QuerySummary { rows, elapsed: started.elapsed(), complete })
+}

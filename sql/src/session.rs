@@ -1,0 +1,159 @@
+//! The SQL session: all tables below one root, read-only, with bounded memory.
+//!
+//! Reading is all it does: a statement that would change anything is refused before it runs.
+
+mod catalog;
+mod problems;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use datafusion::common::TableReference;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
+use datafusion::sql::parser::{DFParser, Statement};
+
+use crate::reader::objects_url;
+use crate::{DeltaTable, Error, Result, Store};
+use catalog::TableCatalog;
+
+pub use catalog::TableName;
+
+/// The one catalog of a session.
+const CATALOG: &str = "tidegate";
+
+/// The schema that shows every table whose name is unique.
+pub(crate) const PUBLIC: &str = "public";
+
+/// Memory of a session beyond which sorts, joins and aggregates spill to disk or fail: 1 GiB.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
+
+/// Which tables a session reads, and what it may use.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Root of the tables, see [`Store::open`].
+    pub url: String,
+    /// Limit of the memory of all queries together, bytes.
+    pub memory_bytes_max: usize,
+}
+
+impl Tables {
+    /// The tables below `url` with the usual limits.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), memory_bytes_max: MEMORY_BYTES_MAX }
+    }
+}
+
+/// A read-only SQL session over the tables below one root.
+#[derive(Clone)]
+pub struct Session {
+    context: SessionContext,
+    catalog: Arc<TableCatalog>,
+}
+
+/// Opens a session. Tables that appear later are found by later queries.
+///
+/// # Errors
+/// The root cannot be read.
+pub async fn open_session(tables: &Tables) -> Result<Session> {
+    let session = Session::over(Store::open(&tables.url)?, tables.memory_bytes_max)?;
+    session.refresh().await?;
+    Ok(session)
+}
+
+impl Session {
+    /// A session over an open store. [`Session::refresh`] before listing tables.
+    ///
+    /// # Errors
+    /// The memory limit cannot be set up.
+    pub fn over(store: Store, memory_bytes_max: usize) -> Result<Self> {
+        let config = SessionConfig::new()
+            .with_default_catalog_and_schema(CATALOG, PUBLIC)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(true);
+        let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
+        let context = SessionContext::new_with_config_rt(config, runtime);
+        context.register_object_store(objects_url().as_ref(), Arc::clone(store.objects()));
+        let catalog = Arc::new(TableCatalog::new(store));
+        context.register_catalog(CATALOG, Arc::<TableCatalog>::clone(&catalog));
+        Ok(Self { context, catalog })
+    }
+
+    /// DataFusion's context, for servers and for functions to be registered. It does not refuse
+    /// statements that write; [`Session::sql`] does.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// Looks for tables that appeared or vanished.
+    ///
+    /// # Errors
+    /// The root cannot be listed.
+    pub async fn refresh(&self) -> Result<()> {
+        self.catalog.refresh().await
+    }
+
+    /// All tables as of the last refresh, in order of their names.
+    pub fn tables(&self) -> Vec<TableName> {
+        self.catalog.tables()
+    }
+
+    /// A table by its full name.
+    ///
+    /// # Errors
+    /// The name cannot be one of a table.
+    pub fn table(&self, name: &TableName) -> Result<Arc<DeltaTable>> {
+        self.catalog.delta(name)
+    }
+
+    /// Plans one query.
+    ///
+    /// # Errors
+    /// There is not exactly one statement, it is wrong, or it would write.
+    pub async fn sql(&self, sql: &str) -> Result<DataFrame> {
+        let mut statements = parse(sql)?;
+        match (statements.pop(), statements.is_empty()) {
+            (Some(statement), true) => self.plan(statement).await,
+            _ => Err(Error::Query("give exactly one statement".into())),
+        }
+    }
+
+    /// Plans one parsed statement, after a look for new tables.
+    ///
+    /// # Errors
+    /// It is wrong (the error names what is close), or it would write.
+    pub(crate) async fn plan(&self, statement: Statement) -> Result<DataFrame> {
+        self.refresh().await?;
+        let state = self.context.state();
+        for reference in state.resolve_table_references(&statement)? {
+            self.check_table(&reference).await?;
+        }
+        let plan = state.statement_to_plan(statement).await.map_err(problems::explain)?;
+        let reading = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        reading.verify_plan(&plan).map_err(|e| problems::refused(&e))?;
+        Ok(DataFrame::new(state, plan))
+    }
+
+    async fn check_table(&self, reference: &TableReference) -> Result<()> {
+        let schema = reference.schema().unwrap_or(PUBLIC);
+        if schema == "information_schema" || reference.catalog().is_some_and(|c| c != CATALOG) {
+            return Ok(());
+        }
+        match self.catalog.find(schema, reference.table()).await? {
+            Some(_) => Ok(()),
+            None => Err(problems::unknown_table(reference, &self.tables())),
+        }
+    }
+}
+
+/// The statements of `sql`, separated by `;`.
+pub(crate) fn parse(sql: &str) -> Result<Vec<Statement>> {
+    let statements = DFParser::parse_sql(sql).map_err(problems::explain)?;
+    Ok(statements.into())
+}
