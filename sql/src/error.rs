@@ -1,8 +1,8 @@
 //! What can go wrong with tables and queries, worded for the person who has to act on it.
 
-use datafusion::arrow::error::ArrowError;
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use datafusion::parquet::errors::ParquetError;
+use parquet::errors::ParquetError;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

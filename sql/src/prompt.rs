@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use datafusion::arrow::datatypes::DataType;
+use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;

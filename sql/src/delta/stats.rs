@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use datafusion::arrow::array::{Array, AsArray, RecordBatch};
-use datafusion::arrow::compute::kernels::aggregate;
-use datafusion::arrow::datatypes::{
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::kernels::aggregate;
+use arrow::datatypes::{
     DataType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     Schema, TimestampMicrosecondType,
 };
@@ -237,7 +237,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
-    use datafusion::arrow::array::{
+    use arrow::array::{
         ArrayRef, Date32Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
     };
 

@@ -1,1 +1,186 @@
+//! The session: names, revisions, refusals, helpful errors, formats.
 
+#![allow(clippy::unwrap_used)]
+
+use crate::testing::{DAY_US, START_US, lines, local, many, spec, windows};
+use crate::{Error, OutputFormat, QueryOptions, Session, Store, TableName, TableWriter, run_query};
+use arrow::array::RecordBatch;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use tidegate_operators::spec::TableSpec;
+
+async fn write(store: &Store, spec: &TableSpec, batches: &[RecordBatch]) {
+    let mut writer = TableWriter::open(store, spec, "a".into()).await.unwrap();
+    let first = writer.committed_epoch() + 1;
+    for (epoch, batch) in (first..).zip(batches) {
+        writer.append(batch.clone(), epoch).await.unwrap();
+        writer.commit(epoch).await.unwrap();
+    }
+}
+
+async fn plan(session: &Session, sql: &str) -> String {
+    let frame = session.sql(sql).await.unwrap();
+    frame.into_optimized_plan().unwrap().display_indent().to_string()
+}
+
+async fn error(session: &Session, sql: &str) -> String {
+    session.sql(sql).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn the_plain_name_shows_the_latest_revision() {
+    let (_folder, store) = local();
+    let minute = 60_000_000;
+    let at = |m: i64| START_US + m * minute;
+    let first = windows(&[("a", at(0), 1, 0), ("a", at(1), 2, 0), ("b", at(0), 3, 0)]);
+    let spec = spec("per_minute", &first);
+    write(&store, &spec, &[first]).await;
+    let session = Session::over(store.clone(), 1 << 28).unwrap();
+    let all = "SELECT device, n, revision FROM plant.per_minute ORDER BY device, window_start";
+    assert!(!plan(&session, all).await.contains("Window"));
+    assert_eq!(lines(&store, all).await, ["a 1 0", "a 2 0", "b 3 0"]);
+
+    let other_day = windows(&[("a", START_US + DAY_US, 9, 0)]);
+    let revised = windows(&[("a", at(0), 4, 1), ("a", at(0), 5, 2), ("b", at(0), 6, 1)]);
+    write(&store, &spec, &[other_day, revised]).await;
+    assert_eq!(lines(&store, all).await, ["a 5 2", "a 2 0", "a 9 0", "b 6 1"]);
+    assert!(plan(&session, all).await.contains("Window"));
+    let raw = "SELECT count(*), sum(n) FROM per_minute_revisions";
+    assert_eq!(lines(&store, raw).await, ["7 30"]);
+    let filtered = "SELECT n FROM per_minute WHERE device = 'b' AND day = '2026-01-01'";
+    assert_eq!(lines(&store, filtered).await, ["6"]);
+    assert_eq!(lines(&store, "SELECT count(*) FROM per_minute").await, ["4"]);
+}
+
+#[tokio::test]
+async fn names_resolve_and_new_tables_appear() {
+    let (_folder, store) = local();
+    let session = Session::over(store.clone(), 1 << 28).unwrap();
+    let mut readings = spec("readings", &many(0, 1));
+    write(&store, &readings, &[many(0, 3)]).await;
+    session.sql("SELECT * FROM readings").await.unwrap();
+    session.sql("SELECT * FROM tidegate.plant.readings").await.unwrap();
+    readings.namespace = "other".into();
+    write(&store, &readings, &[many(0, 4)]).await;
+    let problem = error(&session, "SELECT * FROM readings").await;
+    assert!(problem.contains("`other.readings` or `plant.readings`"), "{problem}");
+    assert_eq!(lines(&store, "SELECT count(*) FROM other.readings").await, ["4"]);
+    let names = [TableName::new("other", "readings"), TableName::new("plant", "readings")];
+    assert_eq!(session.tables(), names);
+    let shown = "SELECT table_schema FROM information_schema.tables WHERE table_name = 'readings'";
+    assert_eq!(lines(&store, &format!("{shown} ORDER BY 1")).await, ["other", "plant"]);
+    let cte = "WITH x AS (SELECT 1 AS one) SELECT one FROM x";
+    assert_eq!(lines(&store, cte).await, ["1"]);
+}
+
+#[tokio::test]
+async fn nothing_can_be_written() {
+    let (folder, store) = local();
+    write(&store, &spec("t", &many(0, 1)), &[many(0, 3)]).await;
+    let session = Session::over(store.clone(), 1 << 28).unwrap();
+    let copy = format!("COPY plant.t TO '{}/x.parquet'", folder.path().display());
+    for sql in [
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE VIEW x AS SELECT 1",
+        "CREATE SCHEMA x",
+        "CREATE EXTERNAL TABLE x STORED AS PARQUET LOCATION '/etc'",
+        "DROP TABLE plant.t",
+        "INSERT INTO plant.t SELECT * FROM plant.t",
+        "DELETE FROM plant.t",
+        "UPDATE plant.t SET value = 1",
+        "SET datafusion.execution.batch_size = 1",
+        copy.as_str(),
+    ] {
+        let problem = error(&session, sql).await;
+        assert!(problem.contains("refused: this session only reads"), "{sql}: {problem}");
+    }
+    assert!(!folder.path().join("x.parquet").exists());
+    assert_eq!(lines(&store, "SELECT count(*) FROM plant.t").await, ["3"]);
+}
+
+#[tokio::test]
+async fn errors_name_what_is_close() {
+    let (_folder, store) = local();
+    write(&store, &spec("readings", &many(0, 1)), &[many(0, 3)]).await;
+    let session = Session::over(store, 1 << 28).unwrap();
+    let problem = error(&session, "SELECT * FROM reading").await;
+    assert!(problem.contains("did you mean `readings`?"), "{problem}");
+    assert!(problem.contains("tables: plant.readings"), "{problem}");
+    let problem = error(&session, "SELECT valu FROM readings").await;
+    assert!(problem.contains("unknown column `valu`; did you mean `value`?"), "{problem}");
+    assert!(problem.contains("columns: device, time, value"), "{problem}");
+    assert!(error(&session, "SELEC 1").await.contains("not valid SQL"));
+    assert!(error(&session, "").await.contains("exactly one"));
+}
+
+async fn run(options: &QueryOptions, sql: &str, format: OutputFormat) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    run_query(options, sql, format, &mut out).await?;
+    Ok(out)
+}
+
+#[tokio::test]
+async fn results_are_written_in_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = QueryOptions::new(folder.path());
+    let problem = run(&options, "SELECT 1", OutputFormat::Csv).await.unwrap_err().to_string();
+    assert!(problem.contains("tidegate demo --data"), "{problem}");
+    let store = Store::open(folder.path().join("tables").to_str().unwrap()).unwrap();
+    let problem = run(&options, "SELECT 1", OutputFormat::Csv).await.unwrap_err().to_string();
+    assert!(problem.contains("tidegate demo --data"), "{problem}");
+    write(&store, &spec("t", &many(0, 1)), &[many(0, 30)]).await;
+
+    let two = "SELECT device, time, value, array_agg(value) OVER () IS NULL AS x, [1, 2] AS l \
+               FROM t ORDER BY time LIMIT 1";
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    let json = text(run(&options, two, OutputFormat::Json).await.unwrap());
+    let line =
+        r#"{"device":"device-0","time":"2026-01-01T00:00:00Z","value":0.0,"x":false,"l":[1,2]}"#;
+    assert_eq!(json, format!("{line}\n"));
+    let csv = text(run(&options, two, OutputFormat::Csv).await.unwrap());
+    let line = "device-0,2026-01-01T00:00:00Z,0.0,false,\"[1, 2]\"";
+    assert_eq!(csv, format!("device,time,value,x,l\n{line}\n"));
+    let none = "SELECT device FROM t WHERE false; SELECT 2 AS b";
+    assert_eq!(text(run(&options, none, OutputFormat::Csv).await.unwrap()), "device\nb\n2\n");
+    let parquet = run(&options, "SELECT * FROM t", OutputFormat::Parquet).await.unwrap();
+    let reader = ParquetRecordBatchReader::try_new(bytes::Bytes::from(parquet), 1024);
+    assert_eq!(reader.unwrap().map(|b| b.unwrap().num_rows()).sum::<usize>(), 30);
+    assert!(run(&options, none, OutputFormat::Parquet).await.is_err());
+
+    options.rows_shown_max = 10;
+    let table = text(run(&options, "SELECT * FROM t", OutputFormat::Table).await.unwrap());
+    assert_eq!(table.lines().filter(|l| l.contains("device-")).count(), 10);
+    assert!(table.contains("Only the first 10 rows are shown"));
+    let exact = run(&options, "SELECT * FROM t LIMIT 10", OutputFormat::Table).await.unwrap();
+    assert!(!text(exact).contains("Only the first"));
+}
+
+/// Against an S3 server: `TIDEGATE_TEST_S3_ENDPOINT=http://127.0.0.1:PORT`, with the bucket
+/// `tidegate-test` and any credentials in the usual `AWS_*` variables.
+#[tokio::test]
+async fn tables_work_on_s3() {
+    let Ok(endpoint) = std::env::var("TIDEGATE_TEST_S3_ENDPOINT") else {
+        eprintln!("skipped: TIDEGATE_TEST_S3_ENDPOINT is not set");
+        return;
+    };
+    let s3 = object_store::aws::AmazonS3Builder::from_env()
+        .with_endpoint(endpoint)
+        .with_allow_http(true)
+        .with_bucket_name("tidegate-test")
+        .build()
+        .unwrap();
+    let now = chrono::Utc::now().timestamp_nanos_opt().unwrap();
+    let prefixed = object_store::prefix::PrefixStore::new(s3, format!("run-{now}"));
+    let store = Store::from_objects(std::sync::Arc::new(prefixed), "s3://tidegate-test");
+    let spec = spec("t", &many(0, 1));
+    let mut a = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    let mut b = TableWriter::open(&store, &spec, "b".into()).await.unwrap();
+    for epoch in 1..=10 {
+        a.append(many(0, 10), epoch).await.unwrap();
+        b.append(many(0, 10), epoch).await.unwrap();
+        let (ra, rb) = tokio::join!(a.commit(epoch), b.commit(epoch));
+        assert_ne!(ra.unwrap().version, rb.unwrap().version);
+    }
+    assert_eq!(lines(&store, "SELECT count(*), sum(value) FROM t").await, ["200 900.0"]);
+    let a = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    assert_eq!(a.committed_epoch(), 10);
+}

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::TimestampMicrosecondType;
-use datafusion::arrow::row::{RowConverter, Rows, SortField};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::TimestampMicrosecondType;
+use arrow::row::{RowConverter, Rows, SortField};
 
 use super::layout::Layout;
 use crate::Result;

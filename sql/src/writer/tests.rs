@@ -1,1 +1,306 @@
+//! The writer against crashes, lost answers, rivals, odd values and arrival order.
 
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Int8Array,
+    Int16Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt64Array,
+};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit};
+use arrow::util::pretty::pretty_format_batches;
+
+use super::*;
+use crate::testing::{DAY_US, FaultyStore, START_US, lines, local, many, query, rows, spec};
+
+async fn count(store: &Store, table: &str) -> String {
+    lines(store, &format!("SELECT count(*) FROM {table}")).await.join(",")
+}
+
+fn all_types() -> RecordBatch {
+    let times = TimestampMicrosecondArray::from(vec![
+        Some(START_US + 1),
+        Some(START_US + DAY_US),
+        Some(-1),
+    ]);
+    let times: ArrayRef = Arc::new(times.with_timezone("UTC"));
+    let list = ListArray::from_iter_primitive::<Float64Type, _, _>([
+        Some(vec![Some(1.0), None]),
+        None,
+        Some(vec![]),
+    ]);
+    let decimal = Decimal128Array::from(vec![Some(12345), None, Some(-1)]);
+    let decimal = decimal.with_precision_and_scale(10, 2).unwrap();
+    let bytes: Vec<Option<&[u8]>> = vec![Some(b"\x00\xff"), None, Some(b"")];
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("device", Arc::new(StringArray::from(vec!["c", "b", "a"]))),
+        ("time", times),
+        ("site", Arc::new(StringArray::from(vec![Some("a/b c"), Some("100% ü"), None]))),
+        ("bool", Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)]))),
+        ("i8", Arc::new(Int8Array::from(vec![Some(i8::MIN), None, Some(i8::MAX)]))),
+        ("i16", Arc::new(Int16Array::from(vec![Some(i16::MIN), None, Some(3)]))),
+        ("i32", Arc::new(Int32Array::from(vec![Some(i32::MIN), None, Some(3)]))),
+        ("i64", Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)]))),
+        ("u64", Arc::new(UInt64Array::from(vec![Some(7), None, Some(u64::MAX / 2)]))),
+        ("f32", Arc::new(Float32Array::from(vec![Some(1.5), None, Some(f32::NAN)]))),
+        ("text", Arc::new(StringArray::from(vec![Some(""), None, Some("ü\n\"")]))),
+        ("bytes", Arc::new(BinaryArray::from(bytes))),
+        ("date", Arc::new(Date32Array::from(vec![Some(-1), None, Some(20_000)]))),
+        ("list", Arc::new(list)),
+        ("decimal", Arc::new(decimal)),
+    ];
+    let columns = columns.into_iter().map(|(n, c)| (n, c, true));
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+#[tokio::test]
+async fn every_type_comes_back_with_nulls_and_odd_partitions() {
+    let (_folder, store) = local();
+    let batch = all_types();
+    let mut writer = TableWriter::open(&store, &spec("all", &batch), "a".into()).await.unwrap();
+    writer.append(batch.clone(), 1).await.unwrap();
+    let report = writer.commit(1).await.unwrap();
+    assert_eq!((report.files, report.rows, report.version), (3, 3, Some(1)));
+    let names: Vec<String> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
+    let sql = format!("SELECT {} FROM plant.all ORDER BY device DESC", names.join(", "));
+    let sql = sql.replace("plant.all", "plant.\"all\"");
+    let found = query(&store, &sql).await;
+    let found = concat_batches(&found[0].schema(), &found).unwrap();
+    let text =
+        |b: &RecordBatch| pretty_format_batches(std::slice::from_ref(b)).unwrap().to_string();
+    assert_eq!(text(&found), text(&batch));
+    assert_eq!(found.column(8).data_type(), &DataType::Int64);
+    let days = lines(&store, "SELECT day, site FROM plant.\"all\" ORDER BY device DESC").await;
+    assert_eq!(days, ["2026-01-01 a/b c", "2026-01-02 100% ü", "1969-12-31"]);
+    let one = lines(&store, "SELECT device FROM plant.\"all\" WHERE site = 'a/b c'").await;
+    assert_eq!(one, ["c"]);
+}
+
+#[tokio::test]
+async fn a_number_that_delta_cannot_hold_is_an_error() {
+    let (_folder, store) = local();
+    let big: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX]));
+    let time = all_types().column(1).slice(0, 1);
+    let batch =
+        RecordBatch::try_from_iter_with_nullable([("big", big, true), ("time", time, true)]);
+    let batch = batch.unwrap();
+    let mut writer = TableWriter::open(&store, &spec("t", &batch), "a".into()).await.unwrap();
+    let problem = writer.append(batch, 1).await.unwrap_err().to_string();
+    assert!(problem.contains("`big`"), "{problem}");
+}
+
+#[tokio::test]
+async fn files_without_a_commit_are_invisible_and_a_replay_adds_nothing() {
+    let (_folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut first = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    first.append(many(0, 10), 1).await.unwrap();
+    first.commit(1).await.unwrap();
+    first.append(many(10, 10), 2).await.unwrap();
+    first.flush(2).await.unwrap();
+    assert_eq!(count(&store, "plant.t").await, "10");
+    drop(first);
+
+    let mut second = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    assert_eq!(second.committed_epoch(), 1);
+    second.append(many(0, 10), 1).await.unwrap();
+    assert_eq!(second.commit(1).await.unwrap(), CommitReport::default());
+    second.append(many(10, 10), 2).await.unwrap();
+    second.commit(2).await.unwrap();
+    let all = lines(&store, "SELECT count(*), sum(value) FROM plant.t").await;
+    assert_eq!(all, ["20 190.0"]);
+    let other = TableWriter::open(&store, &spec, "other".into()).await.unwrap();
+    assert_eq!(other.committed_epoch(), 0);
+}
+
+#[tokio::test]
+async fn lost_answers_and_failures_do_not_double_rows() {
+    let (_folder, inner) = local();
+    let (store, faults) = FaultyStore::over(&inner);
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    faults.lost_commit_replies.store(1, Ordering::SeqCst);
+    writer.append(many(0, 10), 1).await.unwrap();
+    assert_eq!(writer.commit(1).await.unwrap().version, Some(1));
+    faults.failed_commits.store(2, Ordering::SeqCst);
+    writer.append(many(10, 10), 2).await.unwrap();
+    assert_eq!(writer.commit(2).await.unwrap().version, Some(2));
+    faults.lost_file_replies.store(1, Ordering::SeqCst);
+    writer.append(many(20, 10), 3).await.unwrap();
+    assert!(writer.commit(3).await.is_err());
+    assert_eq!(writer.commit(3).await.unwrap().rows, 10);
+    let all = lines(&inner, "SELECT count(*), sum(value) FROM plant.t").await;
+    assert_eq!(all, ["30 435.0"]);
+}
+
+#[tokio::test]
+async fn two_applications_share_a_table_and_two_of_one_are_fenced() {
+    let (_folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let open = |app: &str| TableWriter::open(&store, &spec, app.to_owned());
+    let (mut a, mut b) = (open("a").await.unwrap(), open("b").await.unwrap());
+    for epoch in 1..=5 {
+        a.append(many(0, 10), epoch).await.unwrap();
+        b.append(many(0, 10), epoch).await.unwrap();
+        let (ra, rb) = tokio::join!(a.commit(epoch), b.commit(epoch));
+        assert_ne!(ra.unwrap().version, rb.unwrap().version);
+    }
+    assert_eq!(count(&store, "plant.t").await, "100");
+    let mut rival = open("a").await.unwrap();
+    assert_eq!(rival.committed_epoch(), 5);
+    rival.append(many(0, 1), 6).await.unwrap();
+    rival.commit(6).await.unwrap();
+    a.append(many(0, 2), 6).await.unwrap();
+    a.append(many(0, 2), 7).await.unwrap();
+    let fenced = a.commit(7).await.unwrap_err();
+    assert!(matches!(fenced, Error::Fenced { found: 6, .. }), "{fenced}");
+    assert_eq!(count(&store, "plant.t").await, "101");
+}
+
+fn files_below(folder: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else if path.extension().is_some_and(|e| e == "parquet") {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            found.insert(name, std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn bytes_do_not_depend_on_arrival_order_or_batches() {
+    // Equal device and time with different values: ties that only the other columns break.
+    let mut input = many(0, 400);
+    let tied: Vec<_> = (0..50).map(|i| ("device-1", Some("x"), START_US, f64::from(i))).collect();
+    input = concat_batches(&input.schema(), &[input, rows(&tied)]).unwrap();
+    let mut seen = Vec::new();
+    for (step, size) in [(1, 450), (7, 100), (349, 33)] {
+        let order = (0..450_i64).map(|i| i * step % 450).collect::<Int64Array>();
+        let shuffled = take_record_batch(&input, &order).unwrap();
+        let (folder, store) = local();
+        let spec = spec("t", &input);
+        let mut writer = TableWriter::open(&store, &spec, "a/b".into()).await.unwrap();
+        for from in (0..450).step_by(size) {
+            let part = shuffled.slice(from, size.min(450 - from));
+            writer.append(part, 1).await.unwrap();
+        }
+        writer.commit(1).await.unwrap();
+        seen.push(files_below(folder.path()));
+    }
+    assert_eq!(seen[0].len(), 2);
+    assert!(seen[0] == seen[1] && seen[0] == seen[2]);
+}
+
+#[tokio::test]
+async fn columns_may_be_added_and_left_out_but_not_changed() {
+    let (_folder, store) = local();
+    let old = many(0, 5);
+    let mut writer = TableWriter::open(&store, &spec("t", &old), "a".into()).await.unwrap();
+    writer.append(old.clone(), 1).await.unwrap();
+    writer.commit(1).await.unwrap();
+
+    let extra: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5));
+    let mut columns = old.columns().to_vec();
+    columns.push(extra);
+    columns.remove(3);
+    let mut fields: Vec<_> = old.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("extra", DataType::Int64, false)));
+    fields.remove(3);
+    let new = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let mut writer = TableWriter::open(&store, &spec("t", &new), "a".into()).await.unwrap();
+    writer.append(new, 2).await.unwrap();
+    writer.commit(2).await.unwrap();
+    let counts = "SELECT count(*), count(value), count(extra), sum(extra) FROM plant.t";
+    assert_eq!(lines(&store, counts).await, ["10 5 5 10"]);
+
+    let mut changed = spec("t", &old);
+    let text = Arc::new(Field::new("value", DataType::Utf8, true));
+    let mut fields: Vec<_> = old.schema().fields().iter().cloned().collect();
+    fields[3] = text;
+    changed.schema = Arc::new(Schema::new(fields));
+    let problem = TableWriter::open(&store, &changed, "a".into()).await.unwrap_err().to_string();
+    assert!(problem.contains("`value`") && problem.contains("plant.t"), "{problem}");
+    let mut changed = spec("t", &old);
+    changed.partition.clear();
+    let problem = TableWriter::open(&store, &changed, "a".into()).await.unwrap_err().to_string();
+    assert!(problem.contains("day, site"), "{problem}");
+    let mut odd = spec("t2", &old);
+    let duration = DataType::Duration(TimeUnit::Second);
+    let fields = vec![
+        Field::new("time", old.schema().field(2).data_type().clone(), true),
+        Field::new("took", duration, true),
+    ];
+    odd.schema = Arc::new(Schema::new(fields));
+    let problem = TableWriter::open(&store, &odd, "a".into()).await.unwrap_err().to_string();
+    assert!(problem.contains("`took`"), "{problem}");
+}
+
+#[tokio::test]
+async fn a_full_buffer_becomes_files_that_stay_invisible_until_the_commit() {
+    let (_folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    writer.buffer_bytes_max = 10_000;
+    for epoch in 1..=20 {
+        writer.append(many(epoch * 100, 100), epoch.unsigned_abs()).await.unwrap();
+        assert!(writer.buffered_bytes() < 30_000);
+    }
+    assert!(!writer.staged.adds.is_empty());
+    assert_eq!(count(&store, "plant.t").await, "0");
+    let report = writer.commit(20).await.unwrap();
+    assert!(report.files > 1 && report.rows == 2_000);
+    assert_eq!(count(&store, "plant.t").await, "2000");
+}
+
+#[tokio::test]
+async fn a_torn_newest_commit_is_removed_and_its_rows_come_again() {
+    for torn in [&b""[..], b"{\"commitInfo\":{\"engineInfo\":\"tidegate/0.1.0\"}}\n{\"txn\":{\"ap"]
+    {
+        let (folder, store) = local();
+        let spec = spec("t", &many(0, 1));
+        let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+        writer.append(many(0, 10), 1).await.unwrap();
+        writer.commit(1).await.unwrap();
+        writer.append(many(10, 10), 2).await.unwrap();
+        writer.commit(2).await.unwrap();
+        let newest = folder.path().join("plant/t/_delta_log/00000000000000000002.json");
+        std::fs::write(&newest, torn).unwrap();
+        let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+        assert_eq!(writer.committed_epoch(), 1);
+        writer.append(many(10, 10), 2).await.unwrap();
+        writer.commit(2).await.unwrap();
+        assert_eq!(count(&store, "plant.t").await, "20");
+        std::fs::write(&newest, b"{\"add\": not ours").unwrap();
+        assert!(TableWriter::open(&store, &spec, "a".into()).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_replaces_the_commits_before_it() {
+    let (folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    for epoch in 1..=103 {
+        let row = ("d", (epoch % 2 == 0).then_some("a b"), START_US + epoch, epoch as f64);
+        writer.append(rows(&[row]), epoch.unsigned_abs()).await.unwrap();
+        writer.commit(epoch.unsigned_abs()).await.unwrap();
+    }
+    let log = folder.path().join("plant/t/_delta_log");
+    for version in 0..=100 {
+        std::fs::remove_file(log.join(format!("{version:020}.json"))).unwrap();
+    }
+    let writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    assert_eq!(writer.committed_epoch(), 103);
+    let sums = "SELECT count(*), sum(value), count(site), max(day) FROM plant.t";
+    assert_eq!(lines(&store, sums).await, ["103 5356.0 51 2026-01-01"]);
+    std::fs::remove_file(log.join("_last_checkpoint")).unwrap();
+    assert_eq!(lines(&store, sums).await, ["103 5356.0 51 2026-01-01"]);
+}
