@@ -52,7 +52,7 @@ def by_duckdb(table, columns):
         selected.append(f"sum({quoted})")
     names = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
     source = f"read_parquet([{names}], hive_partitioning = false, union_by_name = true)"
-    row = duckdb.sql(f"SELECT {', '.join(selected)} FROM {source}").fetchone()
+    row = duckdb.connect().execute(f"SELECT {', '.join(selected)} FROM {source}").fetchall()[0]
     sums = {n: None if v is None else float(v) for n, v in zip(columns, row[1:])}
     return {"count": row[0], "sums": sums}
 

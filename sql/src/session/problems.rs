@@ -77,9 +77,7 @@ pub(super) fn explain(error: DataFusionError) -> Error {
 }
 
 /// A statement that would change something.
-pub(super) fn refused(error: &DataFusionError) -> Error {
-    let what = error.strip_backtrace();
-    let what = what.rsplit(": ").next().unwrap_or_default();
+pub(super) fn refused(what: &str) -> Error {
     Error::Query(format!(
         "{what} is refused: this session only reads. Tables are written by pipelines; \
          to save a result use `-o csv`, `-o json` or `-o parquet`"

@@ -89,6 +89,7 @@ async fn nothing_can_be_written() {
         "UPDATE plant.t SET value = 1",
         "SET datafusion.execution.batch_size = 1",
         copy.as_str(),
+        "EXPLAIN ANALYZE INSERT INTO plant.t SELECT * FROM plant.t",
     ] {
         let problem = error(&session, sql).await;
         assert!(problem.contains("refused: this session only reads"), "{sql}: {problem}");
