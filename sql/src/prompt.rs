@@ -293,4 +293,28 @@ mod tests {
         assert_eq!(command("\\zz"), Some(Command::Unknown("\\zz".into())));
         assert_eq!(command("select 1;"), None);
     }
+
+    #[tokio::test]
+    async fn tables_and_columns_are_listed() {
+        let (_folder, store) = crate::testing::local();
+        let spec = crate::testing::spec("t", &crate::testing::many(0, 1));
+        let mut writer = crate::TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+        writer.append(crate::testing::many(0, 12), 1).await.unwrap();
+        writer.commit(1).await.unwrap();
+        let session = Session::over(store, 1 << 28).unwrap();
+        let mut out = Vec::new();
+        show(&session, Command::Tables, &mut out).await.unwrap();
+        show(&session, Command::Columns("plant.t".into()), &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let words: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(words[1], ["plant.t", "12", "1"]);
+        assert!(words.contains(&vec!["time", "time"]) && words.contains(&vec!["day", "date"]));
+        let missing = show(&session, Command::Columns("tt".into()), &mut Vec::new()).await;
+        assert!(missing.unwrap_err().to_string().contains("did you mean `t`?"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn by_hand() {
+        prompt(&QueryOptions::new(std::env::var("PROMPT_DATA").unwrap())).await.unwrap();
+    }
 }

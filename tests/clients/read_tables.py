@@ -37,7 +37,11 @@ def by_delta_rs(table):
     sums = {}
     for field in rows.schema:
         if is_number(field.type):
-            total = pc.sum(rows[field.name]).as_py()
+            column = rows[field.name]
+            if pa.types.is_integer(field.type):
+                # Arrow's sum of integers wraps around.
+                column = column.cast(pa.decimal128(38, 0))
+            total = pc.sum(column).as_py()
             sums[field.name] = None if total is None else float(total)
     return {"count": rows.num_rows, "sums": sums}
 

@@ -21,6 +21,8 @@ pub(super) type RowId = (usize, usize);
 /// Days since the Unix epoch and the values of the further partition columns.
 pub(super) type PartitionKey = (Option<i32>, Vec<Option<String>>);
 
+type BorrowedKey<'a> = (Option<i32>, Vec<Option<&'a str>>);
+
 /// Bytes that the rows of `batch` need, whatever larger buffers they are slices of.
 pub(super) fn bytes(batch: &RecordBatch) -> usize {
     let size = |c: &dyn Array| {
@@ -34,22 +36,50 @@ pub(super) fn partitions(
     layout: &Layout,
     batches: &[RecordBatch],
 ) -> Result<BTreeMap<PartitionKey, Vec<RowId>>> {
-    let mut groups: HashMap<(Option<i32>, Vec<Option<&str>>), Vec<RowId>> = HashMap::new();
+    let mut numbers: HashMap<BorrowedKey<'_>, usize> = HashMap::new();
+    let mut groups: Vec<Vec<RowId>> = Vec::new();
     for (b, batch) in batches.iter().enumerate() {
         let times = batch.column(layout.time).as_primitive::<TimestampMicrosecondType>();
         let named: Vec<&StringArray> =
             layout.partition.iter().map(|p| batch.column(*p).as_string::<i32>()).collect();
+        // Neighbours mostly lie in the same partition: then nothing is allocated or hashed.
+        let mut last: Option<(usize, usize)> = None;
         for row in 0..batch.num_rows() {
-            // i64 microseconds reach 292,471 years: their days fit into i32.
-            let day = times.is_valid(row).then(|| times.value(row).div_euclid(DAY_US) as i32);
-            let values = named.iter().map(|n| n.is_valid(row).then(|| n.value(row))).collect();
-            groups.entry((day, values)).or_default().push((b, row));
+            let day = |row| times.is_valid(row).then(|| day_of(times.value(row)));
+            let like =
+                |other: usize| day(row) == day(other) && named.iter().all(|n| same(n, row, other));
+            let number = match last.filter(|(other, _)| like(*other)) {
+                Some((_, number)) => number,
+                None => {
+                    let values = named.iter().map(|n| n.is_valid(row).then(|| n.value(row)));
+                    let next = groups.len();
+                    let number = *numbers.entry((day(row), values.collect())).or_insert(next);
+                    if number == next {
+                        groups.push(Vec::new());
+                    }
+                    number
+                }
+            };
+            last = Some((row, number));
+            groups[number].push((b, row));
         }
     }
-    let mut rows: Vec<_> = groups.into_iter().collect();
-    sort_rows(layout, batches, rows.iter_mut().map(|(_, ids)| ids))?;
+    sort_rows(layout, batches, groups.iter_mut())?;
     let owned = |v: Vec<Option<&str>>| v.into_iter().map(|v| v.map(str::to_owned)).collect();
-    Ok(rows.into_iter().map(|((day, values), ids)| ((day, owned(values)), ids)).collect())
+    let keyed = numbers
+        .into_iter()
+        .map(|((day, values), number)| ((day, owned(values)), std::mem::take(&mut groups[number])));
+    Ok(keyed.collect())
+}
+
+/// Whether two rows of a column are equal; null equals null.
+fn same(column: &StringArray, a: usize, b: usize) -> bool {
+    column.is_valid(a) == column.is_valid(b)
+        && (column.is_null(a) || column.value(a) == column.value(b))
+}
+
+fn day_of(time_us: i64) -> i32 {
+    i32::try_from(time_us.div_euclid(DAY_US)).expect("i64 microseconds are 292,471 years")
 }
 
 fn sort_rows<'a>(
