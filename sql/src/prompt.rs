@@ -313,7 +313,7 @@ mod tests {
         assert!(missing.unwrap_err().to_string().contains("did you mean `t`?"));
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn by_hand() {
         prompt(&QueryOptions::new(std::env::var("PROMPT_DATA").unwrap())).await.unwrap();
     }

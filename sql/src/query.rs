@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::output::Sink;
 use crate::session::parse;
@@ -14,6 +16,9 @@ use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
 
 /// Rows of a result that the table format prints before it cuts.
 const ROWS_SHOWN_MAX: usize = 10_000;
+
+/// Batches that a query may be ahead of its output: enough to overlap the two.
+const BATCHES_AHEAD_MAX: usize = 2;
 
 /// Where the tables are and how results are shown.
 #[derive(Clone, Debug)]
@@ -120,7 +125,17 @@ pub(crate) async fn execute(
     let mut stream: SendableRecordBatchStream = frame.execute_stream().await?;
     let mut sink = Sink::new(format, stream.schema(), rows_shown_max)?;
     let (mut rows, mut complete) = (0, true);
-    while let Some(batch) = stream.next().await {
+    // A task of its own: whoever drops this future need not wait for an operator to yield.
+    let (send, mut batches) = mpsc::channel(BATCHES_AHEAD_MAX);
+    let mut producer = JoinSet::new();
+    producer.spawn(async move {
+        while let Some(batch) = stream.next().await {
+            if send.send(batch).await.is_err() {
+                break;
+            }
+        }
+    });
+    while let Some(batch) = batches.recv().await {
         let batch = batch?;
         rows += batch.num_rows() as u64;
         if !sink.write(&batch, out)? {
@@ -128,7 +143,11 @@ pub(crate) async fn execute(
             break;
         }
     }
-    drop(stream);
+    drop(batches);
+    while let Some(done) = producer.join_next().await {
+        // A panic in the query must not look like its end.
+        done?;
+    }
     sink.finish(out)?;
     Ok(QuerySummary { rows, elapsed: started.elapsed(), complete })
 }
