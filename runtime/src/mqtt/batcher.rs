@@ -1,0 +1,151 @@
+//! Collects what a connection receives into batches and keeps their acknowledgements until the
+//! journal has synced them.
+//!
+//! At most one batch is being synced and one being collected, so order is kept without numbers:
+//! the acknowledgements of a batch are handed out when its offer returned `Ok`, in the order in
+//! which the packets came. They are plain bytes owned by the connection's task, so they can only
+//! go out on the connection whose packets they answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::future::{BoxFuture, FutureExt};
+use tidegate_operators::MessagesBuilder;
+
+use super::wire::{PUBACK, PUBREC, Publish, put_ack};
+use crate::source::{Intake, IntakeError};
+
+/// Acknowledgements that may be sent now.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    /// The packets, encoded.
+    pub(crate) bytes: Vec<u8>,
+    /// How many.
+    pub(crate) count: u64,
+}
+
+struct Pending {
+    offer: BoxFuture<'static, Result<(), IntakeError>>,
+    acks: Acks,
+    bytes: usize,
+}
+
+pub(crate) struct Batcher {
+    intake: Arc<dyn Intake>,
+    next: MessagesBuilder,
+    next_acks: Acks,
+    pending: Option<Pending>,
+    held: Arc<AtomicUsize>,
+    held_mine: usize,
+}
+
+impl Batcher {
+    /// `held` sums the bytes of all batchers that share it.
+    pub(crate) fn new(intake: Arc<dyn Intake>, held: Arc<AtomicUsize>) -> Self {
+        Self {
+            intake,
+            next: MessagesBuilder::default(),
+            next_acks: Acks::default(),
+            pending: None,
+            held,
+            held_mine: 0,
+        }
+    }
+
+    /// Takes a message and, above QoS 0, notes its acknowledgement.
+    pub(crate) fn push(&mut self, publish: &Publish<'_>, client: &[u8], received_us: i64) {
+        self.next.push(publish.topic, publish.payload, client, publish.meta(received_us));
+        match publish.qos {
+            0 => {}
+            1 => self.acknowledge(PUBACK, publish.packet_id),
+            _ => self.acknowledge(PUBREC, publish.packet_id),
+        }
+    }
+
+    /// Notes an acknowledgement that must wait for all messages before it.
+    pub(crate) fn acknowledge(&mut self, byte1: u8, packet_id: u16) {
+        put_ack(&mut self.next_acks.bytes, byte1, packet_id);
+        self.next_acks.count += 1;
+    }
+
+    /// Bytes collected and not yet offered.
+    pub(crate) fn next_bytes(&self) -> usize {
+        self.next.data_bytes() + self.next_acks.bytes.len()
+    }
+
+    /// Acknowledgements noted and not yet handed out.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        self.next_acks.count + self.pending.as_ref().map_or(0, |p| p.acks.count)
+    }
+
+    /// Bytes held by all batchers that share the sum.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Offers what was collected unless a batch is under way.
+    pub(crate) fn start(&mut self) {
+        let empty = self.next.is_empty() && self.next_acks.count == 0;
+        if self.pending.is_none() && !empty {
+            let messages = std::mem::take(&mut self.next);
+            let bytes = messages.data_bytes();
+            let intake = Arc::clone(&self.intake);
+            let offer = match messages.is_empty() {
+                true => futures::future::ready(Ok(())).boxed(),
+                false => async move { intake.offer(messages).await }.boxed(),
+            };
+            let acks = std::mem::take(&mut self.next_acks);
+            self.pending = Some(Pending { offer, acks, bytes });
+        }
+        self.account();
+    }
+
+    /// Waits for the batch under way and hands out its acknowledgements; never ready without one.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// The journal has failed; nothing may be acknowledged any more.
+    pub(crate) async fn done(&mut self) -> Result<Acks, IntakeError> {
+        let Some(pending) = self.pending.as_mut() else { return std::future::pending().await };
+        let result = (&mut pending.offer).await;
+        let acks = self.pending.take().map(|p| p.acks).unwrap_or_default();
+        self.account();
+        result.map(|()| acks)
+    }
+
+    /// Offers all that is left and waits for it.
+    ///
+    /// # Errors
+    /// As [`Batcher::done`].
+    pub(crate) async fn finish(&mut self) -> Result<Acks, IntakeError> {
+        let mut all = Acks::default();
+        self.start();
+        while self.is_pending() {
+            let acks = self.done().await?;
+            all.bytes.extend_from_slice(&acks.bytes);
+            all.count += acks.count;
+            self.start();
+        }
+        Ok(all)
+    }
+
+    fn account(&mut self) {
+        let mine = self.next_bytes() + self.pending.as_ref().map_or(0, |p| p.bytes);
+        if mine >= self.held_mine {
+            self.held.fetch_add(mine - self.held_mine, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(self.held_mine - mine, Ordering::Relaxed);
+        }
+        self.held_mine = mine;
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.held_mine, Ordering::Relaxed);
+    }
+}

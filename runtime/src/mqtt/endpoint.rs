@@ -1,0 +1,226 @@
+//! The endpoint that devices connect to: listens, accepts up to a limit, stops cleanly.
+//!
+//! It owns the connections' tasks: none outlives it. A fault of one device ends that connection
+//! and nothing else; a failed journal ends the endpoint.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::connection::{self, Shared};
+use super::limits::STOP_TIMEOUT;
+use super::registry::Registry;
+use super::users::Users;
+use crate::source::{Intake, IntakeError, Source, SourceError, SourceStats, count, stopped};
+
+/// Pause after the system refused to accept, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Settings of an [`Endpoint`].
+#[derive(Clone)]
+pub struct EndpointConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// User names and passwords; if empty, anyone may connect.
+    pub users: BTreeMap<String, String>,
+    /// Largest packet, bytes, header included. A larger one closes its connection.
+    pub packet_bytes_max: usize,
+    /// Connections at a time; more are closed at once.
+    pub connections_max: usize,
+    /// Allow anyone to connect from other machines. Without it, an address beyond loopback needs
+    /// users.
+    pub insecure_listen: bool,
+}
+
+impl fmt::Debug for EndpointConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointConfig")
+            .field("listen", &self.listen)
+            .field("users", &self.users.keys())
+            .field("packet_bytes_max", &self.packet_bytes_max)
+            .field("connections_max", &self.connections_max)
+            .field("insecure_listen", &self.insecure_listen)
+            .finish()
+    }
+}
+
+/// An MQTT 3.1.1 and 5 endpoint for devices.
+pub struct Endpoint {
+    name: String,
+    listener: TcpListener,
+    users: Users,
+    packet_bytes_max: usize,
+    connections_max: usize,
+}
+
+impl Endpoint {
+    /// Starts to listen; nothing is accepted before [`Source::start`].
+    ///
+    /// # Errors
+    /// [`SourceError::Config`] for an address beyond loopback without users, and for limits with
+    /// which nothing could be received; [`SourceError::Io`] if the address cannot be bound.
+    pub async fn bind(config: EndpointConfig) -> Result<Self, SourceError> {
+        let listen = config.listen;
+        if config.users.is_empty() && !config.insecure_listen && !listen.ip().is_loopback() {
+            return Err(SourceError::Config(format!(
+                "`listen = \"{listen}\"` can be reached from other machines and there are no \
+                 `users`: name some, listen on 127.0.0.1, or set `insecure_listen = true`"
+            )));
+        }
+        if config.packet_bytes_max < 64 || config.packet_bytes_max > 256 * 1024 * 1024 {
+            return Err(SourceError::Config("`packet_max` must be 64B to 256MiB".to_owned()));
+        }
+        if config.connections_max == 0 {
+            return Err(SourceError::Config("`connections_max` must be at least 1".to_owned()));
+        }
+        let users = Users::new(&config.users)?;
+        let io = |error| SourceError::Io { what: format!("cannot listen on {listen}"), error };
+        let listener = TcpListener::bind(listen).await.map_err(io)?;
+        let name = format!("endpoint {}", listener.local_addr().map_err(io)?);
+        Ok(Self {
+            name,
+            listener,
+            users,
+            packet_bytes_max: config.packet_bytes_max,
+            connections_max: config.connections_max,
+        })
+    }
+
+    /// The address that is listened on, with its real port.
+    ///
+    /// # Errors
+    /// [`SourceError::Io`] if the system does not tell.
+    pub fn local_addr(&self) -> Result<SocketAddr, SourceError> {
+        let io = |error| SourceError::Io { what: "local address".to_owned(), error };
+        self.listener.local_addr().map_err(io)
+    }
+}
+
+impl Source for Endpoint {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn start(
+        self: Box<Self>,
+        intake: Arc<dyn Intake>,
+        stop: watch::Receiver<bool>,
+        stats: Arc<SourceStats>,
+    ) -> JoinHandle<Result<(), SourceError>> {
+        let shared = Arc::new(Shared {
+            users: self.users,
+            packet_bytes_max: self.packet_bytes_max,
+            registry: Registry::default(),
+            held: Arc::default(),
+            intake,
+            stats,
+        });
+        let (name, listener) = (self.name, self.listener);
+        let acceptor =
+            Acceptor { shared, tasks: JoinSet::new(), connections_max: self.connections_max, stop };
+        tokio::spawn(async move {
+            tracing::info!("{name} is ready");
+            acceptor.run(listener).await
+        })
+    }
+}
+
+struct Acceptor {
+    shared: Arc<Shared>,
+    tasks: JoinSet<Result<(), IntakeError>>,
+    connections_max: usize,
+    stop: watch::Receiver<bool>,
+}
+
+impl Acceptor {
+    async fn run(mut self, listener: TcpListener) -> Result<(), SourceError> {
+        self.shared.stats.set_healthy();
+        let result = self.accept(&listener).await;
+        drop(listener);
+        self.shared.stats.set_unhealthy(match &result {
+            Ok(()) => "stopped".to_owned(),
+            Err(error) => error.to_string(),
+        });
+        result?;
+        // Every connection has seen the order to stop and ends by itself.
+        let drain = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                self.ended(ended)?;
+            }
+            Ok(())
+        };
+        match timeout(STOP_TIMEOUT, drain).await {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!("connections whose messages are not durable yet were closed");
+                Ok(())
+            }
+        }
+    }
+
+    async fn accept(&mut self, listener: &TcpListener) -> Result<(), SourceError> {
+        loop {
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                () = stopped(&mut stop) => return Ok(()),
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.admit(stream, peer),
+                    Err(error) => {
+                        tracing::warn!("cannot accept a connection: {error}");
+                        self.shared.stats.note_error(format!("cannot accept: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let stats = &self.shared.stats;
+        if self.tasks.len() >= self.connections_max {
+            // The version is not known yet, so no packet could say why.
+            count(&stats.refused, 1);
+            stats.note_error(format!("more than {} connections", self.connections_max));
+            tracing::debug!(%peer, "refused: too many connections");
+            return;
+        }
+        count(&stats.connections, 1);
+        count(&stats.connections_total, 1);
+        let open = Open(Arc::clone(stats));
+        let run = connection::run(stream, Arc::clone(&self.shared), self.stop.clone());
+        self.tasks.spawn(async move {
+            let _open = open;
+            run.await
+        });
+    }
+
+    fn ended(&self, ended: Result<Result<(), IntakeError>, tokio::task::JoinError>) -> Result<(), SourceError> {
+        match ended {
+            Ok(result) => Ok(result?),
+            Err(error) => {
+                // A bug of ours: the connection is gone, nothing of it was acknowledged wrongly.
+                tracing::error!("a connection's task failed: {error}");
+                self.shared.stats.note_error(format!("a connection's task failed: {error}"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Counts one open connection until it is dropped, whatever ends its task.
+struct Open(Arc<SourceStats>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

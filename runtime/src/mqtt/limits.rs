@@ -1,0 +1,70 @@
+//! The bounds of MQTT intake, each with its reason.
+
+use std::time::Duration;
+
+/// Time from the TCP connection to a complete CONNECT. Slow links manage in a second or two; more
+/// only helps those who occupy connections.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A CONNECT may carry a client id, credentials and a will, but comes from someone unknown yet.
+pub const CONNECT_BYTES_MAX: usize = 64 * 1024;
+
+/// How long one write may wait for a peer that does not read.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// After our last packet on a connection that we close: how long to go on reading (and throwing
+/// away), so that the peer sees the reason instead of a connection reset.
+pub const LINGER: Duration = Duration::from_millis(500);
+
+/// After the order to stop: how long connections may wait for their offers to become durable.
+/// What is not durable by then is not acknowledged, and its sender sends it again.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Read buffer of a connection that says little: thousands of idle devices cost a few megabytes.
+pub const READ_BYTES_MIN: usize = 2 * 1024;
+
+/// Read buffer of a busy connection: hundreds of packets for one system call.
+pub const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes that a connection collects while its previous batch is being synced; then it stops
+/// reading. At 5 ms for a sync this allows 50 MB/s on one connection.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes that all connections of one endpoint may hold in batches. Beyond it a connection reads
+/// only when it has no batch under way.
+pub const HELD_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// MQTT 5 "Receive Maximum" that we announce: unacknowledged publishes per connection. Enough for
+/// one connection to send a million a second at 5 ms for a sync.
+pub const RECEIVE_MAXIMUM: u16 = 8192;
+
+/// Longest topic, bytes. Real ones are below 200.
+pub const TOPIC_BYTES_MAX: usize = 1024;
+
+/// Most levels of a topic: bounds the work of matching templates.
+pub const TOPIC_LEVELS_MAX: usize = 64;
+
+/// Longest client id, bytes; it is stored with every message.
+pub const CLIENT_ID_BYTES_MAX: usize = 256;
+
+/// Largest packet taken from a broker. Brokers limit at 1 to 2 MB by default; a smaller limit here
+/// would make one large message a poison that reconnects for ever.
+pub const BROKER_PACKET_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Time for the TCP and TLS handshakes and the answer to CONNECT.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time in which a broker has to answer SUBSCRIBE.
+pub const SUBACK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Keep-alive that the subscriber announces to its broker.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// First pause before connecting again.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause before connecting again.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+const _: () = assert!(READ_BYTES_MIN < READ_BYTES_MAX && READ_BYTES_MAX <= BATCH_BYTES_MAX);
+const _: () = assert!(BATCH_BYTES_MAX < HELD_BYTES_MAX);

@@ -1,0 +1,21 @@
+//! MQTT in, two ways behind one contract: [`Endpoint`], to which devices connect directly, and
+//! [`Subscriber`], which takes messages from somebody else's broker.
+//!
+//! Both parse with the same few functions ([`wire`]), collect what one read brought into one batch
+//! ([`batcher`]), and acknowledge a batch with one write after the journal has synced it. A packet
+//! id is acknowledged only on the connection that it came from, because batch, acknowledgements
+//! and socket belong to one task; an acknowledgement cannot outlive its connection.
+
+mod batcher;
+mod buffer;
+mod connect;
+mod connection;
+mod endpoint;
+pub mod limits;
+mod registry;
+mod subscriber;
+mod users;
+mod wire;
+
+pub use endpoint::{Endpoint, EndpointConfig};
+pub use subscriber::{Subscriber, SubscriberConfig};

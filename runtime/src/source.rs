@@ -1,0 +1,139 @@
+//! What a source is: something that takes messages in and acknowledges them once they are durable.
+//!
+//! The one contract of intake is `offer(messages) -> durable -> acknowledge`. A source never
+//! acknowledges before [`Intake::offer`] returned `Ok`, and never at all after it returned an
+//! error: the sender keeps the message then, and sends it again to the next run.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use tidegate_operators::MessagesBuilder;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Takes messages, returns when they are durable. One instance per source.
+#[async_trait]
+pub trait Intake: Send + Sync + 'static {
+    /// Appends messages in order; resolves after they are synced to disk. Waits (back-pressure)
+    /// while the disk budget or the in-flight budget is used up.
+    ///
+    /// # Errors
+    /// The journal has failed and the process is going down; the messages must never be
+    /// acknowledged.
+    async fn offer(&self, messages: MessagesBuilder) -> Result<(), IntakeError>;
+}
+
+/// The journal cannot take messages any more.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the journal has failed: {0}")]
+pub struct IntakeError(pub String);
+
+/// Why a source ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The journal failed under it.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// Its configuration cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// An operation of the operating system failed, and trying again is of no use.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// A way in. It runs as a task of its own until it is told to stop or the journal fails.
+pub trait Source: Send {
+    /// For logs and system tables; unique in the running plan.
+    fn name(&self) -> &str;
+
+    /// Starts the task. When `stop` turns true (or its sender is gone) the source takes nothing
+    /// more, waits for the offers under way, acknowledges them, closes and returns `Ok`.
+    fn start(
+        self: Box<Self>,
+        intake: Arc<dyn Intake>,
+        stop: watch::Receiver<bool>,
+        stats: Arc<SourceStats>,
+    ) -> JoinHandle<Result<(), SourceError>>;
+}
+
+/// Waits until `stop` turns true or its sender is gone. Cancel-safe.
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone: whoever could stop us has ended itself.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// The only clock of intake: microseconds since the Unix epoch (UTC).
+pub fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// What a source counts; read by the live summary and by system tables while the source writes.
+#[derive(Debug, Default)]
+pub struct SourceStats {
+    /// Connections open now, including those that have not identified themselves yet.
+    pub connections: AtomicU64,
+    /// Connections ever accepted or made.
+    pub connections_total: AtomicU64,
+    /// Connections turned away: limits, credentials, protocol version, client id.
+    pub refused: AtomicU64,
+    /// Messages taken in, durable or not yet.
+    pub received: AtomicU64,
+    /// Messages acknowledged to their sender, after they were durable.
+    pub acked: AtomicU64,
+    /// Connections closed because the other side broke the protocol or a limit.
+    pub protocol_errors: AtomicU64,
+    /// Connections made again after one was lost (subscriber).
+    pub reconnects: AtomicU64,
+    /// Sessions that the broker had forgotten: messages may be missing (subscriber).
+    pub gaps: AtomicU64,
+    healthy: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+impl SourceStats {
+    /// Whether the source can take messages now.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// The text of the last failure, kept after recovery.
+    pub fn last_error(&self) -> Option<String> {
+        self.lock_error().clone()
+    }
+
+    /// The source works.
+    pub fn set_healthy(&self) {
+        self.healthy.store(true, Ordering::Relaxed);
+    }
+
+    /// The source does not work, for this reason.
+    pub fn set_unhealthy(&self, error: impl Into<String>) {
+        *self.lock_error() = Some(error.into());
+        self.healthy.store(false, Ordering::Relaxed);
+    }
+
+    /// Remembers a failure of one connection; the source itself goes on.
+    pub fn note_error(&self, error: impl Into<String>) {
+        *self.lock_error() = Some(error.into());
+    }
+
+    fn lock_error(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        // A panic while holding this lock cannot leave half a text behind.
+        self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Adds to a counter; order between counters is of no meaning.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
