@@ -47,17 +47,17 @@ struct Connect {
 /// Reasons to refuse, with the return code of 3.1.1 and the reason code of 5.
 #[derive(Clone, Copy)]
 enum Why {
-    BadClientId,
-    BadCredentials,
-    BadMethod,
+    ClientId,
+    Credentials,
+    Method,
 }
 
 impl Why {
     fn codes(self) -> (u8, u8, &'static str) {
         match self {
-            Self::BadClientId => (2, 0x85, "the client id is empty or too long"),
-            Self::BadCredentials => (4, 0x86, "bad user name or password"),
-            Self::BadMethod => (5, 0x8C, "extended authentication is not supported"),
+            Self::ClientId => (2, 0x85, "the client id is empty or too long"),
+            Self::Credentials => (4, 0x86, "bad user name or password"),
+            Self::Method => (5, 0x8C, "extended authentication is not supported"),
         }
     }
 
@@ -83,16 +83,16 @@ impl Hello {
             Version::V5 => read_v5(packet)?,
         };
         if connect.extended_authentication {
-            return Err(Why::BadMethod.refusal(version));
+            return Err(Why::Method.refusal(version));
         }
         if !users.allow(connect.user.as_deref(), connect.password.as_deref()) {
-            return Err(Why::BadCredentials.refusal(version));
+            return Err(Why::Credentials.refusal(version));
         }
         let assigned = connect.client_id.is_empty();
         // Version 3.1.1 allows an empty client id only where no session is wanted (3.1.3-8).
         let anonymous_session = assigned && version == Version::V3 && !connect.clean;
         if anonymous_session || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-            return Err(Why::BadClientId.refusal(version));
+            return Err(Why::ClientId.refusal(version));
         }
         let client_id = if assigned { new_client_id()? } else { connect.client_id };
         Ok(Self { version, client_id, assigned, keep_alive_s: connect.keep_alive_s })
@@ -153,7 +153,8 @@ fn version(body: &[u8]) -> Result<Version, Refusal> {
     match body {
         [0, 4, b'M', b'Q', b'T', b'T', 4, ..] => Ok(Version::V3),
         [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Ok(Version::V5),
-        [0, 4, b'M', b'Q', b'T', b'T', level, ..] | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', level, ..] => {
+        [0, 4, b'M', b'Q', b'T', b'T', level, ..]
+        | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', level, ..] => {
             Err(Refusal {
                 // The form of 3.1 and 3.1.1, which any client that is not of version 5 knows.
                 reply: vec![0x20, 2, 0, 1],
@@ -175,7 +176,9 @@ fn read_v3(packet: &[u8]) -> Result<Connect, Refusal> {
     let (user, password) = match connect.auth {
         v4::ConnectAuth::None => (None, None),
         v4::ConnectAuth::Username { username } => (Some(username), None),
-        v4::ConnectAuth::UsernamePassword { username, password } => (Some(username), Some(password)),
+        v4::ConnectAuth::UsernamePassword { username, password } => {
+            (Some(username), Some(password))
+        }
     };
     Ok(Connect {
         client_id: connect.client_id,
@@ -202,7 +205,9 @@ fn read_v5(packet: &[u8]) -> Result<Connect, Refusal> {
         v5::ConnectAuth::None => (None, None),
         v5::ConnectAuth::Username { username } => (Some(username), None),
         v5::ConnectAuth::Password { password } => (None, Some(password)),
-        v5::ConnectAuth::UsernamePassword { username, password } => (Some(username), Some(password)),
+        v5::ConnectAuth::UsernamePassword { username, password } => {
+            (Some(username), Some(password))
+        }
     };
     Ok(Connect {
         client_id: connect.client_id,

@@ -102,13 +102,16 @@ async fn greet(
 ) -> Result<Hello, Refusal> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let limit_bytes = CONNECT_BYTES_MAX.min(shared.packet_bytes_max);
+    let silent = |text: &str| Refusal { reply: vec![], text: text.to_owned(), malformed: true };
     loop {
+        if buffer.received().first().is_some_and(|byte1| *byte1 != kind::CONNECT << 4) {
+            return Err(silent("the first packet is not a CONNECT"));
+        }
         if let Some(frame) = frame(buffer.received(), limit_bytes).map_err(bad_frame)? {
             let hello = Hello::read(frame, &buffer.received()[..frame.total_len], &shared.users)?;
             buffer.consume(frame.total_len);
             return Ok(hello);
         }
-        let silent = |text: &str| Refusal { reply: vec![], text: text.to_owned(), malformed: true };
         let read = stream.read(buffer.spare(limit_bytes));
         match timeout_at(deadline, read).await {
             Ok(Ok(n)) if n > 0 => buffer.filled(n),
@@ -414,4 +417,4 @@ fn put_length(out: &mut Vec<u8>, mut len: usize) {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -203,7 +203,10 @@ impl Acceptor {
         });
     }
 
-    fn ended(&self, ended: Result<Result<(), IntakeError>, tokio::task::JoinError>) -> Result<(), SourceError> {
+    fn ended(
+        &self,
+        ended: Result<Result<(), IntakeError>, tokio::task::JoinError>,
+    ) -> Result<(), SourceError> {
         match ended {
             Ok(result) => Ok(result?),
             Err(error) => {

@@ -14,6 +14,8 @@ mod endpoint;
 pub mod limits;
 mod registry;
 mod subscriber;
+#[cfg(test)]
+mod testing;
 mod users;
 mod wire;
 

@@ -240,4 +240,4 @@ impl Subscriber {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

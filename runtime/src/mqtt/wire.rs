@@ -253,4 +253,4 @@ fn short<T>() -> Result<T, Violation> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

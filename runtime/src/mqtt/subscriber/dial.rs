@@ -88,8 +88,7 @@ fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, SourceError> 
         };
     };
     let what = format!("`ca_file` {}", path.display());
-    let pem = std::fs::read(path)
-        .map_err(|error| SourceError::Io { what: what.clone(), error })?;
+    let pem = std::fs::read(path).map_err(|error| SourceError::Io { what: what.clone(), error })?;
     let bad = |text: String| SourceError::Config(format!("{what}: {text}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
