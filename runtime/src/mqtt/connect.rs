@@ -47,17 +47,17 @@ struct Connect {
 /// Reasons to refuse, with the return code of 3.1.1 and the reason code of 5.
 #[derive(Clone, Copy)]
 enum Why {
-    BadClientId,
-    BadCredentials,
-    BadMethod,
+    ClientId,
+    Credentials,
+    Method,
 }
 
 impl Why {
     fn codes(self) -> (u8, u8, &'static str) {
         match self {
-            Self::BadClientId => (2, 0x85, "the client id is empty or too long"),
-            Self::BadCredentials => (4, 0x86, "bad user name or password"),
-            Self::BadMethod => (5, 0x8C, "extended authentication is not supported"),
+            Self::ClientId => (2, 0x85, "the client id is empty or too long"),
+            Self::Credentials => (4, 0x86, "bad user name or password"),
+            Self::Method => (5, 0x8C, "extended authentication is not supported"),
         }
     }
 
@@ -83,16 +83,16 @@ impl Hello {
             Version::V5 => read_v5(packet)?,
         };
         if connect.extended_authentication {
-            return Err(Why::BadMethod.refusal(version));
+            return Err(Why::Method.refusal(version));
         }
         if !users.allow(connect.user.as_deref(), connect.password.as_deref()) {
-            return Err(Why::BadCredentials.refusal(version));
+            return Err(Why::Credentials.refusal(version));
         }
         let assigned = connect.client_id.is_empty();
         // Version 3.1.1 allows an empty client id only where no session is wanted (3.1.3-8).
         let anonymous_session = assigned && version == Version::V3 && !connect.clean;
         if anonymous_session || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-            return Err(Why::BadClientId.refusal(version));
+            return Err(Why::ClientId.refusal(version));
         }
         let client_id = if assigned { new_client_id()? } else { connect.client_id };
         Ok(Self { version, client_id, assigned, keep_alive_s: connect.keep_alive_s })

@@ -467,9 +467,9 @@ async fn a_real_client_of_version_3_publishes() {
         let mut n = 0;
         while n < 200 {
             use rumqttc_v4::{Event, Packet};
-            match events.poll().await.unwrap() {
-                Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => n += 1,
-                _ => {}
+            let event = events.poll().await.unwrap();
+            if matches!(event, Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_))) {
+                n += 1;
             }
         }
     });

@@ -47,8 +47,11 @@ fn a_topic_alias_has_its_own_reason() {
     assert_eq!(publish(Version::V5, 0, &body).unwrap_err().reason, Reason::TopicAliasInvalid);
 }
 
+/// Topic, payload, packet id, QoS, DUP, RETAIN.
+type Parts = (Vec<u8>, Vec<u8>, u16, u8, bool, bool);
+
 /// What the codec crates say of a packet, in our words; `None` if they refuse it.
-fn by_codec(version: Version, packet: &[u8]) -> Option<(Vec<u8>, Vec<u8>, u16, u8, bool, bool)> {
+fn by_codec(version: Version, packet: &[u8]) -> Option<Parts> {
     let mut bytes = BytesMut::from(packet);
     match version {
         Version::V3 => match v4::Packet::read(&mut bytes, usize::MAX).ok()? {
@@ -68,7 +71,7 @@ fn by_codec(version: Version, packet: &[u8]) -> Option<(Vec<u8>, Vec<u8>, u16, u
     }
 }
 
-fn by_us(version: Version, packet: &[u8]) -> Option<(Vec<u8>, Vec<u8>, u16, u8, bool, bool)> {
+fn by_us(version: Version, packet: &[u8]) -> Option<Parts> {
     let frame = frame(packet, usize::MAX).ok()??;
     let p = publish(version, frame.flags(), &packet[frame.header_len..frame.total_len]).ok()?;
     let (topic, payload) = (p.topic.to_vec(), p.payload.to_vec());
