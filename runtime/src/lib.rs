@@ -1,7 +1,22 @@
-//! The process around the dataflow: sources, journal, workers, commit, delivery, shutdown.
+//! The process around the dataflow: what is durable, what talks to the outside, what people see of
+//! it, and every clock.
 //!
-//! The only crate with a clock, a network and a disk; what it writes to the journal is all that
-//! the deterministic half ever sees.
+//! Two edges turn the outside world into a pure function: the journal makes messages durable and
+//! numbers them by epoch, and the commit side (tables, checkpoints, outbox) turns completed epochs
+//! into effects exactly once or, for webhooks, at least once under a stable id.
 
+pub mod cases;
+pub mod checkpoint;
+pub mod clock;
+pub mod engine;
+pub mod fleet;
+pub mod intake;
+pub mod journal;
 pub mod mqtt;
+pub mod outbox;
+pub mod receiver;
+pub mod screen;
 pub mod source;
+pub mod stats;
+pub mod summary;
+pub mod webhook;

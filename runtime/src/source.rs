@@ -9,27 +9,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
-use tidegate_operators::MessagesBuilder;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Takes messages, returns when they are durable. One instance per source.
-#[async_trait]
-pub trait Intake: Send + Sync + 'static {
-    /// Appends messages in order; resolves after they are synced to disk. Waits (back-pressure)
-    /// while the disk budget or the in-flight budget is used up.
-    ///
-    /// # Errors
-    /// The journal has failed and the process is going down; the messages must never be
-    /// acknowledged.
-    async fn offer(&self, messages: MessagesBuilder) -> Result<(), IntakeError>;
-}
-
-/// The journal cannot take messages any more.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the journal has failed: {0}")]
-pub struct IntakeError(pub String);
+pub use crate::intake::{Intake, IntakeError};
 
 /// Why a source ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +92,11 @@ impl SourceStats {
     /// The text of the last failure, kept after recovery.
     pub fn last_error(&self) -> Option<String> {
         self.lock_error().clone()
+    }
+
+    /// Why the source does not work at present, if it does not.
+    pub fn problem(&self) -> Option<String> {
+        if self.is_healthy() { None } else { self.last_error() }
     }
 
     /// The source works.

@@ -67,8 +67,7 @@ impl Committer {
                 dirty: false,
             });
         }
-        let alerts_table =
-            specs.iter().position(|s| s.namespace == SYSTEM && s.name == ALERTS);
+        let alerts_table = specs.iter().position(|s| s.namespace == SYSTEM && s.name == ALERTS);
         Ok(Self {
             runtime,
             stats,
@@ -138,8 +137,7 @@ impl Committer {
         self.time_us = tick.time_us;
         Stats::set(&self.stats.epochs_done, tick.epoch);
         self.in_flight.done(tick.epoch);
-        let checkpoint =
-            self.checkpoints.as_ref().and_then(|c| c.complete_through(tick.epoch));
+        let checkpoint = self.checkpoints.as_ref().and_then(|c| c.complete_through(tick.epoch));
         self.commit(checkpoint.is_some())?;
         if let (Some(epoch), Some(checkpoints)) = (checkpoint, &mut self.checkpoints) {
             checkpoints.write(epoch)?;

@@ -155,7 +155,8 @@ impl FeedQueue {
     pub(crate) fn tick(&mut self, tick: Tick) {
         self.begin_epoch();
         self.send_waiting();
-        let due = self.checkpoint_every.is_some_and(|every| self.checkpointed_at.elapsed() >= every);
+        let due =
+            self.checkpoint_every.is_some_and(|every| self.checkpointed_at.elapsed() >= every);
         if due || self.last_ticks.load(std::sync::atomic::Ordering::Acquire) {
             self.checkpointed_at = Instant::now();
             self.to_all(&Command::Checkpoint(tick.epoch));

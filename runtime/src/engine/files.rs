@@ -139,8 +139,8 @@ fn lines(source: u16, position: &Position, topic_len: usize, data: Vec<u8>) -> M
 }
 
 fn modified_us(path: &Path) -> anyhow::Result<i64> {
-    let meta = std::fs::metadata(path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let meta =
+        std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     let since = meta.modified()?.duration_since(UNIX_EPOCH)?;
     Ok(since.as_micros() as i64)
 }

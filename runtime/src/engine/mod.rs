@@ -11,8 +11,8 @@ mod feed;
 mod files;
 mod notifications;
 mod sources;
-mod workers;
 pub mod trial;
+mod workers;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -259,8 +259,12 @@ impl Engine {
         journal.start(Box::new(LiveFeed { queue, ended }))?;
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
         let sources = sources::start(bound, &journal);
-        let recovery =
-            Recovery { checkpoint: epoch, messages, seconds: started.elapsed().as_secs_f64(), changed };
+        let recovery = Recovery {
+            checkpoint: epoch,
+            messages,
+            seconds: started.elapsed().as_secs_f64(),
+            changed,
+        };
         let live = Some(Live { journal, sources, sender, last_ticks, end });
         Ok(Self { stats, live, finished, recovery, started: Instant::now(), ended: false })
     }

@@ -8,17 +8,17 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use tidegate_operators::dataflow::Ticks;
+use tidegate_operators::dataflow::container::MessageRuns;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::{Epoch, Tick};
+use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 use timely::WorkerConfig;
 use timely::communication::Config as CommunicationConfig;
 use timely::dataflow::operators::Input;
 use timely::dataflow::operators::core::input::Handle as InputHandle;
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
-use tidegate_operators::dataflow::Ticks;
-use tidegate_operators::dataflow::container::MessageRuns;
-use tidegate_operators::spec::PipelineSpec;
-use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 
 use super::feed::{Command, WorkerPort};
 use crate::stats::Stats;

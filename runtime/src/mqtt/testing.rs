@@ -82,7 +82,7 @@ impl Intake for TestIntake {
         self.arrived.lock().unwrap().push(messages.finish(0, 0));
         self.gate.acquire().await.unwrap().forget();
         match self.failing.load(Ordering::SeqCst) {
-            true => Err(IntakeError("the test says so".to_owned())),
+            true => Err(IntakeError::Failed("the test says so".to_owned())),
             false => Ok(()),
         }
     }
