@@ -303,11 +303,7 @@ fn append_text(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-fn to_time(
-    value: &Value<'_>,
-    format: &TimeFormat,
-    scratch: &mut Vec<u8>,
-) -> Result<i64, Reason> {
+fn to_time(value: &Value<'_>, format: &TimeFormat, scratch: &mut Vec<u8>) -> Result<i64, Reason> {
     let text = match value {
         Value::Number(number) => return time::from_number(*number, format).ok_or(Reason::Time),
         Value::Instant(us) => return Ok(*us),

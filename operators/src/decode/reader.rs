@@ -170,11 +170,7 @@ impl Reader {
 
     /// Reads a whole payload. After an error `rows` means nothing.
     #[inline]
-    pub(super) fn read<'a>(
-        &mut self,
-        payload: &'a [u8],
-        rows: &mut Rows<'a>,
-    ) -> Result<(), Fault> {
+    pub(super) fn read<'a>(&mut self, payload: &'a [u8], rows: &mut Rows<'a>) -> Result<(), Fault> {
         rows.clear();
         let start = scan::space(payload, 0);
         let end = match &mut self.document {

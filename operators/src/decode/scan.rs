@@ -121,11 +121,7 @@ pub(super) fn string(bytes: &[u8], at: usize) -> Result<(Value<'_>, usize), Faul
 
 /// A string with escapes, characters outside ASCII, or a mistake; plain up to `at`.
 #[cold]
-fn unusual_string(
-    bytes: &[u8],
-    start: usize,
-    mut at: usize,
-) -> Result<(Value<'_>, usize), Fault> {
+fn unusual_string(bytes: &[u8], start: usize, mut at: usize) -> Result<(Value<'_>, usize), Fault> {
     let (mut escaped, mut ascii) = (false, true);
     loop {
         match bytes.get(at) {

@@ -130,7 +130,10 @@ mod tests {
     #[test]
     fn patterns_with_and_without_offset() {
         let pattern = |text: &str, p: &str| from_text(text, &TimeFormat::Pattern(p.into()));
-        assert_eq!(pattern("09.10.2025 08:53:20", "%d.%m.%Y %H:%M:%S"), Some(1_760_000_000_000_000));
+        assert_eq!(
+            pattern("09.10.2025 08:53:20", "%d.%m.%Y %H:%M:%S"),
+            Some(1_760_000_000_000_000)
+        );
         let zoned = pattern("2025-10-09 10:53:20 +0200", "%Y-%m-%d %H:%M:%S %z");
         assert_eq!(zoned, Some(1_760_000_000_000_000));
         assert_eq!(pattern("2025-10-09", "%Y-%m-%d"), Some(1_759_968_000_000_000));
