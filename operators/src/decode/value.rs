@@ -80,7 +80,7 @@ impl<'a> Number<'a> {
             let mut value = self.mantissa;
             if self.decimals > 0 {
                 let ten = 10u64.pow(u32::from(self.decimals));
-                if value % ten != 0 {
+                if !value.is_multiple_of(ten) {
                     return None;
                 }
                 value /= ten;
