@@ -4,6 +4,9 @@
 //! `cargo bench --bench common -- [--lines N] [--jobs w1,w2,w3] [--workers 1,2] [--data FILE]`
 //! Every measurement is a process of its own, because peak memory belongs to a process.
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[allow(dead_code, reason = "tests use other parts of it")]
 mod workload;
 
@@ -15,6 +18,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use tidegate_runtime::engine::{Engine, EngineOptions};
 use workload::check::{Checksum, reference};
 use workload::generate::Workload;
 use workload::{Job, hand};
@@ -192,10 +196,18 @@ fn pipeline(job: Job, data: &Path) -> Result<String> {
 }
 
 /// Runs the product to the end of its file; the folder of the result table.
-///
-/// THE ONE CALL INTO THE PRODUCT: everything else here is about measuring.
 fn run_product(pipeline: &str, data_dir: &Path, workers: usize, job: Job) -> Result<PathBuf> {
-    tidegate::batch::run_files(pipeline, data_dir, workers)?;
+    let files = [(PathBuf::from("bench.toml"), pipeline.to_owned())];
+    let none = |kind: &str, name: &str| Err(format!("no {kind}:{name} in a bench"));
+    let plan = tidegate_pipelines::load(&files, &none).map_err(|problems| {
+        anyhow::anyhow!(problems.iter().map(|p| p.to_string()).collect::<String>())
+    })?;
+    let options = EngineOptions { workers, ..EngineOptions::new(data_dir) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let engine = Engine::start(plan, options).await?;
+        engine.shutdown().await
+    })?;
     let schema = format!("bench_{job}").to_lowercase();
     Ok(data_dir.join("tables").join(schema).join("result"))
 }
