@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+#[allow(dead_code, reason = "benches use other parts of it")]
+#[path = "../benches/workload/mod.rs"]
+mod common_workload;
 mod end_to_end;
 mod structure;
 mod support;
+mod workload;

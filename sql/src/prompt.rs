@@ -312,9 +312,4 @@ mod tests {
         let missing = show(&session, Command::Columns("tt".into()), &mut Vec::new()).await;
         assert!(missing.unwrap_err().to_string().contains("did you mean `t`?"));
     }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn by_hand() {
-        prompt(&QueryOptions::new(std::env::var("PROMPT_DATA").unwrap())).await.unwrap();
-    }
 }
