@@ -9,6 +9,8 @@ use arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use tokio::runtime::Builder;
+use tokio::sync::watch;
 
 use crate::query::{QueryOptions, execute, open};
 use crate::session::parse;
@@ -150,12 +152,35 @@ impl Input {
     }
 }
 
+/// Counts Ctrl-C on a thread of its own: a busy query can hold every worker of the runtime.
+fn interrupts() -> io::Result<watch::Receiver<u64>> {
+    let (send, receive) = watch::channel(0);
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let listen = async move {
+        let mut next = Box::pin(tokio::signal::ctrl_c());
+        // The first poll sets the handler. The editor saves handlers and puts them back after each
+        // line, so ours has to be there before the editor is.
+        let _ = futures::poll!(&mut next);
+        let _ = ready.send(());
+        while next.await.is_ok() && !send.is_closed() {
+            next = Box::pin(tokio::signal::ctrl_c());
+            send.send_modify(|n| *n += 1);
+        }
+    };
+    let thread = std::thread::Builder::new().name("interrupts".into());
+    thread.spawn(move || runtime.block_on(listen))?;
+    is_ready.recv().map_err(io::Error::other)?;
+    Ok(receive)
+}
+
 /// Runs the prompt on this terminal until the user leaves.
 ///
 /// # Errors
 /// There are no tables, or the terminal fails. Query errors are shown, not returned.
 pub async fn prompt(options: &QueryOptions) -> Result<()> {
     let session = open(options).await?;
+    let mut interrupts = interrupts()?;
     let mut input = Input::new(options.data.join(HISTORY_FILE))?;
     let mut format = OutputFormat::Table;
     println!("{} tables. \\d lists them, \\? helps, \\q leaves.", session.tables().len());
@@ -181,7 +206,13 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
                 Err(text) => Err(Error::Query(text)),
             },
             Some(other) => show(&session, other, &mut io::stdout()).await,
-            None => run(&session, &text, format, options.rows_shown_max).await,
+            None => {
+                interrupts.mark_unchanged();
+                tokio::select! {
+                    done = run(&session, &text, format, options.rows_shown_max) => done,
+                    Ok(()) = interrupts.changed() => Err(Error::Query("stopped".into())),
+                }
+            }
         };
         if let Err(e) = done {
             eprintln!("error: {e}");
@@ -190,23 +221,14 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
 }
 
 async fn run(session: &Session, text: &str, format: OutputFormat, rows_max: usize) -> Result<()> {
-    let queries = async {
-        for statement in parse(text)? {
-            let mut out = io::stdout();
-            let summary = execute(session, statement, format, rows_max, &mut out).await?;
-            let more = if summary.complete { "" } else { " or more" };
-            let plural = if summary.rows == 1 { "row" } else { "rows" };
-            println!("{} {plural}{more}, {:.3} s", summary.rows, summary.elapsed.as_secs_f64());
-        }
-        Ok(())
-    };
-    tokio::select! {
-        done = queries => done,
-        _ = tokio::signal::ctrl_c() => {
-            println!("stopped");
-            Ok(())
-        }
+    for statement in parse(text)? {
+        let mut out = io::stdout();
+        let summary = execute(session, statement, format, rows_max, &mut out).await?;
+        let more = if summary.complete { "" } else { " or more" };
+        let plural = if summary.rows == 1 { "row" } else { "rows" };
+        println!("{} {plural}{more}, {:.3} s", summary.rows, summary.elapsed.as_secs_f64());
     }
+    Ok(())
 }
 
 async fn show(session: &Session, command: Command, out: &mut dyn Write) -> Result<()> {

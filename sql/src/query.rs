@@ -121,11 +121,17 @@ pub(crate) async fn execute(
     out: &mut dyn Write,
 ) -> Result<QuerySummary> {
     let started = Instant::now();
-    let frame = session.plan(statement).await?;
-    let mut stream: SendableRecordBatchStream = frame.execute_stream().await?;
+    // Tasks of their own: whoever drops this future need not wait until the planner or an operator
+    // yields, and dropping the set stops them.
+    let mut planner = JoinSet::new();
+    let owned = session.clone();
+    planner.spawn(async move {
+        let frame = owned.plan(statement).await?;
+        Ok::<SendableRecordBatchStream, Error>(frame.execute_stream().await?)
+    });
+    let mut stream = planner.join_next().await.expect("one task was spawned")??;
     let mut sink = Sink::new(format, stream.schema(), rows_shown_max)?;
     let (mut rows, mut complete) = (0, true);
-    // A task of its own: whoever drops this future need not wait for an operator to yield.
     let (send, mut batches) = mpsc::channel(BATCHES_AHEAD_MAX);
     let mut producer = JoinSet::new();
     producer.spawn(async move {
