@@ -1,7 +1,7 @@
 //! `tidegate sql "..."`: statements in, formatted results out, nothing collected that can stream.
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::SendableRecordBatchStream;
@@ -19,6 +19,9 @@ const ROWS_SHOWN_MAX: usize = 10_000;
 
 /// Batches that a query may be ahead of its output: enough to overlap the two.
 const BATCHES_AHEAD_MAX: usize = 2;
+
+/// File of a data folder with the URL of its tables, where they are not below the folder.
+pub const URL_FILE: &str = "tables-url";
 
 /// Where the tables are and how results are shown.
 #[derive(Clone, Debug)]
@@ -59,10 +62,18 @@ pub struct QuerySummary {
 /// Opens the session that `options` describe.
 ///
 /// # Errors
+/// Where the instance of a data folder writes its tables: it notes that, if it is not below the
+/// folder itself.
+fn url_of_instance(data: &Path) -> String {
+    match std::fs::read_to_string(data.join(URL_FILE)) {
+        Ok(url) if !url.trim().is_empty() => url.trim().to_owned(),
+        _ => data.join("tables").to_string_lossy().into_owned(),
+    }
+}
+
 /// There are no tables yet: the error says what to run first.
 pub async fn open(options: &QueryOptions) -> Result<Session> {
-    let inside = options.data.join("tables").to_string_lossy().into_owned();
-    let url = options.tables.clone().unwrap_or(inside);
+    let url = options.tables.clone().unwrap_or_else(|| url_of_instance(&options.data));
     let data = options.data.display();
     let nothing = || {
         Error::Query(format!(

@@ -26,7 +26,7 @@ use serde::Serialize;
 use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph;
-use tidegate_sql::Store;
+use tidegate_sql::{Store, URL_FILE};
 use tokio::sync::oneshot;
 
 use self::checkpoints::{Checkpoints, Restored};
@@ -130,12 +130,7 @@ impl Engine {
         anyhow::ensure!(options.workers > 0, "at least one worker is needed");
         create_dir(&options.data)?;
         let instance = instance_id(&options.data)?;
-        let tables_url = match &options.tables {
-            Some(url) => url.clone(),
-            None => options.data.join("tables").display().to_string(),
-        };
-        std::fs::write(options.data.join("tables-url"), &tables_url)
-            .with_context(|| format!("cannot write into {}", options.data.display()))?;
+        let tables_url = note_tables(&options)?;
         let store = Store::open(&tables_url)?;
         let files = sources::files(&plan)?;
         if files.is_empty() {
@@ -410,6 +405,27 @@ fn spawn_committer(
 fn create_dir(data: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data)
         .with_context(|| format!("cannot create the data folder {}", data.display()))
+}
+
+/// The URL of the tables. One outside of the data folder is noted there, so that
+/// `tidegate sql --data` finds it.
+fn note_tables(options: &EngineOptions) -> anyhow::Result<String> {
+    let note = options.data.join(URL_FILE);
+    let cannot = || format!("cannot write into the data folder {}", options.data.display());
+    let Some(url) = &options.tables else {
+        match std::fs::remove_file(&note) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(cannot);
+            }
+            _ => return Ok(options.data.join("tables").display().to_string()),
+        }
+    };
+    let url = match url.contains("://") {
+        true => url.clone(),
+        false => std::path::absolute(url)?.display().to_string(),
+    };
+    std::fs::write(&note, &url).with_context(cannot)?;
+    Ok(url)
 }
 
 /// Names this data folder for the tables: their commits say "epoch N of this journal", so a new
