@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use arrow::array::RecordBatch;
 use tidegate_operators::spec::TableSpec;
 use tidegate_operators::{Epoch, Tick};
 use tidegate_pipelines::graph::{ALERTS, SYSTEM, Target};
-use tidegate_sql::{Store, TableWriter};
+use tidegate_sql::{Error, Store, TableWriter};
 use tokio::runtime::Handle;
 
 use super::checkpoints::Checkpoints;
@@ -23,6 +24,12 @@ use super::notifications::Notifications;
 use super::workers::Event;
 use crate::journal::Journal;
 use crate::stats::Stats;
+
+/// First pause after the object store failed.
+const STORE_PAUSE_MIN: Duration = Duration::from_millis(250);
+
+/// Longest pause.
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// One table at work.
 struct Table {
@@ -46,6 +53,7 @@ pub(crate) struct Committer {
     pending: BTreeMap<Epoch, Vec<(usize, RecordBatch)>>,
     done: Epoch,
     time_us: i64,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Committer {
@@ -80,6 +88,7 @@ impl Committer {
             pending: BTreeMap::new(),
             done: 0,
             time_us: 0,
+            stopping: Arc::default(),
         })
     }
 
@@ -93,6 +102,12 @@ impl Committer {
         self.journal = Some(journal);
         self.notifications = Some(notifications);
         self.checkpoints = Some(checkpoints);
+        self
+    }
+
+    /// While this is false, a store that cannot be reached is tried again for ever.
+    pub(crate) fn give_up_when(mut self, stopping: Arc<AtomicBool>) -> Self {
+        self.stopping = stopping;
         self
     }
 
@@ -163,7 +178,10 @@ impl Committer {
         }
         for (table, rows) in rows {
             let table = &mut self.tables[table];
-            self.runtime.block_on(table.writer.append(rows, epoch))?;
+            let (runtime, stopping) = (&self.runtime, &self.stopping);
+            until_it_works(stopping, || {
+                runtime.block_on(table.writer.append(rows.clone(), epoch))
+            })?;
             table.dirty = true;
         }
         Ok(())
@@ -176,7 +194,10 @@ impl Committer {
             if !table.dirty || !due {
                 continue;
             }
-            let report = self.runtime.block_on(table.writer.commit(self.done))?;
+            let (runtime, through) = (&self.runtime, self.done);
+            let report = until_it_works(&self.stopping, || {
+                runtime.block_on(table.writer.commit(through))
+            })?;
             table.dirty = false;
             table.committed_at = Instant::now();
             Stats::add(&self.stats.table_files, report.files as u64);
@@ -193,5 +214,28 @@ impl Committer {
             self.done = self.done.max(epoch);
         }
         self.commit(true)
+    }
+}
+
+/// Repeats `action` while the object store fails: rows wait here, the workers wait for this
+/// thread, and the sources for the workers, so nothing is dropped. Any other error is final.
+fn until_it_works<T>(
+    stopping: &AtomicBool,
+    mut action: impl FnMut() -> tidegate_sql::Result<T>,
+) -> anyhow::Result<T> {
+    let mut pause = STORE_PAUSE_MIN;
+    loop {
+        let error = match action() {
+            Ok(value) => return Ok(value),
+            Err(error @ (Error::Store { .. } | Error::Io(_))) => error,
+            Err(error) => return Err(error.into()),
+        };
+        if stopping.load(Ordering::Acquire) {
+            let why = "the tables cannot be written; what they lack stays in the journal";
+            return Err(anyhow::Error::from(error).context(why));
+        }
+        tracing::warn!(%error, pause_s = pause.as_secs_f64(), "tables cannot be written");
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(STORE_PAUSE_MAX);
     }
 }

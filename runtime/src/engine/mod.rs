@@ -228,6 +228,8 @@ impl Engine {
             Notifications::new(Arc::clone(&outbox), &plan.pipelines),
             Checkpoints::new(checkpoint_store, &plan.pipelines),
         );
+        let last_ticks = Arc::new(AtomicBool::new(false));
+        let committer = committer.give_up_when(Arc::clone(&last_ticks));
         let Restored { epoch, state, changed } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan {
@@ -239,7 +241,6 @@ impl Engine {
         };
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events)?;
         let finished = spawn_committer(committer, received)?;
-        let last_ticks = Arc::new(AtomicBool::new(false));
         let queue = FeedQueue::new(
             ports,
             in_flight,
