@@ -115,7 +115,7 @@ where
                 }
                 None => {
                     if runner.context.ticks.has_ended() {
-                        give(held, from, runner.end());
+                        give(held, from, runner.end(from));
                     }
                     capabilities = None;
                 }
@@ -146,12 +146,22 @@ impl Runner {
         emit
     }
 
-    fn end(&mut self) -> Emit {
+    /// The input has ended for good. `epoch` is the one after the last tick: in it the operators
+    /// upstream emitted what was still open, so those rows come first.
+    fn end(&mut self, epoch: Epoch) -> Emit {
         let mut emit = Emit::default();
-        if !self.failed {
-            let result = self.operator.end(&mut emit);
-            self.note(result);
+        if self.failed {
+            return emit;
         }
+        let batches = self.pending.remove(&epoch).unwrap_or_default();
+        let mut result = Ok(());
+        if !batches.is_empty() {
+            let time_us = self.context.ticks.last().map_or(0, |t| t.time_us);
+            result = in_order(&self.context.input, &self.context.order, batches)
+                .and_then(|rows| self.operator.epoch(&rows, Tick { epoch, time_us }, &mut emit));
+        }
+        let result = result.and_then(|()| self.operator.end(&mut emit));
+        self.note(result);
         emit
     }
 

@@ -17,13 +17,16 @@ pub struct Ticks(Rc<RefCell<Inner>>);
 struct Inner {
     times: BTreeMap<Epoch, i64>,
     checkpoints: BTreeSet<Epoch>,
+    last: Option<Tick>,
     ended: bool,
 }
 
 impl Ticks {
     /// Notes a tick.
     pub fn note(&self, tick: Tick) {
-        self.0.borrow_mut().times.insert(tick.epoch, tick.time_us);
+        let mut inner = self.0.borrow_mut();
+        inner.times.insert(tick.epoch, tick.time_us);
+        inner.last = Some(tick);
     }
 
     /// Asks every operator to save its state as of the end of `epoch`. Must be called before the
@@ -46,6 +49,11 @@ impl Ticks {
     /// Whether the input has ended for good.
     pub fn has_ended(&self) -> bool {
         self.0.borrow().ended
+    }
+
+    /// The newest tick noted, also after it was forgotten.
+    pub fn last(&self) -> Option<Tick> {
+        self.0.borrow().last
     }
 
     /// The first noted tick of an epoch in `from..to` (`to` = none: any later one).
