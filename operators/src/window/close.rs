@@ -93,6 +93,8 @@ impl WindowOperator {
                     close_us
                 } else if tick.time_us < drop_us {
                     self.close_all(id);
+                    // Where nothing is revised, what was closed now is dropped now.
+                    self.touched.push(id);
                     drop_us
                 } else {
                     self.close_all(id);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
+use tidegate_pipelines::config::references::UNSET;
 
 use super::failure::Failure;
 
@@ -20,9 +21,6 @@ pub(super) fn load(paths: &[PathBuf]) -> Result<Plan, Failure> {
     let files = read(paths)?;
     resolve(&files, &reference)
 }
-
-/// What a missing reference stands for where nothing is run: it does as an address and as a secret.
-const UNSET: &str = "https://unset.invalid/";
 
 /// Reads and resolves all files for commands that do not run them: a reference that this machine
 /// lacks is no problem there. Returns the plan and why references are missing, each once.
