@@ -83,6 +83,25 @@ fn other_numbers_of_workers() {
 }
 
 #[test]
+fn started_again_in_the_middle_on_other_workers() {
+    for (_, plan) in plans() {
+        let pipeline = &plan.pipelines[0];
+        for test in &plan.tests {
+            let run = |parts: &[(usize, usize)]| {
+                all_rows(&trial::run_in_parts(pipeline, &test.inputs, parts))
+            };
+            let whole = run(&[(usize::MAX, 1)]);
+            let half = test.inputs.len() / 2;
+            let restarts: [&[(usize, usize)]; 3] =
+                [&[(1, 1), (0, 3)], &[(half, 3), (0, 2)], &[(2, 2), (1, 1), (0, 2)]];
+            for parts in restarts {
+                assert_eq!(run(parts), whole, "{}: {}: {parts:?}", pipeline.name, test.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn shuffled_inside_the_disorder_bound() {
     let mut shuffled = 0;
     for (_, plan) in plans().into_iter().filter(|(text, _)| !text.contains(IN_ORDER)) {
@@ -127,10 +146,7 @@ fn shuffle(inputs: &[TestInput], disorder_us: i64, seed: u64) -> Vec<TestInput> 
         .collect();
     order.sort_by_key(|(place, _)| *place);
     let arrivals = inputs.iter().map(|i| i.at_us);
-    arrivals
-        .zip(order)
-        .map(|(at_us, (_, input))| TestInput { at_us, ..input.clone() })
-        .collect()
+    arrivals.zip(order).map(|(at_us, (_, input))| TestInput { at_us, ..input.clone() }).collect()
 }
 
 /// Every row of every edge as text that differs if any bit does, sorted.

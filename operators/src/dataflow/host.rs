@@ -115,7 +115,8 @@ where
                 }
                 None => {
                     if runner.context.ticks.has_ended() {
-                        give(held, from, runner.end(from));
+                        let last = runner.context.ticks.last();
+                        give(held, last.epoch, runner.end(last));
                     }
                     capabilities = None;
                 }
@@ -146,19 +147,18 @@ impl Runner {
         emit
     }
 
-    /// The input has ended for good. `epoch` is the one after the last tick: in it the operators
-    /// upstream emitted what was still open, so those rows come first.
-    fn end(&mut self, epoch: Epoch) -> Emit {
+    /// The input has ended for good. In the epoch of the `last` tick, the operators upstream
+    /// emitted what was still open, so those rows come first.
+    fn end(&mut self, last: Tick) -> Emit {
         let mut emit = Emit::default();
         if self.failed {
             return emit;
         }
-        let batches = self.pending.remove(&epoch).unwrap_or_default();
+        let batches = self.pending.remove(&last.epoch).unwrap_or_default();
         let mut result = Ok(());
         if !batches.is_empty() {
-            let time_us = self.context.ticks.last().map_or(0, |t| t.time_us);
             result = in_order(&self.context.input, &self.context.order, batches)
-                .and_then(|rows| self.operator.epoch(&rows, Tick { epoch, time_us }, &mut emit));
+                .and_then(|rows| self.operator.epoch(&rows, last, &mut emit));
         }
         let result = result.and_then(|()| self.operator.end(&mut emit));
         self.note(result);

@@ -119,6 +119,7 @@ fn run(
 ) {
     let index = worker.index();
     let ticks = Ticks::default();
+    ticks.start_at(plan.first_epoch);
     let context = context(index, plan, stats, events, ticks.clone());
     let (commands, queue) = channel();
     let built = worker.dataflow::<Epoch, _, _>(|scope| {
