@@ -8,6 +8,7 @@ mod clients;
 #[path = "../benches/workload/mod.rs"]
 mod common_workload;
 mod end_to_end;
+mod golden;
 mod structure;
 mod support;
 mod workload;

@@ -28,7 +28,12 @@ pub fn run(plan: &Plan) -> anyhow::Result<Vec<Outcome>> {
     plan.tests.iter().map(|test| run_one(plan, test)).collect()
 }
 
-fn run_one(plan: &Plan, test: &TestSpec) -> anyhow::Result<Outcome> {
+/// Runs one test in a graph of its own. Tests are small, and results do not depend on the number
+/// of workers, so one will do.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_one(plan: &Plan, test: &TestSpec) -> anyhow::Result<Outcome> {
     let edges = trial::run(&plan.pipelines[test.pipeline], &test.inputs, 1)?;
     Ok(Outcome {
         name: test.name.clone(),

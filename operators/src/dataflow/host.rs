@@ -115,7 +115,8 @@ where
                 }
                 None => {
                     if runner.context.ticks.has_ended() {
-                        give(held, from, runner.end());
+                        let last = runner.context.ticks.last();
+                        give(held, last.epoch, runner.end(last));
                     }
                     capabilities = None;
                 }
@@ -146,12 +147,21 @@ impl Runner {
         emit
     }
 
-    fn end(&mut self) -> Emit {
+    /// The input has ended for good. In the epoch of the `last` tick, the operators upstream
+    /// emitted what was still open, so those rows come first.
+    fn end(&mut self, last: Tick) -> Emit {
         let mut emit = Emit::default();
-        if !self.failed {
-            let result = self.operator.end(&mut emit);
-            self.note(result);
+        if self.failed {
+            return emit;
         }
+        let batches = self.pending.remove(&last.epoch).unwrap_or_default();
+        let mut result = Ok(());
+        if !batches.is_empty() {
+            result = in_order(&self.context.input, &self.context.order, batches)
+                .and_then(|rows| self.operator.epoch(&rows, last, &mut emit));
+        }
+        let result = result.and_then(|()| self.operator.end(&mut emit));
+        self.note(result);
         emit
     }
 

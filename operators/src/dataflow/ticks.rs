@@ -17,13 +17,19 @@ pub struct Ticks(Rc<RefCell<Inner>>);
 struct Inner {
     times: BTreeMap<Epoch, i64>,
     checkpoints: BTreeSet<Epoch>,
+    /// The epoch after the newest tick.
+    next: Epoch,
+    time_us: i64,
     ended: bool,
 }
 
 impl Ticks {
     /// Notes a tick.
     pub fn note(&self, tick: Tick) {
-        self.0.borrow_mut().times.insert(tick.epoch, tick.time_us);
+        let mut inner = self.0.borrow_mut();
+        inner.times.insert(tick.epoch, tick.time_us);
+        inner.next = tick.epoch + 1;
+        inner.time_us = tick.time_us;
     }
 
     /// Asks every operator to save its state as of the end of `epoch`. Must be called before the
@@ -46,6 +52,18 @@ impl Ticks {
     /// Whether the input has ended for good.
     pub fn has_ended(&self) -> bool {
         self.0.borrow().ended
+    }
+
+    /// Says which epoch will be the first, before any tick.
+    pub fn start_at(&self, epoch: Epoch) {
+        self.0.borrow_mut().next = epoch;
+    }
+
+    /// What stands for a tick when the input has ended: the epoch after all others, which holds the
+    /// rows that operators emit at the end, at the time of the last one.
+    pub fn last(&self) -> Tick {
+        let inner = self.0.borrow();
+        Tick { epoch: inner.next, time_us: inner.time_us }
     }
 
     /// The first noted tick of an epoch in `from..to` (`to` = none: any later one).

@@ -59,6 +59,10 @@ impl Method for EwmaZ {
                 state.variance = keep * (state.variance + alpha * off * off);
             }
             state.readings += 1;
+            // Squares beyond what a float holds would blind the key for ever: it starts again.
+            if !(state.mean + state.variance).is_finite() {
+                *state = State::default();
+            }
         }
     }
 

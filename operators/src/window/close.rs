@@ -1,6 +1,5 @@
 //! Closing windows: by the key's clock, by silence, at the end of input; and dropping their state.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
@@ -57,7 +56,11 @@ impl WindowOperator {
             return;
         }
         let mut next = key.closed.saturating_add(1);
-        for pane in &key.panes {
+        let panes = match key.closed {
+            i64::MIN => &key.panes[..],
+            _ => key.panes_from(self.grid.panes_of(next).0),
+        };
+        for pane in panes {
             let (first, last) = self.grid.windows_of(pane.number);
             let from = first.max(next);
             let to = last.min(window);
@@ -93,6 +96,8 @@ impl WindowOperator {
                     close_us
                 } else if tick.time_us < drop_us {
                     self.close_all(id);
+                    // Where nothing is revised, what was closed now is dropped now.
+                    self.touched.push(id);
                     drop_us
                 } else {
                     self.close_all(id);
@@ -114,12 +119,9 @@ impl WindowOperator {
         if due.is_empty() {
             return Ok(());
         }
-        let interner = &self.interner;
-        due.sort_by(|a, b| match a.window.cmp(&b.window) {
-            Ordering::Equal if a.id == b.id => Ordering::Equal,
-            Ordering::Equal => interner.bytes(a.id).cmp(interner.bytes(b.id)),
-            other => other,
-        });
+        // By time. Among keys the order is that of first appearance: whoever merges the rows of
+        // several workers sorts by the key's columns anyway.
+        due.sort_unstable_by_key(|d| (d.window, d.id, d.revise));
         // Several late panes of one epoch can ask for the same window.
         due.dedup();
         let mut slots = Vec::with_capacity(due.len());
@@ -212,6 +214,10 @@ impl WindowOperator {
                 key.dropped = by_clock;
             }
             let (dropped, grid, store) = (key.dropped, self.grid, &mut self.store);
+            let oldest = key.panes.first();
+            if oldest.is_none_or(|p| grid.windows_of(p.number).1 > dropped) {
+                continue;
+            }
             let gone = key.panes.partition_point(|p| grid.windows_of(p.number).1 <= dropped);
             for pane in key.panes.drain(..gone) {
                 if let Some(slot) = pane.slot {

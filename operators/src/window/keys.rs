@@ -1,5 +1,7 @@
 //! Per-key state of a window operator: the key's clock, its panes, what was emitted.
 
+use std::cmp::Ordering;
+
 use super::store::Slot;
 
 /// One pane with data.
@@ -60,10 +62,9 @@ impl Default for KeyState {
 impl KeyState {
     /// The pane of this number, made if it is missing.
     pub(super) fn pane_mut(&mut self, number: i64) -> &mut Pane {
-        let position = match self.panes.iter().rposition(|p| p.number <= number) {
-            Some(p) if self.panes[p].number == number => p,
-            other => {
-                let position = other.map_or(0, |p| p + 1);
+        let position = match self.position(number) {
+            Ok(position) => position,
+            Err(position) => {
                 let pane = Pane { number, rows: 0, slot: None, epoch: 0, group: 0 };
                 self.panes.insert(position, pane);
                 position
@@ -74,15 +75,40 @@ impl KeyState {
 
     /// The pane of this number.
     pub(super) fn pane(&self, number: i64) -> Option<&Pane> {
-        let position = self.panes.iter().rposition(|p| p.number <= number)?;
-        Some(&self.panes[position]).filter(|p| p.number == number)
+        self.position(number).ok().map(|position| &self.panes[position])
     }
 
     /// Panes with numbers in `from..=to`.
     pub(super) fn panes_in(&self, from: i64, to: i64) -> &[Pane] {
-        let start = self.panes.partition_point(|p| p.number < from);
-        let end = self.panes.partition_point(|p| p.number <= to);
+        let end = self.position(to).map_or_else(|p| p, |p| p + 1);
+        let start = if from == to {
+            end.saturating_sub(usize::from(end > 0 && self.panes[end - 1].number == to))
+        } else {
+            self.position(from).unwrap_or_else(|p| p)
+        };
         &self.panes[start..end]
+    }
+
+    /// Panes with numbers above or equal to `from`.
+    pub(super) fn panes_from(&self, from: i64) -> &[Pane] {
+        &self.panes[self.position(from).unwrap_or_else(|p| p)..]
+    }
+
+    /// Where the pane of this number is, or would have to be. Nearly always it is one of the
+    /// newest, so those are looked at first.
+    fn position(&self, number: i64) -> Result<usize, usize> {
+        const NEWEST: usize = 4;
+        let count = self.panes.len();
+        for back in 0..NEWEST.min(count) {
+            let position = count - 1 - back;
+            match self.panes[position].number.cmp(&number) {
+                Ordering::Equal => return Ok(position),
+                Ordering::Less => return Err(position + 1),
+                Ordering::Greater => {}
+            }
+        }
+        let older = count.saturating_sub(NEWEST);
+        self.panes[..older].binary_search_by_key(&number, |p| p.number)
     }
 
     /// Counts one more emission of `window` after its first and returns the revision.

@@ -33,10 +33,12 @@ use self::keys::KeyState;
 use self::store::{Slot, Store};
 use crate::aggregate::{aggregate_inputs, create_groups_accumulator};
 use crate::batch::{Epoch, Tick};
+use crate::expression::{evaluate, expression_failed};
 use crate::intern::KeyInterner;
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
-use crate::spec::{Clock, LatePolicy, WindowSpec};
+use crate::spec::{Clock, Expr, LatePolicy, WindowSpec};
+use crate::system::step_rejects;
 
 /// A window step at work on the keys of one worker.
 pub struct WindowOperator {
@@ -66,9 +68,24 @@ pub struct WindowOperator {
 #[derive(Default)]
 struct Groups {
     owners: Vec<(u32, i64)>,
+    /// Where the state of a pane lies, if it had readings in earlier epochs.
+    earlier: Vec<Option<Slot>>,
     of_row: Vec<usize>,
     /// Readings that are too late for every window; not in `of_row`.
     excluded: Vec<u32>,
+}
+
+impl Groups {
+    /// The readings without those that are too late.
+    fn included(&self, rows: &RecordBatch) -> Result<RecordBatch, OperatorError> {
+        if self.excluded.is_empty() {
+            return Ok(rows.clone());
+        }
+        let mut excluded = self.excluded.iter().peekable();
+        let keep =
+            (0..rows.num_rows() as u32).filter(|row| excluded.next_if(|e| *e == row).is_none());
+        Ok(take_record_batch(rows, &UInt32Array::from_iter_values(keep))?)
+    }
 }
 
 impl WindowOperator {
@@ -156,6 +173,7 @@ impl WindowOperator {
             pane.epoch = epoch;
             pane.group = groups.owners.len() as u32;
             groups.owners.push((id, number));
+            groups.earlier.push(pane.slot);
             // Windows that were closed already: emitted again, or for the first time if they had
             // no reading until now.
             for window in first.max(dropped.saturating_add(1))..=last.min(closed) {
@@ -177,30 +195,27 @@ impl WindowOperator {
     }
 
     /// Step 2: earlier state and the epoch's readings into new state.
-    fn accumulate(&mut self, rows: &RecordBatch, groups: Groups) -> Result<(), OperatorError> {
+    fn accumulate(
+        &mut self,
+        rows: &RecordBatch,
+        groups: Groups,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
         let total = groups.owners.len();
         if total == 0 {
             return Ok(());
         }
-        let kept;
-        let rows = if groups.excluded.is_empty() {
-            rows
-        } else {
-            let mut excluded = groups.excluded.iter().peekable();
-            let keep =
-                (0..rows.num_rows() as u32).filter(|row| excluded.next_if(|e| *e == row).is_none());
-            kept = take_record_batch(rows, &UInt32Array::from_iter_values(keep))?;
-            &kept
-        };
+        let rows = &groups.included(rows)?;
         let mut slots: Vec<Slot> = Vec::new();
         let mut earlier: Vec<usize> = Vec::new();
-        for (group, (id, number)) in groups.owners.iter().enumerate() {
-            if let Some(slot) = self.keys[*id as usize].pane_mut(*number).slot {
-                slots.push(slot);
+        for (group, slot) in groups.earlier.iter().enumerate() {
+            if let Some(slot) = slot {
+                slots.push(*slot);
                 earlier.push(group);
             }
         }
         let state = self.store.gather(&slots)?;
+        let mut failed = Vec::new();
         let mut columns = Vec::with_capacity(self.widths.iter().sum());
         let mut from = 0;
         for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
@@ -209,20 +224,27 @@ impl WindowOperator {
                 accumulator.merge_batch(&state[from..to], &earlier, total)?;
             }
             from = to;
-            let mut values = Vec::new();
-            for e in aggregate_inputs(&self.spec.aggregates[i]) {
-                values.push(e.evaluate(rows)?.into_array(rows.num_rows())?);
-            }
-            let filter = match &self.spec.filters[i] {
-                Some(f) => Some(f.evaluate(rows)?.into_array(rows.num_rows())?),
-                None => None,
+            let mut computed = |e: &Expr| -> Result<ArrayRef, OperatorError> {
+                let (values, errors) = evaluate(e, rows)?;
+                failed.extend(errors.into_iter().map(expression_failed));
+                Ok(values)
             };
+            let inputs = aggregate_inputs(&self.spec.aggregates[i]);
+            let values = inputs.iter().map(&mut computed).collect::<Result<Vec<_>, _>>()?;
+            let filter = self.spec.filters[i].as_ref().map(&mut computed).transpose()?;
             let filter: Option<&BooleanArray> = filter.as_ref().map(|f| f.as_boolean());
             accumulator.update_batch(&values, &groups.of_row, filter, total)?;
             columns.extend(accumulator.state(EmitTo::All)?);
         }
         for slot in slots {
             self.store.release(slot);
+        }
+        if !failed.is_empty() {
+            // The reading stays, with null for what could not be computed.
+            failed.sort_by_key(|f| f.row);
+            failed.dedup_by_key(|f| f.row);
+            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
         }
         let mut counts = vec![0i64; total];
         groups.of_row.iter().for_each(|g| counts[*g] += 1);
@@ -274,7 +296,7 @@ impl KeyedOperator for WindowOperator {
         self.touched.clear();
         if rows.num_rows() > 0 {
             let groups = self.assign(rows, tick)?;
-            self.accumulate(rows, groups)?;
+            self.accumulate(rows, groups, emit)?;
         }
         self.close_by_clock(tick);
         self.close_idle(tick);

@@ -5,6 +5,15 @@
 /// none. The reason is shown, so it must not contain a value.
 pub type Resolver<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
 
+/// What a resolver may give for a reference that is missing where nothing is run: it does as an
+/// address and as a secret, and no machine has this name.
+pub const UNSET: &str = "https://unset.invalid/";
+
+/// The text, or `instead` if a part of it is not known here.
+pub fn known_or(text: String, instead: &str) -> String {
+    if text.contains(UNSET) { instead.to_owned() } else { text }
+}
+
 /// Whether the text refers to anything.
 pub fn has_any(text: &str) -> bool {
     text.contains("${")

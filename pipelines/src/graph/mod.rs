@@ -98,6 +98,11 @@ pub fn build<'scope>(
     });
     let sinks = Sinks { context, probe: &probe };
     for edge in unmatched {
+        if context.tap_edges {
+            // A test runs one pipeline: whose rejects these are is no question.
+            let target = Target::Edge(0, REJECTS.to_owned());
+            sinks.target(edge.clone(), Some(target), None);
+        }
         sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
     }
     for (index, pipeline) in pipelines.iter().enumerate() {

@@ -141,7 +141,7 @@ impl<'scope> Builder<'_, 'scope> {
         let exchange = if spread { keys.clone() } else { Vec::new() };
         let hosted = self.host(&step.from, name, operator, exchange)?;
         self.rejects(hosted.rejects);
-        self.sinks.table(hosted.late, self.system(LATE), Some(Counter::Late));
+        self.late(hosted.late);
         self.sinks.target(hosted.rows.clone(), None, Some(counter));
         if let StepKind::Detect(spec) = &step.kind {
             let spec = spec.clone();
@@ -175,7 +175,7 @@ impl<'scope> Builder<'_, 'scope> {
             let operator = Box::new(AlertRule::new(spec.clone())?);
             let hosted = self.host(from, name, operator, spec.keys.clone())?;
             self.rejects(hosted.rejects);
-            self.sinks.table(hosted.late, self.system(LATE), Some(Counter::Late));
+            self.late(hosted.late);
             if self.sinks.context.tap_edges {
                 self.tap(ALERTS, hosted.rows.clone());
             }
@@ -228,6 +228,13 @@ impl<'scope> Builder<'_, 'scope> {
             self.tap(REJECTS, stream.clone());
         }
         self.sinks.table(stream, self.system(REJECTS), Some(Counter::Rejects));
+    }
+
+    fn late(&self, stream: Stream<'scope, Epoch, Batch>) {
+        if self.sinks.context.tap_edges {
+            self.tap(LATE, stream.clone());
+        }
+        self.sinks.table(stream, self.system(LATE), Some(Counter::Late));
     }
 
     fn tap(&self, edge: &str, stream: Stream<'scope, Epoch, Batch>) {

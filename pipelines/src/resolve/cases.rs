@@ -1,7 +1,9 @@
 //! `[[test]]`: messages written out, and what is expected of them.
 
+use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Number, Value as Json};
+use tidegate_operators::system::{alerts_schema, findings_schema, late_schema, rejects_schema};
 
 use super::edges::Edges;
 use super::source;
@@ -9,42 +11,20 @@ use crate::config::keys::TEST_MESSAGES_MAX;
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::section::Section;
 use crate::config::tree::{Entry, Node, Value};
+use crate::graph::{ALERTS, FINDINGS, LATE, REJECTS};
 use crate::plan::{TestInput, TestSpec};
 
-/// The tables of every plan with their columns. `keys` holds the key columns, which tests can name
-/// as if they were columns.
-pub(crate) const SYSTEM_TABLES: [(&str, &[&str]); 4] = [
-    (
-        "rejects",
-        &[
-            "time",
-            "pipeline",
-            "topic",
-            "client_id",
-            "journal_offset",
-            "element",
-            "reason",
-            "detail",
-            "payload",
-            "payload_bytes",
-        ],
-    ),
-    (
-        "late",
-        &["time", "pipeline", "step", "keys", "window_start", "window_end", "received_late_us"],
-    ),
-    (
-        "findings",
-        &["time", "pipeline", "step", "keys", "value", "score", "expected", "deviation", "method"],
-    ),
-    (
-        "alerts",
-        &[
-            "time", "pipeline", "rule", "keys", "status", "alert_id", "since", "severity",
-            "summary", "row", "notify",
-        ],
-    ),
-];
+/// The columns of a table of every plan; `None` if there is no such table. `keys` holds the key
+/// columns, which tests can name as if they were columns.
+fn system_table(name: &str) -> Option<SchemaRef> {
+    match name {
+        REJECTS => Some(rejects_schema()),
+        LATE => Some(late_schema()),
+        FINDINGS => Some(findings_schema()),
+        ALERTS => Some(alerts_schema()),
+        _ => None,
+    }
+}
 
 /// The tests of a pipeline, the `index`-th of the plan.
 pub(crate) fn tests(
@@ -135,11 +115,11 @@ pub(crate) fn rfc3339(us: i64) -> String {
 }
 
 fn edge_is_known(entry: &Entry, edges: &Edges, report: &mut Reporter<'_>) -> bool {
-    let known = SYSTEM_TABLES.iter().any(|(name, _)| *name == entry.key);
-    if !known && !edges.contains(&entry.key) {
+    let known = system_table(&entry.key).is_some() || edges.contains(&entry.key);
+    if !known {
         edges.report_unknown(&entry.key, entry.key_at, report);
     }
-    known || edges.contains(&entry.key)
+    known
 }
 
 fn rows(entry: &Entry, edges: &Edges, report: &mut Reporter<'_>) -> Vec<Map<String, Json>> {
@@ -156,28 +136,26 @@ fn rows(entry: &Entry, edges: &Edges, report: &mut Reporter<'_>) -> Vec<Map<Stri
     rows
 }
 
-fn column_is_known(name: &str, at: At, names: &[&str], report: &mut Reporter<'_>) {
-    if !names.contains(&name) {
+fn column_is_known(name: &str, at: At, names: &[String], report: &mut Reporter<'_>) {
+    if !names.iter().any(|n| n == name) {
         let message = format!("there is no column `{name}` here");
-        report.error(at, message, hint_of(name, names.iter().copied()));
+        report.error(at, message, hint_of(name, names.iter().map(String::as_str)));
     }
 }
 
 /// What a test can name of an edge; `None` if the edge could not be resolved.
-fn columns<'e>(edge: &str, edges: &'e Edges) -> Option<Vec<&'e str>> {
-    let of = |name: &str| {
-        let fields = edges.peek(name).map(|e| e.schema.fields());
-        fields.map(|fields| fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>())
+fn columns(edge: &str, edges: &Edges) -> Option<Vec<String>> {
+    let names = |schema: &SchemaRef| -> Vec<String> {
+        schema.fields().iter().map(|f| f.name().clone()).collect()
     };
-    let Some((_, own)) = SYSTEM_TABLES.iter().find(|(name, _)| *name == edge) else {
-        return of(edge);
-    };
-    // Any column can be a key somewhere.
-    let mut names = own.to_vec();
-    if own.contains(&"keys") {
-        names.extend(edges.names().into_iter().filter_map(of).flatten());
+    let of = |name: &str| edges.peek(name).map(|e| names(&e.schema));
+    let Some(schema) = system_table(edge) else { return of(edge) };
+    let mut known = names(&schema);
+    if known.iter().any(|n| n == "keys") {
+        // Any column can be a key somewhere.
+        known.extend(edges.names().into_iter().filter_map(of).flatten());
     }
-    Some(names)
+    Some(known)
 }
 
 fn json(node: &Node) -> Json {

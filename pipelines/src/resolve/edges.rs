@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
+use tidegate_operators::key::is_key_type;
 
 use crate::config::problem::{At, Reporter, hint_of};
 
@@ -89,6 +90,12 @@ impl Edge {
                 Some(i) if keys.contains(&i) => {
                     complete = false;
                     report.error(at, format!("`{name}` is named twice"), None);
+                }
+                Some(i) if !is_key_type(self.schema.field(i).data_type()) => {
+                    complete = false;
+                    let message = format!("`{name}` cannot be part of a key");
+                    let hint = "keys are text, numbers, true or false, or times".to_owned();
+                    report.error(at, message, hint);
                 }
                 Some(i) => keys.push(i),
                 None => {}

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tidegate_operators::topic::TopicTemplate;
 
 use crate::config::problem::{At, Reporter};
-use crate::config::references::Resolver;
+use crate::config::references::{Resolver, known_or};
 use crate::config::secret::Secret;
 use crate::config::section::{Section, expand};
 use crate::plan::{SourceKind, SourceSpec};
@@ -181,7 +181,7 @@ fn endpoint(
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
-    let listen = source.resolved("listen", resolve, report)?;
+    let listen = known_or(source.resolved("listen", resolve, report)?, "localhost:1883");
     let Some(host) = host_of(&listen) else {
         let hint = "an address has a host and a port: \"127.0.0.1:1883\", \"[::]:1883\"".to_owned();
         report.error(source.at("listen"), format!("`{listen}` is no address"), hint);
@@ -237,6 +237,7 @@ fn mqtt(
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
     let url = source.resolved("url", resolve, report)?;
+    let url = known_or(url, "mqtts://unset.invalid:8883");
     let parsed = broker_url(&url, source, report);
     let client_id = source.resolved("client_id", resolve, report);
     let client_id =

@@ -16,6 +16,10 @@ use crate::planner::{PlanProblem, plan_window};
 /// Most windows that one reading may be in: a day that slides by a minute. Each costs an update.
 const WINDOWS_PER_READING_MAX: i64 = 1_440;
 
+/// Most panes (see `operators::window`) of one window: partial results that are kept per key and
+/// merged whenever a window closes. Only a slide that does not go into the size makes so many.
+const PANES_PER_WINDOW_MAX: i64 = 10_000;
+
 /// Columns that every window has.
 const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
 
@@ -114,6 +118,16 @@ fn length(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<(i64, i64, i6
         report.error(step.at("slide"), message, hint);
         return None;
     }
+    let panes = size_us / common_divisor(size_us, slide_us);
+    if panes > PANES_PER_WINDOW_MAX {
+        let message = format!("every window would be put together from {panes} pieces");
+        let hint = format!(
+            "{PANES_PER_WINDOW_MAX} is the most; choose a `slide` that goes into `size` evenly, \
+             or round both"
+        );
+        report.error(step.at("slide"), message, hint);
+        return None;
+    }
     let offset_us = step.duration_us("offset")?;
     if offset_us >= slide_us {
         let hint = format!("windows start every {}", show_duration(slide_us));
@@ -121,6 +135,10 @@ fn length(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<(i64, i64, i6
         return None;
     }
     Some((size_us, slide_us, offset_us))
+}
+
+fn common_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {

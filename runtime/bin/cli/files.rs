@@ -1,10 +1,13 @@
 //! Pipeline files from the command line, and what `${env:}` and `${file:}` stand for.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
+use tidegate_pipelines::config::references::UNSET;
 
 use super::failure::Failure;
 
@@ -17,6 +20,20 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub(super) fn load(paths: &[PathBuf]) -> Result<Plan, Failure> {
     let files = read(paths)?;
     resolve(&files, &reference)
+}
+
+/// Reads and resolves all files for commands that do not run them: a reference that this machine
+/// lacks is no problem there. Returns the plan and why references are missing, each once.
+pub(super) fn load_to_look_at(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), Failure> {
+    let files = read(paths)?;
+    let missing = RefCell::new(BTreeSet::new());
+    let plan = resolve(&files, &|kind, name| {
+        Ok(reference(kind, name).unwrap_or_else(|why| {
+            missing.borrow_mut().insert(why);
+            UNSET.to_owned()
+        }))
+    })?;
+    Ok((plan, missing.into_inner().into_iter().collect()))
 }
 
 /// Resolves files that were read already.
@@ -125,6 +142,40 @@ mod tests {
         assert!(error.to_string().contains("no *.toml file"), "{error}");
         let error = read(&[folder.path().join("c.toml")]).unwrap_err();
         assert!(error.to_string().contains("c.toml"), "{error}");
+    }
+
+    #[test]
+    fn missing_references_stop_only_those_who_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.toml");
+        let text = r#"
+            name = "p"
+            [source]
+            type = "file"
+            path = "readings.ndjson"
+            [reading]
+            device = "device"
+            time = "ts"
+            [reading.fields]
+            t = "float64"
+            [[alert]]
+            name = "hot"
+            from = "readings"
+            fire = "t > 8"
+            notify = ["ops"]
+            [notify.ops]
+            type = "webhook"
+            url = "${env:TIDEGATE_NO_SUCH_URL}"
+            secret = "${file:/tidegate/no/such/secret}"
+        "#;
+        std::fs::write(&path, text).unwrap();
+        let paths = [path];
+        let (plan, missing) = load_to_look_at(&paths).unwrap();
+        assert_eq!(plan.notifications[0].url.expose(), UNSET);
+        assert_eq!(missing.len(), 2, "{missing:?}");
+        assert!(missing[0].contains("/tidegate/no/such/secret"), "{missing:?}");
+        assert!(missing[1].contains("TIDEGATE_NO_SUCH_URL"), "{missing:?}");
+        assert!(load(&paths).is_err());
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Checkpoints {
     }
 }
 
-fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
+pub(super) fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut writer = StreamWriter::try_new(&mut out, state.schema_ref())?;
     writer.write(state)?;
@@ -118,7 +118,7 @@ fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn decode(bytes: &[u8]) -> anyhow::Result<RecordBatch> {
+pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<RecordBatch> {
     let mut reader = StreamReader::try_new(bytes, None)?;
     Ok(reader.next().context("a checkpoint part without rows")??)
 }

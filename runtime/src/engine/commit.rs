@@ -39,6 +39,14 @@ struct Table {
     dirty: bool,
 }
 
+struct CloseOnDrop(Arc<InFlight>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Everything that the commit thread owns.
 pub(crate) struct Committer {
     pub(crate) runtime: Handle,
@@ -54,6 +62,8 @@ pub(crate) struct Committer {
     done: Epoch,
     time_us: i64,
     stopping: Arc<AtomicBool>,
+    /// The input has ended for good.
+    flushed: bool,
 }
 
 impl Committer {
@@ -89,6 +99,7 @@ impl Committer {
             done: 0,
             time_us: 0,
             stopping: Arc::default(),
+            flushed: false,
         })
     }
 
@@ -113,9 +124,9 @@ impl Committer {
 
     /// Works until all workers have ended; then commits what is left.
     pub(crate) fn run(mut self, events: Receiver<Event>) -> anyhow::Result<()> {
-        let result = self.take_events(events);
-        self.in_flight.close();
-        result
+        // However this ends, the feed must not wait for somebody who is gone.
+        let _close = CloseOnDrop(Arc::clone(&self.in_flight));
+        self.take_events(events)
     }
 
     fn take_events(&mut self, events: Receiver<Event>) -> anyhow::Result<()> {
@@ -136,6 +147,7 @@ impl Committer {
                     }
                 }
                 Ok(Event::Done(tick)) => self.done(tick)?,
+                Ok(Event::Flushed) => self.flushed = true,
                 Ok(Event::Failed(why)) => anyhow::bail!("{why}"),
                 Ok(Event::Ended) | Err(_) => return self.finish(),
             }
@@ -207,8 +219,12 @@ impl Committer {
         Ok(())
     }
 
-    /// After the last epoch: rows that the end of the input made, and the last commit.
+    /// After the last epoch: rows that the end of the input made, and the last commit. Rows of an
+    /// epoch that no tick sealed are left to the replay: the tables would take them for the whole.
     fn finish(&mut self) -> anyhow::Result<()> {
+        if !self.flushed {
+            self.pending.clear();
+        }
         for (epoch, rows) in std::mem::take(&mut self.pending) {
             self.epoch_complete(epoch, self.time_us, rows)?;
             self.done = self.done.max(epoch);

@@ -141,6 +141,7 @@ fn lines(source: u16, position: &Position, topic_len: usize, data: Vec<u8>) -> M
 fn modified_us(path: &Path) -> anyhow::Result<i64> {
     let meta =
         std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let since = meta.modified()?.duration_since(UNIX_EPOCH)?;
-    Ok(since.as_micros() as i64)
+    // A time before 1970 is a file system without times.
+    let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(i64::try_from(since.as_micros()).unwrap_or(i64::MAX / 2))
 }

@@ -4,16 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use arrow::array::RecordBatch;
 use tidegate_operators::spec::PipelineSpec;
-use tidegate_operators::{MessageMeta, MessagesBuilder, Tick};
+use tidegate_operators::{Epoch, MessageMeta, MessagesBuilder, Tick};
 use tidegate_pipelines::graph::Target;
 use tidegate_pipelines::plan::TestInput;
 
 use super::EVENTS_MAX;
+use super::checkpoints::{decode, encode};
 use super::feed::{FeedQueue, InFlight};
 use super::workers::{Event, WorkerPlan, start};
 use crate::stats::Stats;
@@ -27,67 +28,132 @@ pub type Edges = BTreeMap<String, Vec<RecordBatch>>;
 /// # Errors
 /// An operator that failed, which is a bug and not a failed test.
 pub fn run(pipeline: &PipelineSpec, inputs: &[TestInput], workers: usize) -> anyhow::Result<Edges> {
+    run_in_parts(pipeline, inputs, &[(usize::MAX, workers)])
+}
+
+/// The same, but started again between the parts: each takes a number of epochs on a number of
+/// workers, and hands its state to the next as checkpoints do. The last part takes all that is left.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_in_parts(
+    pipeline: &PipelineSpec,
+    inputs: &[TestInput],
+    parts: &[(usize, usize)],
+) -> anyhow::Result<Edges> {
+    let source = pipeline.decode.source;
+    let rows = run_pipelines(std::slice::from_ref(pipeline), source, inputs, parts)?;
+    Ok(rows.into_iter().map(|((_, edge), rows)| (edge, rows)).collect())
+}
+
+/// Rows by pipeline (its index) and edge.
+type Rows = BTreeMap<(usize, String), Vec<RecordBatch>>;
+
+/// Saved state by operator.
+type State = Vec<(String, Vec<u8>)>;
+
+fn run_pipelines(
+    pipelines: &[PipelineSpec],
+    source: u16,
+    inputs: &[TestInput],
+    parts: &[(usize, usize)],
+) -> anyhow::Result<Rows> {
+    let mut inputs: Vec<&TestInput> = inputs.iter().collect();
+    inputs.sort_by_key(|i| i.at_us);
+    let epochs: Vec<&[&TestInput]> = inputs.chunk_by(|a, b| a.at_us == b.at_us).collect();
+    let (mut rows, mut state, mut done, mut offset) = (Rows::new(), State::new(), 0, 0);
+    for (number, (count, workers)) in parts.iter().enumerate() {
+        let is_last = number + 1 == parts.len();
+        let left = epochs.len() - done;
+        let count = if is_last { left } else { left.min(*count) };
+        let plan = WorkerPlan {
+            pipelines: pipelines.to_vec(),
+            workers: *workers,
+            first_epoch: done as Epoch + 1,
+            state: state
+                .iter()
+                .map(|(name, bytes)| Ok((name.clone(), decode(bytes)?)))
+                .collect::<anyhow::Result<_>>()?,
+            tap_edges: true,
+        };
+        let part = &epochs[done..done + count];
+        done += count;
+        let saved = run_part(plan, source, part, &mut offset, is_last, &mut rows)?;
+        // Without an epoch there was no tick to save anything at.
+        if count > 0 {
+            state = saved;
+        }
+    }
+    Ok(rows)
+}
+
+fn run_part(
+    plan: WorkerPlan,
+    source: u16,
+    epochs: &[&[&TestInput]],
+    offset: &mut u64,
+    is_last: bool,
+    rows: &mut Rows,
+) -> anyhow::Result<State> {
+    let first = plan.first_epoch;
     let stats = Arc::new(Stats::default());
     let in_flight = Arc::new(InFlight::default());
     let (events, received) = sync_channel(EVENTS_MAX);
-    let plan = WorkerPlan {
-        pipelines: vec![pipeline.clone()],
-        workers,
-        first_epoch: 1,
-        state: Vec::new(),
-        tap_edges: true,
-    };
     let (ports, _) = start(plan, Arc::clone(&stats), events)?;
     let collector_in_flight = Arc::clone(&in_flight);
+    let last = first + epochs.len() as Epoch - 1;
     let collector = std::thread::Builder::new().name("collect".into()).spawn(move || {
-        let result = collect(&received, &collector_in_flight);
+        let result = collect(&received, &collector_in_flight, last);
         collector_in_flight.close();
         result
     })?;
-    let never = Arc::new(AtomicBool::new(false));
-    let mut queue = FeedQueue::new(ports, in_flight, stats, None, never);
-    feed(pipeline.decode.source, inputs, &mut queue);
-    queue.end(true);
-    collector.join().map_err(|_| anyhow::anyhow!("collecting the rows failed"))?
-}
-
-fn feed(source: u16, inputs: &[TestInput], queue: &mut FeedQueue) {
-    let mut inputs: Vec<&TestInput> = inputs.iter().collect();
-    inputs.sort_by_key(|i| i.at_us);
-    let mut offset = 0;
-    let epochs = inputs.chunk_by(|a, b| a.at_us == b.at_us);
-    for (epoch, inputs) in (1u64..).zip(epochs) {
+    let save = Arc::new(AtomicBool::new(false));
+    let mut queue = FeedQueue::new(ports, in_flight, stats, None, Arc::clone(&save));
+    for (epoch, inputs) in (first..).zip(epochs) {
+        save.store(epoch == last && !is_last, Ordering::Release);
         let mut builder = MessagesBuilder::default();
-        for input in inputs {
+        for input in *inputs {
             let meta = MessageMeta { received_us: input.at_us, qos: 1, ..MessageMeta::default() };
             builder.push(input.topic.as_bytes(), &input.payload, b"test", meta);
         }
-        let messages = builder.finish(source, offset);
-        offset += messages.len() as u64;
+        let messages = builder.finish(source, *offset);
+        *offset += messages.len() as u64;
         queue.messages(Arc::new(messages));
         queue.tick(Tick { epoch, time_us: inputs[0].at_us });
     }
+    queue.end(is_last);
+    let collected = collector.join().map_err(|_| anyhow::anyhow!("collecting the rows failed"))?;
+    let (by_epoch, state) = collected?;
+    for ((pipeline, edge, _), batches) in by_epoch {
+        rows.entry((pipeline, edge)).or_default().extend(batches);
+    }
+    Ok(state)
 }
 
+type RowsByEpoch = BTreeMap<(usize, String, Epoch), Vec<RecordBatch>>;
+
 fn collect(
-    received: &std::sync::mpsc::Receiver<Event>,
+    received: &Receiver<Event>,
     in_flight: &InFlight,
-) -> anyhow::Result<Edges> {
-    let mut rows: BTreeMap<(String, u64), Vec<RecordBatch>> = BTreeMap::new();
+    last: Epoch,
+) -> anyhow::Result<(RowsByEpoch, State)> {
+    let mut rows = RowsByEpoch::new();
+    let mut state = State::new();
     loop {
         match received.recv() {
-            Ok(Event::Rows { target: Target::Edge(_, edge), epoch, rows: batch }) => {
-                rows.entry((edge, epoch)).or_default().push(batch);
+            Ok(Event::Rows { target: Target::Edge(pipeline, edge), epoch, rows: batch }) => {
+                rows.entry((pipeline, edge, epoch)).or_default().push(batch);
+            }
+            Ok(Event::State { name, epoch, state: saved, .. }) if epoch == last => {
+                state.push((name, encode(&saved)?));
             }
             Ok(Event::Done(tick)) => in_flight.done(tick.epoch),
             Ok(Event::Failed(why)) => anyhow::bail!("{why}"),
-            Ok(Event::Ended) | Err(_) => break,
+            Ok(Event::Ended) | Err(_) => return Ok((rows, state)),
             Ok(_) => {}
         }
     }
-    let mut edges = Edges::new();
-    for ((edge, _), batches) in rows {
-        edges.entry(edge).or_default().extend(batches);
-    }
-    Ok(edges)
 }
+
+#[cfg(test)]
+mod tests;

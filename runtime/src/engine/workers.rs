@@ -1,6 +1,8 @@
 //! The timely workers: each builds the plan's graph, takes commands, and steps.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +40,9 @@ pub(crate) enum Event {
     Checkpoint(Epoch),
     /// Every epoch up to this one is complete on all workers; with its tick.
     Done(Tick),
+    /// The input has ended for good: what comes after this and before [`Event::Ended`] is complete,
+    /// although no tick seals it.
+    Flushed,
     /// An operator failed.
     Failed(String),
     /// All workers have ended.
@@ -76,7 +81,14 @@ pub(crate) fn start(
             let body_events = events.clone();
             let result = timely::execute(config, move |worker| {
                 let ready = ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                run(worker, &plan, &stats, &body_events, &ready);
+                let index = worker.index();
+                let body = || run(worker, &plan, &stats, &body_events, &ready);
+                // A worker that is gone in silence would leave the others waiting for ever.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+                    let why = format!("worker {index} panicked: {}", text_of(panic.as_ref()));
+                    let _ = ready.send((index, Err(why.clone())));
+                    let _ = body_events.send(Event::Failed(why));
+                }
             });
             match result {
                 Ok(guards) => drop(guards.join()),
@@ -93,6 +105,11 @@ pub(crate) fn start(
     Ok((ports.into_iter().flatten().collect(), thread))
 }
 
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
 fn run(
     worker: &mut Worker,
     plan: &WorkerPlan,
@@ -102,6 +119,7 @@ fn run(
 ) {
     let index = worker.index();
     let ticks = Ticks::default();
+    ticks.start_at(plan.first_epoch);
     let context = context(index, plan, stats, events, ticks.clone());
     let (commands, queue) = channel();
     let built = worker.dataflow::<Epoch, _, _>(|scope| {
@@ -177,6 +195,9 @@ impl Feeder {
                 Command::End { flush } => {
                     if flush {
                         self.ticks.end();
+                        if let Some(events) = events {
+                            let _ = events.send(Event::Flushed);
+                        }
                     }
                     self.input = None;
                     return true;
