@@ -28,7 +28,7 @@ fn plan() -> Plan {
             type = "window"
             every = "{every}"
             by = {by}
-            select = {{ total = "sum(v)", devices = "count(distinct device)", list = "array_agg(v)" }}
+            select = {{ total = "sum(v)", devices = "count(distinct device)", list = "string_agg(CAST(v AS VARCHAR), ',')" }}
             [[step]]
             name = "d"
             type = "detect"
@@ -40,8 +40,8 @@ fn plan() -> Plan {
             [[alert]]
             name = "a"
             from = "w"
-            fire = "total > 3"
-            for = "20s"
+            fire = "total > 1.9"
+            for = "10s"
             "#
         );
         (PathBuf::from(name), text)
