@@ -1,3 +1,4 @@
+//! The engine as a whole on messages of a test: restarts, panics, foreign state.
 #![allow(clippy::unwrap_used)]
 use std::path::PathBuf;
 use std::time::Duration;
