@@ -455,3 +455,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn windows_are_bounded() {
+    let window = |length: &str| {
+        with(&format!(
+            "[[step]]\nname = \"w\"\ntype = \"window\"\n{length}\nselect = {{ n = \"count(*)\" }}\n\
+             [[table]]\nfrom = \"w\"\n"
+        ))
+    };
+    for (size, slide) in [("7d", "7m"), ("1h", "1h"), ("36500d", "365d"), ("1h", "7s")] {
+        good(&[&window(&format!("size = \"{size}\"\nslide = \"{slide}\""))]);
+    }
+    for (size, slide, part) in [
+        ("1d", "59s", "every reading would be in 1464 windows"),
+        ("36500d", "1us", "every reading would be in"),
+        ("1h", "59.999999s", "every window would be put together from 3600000000 pieces"),
+        ("1m", "2m", "is longer than `size`"),
+        ("0s", "0s", "longer than nothing"),
+    ] {
+        let problems = bad(&[&window(&format!("size = \"{size}\"\nslide = \"{slide}\""))]);
+        assert!(shown(&problems).contains(part), "{size} {slide}: {}", shown(&problems));
+    }
+}
+
+#[test]
+fn a_plan_can_be_looked_at_without_its_references() {
+    let unset = |_: &str, _: &str| Ok(super::references::UNSET.to_owned());
+    for text in [PLANT, BROKER, FILE] {
+        if let Err(problems) = load(&files(&[text]), &unset) {
+            panic!("{}", shown(&problems));
+        }
+    }
+    let listen = with("").replace("\"endpoint\"", "\"endpoint\"\nlisten = \"${env:LISTEN}\"");
+    assert!(load(&files(&[&listen]), &unset).is_ok());
+}

@@ -453,3 +453,6 @@ fn instance_id(data: &Path) -> anyhow::Result<String> {
     write().with_context(|| format!("cannot write into the data folder {}", data.display()))?;
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests;

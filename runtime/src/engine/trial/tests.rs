@@ -1,3 +1,4 @@
+//! The engine as a whole on messages of a test: restarts, panics, foreign state.
 #![allow(clippy::unwrap_used)]
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +29,7 @@ fn plan() -> Plan {
             type = "window"
             every = "{every}"
             by = {by}
-            select = {{ total = "sum(v)", devices = "count(distinct device)", list = "array_agg(v)" }}
+            select = {{ total = "sum(v)", devices = "count(distinct device)", list = "string_agg(CAST(v AS VARCHAR), ',')" }}
             [[step]]
             name = "d"
             type = "detect"
@@ -40,8 +41,8 @@ fn plan() -> Plan {
             [[alert]]
             name = "a"
             from = "w"
-            fire = "total > 3"
-            for = "20s"
+            fire = "total > 1.9"
+            for = "10s"
             "#
         );
         (PathBuf::from(name), text)
