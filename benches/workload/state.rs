@@ -1,5 +1,5 @@
-//! The state of the hand-written loop: per device a ring of window panes, or a running mean, and the
-//! Parquet file that results go to.
+//! The state of the hand-written loop: per device a ring of window panes, or a running mean, and
+//! the Parquet file that results go to.
 //!
 //! Panes close for all devices at once when the newest reading has passed their end by 5 s; the
 //! generator's readings are never later than that.

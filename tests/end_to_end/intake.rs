@@ -69,8 +69,10 @@ fn publish(home: &Home, at: std::net::SocketAddr) -> (Vec<Reading>, i64) {
 #[test]
 fn devices_publish_and_everything_comes_out() {
     let receiver = Receiver::start();
-    let pipeline = ColdChain::on_endpoint().notifying(&receiver.url, &Receiver::secret());
-    let home = Home::with(&pipeline.text());
+    let home = Home::with("");
+    let secret = home.write("webhook-secret", &Receiver::secret());
+    let pipeline = ColdChain::on_endpoint().notifying(&receiver.url, &secret);
+    home.write("pipelines/one.toml", &pipeline.text());
     let instance = home.start();
     let (all, rejects) = publish(&home, instance.endpoint());
 

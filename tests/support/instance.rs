@@ -68,7 +68,12 @@ impl Home {
     }
 
     pub(crate) fn start_with(&self, workers: usize) -> Instance {
-        let mut instance = Instance::spawn(&mut self.run_command(workers));
+        self.start_command(&mut self.run_command(workers))
+    }
+
+    /// Starts a [`Home::run_command`] that has got more options.
+    pub(crate) fn start_command(&self, command: &mut Command) -> Instance {
+        let mut instance = Instance::spawn(command);
         eventually("the ready line", || {
             let ended = instance.child.try_wait().unwrap();
             assert!(ended.is_none(), "ended with {ended:?} before it was ready");

@@ -33,6 +33,12 @@ pub enum EdgeOrder {
     Columns(Vec<usize>),
 }
 
+/// Takes the state that an operator saved: its name, the epoch at whose end it was, the state.
+type Save = Box<dyn FnMut(&str, Epoch, RecordBatch)>;
+
+/// Takes the failure of an operator, by its name.
+type Fail = Box<dyn FnMut(&str, OperatorError)>;
+
 /// What the host needs besides the operator.
 pub struct HostContext {
     /// Name for logs and for saved state; unique in the plan.
@@ -44,9 +50,9 @@ pub struct HostContext {
     /// The worker's ticks.
     pub ticks: Ticks,
     /// Called with the saved state when a checkpoint is cut.
-    pub save: Box<dyn FnMut(&str, Epoch, RecordBatch)>,
+    pub save: Save,
     /// Called when the operator fails: the pipeline cannot go on.
-    pub fail: Box<dyn FnMut(&str, OperatorError)>,
+    pub fail: Fail,
 }
 
 /// The output edges of a hosted operator.

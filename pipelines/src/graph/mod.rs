@@ -52,22 +52,31 @@ pub enum Counter {
 /// Saves the state of the operator of this name as of the end of an epoch.
 pub type Save = Rc<dyn Fn(&str, Epoch, RecordBatch)>;
 
+/// Takes rows that leave the graph: where they go, and the epoch that they belong to.
+pub type Deliver = Rc<dyn Fn(&Target, Epoch, RecordBatch)>;
+
+/// Takes the failure of the operator of this name.
+pub type Fail = Rc<dyn Fn(&str, OperatorError)>;
+
+/// Gives the saved state of the operator of this name.
+pub type State = Rc<dyn Fn(&str) -> Vec<RecordBatch>>;
+
 /// What a graph needs of the process that runs it.
 #[derive(Clone)]
 pub struct GraphContext {
     /// The worker's ticks.
     pub ticks: Ticks,
     /// Takes rows.
-    pub deliver: Rc<dyn Fn(&Target, Epoch, RecordBatch)>,
+    pub deliver: Deliver,
     /// Counts rows.
     pub count: Rc<dyn Fn(Counter, u64)>,
     /// Takes saved state.
     pub save: Save,
     /// The operator of this name failed; the process must end.
-    pub fail: Rc<dyn Fn(&str, OperatorError)>,
+    pub fail: Fail,
     /// Saved state rows of the operator of this name, for the keys of this worker: rows, and the
     /// number of key columns is what the operator says.
-    pub state: Rc<dyn Fn(&str) -> Vec<RecordBatch>>,
+    pub state: State,
     /// Index of the worker and number of workers.
     pub worker: (usize, usize),
     /// Deliver every edge as well ([`Target::Edge`]).

@@ -38,7 +38,7 @@ use self::sources::Sources;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
-use crate::journal::{Feed, Journal, JournalOptions};
+use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
@@ -205,18 +205,8 @@ impl Engine {
         let bound = sources::bind(&plan).await?;
         let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
         let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
-        let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
-        let mut journal_options = JournalOptions::new(options.data.join("journal"));
-        journal_options.budget_bytes = options.journal_bytes_max;
-        journal_options.on_fatal = Some(Arc::new(|why| {
-            // After a failed sync nothing that the kernel says about the file can be trusted.
-            eprintln!("tidegate: the journal failed, ending at once: {why}");
-            std::process::abort();
-        }));
         let clock = Clock::system();
-        let (journal, replay) =
-            Journal::open(journal_options, clock.clone(), &names, restored.epoch + 1)?;
-        let journal = Arc::new(journal);
+        let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
         let webhooks = sources::webhooks(&plan);
         let committer = Committer::open(
@@ -364,7 +354,7 @@ struct LiveFeed {
     ended: std::sync::mpsc::Receiver<()>,
 }
 
-impl crate::journal::FeedSink for LiveFeed {
+impl FeedSink for LiveFeed {
     fn push(&mut self, feed: Feed) {
         self.queue.push(feed);
     }
@@ -379,10 +369,26 @@ impl Drop for LiveFeed {
     }
 }
 
-fn replay_into(
-    replay: crate::journal::Replay,
-    mut queue: FeedQueue,
-) -> anyhow::Result<(FeedQueue, u64)> {
+/// The journal of the plan's sources, and what it has from an epoch on.
+fn open_journal(
+    plan: &Plan,
+    options: &EngineOptions,
+    clock: Clock,
+    from_epoch: Epoch,
+) -> anyhow::Result<(Arc<Journal>, Replay)> {
+    let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+    let mut journal_options = JournalOptions::new(options.data.join("journal"));
+    journal_options.budget_bytes = options.journal_bytes_max;
+    journal_options.on_fatal = Some(Arc::new(|why| {
+        // After a failed sync nothing that the kernel says about the file can be trusted.
+        eprintln!("tidegate: the journal failed, ending at once: {why}");
+        std::process::abort();
+    }));
+    let (journal, replay) = Journal::open(journal_options, clock, &names, from_epoch)?;
+    Ok((Arc::new(journal), replay))
+}
+
+fn replay_into(replay: Replay, mut queue: FeedQueue) -> anyhow::Result<(FeedQueue, u64)> {
     let mut messages = 0;
     for feed in replay {
         match feed? {

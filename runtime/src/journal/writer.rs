@@ -230,7 +230,8 @@ impl Writer {
                 Err(error) => return Err(self.fatal(action, &error)),
             };
             if pause == FULL_PAUSE_MIN {
-                tracing::error!(path = %self.files.dir.display(), %error, "the disk is full, sources wait");
+                let path = self.files.dir.display();
+                tracing::error!(%path, %error, "the disk is full, sources wait");
             }
             let reason = format!("{}: {action}: {error}", self.files.dir.display());
             self.shared.update_stats(|stats| stats.unhealthy = Some(reason));
