@@ -170,7 +170,7 @@ fn check_windows_and_alerts(home: &Home, plan: &Plan) {
          FROM readings WHERE seq < {} GROUP BY 1, 2) r \
          FULL JOIN (SELECT *, window_start AS m FROM per_minute) w \
          ON r.device = w.device AND r.m = w.m \
-         WHERE r.n IS DISTINCT FROM w.n OR r.t IS DISTINCT FROM w.t_sum",
+         WHERE (r.n IS DISTINCT FROM w.n) OR (r.t IS DISTINCT FROM w.t_sum)",
         plan.readings
     );
     home.wait_for_count(&windows, 0);

@@ -193,7 +193,8 @@ impl Writer {
         let due = now >= self.tick_due();
         let large = self.position.bytes >= EPOCH_BYTES_MAX
             || active.bytes + group.bytes.len() as u64 >= self.segment_bytes();
-        if due || (had_messages && (stop || large)) {
+        // Also an empty epoch at the end: its tick is where the last checkpoint is cut.
+        if due || stop || (had_messages && large) {
             group.add_tick(self.clock.now_us(), &mut self.position, to);
             self.sealed_at = now;
         }
