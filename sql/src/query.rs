@@ -1,7 +1,7 @@
 //! `tidegate sql "..."`: statements in, formatted results out, nothing collected that can stream.
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use datafusion::execution::SendableRecordBatchStream;
@@ -14,6 +14,9 @@ use crate::output::Sink;
 use crate::session::parse;
 use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
 
+/// File in the data folder that says where the tables are, if they are not in its `tables` folder.
+pub const TABLES_URL_FILE: &str = "tables-url";
+
 /// Rows of a result that the table format prints before it cuts.
 const ROWS_SHOWN_MAX: usize = 10_000;
 
@@ -25,7 +28,7 @@ const BATCHES_AHEAD_MAX: usize = 2;
 pub struct QueryOptions {
     /// Data folder of the instance; tables lie in its `tables` folder, the prompt's history in it.
     pub data: PathBuf,
-    /// Root of the tables where it is not below `data`.
+    /// Root of the tables; without it, what the instance noted in its data folder.
     pub tables: Option<String>,
     /// Memory limit of the session, bytes.
     pub memory_bytes_max: usize,
@@ -61,8 +64,10 @@ pub struct QuerySummary {
 /// # Errors
 /// There are no tables yet: the error says what to run first.
 pub async fn open(options: &QueryOptions) -> Result<Session> {
-    let inside = options.data.join("tables").to_string_lossy().into_owned();
-    let url = options.tables.clone().unwrap_or(inside);
+    let url = match &options.tables {
+        Some(url) => url.clone(),
+        None => tables_of(&options.data)?,
+    };
     let data = options.data.display();
     let nothing = || {
         Error::Query(format!(
@@ -80,6 +85,17 @@ pub async fn open(options: &QueryOptions) -> Result<Session> {
         return Err(nothing());
     }
     Ok(session)
+}
+
+/// Where the tables of an instance are.
+fn tables_of(data: &Path) -> Result<String> {
+    match std::fs::read_to_string(data.join(TABLES_URL_FILE)) {
+        Ok(url) => Ok(url.trim().to_owned()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Ok(data.join("tables").to_string_lossy().into_owned())
+        }
+        Err(e) => Err(Error::Io(e)),
+    }
 }
 
 /// Runs the statements of `sql` one after the other and writes their results to `out`. A reader

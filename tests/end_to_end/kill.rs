@@ -4,14 +4,14 @@
 //!
 //! Moments follow from a seed, which `TIDEGATE_SEED` replaces to search for other ones.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{ColdChain, Device, Home, Instance, PATIENCE, Reading, Rng, say};
+use crate::support::{Device, Home, Instance, PATIENCE, Reading, Receiver, Rng, eventually, say};
 
 const DEVICES: usize = 4;
 const EVERY_MS: i64 = 200;
@@ -187,11 +187,26 @@ fn check_windows_and_alerts(home: &Home, plan: &Plan) {
     }
 }
 
+/// The receiver has accepted one request for each change of an alert, perhaps more than once, but
+/// always under its id.
+fn check_webhooks(home: &Home, receiver: &Receiver) {
+    let changes = home.count("SELECT count(*) FROM system.alerts");
+    eventually("the webhooks", || {
+        let accepted = receiver.deliveries().into_iter().filter(|d| d.status == 200);
+        let ids: BTreeSet<String> = accepted.map(|d| d.id).collect();
+        if ids.len() as i64 == changes {
+            return Ok(());
+        }
+        Err(format!("{} ids for {changes} changes", ids.len()))
+    });
+}
+
 fn run(mut plan: Plan) {
     if let Ok(seed) = std::env::var("TIDEGATE_SEED") {
         plan.seed = seed.parse().expect("TIDEGATE_SEED is a number");
     }
-    let home = Home::with(&ColdChain::on_endpoint().text());
+    let receiver = Receiver::start();
+    let home = Home::notifying(&receiver);
     let shared = Arc::new(Shared::default());
     let plan = Arc::new(plan);
     let publishers: Vec<_> = (0..DEVICES)
@@ -222,6 +237,7 @@ fn run(mut plan: Plan) {
     say(&format!("{} kills with seed {}: {counts}", plan.kills, plan.seed));
     assert!(again > 0, "no kill hit a message in flight: the test shows nothing");
     check_windows_and_alerts(&home, &plan);
+    check_webhooks(&home, &receiver);
     instance.stop();
 }
 

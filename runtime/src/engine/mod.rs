@@ -26,7 +26,7 @@ use serde::Serialize;
 use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph;
-use tidegate_sql::Store;
+use tidegate_sql::{Store, TABLES_URL_FILE};
 use tokio::sync::oneshot;
 
 use self::checkpoints::{Checkpoints, Restored};
@@ -134,15 +134,18 @@ impl Engine {
             Some(url) => url.clone(),
             None => options.data.join("tables").display().to_string(),
         };
-        std::fs::write(options.data.join("tables-url"), &tables_url)
-            .with_context(|| format!("cannot write into {}", options.data.display()))?;
         let store = Store::open(&tables_url)?;
+        let (data, elsewhere) = (options.data.clone(), options.tables.is_some());
         let files = sources::files(&plan)?;
-        if files.is_empty() {
-            Self::start_live(plan, options, store, instance).await
+        let engine = if files.is_empty() {
+            Self::start_live(plan, options, store.clone(), instance).await?
         } else {
-            Self::start_files(plan, options, store, files).await
-        }
+            Self::start_files(plan, options, store.clone(), files).await?
+        };
+        // Only now: a start that was refused must not move the tables of the one that runs.
+        note_tables(&data, elsewhere.then_some(&store))
+            .with_context(|| format!("cannot write into {}", data.display()))?;
+        Ok(engine)
     }
 
     async fn start_files(
@@ -416,6 +419,22 @@ fn spawn_committer(
 fn create_dir(data: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data)
         .with_context(|| format!("cannot create the data folder {}", data.display()))
+}
+
+/// Leaves a note for `tidegate sql` if the tables are not in the data folder.
+fn note_tables(data: &Path, elsewhere: Option<&Store>) -> std::io::Result<()> {
+    let note = data.join(TABLES_URL_FILE);
+    match elsewhere {
+        Some(store) => {
+            let folder = store.folder().map(std::path::absolute).transpose()?;
+            let url = folder.map_or_else(|| store.url().into(), |f| f.display().to_string());
+            std::fs::write(note, url)
+        }
+        None => match std::fs::remove_file(note) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// Names this data folder for the tables: their commits say "epoch N of this journal", so a new
