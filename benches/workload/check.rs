@@ -61,14 +61,14 @@ pub(crate) fn reference(job: Job, lines: u64) -> Option<Checksum> {
     Some(Checksum { rows, readings, keysum, values })
 }
 
-/// The same for 100,000 lines of 100 devices over 1,000 s.
+/// The same for 100,000 lines of 100 devices over 1,000 s; W1 and W2 as DuckDB has them too.
 pub(crate) fn small_reference(job: Job) -> Checksum {
     let (rows, readings, keysum, values) = match job {
         Job::W1 => {
             (10_039, 97_958, 1_697_533_839, [230_405.709, 222_933.19, 238_091.68, 4_631.328])
         }
         Job::W2 => {
-            (10_639, 584_473, 2_318_261_063, [244_177.101, 232_176.66, 257_681.46, 5_463.737])
+            (10_539, 587_748, 2_303_710_024, [241_881.063, 229_926.49, 255_342.48, 5_423.169])
         }
         Job::W3 => (41, 41, 7_047_845, [1_242.62, 546.15, 546.15, 0.0]),
     };

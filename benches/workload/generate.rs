@@ -1,8 +1,8 @@
 //! The readings of the common workload: the same bytes for the same arguments, everywhere.
 //!
-//! Line `i` has the nominal time `BASE_MS + i * span / lines`. A fifth of the readings are up to 5 s
-//! older than that, 0.1 % repeat the line before, 0.1 % are malformed, 2 % have a status other than
-//! `ok`, 0.02 % are 10 degrees too warm. The order of the draws is part of the format.
+//! Line `i` has the nominal time `BASE_MS + i * span / lines`. A fifth of the readings are up to
+//! 5 s older than that, 0.1 % repeat the line before, 0.1 % are malformed, 2 % have a status other
+//! than `ok`, 0.02 % are 10 degrees too warm. The order of the draws is part of the format.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
-//! The state of the hand-written loop: per device a ring of window panes, or a running mean, and the
-//! Parquet file that results go to.
+//! The state of the hand-written loop: per device a ring of window panes, or a running mean, and
+//! the Parquet file that results go to.
 //!
 //! Panes close for all devices at once when the newest reading has passed their end by 5 s; the
 //! generator's readings are never later than that.
@@ -20,8 +20,9 @@ use super::Job;
 
 const PANE_MS: i64 = 10_000;
 const DISORDER_MS: i64 = 5_000;
-/// Panes that can be open at once, and the six of a window: enough for 60 s and the disorder.
-const RING: usize = 16;
+/// Panes of a device that are kept: the six of a window, two for the disorder, and those that the
+/// readings of two chunks may begin before anything is closed.
+const RING: usize = 32;
 const ALPHA: f64 = 0.05;
 const WARMUP: u32 = 30;
 const THRESHOLD: f64 = 4.0;
@@ -123,7 +124,9 @@ impl State {
         let pane = ts_ms / PANE_MS;
         // The first reading may be one of the old ones, or not: two panes may still come.
         let next = *self.next.get_or_insert(pane - 2);
-        assert!(pane >= next, "the generator keeps the disorder bound");
+        let ahead = pane - next;
+        assert!(ahead >= 0, "the generator keeps the disorder bound");
+        assert!(ahead <= RING as i64 - self.panes, "too few readings per second for the ring");
         self.newest_pane = self.newest_pane.max(pane);
         self.rings[id][pane as usize % RING].add(value);
     }

@@ -1,8 +1,8 @@
 //! Rows of `system.rejects`: what could not become a reading, and why.
 //!
-//! Every message or element that a pipeline takes and cannot use leads to exactly one row here, with
-//! the bytes that were at fault, so that it can be looked at and sent again. This file must not
-//! decide what is a reject.
+//! Every message or element that a pipeline takes and cannot use leads to exactly one row here,
+//! with the bytes that were at fault, so that it can be looked at and sent again. This file must
+//! not decide what is a reject.
 
 use std::fmt;
 use std::sync::Arc;

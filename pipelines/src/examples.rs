@@ -16,6 +16,13 @@ pub const DEMO: [(&str, &str); 3] = [
     ("demo-energy.toml", include_str!("../examples/demo-energy.toml")),
 ];
 
+/// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.
+pub const BENCH: [(&str, &str); 3] = [
+    ("bench-w1.toml", include_str!("../examples/bench-w1.toml")),
+    ("bench-w2.toml", include_str!("../examples/bench-w2.toml")),
+    ("bench-w3.toml", include_str!("../examples/bench-w3.toml")),
+];
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -29,7 +36,7 @@ mod tests {
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         files.sort();
-        let mut listed: Vec<&str> = DEMO.iter().map(|(name, _)| *name).collect();
+        let mut listed: Vec<&str> = DEMO.iter().chain(&BENCH).map(|(name, _)| *name).collect();
         listed.sort_unstable();
         assert_eq!(files, listed);
     }

@@ -84,7 +84,8 @@ impl WebhookSender {
     ///
     /// # Errors
     /// A target with an invalid URL or secret, or two of one name. Private literal addresses are no
-    /// error here (see [`WebhookTarget::check`]): what is sent to them is given up with that reason.
+    /// error here (see [`WebhookTarget::check`]): what is sent to them is given up with that
+    /// reason.
     pub fn start(
         outbox: Arc<Outbox>,
         targets: Vec<WebhookTarget>,

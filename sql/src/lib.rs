@@ -20,7 +20,7 @@ mod writer;
 pub use error::{Error, Result};
 pub use output::OutputFormat;
 pub use prompt::prompt;
-pub use query::{QueryOptions, QuerySummary, URL_FILE, open, run_query};
+pub use query::{QueryOptions, QuerySummary, TABLES_URL_FILE, open, run_query};
 pub use reader::{DeltaProvider, DeltaTable};
 pub use session::{Session, TableName, Tables, open_session};
 pub use store::Store;

@@ -14,21 +14,21 @@ use crate::output::Sink;
 use crate::session::parse;
 use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
 
+/// File in the data folder that says where the tables are, if they are not in its `tables` folder.
+pub const TABLES_URL_FILE: &str = "tables-url";
+
 /// Rows of a result that the table format prints before it cuts.
 const ROWS_SHOWN_MAX: usize = 10_000;
 
 /// Batches that a query may be ahead of its output: enough to overlap the two.
 const BATCHES_AHEAD_MAX: usize = 2;
 
-/// File of a data folder with the URL of its tables, where they are not below the folder.
-pub const URL_FILE: &str = "tables-url";
-
 /// Where the tables are and how results are shown.
 #[derive(Clone, Debug)]
 pub struct QueryOptions {
     /// Data folder of the instance; tables lie in its `tables` folder, the prompt's history in it.
     pub data: PathBuf,
-    /// Root of the tables where it is not below `data`.
+    /// Root of the tables; without it, what the instance noted in its data folder.
     pub tables: Option<String>,
     /// Memory limit of the session, bytes.
     pub memory_bytes_max: usize,
@@ -62,18 +62,12 @@ pub struct QuerySummary {
 /// Opens the session that `options` describe.
 ///
 /// # Errors
-/// Where the instance of a data folder writes its tables: it notes that, if it is not below the
-/// folder itself.
-fn url_of_instance(data: &Path) -> String {
-    match std::fs::read_to_string(data.join(URL_FILE)) {
-        Ok(url) if !url.trim().is_empty() => url.trim().to_owned(),
-        _ => data.join("tables").to_string_lossy().into_owned(),
-    }
-}
-
 /// There are no tables yet: the error says what to run first.
 pub async fn open(options: &QueryOptions) -> Result<Session> {
-    let url = options.tables.clone().unwrap_or_else(|| url_of_instance(&options.data));
+    let url = match &options.tables {
+        Some(url) => url.clone(),
+        None => tables_of(&options.data)?,
+    };
     let data = options.data.display();
     let nothing = || {
         Error::Query(format!(
@@ -91,6 +85,17 @@ pub async fn open(options: &QueryOptions) -> Result<Session> {
         return Err(nothing());
     }
     Ok(session)
+}
+
+/// Where the tables of an instance are.
+fn tables_of(data: &Path) -> Result<String> {
+    match std::fs::read_to_string(data.join(TABLES_URL_FILE)) {
+        Ok(url) => Ok(url.trim().to_owned()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Ok(data.join("tables").to_string_lossy().into_owned())
+        }
+        Err(e) => Err(Error::Io(e)),
+    }
 }
 
 /// Runs the statements of `sql` one after the other and writes their results to `out`. A reader

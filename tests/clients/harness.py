@@ -154,7 +154,8 @@ class Tidegate:
         assert code == 0, f"exit code {code} after Ctrl-C"
 
     def sql(self, query):
-        command = [BINARY, "sql", "--data", self.data, *self.tables, "-o", "json", query]
+        # Without --tables: the data folder knows where they are.
+        command = [BINARY, "sql", "--data", self.data, "-o", "json", query]
         done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=PATIENCE_S)
         if done.returncode:

@@ -51,7 +51,10 @@ def main():
     with S3() as s3:
         pipeline = PIPELINE.replace("SOURCE", ENDPOINT)
         with Tidegate(pipeline, tables="s3://plant/history", env=s3.env) as tidegate:
-            publish(tidegate.port(), range(HALF), closing=False)
+            # The kill comes after one commit and before, or in, the next.
+            third = publish(tidegate.port(), range(HALF // 3), closing=False)
+            tidegate.wait_for(third)
+            publish(tidegate.port(), range(HALF // 3, HALF), closing=False)
             tidegate.kill()
             tidegate.start()
             publish(tidegate.port(), range(HALF, 2 * HALF))

@@ -1,7 +1,7 @@
 //! Devices publish to the endpoint; readings, windows, rejects and alerts come out, with exact
 //! counts and sums, and the webhook arrives, signed, although its receiver was down at first.
 
-use crate::support::{ColdChain, Device, Home, Reading, Receiver, eventually, windows_of};
+use crate::support::{Device, Home, Reading, Receiver, eventually, windows_of};
 
 const DEVICES: i64 = 3;
 const READINGS: i64 = 600;
@@ -69,8 +69,7 @@ fn publish(home: &Home, at: std::net::SocketAddr) -> (Vec<Reading>, i64) {
 #[test]
 fn devices_publish_and_everything_comes_out() {
     let receiver = Receiver::start();
-    let pipeline = ColdChain::on_endpoint().notifying(&receiver.url, &Receiver::secret());
-    let home = Home::with(&pipeline.text());
+    let home = Home::notifying(&receiver);
     let instance = home.start();
     let (all, rejects) = publish(&home, instance.endpoint());
 

@@ -1,19 +1,52 @@
-//! SIGKILL under load: whatever a device has an acknowledgement for is in the readings table, and
-//! nothing is there more often than the device sent it.
+//! SIGKILL under load: whatever a device has an acknowledgement for is in the readings table,
+//! nothing is there more often than the device sent it, and windows and alerts are those of these
+//! readings.
+//!
+//! Moments follow from a seed, which `TIDEGATE_SEED` replaces to search for other ones.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{ColdChain, Device, Home, Instance, PATIENCE, Reading, Rng, say};
+use crate::support::{Device, Home, Instance, PATIENCE, Reading, Receiver, Rng, eventually, say};
 
 const DEVICES: usize = 4;
-const READINGS: i64 = 3_000;
 const EVERY_MS: i64 = 200;
-const KILLS: usize = 3;
+const READINGS_PER_MINUTE: i64 = 60_000 / EVERY_MS;
+/// In each third minute devices are too warm: an alert fires, and is resolved in the next.
+const WARM_EVERY_MINUTES: i64 = 3;
 const IN_FLIGHT: usize = 32;
+
+/// How a run is disturbed.
+struct Plan {
+    seed: u64,
+    /// Readings of each device.
+    readings: i64,
+    /// Between two readings of a device.
+    pause: Duration,
+    kills: usize,
+    /// Longest time between a moment that is counted in acknowledgements and the kill.
+    delay_ms_max: u64,
+    /// Workers of the first start, of the one after the first kill, and so on, round and round.
+    workers: &'static [usize],
+    checkpoint_every: &'static str,
+}
+
+impl Plan {
+    fn all(&self) -> i64 {
+        DEVICES as i64 * self.readings
+    }
+
+    fn start(&self, home: &Home, kills_before: usize) -> Instance {
+        let mut command: Command =
+            home.run_command(self.workers[kills_before % self.workers.len()]);
+        command.args(["--checkpoint-every", self.checkpoint_every]);
+        home.start_command(&mut command)
+    }
+}
 
 /// What the publishers and the one who kills share.
 #[derive(Debug, Default)]
@@ -23,11 +56,23 @@ struct Shared {
     acknowledged: AtomicUsize,
 }
 
+fn reading(device: &str, seq: i64) -> Reading {
+    let mut reading = Reading::regular("north", device, seq, EVERY_MS);
+    if is_warm(seq / READINGS_PER_MINUTE) {
+        reading.temperature += 40.0;
+    }
+    reading
+}
+
+fn is_warm(minute: i64) -> bool {
+    minute % WARM_EVERY_MINUTES == 1
+}
+
 /// Publishes everything, sending again after each broken connection what was not acknowledged.
 /// Gives how often each number was sent.
-fn publisher(name: &str, shared: &Shared) -> BTreeMap<i64, i64> {
+fn publisher(name: &str, plan: &Plan, shared: &Shared) -> BTreeMap<i64, i64> {
     let mut sent: BTreeMap<i64, i64> = BTreeMap::new();
-    let mut todo: VecDeque<i64> = (0..READINGS).collect();
+    let mut todo: VecDeque<i64> = (0..plan.readings).collect();
     while !todo.is_empty() {
         let address = *shared.address.lock().unwrap();
         let connected = address.and_then(|a| Device::connect(a, name).ok());
@@ -36,17 +81,14 @@ fn publisher(name: &str, shared: &Shared) -> BTreeMap<i64, i64> {
             continue;
         };
         let mut waiting: VecDeque<(u16, i64)> = VecDeque::new();
-        let broken = publish_until_broken(
-            name,
-            &mut device,
-            &mut todo,
-            &mut waiting,
-            &mut |seq| {
-                *sent.entry(seq).or_default() += 1;
-            },
-            shared,
-        );
-        if broken {
+        let mut next = || {
+            let seq = todo.pop_front()?;
+            std::thread::sleep(plan.pause);
+            // Counted before, because a write that fails half-way may have arrived.
+            *sent.entry(seq).or_default() += 1;
+            Some(reading(name, seq))
+        };
+        if publish_until_broken(&mut device, &mut next, &mut waiting, shared) {
             waiting.into_iter().rev().for_each(|(_, seq)| todo.push_front(seq));
         }
     }
@@ -55,42 +97,39 @@ fn publisher(name: &str, shared: &Shared) -> BTreeMap<i64, i64> {
 
 /// Returns true if the connection broke; `waiting` then holds what was sent and not acknowledged.
 fn publish_until_broken(
-    name: &str,
     device: &mut Device,
-    todo: &mut VecDeque<i64>,
+    next: &mut impl FnMut() -> Option<Reading>,
     waiting: &mut VecDeque<(u16, i64)>,
-    count: &mut impl FnMut(i64),
     shared: &Shared,
 ) -> bool {
-    while !todo.is_empty() || !waiting.is_empty() {
+    loop {
         while waiting.len() < IN_FLIGHT
-            && let Some(seq) = todo.pop_front()
+            && let Some(reading) = next()
         {
-            let reading = Reading::regular("north", name, seq, EVERY_MS);
-            // Counted before, because a write that fails half-way may have arrived.
-            count(seq);
             match device.send(&reading.topic(), &reading.payload()) {
-                Ok(id) => waiting.push_back((id, seq)),
+                Ok(id) => waiting.push_back((id, reading.seq)),
                 Err(_) => {
-                    waiting.push_back((0, seq));
+                    waiting.push_back((0, reading.seq));
                     return true;
                 }
             }
+        }
+        if waiting.is_empty() {
+            return false;
         }
         let Ok(id) = device.acknowledged() else { return true };
         let (expected, _) = waiting.pop_front().expect("something is waiting");
         assert_eq!(id, expected, "acknowledged out of order");
         shared.acknowledged.fetch_add(1, Ordering::SeqCst);
     }
-    false
 }
 
 /// Kills and starts again at seeded moments, counted in acknowledgements.
-fn disturb(home: &Home, shared: &Shared, seed: u64) -> Instance {
-    let mut rng = Rng(seed);
-    let part = DEVICES * READINGS as usize / (KILLS + 1);
-    let mut instance = home.start();
-    for kill in 0..KILLS {
+fn disturb(home: &Home, plan: &Plan, shared: &Shared) -> Instance {
+    let mut rng = Rng(plan.seed);
+    let part = plan.all() as usize / (plan.kills + 1);
+    let mut instance = plan.start(home, 0);
+    for kill in 0..plan.kills {
         *shared.address.lock().unwrap() = Some(instance.endpoint());
         let moment = kill * part + part / 2 + rng.below(part as u64) as usize;
         let deadline = Instant::now() + PATIENCE;
@@ -98,42 +137,17 @@ fn disturb(home: &Home, shared: &Shared, seed: u64) -> Instance {
             assert!(Instant::now() < deadline, "too few acknowledgements: {shared:?}");
             std::thread::sleep(Duration::from_micros(500));
         }
+        std::thread::sleep(Duration::from_millis(rng.below(plan.delay_ms_max + 1)));
         *shared.address.lock().unwrap() = None;
         instance.kill();
-        instance = home.start();
+        instance = plan.start(home, kill + 1);
     }
     *shared.address.lock().unwrap() = Some(instance.endpoint());
     instance
 }
 
-#[test]
-fn kill_under_load_loses_nothing_that_was_acknowledged() {
-    let home = Home::with(&ColdChain::on_endpoint().text());
-    let shared = Arc::new(Shared::default());
-    let publishers: Vec<_> = (0..DEVICES)
-        .map(|d| {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || publisher(&format!("d{d}"), &shared))
-        })
-        .collect();
-    let instance = disturb(&home, &shared, 11);
-    let sent: Vec<BTreeMap<i64, i64>> =
-        publishers.into_iter().map(|p| p.join().expect("a publisher failed")).collect();
-    assert_eq!(shared.acknowledged.load(Ordering::SeqCst), DEVICES * READINGS as usize);
-
-    let all = DEVICES as i64 * READINGS;
-    home.wait_for_count("SELECT count(DISTINCT device || '/' || seq) FROM readings", all);
-    // A last reading on each device closes its windows.
-    let mut closing = Device::connect(instance.endpoint(), "closing").unwrap();
-    for d in 0..DEVICES {
-        let last = Reading::regular("north", &format!("d{d}"), 10 * READINGS, EVERY_MS);
-        closing.publish_all([(last.topic().as_str(), last.payload())]).unwrap();
-    }
-    home.wait_for_count(
-        "SELECT count(DISTINCT device || '/' || seq) FROM readings",
-        all + DEVICES as i64,
-    );
-
+/// Compares the table with what was sent; gives how many rows are doubled.
+fn check_readings(home: &Home, sent: &[BTreeMap<i64, i64>]) -> i64 {
     let rows = home.rows("SELECT device, seq, count(*) AS n FROM readings GROUP BY device, seq");
     let mut doubled = 0;
     for row in &rows {
@@ -144,19 +158,113 @@ fn kill_under_load_loses_nothing_that_was_acknowledged() {
         assert!((1..=times).contains(&n), "{device}/{seq} is there {n} times, sent {times} times");
         doubled += n - 1;
     }
+    doubled
+}
+
+/// Windows count exactly the rows that the readings table has for their minutes, and each warm
+/// minute has one alert, told once and resolved once.
+fn check_windows_and_alerts(home: &Home, plan: &Plan) {
+    let windows = format!(
+        "SELECT count(*) FROM (\
+         SELECT device, date_trunc('minute', time) AS m, count(*) AS n, sum(temperature) AS t \
+         FROM readings WHERE seq < {} GROUP BY 1, 2) r \
+         FULL JOIN (SELECT *, window_start AS m FROM per_minute) w \
+         ON r.device = w.device AND r.m = w.m \
+         WHERE (r.n IS DISTINCT FROM w.n) OR (r.t IS DISTINCT FROM w.t_sum)",
+        plan.readings
+    );
+    home.wait_for_count(&windows, 0);
+    let minutes = plan.readings / READINGS_PER_MINUTE;
+    assert_eq!(home.count("SELECT count(*) FROM per_minute"), DEVICES as i64 * minutes);
+    let revision_twice = "SELECT count(*) FROM (SELECT 1 FROM per_minute_revisions \
+        GROUP BY device, window_start, revision HAVING count(*) > 1)";
+    assert_eq!(home.count(revision_twice), 0, "a revision is there twice");
+    let warm = (0..minutes).filter(|m| is_warm(*m)).count() as i64 * DEVICES as i64;
+    for status in ["firing", "resolved"] {
+        let of_status = format!("FROM system.alerts WHERE status = '{status}'");
+        home.wait_for_count(&format!("SELECT count(*) {of_status}"), warm);
+        home.wait_for_count(&format!("SELECT count(DISTINCT alert_id) {of_status}"), warm);
+    }
+}
+
+/// The receiver has accepted one request for each change of an alert, perhaps more than once, but
+/// always under its id.
+fn check_webhooks(home: &Home, receiver: &Receiver) {
+    let changes = home.count("SELECT count(*) FROM system.alerts");
+    eventually("the webhooks", || {
+        let accepted = receiver.deliveries().into_iter().filter(|d| d.status == 200);
+        let ids: BTreeSet<String> = accepted.map(|d| d.id).collect();
+        if ids.len() as i64 == changes {
+            return Ok(());
+        }
+        Err(format!("{} ids for {changes} changes", ids.len()))
+    });
+}
+
+fn run(mut plan: Plan) {
+    if let Ok(seed) = std::env::var("TIDEGATE_SEED") {
+        plan.seed = seed.parse().expect("TIDEGATE_SEED is a number");
+    }
+    let receiver = Receiver::start();
+    let home = Home::notifying(&receiver);
+    let shared = Arc::new(Shared::default());
+    let plan = Arc::new(plan);
+    let publishers: Vec<_> = (0..DEVICES)
+        .map(|d| {
+            let (plan, shared) = (Arc::clone(&plan), Arc::clone(&shared));
+            std::thread::spawn(move || publisher(&format!("d{d}"), &plan, &shared))
+        })
+        .collect();
+    let instance = disturb(&home, &plan, &shared);
+    let sent: Vec<BTreeMap<i64, i64>> =
+        publishers.into_iter().map(|p| p.join().expect("a publisher failed")).collect();
+    let all = plan.all();
+    assert_eq!(shared.acknowledged.load(Ordering::SeqCst) as i64, all);
+
+    let distinct = "SELECT count(DISTINCT device || '/' || seq) FROM readings";
+    home.wait_for_count(distinct, all);
+    // A last reading on each device closes its windows.
+    let mut closing = Device::connect(instance.endpoint(), "closing").unwrap();
+    for d in 0..DEVICES {
+        let last = Reading::regular("north", &format!("d{d}"), 10 * plan.readings, EVERY_MS);
+        closing.publish_all([(last.topic().as_str(), last.payload())]).unwrap();
+    }
+    home.wait_for_count(distinct, all + DEVICES as i64);
+
+    let doubled = check_readings(&home, &sent);
     let again: i64 = sent.iter().flat_map(|s| s.values()).map(|times| times - 1).sum();
     let counts = format!("{all} acknowledged, 0 lost, {again} sent again, {doubled} doubled");
-    say(&format!("{KILLS} kills: {counts}"));
+    say(&format!("{} kills with seed {}: {counts}", plan.kills, plan.seed));
     assert!(again > 0, "no kill hit a message in flight: the test shows nothing");
-
-    // Each closed window counts exactly the rows that the table has for its minute.
-    let difference = "SELECT count(*) FROM (\
-        SELECT device, date_trunc('minute', time) AS m, count(*) AS n FROM readings \
-        WHERE seq < 3000 GROUP BY 1, 2) r \
-        FULL JOIN (SELECT * FROM (SELECT device, window_start AS m, n, row_number() OVER \
-        (PARTITION BY device, window_start ORDER BY revision DESC) AS age \
-        FROM per_minute) WHERE age = 1) w \
-        ON r.device = w.device AND r.m = w.m WHERE r.n IS DISTINCT FROM w.n";
-    home.wait_for_count(difference, 0);
+    check_windows_and_alerts(&home, &plan);
+    check_webhooks(&home, &receiver);
     instance.stop();
+}
+
+#[test]
+fn kill_under_load_loses_nothing_that_was_acknowledged() {
+    run(Plan {
+        seed: 11,
+        readings: 3_000,
+        pause: Duration::ZERO,
+        kills: 3,
+        delay_ms_max: 0,
+        workers: &[2],
+        checkpoint_every: "10s",
+    });
+}
+
+/// Tables commit every second and checkpoints are cut all the time, so that kills hit the middle
+/// of them; each start has another number of workers.
+#[test]
+fn kill_in_commits_and_checkpoints_with_other_workers() {
+    run(Plan {
+        seed: 12,
+        readings: 4_800,
+        pause: Duration::from_millis(1),
+        kills: 6,
+        delay_ms_max: 400,
+        workers: &[2, 1, 4, 3],
+        checkpoint_every: "100ms",
+    });
 }

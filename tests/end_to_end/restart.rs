@@ -53,6 +53,9 @@ fn without_a_restart() {
 fn after_a_clean_stop() {
     interrupted(|home, instance| {
         instance.stop();
+        let checkpoints = std::fs::read_dir(home.data().join("checkpoints")).unwrap();
+        let names = checkpoints.map(|c| c.unwrap().file_name());
+        assert!(names.filter(|n| n != "lock").count() > 0, "a clean stop cuts a checkpoint");
         home.start()
     });
 }

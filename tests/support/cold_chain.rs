@@ -3,6 +3,7 @@
 //! that sums are exact in any order.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// 2026-01-01T00:00:00Z in milliseconds: the start of a minute.
 pub(crate) const START_MS: i64 = 1_767_225_600_000;
@@ -59,7 +60,7 @@ pub(crate) struct ColdChain {
     source: String,
     device: &'static str,
     site: &'static str,
-    webhook: Option<(String, String)>,
+    webhook: Option<(String, PathBuf)>,
 }
 
 impl ColdChain {
@@ -71,12 +72,13 @@ impl ColdChain {
     }
 
     /// Readings come from a file of JSON lines that name their device and site.
-    pub(crate) fn on_file(path: &std::path::Path) -> Self {
+    pub(crate) fn on_file(path: &Path) -> Self {
         let source = format!("type = \"file\"\npath = \"{}\"\ntopic = \"file\"", path.display());
         Self { source, device: "device", site: "site", webhook: None }
     }
 
-    pub(crate) fn notifying(mut self, url: &str, secret: &str) -> Self {
+    /// With a webhook whose secret is in a file: literal ones are refused.
+    pub(crate) fn notifying(mut self, url: &str, secret: &Path) -> Self {
         self.webhook = Some((url.into(), secret.into()));
         self
     }
@@ -91,8 +93,9 @@ impl ColdChain {
         );
         if let Some((url, secret)) = &self.webhook {
             text += &format!(
-                "\n[notify.ops]\ntype = \"webhook\"\nurl = \"{url}\"\nsecret = \"{secret}\"\n\
-                 allow_private = true\nmax_age = \"36500d\"\n"
+                "\n[notify.ops]\ntype = \"webhook\"\nurl = \"{url}\"\n\
+                 secret = \"${{file:{}}}\"\nallow_private = true\nmax_age = \"36500d\"\n",
+                secret.display()
             );
         }
         text

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::{START_MS, WindowRow, eventually};
+use super::{ColdChain, Receiver, START_MS, WindowRow, eventually};
 
 /// One row of an answer, by column.
 pub(crate) type Row = Map<String, Value>;
@@ -36,6 +36,15 @@ impl Home {
         let home = Self { dir: tempfile::tempdir().expect("a temporary folder") };
         std::fs::create_dir(home.pipelines()).unwrap();
         home.write("pipelines/one.toml", pipeline);
+        home
+    }
+
+    /// With the [`ColdChain`] on the endpoint, whose alerts go to `receiver`.
+    pub(crate) fn notifying(receiver: &Receiver) -> Self {
+        let home = Self::with("");
+        let secret = home.write("webhook-secret", &Receiver::secret());
+        let pipeline = ColdChain::on_endpoint().notifying(&receiver.url, &secret);
+        home.write("pipelines/one.toml", &pipeline.text());
         home
     }
 
@@ -68,7 +77,12 @@ impl Home {
     }
 
     pub(crate) fn start_with(&self, workers: usize) -> Instance {
-        let mut instance = Instance::spawn(&mut self.run_command(workers));
+        self.start_command(&mut self.run_command(workers))
+    }
+
+    /// Starts a [`Home::run_command`] that has got more options.
+    pub(crate) fn start_command(&self, command: &mut Command) -> Instance {
+        let mut instance = Instance::spawn(command);
         eventually("the ready line", || {
             let ended = instance.child.try_wait().unwrap();
             assert!(ended.is_none(), "ended with {ended:?} before it was ready");

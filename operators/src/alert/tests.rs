@@ -1,3 +1,4 @@
+//! The alert machine against hand-made rows: `for`, clear, restart and restore.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+//! The detector against a plain loop: order, warm-up, save and restore.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+//! Expressions on hand-made batches: filters, derived columns, rows that fail.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

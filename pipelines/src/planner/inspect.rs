@@ -193,13 +193,18 @@ fn check_function(state: &SessionState, name: &str, place: Place) -> Result<(), 
         return Err(PlanProblem::new(format!("`{name}` needs OVER, which cannot be used")));
     }
     let problem = PlanProblem::new(format!("there is no function `{name}`"));
+    Err(match nearest(name, known_functions(state, place)) {
+        Some(n) => problem.hint(format!("did you mean `{n}`?")),
+        None => problem,
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the names are sorted below")]
+fn known_functions(state: &SessionState, place: Place) -> Vec<&str> {
     let mut known: Vec<&str> = state.scalar_functions().keys().map(String::as_str).collect();
     if place == Place::Window {
         known.extend(state.aggregate_functions().keys().map(String::as_str));
     }
     known.sort_unstable();
-    Err(match nearest(name, known) {
-        Some(n) => problem.hint(format!("did you mean `{n}`?")),
-        None => problem,
-    })
+    known
 }

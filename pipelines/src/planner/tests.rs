@@ -1,3 +1,4 @@
+//! Planning of SQL expressions and windows: types, hints, what is refused.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

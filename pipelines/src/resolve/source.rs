@@ -56,8 +56,8 @@ impl Sources {
             _ => from_file(&source, &topics, resolve, report)?,
         };
         let place = match &spec.kind {
-            SourceKind::Endpoint { listen, .. } => self.list.iter().position(
-                |s| matches!(&s.kind, SourceKind::Endpoint { listen: other, .. } if other == listen),
+            SourceKind::Endpoint { listen: wanted, .. } => self.list.iter().position(
+                |s| matches!(&s.kind, SourceKind::Endpoint { listen, .. } if listen == wanted),
             ),
             SourceKind::Mqtt { url, client_id, .. } => {
                 self.session_is_free(url, client_id, &source, report);

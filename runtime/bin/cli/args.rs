@@ -107,6 +107,9 @@ pub(super) struct RunArgs {
     /// Where tables go: a folder or s3://bucket/prefix [default: DATA/tables]
     #[arg(long, value_name = "URL")]
     pub(super) tables: Option<String>,
+    /// Time between checkpoints: about as much is replayed after a crash
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(super) checkpoint_every: Duration,
 }
 
 /// What `demo` and `run` share.

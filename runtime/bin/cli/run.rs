@@ -18,6 +18,7 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let options = EngineOptions {
         tables: args.tables.clone(),
         workers: args.engine.workers(),
+        checkpoint_every: args.checkpoint_every,
         ..EngineOptions::new(&data)
     };
     let mut engine = Engine::start(plan, options).await?;

@@ -1,4 +1,4 @@
-//! From the journal (or a file) to the workers: deals messages out, keeps what is in flight bounded.
+//! From the journal (or a file) to the workers: deals messages out and bounds what is in flight.
 //!
 //! Timely has no flow control: whatever is put in, it takes. So the feed stops taking from the
 //! journal while the probe is too far behind, in bytes or in epochs. It waits only between epochs:

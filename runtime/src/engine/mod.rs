@@ -26,7 +26,7 @@ use serde::Serialize;
 use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph;
-use tidegate_sql::{Store, URL_FILE};
+use tidegate_sql::{Store, TABLES_URL_FILE};
 use tokio::sync::oneshot;
 
 use self::checkpoints::{Checkpoints, Restored};
@@ -38,7 +38,7 @@ use self::sources::Sources;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
-use crate::journal::{Feed, Journal, JournalOptions};
+use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
@@ -130,14 +130,22 @@ impl Engine {
         anyhow::ensure!(options.workers > 0, "at least one worker is needed");
         create_dir(&options.data)?;
         let instance = instance_id(&options.data)?;
-        let tables_url = note_tables(&options)?;
+        let tables_url = match &options.tables {
+            Some(url) => url.clone(),
+            None => options.data.join("tables").display().to_string(),
+        };
         let store = Store::open(&tables_url)?;
+        let (data, elsewhere) = (options.data.clone(), options.tables.is_some());
         let files = sources::files(&plan)?;
-        if files.is_empty() {
-            Self::start_live(plan, options, store, instance).await
+        let engine = if files.is_empty() {
+            Self::start_live(plan, options, store.clone(), instance).await?
         } else {
-            Self::start_files(plan, options, store, files).await
-        }
+            Self::start_files(plan, options, store.clone(), files).await?
+        };
+        // Only now: a start that was refused must not move the tables of the one that runs.
+        note_tables(&data, elsewhere.then_some(&store))
+            .with_context(|| format!("cannot write into {}", data.display()))?;
+        Ok(engine)
     }
 
     async fn start_files(
@@ -200,18 +208,8 @@ impl Engine {
         let bound = sources::bind(&plan).await?;
         let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
         let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
-        let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
-        let mut journal_options = JournalOptions::new(options.data.join("journal"));
-        journal_options.budget_bytes = options.journal_bytes_max;
-        journal_options.on_fatal = Some(Arc::new(|why| {
-            // After a failed sync nothing that the kernel says about the file can be trusted.
-            eprintln!("tidegate: the journal failed, ending at once: {why}");
-            std::process::abort();
-        }));
         let clock = Clock::system();
-        let (journal, replay) =
-            Journal::open(journal_options, clock.clone(), &names, restored.epoch + 1)?;
-        let journal = Arc::new(journal);
+        let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
         let webhooks = sources::webhooks(&plan);
         let committer = Committer::open(
@@ -360,7 +358,7 @@ struct LiveFeed {
     ended: std::sync::mpsc::Receiver<()>,
 }
 
-impl crate::journal::FeedSink for LiveFeed {
+impl FeedSink for LiveFeed {
     fn push(&mut self, feed: Feed) {
         self.queue.push(feed);
     }
@@ -375,10 +373,26 @@ impl Drop for LiveFeed {
     }
 }
 
-fn replay_into(
-    replay: crate::journal::Replay,
-    mut queue: FeedQueue,
-) -> anyhow::Result<(FeedQueue, u64)> {
+/// The journal of the plan's sources, and what it has from an epoch on.
+fn open_journal(
+    plan: &Plan,
+    options: &EngineOptions,
+    clock: Clock,
+    from_epoch: Epoch,
+) -> anyhow::Result<(Arc<Journal>, Replay)> {
+    let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+    let mut journal_options = JournalOptions::new(options.data.join("journal"));
+    journal_options.budget_bytes = options.journal_bytes_max;
+    journal_options.on_fatal = Some(Arc::new(|why| {
+        // After a failed sync nothing that the kernel says about the file can be trusted.
+        eprintln!("tidegate: the journal failed, ending at once: {why}");
+        std::process::abort();
+    }));
+    let (journal, replay) = Journal::open(journal_options, clock, &names, from_epoch)?;
+    Ok((Arc::new(journal), replay))
+}
+
+fn replay_into(replay: Replay, mut queue: FeedQueue) -> anyhow::Result<(FeedQueue, u64)> {
     let mut messages = 0;
     for feed in replay {
         match feed? {
@@ -408,25 +422,20 @@ fn create_dir(data: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot create the data folder {}", data.display()))
 }
 
-/// The URL of the tables. One outside of the data folder is noted there, so that
-/// `tidegate sql --data` finds it.
-fn note_tables(options: &EngineOptions) -> anyhow::Result<String> {
-    let note = options.data.join(URL_FILE);
-    let cannot = || format!("cannot write into the data folder {}", options.data.display());
-    let Some(url) = &options.tables else {
-        match std::fs::remove_file(&note) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(cannot);
-            }
-            _ => return Ok(options.data.join("tables").display().to_string()),
+/// Leaves a note for `tidegate sql` if the tables are not in the data folder.
+fn note_tables(data: &Path, elsewhere: Option<&Store>) -> std::io::Result<()> {
+    let note = data.join(TABLES_URL_FILE);
+    match elsewhere {
+        Some(store) => {
+            let folder = store.folder().map(std::path::absolute).transpose()?;
+            let url = folder.map_or_else(|| store.url().into(), |f| f.display().to_string());
+            std::fs::write(note, url)
         }
-    };
-    let url = match url.contains("://") {
-        true => url.clone(),
-        false => std::path::absolute(url)?.display().to_string(),
-    };
-    std::fs::write(&note, &url).with_context(cannot)?;
-    Ok(url)
+        None => match std::fs::remove_file(note) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        },
+    }
 }
 
 /// Names this data folder for the tables: their commits say "epoch N of this journal", so a new

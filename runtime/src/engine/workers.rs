@@ -118,6 +118,7 @@ fn run(
     ready: &Sender<(usize, Result<WorkerPort, String>)>,
 ) {
     let index = worker.index();
+    let _alarm = PanicAlarm(events.clone());
     let ticks = Ticks::default();
     ticks.start_at(plan.first_epoch);
     let context = context(index, plan, stats, events, ticks.clone());
@@ -145,6 +146,18 @@ fn run(
         feeder.report(report);
         if !alive {
             return;
+        }
+    }
+}
+
+/// Tells the committer when its worker panics: the epochs that were under way will never be
+/// complete, and a run that goes on without saying so would be the worst of all.
+struct PanicAlarm(SyncSender<Event>);
+
+impl Drop for PanicAlarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(Event::Failed("a worker panicked, see above".into()));
         }
     }
 }

@@ -1,4 +1,6 @@
+//! The simulated fleet: what it publishes, with which faults, and that it is repeatable.
 #![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 

@@ -233,7 +233,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_decoded_without_panic(body in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_are_decoded_without_panic(
+            body in proptest::collection::vec(any::<u8>(), 0..80),
+        ) {
             let _ = get_seal(1, &body);
             let _ = get_sources(&body);
             if let Some(messages) = get_messages(&Bytes::from(body)) {

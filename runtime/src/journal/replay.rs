@@ -118,7 +118,10 @@ impl Replay {
                 let name = names.get(usize::from(messages.source))?;
                 let Some(source) = self.sources.iter().position(|have| have == name) else {
                     if self.orphans == 0 {
-                        tracing::warn!(source = %name, "messages of a source that is not configured any more are not replayed");
+                        tracing::warn!(
+                            source = %name,
+                            "messages of a source that is not configured any more are not replayed"
+                        );
                     }
                     self.orphans += messages.len() as u64;
                     return None;

@@ -193,6 +193,7 @@ impl Writer {
         let due = now >= self.tick_due();
         let large = self.position.bytes >= EPOCH_BYTES_MAX
             || active.bytes + group.bytes.len() as u64 >= self.segment_bytes();
+        // Also an empty epoch at the end: its tick is where the last checkpoint is cut.
         if due || stop || (had_messages && large) {
             group.add_tick(self.clock.now_us(), &mut self.position, to);
             self.sealed_at = now;
@@ -230,7 +231,8 @@ impl Writer {
                 Err(error) => return Err(self.fatal(action, &error)),
             };
             if pause == FULL_PAUSE_MIN {
-                tracing::error!(path = %self.files.dir.display(), %error, "the disk is full, sources wait");
+                let path = self.files.dir.display();
+                tracing::error!(%path, %error, "the disk is full, sources wait");
             }
             let reason = format!("{}: {action}: {error}", self.files.dir.display());
             self.shared.update_stats(|stats| stats.unhealthy = Some(reason));

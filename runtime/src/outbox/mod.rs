@@ -277,7 +277,8 @@ impl Outbox {
 }
 
 impl State {
-    /// A new file under a temporary name for number 2 and up, so that it appears only when complete.
+    /// A new file, under a temporary name for number 2 and up, so that it appears only when it is
+    /// complete.
     fn create(
         storage: &dyn Storage,
         dir: &Path,

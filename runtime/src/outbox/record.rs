@@ -92,15 +92,18 @@ mod tests {
     proptest! {
         #[test]
         fn records_come_back(
-            list in proptest::collection::vec((".{0,9}", ".{0,9}", any::<i64>(), any::<Vec<u8>>()), 0..4),
+            list in proptest::collection::vec(
+                (".{0,9}", ".{0,9}", any::<i64>(), any::<Vec<u8>>()),
+                0..4,
+            ),
         ) {
             let list: Vec<_> = list.into_iter().map(|(id, key, created_us, body)| Arc::new(
                 Notification { id, target: "t".into(), key, created_us, body: body.into() },
             )).collect();
             let mut out = Vec::new();
             put_notifications(&mut out, &list);
-            let got = get_notifications(&out).unwrap().into_iter().map(Arc::new).collect::<Vec<_>>();
-            prop_assert_eq!(&got, &list);
+            let got = get_notifications(&out).unwrap().into_iter().map(Arc::new);
+            prop_assert_eq!(&got.collect::<Vec<_>>(), &list);
             out.clear();
             put_ids(&mut out, list.iter().map(|item| item.id.as_str()));
             prop_assert_eq!(get_ids(&out).unwrap().len(), list.len());

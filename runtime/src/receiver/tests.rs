@@ -1,4 +1,6 @@
+//! The local webhook receiver: what it takes and prints.
 #![allow(clippy::unwrap_used)]
+
 use super::*;
 
 const SECRET: &str = "whsec_dGlkZWdhdGUtdGVzdC1zZWNyZXQ=";

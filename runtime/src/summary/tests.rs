@@ -1,4 +1,6 @@
+//! The live summary, as text.
 #![allow(clippy::unwrap_used)]
+
 use std::io::{self, Write};
 use std::sync::Mutex;
 

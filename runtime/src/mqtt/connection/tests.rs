@@ -1,4 +1,6 @@
+//! One connection of the endpoint, driven by raw bytes and by real clients.
 #![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant as WallInstant;

@@ -1,4 +1,6 @@
+//! The subscriber against a scripted broker: acks, lost sessions, back-off.
 #![allow(clippy::unwrap_used)]
+
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 

@@ -1,4 +1,6 @@
+//! The packet codec: limits before parsing, and random bytes.
 #![allow(clippy::unwrap_used)]
+
 use bytes::BytesMut;
 use proptest::prelude::*;
 use rumqttc_v4::mqttbytes::v4;
@@ -124,7 +126,9 @@ proptest! {
 
     #[test]
     fn what_we_accept_the_codecs_accept_too(
-        flags in 0..16u8, topic in "[a+#\0/]{0,4}", tail in proptest::collection::vec(0..40u8, 0..40),
+        flags in 0..16u8,
+        topic in "[a+#\0/]{0,4}",
+        tail in proptest::collection::vec(0..40u8, 0..40),
         v5: bool,
     ) {
         let version = if v5 { Version::V5 } else { Version::V3 };
