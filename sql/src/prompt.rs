@@ -158,7 +158,10 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
     let session = open(options).await?;
     let mut input = Input::new(options.data.join(HISTORY_FILE))?;
     let mut format = OutputFormat::Table;
-    println!("{} tables. \\d lists them, \\? helps, \\q leaves.", session.tables().len());
+    println!(
+        "{} tables: \\d lists them. \\? helps, \\q leaves. SQL ends with `;`.",
+        session.tables().len()
+    );
     loop {
         let text = match input.statement().await? {
             Read::Text(text) => text,
