@@ -187,7 +187,7 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
             None => run(&session, &text, format, options.rows_shown_max).await,
         };
         if let Err(e) = done {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", e.to_string().replace('\n', "\n       "));
         }
     }
 }

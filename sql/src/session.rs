@@ -31,7 +31,7 @@ pub(crate) const PUBLIC: &str = "public";
 /// What `SHOW TABLES` asks: each table once, by its full name, without DataFusion's own.
 const SHOW_TABLES: &str = "\
     SELECT table_schema || '.' || table_name AS \"table\" FROM information_schema.tables \
-    WHERE table_schema NOT IN ('information_schema', 'public') ORDER BY 1";
+    WHERE table_schema <> 'information_schema' ORDER BY 1";
 
 /// Memory of a session beyond which sorts, joins and aggregates spill to disk or fail: 1 GiB.
 const MEMORY_BYTES_MAX: usize = 1 << 30;

@@ -1,3 +1,5 @@
+//! Parsing and resolving: every key, every mistake, references, tests, and damaged files.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -416,7 +418,10 @@ fn tests_are_written_out() {
     let last = String::from_utf8(test.inputs[3].payload.clone()).unwrap();
     assert_eq!(
         last,
-        r#"{"ts": 1767225620000, "i": 2, "s": 1767225620, "us": 1767225620000000, "t": "2026-01-01T00:00:20Z"}"#
+        concat!(
+            r#"{"ts": 1767225620000, "i": 2, "s": 1767225620, "#,
+            r#""us": 1767225620000000, "t": "2026-01-01T00:00:20Z"}"#
+        )
     );
     assert_eq!(test.count, [("rejects".to_owned(), 0), ("odd".to_owned(), 0)]);
     assert_eq!(test.expect[0].1[0]["n"], 6);
@@ -444,7 +449,11 @@ proptest! {
 
     /// Whatever is cut out of a file, and whatever is put there, the answer is a plan or problems.
     #[test]
-    fn any_damage_is_answered(start in 0.0..1.0_f64, cut in 0..60_usize, put in "[a-z0-9\"={}\\[\\]#.,é\n$ ]{0,4}") {
+    fn any_damage_is_answered(
+        start in 0.0..1.0_f64,
+        cut in 0..60_usize,
+        put in "[a-z0-9\"={}\\[\\]#.,é\n$ ]{0,4}",
+    ) {
         let mut chars: Vec<char> = PLANT.chars().collect();
         let from = (start * chars.len() as f64) as usize;
         let to = (from + cut).min(chars.len());

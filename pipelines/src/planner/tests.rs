@@ -1,3 +1,5 @@
+//! Expressions from the file's text to physical expressions, and what is said of wrong ones.
+
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
