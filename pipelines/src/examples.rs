@@ -1,6 +1,9 @@
 //! The example pipelines, embedded in the binary: what `tidegate demo` runs and what a newcomer
 //! copies. They are ordinary files, checked and tested as any other.
 
+/// What a newcomer reads first; the README shows it.
+pub const FIRST: (&str, &str) = ("cold-rooms.toml", include_str!("../examples/cold-rooms.toml"));
+
 /// The address that the examples listen on; whoever runs them elsewhere replaces this text.
 pub const LISTEN: &str = "127.0.0.1:1883";
 
@@ -16,21 +19,28 @@ pub const DEMO: [(&str, &str); 3] = [
     ("demo-energy.toml", include_str!("../examples/demo-energy.toml")),
 ];
 
+/// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.
+pub const BENCH: [(&str, &str); 3] = [
+    ("bench-w1.toml", include_str!("../examples/bench-w1.toml")),
+    ("bench-w2.toml", include_str!("../examples/bench-w2.toml")),
+    ("bench-w3.toml", include_str!("../examples/bench-w3.toml")),
+];
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn every_demo_file_is_listed() {
+    fn every_example_file_is_listed() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
         let mut files: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("demo-"))
+            .filter(|name| name != FIRST.0)
             .collect();
         files.sort();
-        let mut listed: Vec<&str> = DEMO.iter().map(|(name, _)| *name).collect();
+        let mut listed: Vec<&str> = DEMO.iter().chain(&BENCH).map(|(name, _)| *name).collect();
         listed.sort_unstable();
         assert_eq!(files, listed);
     }
@@ -44,5 +54,12 @@ mod tests {
             assert!(text.lines().count() <= 85, "{name} has {} lines", text.lines().count());
             assert!(text.parse::<toml::Table>().is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_readme_shows_the_first_example_as_it_is() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        assert!(readme.contains(&format!("```toml\n{}```", FIRST.1)));
     }
 }

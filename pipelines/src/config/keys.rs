@@ -1,5 +1,6 @@
 //! The one table of keys. What is parsed, what is an unknown key, the JSON Schema for editors and
-//! the reference all derive from it: to add a key is to add it here and to read it in `resolve`.
+//! the reference all derive from it: to add a key is to add a line here and to read it in
+//! `resolve`.
 
 mod steps;
 
@@ -330,7 +331,8 @@ static TABLE: Component = Component {
         Key::new(
             "partition",
             Kind::Names,
-            "Text columns to divide the files by, below the day. Few values: never the device.",
+            "Text columns to divide the files by, below the day. Few values each, so never the \
+             device.",
             "[\"site\"]",
         ),
         Key::new("freshness", Kind::Duration, "Rows can be read after about this long.", "\"10s\"")

@@ -1,5 +1,4 @@
-//! Parsing and resolving: every key, every mistake, references, tests, and damaged files.
-
+//! Pipeline files, good and bad: what is read, what is said, and where.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -419,8 +418,8 @@ fn tests_are_written_out() {
     assert_eq!(
         last,
         concat!(
-            r#"{"ts": 1767225620000, "i": 2, "s": 1767225620, "#,
-            r#""us": 1767225620000000, "t": "2026-01-01T00:00:20Z"}"#
+            r#"{"ts": 1767225620000, "i": 2, "s": 1767225620, "us": 1767225620000000, "#,
+            r#""t": "2026-01-01T00:00:20Z"}"#
         )
     );
     assert_eq!(test.count, [("rejects".to_owned(), 0), ("odd".to_owned(), 0)]);

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: a number with its unit, such as `"250ms"`, `"64KiB"`.
+//! Durations and sizes as people write them: a number with its unit, as `"250ms"` or `"64KiB"`.
 //!
 //! Arithmetic is exact: what cannot be said in whole microseconds or bytes is an error, never
 //! rounded. A number without a unit is an error too, because nobody can know what was meant.

@@ -1,5 +1,4 @@
-//! Expressions from the file's text to physical expressions, and what is said of wrong ones.
-
+//! Planning of SQL expressions and windows: types, hints, what is refused.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! `[source]`: endpoints that several pipelines share are one source, everything else is its own.
 
-use core::net::IpAddr;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use tidegate_operators::topic::TopicTemplate;
 
@@ -56,9 +56,9 @@ impl Sources {
             _ => from_file(&source, &topics, resolve, report)?,
         };
         let place = match &spec.kind {
-            SourceKind::Endpoint { listen, .. } => self.list.iter().position(|s| {
-                matches!(&s.kind, SourceKind::Endpoint { listen: other, .. } if other == listen)
-            }),
+            SourceKind::Endpoint { listen: wanted, .. } => self.list.iter().position(
+                |s| matches!(&s.kind, SourceKind::Endpoint { listen, .. } if listen == wanted),
+            ),
             SourceKind::Mqtt { url, client_id, .. } => {
                 self.session_is_free(url, client_id, &source, report);
                 None

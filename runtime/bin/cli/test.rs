@@ -13,9 +13,6 @@ const WORKERS: usize = 1;
 
 pub(super) fn test(args: &PathArgs) -> Outcome {
     let plan = files::load(&args.paths)?;
-    if plan.tests.is_empty() {
-        return print("there are no [[test]] tables in these files; `tidegate docs` shows them");
-    }
     let mut failed = 0;
     for test in &plan.tests {
         let problems = problems(&plan, test)?;
