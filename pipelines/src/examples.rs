@@ -58,8 +58,7 @@ mod tests {
 
     #[test]
     fn the_readme_shows_the_first_example_as_it_is() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
+        let readme = include_str!("../../README.md");
         assert!(readme.contains(&format!("```toml\n{}```", FIRST.1)));
     }
 }
