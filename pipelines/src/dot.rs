@@ -37,7 +37,7 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
     for (n, step) in p.steps.iter().enumerate() {
         let kind = match &step.kind {
             StepKind::Filter(_) => "filter",
-            StepKind::Project(_) => "project",
+            StepKind::Project(_) => "derive",
             StepKind::Route(_) => "route",
             StepKind::Window(_) => "window",
             StepKind::Detect(_) => "detect",
@@ -49,9 +49,15 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
                 from.extend(branches.iter().map(|(name, _)| (name.as_str(), id.clone())));
             }
             _ => {
+                if matches!(step.kind, StepKind::Detect(_)) {
+                    arrows.push((id.clone(), format!("p{i}_findings"), String::new()));
+                }
                 from.insert(&step.name, id);
             }
         }
+    }
+    if p.steps.iter().any(|step| matches!(step.kind, StepKind::Detect(_))) {
+        node(out, format!("p{i}_findings"), "cylinder", "system.findings");
     }
     for (n, (edge, alert)) in p.alerts.iter().enumerate() {
         let id = node(out, format!("p{i}_alert{n}"), "octagon", &format!("alert {}", alert.name));

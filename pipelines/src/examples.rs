@@ -1,6 +1,9 @@
 //! The example pipelines, embedded in the binary: what `tidegate demo` runs and what a newcomer
 //! copies. They are ordinary files, checked and tested as any other.
 
+/// What a newcomer reads first; the README shows it.
+pub const FIRST: (&str, &str) = ("cold-rooms.toml", include_str!("../examples/cold-rooms.toml"));
+
 /// The address that the examples listen on; whoever runs them elsewhere replaces this text.
 pub const LISTEN: &str = "127.0.0.1:1883";
 
@@ -34,6 +37,7 @@ mod tests {
         let mut files: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != FIRST.0)
             .collect();
         files.sort();
         let mut listed: Vec<&str> = DEMO.iter().chain(&BENCH).map(|(name, _)| *name).collect();
@@ -50,5 +54,11 @@ mod tests {
             assert!(text.lines().count() <= 85, "{name} has {} lines", text.lines().count());
             assert!(text.parse::<toml::Table>().is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_readme_shows_the_first_example_as_it_is() {
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&format!("```toml\n{}```", FIRST.1)));
     }
 }

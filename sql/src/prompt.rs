@@ -183,7 +183,10 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
     let mut interrupts = interrupts()?;
     let mut input = Input::new(options.data.join(HISTORY_FILE))?;
     let mut format = OutputFormat::Table;
-    println!("{} tables. \\d lists them, \\? helps, \\q leaves.", session.tables().len());
+    println!(
+        "{} tables: \\d lists them. \\? helps, \\q leaves. SQL ends with `;`.",
+        session.tables().len()
+    );
     loop {
         let text = match input.statement().await? {
             Read::Text(text) => text,
@@ -215,7 +218,7 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
             }
         };
         if let Err(e) = done {
-            eprintln!("error: {e}");
+            eprintln!("error: {}", e.to_string().replace('\n', "\n       "));
         }
     }
 }

@@ -71,9 +71,9 @@ pub async fn open(options: &QueryOptions) -> Result<Session> {
     let data = options.data.display();
     let nothing = || {
         Error::Query(format!(
-            "there are no tables in `{url}` yet. Start `tidegate demo --data {data}` or \
-             `tidegate run PIPELINE.toml --data {data}` first, or say where the tables are with \
-             --data or --tables"
+            "there are no tables in `{url}` yet\n\
+             Start `tidegate demo --data {data}` or `tidegate run PIPELINE.toml --data {data}` \
+             first,\nor say where the tables are with --data or --tables."
         ))
     };
     if Store::local_folder(&url)?.is_some_and(|folder| !folder.is_dir()) {

@@ -28,6 +28,11 @@ const CATALOG: &str = "tidegate";
 /// The schema that shows every table whose name is unique.
 pub(crate) const PUBLIC: &str = "public";
 
+/// What `SHOW TABLES` asks: each table once, by its full name, without DataFusion's own.
+const SHOW_TABLES: &str = "\
+    SELECT table_schema || '.' || table_name AS \"table\" FROM information_schema.tables \
+    WHERE table_schema <> 'information_schema' ORDER BY 1";
+
 /// Memory of a session beyond which sorts, joins and aggregates spill to disk or fail: 1 GiB.
 const MEMORY_BYTES_MAX: usize = 1 << 30;
 
@@ -129,6 +134,10 @@ impl Session {
     pub(crate) async fn plan(&self, statement: Statement) -> Result<DataFrame> {
         check_reading(&statement)?;
         self.refresh().await?;
+        let statement = match statement.to_string() == "SHOW TABLES" {
+            true => parse(SHOW_TABLES)?.pop().expect("it is one statement"),
+            false => statement,
+        };
         let state = self.context.state();
         for reference in state.resolve_table_references(&statement)? {
             self.check_table(&reference).await?;

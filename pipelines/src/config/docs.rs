@@ -2,18 +2,76 @@
 
 use std::fmt::Write as _;
 
+use arrow::datatypes::{DataType, Schema};
+use tidegate_operators::system;
+
 use super::keys::PIPELINE;
 use super::kinds::{Component, Key, Kind};
+use crate::examples::FIRST;
+
+const BEGIN: &str = "\
+# Pipeline files
+
+A pipeline reads messages from a source, makes typed rows of them (the edge `readings`), and sends
+these through steps. Each step reads an edge and its output is an edge of the step's name. Alerts
+and tables read edges. Expressions are SQL.
+
+Durations have a unit: `us`, `ms`, `s`, `m`, `h`, `d`. Sizes too: `B`, `KB`, `MB`, `GB`, `TB`,
+`KiB`, `MiB`, `GiB`, `TiB`. Secrets are never written into a file but referred to: `${env:NAME}`,
+`${file:PATH}`.
+";
 
 /// Reference of all keys of a pipeline file.
 pub fn docs_markdown() -> String {
-    let mut out = String::from(
-        "# Pipeline files\n\nDurations have a unit: `us`, `ms`, `s`, `m`, `h`, `d`. Sizes too: \
-         `B`, `KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB`, `TiB`. Secrets are never written \
-         into a file but referred to: `${env:NAME}`, `${file:PATH}`.\n",
-    );
+    let mut out = String::from(BEGIN);
+    let _ = write!(out, "\n## An example\n\n```toml\n{}```\n", FIRST.1);
     component(&PIPELINE, &mut out);
+    system_tables(&mut out);
     out
+}
+
+/// The tables that are there without being asked for.
+fn system_tables(out: &mut String) {
+    out.push_str(
+        "\n## System tables\n\nThey are there for every pipeline, without a `[[table]]`; \
+         `pipeline` says whose rows they are. `keys` and `row` are JSON.\n",
+    );
+    let tables = [
+        (
+            "rejects",
+            "What could not be used: messages, elements of arrays, rows of steps. `reason` is one \
+             word, `detail` a sentence, `payload` the raw bytes (`CAST(payload AS VARCHAR)`).",
+            system::rejects_schema(),
+        ),
+        (
+            "late",
+            "Readings that came after the state of their window was gone.",
+            system::late_schema(),
+        ),
+        ("findings", "What detectors found.", system::findings_schema()),
+        (
+            "alerts",
+            "Changes of alerts, `status` is `firing` or `resolved`; `notify` tells whether \
+             somebody was to be told.",
+            system::alerts_schema(),
+        ),
+    ];
+    for (name, doc, schema) in tables {
+        let _ = write!(out, "\n### `system.{name}`\n\n{doc}\n\n{}\n", columns(&schema));
+    }
+}
+
+fn columns(schema: &Schema) -> String {
+    let column = |f: &arrow::datatypes::FieldRef| {
+        let kind = match f.data_type() {
+            DataType::Timestamp(..) => "time".to_owned(),
+            DataType::Utf8 => "string".to_owned(),
+            DataType::Boolean => "bool".to_owned(),
+            other => other.to_string().to_lowercase(),
+        };
+        format!("`{}` {kind}", f.name())
+    };
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
 fn component(c: &Component, out: &mut String) {

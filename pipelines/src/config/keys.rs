@@ -75,7 +75,7 @@ static ENDPOINT: Component = Component {
         Key::new(
             "packet_max",
             Kind::Size,
-            "Longest packet; a longer one ends its connection.",
+            "Longest MQTT packet; a longer one ends its connection.",
             "\"256KiB\"",
         )
         .default("256KiB"),
@@ -110,8 +110,13 @@ static MQTT: Component = Component {
         )
         .required(),
         Key::new("topics", Kind::Topics, TOPICS_DOC, TOPICS_EXAMPLE).required(),
-        Key::new("qos", Kind::Int(0, 1), "Quality of service of the subscription.", "1")
-            .default("1"),
+        Key::new(
+            "qos",
+            Kind::Int(0, 1),
+            "Quality of service of the subscription. With 0 the broker may lose messages.",
+            "1",
+        )
+        .default("1"),
         Key::new("version", Kind::OneOf(&["3.1.1", "5"]), "Version of the protocol.", "\"5\"")
             .default("5"),
         Key::new(
@@ -143,7 +148,7 @@ static FILE: Component = Component {
     id: "source.file",
     heading: "[source]",
     tag: Some("file"),
-    doc: "Newline-delimited files. Bounded: the pipeline ends when all is read.",
+    doc: "A file with one message per line. Bounded: the run ends when all is read.",
     keys: &[
         Key::new("path", Kind::Address, "The file.", "\"readings.ndjson\"").required(),
         Key::new("topic", Kind::Text, "What `topic` says; if absent, the path.", "\"file\""),
@@ -199,7 +204,7 @@ static READING: Component = Component {
         Key::new(
             "idle_close",
             Kind::Duration,
-            "Windows of a device that is silent for this long are closed.",
+            "Windows of a device that is silent for this long (in receive time) are closed.",
             "\"1m\"",
         )
         .default("1m"),
@@ -226,8 +231,8 @@ static TIME: Component = Component {
     ],
 };
 
-const TIME_FORMAT_DOC: &str = "`auto` (RFC 3339, or a number whose magnitude tells its unit), `s`, \
-                               `ms`, `us`, `ns`, `rfc3339`, or a strftime pattern.";
+const TIME_FORMAT_DOC: &str = "`auto` (RFC 3339, or a number since 1970 whose size tells its \
+                               unit), `s`, `ms`, `us`, `ns`, `rfc3339`, or a strftime pattern.";
 
 static FIELD: Component = Component {
     id: "reading.fields",
@@ -239,7 +244,8 @@ static FIELD: Component = Component {
         Key::new(
             "type",
             Kind::OneOf(&TYPES),
-            "Its type. Coercions that lose nothing are made.",
+            "Its type. What loses nothing is converted: `\"21.5\"` is a float64, `3.0` an int64, \
+             0 and 1 are bools, a number is a string as it was written.",
             "\"float64\"",
         )
         .required(),
@@ -281,29 +287,42 @@ static ALERT: Component = Component {
     keys: &[
         Key::new("name", Kind::Text, "Name of the rule.", "\"too-warm\"").required(),
         Key::new("from", Kind::Name, "The edge that it reads.", "\"per_minute\"").required(),
-        Key::new("fire", Kind::Sql, "When it fires.", "\"t_avg > 8\"").required(),
+        Key::new("fire", Kind::Sql, "When it fires: an expression over the row.", "\"t_avg > 8\"")
+            .required(),
         Key::new(
             "clear",
             Kind::Sql,
-            "When it is resolved; if absent, when `fire` is false.",
+            "When it is resolved; if absent, when `fire` is false. A gap between the two keeps a \
+             value near the limit from firing again and again.",
             "\"t_avg < 7\"",
         ),
-        Key::new("for", Kind::Duration, "How long `fire` must have been true.", "\"5m\"")
-            .default("0s"),
+        Key::new(
+            "for",
+            Kind::Duration,
+            "How long `fire` must have been true, in event time.",
+            "\"5m\"",
+        )
+        .default("0s"),
         Key::new(
             "by",
             Kind::Names,
             "Columns that make the key; if absent, the key of the edge.",
             "[\"device\"]",
         ),
-        Key::new("severity", Kind::Text, "How bad it is.", "\"warning\"").default("warning"),
+        Key::new("severity", Kind::Text, "How bad it is, in your words.", "\"warning\"")
+            .default("warning"),
         Key::new(
             "summary",
             Kind::Text,
             "Text for people; `{column}` is replaced by the row's value. If absent, the name.",
             "\"{device} is at {t_avg} °C\"",
         ),
-        Key::new("notify", Kind::Texts, "Names of `[notify]` tables.", "[\"ops\"]"),
+        Key::new(
+            "notify",
+            Kind::Texts,
+            "Whom to tell: names of `[notify.NAME]` tables.",
+            "[\"ops\"]",
+        ),
         Key::new(
             "max_age",
             Kind::Duration,
@@ -335,8 +354,13 @@ static TABLE: Component = Component {
              device.",
             "[\"site\"]",
         ),
-        Key::new("freshness", Kind::Duration, "Rows can be read after about this long.", "\"10s\"")
-            .default("10s"),
+        Key::new(
+            "freshness",
+            Kind::Duration,
+            "Rows can be read after about this long. Shorter makes more and smaller files.",
+            "\"10s\"",
+        )
+        .default("10s"),
     ],
 };
 

@@ -10,7 +10,7 @@ use tidegate_pipelines::config::units;
 
 /// What `tidegate` alone says.
 pub(super) const INTRODUCTION: &str = "\
-Tidegate: from MQTT to SQL and alerts in one binary. Nothing lost, nothing counted twice.
+Tidegate: from MQTT to SQL and alerts in one binary.
 
 It takes messages from devices (as their MQTT endpoint, or as a subscriber of your broker),
 writes them to a journal on disk before it acknowledges them, and runs pipelines over them:
@@ -67,7 +67,8 @@ Examples:
   tidegate demo --data /tmp/d       keep everything below another folder; run it again to go on
 
 While it runs, from a second terminal:
-  tidegate sql \"SELECT * FROM cold_chain.per_5s ORDER BY window_start DESC LIMIT 10\"";
+  tidegate sql \"SELECT * FROM cold_chain.per_5s ORDER BY t_avg DESC LIMIT 10\"
+  tidegate sql                      a prompt; \\d lists tables and columns";
 
 #[derive(Args, Debug)]
 #[command(after_help = DEMO_HELP)]
@@ -112,11 +113,14 @@ pub(super) struct RunArgs {
     pub(super) checkpoint_every: Duration,
 }
 
+/// Where an instance keeps everything if nobody says otherwise.
+pub(super) const DATA_DEFAULT: &str = "./tidegate-data";
+
 /// What `demo` and `run` share.
 #[derive(Args, Debug)]
 pub(super) struct EngineArgs {
     /// Folder for journal, checkpoints and tables
-    #[arg(long, value_name = "DIR", default_value = "./tidegate-data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
     pub(super) data: PathBuf,
     /// Dataflow workers [default: the number of cores]
     #[arg(long, value_name = "N")]
@@ -167,7 +171,7 @@ Examples:
 #[command(after_help = SQL_HELP)]
 pub(super) struct SqlArgs {
     /// Folder of the instance
-    #[arg(long, value_name = "DIR", default_value = "./tidegate-data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
     pub(super) data: PathBuf,
     /// Where its tables are, if elsewhere: a folder or s3://bucket/prefix
     #[arg(long, value_name = "URL")]

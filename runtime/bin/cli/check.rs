@@ -11,11 +11,17 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
     let tables: usize = plan.pipelines.iter().map(|p| p.tables.len()).sum();
     let alerts: usize = plan.pipelines.iter().map(|p| p.alerts.len()).sum();
     print(&format!(
-        "ok: {} pipelines, {} sources, {tables} tables, {alerts} alerts, {} tests",
-        plan.pipelines.len(),
-        plan.sources.len(),
-        plan.tests.len()
+        "ok: {}, {}, {}, {}, {}",
+        counted(plan.pipelines.len(), "pipeline"),
+        counted(plan.sources.len(), "source"),
+        counted(tables, "table"),
+        counted(alerts, "alert"),
+        counted(plan.tests.len(), "test"),
     ))
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 pub(super) fn explain(args: &ExplainArgs) -> Outcome {

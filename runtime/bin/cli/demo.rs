@@ -17,7 +17,7 @@ use tidegate_runtime::receiver::Receiver;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::Summary;
 
-use super::args::DemoArgs;
+use super::args::{DATA_DEFAULT, DemoArgs};
 use super::stop::Stop;
 use super::{Outcome, files, finish};
 
@@ -57,10 +57,10 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
         screen.print(&format!("the webhook receiver refused {} requests", arrived.refused));
     }
     let hint = format!(
-        "Everything stays in {0}: run the demo again to go on, or ask\n  \
-         tidegate sql --data {0} \"SELECT rule, status, count(*) AS n FROM system.alerts \
-         GROUP BY rule, status\"",
-        args.engine.data.display()
+        "Everything stays in {}: run the demo again to go on, or ask\n  \
+         {} \"SELECT rule, status, count(*) AS n FROM system.alerts GROUP BY ALL\"",
+        args.engine.data.display(),
+        sql_command(&args.engine.data)
     );
     finish::totals(screen, &summary.picture(), args.engine.json, &hint);
     Ok(())
@@ -107,12 +107,13 @@ fn introduction(args: &DemoArgs, address: SocketAddr, moved: bool) -> String {
          publish by MQTT to {address}{taken}. Three pipelines make windows, findings, alerts\n\
          with webhooks, and tables below {}. Ctrl-C ends it.\n\n\
          Try from a second terminal, after some seconds:\n  \
-         {sql} \"SELECT device, window_start, n, t_avg, t_max FROM cold_chain.per_5s \
-         ORDER BY window_start DESC, device LIMIT 10\"\n  \
-         {sql} \"SELECT time, rule, status, summary FROM system.alerts \
-         ORDER BY time DESC LIMIT 10\"\n  \
-         {sql} \"SELECT pipeline, reason, count(*) AS n FROM system.rejects \
-         GROUP BY pipeline, reason ORDER BY n DESC\"\n",
+         {sql} \"SELECT device, window_start, n, t_avg, t_max \
+         FROM cold_chain.per_5s ORDER BY t_avg DESC LIMIT 8\"\n  \
+         {sql} \"SELECT time, rule, status, summary \
+         FROM system.alerts ORDER BY time DESC LIMIT 8\"\n  \
+         {sql} \"SELECT pipeline, reason, count(*) AS n \
+         FROM system.rejects GROUP BY ALL ORDER BY n DESC\"\n  \
+         {sql}   (a prompt with history; \\d lists tables and columns)\n",
         args.devices,
         args.engine.data.join("tables").display(),
     )
@@ -121,7 +122,10 @@ fn introduction(args: &DemoArgs, address: SocketAddr, moved: bool) -> String {
 /// How the person started this program, for a second terminal.
 fn sql_command(data: &Path) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "tidegate".to_owned());
-    format!("{program} sql --data {}", data.display())
+    match data == Path::new(DATA_DEFAULT) {
+        true => format!("{program} sql"),
+        false => format!("{program} sql --data {}", data.display()),
+    }
 }
 
 #[cfg(test)]

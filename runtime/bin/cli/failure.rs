@@ -1,7 +1,9 @@
-//! A failure as a person sees it: one clear line, a hint where there is one, no backtrace.
+//! A failure as a person sees it: what failed in one line, what may help below it, no backtrace.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
+
+use tidegate_runtime::journal::DurableError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ impl Failure {
     /// Tells the person, and the caller by the exit code.
     pub(super) fn report(self) -> ExitCode {
         if let Self::Error(error) = self {
-            eprintln!("error: {}", one_line(&error));
+            eprintln!("error: {}", chain(&error).replace('\n', BELOW));
             if let Some(hint) = hint(&error) {
                 eprintln!(" hint: {hint}");
             }
@@ -31,8 +33,11 @@ impl Failure {
     }
 }
 
-/// The whole chain in one line. Many errors repeat their cause; then it is said once.
-fn one_line(error: &anyhow::Error) -> String {
+/// Further lines of an error stand below the first one.
+const BELOW: &str = "\n       ";
+
+/// The whole chain. Many errors repeat their cause; then it is said once.
+fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.contains(&cause) {
@@ -43,10 +48,14 @@ fn one_line(error: &anyhow::Error) -> String {
         }
         text.push_str(&cause);
     }
-    text.replace('\n', " ")
+    text
 }
 
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    let durable = error.chain().find_map(|cause| cause.downcast_ref::<DurableError>());
+    if matches!(durable, Some(DurableError::InUse { .. })) {
+        return Some("stop it first, or choose another folder with --data");
+    }
     let kind = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<std::io::Error>())
@@ -63,6 +72,9 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
         ),
         ErrorKind::StorageFull => Some("free some space, or choose another disk with --data"),
         ErrorKind::ReadOnlyFilesystem => Some("choose a folder on another disk with --data"),
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+            Some("there is a file of that name; choose a folder")
+        }
         ErrorKind::NotFound => Some("check the spelling of the path"),
         _ => None,
     }
@@ -77,13 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_one_line_with_a_hint() {
+    fn errors_are_said_once_with_a_hint() {
         let io: io::Result<()> = Err(ErrorKind::PermissionDenied.into());
         let error = io.context("cannot open /data/journal").expect_err("it is one");
-        assert_eq!(one_line(&error), "cannot open /data/journal: permission denied");
+        assert_eq!(chain(&error), "cannot open /data/journal: permission denied");
         assert!(hint(&error).is_some_and(|h| h.contains("--data")));
         let twice = anyhow::anyhow!("b").context("a: b");
-        assert_eq!(one_line(&twice), "a: b");
+        assert_eq!(chain(&twice), "a: b");
         assert_eq!(hint(&twice), None);
     }
 }

@@ -30,17 +30,22 @@ pub(super) async fn watch(
         }
     };
     screen.release();
-    match reason {
-        Ok(Reason::Signal) => {
-            screen.print("stopping: finishing what was acknowledged (Ctrl-C again: at once)");
-            Ok(())
-        }
-        Ok(Reason::Time) => {
-            screen.print("time is over: finishing what was acknowledged");
-            Ok(())
-        }
-        Err(ended) => ended,
+    let reason = match reason {
+        Ok(reason) => reason,
+        Err(ended) => return ended,
+    };
+    let why = match reason {
+        Reason::Signal => "stopping",
+        Reason::Time => "time is over",
+    };
+    screen.print(&format!("{why}: finishing what was acknowledged (Ctrl-C ends it at once)"));
+    if let Some(trouble) = engine.unhealthy() {
+        screen.print(&format!(
+            "that must wait for the end of the trouble: {trouble}\n\
+             (ending at once loses nothing: the next start goes on from the journal)"
+        ));
     }
+    Ok(())
 }
 
 /// Prints what is wrong with a source when it begins and when it is over, not all the time.

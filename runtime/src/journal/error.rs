@@ -21,7 +21,7 @@ pub enum DurableError {
         source: io::Error,
     },
     /// Another process holds the directory.
-    #[error("{}: another tidegate process is using this directory; stop it first", path.display())]
+    #[error("another Tidegate is running on {}", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,

@@ -300,7 +300,7 @@ fn a_second_instance_is_refused_until_the_first_ends() {
     let first = open().unwrap();
     let error = open().err().unwrap();
     assert!(matches!(&error, DurableError::InUse { .. }), "{error}");
-    assert!(error.to_string().contains("another tidegate process"));
+    assert!(error.to_string().contains("another Tidegate is running"));
     drop(first);
     open().unwrap();
 }

@@ -187,7 +187,8 @@ struct TableSchema {
 #[async_trait]
 impl SchemaProvider for TableSchema {
     fn table_names(&self) -> Vec<String> {
-        self.shared.names(&self.name)
+        // Listings show each table once, under its full name.
+        if self.name == PUBLIC { Vec::new() } else { self.shared.names(&self.name) }
     }
 
     async fn table(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {

@@ -2,6 +2,7 @@
 
 use datafusion::common::{SchemaError, TableReference};
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::TableName;
 use crate::Error;
@@ -48,6 +49,17 @@ pub(super) fn unknown_table(reference: &TableReference, tables: &[TableName]) ->
     Error::Query(format!("unknown table `{reference}`{}\n{known}", hint(close)))
 }
 
+/// What the parser says, in the middle of a sentence.
+fn syntax(error: &ParserError) -> String {
+    match error {
+        ParserError::ParserError(text) | ParserError::TokenizerError(text) => text
+            .replace("Expected: ", "expected ")
+            .replace(" at Line: ", " at line ")
+            .replace(", Column: ", ", column "),
+        ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+    }
+}
+
 /// A planning or parsing error.
 pub(super) fn explain(error: DataFusionError) -> Error {
     match error.find_root() {
@@ -61,13 +73,18 @@ pub(super) fn explain(error: DataFusionError) -> Error {
                     false => c.to_owned(),
                 });
                 let hint = hint(quoted.as_deref());
-                let known = list(&names);
+                let known = match names.is_empty() {
+                    true => "there are no columns without a FROM".to_owned(),
+                    false => format!("columns: {}", list(&names)),
+                };
                 let name = &field.name;
-                Error::Query(format!("unknown column `{name}`{hint}\ncolumns: {known}"))
+                Error::Query(format!("unknown column `{name}`{hint}\n{known}"))
             }
             other => Error::Query(other.to_string()),
         },
-        DataFusionError::SQL(parser, _) => Error::Query(format!("not valid SQL: {parser}")),
+        DataFusionError::SQL(parser, _) => {
+            Error::Query(format!("not valid SQL: {}", syntax(parser)))
+        }
         DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => {
             Error::Query(text.clone())
         }
@@ -79,7 +96,7 @@ pub(super) fn explain(error: DataFusionError) -> Error {
 /// A statement that would change something.
 pub(super) fn refused(what: &str) -> Error {
     Error::Query(format!(
-        "{what} is refused: this session only reads. Tables are written by pipelines; \
+        "{what} is refused: this session only reads\nTables are written by pipelines; \
          to save a result use `-o csv`, `-o json` or `-o parquet`"
     ))
 }

@@ -12,11 +12,18 @@ pub(super) static FILTER: Component = Component {
     id: "step.filter",
     heading: "[[step]]",
     tag: Some("filter"),
-    doc: "Keeps the rows for which an expression is true.",
+    doc: "Keeps the rows for which an expression is true. The others are not wanted: they are not \
+          rejects.",
     keys: &[
         STEP_NAME,
         STEP_FROM,
-        Key::new("where", Kind::Sql, "The expression.", "\"state = 'ok'\"").required(),
+        Key::new(
+            "where",
+            Kind::Sql,
+            "True for the rows to keep; null is not true.",
+            "\"state = 'ok'\"",
+        )
+        .required(),
     ],
 };
 
@@ -24,14 +31,15 @@ pub(super) static DERIVE: Component = Component {
     id: "step.derive",
     heading: "[[step]]",
     tag: Some("derive"),
-    doc: "Adds or replaces columns and keeps all others.",
+    doc: "Adds or replaces columns and keeps all others. A row for which an expression fails (a \
+          division by zero, a cast) is a row of `system.rejects`.",
     keys: &[
         STEP_NAME,
         STEP_FROM,
         Key::new(
             "set",
             Kind::SqlMap,
-            "The columns, each over the input.",
+            "The columns, each an expression over the input (not over each other).",
             "{ fahrenheit = \"temperature * 1.8 + 32\" }",
         )
         .required(),
@@ -50,7 +58,7 @@ pub(super) static SELECT: Component = Component {
         Key::new(
             "columns",
             Kind::SqlMap,
-            "The columns, each over the input.",
+            "The columns, each an expression over the input.",
             "{ celsius = \"temperature\" }",
         )
         .required(),
@@ -82,27 +90,48 @@ const BY_WINDOW: Key = Key::new(
     "Columns that make the key; if absent, the key of the edge (of readings: `device`).",
     "[\"site\", \"device\"]",
 );
-const DISORDER: Key =
-    Key::new("disorder", Kind::Duration, "If absent, as in `[reading]`.", "\"5s\"");
-const IDLE_CLOSE: Key =
-    Key::new("idle_close", Kind::Duration, "If absent, as in `[reading]`.", "\"1m\"");
+const DISORDER: Key = Key::new(
+    "disorder",
+    Kind::Duration,
+    "How long to wait for rows that come out of order, in event time. If absent, as in \
+     `[reading]`.",
+    "\"5s\"",
+);
+const IDLE_CLOSE: Key = Key::new(
+    "idle_close",
+    Kind::Duration,
+    "How long a silent key is waited for. If absent, as in `[reading]`.",
+    "\"1m\"",
+);
 
 pub(super) static WINDOW: Component = Component {
     id: "step.window",
     heading: "[[step]]",
     tag: Some("window"),
     doc: "Aggregates over windows of event time. The output has the key, `window_start`, \
-          `window_end`, the selected columns, `rows` and `revision`.",
+          `window_end`, the selected columns, `rows` (readings in it) and `revision` (0 at first).",
     keys: &[
         STEP_NAME,
         STEP_FROM,
-        Key::new("every", Kind::Duration, "Length of windows that follow each other.", "\"1m\""),
-        Key::new("size", Kind::Duration, "Length of windows that overlap; with `slide`.", "\"1m\""),
-        Key::new("slide", Kind::Duration, "Distance of their starts.", "\"10s\""),
+        Key::new(
+            "every",
+            Kind::Duration,
+            "Length of windows that follow each other (tumbling). Either this, or `size` and \
+             `slide`.",
+            "\"1m\"",
+        ),
+        Key::new("size", Kind::Duration, "Length of windows that overlap (hopping).", "\"1m\""),
+        Key::new(
+            "slide",
+            Kind::Duration,
+            "Distance of the starts of windows that overlap.",
+            "\"10s\"",
+        ),
         Key::new(
             "offset",
             Kind::Duration,
-            "Shift of the windows against the Unix epoch.",
+            "Shift of the windows; without it they start at multiples of their distance since \
+             1970-01-01 in UTC.",
             "\"0s\"",
         )
         .default("0s"),
@@ -110,14 +139,16 @@ pub(super) static WINDOW: Component = Component {
         Key::new(
             "select",
             Kind::SqlMap,
-            "The columns: expressions over aggregates and key columns.",
+            "The columns: SQL expressions over aggregates and key columns; every aggregate \
+             function of DataFusion.",
             "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
         )
         .required(),
         Key::new(
             "clock",
             Kind::OneOf(&["device", "fleet"]),
-            "Whose time closes windows: each key's own, or the newest of all.",
+            "Whose time closes a window: that of its key, so that one fast clock disturbs nobody \
+             else, or the newest of all keys.",
             "\"device\"",
         )
         .default("device"),
@@ -131,8 +162,14 @@ pub(super) static WINDOW: Component = Component {
             "\"revise\"",
         )
         .default("revise"),
-        Key::new("revise_for", Kind::Duration, "How long a window can be revised.", "\"1h\"")
-            .default("1h"),
+        Key::new(
+            "revise_for",
+            Kind::Duration,
+            "How long, in event time, a closed window keeps its state to be revised; what is later \
+             goes to `system.late`. Longer needs more memory.",
+            "\"1h\"",
+        )
+        .default("1h"),
     ],
 };
 
@@ -141,7 +178,8 @@ pub(super) static DETECT: Component = Component {
     heading: "[[step]]",
     tag: Some("detect"),
     doc: "Finds unusual values. The output has the key, `time`, `value`, `score`, `expected`, \
-          `deviation` and `method`; findings are also rows of `system.findings`.",
+          `deviation` (standard) and `method`; findings are also rows of `system.findings`, with \
+          or without a `[[table]]`.",
     keys: &[
         STEP_NAME,
         STEP_FROM,
@@ -154,8 +192,14 @@ pub(super) static DETECT: Component = Component {
             "\"ewma_z\"",
         )
         .default("ewma_z"),
-        Key::new("alpha", Kind::Float, "Weight of the newest reading, between 0 and 1.", "0.05")
-            .default("0.05"),
+        Key::new(
+            "alpha",
+            Kind::Float,
+            "Weight of the newest reading, between 0 and 1: 0.05 \
+                                        remembers about the last 20.",
+            "0.05",
+        )
+        .default("0.05"),
         Key::new(
             "warmup",
             Kind::Int(1, 1_000_000_000),
@@ -163,12 +207,19 @@ pub(super) static DETECT: Component = Component {
             "30",
         )
         .default("30"),
-        Key::new("threshold", Kind::Float, "A finding is further away than this.", "4.0")
-            .default("4.0"),
+        Key::new(
+            "threshold",
+            Kind::Float,
+            "A finding is further away than this many standard \
+                                            deviations.",
+            "4.0",
+        )
+        .default("4.0"),
         Key::new(
             "order",
             Kind::OneOf(&["event_time", "arrival"]),
-            "By time, waiting for `disorder`; or as they come in, at once.",
+            "By time, waiting for `disorder`: the same for any order of arrival. Or as rows come \
+             in, at once.",
             "\"event_time\"",
         )
         .default("event_time"),
