@@ -207,9 +207,8 @@ impl Committer {
                 continue;
             }
             let (runtime, through) = (&self.runtime, self.done);
-            let report = until_it_works(&self.stopping, || {
-                runtime.block_on(table.writer.commit(through))
-            })?;
+            let report =
+                until_it_works(&self.stopping, || runtime.block_on(table.writer.commit(through)))?;
             table.dirty = false;
             table.committed_at = Instant::now();
             Stats::add(&self.stats.table_files, report.files as u64);
