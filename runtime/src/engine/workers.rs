@@ -288,3 +288,26 @@ fn context(
         tap_edges: plan.tap_edges,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_and_a_usual_end_is_not() {
+        let (events, received) = sync_channel(1);
+        let alarm = PanicAlarm(events.clone());
+        std::thread::spawn(move || drop(alarm)).join().unwrap();
+        assert!(received.try_recv().is_err());
+        let alarm = PanicAlarm(events);
+        let worker = std::thread::spawn(move || {
+            let _alarm = alarm;
+            panic!("on purpose");
+        });
+        assert!(worker.join().is_err());
+        assert!(matches!(received.try_recv(), Ok(Event::Failed(_))));
+    }
+}
