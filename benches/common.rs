@@ -135,6 +135,7 @@ fn prepare_data(options: &Options) -> Result<PathBuf> {
 fn in_child(side: Side, job: Job, workers: usize, lines: u64, data: &Path) -> Result<Measured> {
     let side = if side == Side::Product { "product" } else { "hand" };
     let output = Command::new(std::env::current_exe()?)
+        .env("MIMALLOC_PURGE_DELAY", "10000") // as the binary does for itself
         .args(["--only", side, "--jobs", &job.to_string(), "--workers", &workers.to_string()])
         .args(["--lines", &lines.to_string(), "--data"])
         .arg(data)

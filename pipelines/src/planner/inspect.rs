@@ -168,7 +168,6 @@ fn check_column(column: &Column, known: &[&str]) -> Result<(), PlanProblem> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the names are sorted before anyone sees them")]
 fn check_function(state: &SessionState, name: &str, place: Place) -> Result<(), PlanProblem> {
     if let Some(f) = state.scalar_functions().get(name) {
         return match f.signature().volatility {

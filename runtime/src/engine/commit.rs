@@ -1,43 +1,28 @@
 //! The commit edge: completed epochs become effects outside, in one place and in one order.
 //!
 //! Rows wait here until their epoch is complete. Alerts go to the outbox at once, tables are
-//! committed every few seconds (their `freshness`), and a checkpoint is written when all operators
-//! have handed in their state and all tables are committed at least that far; only then is the
-//! journal trimmed. So recovery finds, in every crash: checkpoint <= what tables and outbox have.
+//! committed every few seconds (their `freshness`) on threads of their own, and a checkpoint is
+//! written when all operators have handed in their state and all tables are committed at least that
+//! far; only then is the journal trimmed. So recovery finds, in every crash: checkpoint <= what tables and outbox have.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use tidegate_operators::spec::TableSpec;
 use tidegate_operators::{Epoch, Tick};
 use tidegate_pipelines::graph::{ALERTS, SYSTEM, Target};
-use tidegate_sql::{Error, Store, TableWriter};
-use tokio::runtime::Handle;
+use tidegate_sql::{Store, TableWriter};
 
 use super::checkpoints::Checkpoints;
 use super::feed::InFlight;
 use super::notifications::Notifications;
+use super::tables::{Table, TableContext};
 use super::workers::Event;
 use crate::journal::Journal;
 use crate::stats::Stats;
-
-/// First pause after the object store failed.
-const STORE_PAUSE_MIN: Duration = Duration::from_millis(250);
-
-/// Longest pause.
-const STORE_PAUSE_MAX: Duration = Duration::from_secs(10);
-
-/// One table at work.
-struct Table {
-    writer: TableWriter,
-    freshness: Duration,
-    committed_at: Instant,
-    dirty: bool,
-}
 
 struct CloseOnDrop(Arc<InFlight>);
 
@@ -49,7 +34,6 @@ impl Drop for CloseOnDrop {
 
 /// Everything that the commit thread owns.
 pub(crate) struct Committer {
-    pub(crate) runtime: Handle,
     pub(crate) stats: Arc<Stats>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) journal: Option<Arc<Journal>>,
@@ -61,7 +45,8 @@ pub(crate) struct Committer {
     pending: BTreeMap<Epoch, Vec<(usize, RecordBatch)>>,
     done: Epoch,
     time_us: i64,
-    stopping: Arc<AtomicBool>,
+    /// A checkpoint that has all of its parts, and the epoch that the tables have to reach first.
+    waiting: Option<(Epoch, Epoch)>,
     /// The input has ended for good.
     flushed: bool,
 }
@@ -71,24 +56,20 @@ impl Committer {
         store: &Store,
         specs: &[TableSpec],
         instance: &str,
-        runtime: Handle,
-        stats: Arc<Stats>,
+        context: TableContext,
         in_flight: Arc<InFlight>,
     ) -> anyhow::Result<Self> {
         let mut tables = Vec::with_capacity(specs.len());
         for spec in specs {
             let app = format!("{instance}/{}.{}", spec.namespace, spec.name);
-            tables.push(Table {
-                writer: TableWriter::open(store, spec, app).await?,
-                freshness: Duration::from_micros(spec.freshness_us.max(0) as u64),
-                committed_at: Instant::now(),
-                dirty: false,
-            });
+            let writer = TableWriter::open(store, spec, app.clone()).await?;
+            let freshness = Duration::from_micros(spec.freshness_us.max(0) as u64);
+            let name = format!("{}.{}", spec.namespace, spec.name);
+            tables.push(Table::start(name, writer, freshness, context.clone())?);
         }
         let alerts_table = specs.iter().position(|s| s.namespace == SYSTEM && s.name == ALERTS);
         Ok(Self {
-            runtime,
-            stats,
+            stats: context.stats,
             in_flight,
             journal: None,
             tables,
@@ -98,7 +79,7 @@ impl Committer {
             pending: BTreeMap::new(),
             done: 0,
             time_us: 0,
-            stopping: Arc::default(),
+            waiting: None,
             flushed: false,
         })
     }
@@ -113,12 +94,6 @@ impl Committer {
         self.journal = Some(journal);
         self.notifications = Some(notifications);
         self.checkpoints = Some(checkpoints);
-        self
-    }
-
-    /// While this is false, a store that cannot be reached is tried again for ever.
-    pub(crate) fn give_up_when(mut self, stopping: Arc<AtomicBool>) -> Self {
-        self.stopping = stopping;
         self
     }
 
@@ -164,16 +139,40 @@ impl Committer {
         self.time_us = tick.time_us;
         Stats::set(&self.stats.epochs_done, tick.epoch);
         self.in_flight.done(tick.epoch);
-        let checkpoint = self.checkpoints.as_ref().and_then(|c| c.complete_through(tick.epoch));
-        self.commit(checkpoint.is_some())?;
-        if let (Some(epoch), Some(checkpoints)) = (checkpoint, &mut self.checkpoints) {
+        for table in &mut self.tables {
+            table.commit(tick.epoch, false)?;
+        }
+        self.checkpoint()
+    }
+
+    /// Has the tables brought up to a checkpoint that is complete, and writes it when they are.
+    fn checkpoint(&mut self) -> anyhow::Result<()> {
+        if let Some((epoch, through)) = self.waiting {
+            if !self.tables.iter().all(|t| t.has_committed(through)) {
+                return Ok(());
+            }
+            self.waiting = None;
+            self.write_checkpoint(epoch)?;
+        }
+        let complete = self.checkpoints.as_ref().and_then(|c| c.complete_through(self.done));
+        if let Some(epoch) = complete {
+            for table in &mut self.tables {
+                table.commit(self.done, true)?;
+            }
+            self.waiting = Some((epoch, self.done));
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&mut self, epoch: Epoch) -> anyhow::Result<()> {
+        if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.write(epoch)?;
-            if let Some(journal) = &self.journal {
-                journal.trim(epoch);
-            }
-            if let Some(notifications) = &self.notifications {
-                notifications.forget(epoch);
-            }
+        }
+        if let Some(journal) = &self.journal {
+            journal.trim(epoch);
+        }
+        if let Some(notifications) = &self.notifications {
+            notifications.forget(epoch);
         }
         Ok(())
     }
@@ -189,31 +188,7 @@ impl Committer {
             notifications.enqueue(epoch, tick_us, alerts)?;
         }
         for (table, rows) in rows {
-            let table = &mut self.tables[table];
-            let (runtime, stopping) = (&self.runtime, &self.stopping);
-            until_it_works(stopping, || {
-                runtime.block_on(table.writer.append(rows.clone(), epoch))
-            })?;
-            table.dirty = true;
-        }
-        Ok(())
-    }
-
-    /// Commits tables that are due, or all that have rows.
-    fn commit(&mut self, all: bool) -> anyhow::Result<()> {
-        for table in &mut self.tables {
-            let due = all || table.committed_at.elapsed() >= table.freshness;
-            if !table.dirty || !due {
-                continue;
-            }
-            let (runtime, through) = (&self.runtime, self.done);
-            let report =
-                until_it_works(&self.stopping, || runtime.block_on(table.writer.commit(through)))?;
-            table.dirty = false;
-            table.committed_at = Instant::now();
-            Stats::add(&self.stats.table_files, report.files as u64);
-            Stats::add(&self.stats.table_rows, report.rows);
-            Stats::add(&self.stats.table_bytes, report.bytes);
+            self.tables[table].rows(epoch, rows)?;
         }
         Ok(())
     }
@@ -228,29 +203,17 @@ impl Committer {
             self.epoch_complete(epoch, self.time_us, rows)?;
             self.done = self.done.max(epoch);
         }
-        self.commit(true)
-    }
-}
-
-/// Repeats `action` while the object store fails: rows wait here, the workers wait for this
-/// thread, and the sources for the workers, so nothing is dropped. Any other error is final.
-fn until_it_works<T>(
-    stopping: &AtomicBool,
-    mut action: impl FnMut() -> tidegate_sql::Result<T>,
-) -> anyhow::Result<T> {
-    let mut pause = STORE_PAUSE_MIN;
-    loop {
-        let error = match action() {
-            Ok(value) => return Ok(value),
-            Err(error @ (Error::Store { .. } | Error::Io(_))) => error,
-            Err(error) => return Err(error.into()),
-        };
-        if stopping.load(Ordering::Acquire) {
-            let why = "the tables cannot be written; what they lack stays in the journal";
-            return Err(anyhow::Error::from(error).context(why));
+        for table in &mut self.tables {
+            table.commit(self.done, true)?;
         }
-        tracing::warn!(%error, pause_s = pause.as_secs_f64(), "tables cannot be written");
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(STORE_PAUSE_MAX);
+        for table in &mut self.tables {
+            table.finish()?;
+        }
+        // Every table has everything: the newest checkpoint holds, whether it waited or not.
+        let complete = self.checkpoints.as_ref().and_then(|c| c.complete_through(self.done));
+        match complete.or(self.waiting.map(|w| w.0)) {
+            Some(epoch) => self.write_checkpoint(epoch),
+            None => Ok(()),
+        }
     }
 }

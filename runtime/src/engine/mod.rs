@@ -11,6 +11,7 @@ mod feed;
 mod files;
 mod notifications;
 mod sources;
+mod tables;
 pub mod trial;
 mod workers;
 
@@ -35,6 +36,7 @@ use self::feed::{FeedQueue, InFlight};
 use self::files::FileSource;
 use self::notifications::Notifications;
 use self::sources::Sources;
+use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -160,8 +162,11 @@ impl Engine {
             &store,
             &graph::tables(&plan.pipelines),
             &files::identity(&files)?,
-            tokio::runtime::Handle::current(),
-            Arc::clone(&stats),
+            TableContext {
+                runtime: tokio::runtime::Handle::current(),
+                stats: Arc::clone(&stats),
+                stopping: Arc::default(),
+            },
             Arc::clone(&in_flight),
         )
         .await?;
@@ -212,12 +217,12 @@ impl Engine {
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
         let webhooks = sources::webhooks(&plan);
+        let last_ticks = Arc::new(AtomicBool::new(false));
         let committer = Committer::open(
             &store,
             &graph::tables(&plan.pipelines),
             &instance,
-            runtime,
-            Arc::clone(&stats),
+            TableContext { runtime, stats: Arc::clone(&stats), stopping: Arc::clone(&last_ticks) },
             Arc::clone(&in_flight),
         )
         .await?
@@ -226,8 +231,6 @@ impl Engine {
             Notifications::new(Arc::clone(&outbox), &plan.pipelines),
             Checkpoints::new(checkpoint_store, &plan.pipelines),
         );
-        let last_ticks = Arc::new(AtomicBool::new(false));
-        let committer = committer.give_up_when(Arc::clone(&last_ticks));
         let Restored { epoch, state, changed } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan {
