@@ -3,7 +3,8 @@
 //! Rows wait here until their epoch is complete. Alerts go to the outbox at once, tables are
 //! committed every few seconds (their `freshness`) on threads of their own, and a checkpoint is
 //! written when all operators have handed in their state and all tables are committed at least that
-//! far; only then is the journal trimmed. So recovery finds, in every crash: checkpoint <= what tables and outbox have.
+//! far; only then is the journal trimmed. So recovery finds, in every crash: checkpoint <= what
+//! tables and outbox have.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -32,7 +32,8 @@ pub fn run(pipeline: &PipelineSpec, inputs: &[TestInput], workers: usize) -> any
 }
 
 /// The same, but started again between the parts: each takes a number of epochs on a number of
-/// workers, and hands its state to the next as checkpoints do. The last part takes all that is left.
+/// workers, and hands its state to the next as checkpoints do. The last part takes all that is
+/// left.
 ///
 /// # Errors
 /// See [`run`].

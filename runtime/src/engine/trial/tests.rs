@@ -29,7 +29,10 @@ fn plan() -> Plan {
             type = "window"
             every = "{every}"
             by = {by}
-            select = {{ total = "sum(v)", devices = "count(distinct device)", list = "string_agg(CAST(v AS VARCHAR), ',')" }}
+            [step.select]
+            total = "sum(v)"
+            devices = "count(distinct device)"
+            list = "string_agg(CAST(v AS VARCHAR), ',')"
             [[step]]
             name = "d"
             type = "detect"
