@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::clock::Clock;
 pub use crate::intake::{Intake, IntakeError};
 
 /// Why a source ended before it was told to.
@@ -54,10 +54,9 @@ pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// The only clock of intake: microseconds since the Unix epoch (UTC).
+/// When a message is received: microseconds since the Unix epoch (UTC).
 pub fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    Clock::system().now_us()
 }
 
 /// What a source counts; read by the live summary and by system tables while the source writes.

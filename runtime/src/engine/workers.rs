@@ -118,7 +118,6 @@ fn run(
     ready: &Sender<(usize, Result<WorkerPort, String>)>,
 ) {
     let index = worker.index();
-    let _alarm = PanicAlarm(events.clone());
     let ticks = Ticks::default();
     ticks.start_at(plan.first_epoch);
     let context = context(index, plan, stats, events, ticks.clone());
@@ -146,18 +145,6 @@ fn run(
         feeder.report(report);
         if !alive {
             return;
-        }
-    }
-}
-
-/// Tells the committer when its worker panics: the epochs that were under way will never be
-/// complete, and a run that goes on without saying so would be the worst of all.
-struct PanicAlarm(SyncSender<Event>);
-
-impl Drop for PanicAlarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let _ = self.0.send(Event::Failed("a worker panicked, see above".into()));
         }
     }
 }
@@ -286,28 +273,5 @@ fn context(
         }),
         worker: (index, plan.workers),
         tap_edges: plan.tap_edges,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::sync::mpsc::sync_channel;
-
-    use super::*;
-
-    #[test]
-    fn a_panic_is_told_and_a_usual_end_is_not() {
-        let (events, received) = sync_channel(1);
-        let alarm = PanicAlarm(events.clone());
-        std::thread::spawn(move || drop(alarm)).join().unwrap();
-        assert!(received.try_recv().is_err());
-        let alarm = PanicAlarm(events);
-        let worker = std::thread::spawn(move || {
-            let _alarm = alarm;
-            panic!("on purpose");
-        });
-        assert!(worker.join().is_err());
-        assert!(matches!(received.try_recv(), Ok(Event::Failed(_))));
     }
 }
