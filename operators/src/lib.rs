@@ -10,6 +10,7 @@ pub mod batch;
 pub mod dataflow;
 pub mod decode;
 pub mod detect;
+pub mod event;
 pub mod expression;
 pub mod intern;
 pub mod key;

@@ -17,6 +17,11 @@ pub struct MessageMeta {
     pub client_start: u32,
     /// Length of the client id, bytes.
     pub client_len: u32,
+    /// Start of the MQTT 5 properties of the PUBLISH as they were sent, without their length
+    /// (empty where there are none), bytes.
+    pub properties_start: u32,
+    /// Length of the properties, bytes.
+    pub properties_len: u32,
     /// When Tidegate received it, microseconds since the Unix epoch (UTC).
     pub received_us: i64,
     /// MQTT packet identifier; 0 at QoS 0.
@@ -27,6 +32,26 @@ pub struct MessageMeta {
     pub duplicate: bool,
     /// The MQTT RETAIN flag.
     pub retain: bool,
+    /// Not a message of a device but what a source has to say of its sessions
+    /// (see [`crate::event`]); no pipeline decodes it.
+    pub event: bool,
+    /// Which connection of its source brought it, where one source has several sessions with one
+    /// peer; packet identifiers are unique within (source, session, client id).
+    pub session: u16,
+}
+
+impl MessageMeta {
+    /// The same message, its parts `shift` bytes further on in the buffer.
+    #[must_use]
+    pub fn shifted(&self, shift: u32) -> Self {
+        Self {
+            topic_start: self.topic_start + shift,
+            payload_start: self.payload_start + shift,
+            client_start: self.client_start + shift,
+            properties_start: self.properties_start + shift,
+            ..*self
+        }
+    }
 }
 
 /// A run of messages of one source, in journal order, sharing one buffer.
@@ -36,7 +61,7 @@ pub struct Messages {
     pub source: u16,
     /// Journal offset of the first message; message `i` has offset `first_offset + i`.
     pub first_offset: u64,
-    /// Topics, payloads and client ids.
+    /// Topics, payloads, client ids and properties.
     pub data: Bytes,
     /// One entry per message.
     pub index: Vec<MessageMeta>,
@@ -71,27 +96,39 @@ impl Messages {
         &self.data[m.client_start as usize..][..m.client_len as usize]
     }
 
+    /// The MQTT 5 properties of message `i`, undecoded; empty where there are none.
+    pub fn properties(&self, i: usize) -> &[u8] {
+        let m = &self.index[i];
+        &self.data[m.properties_start as usize..][..m.properties_len as usize]
+    }
+
     /// Joins runs of one source that follow each other without a gap into one.
     ///
     /// # Panics
     /// If there is none, or they do not follow each other.
     pub fn join(runs: &[std::sync::Arc<Self>]) -> Self {
         let first = &runs[0];
-        let mut data = Vec::with_capacity(runs.iter().map(|r| r.data.len()).sum());
-        let mut index = Vec::with_capacity(runs.iter().map(|r| r.len()).sum());
+        let mut next = first.first_offset;
         for run in runs {
             assert_eq!(run.source, first.source, "runs of one source");
-            assert_eq!(run.first_offset, first.first_offset + index.len() as u64, "no gap");
+            assert_eq!(run.first_offset, next, "no gap");
+            next += run.len() as u64;
+        }
+        Self::concat(runs.iter().map(std::sync::Arc::as_ref), first.first_offset)
+    }
+
+    /// Puts runs of one source behind each other; the first message gets offset `first_offset`.
+    pub fn concat<'a>(runs: impl Iterator<Item = &'a Self> + Clone, first_offset: u64) -> Self {
+        let mut data = Vec::with_capacity(runs.clone().map(|r| r.data.len()).sum());
+        let mut index = Vec::with_capacity(runs.clone().map(Self::len).sum());
+        let mut source = 0;
+        for run in runs {
+            source = run.source;
             let shift = data.len() as u32;
             data.extend_from_slice(&run.data);
-            index.extend(run.index.iter().map(|m| MessageMeta {
-                topic_start: m.topic_start + shift,
-                payload_start: m.payload_start + shift,
-                client_start: m.client_start + shift,
-                ..*m
-            }));
+            index.extend(run.index.iter().map(|m| m.shifted(shift)));
         }
-        Self { source: first.source, first_offset: first.first_offset, data: data.into(), index }
+        Self { source, first_offset, data: data.into(), index }
     }
 
     /// Bytes held, for budgets.
@@ -110,6 +147,18 @@ pub struct MessagesBuilder {
 impl MessagesBuilder {
     /// Appends one message; positions in `meta` are overwritten, the rest is kept.
     pub fn push(&mut self, topic: &[u8], payload: &[u8], client: &[u8], meta: MessageMeta) {
+        self.push_with(topic, payload, client, &[], meta);
+    }
+
+    /// [`MessagesBuilder::push`] with the MQTT 5 properties of the message.
+    pub fn push_with(
+        &mut self,
+        topic: &[u8],
+        payload: &[u8],
+        client: &[u8],
+        properties: &[u8],
+        meta: MessageMeta,
+    ) {
         let mut put = |bytes: &[u8]| {
             let start = self.data.len() as u32;
             self.data.extend_from_slice(bytes);
@@ -118,6 +167,7 @@ impl MessagesBuilder {
         let (topic_start, topic_len) = put(topic);
         let (payload_start, payload_len) = put(payload);
         let (client_start, client_len) = put(client);
+        let (properties_start, properties_len) = put(properties);
         self.index.push(MessageMeta {
             topic_start,
             topic_len,
@@ -125,6 +175,8 @@ impl MessagesBuilder {
             payload_len,
             client_start,
             client_len,
+            properties_start,
+            properties_len,
             ..meta
         });
     }

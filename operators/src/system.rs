@@ -45,6 +45,34 @@ pub fn rejects_schema() -> SchemaRef {
     ]))
 }
 
+/// Schema of `system.sessions`: what happened to the sessions of devices and brokers.
+pub fn sessions_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        Field::new("journal_offset", DataType::Int64, false),
+        text("source"),
+        text("client_id"),
+        text("user_name"),
+        text("event"),
+        text("detail"),
+        text("address"),
+        text("protocol"),
+    ]))
+}
+
+/// Schema of `system.gaps`: times in which messages may have been lost before they reached us.
+pub fn gaps_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        Field::new("journal_offset", DataType::Int64, false),
+        text("source"),
+        text("filter"),
+        text("reason"),
+        time("gap_from"),
+        time("gap_to"),
+    ]))
+}
+
 /// Schema of `system.late`: readings that came after the state of their window was gone.
 pub fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![

@@ -1,10 +1,13 @@
 //! A configuration as it was resolved: everything that runs, and nothing that could be invalid.
 
+mod source;
+
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 use tidegate_operators::spec::PipelineSpec;
 
+pub use self::source::{EndpointSpec, FileSpec, MqttSpec, SourceKind, SourceSpec};
 use crate::config::problem::Problem;
 use crate::config::secret::Secret;
 
@@ -21,64 +24,6 @@ pub struct Plan {
     pub tests: Vec<TestSpec>,
     /// What is probably not as meant, but can run.
     pub warnings: Vec<Problem>,
-}
-
-/// One source of messages, which several pipelines may read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceSpec {
-    /// What it is, for people and metrics: without secrets.
-    pub name: String,
-    /// How to get messages.
-    pub kind: SourceKind,
-}
-
-/// How a source gets messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceKind {
-    /// Tidegate's own MQTT endpoint.
-    Endpoint {
-        /// Address to listen on, `host:port`.
-        listen: String,
-        /// MQTT topic filters of all pipelines that read it; what no filter matches is read by
-        /// nobody.
-        filters: Vec<String>,
-        /// If there are any, CONNECT needs one of them. Sorted by name.
-        users: Vec<(String, Secret)>,
-        /// Longest packet, bytes.
-        packet_bytes_max: u64,
-        /// Most connections at a time.
-        connections_max: usize,
-        /// Other machines may connect without a password.
-        insecure_listen: bool,
-    },
-    /// A subscription at an external broker.
-    Mqtt {
-        /// `mqtt://host:port` or `mqtts://host:port`.
-        url: String,
-        /// MQTT topic filters.
-        filters: Vec<String>,
-        /// 0 or 1.
-        qos: u8,
-        /// Name of the session.
-        client_id: String,
-        /// Version 5 of the protocol, else 3.1.1.
-        version5: bool,
-        /// User name.
-        user: Option<String>,
-        /// Password.
-        password: Option<Secret>,
-        /// Certificates to trust, PEM.
-        ca_file: Option<PathBuf>,
-        /// How long the broker keeps the session, seconds.
-        session_expiry_s: u32,
-    },
-    /// A newline-delimited file, read once.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What `topic` says.
-        topic: String,
-    },
 }
 
 /// A webhook.

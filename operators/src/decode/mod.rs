@@ -155,7 +155,7 @@ impl Decoder {
         let mut captures = vec![Value::Missing; self.captures.len()];
         let mut last: Option<(&[u8], bool)> = None;
         let mut matched = 0;
-        for (i, meta) in messages.index.iter().enumerate() {
+        for (i, meta) in messages.index.iter().enumerate().filter(|(_, meta)| !meta.event) {
             let topic = messages.topic(i);
             let taken = match last {
                 Some((known, taken)) if known == topic => taken,

@@ -20,7 +20,7 @@ pub fn unmatched_rejects(specs: &[&DecodeSpec], messages: &Messages) -> RecordBa
     let mut rejects = RejectBuilder::default();
     // Sources send runs of one topic, a file only one.
     let mut last: Option<(&[u8], Option<Reason>)> = None;
-    for (i, meta) in messages.index.iter().enumerate() {
+    for (i, meta) in messages.index.iter().enumerate().filter(|(_, meta)| !meta.event) {
         let topic = messages.topic(i);
         let reason = match last {
             Some((known, reason)) if known == topic => reason,

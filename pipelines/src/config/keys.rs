@@ -2,9 +2,15 @@
 //! the reference all derive from it: to add a key is to add a line here and to read it in
 //! `resolve`.
 
+mod endpoint;
+mod file;
+mod mqtt;
 mod steps;
 
 use super::kinds::{Component, Key, Kind};
+use endpoint::ENDPOINT;
+use file::FILE;
+use mqtt::MQTT;
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, WINDOW};
 
 /// Most messages that one test can send: it runs in memory.
@@ -12,9 +18,6 @@ pub(crate) const TEST_MESSAGES_MAX: i64 = 1_000_000;
 
 /// Types of columns.
 pub(crate) static TYPES: [&str; 5] = ["bool", "int64", "float64", "string", "time"];
-
-/// Most connections that one endpoint can be told to hold: one process has no more descriptors.
-const CONNECTIONS_MAX: i64 = 1_000_000;
 
 /// A whole file.
 pub(crate) static PIPELINE: Component = Component {
@@ -49,110 +52,6 @@ pub(crate) static PIPELINE: Component = Component {
         Key::new("table", Kind::Sections(&TABLE), "Which edges are kept as tables.", ""),
         Key::new("notify", Kind::NamedVariants(&[&WEBHOOK]), "Whom alerts tell.", ""),
         Key::new("test", Kind::Sections(&TEST), "What `tidegate test` checks.", ""),
-    ],
-};
-
-const TOPICS_DOC: &str = "Topic templates. `{name}` takes one level and `{name...}` the rest of \
-                          the topic; both become columns. `+` and `#` match without keeping.";
-const TOPICS_EXAMPLE: &str = "[\"plant/{site}/{device}/telemetry\"]";
-
-static ENDPOINT: Component = Component {
-    id: "source.endpoint",
-    heading: "[source]",
-    tag: Some("endpoint"),
-    doc: "Tidegate itself is the MQTT endpoint that devices connect to (3.1.1 and 5, QoS 0 and 1). \
-          Pipelines with the same `listen` share it.",
-    keys: &[
-        Key::new("listen", Kind::Address, "Address to listen on.", "\"127.0.0.1:1883\"")
-            .default("127.0.0.1:1883"),
-        Key::new("topics", Kind::Topics, TOPICS_DOC, TOPICS_EXAMPLE).required(),
-        Key::new(
-            "users",
-            Kind::Secrets,
-            "User names with their passwords. If there are any, every CONNECT needs one of them.",
-            "{ \"gateway-1\" = \"${env:GATEWAY_PASSWORD}\" }",
-        ),
-        Key::new(
-            "packet_max",
-            Kind::Size,
-            "Longest MQTT packet; a longer one ends its connection.",
-            "\"256KiB\"",
-        )
-        .default("256KiB"),
-        Key::new(
-            "connections_max",
-            Kind::Int(1, CONNECTIONS_MAX),
-            "Most connections at a time.",
-            "20000",
-        )
-        .default("20000"),
-        Key::new(
-            "insecure_listen",
-            Kind::Bool,
-            "Allows an address that other machines can reach without `users`.",
-            "false",
-        )
-        .default("false"),
-    ],
-};
-
-static MQTT: Component = Component {
-    id: "source.mqtt",
-    heading: "[source]",
-    tag: Some("mqtt"),
-    doc: "Subscribes to an external broker with a persistent session.",
-    keys: &[
-        Key::new(
-            "url",
-            Kind::Address,
-            "The broker: `mqtt://host:1883`, or `mqtts://host:8883` for TLS.",
-            "\"mqtt://localhost:1883\"",
-        )
-        .required(),
-        Key::new("topics", Kind::Topics, TOPICS_DOC, TOPICS_EXAMPLE).required(),
-        Key::new(
-            "qos",
-            Kind::Int(0, 1),
-            "Quality of service of the subscription. With 0 the broker may lose messages.",
-            "1",
-        )
-        .default("1"),
-        Key::new("version", Kind::OneOf(&["3.1.1", "5"]), "Version of the protocol.", "\"5\"")
-            .default("5"),
-        Key::new(
-            "client_id",
-            Kind::Address,
-            "Name of the session at the broker; it must be unique there and stay the same. \
-             If absent: `tidegate-` and the pipeline's name.",
-            "\"tidegate-cold-chain\"",
-        ),
-        Key::new("user", Kind::Address, "User name.", "\"tidegate\""),
-        Key::new("password", Kind::Secret, "Password.", "\"${env:BROKER_PASSWORD}\""),
-        Key::new(
-            "ca_file",
-            Kind::Address,
-            "File with the certificates to trust for `mqtts` (PEM), instead of the system's.",
-            "\"ca.pem\"",
-        ),
-        Key::new(
-            "session_expiry",
-            Kind::Duration,
-            "How long the broker shall keep the session while Tidegate is away (version 5).",
-            "\"7d\"",
-        )
-        .default("7d"),
-    ],
-};
-
-static FILE: Component = Component {
-    id: "source.file",
-    heading: "[source]",
-    tag: Some("file"),
-    doc: "A file with one message per line. Bounded: the run ends when all is read.",
-    keys: &[
-        Key::new("path", Kind::Address, "The file.", "\"readings.ndjson\"").required(),
-        Key::new("topic", Kind::Text, "What `topic` says; if absent, the path.", "\"file\""),
-        Key::new("topics", Kind::Topics, TOPICS_DOC, "[\"{device}\"]"),
     ],
 };
 
@@ -230,6 +129,10 @@ static TIME: Component = Component {
         Key::new("format", Kind::TimeFormat, TIME_FORMAT_DOC, "\"ms\"").default("auto"),
     ],
 };
+
+const TOPICS_DOC: &str = "Topic templates. `{name}` takes one level and `{name...}` the rest of \
+                          the topic; both become columns. `+` and `#` match without keeping.";
+const TOPICS_EXAMPLE: &str = "[\"plant/{site}/{device}/telemetry\"]";
 
 const TIME_FORMAT_DOC: &str = "`auto` (RFC 3339, or a number since 1970 whose size tells its \
                                unit), `s`, `ms`, `us`, `ns`, `rfc3339`, or a strftime pattern.";

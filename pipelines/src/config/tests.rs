@@ -12,7 +12,7 @@ use super::keys::PIPELINE;
 use super::kinds::{Component, Key, Kind};
 use super::tree::{Node, Value};
 use super::{Problem, Severity, docs_markdown, load, schema};
-use crate::plan::{Plan, SourceKind};
+use crate::plan::{EndpointSpec, MqttSpec, Plan, SourceKind};
 use crate::{explain, explain_dot, fingerprint};
 
 const PLANT: &str = include_str!("../../tests-data/plant.toml");
@@ -131,7 +131,7 @@ fn secrets_are_never_shown() {
     let plan = good(&[PLANT, BROKER, FILE]);
     let all = format!("{plan:?} {} {}", explain(&plan), explain_dot(&plan));
     assert!(!all.contains("geheim"));
-    let SourceKind::Mqtt { password: Some(password), .. } = &plan.sources[1].kind else {
+    let SourceKind::Mqtt(MqttSpec { password: Some(password), .. }) = &plan.sources[1].kind else {
         panic!("{:?}", plan.sources)
     };
     assert_eq!(password.expose(), "geheim");
@@ -364,7 +364,8 @@ fn endpoints_of_one_address_are_one_source() {
     let plan = good(&[&own("connections_max = 7"), &other]);
     assert_eq!(plan.sources.len(), 1);
     assert_eq!(plan.pipelines[1].decode.source, 0);
-    let SourceKind::Endpoint { filters, connections_max, .. } = &plan.sources[0].kind else {
+    let SourceKind::Endpoint(EndpointSpec { filters, connections_max, .. }) = &plan.sources[0].kind
+    else {
         panic!()
     };
     assert_eq!((filters.len(), *connections_max), (2, 7));

@@ -15,13 +15,14 @@ use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{Ticks, split};
 use tidegate_operators::decode::unmatched_rejects;
+use tidegate_operators::event::event_rows;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
 
-pub use self::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, tables};
+pub use self::tables::{ALERTS, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables};
 
 /// Where rows go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,6 +114,16 @@ pub fn build<'scope>(
             sinks.target(edge.clone(), Some(target), None);
         }
         sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
+    }
+    let events = split(messages.clone(), "events", 2, |runs: MessageRuns, _, out| {
+        for run in runs.0.iter().filter(|run| run.index.iter().any(|m| m.event)) {
+            let (sessions, gaps) = event_rows(run);
+            out.push((0, Batch { sequence: run.first_offset, rows: sessions }));
+            out.push((1, Batch { sequence: run.first_offset, rows: gaps }));
+        }
+    });
+    for (edge, table) in events.into_iter().zip([SESSIONS, GAPS]) {
+        sinks.table(edge, system(table), None);
     }
     for (index, pipeline) in pipelines.iter().enumerate() {
         pipeline::build(index, pipeline, messages.clone(), &tables, &sinks)?;

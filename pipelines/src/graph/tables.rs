@@ -3,7 +3,9 @@
 use arrow::datatypes::SchemaRef;
 
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
-use tidegate_operators::system::{alerts_schema, findings_schema, late_schema, rejects_schema};
+use tidegate_operators::system::{
+    alerts_schema, findings_schema, gaps_schema, late_schema, rejects_schema, sessions_schema,
+};
 
 /// Namespace of the system tables.
 pub const SYSTEM: &str = "system";
@@ -15,6 +17,10 @@ pub const LATE: &str = "late";
 pub const FINDINGS: &str = "findings";
 /// Changes of alerts.
 pub const ALERTS: &str = "alerts";
+/// What happened to the sessions of devices and brokers.
+pub const SESSIONS: &str = "sessions";
+/// Times in which messages may have been lost before they reached us.
+pub const GAPS: &str = "gaps";
 
 /// All tables of a plan, in the order that [`super::Target::Table`] counts.
 pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
@@ -40,6 +46,8 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
         system(LATE, late_schema(), &["pipeline", "step"]),
         system(FINDINGS, findings_schema(), &["pipeline", "step", "keys"]),
         system(ALERTS, alerts_schema(), &["pipeline", "rule", "keys"]),
+        system(SESSIONS, sessions_schema(), &["source", "client_id"]),
+        system(GAPS, gaps_schema(), &["source"]),
     ];
     tables.extend(pipelines.iter().flat_map(|p| p.tables.iter().cloned()));
     tables

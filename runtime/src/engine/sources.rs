@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
-use tidegate_pipelines::plan::{SourceKind, SourceSpec};
+use tidegate_pipelines::plan::{EndpointSpec, FileSpec, MqttSpec, SourceKind, SourceSpec};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -42,7 +42,7 @@ struct Running {
 pub(super) fn files(plan: &Plan) -> anyhow::Result<Vec<FileSource>> {
     let mut files = Vec::new();
     for (number, source) in plan.sources.iter().enumerate() {
-        if let SourceKind::File { path, topic } = &source.kind {
+        if let SourceKind::File(FileSpec { path, topic }) = &source.kind {
             files.push(FileSource {
                 source: number as u16,
                 path: path.clone(),
@@ -83,14 +83,14 @@ pub(super) async fn bind(plan: &Plan) -> anyhow::Result<Vec<Bound>> {
 
 async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
     match &source.kind {
-        SourceKind::Endpoint {
+        SourceKind::Endpoint(EndpointSpec {
             listen,
             users,
             packet_bytes_max,
             connections_max,
             insecure_listen,
             ..
-        } => {
+        }) => {
             let listen = tokio::net::lookup_host(listen)
                 .await
                 .with_context(|| format!("`{listen}` is no address to listen on"))?
@@ -110,7 +110,7 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
             let addr = endpoint.local_addr()?;
             Ok(Bound { source: Box::new(endpoint), addr: Some(addr) })
         }
-        SourceKind::Mqtt {
+        SourceKind::Mqtt(MqttSpec {
             url,
             filters,
             qos,
@@ -120,7 +120,7 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
             password,
             ca_file,
             session_expiry_s,
-        } => {
+        }) => {
             let config = SubscriberConfig {
                 url: url.clone(),
                 filters: filters.clone(),
@@ -134,7 +134,7 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
             };
             Ok(Bound { source: Box::new(Subscriber::new(config)?), addr: None })
         }
-        SourceKind::File { .. } => anyhow::bail!("files are no live source"),
+        SourceKind::File(_) => anyhow::bail!("files are no live source"),
     }
 }
 

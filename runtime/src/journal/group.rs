@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tidegate_operators::Messages;
 
 use super::Feed;
@@ -112,18 +111,5 @@ fn concat(mut parts: Vec<Messages>) -> Option<Messages> {
     if parts.len() < 2 {
         return parts.pop();
     }
-    let source = parts[0].source;
-    let mut data = Vec::with_capacity(parts.iter().map(|part| part.data.len()).sum());
-    let mut index = Vec::with_capacity(parts.iter().map(Messages::len).sum());
-    for part in parts {
-        let shift = data.len() as u32;
-        data.extend_from_slice(&part.data);
-        index.extend(part.index.into_iter().map(|mut meta| {
-            meta.topic_start += shift;
-            meta.payload_start += shift;
-            meta.client_start += shift;
-            meta
-        }));
-    }
-    Some(Messages { source, first_offset: 0, data: Bytes::from(data), index })
+    Some(Messages::concat(parts.iter(), 0))
 }

@@ -9,9 +9,9 @@ use tidegate_operators::{MessageMeta, Messages, Tick};
 
 use super::bytes::{Reader, put_bytes, put_signed, put_varint};
 
-/// Upper bound of the packed index entry of one message, bytes: flags, six 32-bit varints, packet
-/// id and time difference.
-pub(crate) const INDEX_ENTRY_BYTES_MAX: usize = 1 + 6 * 5 + 3 + 10;
+/// Upper bound of the packed index entry of one message, bytes: flags, eight 32-bit varints, packet
+/// id, time difference, more flags and session.
+pub(crate) const INDEX_ENTRY_BYTES_MAX: usize = 1 + 8 * 5 + 3 + 10 + 1 + 3;
 /// Upper bound of what a message body has besides index and data.
 pub(crate) const MESSAGES_FIXED_BYTES_MAX: usize = 40;
 
@@ -21,6 +21,12 @@ const RETAIN: u8 = 1 << 3;
 const PACKET_ID: u8 = 1 << 4;
 /// Topic, payload and client id lie behind each other, behind those of the message before.
 const FOLLOWS: u8 = 1 << 5;
+/// There are MQTT 5 properties.
+const PROPERTIES: u8 = 1 << 6;
+/// A byte of further flags and the session follow.
+const MORE: u8 = 1 << 7;
+/// Further flags: what a source says of its sessions.
+const EVENT: u8 = 1;
 
 /// The seal of an epoch, with what is needed to prove that a replay saw the same messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +49,26 @@ pub(crate) fn put_messages(out: &mut Vec<u8>, messages: &Messages) {
         flags |= if meta.retain { RETAIN } else { 0 };
         flags |= if meta.packet_id != 0 { PACKET_ID } else { 0 };
         flags |= if follows { FOLLOWS } else { 0 };
+        flags |= if meta.properties_len != 0 { PROPERTIES } else { 0 };
+        let more = meta.event || meta.session != 0;
+        flags |= if more { MORE } else { 0 };
         out.push(flags);
+        if more {
+            out.push(if meta.event { EVENT } else { 0 });
+            put_varint(out, meta.session.into());
+        }
         for len in [meta.topic_len, meta.payload_len, meta.client_len] {
             put_varint(out, len.into());
+        }
+        if meta.properties_len != 0 {
+            put_varint(out, meta.properties_len.into());
         }
         if !follows {
             for start in [meta.topic_start, meta.payload_start, meta.client_start] {
                 put_varint(out, start.into());
+            }
+            if meta.properties_len != 0 {
+                put_varint(out, meta.properties_start.into());
             }
         }
         if meta.packet_id != 0 {
@@ -57,7 +76,7 @@ pub(crate) fn put_messages(out: &mut Vec<u8>, messages: &Messages) {
         }
         put_signed(out, meta.received_us.wrapping_sub(last_us));
         last_us = meta.received_us;
-        next_start = meta.client_start.wrapping_add(meta.client_len);
+        next_start = end_of(meta);
     }
     put_bytes(out, &messages.data);
 }
@@ -66,6 +85,13 @@ fn follows(meta: &MessageMeta, start: u32) -> bool {
     meta.topic_start == start
         && meta.payload_start == start.wrapping_add(meta.topic_len)
         && meta.client_start == meta.payload_start.wrapping_add(meta.payload_len)
+        && (meta.properties_len == 0
+            || meta.properties_start == meta.client_start.wrapping_add(meta.client_len))
+}
+
+/// Where the next message begins if it follows.
+fn end_of(meta: &MessageMeta) -> u32 {
+    meta.client_start.wrapping_add(meta.client_len).wrapping_add(meta.properties_len)
 }
 
 /// Reads a message body; the result shares `body`. `None` where the body is not valid.
@@ -80,7 +106,7 @@ pub(crate) fn get_messages(body: &Bytes) -> Option<Messages> {
     for _ in 0..count {
         let meta = get_meta(&mut reader, next_start, last_us)?;
         last_us = meta.received_us;
-        next_start = meta.client_start.wrapping_add(meta.client_len);
+        next_start = end_of(&meta);
         index.push(meta);
     }
     let data = reader.bytes()?;
@@ -90,6 +116,7 @@ pub(crate) fn get_messages(body: &Bytes) -> Option<Messages> {
             inside(m.topic_start, m.topic_len)
                 && inside(m.payload_start, m.payload_len)
                 && inside(m.client_start, m.client_len)
+                && inside(m.properties_start, m.properties_len)
         });
     let data = body.slice(body.len() - data.len()..);
     valid.then_some(Messages { source, first_offset, data, index })
@@ -97,12 +124,21 @@ pub(crate) fn get_messages(body: &Bytes) -> Option<Messages> {
 
 fn get_meta(reader: &mut Reader<'_>, next_start: u32, last_us: i64) -> Option<MessageMeta> {
     let flags = reader.byte()?;
+    let (more, session) = match flags & MORE != 0 {
+        true => (reader.byte()?, u16::try_from(reader.varint()?).ok()?),
+        false => (0, 0),
+    };
     let (topic_len, payload_len, client_len) = (reader.u32()?, reader.u32()?, reader.u32()?);
+    let properties_len = if flags & PROPERTIES != 0 { reader.u32()? } else { 0 };
     let (topic_start, payload_start, client_start) = if flags & FOLLOWS != 0 {
         let payload_start = next_start.checked_add(topic_len)?;
         (next_start, payload_start, payload_start.checked_add(payload_len)?)
     } else {
         (reader.u32()?, reader.u32()?, reader.u32()?)
+    };
+    let properties_start = match flags & (PROPERTIES | FOLLOWS) == PROPERTIES {
+        true => reader.u32()?,
+        false => client_start.checked_add(client_len)?,
     };
     let packet_id = if flags & PACKET_ID != 0 { u16::try_from(reader.varint()?).ok()? } else { 0 };
     Some(MessageMeta {
@@ -112,11 +148,15 @@ fn get_meta(reader: &mut Reader<'_>, next_start: u32, last_us: i64) -> Option<Me
         payload_len,
         client_start,
         client_len,
+        properties_start,
+        properties_len,
         received_us: last_us.wrapping_add(reader.signed()?),
         packet_id,
         qos: flags & QOS_MASK,
         duplicate: flags & DUPLICATE != 0,
         retain: flags & RETAIN != 0,
+        event: more & EVENT != 0,
+        session,
     })
 }
 
@@ -165,13 +205,22 @@ mod tests {
 
     fn any_messages() -> impl Strategy<Value = Messages> {
         let data = proptest::collection::vec(any::<u8>(), 0..300);
-        let meta = (any::<[u32; 6]>(), any::<i64>(), any::<u16>(), 0..4u8, any::<[bool; 3]>());
+        let session = prop_oneof![Just(0u16), any::<u16>()];
+        let meta = (
+            any::<[u32; 8]>(),
+            any::<i64>(),
+            any::<[u16; 1]>(),
+            session,
+            0..4u8,
+            any::<[bool; 4]>(),
+        );
         (data, any::<u16>(), any::<u64>(), proptest::collection::vec(meta, 0..20)).prop_map(
             |(data, source, first_offset, metas)| {
                 let len = data.len() as u32;
                 let mut next = 0;
                 let mut index = Vec::new();
-                for (places, received_us, packet_id, qos, [duplicate, retain, follow]) in metas {
+                for (places, received_us, [packet_id], session, qos, flags) in metas {
+                    let [duplicate, retain, follow, event] = flags;
                     let place = |at: usize| {
                         let start = places[at] % (len + 1);
                         (start, places[at + 1] % (len - start + 1))
@@ -179,6 +228,7 @@ mod tests {
                     let (mut topic_start, mut topic_len) = place(0);
                     let (mut payload_start, mut payload_len) = place(2);
                     let (mut client_start, mut client_len) = place(4);
+                    let (mut properties_start, mut properties_len) = place(6);
                     if follow {
                         let mut put = |want: u32| {
                             let take = (want % 9).min(len - next);
@@ -188,6 +238,10 @@ mod tests {
                         (topic_start, topic_len) = put(places[0]);
                         (payload_start, payload_len) = put(places[1]);
                         (client_start, client_len) = put(places[2]);
+                        (properties_start, properties_len) = put(places[3]);
+                    }
+                    if properties_len == 0 {
+                        properties_start = client_start + client_len;
                     }
                     index.push(MessageMeta {
                         topic_start,
@@ -196,11 +250,15 @@ mod tests {
                         payload_len,
                         client_start,
                         client_len,
+                        properties_start,
+                        properties_len,
                         received_us,
                         packet_id,
                         qos,
                         duplicate,
                         retain,
+                        event,
+                        session,
                     });
                 }
                 Messages { source, first_offset, data: Bytes::from(data), index }

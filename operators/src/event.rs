@@ -1,0 +1,192 @@
+//! What a source says of its sessions, as messages of its own in the journal: a device connected,
+//! its will was sent, a broker has forgotten us. Journaled like readings, so that replay gives the
+//! same rows of `system.sessions` and `system.gaps`; no pipeline decodes them.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::message::{MessageMeta, Messages, MessagesBuilder};
+use crate::system::{gaps_schema, sessions_schema};
+
+/// "Topic" of a [`SessionEvent`].
+const SESSION: &[u8] = b"session";
+/// "Topic" of a [`Gap`].
+const GAP: &[u8] = b"gap";
+
+/// What happened to a session. The text of `event` is part of the product's interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionEvent {
+    /// Name of the source.
+    pub source: String,
+    /// Client id of the device, or of our own session at a broker.
+    pub client_id: String,
+    /// User it has proved to be; empty for nobody.
+    pub user: String,
+    /// `connected`, `disconnected`, `lost`, `timeout`, `taken_over`, `will`, `refused`, `denied`,
+    /// `limited`, `expired`, `subscribed`, ...
+    pub event: String,
+    /// Why, or the topic of a will; for people.
+    pub detail: String,
+    /// Network address of the peer.
+    pub address: String,
+    /// `3.1.1` or `5`.
+    pub protocol: String,
+    /// Whether the session begins anew: packet identifiers from before mean nothing any more.
+    pub fresh: bool,
+}
+
+/// A time in which messages may have been lost before they reached us.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gap {
+    /// Name of the source.
+    pub source: String,
+    /// What was subscribed to, filters separated by spaces.
+    pub filter: String,
+    /// When the peer was last heard, microseconds since the Unix epoch.
+    pub from_us: i64,
+    /// When messages flow again, microseconds since the Unix epoch.
+    pub to_us: i64,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl SessionEvent {
+    /// Appends it to what is offered to the journal. `session` as in [`MessageMeta::session`].
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64, session: u16) {
+        put(out, SESSION, self, &self.client_id, received_us, session);
+    }
+
+    /// The event that message `i` is, if it is one.
+    pub fn of(messages: &Messages, i: usize) -> Option<Self> {
+        let is = messages.index[i].event && messages.topic(i) == SESSION;
+        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+    }
+}
+
+impl Gap {
+    /// Appends it to what is offered to the journal.
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
+        put(out, GAP, self, "", received_us, 0);
+    }
+}
+
+fn put(
+    out: &mut MessagesBuilder,
+    topic: &[u8],
+    event: &impl Serialize,
+    client: &str,
+    received_us: i64,
+    session: u16,
+) {
+    // Structs of texts and numbers always serialize.
+    let payload = serde_json::to_vec(event).unwrap_or_default();
+    let meta = MessageMeta { received_us, event: true, session, ..MessageMeta::default() };
+    out.push(topic, &payload, client.as_bytes(), meta);
+}
+
+/// The events among `messages` as rows of `system.sessions` and `system.gaps`.
+pub fn event_rows(messages: &Messages) -> (RecordBatch, RecordBatch) {
+    let mut sessions = Rows::<6>::default();
+    let mut gaps = Rows::<3>::default();
+    let (mut from, mut to) =
+        (TimestampMicrosecondBuilder::new(), TimestampMicrosecondBuilder::new());
+    for (i, meta) in messages.index.iter().enumerate().filter(|(_, m)| m.event) {
+        let offset = messages.first_offset + i as u64;
+        if let Some(e) = SessionEvent::of(messages, i) {
+            let texts = [e.source, e.client_id, e.user, e.event, e.detail, e.address];
+            sessions.push(meta.received_us, offset, texts);
+            sessions.last.append_value(e.protocol);
+        } else if messages.topic(i) == GAP {
+            let gap: Gap = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
+            gaps.push(meta.received_us, offset, [gap.source, gap.filter, gap.reason]);
+            from.append_value(gap.from_us);
+            to.append_value(gap.to_us);
+        }
+    }
+    let mut columns = sessions.finish();
+    columns.push(Arc::new(sessions.last.finish()));
+    let sessions =
+        RecordBatch::try_new(sessions_schema(), columns).expect("columns follow the schema");
+    let mut columns = gaps.finish();
+    columns.push(Arc::new(from.finish().with_timezone("UTC")));
+    columns.push(Arc::new(to.finish().with_timezone("UTC")));
+    let gaps = RecordBatch::try_new(gaps_schema(), columns).expect("columns follow the schema");
+    (sessions, gaps)
+}
+
+/// Time, offset and some texts; `last` is one text more.
+struct Rows<const N: usize> {
+    time: TimestampMicrosecondBuilder,
+    offset: Int64Builder,
+    texts: [StringBuilder; N],
+    last: StringBuilder,
+}
+
+impl<const N: usize> Default for Rows<N> {
+    fn default() -> Self {
+        Self {
+            time: TimestampMicrosecondBuilder::new(),
+            offset: Int64Builder::new(),
+            texts: std::array::from_fn(|_| StringBuilder::new()),
+            last: StringBuilder::new(),
+        }
+    }
+}
+
+impl<const N: usize> Rows<N> {
+    fn push(&mut self, time_us: i64, offset: u64, texts: [String; N]) {
+        self.time.append_value(time_us);
+        self.offset.append_value(offset as i64);
+        for (builder, text) in self.texts.iter_mut().zip(texts) {
+            builder.append_value(text);
+        }
+    }
+
+    fn finish(&mut self) -> Vec<ArrayRef> {
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(self.time.finish().with_timezone("UTC")), Arc::new(self.offset.finish())];
+        columns.extend(self.texts.iter_mut().map(|t| Arc::new(t.finish()) as ArrayRef));
+        columns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+
+    use super::*;
+
+    #[test]
+    fn events_become_rows_and_messages_do_not() {
+        let mut out = MessagesBuilder::default();
+        out.push(b"session", b"{}", b"dev", MessageMeta::default());
+        let event = SessionEvent {
+            source: "endpoint".into(),
+            client_id: "dev".into(),
+            event: "will".into(),
+            detail: "a/b".into(),
+            protocol: "5".into(),
+            ..SessionEvent::default()
+        };
+        event.put(&mut out, 7, 0);
+        let gap = Gap { filter: "a/#".into(), from_us: 3, to_us: 9, ..Gap::default() };
+        gap.put(&mut out, 9);
+        let messages = out.finish(0, 100);
+        assert_eq!(SessionEvent::of(&messages, 0), None);
+        assert_eq!(SessionEvent::of(&messages, 1), Some(event));
+        let (sessions, gaps) = event_rows(&messages);
+        assert_eq!((sessions.num_rows(), gaps.num_rows()), (1, 1));
+        assert_eq!(sessions["journal_offset"].as_primitive::<Int64Type>().value(0), 101);
+        assert_eq!(sessions["event"].as_string::<i32>().value(0), "will");
+        assert_eq!(sessions["protocol"].as_string::<i32>().value(0), "5");
+        assert_eq!(gaps["gap_to"].as_primitive::<TimestampMicrosecondType>().value(0), 9);
+        assert_eq!(gaps["filter"].as_string::<i32>().value(0), "a/#");
+    }
+}

@@ -1,0 +1,159 @@
+//! `[source]`: endpoints that several pipelines share are one source, everything else is its own.
+
+mod endpoint;
+mod file;
+mod mqtt;
+
+use std::collections::BTreeMap;
+
+use tidegate_operators::topic::TopicTemplate;
+
+use crate::config::problem::{At, Reporter};
+use crate::config::references::Resolver;
+use crate::config::section::Section;
+use crate::plan::{EndpointSpec, MqttSpec, SourceKind, SourceSpec};
+
+/// The sources of a plan as they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    list: Vec<SourceSpec>,
+    /// Of each source: the keys that some file wrote, and where.
+    written: Vec<BTreeMap<String, At>>,
+}
+
+/// The topic templates of a pipeline's source, those that are valid.
+pub(crate) fn templates(file: &Section<'_>) -> Vec<(TopicTemplate, At)> {
+    let Some(source) = file.section("source") else { return Vec::new() };
+    let topics: Vec<(TopicTemplate, At)> = source
+        .texts("topics")
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(text, at)| Some((TopicTemplate::parse(text).ok()?, at)))
+        .collect();
+    if topics.is_empty() && source.component.tag == Some("file") {
+        let all = TopicTemplate::parse("#").expect("a valid template");
+        return vec![(all, source.at)];
+    }
+    topics
+}
+
+impl Sources {
+    /// Adds the source of a file, or finds the one that it shares; its number.
+    pub(crate) fn add(
+        &mut self,
+        file: &Section<'_>,
+        resolve: Resolver<'_>,
+        report: &mut Reporter<'_>,
+    ) -> Option<u16> {
+        let source = file.section("source")?;
+        let topics = templates(file);
+        if source.entry("topics").is_some_and(|e| e.node.list().is_empty()) {
+            let hint = "`[\"#\"]` takes all messages".to_owned();
+            report.error(source.at("topics"), "there is no topic in the list", hint);
+        }
+        let filters: Vec<String> = topics.iter().map(|(t, _)| t.filter()).collect();
+        let spec = match source.component.tag? {
+            "endpoint" => endpoint::endpoint(&source, filters, resolve, report)?,
+            "mqtt" => mqtt::mqtt(file, &source, filters, resolve, report)?,
+            _ => file::file(&source, &topics, resolve, report)?,
+        };
+        let place = match &spec.kind {
+            SourceKind::Endpoint(EndpointSpec { listen: wanted, .. }) => self
+                .list
+                .iter()
+                .position(|s| matches!(&s.kind, SourceKind::Endpoint(e) if e.listen == *wanted)),
+            SourceKind::Mqtt(MqttSpec { url, client_id, .. }) => {
+                self.session_is_free(url, client_id, &source, report);
+                None
+            }
+            SourceKind::File(_) => None,
+        };
+        let index = match place {
+            Some(index) => {
+                self.merge(index, spec, &source, report);
+                index
+            }
+            None => {
+                self.list.push(spec);
+                self.written.push(BTreeMap::new());
+                self.list.len() - 1
+            }
+        };
+        for key in ["packet_max", "connections_max", "insecure_listen"] {
+            if let Some(entry) = source.knows(key).then(|| source.entry(key)).flatten() {
+                self.written[index].insert(key.to_owned(), entry.node.at);
+            }
+        }
+        u16::try_from(index).ok()
+    }
+
+    /// All sources.
+    pub(crate) fn finish(self) -> Vec<SourceSpec> {
+        self.list
+    }
+
+    /// One session name at one broker is one connection: two would throw each other out.
+    fn session_is_free(
+        &self,
+        url: &str,
+        client_id: &str,
+        source: &Section<'_>,
+        report: &mut Reporter<'_>,
+    ) {
+        let taken = self.list.iter().any(
+            |s| matches!(&s.kind, SourceKind::Mqtt(m) if m.url == url && m.client_id == client_id),
+        );
+        if taken {
+            let message = format!("another pipeline is `{client_id}` at the same broker");
+            report.error(source.at("client_id"), message, "choose another client_id".to_owned());
+        }
+    }
+
+    /// Joins an endpoint with one of the same address: filters and users add up, and what only one
+    /// file says goes for all.
+    fn merge(
+        &mut self,
+        index: usize,
+        spec: SourceSpec,
+        source: &Section<'_>,
+        report: &mut Reporter<'_>,
+    ) {
+        let written = &self.written[index];
+        let mut conflict = |key: &str, same: bool| -> bool {
+            let here = source.entry(key).is_some();
+            if let (Some(first), true, false) = (written.get(key), here, same) {
+                let (file, line) = report.place(*first);
+                let place = format!("{}:{line}", file.display());
+                let message = format!("`{key}` differs from another pipeline of this endpoint");
+                report.error(source.at(key), message, format!("the other one is at {place}"));
+            }
+            here
+        };
+        let SourceKind::Endpoint(one) = &mut self.list[index].kind else { return };
+        let SourceKind::Endpoint(more) = spec.kind else { return };
+        if conflict("packet_max", one.packet_bytes_max == more.packet_bytes_max) {
+            one.packet_bytes_max = more.packet_bytes_max;
+        }
+        if conflict("connections_max", one.connections_max == more.connections_max) {
+            one.connections_max = more.connections_max;
+        }
+        if conflict("insecure_listen", one.insecure_listen == more.insecure_listen) {
+            one.insecure_listen = more.insecure_listen;
+        }
+        one.filters.extend(more.filters);
+        one.filters.sort();
+        one.filters.dedup();
+        let users = &mut one.users;
+        for (name, password) in more.users {
+            match users.iter().find(|(known, _)| *known == name) {
+                Some((_, known)) if *known != password => {
+                    let message = format!("user `{name}` has another password in another pipeline");
+                    report.error(source.at("users"), message, None);
+                }
+                Some(_) => {}
+                None => users.push((name, password)),
+            }
+        }
+        users.sort_by(|a, b| a.0.cmp(&b.0));
+    }
+}
