@@ -276,7 +276,6 @@ impl Engine {
     pub fn refresh(&self) {
         if let Some(live) = &self.live {
             live.refresh(&self.stats);
-            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
         }
     }
 
@@ -321,7 +320,6 @@ impl Engine {
             let _ = live.end.send(());
             let journal = Arc::clone(&live.journal);
             tokio::task::spawn_blocking(move || journal.shutdown()).await?;
-            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
             live.send_rest().await;
@@ -347,6 +345,9 @@ impl Live {
     /// Sums the counters of sources and webhooks into the engine's.
     fn refresh(&self, stats: &Stats) {
         self.sources.refresh(stats);
+        let journal = self.journal.stats();
+        Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
+        Stats::set(&stats.messages_repeated, journal.repeated);
         let webhooks = self.sender.stats();
         let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
         Stats::set(&stats.webhooks, sum(&|w| w.sent));
