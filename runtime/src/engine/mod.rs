@@ -350,6 +350,7 @@ impl Live {
         self.sources.refresh(stats);
         let journal = self.journal.stats();
         Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
+        Stats::set(&stats.journal_behind_bytes, journal.behind_bytes);
         Stats::set(&stats.messages_repeated, journal.repeated);
         let webhooks = self.sender.stats();
         let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
