@@ -29,7 +29,7 @@ pub enum OperatorError {
 pub struct Emit {
     /// Rows of its output edge, ordered by time, then key.
     pub rows: Vec<RecordBatch>,
-    /// Rows for `system.late`.
+    /// Readings that came too late, or again: rows for `system.late`, or `system.duplicates`.
     pub late: Vec<RecordBatch>,
     /// Rows for `system.rejects`.
     pub rejects: Vec<RecordBatch>,

@@ -74,4 +74,6 @@ pub struct TestInput {
     pub at_us: i64,
     /// Its payload.
     pub payload: Vec<u8>,
+    /// Its MQTT 5 properties as they are sent.
+    pub properties: Vec<u8>,
 }

@@ -115,10 +115,11 @@ pub fn block(title: &str, p: &Picture) -> Vec<String> {
             "readings",
             n.readings,
             format!(
-                "{:>8}/s   rejects {}   late {}",
+                "{:>8}/s   rejects {}   late {}{}",
                 grouped(p.readings_per_s as u64),
                 grouped(n.rejects),
-                grouped(n.late)
+                grouped(n.late),
+                repeated(n).replace(", ", "   ")
             ),
         ),
         row("windows", n.windows, format!("  findings {}", grouped(n.findings))),
@@ -142,7 +143,7 @@ pub fn line(p: &Picture) -> String {
     let n = &p.now;
     let memory = p.memory_bytes.map_or(String::new(), |m| format!(", memory {}", bytes(m)));
     format!(
-        "{} messages {} ({}/s), readings {} ({}/s), rejects {}, late {}, windows {}, \
+        "{} messages {} ({}/s), readings {} ({}/s), rejects {}, late {}{}, windows {}, \
          findings {}, alerts {}, webhooks {}, files {}, lag {}{memory}",
         clock(p.elapsed),
         n.messages_acked,
@@ -151,6 +152,7 @@ pub fn line(p: &Picture) -> String {
         p.readings_per_s as u64,
         n.rejects,
         n.late,
+        repeated(n),
         n.windows,
         n.findings,
         n.alerts,
@@ -179,13 +181,14 @@ pub fn totals(p: &Picture) -> Vec<String> {
     let per_s = n.readings as f64 / p.elapsed.as_secs_f64().max(0.001);
     lines.extend([
         format!(
-            "intake    {} messages acknowledged in {}, {} readings ({}/s), {} rejects, {} late",
+            "intake    {} messages acknowledged in {}, {} readings ({}/s), {} rejects, {} late{}",
             grouped(n.messages_acked),
             clock(p.elapsed),
             grouped(n.readings),
             grouped(per_s as u64),
             grouped(n.rejects),
-            grouped(n.late)
+            grouped(n.late),
+            repeated(n)
         ),
         format!(
             "results   {} windows, {} findings, {} alerts, {}",
@@ -214,6 +217,14 @@ pub fn json(p: &Picture) -> serde_json::Value {
         value["fleet"] = serde_json::to_value(fleet).unwrap_or_default();
     }
     value
+}
+
+/// Only where something was: most pipelines drop nothing.
+fn repeated(n: &Snapshot) -> String {
+    match n.duplicates {
+        0 => String::new(),
+        count => format!(", {} repeated", grouped(count)),
+    }
 }
 
 fn webhooks(n: &Snapshot) -> String {

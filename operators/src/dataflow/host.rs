@@ -59,7 +59,7 @@ pub struct HostContext {
 pub struct Hosted<'scope> {
     /// Rows of the operator's own edge.
     pub rows: Stream<'scope, Epoch, Batch>,
-    /// Rows for `system.late`.
+    /// Rows for `system.late`, or `system.duplicates`.
     pub late: Stream<'scope, Epoch, Batch>,
     /// Rows for `system.rejects`.
     pub rejects: Stream<'scope, Epoch, Batch>,

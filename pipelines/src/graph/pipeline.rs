@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use tidegate_operators::alert::AlertRule;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
 use tidegate_operators::decode::Decoder;
+use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
-use tidegate_operators::spec::{Clock, PipelineSpec, StepKind, StepSpec, TableSpec};
+use tidegate_operators::spec::{Clock, DedupSpec, PipelineSpec, StepKind, StepSpec, TableSpec};
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
-use super::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, position};
+use super::tables::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
 
 /// Name of the edge of decoded readings.
@@ -45,7 +47,7 @@ pub(super) fn build<'scope>(
     sinks: &Sinks<'_>,
 ) -> Result<(), OperatorError> {
     let mut builder = Builder { index, pipeline, tables, sinks, edges: BTreeMap::new() };
-    builder.decode(messages);
+    builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
             StepKind::Window(_) | StepKind::Detect(_) => builder.keyed_step(step)?,
@@ -58,7 +60,10 @@ pub(super) fn build<'scope>(
 }
 
 impl<'scope> Builder<'_, 'scope> {
-    fn decode(&mut self, messages: Stream<'scope, Epoch, MessageRuns>) {
+    fn decode(
+        &mut self,
+        messages: Stream<'scope, Epoch, MessageRuns>,
+    ) -> Result<(), OperatorError> {
         let mut decoder = Decoder::new(self.pipeline.decode.clone());
         let source = self.pipeline.decode.source;
         let name = format!("{}/decode", self.pipeline.name);
@@ -74,7 +79,32 @@ impl<'scope> Builder<'_, 'scope> {
         let readings = ports.pop().expect("two ports");
         self.rejects(rejects);
         self.sinks.target(readings.clone(), None, Some(Counter::Readings));
-        self.add(READINGS, readings, EdgeOrder::Journal);
+        let decoded = Edge { stream: readings, order: EdgeOrder::Journal };
+        let edge = match &self.pipeline.dedup {
+            Some(spec) => self.dedup(&decoded, spec)?,
+            None => decoded,
+        };
+        self.edges.insert(READINGS.to_owned(), edge);
+        Ok(())
+    }
+
+    /// Drops readings that came before. They meet again by their place in the journal.
+    fn dedup(
+        &self,
+        decoded: &Edge<'scope>,
+        spec: &DedupSpec,
+    ) -> Result<Edge<'scope>, OperatorError> {
+        let name = format!("{}/reading/dedup", self.pipeline.name);
+        let operator = Box::new(Dedup::new(spec.clone()));
+        let input = self.pipeline.decode.schema();
+        let hosted = self.host_on(decoded, input, name, operator, vec![spec.device])?;
+        self.rejects(hosted.rejects);
+        if self.sinks.context.tap_edges {
+            self.tap(DUPLICATES, hosted.late.clone());
+        }
+        let table = self.system(DUPLICATES);
+        self.sinks.table(hosted.late, table, Some(Counter::Duplicates));
+        Ok(Edge { stream: hosted.rows, order: EdgeOrder::Columns(spec.output_order()) })
     }
 
     fn stateless_step(&mut self, step: &StepSpec) {
@@ -202,6 +232,17 @@ impl<'scope> Builder<'_, 'scope> {
         &self,
         from: &str,
         name: String,
+        operator: Box<dyn KeyedOperator>,
+        keys: Vec<usize>,
+    ) -> Result<Hosted<'scope>, OperatorError> {
+        self.host_on(&self.edges[from], self.schema_of(from), name, operator, keys)
+    }
+
+    fn host_on(
+        &self,
+        edge: &Edge<'scope>,
+        input: SchemaRef,
+        name: String,
         mut operator: Box<dyn KeyedOperator>,
         keys: Vec<usize>,
     ) -> Result<Hosted<'scope>, OperatorError> {
@@ -210,11 +251,10 @@ impl<'scope> Builder<'_, 'scope> {
             let mine = own_rows(&rows, keys.len(), context.worker);
             operator.load(&mine)?;
         }
-        let edge = &self.edges[from];
         let (save, fail) = (Rc::clone(&context.save), Rc::clone(&context.fail));
         let host_context = HostContext {
             name,
-            input: self.schema_of(from),
+            input,
             order: edge.order.clone(),
             ticks: context.ticks.clone(),
             save: Box::new(move |name, epoch, state| save(name, epoch, state)),
@@ -250,9 +290,9 @@ impl<'scope> Builder<'_, 'scope> {
         position(self.tables, SYSTEM, name)
     }
 
-    fn schema_of(&self, edge: &str) -> arrow::datatypes::SchemaRef {
+    fn schema_of(&self, edge: &str) -> SchemaRef {
         if edge == READINGS {
-            return self.pipeline.decode.schema();
+            return self.pipeline.readings_schema();
         }
         let makes = |s: &&StepSpec| match &s.kind {
             StepKind::Route(branches) => branches.iter().any(|b| b.0 == edge),
@@ -273,7 +313,7 @@ fn own_rows(rows: &RecordBatch, keys: usize, (index, workers): (usize, usize)) -
 }
 
 /// Time first, then everything that has an order.
-fn sortable_columns(schema: &arrow::datatypes::SchemaRef) -> Vec<usize> {
+fn sortable_columns(schema: &SchemaRef) -> Vec<usize> {
     use arrow::datatypes::DataType;
     let name = |i: &usize| schema.field(*i).name().as_str();
     let mut columns: Vec<usize> = (0..schema.fields().len())

@@ -252,6 +252,7 @@ fn context(
                 Counter::Readings => &stats.readings,
                 Counter::Rejects => &stats.rejects,
                 Counter::Late => &stats.late,
+                Counter::Duplicates => &stats.duplicates,
                 Counter::Windows => &stats.windows,
                 Counter::Findings => &stats.findings,
                 Counter::Alerts => &stats.alerts,
