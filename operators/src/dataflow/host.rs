@@ -148,6 +148,10 @@ impl Runner {
         }
         let result = in_order(&self.context.input, &self.context.order, batches)
             .and_then(|rows| self.operator.epoch(&rows, tick, &mut emit))
+            .and_then(|()| match self.context.ticks.is_flush(tick.epoch) {
+                true => self.operator.end(&mut emit),
+                false => Ok(()),
+            })
             .and_then(|()| self.checkpoint(tick.epoch));
         self.note(result);
         emit

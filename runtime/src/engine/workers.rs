@@ -187,6 +187,7 @@ impl Feeder {
                         let _ = events.send(Event::Checkpoint(epoch));
                     }
                 }
+                Command::Flush(epoch) => self.ticks.flush_at(epoch),
                 Command::Tick(tick) => {
                     self.ticks.note(tick);
                     self.advance_to(tick.epoch + 1);
