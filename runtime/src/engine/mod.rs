@@ -170,15 +170,19 @@ impl Engine {
             stats: Arc::clone(&stats),
         };
         let (run, finished) = files::start(sources, file_options).await?;
-        Ok(Self {
+        Ok(Self { files: Some(run), ..Self::new(stats, finished) })
+    }
+
+    fn new(stats: Arc<Stats>, finished: oneshot::Receiver<anyhow::Result<()>>) -> Self {
+        Self {
             stats,
             live: None,
-            files: Some(run),
+            files: None,
             finished,
             recovery: Recovery::default(),
             started: Instant::now(),
             ended: false,
-        })
+        }
     }
 
     async fn start_live(
@@ -246,15 +250,7 @@ impl Engine {
             changed,
         };
         let live = Some(Live { journal, sources, sender, last_ticks, end });
-        Ok(Self {
-            stats,
-            live,
-            files: None,
-            finished,
-            recovery,
-            started: Instant::now(),
-            ended: false,
-        })
+        Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
     /// The live counters.

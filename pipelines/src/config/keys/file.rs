@@ -10,8 +10,8 @@ pub(super) static FILE: Component = Component {
     id: "source.file",
     heading: "[source]",
     tag: Some("file"),
-    doc: "Files with one message per line or row. Bounded: the run ends when all is read. Run again, \
-          it goes on with files that are new; they may not change once they were read.",
+    doc: "Files with one message per line or row. Bounded: the run ends when all is read. Run \
+          again, it goes on with files that are new; they may not change once they were read.",
     keys: &[
         Key::new(
             "path",
@@ -25,9 +25,10 @@ pub(super) static FILE: Component = Component {
         Key::new(
             "format",
             Kind::OneOf(&FILE_FORMATS),
-            "How the files are written; if absent, their names tell: `.csv`, `.tsv`, `.parquet`, else \
-             `ndjson`. `.gz` and `.zst` are unpacked. A row of `csv` or `parquet` is a message with a \
-             JSON object: empty cells of `csv` are null, those that are numbers are numbers.",
+            "How the files are written; if absent, their names tell: `.csv`, `.tsv`, `.parquet`, \
+             `.ndjson`, `.jsonl`, `.json`. `.gz` and `.zst` are unpacked. A row of `csv` or \
+             `parquet` is a message with a JSON object: empty cells of `csv` are null, those that \
+             are numbers are numbers.",
             "\"csv\"",
         ),
         Key::new(
@@ -45,8 +46,9 @@ pub(super) static FILE: Component = Component {
         Key::new(
             "topic",
             Kind::Text,
-            "What `topic` says; `{name}` is the name of the file, `{stem}` that without its endings, \
-             `{path}` the stem with the folders below `path`. If absent, the path of the file.",
+            "What `topic` says; `{name}` is the name of the file, `{stem}` that without its \
+             endings, `{path}` the stem with the folders below `path`. If absent, the path of the \
+             file.",
             "\"plant/{path}\"",
         ),
         Key::new("topics", Kind::Topics, TOPICS_DOC, "[\"plant/{site}/{device}\"]"),

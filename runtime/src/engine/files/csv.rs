@@ -268,7 +268,8 @@ mod tests {
         fn numbers_are_those_of_json(text in "-?[0-9.eE+-]{1,6}") {
             let json: Result<serde_json::Number, _> = serde_json::from_str(&text);
             // serde_json refuses what is beyond the largest float.
-            prop_assume!(!text.to_ascii_lowercase().contains('e') || json.is_ok() || text.len() < 4);
+            let exponent = text.contains(['e', 'E']);
+            prop_assume!(!exponent || json.is_ok() || text.len() < 4);
             prop_assert_eq!(is_number(text.as_bytes()), json.is_ok(), "{}", text);
         }
 

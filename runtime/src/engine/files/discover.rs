@@ -39,6 +39,8 @@ pub(super) struct Found {
     pub(super) path: PathBuf,
     /// The path below that of the source, with `/`: what it is known by.
     pub(super) name: String,
+    /// The whole path, wherever the process was started.
+    pub(super) place: String,
     pub(super) topic: String,
     pub(super) format: FileFormat,
     pub(super) packing: Packing,
@@ -120,6 +122,8 @@ impl FileSource {
             ),
         };
         let (bytes, modified_us) = state_of(&path)?;
+        let place = std::fs::canonicalize(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let topic = match &spec.topic {
             Some(topic) => topic
                 .replace("{name}", &file_name(&path))
@@ -139,6 +143,7 @@ impl FileSource {
             bytes,
             modified_us,
             name,
+            place: place.display().to_string(),
         })
     }
 }
@@ -413,7 +418,8 @@ mod tests {
                     _ => false,
                 }
             }
-            let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+            let chars = |text: &str| text.chars().collect::<Vec<char>>();
+            let (p, n) = (chars(&pattern), chars(&name));
             prop_assert_eq!(part_fits(&p, &n), plain(&p, &n));
         }
     }

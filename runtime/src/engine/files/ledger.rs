@@ -4,7 +4,8 @@
 //! generation before, and at its end all windows are closed and the operators' state is saved. So a
 //! folder that has got more files goes on where it was, and whatever was interrupted is read again
 //! as the same epochs, of which the tables take only what they have not. That holds only as long as
-//! files stay what they were: one that has changed is refused.
+//! files stay what they were: one that has changed is refused, unless no table has anything of its
+//! generation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ impl Place {
 struct Known {
     source: u16,
     name: String,
+    /// The whole path, whoever reads it.
+    place: String,
     bytes: u64,
     modified_us: i64,
 }
@@ -57,6 +60,8 @@ struct Generation {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Written {
     format: u32,
+    /// Where the tables are.
+    tables: String,
     /// Who writes the tables: it tells them which epochs they have.
     identity: String,
     /// What the pipelines compute; state of others is of no use.
@@ -80,27 +85,46 @@ pub(super) struct Todo {
 }
 
 impl Ledger {
-    /// Opens the ledger in `dir` and adds what is new in `found`.
-    pub(super) fn open(dir: &Path, key: &str, plan: &str, found: &[Found]) -> anyhow::Result<Self> {
+    /// Opens the ledger in `dir` of the tables at `tables`, as it was left.
+    pub(super) fn open(
+        dir: &Path,
+        key: &str,
+        tables: &str,
+        plan: &str,
+        found: &[Found],
+    ) -> anyhow::Result<Self> {
         let path = dir.join(NAME);
-        let mut written = match std::fs::read(&path) {
-            Ok(bytes) => read(&bytes).with_context(|| {
-                format!("{} is damaged; remove {} to start over", path.display(), dir.display())
-            })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Written {
-                format: FORMAT,
-                identity: identity(key, found),
-                plan: plan.to_owned(),
-                generations: Vec::new(),
-            },
-            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+        let mut written = match read(&path)? {
+            Some(written) => written,
+            None => {
+                read_by_others(dir, tables, found)?;
+                Written {
+                    format: FORMAT,
+                    tables: tables.to_owned(),
+                    identity: identity(key, found),
+                    plan: plan.to_owned(),
+                    generations: Vec::new(),
+                }
+            }
         };
-        unchanged(&written, found, dir)?;
         if written.plan != plan {
             written.plan = plan.to_owned();
             written.generations.iter_mut().for_each(|g| g.end = None);
         }
-        let known: BTreeSet<(u16, &str)> = written
+        Ok(Self { path, written })
+    }
+
+    /// Adds what is new in `found`, given the newest epoch that a table has. Files of which rows
+    /// can be in the tables must be what they were.
+    pub(super) fn settle(&mut self, found: &[Found], committed: Epoch) -> anyhow::Result<()> {
+        let done = self.done();
+        if committed < self.start(done).epoch {
+            // Nothing of what comes now was seen by anybody, so it may be put together anew.
+            self.written.generations.truncate(done);
+        }
+        self.unchanged(found)?;
+        let known: BTreeSet<(u16, &str)> = self
+            .written
             .generations
             .iter()
             .flat_map(|g| &g.files)
@@ -113,11 +137,28 @@ impl Ledger {
             .map(Known::of)
             .collect();
         if !new.is_empty() {
-            written.generations.push(Generation { files: new, closing: None, end: None });
+            self.written.generations.push(Generation { files: new, closing: None, end: None });
         }
-        let ledger = Self { path, written };
-        ledger.write()?;
-        Ok(ledger)
+        self.write()
+    }
+
+    fn unchanged(&self, found: &[Found]) -> anyhow::Result<()> {
+        let there: BTreeMap<(u16, &str), &Found> =
+            found.iter().map(|f| ((f.source, f.name.as_str()), f)).collect();
+        for known in self.written.generations.iter().flat_map(|g| &g.files) {
+            let Some(now) = there.get(&(known.source, known.name.as_str())) else { continue };
+            if (now.bytes, now.modified_us) != (known.bytes, known.modified_us) {
+                anyhow::bail!(
+                    "{} has changed since it was read ({} bytes then, {} now): its rows would be \
+                     in the tables twice, or not at all. Put what is new into a file of its own, \
+                     or start over with another data folder",
+                    now.path.display(),
+                    known.bytes,
+                    now.bytes
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Who writes the tables.
@@ -138,9 +179,8 @@ impl Ledger {
     }
 
     /// Says that nothing counts as read.
-    pub(super) fn start_over(&mut self) -> anyhow::Result<()> {
+    pub(super) fn start_over(&mut self) {
         self.written.generations.iter_mut().for_each(|g| g.end = None);
-        self.write()
     }
 
     /// Says where a generation will end, before anything of its end can be in the tables.
@@ -213,16 +253,47 @@ impl Known {
         Self {
             source: found.source,
             name: found.name.clone(),
+            place: found.place.clone(),
             bytes: found.bytes,
             modified_us: found.modified_us,
         }
     }
 }
 
-fn read(bytes: &[u8]) -> anyhow::Result<Written> {
-    let written: Written = serde_json::from_slice(bytes)?;
-    anyhow::ensure!(written.format == FORMAT, "it has the format {}", written.format);
-    Ok(written)
+/// What is written in a ledger, if there is one.
+fn read(path: &Path) -> anyhow::Result<Option<Written>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let why = || format!("{} is damaged: start over with another data folder", path.display());
+    let written: Written = serde_json::from_slice(&bytes).with_context(why)?;
+    let format = written.format;
+    anyhow::ensure!(format == FORMAT, "{} has the unknown format {format}", path.display());
+    Ok(Some(written))
+}
+
+/// Refuses files that are in the same tables already, read by another set of sources or with other
+/// settings: these rows have other epochs, so the tables would take them again.
+fn read_by_others(dir: &Path, tables: &str, found: &[Found]) -> anyhow::Result<()> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(parent) else { return Ok(()) };
+    let places: BTreeSet<&str> = found.iter().map(|f| f.place.as_str()).collect();
+    for entry in entries {
+        let path = entry?.path().join(NAME);
+        let Some(other) = read(&path)?.filter(|other| other.tables == tables) else { continue };
+        let mut known = other.generations.iter().flat_map(|g| &g.files);
+        if let Some(file) = known.find(|f| places.contains(f.place.as_str())) {
+            anyhow::bail!(
+                "{} was read into these tables before, with other settings of its source or \
+                 beside other files, so its rows would be there twice. Run it as before, or start \
+                 over with another data folder",
+                file.place
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What the tables know the writer by: the same files give the same, also from another folder of
@@ -236,25 +307,4 @@ fn identity(key: &str, found: &[Found]) -> String {
         ));
     }
     format!("file-{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
-}
-
-/// Files that were found before are what they were.
-fn unchanged(written: &Written, found: &[Found], dir: &Path) -> anyhow::Result<()> {
-    let there: BTreeMap<(u16, &str), &Found> =
-        found.iter().map(|f| ((f.source, f.name.as_str()), f)).collect();
-    for known in written.generations.iter().flat_map(|g| &g.files) {
-        let Some(now) = there.get(&(known.source, known.name.as_str())) else { continue };
-        if (now.bytes, now.modified_us) != (known.bytes, known.modified_us) {
-            anyhow::bail!(
-                "{} has changed since it was read ({} bytes then, {} now): its rows would be in \
-                 the tables twice, or not at all. Put what is new into a file of its own; or start \
-                 over, with another data folder, or without {} to add all of it again",
-                now.path.display(),
-                known.bytes,
-                now.bytes,
-                dir.display()
-            );
-        }
-    }
-    Ok(())
 }

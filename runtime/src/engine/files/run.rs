@@ -89,11 +89,11 @@ pub(in crate::engine) async fn start(
     let lock = lock_dir(&dir).with_context(|| format!("cannot use {}", dir.display()))?;
     let prints: Vec<String> =
         options.pipelines.iter().map(|p| format!("{:016x}", fingerprint(p))).collect();
-    let mut ledger = Ledger::open(&dir, &key, &prints.join(","), &found)?;
+    let mut ledger = Ledger::open(&dir, &key, &options.tables_url, &prints.join(","), &found)?;
     let grows = sources.iter().any(FileSource::grows);
     let usable = if grows { resume(&dir, &options.pipelines, &mut ledger)? } else { false };
     if !usable {
-        ledger.start_over()?;
+        ledger.start_over();
         forget_checkpoints(&dir)?;
     }
     let progress = Arc::new(Progress::new());
@@ -178,9 +178,10 @@ impl Runner {
         .await?;
         if committer.found() == 0 && self.ledger().done() > 0 {
             // Somebody has removed the tables: nothing can come twice.
-            self.ledger().start_over()?;
+            self.ledger().start_over();
             forget_checkpoints(&self.dir)?;
         }
+        self.ledger().settle(&self.found, committer.found())?;
         let Some(todo) = self.ledger().next(&self.found)? else { return Ok(None) };
         let mut state = Vec::new();
         if self.grows {

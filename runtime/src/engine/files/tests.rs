@@ -299,19 +299,28 @@ fn the_ledger_adds_generations_and_refuses_what_changed() {
     let state = tempfile::tempdir().unwrap();
     let dir = folder(&[("b.csv", b"x\n1\n"), ("a.csv", b"x\n2\n")]);
     let source = source(dir.path());
-    let open = |plan: &str| Ledger::open(state.path(), "key", plan, &source.find().unwrap());
+    let open = |plan: &str, committed: u64| -> anyhow::Result<Ledger> {
+        let found = source.find().unwrap();
+        let own = state.path().join("own");
+        std::fs::create_dir_all(&own).unwrap();
+        let mut ledger = Ledger::open(&own, "key", "tables", plan, &found)?;
+        ledger.settle(&found, committed).map(|()| ledger)
+    };
     let names = |ledger: &Ledger| -> Option<(usize, Vec<String>, u64)> {
         let todo = ledger.next(&source.find().unwrap()).unwrap()?;
         let names = todo.files.into_iter().map(|f| f.name).collect();
         Some((todo.number, names, todo.start.epoch))
     };
     let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-    let mut ledger = open("p").unwrap();
+    let mut ledger = open("p", 0).unwrap();
     let identity = ledger.identity().to_owned();
     assert_eq!(names(&ledger), Some((0, list(&["a.csv", "b.csv"]), 1)));
-    // A file comes while the first generation is not read to its end: it is the next one's.
+    // Nothing of it is in the tables yet: files may change and come.
+    std::fs::write(dir.path().join("b.csv"), "x\n1\n9\n").unwrap();
+    assert_eq!(names(&open("p", 0).unwrap()).unwrap().1.len(), 2);
+    // A file comes while the first generation is in the tables in part: it is the next one's.
     std::fs::write(dir.path().join("aa.csv"), "x\n3\n").unwrap();
-    ledger = open("p").unwrap();
+    ledger = open("p", 1).unwrap();
     assert_eq!(names(&ledger), Some((0, list(&["a.csv", "b.csv"]), 1)));
     let end = Place { epoch: 7, offset: 2, time_us: 5 };
     ledger.closing(0, end).unwrap();
@@ -322,17 +331,23 @@ fn the_ledger_adds_generations_and_refuses_what_changed() {
     ledger.finish(1, Place { epoch: 9, ..end }).unwrap();
     // Files that were read may go, unless they are needed again.
     std::fs::remove_file(dir.path().join("b.csv")).unwrap();
-    ledger = open("p").unwrap();
+    ledger = open("p", 8).unwrap();
     assert_eq!((names(&ledger), ledger.start(2).epoch), (None, 9));
     assert_eq!(ledger.identity(), identity);
-    let other = open("other pipelines").unwrap();
+    let other = open("other pipelines", 8).unwrap();
     assert_eq!(other.done(), 0);
     let error = other.next(&source.find().unwrap()).unwrap_err().to_string();
     assert!(error.contains("b.csv is not there any more"), "{error}");
     std::fs::write(dir.path().join("a.csv"), "x\n2\n4\n").unwrap();
-    let error = open("p").unwrap_err().to_string();
+    let error = open("p", 8).unwrap_err().to_string();
     assert!(error.contains("a.csv has changed since it was read (4 bytes then, 6 now)"), "{error}");
-    std::fs::write(state.path().join("ledger.json"), "{").unwrap();
-    let error = open("p").unwrap_err().to_string();
+    // Another set of sources, or other settings, must not add the same rows again.
+    let found = source.find().unwrap();
+    let second = state.path().join("second");
+    let error = Ledger::open(&second, "other", "tables", "p", &found).unwrap_err().to_string();
+    assert!(error.contains("a.csv was read into these tables before"), "{error}");
+    assert!(Ledger::open(&second, "other", "other tables", "p", &found).is_ok());
+    std::fs::write(state.path().join("own/ledger.json"), "{").unwrap();
+    let error = open("p", 8).unwrap_err().to_string();
     assert!(error.contains("is damaged"), "{error}");
 }
