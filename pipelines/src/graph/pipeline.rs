@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::alert::AlertRule;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
@@ -13,7 +14,9 @@ use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
-use tidegate_operators::spec::{Clock, DedupSpec, PipelineSpec, StepKind, StepSpec, TableSpec};
+use tidegate_operators::spec::{
+    Clock, DedupSpec, Expr, PipelineSpec, StepKind, StepSpec, TableSpec,
+};
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
@@ -109,14 +112,16 @@ impl<'scope> Builder<'_, 'scope> {
 
     fn stateless_step(&mut self, step: &StepSpec) {
         let from = &self.edges[&step.from];
+        let input = self.schema_of(&step.from);
         let order = match (&from.order, &step.kind) {
-            // Columns may have moved; what is left of the order is the content itself.
-            (EdgeOrder::Columns(_), StepKind::Project(_)) => {
-                EdgeOrder::Columns(sortable_columns(&step.output))
+            // Columns may have moved; what is left of the order is the content itself, or the
+            // place in the journal if that is still there.
+            (EdgeOrder::Columns(order), StepKind::Project(list)) => {
+                let journal = journal_columns(&input, order, list);
+                EdgeOrder::Columns(journal.unwrap_or_else(|| sortable_columns(&step.output)))
             }
             (order, _) => order.clone(),
         };
-        let input = self.schema_of(&step.from);
         let logic = StatelessStep::new(&step.kind, input, step.output.clone())
             .expect("steps with state are built elsewhere");
         let branches: Vec<String> = match &step.kind {
@@ -310,6 +315,23 @@ fn own_rows(rows: &RecordBatch, keys: usize, (index, workers): (usize, usize)) -
     let mine: arrow::array::BooleanArray =
         hashes.iter().map(|h| Some(owner(*h, workers) == index)).collect();
     arrow::compute::filter_record_batch(rows, &mine).expect("one flag per row")
+}
+
+/// Where the columns of an order by the journal are after a projection, if it leaves them alone.
+fn journal_columns(
+    input: &SchemaRef,
+    order: &[usize],
+    list: &[(String, Expr)],
+) -> Option<Vec<usize>> {
+    let place = |column: &usize| {
+        let name = input.field(*column).name();
+        let same = |(made, expr): &(String, Expr)| {
+            let passed = expr.downcast_ref::<Column>();
+            made == name && passed.is_some_and(|c| c.index() == *column)
+        };
+        list.iter().position(same).filter(|_| name.starts_with("journal_"))
+    };
+    order.iter().map(place).collect()
 }
 
 /// Time first, then everything that has an order.

@@ -145,7 +145,7 @@ impl Engine {
         let engine = if files.is_empty() {
             Self::start_live(plan, options, store.clone(), instance).await?
         } else {
-            Self::start_files(plan, options, store.clone(), tables_url, &files).await?
+            Self::start_files(plan, options, store.clone(), &files).await?
         };
         // Only now: a start that was refused must not move the tables of the one that runs.
         note_tables(&data, elsewhere.then_some(&store))
@@ -157,7 +157,6 @@ impl Engine {
         plan: Plan,
         options: EngineOptions,
         store: Store,
-        tables_url: String,
         sources: &[FileSource],
     ) -> anyhow::Result<Self> {
         let stats = Arc::new(Stats::default());
@@ -165,7 +164,7 @@ impl Engine {
             pipelines: plan.pipelines,
             workers: options.workers,
             store,
-            tables_url,
+            elsewhere: options.tables,
             data: options.data,
             stats: Arc::clone(&stats),
         };

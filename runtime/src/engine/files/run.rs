@@ -48,7 +48,8 @@ pub(in crate::engine) struct FileOptions {
     pub(in crate::engine) pipelines: Vec<PipelineSpec>,
     pub(in crate::engine) workers: usize,
     pub(in crate::engine) store: Store,
-    pub(in crate::engine) tables_url: String,
+    /// Where the tables are, if they are not in the data folder.
+    pub(in crate::engine) elsewhere: Option<String>,
     /// The data folder.
     pub(in crate::engine) data: PathBuf,
     pub(in crate::engine) stats: Arc<Stats>,
@@ -83,13 +84,14 @@ pub(in crate::engine) async fn start(
         found.extend(source.find()?);
         key.push_str(&format!("{} {}\n", source.source, source.key()?));
     }
-    let folder = format!("{key}{}", options.tables_url);
+    let tables = options.elsewhere.as_deref().map(whole).unwrap_or_default();
+    let folder = format!("{key}{tables}");
     let folder = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(folder.as_bytes()));
     let dir = options.data.join("files").join(folder);
     let lock = lock_dir(&dir).with_context(|| format!("cannot use {}", dir.display()))?;
     let prints: Vec<String> =
         options.pipelines.iter().map(|p| format!("{:016x}", fingerprint(p))).collect();
-    let mut ledger = Ledger::open(&dir, &key, &options.tables_url, &prints.join(","), &found)?;
+    let mut ledger = Ledger::open(&dir, &key, &tables, &prints.join(","), &found)?;
     let grows = sources.iter().any(FileSource::grows);
     let usable = if grows { resume(&dir, &options.pipelines, &mut ledger)? } else { false };
     if !usable {
@@ -110,6 +112,12 @@ pub(in crate::engine) async fn start(
         let _ = sender.send(runner.all(first).await);
     });
     Ok((run, finished))
+}
+
+/// The same name for the same place, wherever the process was started.
+fn whole(url: &str) -> String {
+    let path = std::fs::canonicalize(url).ok().filter(|_| !url.contains("://"));
+    path.map_or_else(|| url.to_owned(), |path| path.display().to_string())
 }
 
 /// Whether the state of the newest generation that was read is there, or none was read yet.
