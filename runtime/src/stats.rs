@@ -45,6 +45,8 @@ counters! {
     rejects,
     /// Rows that came too late for a revision of their window.
     late,
+    /// Readings that were dropped because they came before.
+    duplicates,
     /// Window rows emitted, revisions included.
     windows,
     /// Findings of detectors.
