@@ -7,6 +7,8 @@
 //! and socket belong to one task; an acknowledgement cannot outlive its connection.
 
 mod batcher;
+#[allow(dead_code, unused_imports)] // The endpoint is about to use it.
+mod broker;
 mod buffer;
 mod connect;
 mod connection;
