@@ -173,7 +173,8 @@ impl Hello {
 /// Whether clients may publish to a topic that starts like this: what starts with `$SYS/` is for
 /// servers, and `$share/` is no topic.
 pub(crate) fn may_be_published(topic: &[u8]) -> bool {
-    let below = |name: &[u8]| topic == name || topic.strip_prefix(name).is_some_and(|rest| rest[0] == b'/');
+    let below =
+        |name: &[u8]| topic == name || topic.strip_prefix(name).is_some_and(|rest| rest[0] == b'/');
     topic.first() != Some(&b'$') || !(below(b"$SYS") || below(b"$share"))
 }
 

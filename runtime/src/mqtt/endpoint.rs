@@ -6,18 +6,24 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use super::access::Access;
+use super::broker::{Broker, BrokerOptions};
+use super::connect::Terms;
 use super::connection::{self, Shared};
-use super::limits::STOP_TIMEOUT;
-use super::registry::Registry;
+use super::housekeeping;
+use super::limits::{CONNECT_TIMEOUT, REFUSALS_MAX, STOP_TIMEOUT};
+use super::notices::Notices;
+use super::route::now_ms;
 use super::users::Users;
 use crate::source::{Intake, IntakeError, Source, SourceError, SourceStats, count, stopped};
 
@@ -33,8 +39,23 @@ pub struct EndpointConfig {
     pub users: BTreeMap<String, String>,
     /// Largest packet, bytes, header included. A larger one closes its connection.
     pub packet_bytes_max: usize,
-    /// Connections at a time; more are closed at once.
+    /// Connections at a time; more are refused.
     pub connections_max: usize,
+    /// Time from the connection to a complete CONNECT.
+    pub connect_timeout: Duration,
+    /// The file of retained messages and of sessions that outlive their connection; without, a
+    /// restart forgets them.
+    pub store: Option<PathBuf>,
+    /// Longest time that a session is kept without a connection, seconds; `u32::MAX` is for ever.
+    pub session_expiry_max_s: u32,
+    /// Longest keep-alive of a version 5 client, seconds; 0 is no bound.
+    pub keep_alive_max_s: u16,
+    /// Messages that wait for one session.
+    pub queue_max: usize,
+    /// Keep retained messages.
+    pub retained: bool,
+    /// Let clients subscribe.
+    pub subscribe: bool,
     /// Allow anyone to connect from other machines. Without it, an address beyond loopback needs
     /// users.
     pub insecure_listen: bool,
@@ -47,8 +68,45 @@ impl fmt::Debug for EndpointConfig {
             .field("users", &self.users.keys())
             .field("packet_bytes_max", &self.packet_bytes_max)
             .field("connections_max", &self.connections_max)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("store", &self.store)
+            .field("session_expiry_max_s", &self.session_expiry_max_s)
+            .field("keep_alive_max_s", &self.keep_alive_max_s)
+            .field("queue_max", &self.queue_max)
+            .field("retained", &self.retained)
+            .field("subscribe", &self.subscribe)
             .field("insecure_listen", &self.insecure_listen)
             .finish()
+    }
+}
+
+impl EndpointConfig {
+    /// An endpoint for anyone, with the defaults of all else.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            users: BTreeMap::new(),
+            packet_bytes_max: 256 * 1024,
+            connections_max: 20_000,
+            connect_timeout: CONNECT_TIMEOUT,
+            store: None,
+            session_expiry_max_s: 7 * 24 * 3600,
+            keep_alive_max_s: 60,
+            queue_max: 1000,
+            retained: true,
+            subscribe: true,
+            insecure_listen: false,
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            packet_bytes_max: self.packet_bytes_max,
+            session_expiry_max_s: self.session_expiry_max_s,
+            keep_alive_max_s: self.keep_alive_max_s,
+            retained: self.retained,
+            subscribe: self.subscribe,
+        }
     }
 }
 
@@ -56,8 +114,10 @@ impl fmt::Debug for EndpointConfig {
 pub struct Endpoint {
     name: String,
     listener: TcpListener,
-    users: Users,
-    packet_bytes_max: usize,
+    access: Access,
+    broker: Arc<Broker>,
+    terms: Terms,
+    connect_timeout: Duration,
     connections_max: usize,
 }
 
@@ -85,11 +145,23 @@ impl Endpoint {
         let io = |error| SourceError::Io { what: format!("cannot listen on {listen}"), error };
         let listener = TcpListener::bind(listen).await.map_err(io)?;
         let name = format!("endpoint {}", listener.local_addr().map_err(io)?);
+        if let Some(folder) = config.store.as_deref().and_then(Path::parent) {
+            let what = format!("cannot create {}", folder.display());
+            std::fs::create_dir_all(folder).map_err(|error| SourceError::Io { what, error })?;
+        }
+        let broker = BrokerOptions {
+            store: config.store.clone(),
+            queue_messages_max: config.queue_max,
+            session_expiry_max_s: config.session_expiry_max_s,
+            ..BrokerOptions::default()
+        };
         Ok(Self {
             name,
             listener,
-            users,
-            packet_bytes_max: config.packet_bytes_max,
+            access: Access::new(users),
+            broker: Broker::open(broker, now_ms())?,
+            terms: config.terms(),
+            connect_timeout: config.connect_timeout,
             connections_max: config.connections_max,
         })
     }
@@ -116,16 +188,26 @@ impl Source for Endpoint {
         stats: Arc<SourceStats>,
     ) -> JoinHandle<Result<(), SourceError>> {
         let shared = Arc::new(Shared {
-            users: self.users,
-            packet_bytes_max: self.packet_bytes_max,
-            registry: Registry::default(),
+            name: self.name.clone(),
+            access: self.access,
+            terms: self.terms,
+            connect_timeout: self.connect_timeout,
+            broker: self.broker,
+            notices: Notices::default(),
             held: Arc::default(),
             intake,
             stats,
         });
         let (name, listener) = (self.name, self.listener);
-        let acceptor =
-            Acceptor { shared, tasks: JoinSet::new(), connections_max: self.connections_max, stop };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(housekeeping::run(Arc::clone(&shared), stop.clone()));
+        let acceptor = Acceptor {
+            shared,
+            tasks,
+            connections_max: self.connections_max,
+            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            stop,
+        };
         tokio::spawn(async move {
             tracing::info!("{name} is ready");
             acceptor.run(listener).await
@@ -137,6 +219,8 @@ struct Acceptor {
     shared: Arc<Shared>,
     tasks: JoinSet<Result<(), IntakeError>>,
     connections_max: usize,
+    /// Room for connections that are only told why they are refused.
+    refusals: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
 
@@ -185,18 +269,31 @@ impl Acceptor {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        // Acknowledgements are small and awaited; a failure to set this costs only latency.
+        let _ = stream.set_nodelay(true);
         let stats = &self.shared.stats;
-        if self.tasks.len() >= self.connections_max {
-            // The version is not known yet, so no packet could say why.
-            count(&stats.refused, 1);
-            stats.note_error(format!("more than {} connections", self.connections_max));
-            tracing::debug!(%peer, "refused: too many connections");
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        if stats.connections.load(Ordering::Relaxed) >= self.connections_max as u64 {
+            let full = format!("more than {} connections", self.connections_max);
+            match Arc::clone(&self.refusals).try_acquire_owned() {
+                Ok(room) => {
+                    let run = connection::run(stream, peer, shared, Some(full), stop);
+                    self.tasks.spawn(async move {
+                        let _room = room;
+                        run.await
+                    });
+                }
+                Err(_) => {
+                    count(&stats.refused, 1);
+                    stats.note_error(full);
+                }
+            }
             return;
         }
         count(&stats.connections, 1);
         count(&stats.connections_total, 1);
         let open = Open(Arc::clone(stats));
-        let run = connection::run(stream, Arc::clone(&self.shared), self.stop.clone());
+        let run = connection::run(stream, peer, shared, None, stop);
         self.tasks.spawn(async move {
             let _open = open;
             run.await

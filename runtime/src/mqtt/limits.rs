@@ -61,10 +61,6 @@ pub const FILTERS_MAX: usize = 1000;
 /// delivered to it is taken from its queue only as far as this goes.
 pub const OUT_BYTES_MAX: usize = 64 * 1024;
 
-/// QoS 2 messages of a 3.1.1 client that it has not released; such a client cannot be told
-/// [`RECEIVE_MAXIMUM`].
-pub const EXACTLY_ONCE_MAX: usize = 65_535;
-
 /// Connections beyond `connections_max` that are answered why they are refused; more are closed
 /// without a word.
 pub const REFUSALS_MAX: usize = 64;

@@ -6,6 +6,8 @@
 //! id is acknowledged only on the connection that it came from, because batch, acknowledgements
 //! and socket belong to one task; an acknowledgement cannot outlive its connection.
 
+mod access;
+mod aliases;
 mod batcher;
 #[allow(dead_code, unused_imports)] // The endpoint is about to use it.
 mod broker;
@@ -13,8 +15,12 @@ mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
+mod housekeeping;
 pub mod limits;
-mod registry;
+mod notices;
+mod packets;
+mod properties;
+mod route;
 mod subscriber;
 #[cfg(test)]
 mod testing;

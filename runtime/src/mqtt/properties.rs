@@ -175,6 +175,24 @@ pub(crate) fn check(bytes: &[u8], allowed: Allowed) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Hands out the properties that `keep` wants, encoded. Stops where they are not valid.
+pub(crate) fn copy(
+    bytes: &[u8],
+    allowed: Allowed,
+    keep: impl Fn(u8) -> bool,
+    mut put: impl FnMut(&[u8]),
+) {
+    let mut properties = Properties::new(bytes, allowed);
+    let mut at = 0;
+    while let Ok(Some((id, _))) = properties.next() {
+        let end = bytes.len() - properties.rest().len();
+        if keep(id) {
+            put(&bytes[at..end]);
+        }
+        at = end;
+    }
+}
+
 /// Bounds of our own on what is valid MQTT.
 pub(crate) fn check_limits(bytes: &[u8], user_properties: usize) -> Result<(), Violation> {
     if bytes.len() > PROPERTIES_BYTES_MAX || user_properties > USER_PROPERTIES_MAX {
@@ -229,9 +247,7 @@ fn check_value(id: u8, value: Value<'_>) -> Result<(), Violation> {
         id::RECEIVE_MAXIMUM | id::PACKET_MAXIMUM | id::SUBSCRIPTION_ID if number == 0 => {
             violation(Reason::ProtocolError, "a property that may not be 0")
         }
-        id::TOPIC_ALIAS if number == 0 => {
-            violation(Reason::TopicAliasInvalid, "topic alias 0")
-        }
+        id::TOPIC_ALIAS if number == 0 => violation(Reason::TopicAliasInvalid, "topic alias 0"),
         id::RESPONSE_TOPIC if value.bytes().iter().any(|b| matches!(b, b'+' | b'#')) => {
             violation(Reason::ProtocolError, "a response topic with a wildcard")
         }

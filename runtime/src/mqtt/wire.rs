@@ -7,8 +7,8 @@
 use rumqttc_v5::mqttbytes::v5::DisconnectReasonCode as Reason;
 use tidegate_operators::MessageMeta;
 
-use super::properties::{self, Properties};
 use super::limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
+use super::properties::{self, Properties};
 
 /// Protocol version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub(crate) mod kind {
     pub(crate) const SUBSCRIBE: u8 = 8;
     pub(crate) const SUBACK: u8 = 9;
     pub(crate) const UNSUBSCRIBE: u8 = 10;
+    pub(crate) const UNSUBACK: u8 = 11;
     pub(crate) const PINGREQ: u8 = 12;
     pub(crate) const PINGRESP: u8 = 13;
     pub(crate) const DISCONNECT: u8 = 14;
@@ -41,6 +42,7 @@ pub(crate) const PINGREQ: [u8; 2] = [0xC0, 0];
 pub(crate) const PINGRESP: [u8; 2] = [0xD0, 0];
 pub(crate) const PUBACK: u8 = 0x40;
 pub(crate) const PUBREC: u8 = 0x50;
+pub(crate) const PUBREL: u8 = 0x62;
 pub(crate) const PUBCOMP: u8 = 0x70;
 
 /// What the other side did wrong; its connection is closed.
@@ -245,6 +247,22 @@ pub(crate) fn packet_id(body: &[u8]) -> Result<u16, Violation> {
 pub(crate) fn put_ack(out: &mut Vec<u8>, byte1: u8, packet_id: u16) {
     let [high, low] = packet_id.to_be_bytes();
     out.extend_from_slice(&[byte1, 2, high, low]);
+}
+
+/// Appends a remaining length.
+pub(crate) fn put_length(out: &mut Vec<u8>, mut len: usize) {
+    while len >= 0x80 {
+        out.push((len & 0x7F) as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+}
+
+/// Appends a length-prefixed text of at most 65,535 bytes.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
+    debug_assert!(text.len() <= usize::from(u16::MAX));
+    out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// Bounds of our own on a topic that is valid MQTT.

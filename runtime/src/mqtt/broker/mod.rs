@@ -115,8 +115,8 @@ impl Broker {
     }
 
     /// The connection is over. Returns the will if it is to be published at once.
-    pub(crate) fn disconnect(&self, port: Port, how: Leave, now_ms: u64) -> Option<Publication> {
-        self.lock().disconnect(&port, how, now_ms)
+    pub(crate) fn disconnect(&self, port: &Port, how: Leave, now_ms: u64) -> Option<Publication> {
+        self.lock().disconnect(port, how, now_ms)
     }
 
     /// What time has brought: delayed wills, expired sessions.

@@ -58,8 +58,7 @@ impl Flags {
     }
 
     fn check(self, version: Version) -> Result<(), Violation> {
-        let (will, retain, password, user) =
-            (self.has(2), self.has(5), self.has(6), self.has(7));
+        let (will, retain, password, user) = (self.has(2), self.has(5), self.has(6), self.has(7));
         if self.has(0) {
             return violation(Reason::MalformedPacket, "CONNECT with the reserved flag");
         }
