@@ -5,9 +5,16 @@
 //! behind one lock that is never held while anything waits. A subscriber that is slow or gone
 //! costs at most its queue's bound and holds nobody back.
 
+mod changes;
+mod connect;
+mod delivery;
 mod encode;
 mod filter;
+mod message;
+mod records;
+mod restore;
 mod retained;
+mod route;
 mod session;
 mod state;
 mod store;
