@@ -127,13 +127,20 @@ impl State {
 
     pub(super) fn receive_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
         let Some(session) = self.session_of(port) else { return true };
-        let key = session.key;
-        let new = session.received.get_or_insert_default().insert(packet_id);
-        if new {
-            self.changes.put_received(key, packet_id);
-            self.hand_over();
+        session.received.get_or_insert_default().insert(packet_id)
+    }
+
+    pub(super) fn keep_qos2(&mut self, port: &Port, packet_ids: &[u16]) {
+        if self.session_of(port).is_none() {
+            return;
         }
-        new
+        let Self { sessions, changes, .. } = self;
+        let Some(session) = sessions[port.slot as usize].as_ref() else { return };
+        let Some(received) = &session.received else { return };
+        for packet_id in packet_ids.iter().filter(|id| received.contains(id)) {
+            changes.put_received(session.key, *packet_id);
+        }
+        self.hand_over();
     }
 
     pub(super) fn release_qos2(&mut self, port: &Port, packet_id: u16) -> bool {

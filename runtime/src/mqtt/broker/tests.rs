@@ -186,6 +186,12 @@ fn publish(broker: &Broker, publication: Publication) {
     let _ = broker.publish("publisher", vec![publication], 0);
 }
 
+/// Fails rather than hangs if nobody tells.
+async fn told(client: &Client) {
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, client.port.wake.notified()).await.expect("nobody told");
+}
+
 fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }

@@ -231,12 +231,11 @@ fn a_client_that_does_not_read_costs_a_bounded_number_of_bytes() {
 async fn outgoing_takes_no_more_than_it_may_and_comes_back_for_the_rest() {
     let broker = memory();
     let client = Client::with(&broker, "c", &["t"]);
-    client.port.wake.notified().await;
+    told(&client).await;
     (0..20).for_each(|_| publish(&broker, publication("t", &"x".repeat(95), 0)));
     let mut total = 0;
     while total < 20 {
-        // Fails by the test's time out if nobody tells.
-        client.port.wake.notified().await;
+        told(&client).await;
         let mut out = b"before".to_vec();
         broker.outgoing(&client.port, &mut out, 250, 0);
         let got = read_all(Version::V5, &out[6..]);

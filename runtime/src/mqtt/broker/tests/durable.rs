@@ -76,7 +76,8 @@ async fn what_is_in_flight_goes_out_again_with_the_same_ids_after_a_crash() {
     assert!(broker.pubrec(&client.port, first[2].id, false));
     assert_eq!(settled(&client).await.len(), 2, "two PUBRELs");
     assert!(broker.pubcomp(&client.port, first[2].id));
-    assert!(broker.receive_qos2(&client.port, 77));
+    assert!(broker.receive_qos2(&client.port, 77) && broker.receive_qos2(&client.port, 78));
+    broker.keep_qos2(&client.port, &[77, 79]);
     broker.ticket().done().await.unwrap();
 
     let after = crash(&path, "copy.redb");
@@ -90,6 +91,8 @@ async fn what_is_in_flight_goes_out_again_with_the_same_ids_after_a_crash() {
     ];
     assert_eq!(again, wanted);
     assert!(!after.receive_qos2(&client.port, 77));
+    assert!(after.receive_qos2(&client.port, 78), "nobody said that it is in the journal");
+    assert!(after.receive_qos2(&client.port, 79), "never received");
     publish(&after, publication("t", "f", 2));
     let new = settled(&client).await;
     assert!(first.iter().all(|old| old.id != new[0].id));
@@ -100,19 +103,19 @@ async fn qos_2_goes_out_only_when_it_is_on_disk() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::open(options(&directory.path().join("broker.redb")), 0).unwrap();
     let client = Client::with(&broker, "c", &["t"]);
-    client.port.wake.notified().await;
+    told(&client).await;
     let ticket = broker.publish("p", vec![publication("t", "x", 2)], 0);
     let mut got = Vec::new();
     while got.is_empty() {
         // Told by the publish, and again by the commit.
-        client.port.wake.notified().await;
+        told(&client).await;
         got = client.got();
         assert!(got.is_empty() || ticket.is_ready());
     }
     assert!(broker.pubrec(&client.port, got[0].id, false));
     let mut release = Vec::new();
     while release.is_empty() {
-        client.port.wake.notified().await;
+        told(&client).await;
         release = client.got();
     }
     assert!(release[0].release);

@@ -1,7 +1,9 @@
 //! Delivery under random losses: QoS 1 at least once, QoS 2 exactly once, in order.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
+use futures::executor::block_on;
 use proptest::prelude::*;
 
 use super::*;
@@ -17,6 +19,8 @@ enum Step {
     Lose { arrived: usize, receive_maximum: u16 },
     /// Another connection takes over.
     TakeOver,
+    /// The broker crashes; without a store, nothing happens.
+    Crash,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -27,6 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0usize..5, 1u16..8)
             .prop_map(|(arrived, receive_maximum)| Step::Lose { arrived, receive_maximum }),
         1 => Just(Step::TakeOver),
+        1 => Just(Step::Crash),
     ]
 }
 
@@ -72,6 +77,7 @@ impl Receiver {
 }
 
 struct World {
+    store: Option<PathBuf>,
     broker: Arc<Broker>,
     client: Option<Client>,
     receiver: Receiver,
@@ -100,7 +106,9 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Publish(qos) => {
-                publish(&self.broker, publication("t", &self.sent.to_string(), qos));
+                let message = publication("t", &self.sent.to_string(), qos);
+                let ticket = self.broker.publish("p", vec![message], 0);
+                block_on(ticket.done()).unwrap();
                 self.sent += 1;
                 self.qos.push(qos);
             }
@@ -122,6 +130,7 @@ impl World {
                     self.connect(receive_maximum);
                 }
             }
+            Step::Crash => self.crash(),
             Step::TakeOver => {
                 let old = self.client.take();
                 self.connect(4);
@@ -132,16 +141,58 @@ impl World {
         }
     }
 
+    fn crash(&mut self) {
+        let Some(store) = &self.store else { return };
+        self.client = None;
+        let crashed = self.broker.lock().store.take().unwrap();
+        crashed.crash();
+        let options = BrokerOptions { store: Some(store.clone()), ..BrokerOptions::default() };
+        self.broker = Broker::open(options, 0).unwrap();
+    }
+
     fn finish(&mut self) {
         if self.client.is_none() {
             self.connect(100);
         }
         for _ in 0..1000 {
+            block_on(self.broker.ticket().done()).unwrap();
             self.read(usize::MAX, usize::MAX);
             let client = self.client.as_ref().unwrap();
+            let open = load(&self.broker.counters().queued_messages);
+            if open == 0 && self.receiver.open.is_empty() && self.receiver.answers.is_empty() {
+                return;
+            }
             self.receiver.answer(client, usize::MAX);
         }
     }
+}
+
+/// Runs the steps; what the client got has to be right.
+fn check(store: Option<PathBuf>, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let options = BrokerOptions { store: store.clone(), ..BrokerOptions::default() };
+    let broker = Broker::open(options, 0).unwrap();
+    let client = Client::with(&broker, "c", &["t"]);
+    block_on(broker.ticket().done()).unwrap();
+    let receiver = Receiver::default();
+    let mut world =
+        World { store, broker, client: Some(client), receiver, sent: 0, qos: Vec::new() };
+    for step in steps {
+        world.step(step);
+    }
+    world.finish();
+    let of = |qos| (0..world.sent).filter(|i| world.qos[*i as usize] == qos).collect::<Vec<_>>();
+    prop_assert_eq!(&world.receiver.exactly, &of(2));
+    let mut firsts = Vec::new();
+    for payload in &world.receiver.at_least {
+        if !firsts.contains(payload) {
+            firsts.push(*payload);
+        }
+    }
+    prop_assert_eq!(firsts, of(1), "the first copies come in order, 4.6.0-6");
+    prop_assert_eq!(load(&world.broker.counters().queued_messages), 0);
+    prop_assert_eq!(load(&world.broker.counters().queued_bytes), 0);
+    prop_assert!(world.receiver.open.is_empty());
+    Ok(())
 }
 
 proptest! {
@@ -149,30 +200,17 @@ proptest! {
     fn qos_1_at_least_once_qos_2_exactly_once_and_in_order(
         steps in prop::collection::vec(step(), 1..120)
     ) {
-        let broker = memory();
-        let client = Client::with(&broker, "c", &["t"]);
-        let mut world = World {
-            broker: Arc::clone(&broker),
-            client: Some(client),
-            receiver: Receiver::default(),
-            sent: 0,
-            qos: Vec::new(),
-        };
-        for step in steps {
-            world.step(step);
-        }
-        world.finish();
-        let of = |qos| (0..world.sent).filter(|i| world.qos[*i as usize] == qos).collect::<Vec<_>>();
-        prop_assert_eq!(&world.receiver.exactly, &of(2));
-        let mut firsts = Vec::new();
-        for payload in &world.receiver.at_least {
-            if !firsts.contains(payload) {
-                firsts.push(*payload);
-            }
-        }
-        prop_assert_eq!(firsts, of(1), "the first copies come in order, 4.6.0-6");
-        prop_assert_eq!(load(&broker.counters().queued_messages), 0);
-        prop_assert_eq!(load(&broker.counters().queued_bytes), 0);
-        prop_assert!(world.receiver.open.is_empty());
+        check(None, steps)?;
+    }
+}
+
+proptest! {
+    // Each case syncs a file many times.
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_same_holds_when_the_broker_crashes(steps in prop::collection::vec(step(), 1..80)) {
+        let directory = tempfile::tempdir().unwrap();
+        check(Some(directory.path().join("broker.redb")), steps)?;
     }
 }
