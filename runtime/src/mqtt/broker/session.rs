@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) client_id: Arc<str>,
     /// Names it in the store; 0 while it is not stored.
     pub(super) key: u64,
+    /// The number of its first connection; 0 if that was before the last start.
+    pub(super) born: u64,
     pub(super) version: Version,
     pub(super) expiry_s: u32,
     pub(super) presence: Presence,
