@@ -13,6 +13,7 @@ mod connection;
 mod endpoint;
 pub mod limits;
 mod registry;
+pub mod security;
 mod subscriber;
 #[cfg(test)]
 mod testing;
