@@ -38,6 +38,18 @@ pub struct EndpointSpec {
     pub packet_bytes_max: u64,
     /// Most connections at a time.
     pub connections_max: usize,
+    /// Time to a complete CONNECT, microseconds.
+    pub connect_timeout_us: i64,
+    /// Longest time that a session is kept without its device, seconds.
+    pub session_expiry_max_s: u32,
+    /// Longest keep-alive of MQTT 5 devices, seconds; 0 is no bound.
+    pub keep_alive_max_s: u16,
+    /// Messages that wait for one device.
+    pub queue_max: usize,
+    /// Keep retained messages.
+    pub retained: bool,
+    /// Let clients subscribe.
+    pub subscribe: bool,
     /// Other machines may connect without a password.
     pub insecure_listen: bool,
 }

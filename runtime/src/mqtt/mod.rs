@@ -6,13 +6,22 @@
 //! id is acknowledged only on the connection that it came from, because batch, acknowledgements
 //! and socket belong to one task; an acknowledgement cannot outlive its connection.
 
+mod access;
+mod aliases;
 mod batcher;
+#[allow(dead_code, unused_imports)] // The endpoint is about to use it.
+mod broker;
 mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
+mod housekeeping;
 pub mod limits;
-mod registry;
+mod listeners;
+mod notices;
+mod packets;
+mod properties;
+mod route;
 pub mod security;
 mod subscriber;
 #[cfg(test)]
@@ -22,4 +31,5 @@ mod wire;
 
 pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use endpoint::{Endpoint, EndpointConfig};
+pub use listeners::{TlsListener, WebSocketListener};
 pub use subscriber::{Subscriber, SubscriberConfig};

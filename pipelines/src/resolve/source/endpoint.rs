@@ -48,9 +48,21 @@ pub(super) fn endpoint(
             users,
             packet_bytes_max: source.size_bytes("packet_max")?,
             connections_max: usize::try_from(source.int("connections_max")?).ok()?,
+            connect_timeout_us: source.duration_us("connect_timeout")?,
+            session_expiry_max_s: u32::try_from(seconds(source, "session_expiry_max")?)
+                .unwrap_or(u32::MAX),
+            keep_alive_max_s: u16::try_from(seconds(source, "keep_alive_max")?).unwrap_or(u16::MAX),
+            queue_max: usize::try_from(source.int("queue_max")?).ok()?,
+            retained: source.bool("retained"),
+            subscribe: source.bool("subscribe"),
             insecure_listen: open,
         }),
     })
+}
+
+/// A duration, whole seconds.
+fn seconds(source: &Section<'_>, key: &str) -> Option<i64> {
+    Some(source.duration_us(key)? / 1_000_000)
 }
 
 /// The host of `host:port`, brackets of IPv6 removed.
