@@ -63,9 +63,10 @@ impl State {
         let Some(session) = self.session(slot) else { return false };
         let client_id = session.client_id.to_string();
         let expiry_s = session.expiry_s;
+        let unwanted = opening.clean_start || *session.user != opening.user;
         match &mut session.presence {
             Presence::Online(online) => {
-                let ends = opening.clean_start || expiry_s == 0;
+                let ends = unwanted || expiry_s == 0;
                 // A will without delay is due now; one with delay is cancelled, because the
                 // session goes on (3.1.3-9).
                 let will = online.will.take().filter(|will| ends || will.delay_s == 0);
@@ -78,7 +79,7 @@ impl State {
             }
             Presence::Away { expires_at_ms, will, .. } => {
                 let (expires_at_ms, will) = (*expires_at_ms, will.take());
-                let ends = opening.clean_start || expires_at_ms <= now_ms;
+                let ends = unwanted || expires_at_ms <= now_ms;
                 self.timers.remove(&(expires_at_ms, slot, Timer::Expiry));
                 if expires_at_ms <= now_ms {
                     self.expired.push(client_id.clone());
@@ -105,6 +106,7 @@ impl State {
         let client_id: Arc<str> = opening.client_id.as_str().into();
         let session = Session {
             client_id: Arc::clone(&client_id),
+            user: opening.user.as_str().into(),
             key: 0,
             born: self.last_connection,
             version: opening.version,
@@ -285,5 +287,6 @@ fn new_online(opening: &Opening, number: u64) -> Online {
         alias_max: opening.topic_alias_max,
         aliases: BTreeMap::new(),
         will: opening.will.clone().map(Box::new),
+        may_receive: opening.may_receive.clone(),
     }
 }

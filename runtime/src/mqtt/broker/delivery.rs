@@ -183,6 +183,7 @@ struct Sending<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Yes,
+    Denied,
     TooLarge,
     NoRoom,
 }
@@ -223,9 +224,9 @@ impl Sending<'_> {
             let queued = self.flow.flying[self.flow.flown].clone();
             match self.send(&queued) {
                 Sent::Yes => self.flow.flown += 1,
-                Sent::TooLarge => {
+                Sent::TooLarge | Sent::Denied => {
                     self.flow.flying.remove(self.flow.flown);
-                    self.drop_too_large(&queued);
+                    self.forget(&queued);
                 }
                 Sent::NoRoom => return Pause::NoRoom,
             }
@@ -251,7 +252,7 @@ impl Sending<'_> {
                 break;
             }
             match self.send(&queued) {
-                Sent::TooLarge => self.drop_too_large(&queued),
+                Sent::TooLarge | Sent::Denied => self.forget(&queued),
                 Sent::NoRoom => {
                     self.flow.waiting.push_front(queued);
                     return Pause::NoRoom;
@@ -283,6 +284,10 @@ impl Sending<'_> {
     }
 
     fn send(&mut self, queued: &Queued) -> Sent {
+        if !self.may_receive(queued.message.topic()) {
+            add(&self.counters.dropped_denied, 1);
+            return Sent::Denied;
+        }
         let alias = self.alias(queued.message.topic());
         let mut copy = Copy {
             version: self.version,
@@ -300,6 +305,8 @@ impl Sending<'_> {
             size = copy.size(&queued.message);
         }
         if size.total > packet_bytes_max {
+            // As if it had been delivered (3.1.2-25).
+            add(&self.counters.dropped_too_large, 1);
             return Sent::TooLarge;
         }
         if !self.has_room(size.total) {
@@ -325,10 +332,9 @@ impl Sending<'_> {
         }
     }
 
-    /// As if it had been delivered (3.1.2-25).
-    fn drop_too_large(&mut self, queued: &Queued) {
-        self.forget(queued);
-        add(&self.counters.dropped_too_large, 1);
+    fn may_receive(&self, topic: &[u8]) -> bool {
+        let Some(may) = &self.online.may_receive else { return true };
+        std::str::from_utf8(topic).is_ok_and(|topic| may(topic))
     }
 
     fn forget(&mut self, queued: &Queued) {

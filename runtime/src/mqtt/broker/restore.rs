@@ -26,8 +26,9 @@ impl State {
                     self.last_message = self.last_message.max(message.id);
                     messages.insert(message.id, message);
                 }
-                Record::Session { key, client_id, expiry_s, left_at_ms } => {
-                    let slot = self.restore_session(key, client_id, expiry_s, left_at_ms, now_ms);
+                Record::Session { key, client_id, user, expiry_s, left_at_ms } => {
+                    let names = (client_id, user);
+                    let slot = self.restore_session(key, names, expiry_s, left_at_ms, now_ms);
                     slots.insert(key, slot);
                     self.last_key = self.last_key.max(key);
                 }
@@ -57,7 +58,7 @@ impl State {
     fn restore_session(
         &mut self,
         key: u64,
-        client_id: String,
+        (client_id, user): (String, String),
         expiry_s: u32,
         left_at_ms: u64,
         now_ms: u64,
@@ -68,6 +69,7 @@ impl State {
         let client_id: Arc<str> = client_id.into();
         let session = Session {
             client_id: Arc::clone(&client_id),
+            user: user.into(),
             key,
             born: 0,
             // Until its client says.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::super::wire::Version;
 use super::message::{Ids, Message};
-use super::types::{Publication, Signal, Will};
+use super::types::{MayReceive, Publication, Signal, Will};
 
 /// Unacknowledged messages that we send a client which announces no smaller Receive Maximum.
 pub(super) const IN_FLIGHT_MAX: u16 = 100;
@@ -20,9 +20,10 @@ pub(super) const IN_FLIGHT_MAX_V5: u16 = 1000;
 /// Topic aliases that we assign on one connection: the first topics are most likely to repeat.
 pub(super) const ALIASES_MAX: u16 = 64;
 
-#[derive(Debug)]
 pub(super) struct Session {
     pub(super) client_id: Arc<str>,
+    /// Whose it is: nobody else may resume it.
+    pub(super) user: Box<str>,
     /// Names it in the store; 0 while it is not stored.
     pub(super) key: u64,
     /// The number of its first connection; 0 if that was before the last start.
@@ -37,7 +38,6 @@ pub(super) struct Session {
     pub(super) received: BTreeSet<u16>,
 }
 
-#[derive(Debug)]
 pub(super) enum Presence {
     Online(Box<Online>),
     Away {
@@ -55,7 +55,6 @@ pub(super) struct DelayedWill {
 }
 
 /// A connection.
-#[derive(Debug)]
 pub(super) struct Online {
     pub(super) number: u64,
     pub(super) signal: Arc<Signal>,
@@ -65,6 +64,7 @@ pub(super) struct Online {
     pub(super) alias_max: u16,
     pub(super) aliases: BTreeMap<Box<[u8]>, u16>,
     pub(super) will: Option<Box<Will>>,
+    pub(super) may_receive: Option<MayReceive>,
 }
 
 impl Online {
@@ -108,7 +108,8 @@ pub(super) struct Release {
 /// Packet ids follow from the number of a message, so that they survive a crash without being
 /// written each time.
 pub(super) fn packet_id(seq: u64) -> u16 {
-    (seq % u64::from(u16::MAX)) as u16 + 1
+    // The first is 1, as every other server has it.
+    ((seq + u64::from(u16::MAX) - 1) % u64::from(u16::MAX)) as u16 + 1
 }
 
 /// What is on its way to the client, in order.

@@ -33,7 +33,8 @@ async fn retained_messages_and_queues_survive_a_crash_after_their_ticket() {
     let path = directory.path().join("deep/broker.redb");
     let broker = Broker::open(options(&path), 0).unwrap();
     let subscription = Subscription { identifier: Some(9), ..filter("t/#", 2) };
-    let client = Client::open(&broker, opening("c"), 0);
+    let of_user = || Opening { user: "u".to_owned(), ..opening("c") };
+    let client = Client::open(&broker, of_user(), 0);
     client.subscribe(subscription);
     client.subscribe(filter("$share/g/s", 1));
     client.leave(LOST, 0);
@@ -46,8 +47,8 @@ async fn retained_messages_and_queues_survive_a_crash_after_their_ticket() {
     let after = crash(&path, "copy.redb");
     assert_eq!(load(&after.counters().subscriptions), 2);
     assert_eq!(load(&after.counters().retained), 1);
-    let client = Client::open(&after, opening("c"), 0);
-    assert!(client.present);
+    let client = Client::open(&after, of_user(), 0);
+    assert!(client.present, "of the same user");
     let got = client.got();
     let texts: Vec<String> = got.iter().map(Got::text).collect();
     assert_eq!(texts, ["t/r=kept q1", "t/q=queued q2", "s=shared q1"]);

@@ -161,3 +161,19 @@ fn an_idle_session_is_small() {
     let total = session + online + signal + tables;
     assert!(total < 1800, "{total} bytes");
 }
+
+#[test]
+fn nobody_inherits_the_session_of_another_user() {
+    let broker = memory();
+    let of = |user: &str| Opening { user: user.to_owned(), will: will("w", 9), ..opening("c") };
+    let owner = Client::open(&broker, of("owner"), 0);
+    owner.subscribe(filter("secret", 1));
+    assert_eq!(broker.subscriptions(&owner.port), ["secret"]);
+    owner.leave(LOST, 0);
+    publish(&broker, publication("secret", "x", 1));
+    let stranger = Client::open(&broker, of("stranger"), 0);
+    assert!(!stranger.present && stranger.got().is_empty());
+    assert!(broker.subscriptions(&stranger.port).is_empty());
+    assert_eq!(broker.due(0).wills.len(), 1, "the owner's session has ended");
+    assert!(Client::open(&broker, of("stranger"), 0).present);
+}
