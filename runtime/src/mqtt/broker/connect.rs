@@ -279,5 +279,6 @@ fn new_online(opening: &Opening, number: u64) -> Online {
         alias_max: opening.topic_alias_max,
         aliases: None,
         will: opening.will.clone().map(Box::new),
+        acl: opening.acl.clone(),
     }
 }

@@ -187,6 +187,7 @@ struct Sending<'a> {
 enum Sent {
     Yes,
     TooLarge,
+    Denied,
     NoRoom,
 }
 
@@ -230,6 +231,10 @@ impl Sending<'_> {
                     self.flow.flying.remove(self.flow.flown);
                     self.drop_too_large(&queued);
                 }
+                Sent::Denied => {
+                    self.flow.flying.remove(self.flow.flown);
+                    self.drop_denied(&queued);
+                }
                 Sent::NoRoom => return Pause::NoRoom,
             }
         }
@@ -255,6 +260,7 @@ impl Sending<'_> {
             }
             match self.send(&queued) {
                 Sent::TooLarge => self.drop_too_large(&queued),
+                Sent::Denied => self.drop_denied(&queued),
                 Sent::NoRoom => {
                     self.flow.waiting.push_front(queued);
                     return Pause::NoRoom;
@@ -286,6 +292,11 @@ impl Sending<'_> {
     }
 
     fn send(&mut self, queued: &Queued) -> Sent {
+        if let Some(acl) = &self.online.acl
+            && !str::from_utf8(queued.message.topic()).is_ok_and(|topic| acl.may_receive(topic))
+        {
+            return Sent::Denied;
+        }
         let alias = self.alias(queued.message.topic());
         let mut copy = Copy {
             version: self.version,
@@ -333,6 +344,13 @@ impl Sending<'_> {
     fn drop_too_large(&mut self, queued: &Queued) {
         self.forget(queued);
         add(&self.counters.dropped_too_large, 1);
+    }
+
+    /// The rules are asked when a message goes out: a subscription may be wider than what they
+    /// allow, or older than they are.
+    fn drop_denied(&mut self, queued: &Queued) {
+        self.forget(queued);
+        add(&self.counters.dropped_denied, 1);
     }
 
     fn forget(&mut self, queued: &Queued) {

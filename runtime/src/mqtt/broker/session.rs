@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::super::security::Acl;
 use super::super::wire::Version;
 use super::message::{Ids, Message};
 use super::types::{Publication, Signal, Will};
@@ -65,6 +66,7 @@ pub(super) struct Online {
     pub(super) alias_max: u16,
     pub(super) aliases: Option<Box<HashMap<Box<[u8]>, u16>>>,
     pub(super) will: Option<Box<Will>>,
+    pub(super) acl: Option<Arc<Acl>>,
 }
 
 impl Online {

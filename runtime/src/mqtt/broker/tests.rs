@@ -110,6 +110,7 @@ fn opening(client_id: &str) -> Opening {
         receive_maximum: u16::MAX,
         packet_bytes_max: u32::MAX,
         topic_alias_max: 0,
+        acl: None,
         will: None,
     }
 }

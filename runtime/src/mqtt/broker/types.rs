@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::super::security::Acl;
 use super::super::wire::Version;
 
 /// Bounds of the broker, and where it keeps what must survive.
@@ -60,6 +61,9 @@ pub(crate) struct Opening {
     /// The client's Topic Alias Maximum: aliases that we may assign.
     pub(crate) topic_alias_max: u16,
     pub(crate) will: Option<Will>,
+    /// What it may receive now, whatever it or another user has subscribed to before; `None` is
+    /// everything.
+    pub(crate) acl: Option<Arc<Acl>>,
 }
 
 /// What to publish if a client goes without saying goodbye.
@@ -207,6 +211,8 @@ pub(crate) struct Counters {
     pub(crate) dropped_expired: AtomicU64,
     /// Larger than the client's Maximum Packet Size.
     pub(crate) dropped_too_large: AtomicU64,
+    /// Of topics that the client may not receive.
+    pub(crate) dropped_denied: AtomicU64,
     /// QoS 0 for a client that was away, or went away.
     pub(crate) dropped_offline: AtomicU64,
     /// Left in the queue of a session that ended.

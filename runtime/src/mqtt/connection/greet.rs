@@ -95,6 +95,7 @@ fn opening(
         packet_bytes_max: wishes.packet_bytes_max,
         topic_alias_max: wishes.topic_alias_max,
         will,
+        acl: identity.acl(),
     })
 }
 

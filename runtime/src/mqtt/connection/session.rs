@@ -266,7 +266,7 @@ impl Session {
                     granted.push(filter);
                 }
                 Ok(filter) => {
-                    codes[i] = 0x87;
+                    codes[i] = if self.shared.terms.subscribe { 0x87 } else { REFUSED };
                     self.note_denied(&format!("subscribe {}", filter.filter));
                 }
                 Err(Limit) => {
@@ -287,7 +287,7 @@ impl Session {
     }
 
     fn may_subscribe(&self, filter: &Subscription) -> bool {
-        self.shared.terms.subscribe && self.identity.may_subscribe(&filter.filter)
+        self.shared.terms.subscribe && self.identity.may_subscribe_filtered(&filter.filter)
     }
 
     fn unsubscribe(&mut self, body: &[u8]) -> Result<(), Exit> {

@@ -95,7 +95,7 @@ pub(crate) struct Gate {
 pub(crate) struct Identity {
     user: String,
     /// `None`: everything is allowed.
-    acl: Option<Acl>,
+    acl: Option<Arc<Acl>>,
     valid_until_us: Option<i64>,
     rate_max: Option<u32>,
     _count: Option<Counted<String>>,
@@ -221,6 +221,7 @@ impl Gate {
                 Denied::NotAuthorized(text)
             })?),
         };
+        let acl = acl.map(Arc::new);
         let owned = self.owners.enter(client_id, &user).ok_or_else(|| {
             let text = format!("{client_id:?} is connected as another user than {user:?}");
             Denied::NotAuthorized(text)
@@ -274,6 +275,11 @@ impl Identity {
     /// The user's name; empty if nobody was asked.
     pub(crate) fn user(&self) -> &str {
         &self.user
+    }
+
+    /// What the broker asks before each delivery; `None` is everything.
+    pub(crate) fn acl(&self) -> Option<Arc<Acl>> {
+        self.acl.clone()
     }
 
     /// Whether anything at all is denied; if not, nobody needs to ask.

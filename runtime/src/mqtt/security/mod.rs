@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+pub(crate) use acl::Acl;
 pub use acl::AclRule;
 pub(crate) use gate::{Claim, Denied, Gate, Identity};
 pub(crate) use rate::RateLimit;
