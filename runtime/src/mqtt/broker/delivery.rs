@@ -127,7 +127,7 @@ impl State {
 
     pub(super) fn knows_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
         let Some(session) = self.session_of(port) else { return false };
-        session.received.as_ref().is_some_and(|ids| ids.contains(&packet_id))
+        session.received.contains(&packet_id)
     }
 
     pub(super) fn receive_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
@@ -136,7 +136,7 @@ impl State {
         let session = self.session(port.slot).filter(|session| session.born == port.born);
         let Some(session) = session else { return true };
         let key = session.key;
-        let new = session.received.get_or_insert_default().insert(packet_id);
+        let new = session.received.insert(packet_id);
         if new {
             self.changes.put_received(key, packet_id);
             self.hand_over();
@@ -147,10 +147,7 @@ impl State {
     pub(super) fn release_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
         let Some(session) = self.session_of(port) else { return false };
         let key = session.key;
-        let known = session.received.as_mut().is_some_and(|ids| ids.remove(&packet_id));
-        if session.received.as_ref().is_some_and(|ids| ids.is_empty()) {
-            session.received = None;
-        }
+        let known = session.received.remove(&packet_id);
         if known {
             self.changes.remove_received(key, packet_id);
             self.hand_over();
@@ -321,8 +318,7 @@ impl Sending<'_> {
         }
         copy.put(&queued.message, size, self.now_ms, self.out);
         if let Alias::New(alias) = copy.alias {
-            let aliases = self.online.aliases.get_or_insert_default();
-            aliases.insert(queued.message.topic().into(), alias);
+            self.online.aliases.insert(queued.message.topic().into(), alias);
         }
         Sent::Yes
     }
@@ -332,7 +328,7 @@ impl Sending<'_> {
         if max == 0 || self.version == Version::V3 {
             return Alias::None;
         }
-        let Some(aliases) = &self.online.aliases else { return Alias::New(1) };
+        let aliases = &self.online.aliases;
         match aliases.get(topic) {
             Some(&alias) => Alias::Known(alias),
             None if aliases.len() < usize::from(max) => Alias::New(aliases.len() as u16 + 1),

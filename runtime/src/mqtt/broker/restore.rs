@@ -76,7 +76,7 @@ impl State {
             presence: Presence::Away { left_at_ms, expires_at_ms, will: None },
             filters: Vec::new(),
             flow: None,
-            received: None,
+            received: BTreeSet::new(),
         };
         let slot = self.free_slot();
         self.sessions[slot as usize] = Some(session);
@@ -125,8 +125,7 @@ impl State {
                 let Some(session) = slots.get(&key).and_then(|slot| self.session(*slot)) else {
                     return;
                 };
-                let ids: &mut BTreeSet<u16> = session.received.get_or_insert_default();
-                ids.insert(packet_id);
+                session.received.insert(packet_id);
             }
             _ => {}
         }
@@ -169,11 +168,11 @@ impl State {
 
     fn drop_expired(&mut self, now_ms: u64) {
         for slot in 0..self.sessions.len() as u32 {
-            let expired = self.session(slot).is_some_and(|session| {
-                let Presence::Away { expires_at_ms, .. } = session.presence else { return false };
-                expires_at_ms <= now_ms
-            });
-            if expired {
+            let Some(session) = self.session(slot) else { continue };
+            let Presence::Away { expires_at_ms, .. } = session.presence else { continue };
+            if expires_at_ms <= now_ms {
+                let client_id = session.client_id.to_string();
+                self.expired.push(client_id);
                 self.end(slot);
             }
         }

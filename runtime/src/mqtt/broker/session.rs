@@ -2,7 +2,7 @@
 //!
 //! Most sessions are idle, so what only busy ones need is allocated when they need it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -35,7 +35,7 @@ pub(super) struct Session {
     pub(super) filters: Vec<Box<str>>,
     pub(super) flow: Option<Box<Flow>>,
     /// QoS 2: packet ids received and not released.
-    pub(super) received: Option<Box<BTreeSet<u16>>>,
+    pub(super) received: BTreeSet<u16>,
 }
 
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(super) struct Online {
     pub(super) in_flight_max: u16,
     pub(super) packet_bytes_max: u32,
     pub(super) alias_max: u16,
-    pub(super) aliases: Option<Box<HashMap<Box<[u8]>, u16>>>,
+    pub(super) aliases: BTreeMap<Box<[u8]>, u16>,
     pub(super) will: Option<Box<Will>>,
     pub(super) acl: Option<Arc<Acl>>,
 }

@@ -44,7 +44,9 @@ fn a_session_expires_after_its_time_and_not_before() {
     assert_eq!(broker.due(0).next_ms, Some(160_000), "DISCONNECT has changed it");
     assert_eq!(broker.due(160_000).expired, ["c"]);
     assert_eq!(load(&broker.counters().sessions), 0);
-    assert!(!Client::open(&broker, ten(), 160_000).present);
+    Client::open(&broker, ten(), 160_000).leave(LOST, 160_000);
+    assert!(!Client::open(&broker, ten(), 170_000).present, "before anybody asked what is due");
+    assert_eq!(broker.due(170_000).expired, ["c"]);
 }
 
 #[test]
