@@ -311,7 +311,7 @@ impl Session {
     }
 
     fn may_subscribe(&self, filter: &Subscription) -> bool {
-        self.shared.terms.subscribe && self.identity.may_subscribe_filtered(&filter.filter)
+        self.shared.terms.subscribe && self.identity.may_subscribe(&filter.filter)
     }
 
     fn unsubscribe(&mut self, body: &[u8]) -> Result<(), Exit> {

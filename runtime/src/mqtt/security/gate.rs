@@ -42,27 +42,6 @@ pub(crate) enum Denied {
     TooMany(String),
 }
 
-impl Denied {
-    /// Return code of a CONNACK of version 3.1.1.
-    pub(crate) fn v3(&self) -> u8 {
-        match self {
-            Self::Credentials(_) => 4,
-            Self::NotAuthorized(_) => 5,
-            // "Server unavailable": the only one after which a client tries again.
-            Self::TooMany(_) => 3,
-        }
-    }
-
-    /// Reason code of a CONNACK of version 5.
-    pub(crate) fn v5(&self) -> u8 {
-        match self {
-            Self::Credentials(_) => 0x86,
-            Self::NotAuthorized(_) => 0x87,
-            Self::TooMany(_) => 0x97,
-        }
-    }
-}
-
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -292,20 +271,10 @@ impl Identity {
         self.acl.as_ref().is_none_or(|acl| acl.may_publish(topic))
     }
 
-    /// Whether everything that a subscription brings may be delivered. `$share` is understood.
+    /// Whether a subscription is granted; `$share` is understood. Each delivery is asked for again
+    /// ([`Identity::acl`]).
     pub(crate) fn may_subscribe(&self, subscription: &str) -> bool {
         self.acl.as_ref().is_none_or(|acl| acl.may_subscribe(subscription))
-    }
-
-    /// The same for who asks [`Identity::may_receive`] for each message: the subscription may be
-    /// wider than what is denied.
-    pub(crate) fn may_subscribe_filtered(&self, subscription: &str) -> bool {
-        self.acl.as_ref().is_none_or(|acl| acl.may_subscribe_filtered(subscription))
-    }
-
-    /// Whether a message of this topic may be delivered.
-    pub(crate) fn may_receive(&self, topic: &str) -> bool {
-        self.acl.as_ref().is_none_or(|acl| acl.may_receive(topic))
     }
 
     /// When the connection must end, microseconds since 1970.
