@@ -289,10 +289,7 @@ impl Session {
                     places.push(i);
                     granted.push(filter);
                 }
-                Ok(filter) => {
-                    codes[i] = 0x87;
-                    self.note_denied(&format!("subscribe {}", filter.filter));
-                }
+                Ok(filter) => self.note_denied(&format!("subscribe {}", filter.filter)),
                 Err(Limit) => {
                     codes[i] = 0x97;
                     self.note_denied("subscribe: a filter is longer or deeper than allowed");
