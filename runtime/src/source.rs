@@ -72,6 +72,8 @@ pub struct SourceStats {
     pub received: AtomicU64,
     /// Messages acknowledged to their sender, after they were durable.
     pub acked: AtomicU64,
+    /// Messages not taken because their sender may not publish to their topic (endpoint).
+    pub denied: AtomicU64,
     /// Connections closed because the other side broke the protocol or a limit.
     pub protocol_errors: AtomicU64,
     /// Connections made again after one was lost (subscriber).

@@ -15,6 +15,8 @@ pub struct SourceSpec {
 
 /// How a source gets messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
+// A plan has a handful of sources.
+#[allow(clippy::large_enum_variant)]
 pub enum SourceKind {
     /// Tidegate's own MQTT endpoint.
     Endpoint(EndpointSpec),
@@ -38,8 +40,122 @@ pub struct EndpointSpec {
     pub packet_bytes_max: u64,
     /// Most connections at a time.
     pub connections_max: usize,
+    /// Time to a complete CONNECT, microseconds.
+    pub connect_timeout_us: i64,
+    /// Longest time that a session is kept without its device, seconds.
+    pub session_expiry_max_s: u32,
+    /// Longest keep-alive of MQTT 5 devices, seconds; 0 is no bound.
+    pub keep_alive_max_s: u16,
+    /// Messages that wait for one device.
+    pub queue_max: usize,
+    /// Keep retained messages.
+    pub retained: bool,
+    /// Let clients subscribe.
+    pub subscribe: bool,
     /// Other machines may connect without a password.
     pub insecure_listen: bool,
+    /// TLS besides.
+    pub tls: Option<TlsSpec>,
+    /// WebSocket besides.
+    pub websocket: Option<WebSocketSpec>,
+    /// File of users and hashes of passwords.
+    pub users_file: Option<PathBuf>,
+    /// Tokens in place of passwords.
+    pub jwt: Option<JwtSpec>,
+    /// The name in a certificate that is the user.
+    pub certificate_user: Option<CertificateName>,
+    /// Rules; none: everything is allowed.
+    pub acl: Vec<AclSpec>,
+    /// Most connections of one address.
+    pub connections_per_address: Option<usize>,
+    /// Most connections of one user.
+    pub connections_per_user: Option<usize>,
+    /// Most messages per second of one connection.
+    pub rate_max: Option<u32>,
+}
+
+/// TLS of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSpec {
+    /// Address to listen on, if MQTT itself does.
+    pub listen: Option<String>,
+    /// Certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Signer of the certificates of clients.
+    pub client_ca: Option<PathBuf>,
+    /// Revoked certificates of clients.
+    pub crl: Vec<PathBuf>,
+    /// Whether clients show a certificate.
+    pub client_cert: ClientCert,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCert {
+    /// They are not asked.
+    None,
+    /// They may.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// The name in a certificate that is a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The common name.
+    Common,
+    /// The first alternative name.
+    Alternative,
+}
+
+/// WebSocket of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketSpec {
+    /// Address to listen on.
+    pub listen: String,
+    /// Path of the URL.
+    pub path: String,
+    /// With the files of [`TlsSpec`].
+    pub tls: bool,
+    /// Web pages that may connect.
+    pub origins: Vec<String>,
+}
+
+/// Tokens of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtSpec {
+    /// Shared secret.
+    pub secret: Option<Secret>,
+    /// Public key.
+    pub key_file: Option<PathBuf>,
+    /// Algorithms that are accepted.
+    pub algorithms: Vec<String>,
+    /// For whom tokens must be.
+    pub audience: Vec<String>,
+    /// From whom tokens must be.
+    pub issuer: Vec<String>,
+    /// Claim with the user's name.
+    pub user_claim: String,
+}
+
+/// A rule of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AclSpec {
+    /// Pattern of users.
+    pub user: String,
+    /// Pattern of client ids.
+    pub client: String,
+    /// Filters.
+    pub publish: Vec<String>,
+    /// Filters.
+    pub subscribe: Vec<String>,
+    /// Filters.
+    pub deny_publish: Vec<String>,
+    /// Filters.
+    pub deny_subscribe: Vec<String>,
 }
 
 /// A subscription at an external broker.

@@ -5,6 +5,7 @@
 //! doors. Stop: sources first, then the journal seals its last epoch, the workers finish it and
 //! save their state, tables are committed, and the last checkpoint is written.
 
+mod access;
 mod checkpoints;
 mod commit;
 mod feed;
@@ -199,7 +200,7 @@ impl Engine {
         let runtime = tokio::runtime::Handle::current();
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
-        let bound = sources::bind(&plan).await?;
+        let bound = sources::bind(&plan, &options.data).await?;
         let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
         let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
         let clock = Clock::system();

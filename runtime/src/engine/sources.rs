@@ -1,6 +1,7 @@
 //! The plan's sources as running tasks.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -69,40 +70,19 @@ pub(super) fn webhooks(plan: &Plan) -> Vec<WebhookTarget> {
 }
 
 /// Opens ports and checks settings; nobody is let in yet.
-pub(super) async fn bind(plan: &Plan) -> anyhow::Result<Vec<Bound>> {
+pub(super) async fn bind(plan: &Plan, data: &Path) -> anyhow::Result<Vec<Bound>> {
     let mut bound = Vec::new();
     for source in &plan.sources {
-        bound.push(bind_one(source).await.with_context(|| format!("source {}", source.name))?);
+        bound
+            .push(bind_one(source, data).await.with_context(|| format!("source {}", source.name))?);
     }
     Ok(bound)
 }
 
-async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
+async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
     match &source.kind {
-        SourceKind::Endpoint(EndpointSpec {
-            listen,
-            users,
-            packet_bytes_max,
-            connections_max,
-            insecure_listen,
-            ..
-        }) => {
-            let listen = tokio::net::lookup_host(listen)
-                .await
-                .with_context(|| format!("`{listen}` is no address to listen on"))?
-                .next()
-                .with_context(|| format!("`{listen}` has no address"))?;
-            let config = EndpointConfig {
-                listen,
-                users: users
-                    .iter()
-                    .map(|(name, secret)| (name.clone(), secret.expose().to_owned()))
-                    .collect(),
-                packet_bytes_max: *packet_bytes_max as usize,
-                connections_max: *connections_max,
-                insecure_listen: *insecure_listen,
-            };
-            let endpoint = Endpoint::bind(config).await?;
+        SourceKind::Endpoint(spec) => {
+            let endpoint = Endpoint::bind(endpoint_config(spec, data).await?).await?;
             let addr = endpoint.local_addr()?;
             Ok(Bound { source: Box::new(endpoint), addr: Some(addr) })
         }
@@ -132,6 +112,39 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
         }
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
     }
+}
+
+/// The address behind a name.
+pub(super) async fn lookup(listen: &str) -> anyhow::Result<SocketAddr> {
+    tokio::net::lookup_host(listen)
+        .await
+        .with_context(|| format!("`{listen}` is no address to listen on"))?
+        .next()
+        .with_context(|| format!("`{listen}` has no address"))
+}
+
+async fn endpoint_config(spec: &EndpointSpec, data: &Path) -> anyhow::Result<EndpointConfig> {
+    let listen = lookup(&spec.listen).await?;
+    // By its address: sources are numbered anew when the plan changes.
+    let file = spec.listen.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
+    let users = spec.users.iter();
+    Ok(EndpointConfig {
+        users: users.map(|(name, secret)| (name.clone(), secret.expose().to_owned())).collect(),
+        packet_bytes_max: spec.packet_bytes_max as usize,
+        connections_max: spec.connections_max,
+        connect_timeout: Duration::from_micros(spec.connect_timeout_us.max(0) as u64),
+        store: Some(data.join("sessions").join(format!("{file}.redb"))),
+        session_expiry_max_s: spec.session_expiry_max_s,
+        keep_alive_max_s: spec.keep_alive_max_s,
+        queue_max: spec.queue_max,
+        retained: spec.retained,
+        subscribe: spec.subscribe,
+        insecure_listen: spec.insecure_listen,
+        tls: super::access::tls(spec).await?,
+        websocket: super::access::websocket(spec).await?,
+        security: super::access::security(spec),
+        ..EndpointConfig::new(listen)
+    })
 }
 
 /// Starts what was bound, in the order of the plan.

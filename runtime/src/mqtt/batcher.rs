@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::future::{BoxFuture, FutureExt};
 use tidegate_operators::MessagesBuilder;
 
+use super::limits::{BATCH_BYTES_MAX, HELD_BYTES_MAX};
+use super::route::{After, Router};
 use super::wire::{PUBACK, PUBREC, Publish, put_ack};
 use crate::source::{Intake, IntakeError};
 
@@ -20,23 +22,31 @@ use crate::source::{Intake, IntakeError};
 pub(crate) struct Acks {
     /// The packets, encoded.
     pub(crate) bytes: Vec<u8>,
-    /// How many.
+    /// How many of them acknowledge a PUBLISH.
     pub(crate) count: u64,
+    /// How many of those are PUBACKs.
+    pub(crate) pubacks: u64,
 }
 
 struct Pending {
     offer: BoxFuture<'static, Result<(), IntakeError>>,
     acks: Acks,
     bytes: usize,
+    routes: bool,
 }
 
 pub(crate) struct Batcher {
     intake: Arc<dyn Intake>,
     next: MessagesBuilder,
     next_acks: Acks,
+    /// What is left to do with the batch once it is durable.
+    next_after: After,
+    router: Option<Arc<Router>>,
     pending: Option<Pending>,
     held: Arc<AtomicUsize>,
     held_mine: usize,
+    started: u64,
+    durable: u64,
 }
 
 impl Batcher {
@@ -46,20 +56,60 @@ impl Batcher {
             intake,
             next: MessagesBuilder::default(),
             next_acks: Acks::default(),
+            next_after: After::default(),
+            router: None,
             pending: None,
             held,
             held_mine: 0,
+            started: 0,
+            durable: 0,
         }
+    }
+
+    /// Passes durable batches on to subscribers.
+    pub(crate) fn routed(mut self, router: Arc<Router>) -> Self {
+        self.router = Some(router);
+        self
+    }
+
+    /// The number of the batch that takes what is pushed now; they count from 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.started + 1
+    }
+
+    /// The number of the last batch that is durable; 0 for none.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Puts something of our own (an event) among the messages.
+    pub(crate) fn note(&mut self, put: impl FnOnce(&mut MessagesBuilder)) {
+        put(&mut self.next);
     }
 
     /// Takes a message and, above QoS 0, notes its acknowledgement.
     pub(crate) fn push(&mut self, publish: &Publish<'_>, client: &[u8], received_us: i64) {
-        self.next.push(publish.topic, publish.payload, client, publish.meta(received_us));
+        let meta = publish.meta(received_us);
+        let (topic, payload) = (publish.topic, publish.payload);
+        self.next.push_with(topic, payload, client, publish.properties, meta);
         match publish.qos {
             0 => {}
-            1 => self.acknowledge(PUBACK, publish.packet_id),
+            1 => {
+                self.next_acks.pubacks += 1;
+                self.acknowledge(PUBACK, publish.packet_id);
+            }
             _ => self.acknowledge(PUBREC, publish.packet_id),
         }
+    }
+
+    /// What is to be done with this batch once it is durable.
+    pub(crate) fn after(&mut self) -> &mut After {
+        &mut self.next_after
+    }
+
+    /// A packet of another kind that must wait for everything before it.
+    pub(crate) fn reply(&mut self, packet: &[u8]) {
+        self.next_acks.bytes.extend_from_slice(packet);
     }
 
     /// Notes an acknowledgement that must wait for all messages before it.
@@ -70,17 +120,34 @@ impl Batcher {
 
     /// Bytes collected and not yet offered.
     pub(crate) fn next_bytes(&self) -> usize {
-        self.next.data_bytes() + self.next_acks.bytes.len()
+        self.next.data_bytes() + self.next_acks.bytes.len() + self.next_after.bytes()
     }
 
-    /// Acknowledgements noted and not yet handed out.
-    pub(crate) fn unacknowledged(&self) -> u64 {
-        self.next_acks.count + self.pending.as_ref().map_or(0, |p| p.acks.count)
+    /// PUBACKs noted and not yet handed out.
+    pub(crate) fn open_pubacks(&self) -> u64 {
+        self.next_acks.pubacks + self.pending.as_ref().map_or(0, |p| p.acks.pubacks)
+    }
+
+    /// Whether messages for subscribers are not on their way yet.
+    pub(crate) fn is_routing(&self) -> bool {
+        self.next_after.has_publications() || self.pending.as_ref().is_some_and(|p| p.routes)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.next.is_empty() && self.next_acks.bytes.is_empty() && self.next_after.is_empty()
     }
 
     /// Bytes held by all batchers that share the sum.
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.load(Ordering::Relaxed)
+    }
+
+    /// Whether the bounds on memory allow to collect more now.
+    pub(crate) fn may_collect(&self) -> bool {
+        if self.held_bytes() >= HELD_BYTES_MAX {
+            return !self.is_pending();
+        }
+        self.next_bytes() < BATCH_BYTES_MAX
     }
 
     pub(crate) fn is_pending(&self) -> bool {
@@ -89,17 +156,25 @@ impl Batcher {
 
     /// Offers what was collected unless a batch is under way.
     pub(crate) fn start(&mut self) {
-        let empty = self.next.is_empty() && self.next_acks.count == 0;
-        if self.pending.is_none() && !empty {
+        if self.pending.is_none() && !self.is_empty() {
             let messages = std::mem::take(&mut self.next);
-            let bytes = messages.data_bytes();
+            let after = std::mem::take(&mut self.next_after);
+            let bytes = messages.data_bytes() + after.bytes();
+            let routes = after.has_publications();
             let intake = Arc::clone(&self.intake);
-            let offer = match messages.is_empty() {
-                true => futures::future::ready(Ok(())).boxed(),
-                false => async move { intake.offer(messages).await }.boxed(),
+            let offer = match (messages.is_empty(), self.router.clone()) {
+                (true, None) => futures::future::ready(Ok(())).boxed(),
+                (false, Some(router)) if !after.is_empty() => async move {
+                    intake.offer(messages).await?;
+                    router.run(after).await
+                }
+                .boxed(),
+                (true, Some(router)) => async move { router.run(after).await }.boxed(),
+                (false, _) => async move { intake.offer(messages).await }.boxed(),
             };
             let acks = std::mem::take(&mut self.next_acks);
-            self.pending = Some(Pending { offer, acks, bytes });
+            self.pending = Some(Pending { offer, acks, bytes, routes });
+            self.started += 1;
         }
         self.account();
     }
@@ -114,7 +189,9 @@ impl Batcher {
         let result = (&mut pending.offer).await;
         let acks = self.pending.take().map(|p| p.acks).unwrap_or_default();
         self.account();
-        result.map(|()| acks)
+        result?;
+        self.durable = self.started;
+        Ok(acks)
     }
 
     /// Offers all that is left and waits for it.
@@ -128,6 +205,7 @@ impl Batcher {
             let acks = self.done().await?;
             all.bytes.extend_from_slice(&acks.bytes);
             all.count += acks.count;
+            all.pubacks += acks.pubacks;
             self.start();
         }
         Ok(all)

@@ -3,24 +3,30 @@
 //! Nothing else is accepted before a CONNECT, and a refusal says why in the words of the version
 //! that the device speaks.
 
-use bytes::{Bytes, BytesMut};
-use rumqttc_v4::mqttbytes::v4;
-use rumqttc_v5::mqttbytes::v5;
 use rumqttc_v5::mqttbytes::v5::DisconnectReasonCode as Reason;
 
-use super::limits::{CLIENT_ID_BYTES_MAX, CONNECT_BYTES_MAX, RECEIVE_MAXIMUM};
-use super::users::Users;
+use super::limits::CLIENT_ID_BYTES_MAX;
 use super::wire::{Frame, Version, Violation, kind};
 
-/// A CONNECT that was accepted.
+mod connack;
+mod decode;
+
+pub(crate) use connack::Terms;
+pub(crate) use decode::{Connect, Testament, Wishes};
+
+/// A client that may come in, and on which terms.
 #[derive(Debug)]
 pub(crate) struct Hello {
     pub(crate) version: Version,
     pub(crate) client_id: String,
     /// Whether we made the client id up.
-    assigned: bool,
-    /// Seconds; 0 is none.
+    pub(crate) assigned: bool,
+    /// In force, seconds; 0 is none.
     pub(crate) keep_alive_s: u16,
+    wished_keep_alive_s: u16,
+    /// In force, seconds.
+    pub(crate) session_expiry_s: u32,
+    pub(crate) wishes: Wishes,
 }
 
 /// Why a connection goes no further.
@@ -32,103 +38,144 @@ pub(crate) struct Refusal {
     pub(crate) text: String,
     /// Whether the other side broke the protocol (or else is only not welcome).
     pub(crate) malformed: bool,
+    /// The client id, if it was said.
+    pub(crate) client_id: String,
 }
 
-/// What both versions say in a CONNECT.
-struct Connect {
-    client_id: String,
-    clean: bool,
-    keep_alive_s: u16,
-    user: Option<String>,
-    password: Option<Bytes>,
-    extended_authentication: bool,
-}
-
-/// Reasons to refuse, with the return code of 3.1.1 and the reason code of 5.
-#[derive(Clone, Copy)]
-enum Why {
+/// Reasons to refuse who speaks correctly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The client id is not acceptable.
     ClientId,
+    /// Not who it says it is.
     Credentials,
+    /// Known, but not allowed; why.
+    NotAuthorized(String),
+    /// Extended authentication is not offered.
     Method,
+    /// The will's topic is not accepted.
+    WillTopic,
+    /// A retained will, and nothing is retained here.
+    WillRetained,
+    /// The client takes no packet as large as our answer.
+    PacketMaximum,
+    /// Some number is used up; which.
+    Quota(String),
 }
 
 impl Why {
-    fn codes(self) -> (u8, u8, &'static str) {
+    /// The return code of 3.1.1 and the reason code of 5.
+    fn codes(&self) -> (u8, u8) {
         match self {
-            Self::ClientId => (2, 0x85, "the client id is empty or too long"),
-            Self::Credentials => (4, 0x86, "bad user name or password"),
-            Self::Method => (5, 0x8C, "extended authentication is not supported"),
+            Self::ClientId => (2, 0x85),
+            Self::Credentials => (4, 0x86),
+            Self::NotAuthorized(_) => (5, 0x87),
+            Self::Method => (5, 0x8C),
+            Self::WillTopic => (5, 0x90),
+            Self::WillRetained => (5, 0x9A),
+            Self::PacketMaximum => (3, 0x95),
+            Self::Quota(_) => (3, 0x97),
         }
     }
 
-    fn refusal(self, version: Version) -> Refusal {
-        let (v3, v5, text) = self.codes();
-        let reply = match version {
-            Version::V3 => vec![0x20, 2, 0, v3],
-            Version::V5 => vec![0x20, 3, 0, v5, 0],
-        };
-        Refusal { reply, text: text.to_owned(), malformed: false }
+    fn text(&self) -> &str {
+        match self {
+            Self::ClientId => "the client id is empty or too long",
+            Self::Credentials => "bad user name or password",
+            Self::Method => "extended authentication is not supported",
+            Self::WillTopic => "clients may not publish to the topic of the will",
+            Self::WillRetained => "a retained will, and nothing is retained here",
+            Self::PacketMaximum => "the client's maximum packet size is too small for an answer",
+            Self::NotAuthorized(text) | Self::Quota(text) => text,
+        }
+    }
+
+    /// The refusal of what `connect` asks for.
+    pub(crate) fn refuse(&self, connect: &Connect<'_>) -> Refusal {
+        Refusal {
+            reply: connack::refuse(connect.version, self.codes()),
+            text: self.text().to_owned(),
+            malformed: false,
+            client_id: connect.client_id.chars().take(CLIENT_ID_BYTES_MAX).collect(),
+        }
     }
 }
 
+/// Reads the first packet of a connection.
+pub(crate) fn read(frame: Frame, packet: &[u8]) -> Result<Connect<'_>, Refusal> {
+    if frame.byte1 != kind::CONNECT << 4 {
+        return Err(malformed("the first packet is not a CONNECT"));
+    }
+    let body = &packet[frame.header_len..frame.total_len];
+    let (version, rest) = version(body)?;
+    if version == Version::V5 && frame.is_padded() {
+        return Err(malformed("CONNECT: a length that is longer than need be"));
+    }
+    decode::decode(version, rest).map_err(|violation| {
+        let mut refusal = malformed(&format!("CONNECT: {violation}"));
+        // 3.1.1 has no code for it: closing is the answer (4.8).
+        if version == Version::V5 {
+            refusal.reply = connack::refuse(version, (0, violation.reason as u8));
+        }
+        refusal
+    })
+}
+
 impl Hello {
-    /// Judges the first packet of a connection.
-    pub(crate) fn read(frame: Frame, packet: &[u8], users: &Users) -> Result<Self, Refusal> {
-        if frame.kind() != kind::CONNECT {
-            return Err(malformed("the first packet is not a CONNECT"));
-        }
-        let version = version(&packet[frame.header_len..frame.total_len])?;
-        let connect = match version {
-            Version::V3 => read_v3(packet)?,
-            Version::V5 => read_v5(packet)?,
-        };
-        if connect.extended_authentication {
-            return Err(Why::Method.refusal(version));
-        }
-        if !users.allow(connect.user.as_deref(), connect.password.as_deref()) {
-            return Err(Why::Credentials.refusal(version));
+    /// Judges a CONNECT by everything but its credentials.
+    pub(crate) fn of(connect: &Connect<'_>, terms: &Terms) -> Result<Self, Refusal> {
+        let refuse = |why: Why| Err(why.refuse(connect));
+        if connect.wishes.authentication {
+            return refuse(Why::Method);
         }
         let assigned = connect.client_id.is_empty();
         // Version 3.1.1 allows an empty client id only where no session is wanted (3.1.3-8).
-        let anonymous_session = assigned && version == Version::V3 && !connect.clean;
+        let anonymous_session = assigned && connect.version == Version::V3 && !connect.clean;
         if anonymous_session || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-            return Err(Why::ClientId.refusal(version));
+            return refuse(Why::ClientId);
         }
-        let client_id = if assigned { new_client_id()? } else { connect.client_id };
-        Ok(Self { version, client_id, assigned, keep_alive_s: connect.keep_alive_s })
+        if let Some(will) = &connect.will {
+            if !may_be_published(will.topic.as_bytes()) {
+                return refuse(Why::WillTopic);
+            }
+            if will.retain && !terms.retained && connect.version == Version::V5 {
+                return refuse(Why::WillRetained);
+            }
+        }
+        let wished = connect.keep_alive_s;
+        let too_long = terms.keep_alive_max_s > 0 && wished > terms.keep_alive_max_s;
+        let keep_alive_s = match connect.version {
+            // 3.1.1 has no words to ask for another one.
+            Version::V5 if too_long => terms.keep_alive_max_s,
+            Version::V3 | Version::V5 => wished,
+        };
+        let hello = Self {
+            version: connect.version,
+            client_id: if assigned { new_client_id()? } else { connect.client_id.to_owned() },
+            assigned,
+            keep_alive_s,
+            wished_keep_alive_s: wished,
+            session_expiry_s: connect.wishes.session_expiry_s.min(terms.session_expiry_max_s),
+            wishes: connect.wishes,
+        };
+        if hello.accept(terms, false).len() > connect.wishes.packet_bytes_max as usize {
+            return refuse(Why::PacketMaximum);
+        }
+        Ok(hello)
     }
 
-    /// The CONNACK. Sessions are not kept yet, so it never says that one is present.
-    pub(crate) fn accept(&self, packet_bytes_max: usize) -> Vec<u8> {
-        if self.version == Version::V3 {
-            return vec![0x20, 2, 0, 0];
-        }
-        let properties = v5::ConnAckProperties {
-            session_expiry_interval: Some(0),
-            receive_max: Some(RECEIVE_MAXIMUM),
-            max_packet_size: u32::try_from(packet_bytes_max).ok(),
-            assigned_client_identifier: self.assigned.then(|| self.client_id.clone()),
-            topic_alias_max: Some(0),
-            // Nothing is delivered yet, so there is nothing to subscribe to.
-            wildcard_subscription_available: None,
-            subscription_identifiers_available: Some(0),
-            shared_subscription_available: Some(0),
-            max_qos: None,
-            retain_available: None,
-            reason_string: None,
-            user_properties: Vec::new(),
-            server_keep_alive: None,
-            response_information: None,
-            server_reference: None,
-            authentication_method: None,
-            authentication_data: None,
-        };
-        let code = v5::ConnectReturnCode::Success;
-        let packet = v5::ConnAck { session_present: false, code, properties: Some(properties) };
-        let mut out = BytesMut::new();
-        packet.write(&mut out).expect("a CONNACK of ours is far below the protocol's limits");
-        out.to_vec()
+    /// The CONNACK.
+    pub(crate) fn accept(&self, terms: &Terms, session_present: bool) -> Vec<u8> {
+        connack::accept(self, terms, session_present)
     }
+}
+
+/// Whether clients may publish to a topic that starts like this: what starts with `$SYS/` is for
+/// servers, and `$share/` is no topic.
+pub(crate) fn may_be_published(topic: &[u8]) -> bool {
+    let below =
+        |name: &[u8]| topic == name || topic.strip_prefix(name).is_some_and(|rest| rest[0] == b'/');
+    topic.first() != Some(&b'$') || !(below(b"$SYS") || below(b"$share"))
 }
 
 /// The last packet to a client that broke a rule, or that we have to leave.
@@ -145,80 +192,27 @@ pub(crate) fn bad_frame(violation: Violation) -> Refusal {
     malformed(violation.text)
 }
 
-fn malformed(text: &str) -> Refusal {
-    Refusal { reply: Vec::new(), text: text.to_owned(), malformed: true }
+/// The refusal of what cannot be answered.
+pub(crate) fn malformed(text: &str) -> Refusal {
+    let (reply, client_id) = (Vec::new(), String::new());
+    Refusal { reply, text: text.to_owned(), malformed: true, client_id }
 }
 
-fn version(body: &[u8]) -> Result<Version, Refusal> {
+/// The version, and what follows the protocol level.
+fn version(body: &[u8]) -> Result<(Version, &[u8]), Refusal> {
     match body {
-        [0, 4, b'M', b'Q', b'T', b'T', 4, ..] => Ok(Version::V3),
-        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Ok(Version::V5),
+        [0, 4, b'M', b'Q', b'T', b'T', 4, rest @ ..] => Ok((Version::V3, rest)),
+        [0, 4, b'M', b'Q', b'T', b'T', 5, rest @ ..] => Ok((Version::V5, rest)),
         [0, 4, b'M', b'Q', b'T', b'T', level, ..]
         | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', level, ..] => {
-            Err(Refusal {
-                // The form of 3.1 and 3.1.1, which any client that is not of version 5 knows.
-                reply: vec![0x20, 2, 0, 1],
-                text: format!("protocol level {level} is not supported, only 3.1.1 (4) and 5"),
-                malformed: false,
-            })
+            // The form of 5 for those who came after it, that of 3.1.1 for all others.
+            let form = if *level > 5 { Version::V5 } else { Version::V3 };
+            let text = format!("protocol level {level} is not supported, only 3.1.1 (4) and 5");
+            let reply = connack::refuse(form, (1, 0x84));
+            Err(Refusal { reply, malformed: false, ..malformed(&text) })
         }
         _ => Err(malformed("the first packet is not an MQTT CONNECT")),
     }
-}
-
-fn read_v3(packet: &[u8]) -> Result<Connect, Refusal> {
-    let read = v4::Packet::read(&mut BytesMut::from(packet), CONNECT_BYTES_MAX);
-    let connect = match read {
-        Ok(v4::Packet::Connect(connect)) => connect,
-        Ok(_) => return Err(malformed("the first packet is not a CONNECT")),
-        Err(error) => return Err(malformed(&format!("CONNECT: {error}"))),
-    };
-    let (user, password) = match connect.auth {
-        v4::ConnectAuth::None => (None, None),
-        v4::ConnectAuth::Username { username } => (Some(username), None),
-        v4::ConnectAuth::UsernamePassword { username, password } => {
-            (Some(username), Some(password))
-        }
-    };
-    Ok(Connect {
-        client_id: connect.client_id,
-        clean: connect.clean_session,
-        keep_alive_s: connect.keep_alive,
-        user,
-        password,
-        extended_authentication: false,
-    })
-}
-
-fn read_v5(packet: &[u8]) -> Result<Connect, Refusal> {
-    let read = v5::Packet::read(&mut BytesMut::from(packet), None);
-    let (connect, auth) = match read {
-        Ok(v5::Packet::Connect(connect, _will, auth)) => (connect, auth),
-        Ok(_) => return Err(malformed("the first packet is not a CONNECT")),
-        Err(error) => {
-            let mut refusal = malformed(&format!("CONNECT: {error}"));
-            refusal.reply = vec![0x20, 3, 0, Reason::MalformedPacket as u8, 0];
-            return Err(refusal);
-        }
-    };
-    let (user, password) = match auth {
-        v5::ConnectAuth::None => (None, None),
-        v5::ConnectAuth::Username { username } => (Some(username), None),
-        v5::ConnectAuth::Password { password } => (None, Some(password)),
-        v5::ConnectAuth::UsernamePassword { username, password } => {
-            (Some(username), Some(password))
-        }
-    };
-    Ok(Connect {
-        client_id: connect.client_id,
-        clean: connect.clean_start,
-        keep_alive_s: connect.keep_alive,
-        user,
-        password,
-        extended_authentication: connect
-            .properties
-            .is_some_and(|properties| properties.authentication_method.is_some()),
-    })
 }
 
 fn new_client_id() -> Result<String, Refusal> {

@@ -13,8 +13,11 @@ pub const CONNECT_BYTES_MAX: usize = 64 * 1024;
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// After our last packet on a connection that we close: how long to go on reading (and throwing
-/// away), so that the peer sees the reason instead of a connection reset.
+/// away) while nothing comes, so that the peer sees the reason instead of a connection reset.
 pub const LINGER: Duration = Duration::from_millis(500);
+
+/// The same for a peer that goes on sending: it has our last packet still to come, behind others.
+pub const LINGER_MAX: Duration = Duration::from_secs(10);
 
 /// After the order to stop: how long connections may wait for their offers to become durable.
 /// What is not durable by then is not acknowledged, and its sender sends it again.
@@ -43,6 +46,37 @@ pub const TOPIC_BYTES_MAX: usize = 1024;
 
 /// Most levels of a topic: bounds the work of matching templates.
 pub const TOPIC_LEVELS_MAX: usize = 64;
+
+/// Most bytes of properties in one packet: they are journaled with the message.
+pub const PROPERTIES_BYTES_MAX: usize = 16 * 1024;
+
+/// Most user properties in one packet: each becomes an entry of a row.
+pub const USER_PROPERTIES_MAX: usize = 64;
+
+/// Topic aliases that a client may set. Each costs us its topic, so this times
+/// [`TOPIC_BYTES_MAX`] bounds what one connection can make us keep.
+pub const TOPIC_ALIASES_MAX: u16 = 32;
+
+/// Most filters in one SUBSCRIBE or UNSUBSCRIBE.
+pub const FILTERS_MAX: usize = 1000;
+
+/// Packets that wait to be written to a client; beyond it nothing more is read from it. What is
+/// delivered to it is taken from its queue only as far as this goes.
+pub const OUT_BYTES_MAX: usize = 64 * 1024;
+
+/// Connections beyond `connections_max` that are answered why they are refused; more are closed
+/// without a word.
+pub const REFUSALS_MAX: usize = 64;
+
+/// Time to CONNECT for a connection that will be refused anyway.
+pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Session events per second that strangers can cause (refused connections, denied topics); more
+/// are counted into one event.
+pub const NOTICES_PER_SECOND: u32 = 10;
+
+/// How often delayed wills and expired sessions are looked for.
+pub const HOUSEKEEPING: Duration = Duration::from_millis(200);
 
 /// Longest client id, bytes; it is stored with every message.
 pub const CLIENT_ID_BYTES_MAX: usize = 256;

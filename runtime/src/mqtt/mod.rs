@@ -6,18 +6,29 @@
 //! id is acknowledged only on the connection that it came from, because batch, acknowledgements
 //! and socket belong to one task; an acknowledgement cannot outlive its connection.
 
+mod access;
+mod aliases;
 mod batcher;
+mod broker;
 mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
+mod housekeeping;
 pub mod limits;
-mod registry;
+mod listeners;
+mod notices;
+mod packets;
+mod properties;
+mod route;
+pub mod security;
 mod subscriber;
 #[cfg(test)]
 mod testing;
 mod users;
 mod wire;
 
+pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use endpoint::{Endpoint, EndpointConfig};
+pub use listeners::{TlsListener, WebSocketListener};
 pub use subscriber::{Subscriber, SubscriberConfig};

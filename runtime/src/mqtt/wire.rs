@@ -8,6 +8,7 @@ use rumqttc_v5::mqttbytes::v5::DisconnectReasonCode as Reason;
 use tidegate_operators::MessageMeta;
 
 use super::limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
+use super::properties::{self, Properties};
 
 /// Protocol version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,19 +24,25 @@ pub(crate) mod kind {
     pub(crate) const CONNECT: u8 = 1;
     pub(crate) const CONNACK: u8 = 2;
     pub(crate) const PUBLISH: u8 = 3;
+    pub(crate) const PUBACK: u8 = 4;
+    pub(crate) const PUBREC: u8 = 5;
     pub(crate) const PUBREL: u8 = 6;
+    pub(crate) const PUBCOMP: u8 = 7;
     pub(crate) const SUBSCRIBE: u8 = 8;
     pub(crate) const SUBACK: u8 = 9;
     pub(crate) const UNSUBSCRIBE: u8 = 10;
+    pub(crate) const UNSUBACK: u8 = 11;
     pub(crate) const PINGREQ: u8 = 12;
     pub(crate) const PINGRESP: u8 = 13;
     pub(crate) const DISCONNECT: u8 = 14;
+    pub(crate) const AUTH: u8 = 15;
 }
 
 pub(crate) const PINGREQ: [u8; 2] = [0xC0, 0];
 pub(crate) const PINGRESP: [u8; 2] = [0xD0, 0];
 pub(crate) const PUBACK: u8 = 0x40;
 pub(crate) const PUBREC: u8 = 0x50;
+pub(crate) const PUBREL: u8 = 0x62;
 pub(crate) const PUBCOMP: u8 = 0x70;
 
 /// What the other side did wrong; its connection is closed.
@@ -72,6 +79,12 @@ impl Frame {
     pub(crate) fn flags(self) -> u8 {
         self.byte1 & 0x0F
     }
+
+    /// Whether its length is written in more bytes than need be: wrong in MQTT 5 (1.5.5-1).
+    pub(crate) fn is_padded(self) -> bool {
+        let length_len = self.header_len - 1;
+        length_len > 1 && self.total_len - self.header_len < 1 << (7 * (length_len - 1))
+    }
 }
 
 /// Looks for a packet at the start of `bytes`; `None` if more must be read first. The announced
@@ -105,13 +118,35 @@ fn var_int(bytes: &[u8]) -> Result<Option<(usize, usize)>, Violation> {
     Ok(None)
 }
 
+/// [`var_int`] in its shortest form, which MQTT 5 demands (1.5.5-1).
+pub(crate) fn strict_var_int(bytes: &[u8]) -> Result<Option<(usize, usize)>, Violation> {
+    let found = var_int(bytes)?;
+    if let Some((_, len)) = found
+        && len > 1
+        && bytes[len - 1] == 0
+    {
+        return violation(Reason::MalformedPacket, "a length that is longer than need be");
+    }
+    Ok(found)
+}
+
 /// A PUBLISH inside the read buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Publish<'a> {
+    /// Empty if only the alias says it.
     pub(crate) topic: &'a [u8],
     pub(crate) payload: &'a [u8],
+    /// MQTT 5, as they were sent.
+    pub(crate) properties: &'a [u8],
     /// 0 at QoS 0.
     pub(crate) packet_id: u16,
+    /// 0 is none.
+    pub(crate) alias: u16,
+    /// Of the message, seconds.
+    pub(crate) expiry_s: Option<u32>,
+    pub(crate) user_properties: usize,
+    /// Only a broker may name the subscription.
+    pub(crate) has_subscription_id: bool,
     pub(crate) qos: u8,
     pub(crate) duplicate: bool,
     pub(crate) retain: bool,
@@ -131,8 +166,21 @@ impl Publish<'_> {
     }
 }
 
-/// Decodes the body of a PUBLISH.
+/// Decodes the body of a PUBLISH to someone who has allowed no topic aliases.
 pub(crate) fn publish(version: Version, flags: u8, body: &[u8]) -> Result<Publish<'_>, Violation> {
+    let publish = publish_with_alias(version, flags, body)?;
+    if publish.alias != 0 {
+        return violation(Reason::TopicAliasInvalid, "PUBLISH with a topic alias; none is allowed");
+    }
+    Ok(publish)
+}
+
+/// Decodes the body of a PUBLISH. The topic is checked, unless it is left to the alias.
+pub(crate) fn publish_with_alias(
+    version: Version,
+    flags: u8,
+    body: &[u8],
+) -> Result<Publish<'_>, Violation> {
     let qos = (flags >> 1) & 3;
     let duplicate = flags & 8 != 0;
     if qos == 3 {
@@ -147,18 +195,43 @@ pub(crate) fn publish(version: Version, flags: u8, body: &[u8]) -> Result<Publis
         packet_id = self::packet_id(rest)?;
         rest = &rest[2..];
     }
-    let mut alias = false;
+    let mut publish = Publish {
+        topic,
+        payload: rest,
+        properties: &[],
+        packet_id,
+        alias: 0,
+        expiry_s: None,
+        user_properties: 0,
+        has_subscription_id: false,
+        qos,
+        duplicate,
+        retain: flags & 1 != 0,
+    };
     if version == Version::V5 {
-        let Some((len, len_len)) = var_int(rest)? else { return short() };
-        let Some(properties) = rest.get(len_len..len_len + len) else { return short() };
-        alias = publish_properties(properties)?;
-        rest = &rest[len_len + len..];
+        (publish.properties, publish.payload) = properties::split(rest)?;
+        publish.read_properties()?;
     }
-    if alias {
-        return violation(Reason::TopicAliasInvalid, "PUBLISH with a topic alias; none is allowed");
+    if publish.alias == 0 || !topic.is_empty() {
+        check_topic(topic)?;
     }
-    check_topic(topic)?;
-    Ok(Publish { topic, payload: rest, packet_id, qos, duplicate, retain: flags & 1 != 0 })
+    Ok(publish)
+}
+
+impl Publish<'_> {
+    fn read_properties(&mut self) -> Result<(), Violation> {
+        let mut properties = Properties::new(self.properties, properties::PUBLISH);
+        while let Some((id, value)) = properties.next()? {
+            match id {
+                properties::id::TOPIC_ALIAS => self.alias = value.number() as u16,
+                properties::id::MESSAGE_EXPIRY => self.expiry_s = Some(value.number()),
+                properties::id::SUBSCRIPTION_ID => self.has_subscription_id = true,
+                _ => {}
+            }
+        }
+        self.user_properties = properties.user_properties();
+        Ok(())
+    }
 }
 
 /// The packet id at the start of a body.
@@ -176,6 +249,22 @@ pub(crate) fn put_ack(out: &mut Vec<u8>, byte1: u8, packet_id: u16) {
     out.extend_from_slice(&[byte1, 2, high, low]);
 }
 
+/// Appends a remaining length.
+pub(crate) fn put_length(out: &mut Vec<u8>, mut len: usize) {
+    while len >= 0x80 {
+        out.push((len & 0x7F) as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+}
+
+/// Appends a length-prefixed text of at most 65,535 bytes.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
+    debug_assert!(text.len() <= usize::from(u16::MAX));
+    out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
 /// Bounds of our own on a topic that is valid MQTT.
 pub(crate) fn check_topic_limits(topic: &[u8]) -> Result<(), Violation> {
     if topic.len() > TOPIC_BYTES_MAX {
@@ -187,17 +276,17 @@ pub(crate) fn check_topic_limits(topic: &[u8]) -> Result<(), Violation> {
     Ok(())
 }
 
-fn check_topic(topic: &[u8]) -> Result<(), Violation> {
+pub(crate) fn check_topic(topic: &[u8]) -> Result<(), Violation> {
     if topic.is_empty() {
-        return violation(Reason::ProtocolError, "PUBLISH with an empty topic");
+        return violation(Reason::ProtocolError, "an empty topic");
     }
     if topic.iter().any(|b| matches!(b, b'+' | b'#')) {
-        return violation(Reason::TopicNameInvalid, "PUBLISH to a topic with a wildcard");
+        return violation(Reason::TopicNameInvalid, "a topic with a wildcard");
     }
     check_text(topic)
 }
 
-fn check_text(text: &[u8]) -> Result<(), Violation> {
+pub(crate) fn check_text(text: &[u8]) -> Result<(), Violation> {
     if text.contains(&0) || std::str::from_utf8(text).is_err() {
         return violation(Reason::MalformedPacket, "a text is not UTF-8 without NUL");
     }
@@ -205,7 +294,7 @@ fn check_text(text: &[u8]) -> Result<(), Violation> {
 }
 
 /// A length-prefixed run of bytes and what follows.
-fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+pub(crate) fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     let Some(&[high, low]) = bytes.get(..2) else { return short() };
     let len = usize::from(u16::from_be_bytes([high, low]));
     match bytes[2..].split_at_checked(len) {
@@ -214,41 +303,7 @@ fn string(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     }
 }
 
-/// Checks the properties of a PUBLISH; whether there is a topic alias.
-fn publish_properties(mut bytes: &[u8]) -> Result<bool, Violation> {
-    let mut alias = false;
-    while let Some((&id, rest)) = bytes.split_first() {
-        bytes = match id {
-            1 => skip(rest, 1)?,
-            2 => skip(rest, 4)?,
-            3 | 8 => skip_text(rest)?,
-            9 => string(rest)?.1,
-            11 => match var_int(rest)? {
-                Some((_, len)) => &rest[len..],
-                None => return short(),
-            },
-            35 => {
-                alias = true;
-                skip(rest, 2)?
-            }
-            38 => skip_text(skip_text(rest)?)?,
-            _ => return violation(Reason::ProtocolError, "PUBLISH with an unknown property"),
-        };
-    }
-    Ok(alias)
-}
-
-fn skip(bytes: &[u8], n: usize) -> Result<&[u8], Violation> {
-    bytes.get(n..).map_or_else(short, Ok)
-}
-
-fn skip_text(bytes: &[u8]) -> Result<&[u8], Violation> {
-    let (text, rest) = string(bytes)?;
-    check_text(text)?;
-    Ok(rest)
-}
-
-fn short<T>() -> Result<T, Violation> {
+pub(crate) fn short<T>() -> Result<T, Violation> {
     violation(Reason::MalformedPacket, "a packet ends too early")
 }
 
