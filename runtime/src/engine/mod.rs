@@ -210,7 +210,7 @@ impl Engine {
         let runtime = tokio::runtime::Handle::current();
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
-        let bound = sources::bind(&plan).await?;
+        let bound = sources::bind(&plan, &options.data).await?;
         let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
         let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
         let clock = Clock::system();

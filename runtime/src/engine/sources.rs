@@ -1,20 +1,21 @@
 //! The plan's sources as running tasks.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
-use tidegate_pipelines::plan::{EndpointSpec, FileSpec, MqttSpec, SourceKind, SourceSpec};
+use tidegate_pipelines::plan::{EndpointSpec, FileSpec, MqttSpec, Retained, SourceKind, SourceSpec};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::files::FileSource;
 use super::notifications::target_name;
 use crate::journal::Journal;
-use crate::mqtt::{Endpoint, EndpointConfig, Subscriber, SubscriberConfig};
+use crate::mqtt::{Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig};
 use crate::source::{Source, SourceError, SourceStats};
 use crate::stats::Stats;
 use crate::webhook::WebhookTarget;
@@ -73,15 +74,15 @@ pub(super) fn webhooks(plan: &Plan) -> Vec<WebhookTarget> {
 }
 
 /// Opens ports and checks settings; nobody is let in yet.
-pub(super) async fn bind(plan: &Plan) -> anyhow::Result<Vec<Bound>> {
+pub(super) async fn bind(plan: &Plan, data: &Path) -> anyhow::Result<Vec<Bound>> {
     let mut bound = Vec::new();
     for source in &plan.sources {
-        bound.push(bind_one(source).await.with_context(|| format!("source {}", source.name))?);
+        bound.push(bind_one(source, data).await.with_context(|| format!("source {}", source.name))?);
     }
     Ok(bound)
 }
 
-async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
+async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
     match &source.kind {
         SourceKind::Endpoint(EndpointSpec {
             listen,
@@ -110,31 +111,36 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
             let addr = endpoint.local_addr()?;
             Ok(Bound { source: Box::new(endpoint), addr: Some(addr) })
         }
-        SourceKind::Mqtt(MqttSpec {
-            url,
-            filters,
-            qos,
-            client_id,
-            version5,
-            user,
-            password,
-            ca_file,
-            session_expiry_s,
-        }) => {
-            let config = SubscriberConfig {
-                url: url.clone(),
-                filters: filters.clone(),
-                qos: *qos,
-                client_id: client_id.clone(),
-                version5: *version5,
-                user: user.clone(),
-                password: password.as_ref().map(|p| p.expose().to_owned()),
-                ca_file: ca_file.clone(),
-                session_expiry_s: *session_expiry_s,
-            };
-            Ok(Bound { source: Box::new(Subscriber::new(config)?), addr: None })
+        SourceKind::Mqtt(spec) => {
+            let subscriber = Subscriber::new(subscriber_config(spec, data))?;
+            Ok(Bound { source: Box::new(subscriber), addr: None })
         }
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
+    }
+}
+
+/// The settings of a subscriber. `data` is the data folder.
+pub fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
+    SubscriberConfig {
+        url: spec.url.clone(),
+        filters: spec.filters.clone(),
+        qos: spec.qos,
+        client_id: spec.client_id.clone(),
+        version5: spec.version5,
+        user: spec.user.clone(),
+        password: spec.password.as_ref().map(|p| p.expose().to_owned()),
+        ca_file: spec.ca_file.clone(),
+        cert_file: spec.cert_file.clone(),
+        key_file: spec.key_file.clone(),
+        session_expiry_s: spec.session_expiry_s,
+        connections: spec.connections,
+        share: spec.share.clone(),
+        retained: match spec.retained {
+            Retained::Drop => RetainedPolicy::Drop,
+            Retained::State => RetainedPolicy::State,
+            Retained::Process => RetainedPolicy::Process,
+        },
+        state: Some(data.join("brokers")),
     }
 }
 

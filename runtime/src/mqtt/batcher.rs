@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::{BoxFuture, FutureExt};
-use tidegate_operators::MessagesBuilder;
+use tidegate_operators::{MessageMeta, MessagesBuilder};
 
 use super::wire::{PUBACK, PUBREC, Publish, put_ack};
 use crate::source::{Intake, IntakeError};
@@ -37,6 +37,9 @@ pub(crate) struct Batcher {
     pending: Option<Pending>,
     held: Arc<AtomicUsize>,
     held_mine: usize,
+    session: u16,
+    started: u64,
+    durable: u64,
 }
 
 impl Batcher {
@@ -49,12 +52,37 @@ impl Batcher {
             pending: None,
             held,
             held_mine: 0,
+            session: 0,
+            started: 0,
+            durable: 0,
         }
+    }
+
+    /// Says with each message that it came in this session of the source.
+    pub(crate) fn in_session(mut self, session: u16) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// The number of the batch that takes what is pushed now; they count from 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.started + 1
+    }
+
+    /// The number of the last batch that is durable; 0 for none.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Puts something of our own (an event) among the messages.
+    pub(crate) fn note(&mut self, put: impl FnOnce(&mut MessagesBuilder)) {
+        put(&mut self.next);
     }
 
     /// Takes a message and, above QoS 0, notes its acknowledgement.
     pub(crate) fn push(&mut self, publish: &Publish<'_>, client: &[u8], received_us: i64) {
-        self.next.push(publish.topic, publish.payload, client, publish.meta(received_us));
+        let meta = MessageMeta { session: self.session, ..publish.meta(received_us) };
+        self.next.push(publish.topic, publish.payload, client, meta);
         match publish.qos {
             0 => {}
             1 => self.acknowledge(PUBACK, publish.packet_id),
@@ -100,6 +128,7 @@ impl Batcher {
             };
             let acks = std::mem::take(&mut self.next_acks);
             self.pending = Some(Pending { offer, acks, bytes });
+            self.started += 1;
         }
         self.account();
     }
@@ -114,7 +143,9 @@ impl Batcher {
         let result = (&mut pending.offer).await;
         let acks = self.pending.take().map(|p| p.acks).unwrap_or_default();
         self.account();
-        result.map(|()| acks)
+        result?;
+        self.durable = self.started;
+        Ok(acks)
     }
 
     /// Offers all that is left and waits for it.

@@ -7,17 +7,17 @@
 //! and socket belong to one task; an acknowledgement cannot outlive its connection.
 
 mod batcher;
-mod buffer;
+pub(crate) mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
 pub mod limits;
 mod registry;
-mod subscriber;
+pub(crate) mod subscriber;
 #[cfg(test)]
 mod testing;
 mod users;
-mod wire;
+pub(crate) mod wire;
 
 pub use endpoint::{Endpoint, EndpointConfig};
-pub use subscriber::{Subscriber, SubscriberConfig};
+pub use subscriber::{RetainedPolicy, Subscriber, SubscriberConfig};

@@ -27,6 +27,7 @@ pub(crate) mod kind {
     pub(crate) const SUBSCRIBE: u8 = 8;
     pub(crate) const SUBACK: u8 = 9;
     pub(crate) const UNSUBSCRIBE: u8 = 10;
+    pub(crate) const UNSUBACK: u8 = 11;
     pub(crate) const PINGREQ: u8 = 12;
     pub(crate) const PINGRESP: u8 = 13;
     pub(crate) const DISCONNECT: u8 = 14;
@@ -77,17 +78,19 @@ impl Frame {
 /// Looks for a packet at the start of `bytes`; `None` if more must be read first. The announced
 /// length is checked as soon as it is known.
 pub(crate) fn frame(bytes: &[u8], packet_bytes_max: usize) -> Result<Option<Frame>, Violation> {
+    let Some(frame) = header(bytes)? else { return Ok(None) };
+    if frame.total_len > packet_bytes_max {
+        return violation(Reason::PacketTooLarge, "a packet is larger than allowed");
+    }
+    Ok((bytes.len() >= frame.total_len).then_some(frame))
+}
+
+/// What the fixed header at the start of `bytes` announces, however much of it is there.
+pub(crate) fn header(bytes: &[u8]) -> Result<Option<Frame>, Violation> {
     let Some((&byte1, rest)) = bytes.split_first() else { return Ok(None) };
     let Some((body_len, length_len)) = var_int(rest)? else { return Ok(None) };
     let header_len = 1 + length_len;
-    let total_len = header_len + body_len;
-    if total_len > packet_bytes_max {
-        return violation(Reason::PacketTooLarge, "a packet is larger than allowed");
-    }
-    if bytes.len() < total_len {
-        return Ok(None);
-    }
-    Ok(Some(Frame { byte1, header_len, total_len }))
+    Ok(Some(Frame { byte1, header_len, total_len: header_len + body_len }))
 }
 
 /// A variable byte integer and its length; `None` if bytes are missing.

@@ -4,12 +4,12 @@ use crate::config::problem::Reporter;
 use crate::config::references::{Resolver, known_or};
 use crate::config::secret::Secret;
 use crate::config::section::Section;
-use crate::plan::{MqttSpec, SourceKind, SourceSpec};
+use crate::plan::{MqttSpec, Retained, SourceKind, SourceSpec};
 
 pub(super) fn mqtt(
     file: &Section<'_>,
     source: &Section<'_>,
-    filters: Vec<String>,
+    mut filters: Vec<String>,
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
@@ -28,11 +28,14 @@ pub(super) fn mqtt(
     if let (Some(entry), None) = (source.entry("password"), source.entry("user")) {
         report.error(entry.key_at, "a password without a user", "add `user`".to_owned());
     }
-    let ca_file = source.resolved("ca_file", resolve, report).map(Into::into);
-    if let (Some(entry), false) = (source.entry("ca_file"), url.starts_with("mqtts:")) {
-        let hint = "write `mqtts://` in the url".to_owned();
-        report.error(entry.key_at, "certificates are for TLS, and this is `mqtt://`", hint);
-    }
+    let mut file_of = |key: &str| source.resolved(key, resolve, report).map(Into::into);
+    let (ca_file, cert_file, key_file) =
+        (file_of("ca_file"), file_of("cert_file"), file_of("key_file"));
+    certificates(&url, source, report);
+    filters.sort();
+    filters.dedup();
+    overlaps(&filters, source, report);
+    let share = share(source, report);
     let (name, url) = parsed?;
     let session_expiry_s = source.duration_us("session_expiry")? / 1_000_000;
     Some(SourceSpec {
@@ -46,9 +49,80 @@ pub(super) fn mqtt(
             user,
             password,
             ca_file,
+            cert_file,
+            key_file,
             session_expiry_s: u32::try_from(session_expiry_s).unwrap_or(u32::MAX),
+            connections: u16::try_from(source.int("connections")?).ok()?,
+            share,
+            retained: match source.text("retained") {
+                Some("drop") => Retained::Drop,
+                Some("process") => Retained::Process,
+                _ => Retained::State,
+            },
         }),
     })
+}
+
+/// Certificates are for TLS, and one of our own has two parts.
+fn certificates(url: &str, source: &Section<'_>, report: &mut Reporter<'_>) {
+    let tls = url.starts_with("mqtts:") || url.starts_with("wss:");
+    for key in ["ca_file", "cert_file", "key_file"] {
+        if let (Some(entry), false) = (source.entry(key), tls) {
+            let hint = "write `mqtts://` (or `wss://`) in the url".to_owned();
+            report.error(entry.key_at, "certificates are for TLS, which this url is not", hint);
+        }
+    }
+    for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+        if let (Some(entry), None) = (source.entry(one), source.entry(other)) {
+            let message = format!("`{one}` without `{other}`");
+            report.error(entry.key_at, message, format!("add `{other}`"));
+        }
+    }
+}
+
+/// The group of a shared subscription, which several connections need.
+fn share(source: &Section<'_>, report: &mut Reporter<'_>) -> Option<String> {
+    let share = source.text("share").map(str::to_owned);
+    if let Some(group) = &share
+        && (group.is_empty() || group.contains(['/', '+', '#', '\0']))
+    {
+        let hint = "a group is a word without `/`, `+` and `#`".to_owned();
+        report.error(source.at("share"), format!("`{group}` cannot name a group"), hint);
+    }
+    if share.is_none() && source.int("connections").is_some_and(|n| n > 1) {
+        let hint = "add `share = \"tidegate\"`, and the broker deals them out".to_owned();
+        let message = "each of these connections would get every message";
+        report.error(source.at("connections"), message, hint);
+    }
+    share
+}
+
+/// A broker may send a message once for each subscription that it matches.
+fn overlaps(filters: &[String], source: &Section<'_>, report: &mut Reporter<'_>) {
+    for (i, one) in filters.iter().enumerate() {
+        for other in &filters[i + 1..] {
+            if meet(one, other) {
+                let message = format!("some topics match both `{one}` and `{other}`");
+                let hint = "brokers may send such a message twice: make them disjoint, or give \
+                            `reading.dedup`"
+                    .to_owned();
+                report.warning(source.at("topics"), message, hint);
+            }
+        }
+    }
+}
+
+/// Whether some topic matches both filters.
+fn meet(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (None, _) | (_, None) => return false,
+            (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Name and full URL of a broker, port included.
@@ -58,7 +132,7 @@ fn broker_url(
     report: &mut Reporter<'_>,
 ) -> Option<(String, String)> {
     let at = source.at("url");
-    let hint = "a broker is `mqtt://host:1883` or `mqtts://host:8883`".to_owned();
+    let hint = "a broker is `mqtt://host:1883`, `mqtts://host:8883` or `wss://host/mqtt`".to_owned();
     let parsed = url::Url::parse(text).ok().filter(url::Url::has_host);
     let Some(parsed) = parsed else {
         report.mask(at);
@@ -71,19 +145,40 @@ fn broker_url(
         report.error(at, "a user or password must not be in the URL", hint);
         return None;
     }
-    let port = match parsed.scheme() {
-        "mqtt" => 1883,
-        "mqtts" => 8883,
+    let (port, socket) = match parsed.scheme() {
+        "mqtt" => (1883, false),
+        "mqtts" => (8883, false),
+        "ws" => (80, true),
+        "wss" => (443, true),
         other => {
             report.error(at, format!("`{other}` is not a scheme of a broker"), hint);
             return None;
         }
     };
-    if !matches!(parsed.path(), "" | "/") || parsed.query().is_some() {
+    let bare = matches!(parsed.path(), "" | "/") && parsed.query().is_none();
+    if (!socket && !bare) || parsed.fragment().is_some() {
         report.error(at, "the URL of a broker ends with its port", hint);
         return None;
     }
     let host = parsed.host_str().expect("checked above");
-    let url = format!("{}://{host}:{}", parsed.scheme(), parsed.port().unwrap_or(port));
-    Some((format!("broker {url}"), url))
+    let broker = format!("{}://{host}:{}", parsed.scheme(), parsed.port().unwrap_or(port));
+    let path = if socket { &parsed[url::Position::BeforePath..] } else { "" };
+    Some((format!("broker {broker}"), format!("{broker}{path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_meet_if_a_topic_matches_both() {
+        let yes = [("a/#", "a/b"), ("a/+", "+/b"), ("#", "x"), ("a/#", "a"), ("a/+/c", "a/b/#")];
+        let no = [("a/+", "a/b/c"), ("a/b", "a/c"), ("a/+/c", "a/b/d"), ("a", "a/b")];
+        for (one, other) in yes {
+            assert!(meet(one, other) && meet(other, one), "{one} {other}");
+        }
+        for (one, other) in no {
+            assert!(!meet(one, other) && !meet(other, one), "{one} {other}");
+        }
+    }
 }
