@@ -19,5 +19,6 @@ mod testing;
 mod users;
 pub(crate) mod wire;
 
+pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use endpoint::{Endpoint, EndpointConfig};
 pub use subscriber::{RetainedPolicy, Subscriber, SubscriberConfig};
