@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::limits::CONNECT_SPACING;
+use super::limits::{BACKOFF_MAX, CONNECT_SPACING};
 use crate::source::{Intake, Source, SourceError, SourceStats};
 
 mod backoff;
@@ -47,7 +47,16 @@ pub struct Subscriber {
     name: String,
     config: Arc<SubscriberConfig>,
     target: Arc<Target>,
+    pace: Pace,
+}
+
+/// How often it is tried to connect.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Least time from one attempt to the next.
     spacing: Duration,
+    /// Longest pause between two.
+    pause_max: Duration,
 }
 
 impl Subscriber {
@@ -61,13 +70,8 @@ impl Subscriber {
         let target = Target::new(&config)?;
         let name = format!("subscriber {} on {target}", config.client_id);
         let (config, target) = (Arc::new(config), Arc::new(target));
-        Ok(Self { name, config, target, spacing: CONNECT_SPACING })
-    }
-
-    /// With another least time between attempts to connect, for tests of many lost connections.
-    #[cfg(test)]
-    fn spaced(self, spacing: Duration) -> Self {
-        Self { spacing, ..self }
+        let pace = Pace { spacing: CONNECT_SPACING, pause_max: BACKOFF_MAX };
+        Ok(Self { name, config, target, pace })
     }
 }
 
@@ -105,7 +109,7 @@ impl Subscriber {
                 number,
                 stats: Arc::clone(&stats),
                 health: Arc::clone(&health),
-                spacing: self.spacing,
+                pace: self.pace,
             };
             sessions.spawn(Arc::new(link).run(Arc::clone(&intake), stop.clone()));
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tidegate_operators::event::{Gap, SessionEvent};
 use tidegate_operators::{Messages, MessagesBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,16 +59,36 @@ impl TestIntake {
     pub(super) fn texts(&self) -> Vec<String> {
         let arrived = self.arrived.lock().unwrap();
         let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
-        all.map(|(m, i)| {
+        all.filter(|(m, i)| !m.index[*i].event).map(|(m, i)| {
             let (topic, payload) = (m.topic(i), m.payload(i));
             format!("{} {}", String::from_utf8_lossy(topic), String::from_utf8_lossy(payload))
         })
         .collect()
     }
 
-    /// All offers so far.
+    /// All offers so far that hold messages, not only events.
     pub(super) fn offers(&self) -> Vec<Messages> {
-        self.arrived.lock().unwrap().clone()
+        let arrived = self.arrived.lock().unwrap();
+        arrived.iter().filter(|m| holds_messages(m)).cloned().collect()
+    }
+
+    /// What the source said of its sessions, in order.
+    pub(super) fn events(&self) -> Vec<SessionEvent> {
+        let arrived = self.arrived.lock().unwrap();
+        let all = arrived.iter().flat_map(|m| (0..m.len()).filter_map(|i| SessionEvent::of(m, i)));
+        all.collect()
+    }
+
+    /// Rows of gaps, as (filter, from, to).
+    pub(super) fn gaps(&self) -> Vec<(String, i64, i64)> {
+        let arrived = self.arrived.lock().unwrap();
+        let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
+        all.filter(|(m, i)| m.index[*i].event && m.topic(*i) == b"gap")
+            .map(|(m, i)| {
+                let gap: Gap = serde_json::from_slice(m.payload(i)).unwrap();
+                (gap.filter, gap.from_us, gap.to_us)
+            })
+            .collect()
     }
 
     /// Waits until `n` messages have arrived.
@@ -76,11 +97,20 @@ impl TestIntake {
     }
 }
 
+/// Events alone need no permission of the test.
+fn holds_messages(messages: &Messages) -> bool {
+    messages.index.iter().any(|m| !m.event)
+}
+
 #[async_trait]
 impl Intake for TestIntake {
     async fn offer(&self, mut messages: MessagesBuilder) -> Result<(), IntakeError> {
-        self.arrived.lock().unwrap().push(messages.finish(0, 0));
-        self.gate.acquire().await.unwrap().forget();
+        let messages = messages.finish(0, 0);
+        let free = !holds_messages(&messages);
+        self.arrived.lock().unwrap().push(messages);
+        if !free {
+            self.gate.acquire().await.unwrap().forget();
+        }
         match self.failing.load(Ordering::SeqCst) {
             true => Err(IntakeError::Failed("the test says so".to_owned())),
             false => Ok(()),

@@ -10,6 +10,7 @@ use tidegate_operators::event::SessionEvent;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::Pace;
 use super::backoff::Backoff;
 use super::config::SubscriberConfig;
 use super::dial::Target;
@@ -35,8 +36,7 @@ pub(super) struct Link {
     pub(super) number: u16,
     pub(super) stats: Arc<SourceStats>,
     pub(super) health: Arc<Health>,
-    /// Least time from one attempt to connect to the next.
-    pub(super) spacing: Duration,
+    pub(super) pace: Pace,
 }
 
 impl Link {
@@ -85,7 +85,8 @@ impl Link {
             if begin.elapsed() >= GOOD_CONNECTION && outage.is_empty() {
                 backoff = Backoff::new();
             }
-            let pause = backoff.next_pause().max(self.spacing.saturating_sub(begin.elapsed()));
+            let pause = backoff.next_pause().min(self.pace.pause_max);
+            let pause = pause.max(self.pace.spacing.saturating_sub(begin.elapsed()));
             tokio::select! {
                 () = stopped(&mut stop) => {
                     self.health.ill(self.number, "stopped");
