@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
-use tidegate_pipelines::plan::{EndpointSpec, FileSpec, MqttSpec, Retained, SourceKind, SourceSpec};
+use tidegate_pipelines::plan::{
+    EndpointSpec, FileSpec, MqttSpec, Retained, SourceKind, SourceSpec,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -77,7 +79,8 @@ pub(super) fn webhooks(plan: &Plan) -> Vec<WebhookTarget> {
 pub(super) async fn bind(plan: &Plan, data: &Path) -> anyhow::Result<Vec<Bound>> {
     let mut bound = Vec::new();
     for source in &plan.sources {
-        bound.push(bind_one(source, data).await.with_context(|| format!("source {}", source.name))?);
+        bound
+            .push(bind_one(source, data).await.with_context(|| format!("source {}", source.name))?);
     }
     Ok(bound)
 }
@@ -120,7 +123,7 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
 }
 
 /// The settings of a subscriber. `data` is the data folder.
-pub fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
+pub(crate) fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
     SubscriberConfig {
         url: spec.url.clone(),
         filters: spec.filters.clone(),

@@ -59,11 +59,12 @@ impl TestIntake {
     pub(super) fn texts(&self) -> Vec<String> {
         let arrived = self.arrived.lock().unwrap();
         let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
-        all.filter(|(m, i)| !m.index[*i].event).map(|(m, i)| {
-            let (topic, payload) = (m.topic(i), m.payload(i));
-            format!("{} {}", String::from_utf8_lossy(topic), String::from_utf8_lossy(payload))
-        })
-        .collect()
+        all.filter(|(m, i)| !m.index[*i].event)
+            .map(|(m, i)| {
+                let (topic, payload) = (m.topic(i), m.payload(i));
+                format!("{} {}", String::from_utf8_lossy(topic), String::from_utf8_lossy(payload))
+            })
+            .collect()
     }
 
     /// All offers so far that hold messages, not only events.
@@ -136,6 +137,8 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(stream: TcpStream) -> Self {
+        // Else many small packets wait for the other side's delayed acknowledgements.
+        stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
     }
 

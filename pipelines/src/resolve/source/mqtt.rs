@@ -132,7 +132,8 @@ fn broker_url(
     report: &mut Reporter<'_>,
 ) -> Option<(String, String)> {
     let at = source.at("url");
-    let hint = "a broker is `mqtt://host:1883`, `mqtts://host:8883` or `wss://host/mqtt`".to_owned();
+    let hint =
+        "a broker is `mqtt://host:1883`, `mqtts://host:8883` or `wss://host/mqtt`".to_owned();
     let parsed = url::Url::parse(text).ok().filter(url::Url::has_host);
     let Some(parsed) = parsed else {
         report.mask(at);

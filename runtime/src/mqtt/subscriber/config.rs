@@ -126,9 +126,12 @@ impl SubscriberConfig {
             Some(group) => format!("$share/{group}/{filter}"),
             None => filter.clone(),
         };
-        let mut filters: Vec<String> = self.filters.iter().map(put).collect();
-        filters.sort();
-        filters.dedup();
+        let mut filters = Vec::with_capacity(self.filters.len());
+        for filter in self.filters.iter().map(put) {
+            if !filters.contains(&filter) {
+                filters.push(filter);
+            }
+        }
         filters
     }
 

@@ -13,7 +13,7 @@ use super::config::SubscriberConfig;
 use super::packets::{self, Accepted, Connect};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::limits::{BROKER_FRAME_BYTES_MAX, CONNACK_BYTES_MAX, DIAL_TIMEOUT};
-use crate::mqtt::wire::frame;
+use crate::mqtt::wire::{frame, kind};
 use crate::net::tls::ClientTls;
 use crate::net::{BoxStream, ws};
 use crate::source::SourceError;
@@ -117,6 +117,9 @@ pub(crate) async fn shake(
         stream.flush().await.map_err(error)?;
         loop {
             let received = buffer.received();
+            if received.first().is_some_and(|byte1| byte1 >> 4 != kind::CONNACK) {
+                return Err(format!("{target} does not answer as an MQTT broker does"));
+            }
             let found = frame(received, CONNACK_BYTES_MAX).map_err(|v| v.to_string())?;
             if let Some(frame) = found {
                 let accepted = packets::connack(version, &received[..frame.total_len])?;

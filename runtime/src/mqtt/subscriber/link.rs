@@ -60,9 +60,10 @@ impl Link {
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), SourceError> {
         let state = self.config.state.as_deref();
-        let mut memory = Memory::open(state, &self.config.url, &self.client_id)
-            .await
-            .map_err(|error| SourceError::Io { what: "the state of a session".to_owned(), error })?;
+        let mut memory =
+            Memory::open(state, &self.config.url, &self.client_id).await.map_err(|error| {
+                SourceError::Io { what: "the state of a session".to_owned(), error }
+            })?;
         let mut backoff = Backoff::new();
         let mut outage = String::new();
         loop {

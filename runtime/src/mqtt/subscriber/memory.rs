@@ -48,7 +48,11 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Reads what an earlier process knew of this session.
-    pub(super) async fn open(folder: Option<&Path>, url: &str, client_id: &str) -> io::Result<Self> {
+    pub(super) async fn open(
+        folder: Option<&Path>,
+        url: &str,
+        client_id: &str,
+    ) -> io::Result<Self> {
         let files = folder.map(|f| f.join(file_name(client_id)));
         let (mut saved, mut retained) = (Saved::default(), RetainedTopics::default());
         if let (Some(folder), Some(files)) = (folder, &files) {
@@ -62,11 +66,8 @@ impl Memory {
             }
         }
         if saved.url != url || saved.client_id != client_id {
-            saved = Saved {
-                url: url.to_owned(),
-                client_id: client_id.to_owned(),
-                ..Saved::default()
-            };
+            saved =
+                Saved { url: url.to_owned(), client_id: client_id.to_owned(), ..Saved::default() };
             retained = RetainedTopics::default();
         }
         Ok(Self {

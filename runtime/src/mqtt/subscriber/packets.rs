@@ -140,11 +140,9 @@ pub(crate) fn unsubscribe(
         Version::V3 => v4::Unsubscribe { pkid: id, topics: filters.to_vec() }
             .write(&mut out)
             .map_err(|error| error.to_string()),
-        Version::V5 => {
-            v5::Unsubscribe { pkid: id, filters: filters.to_vec(), properties: None }
-                .write(&mut out)
-                .map_err(|error| error.to_string())
-        }
+        Version::V5 => v5::Unsubscribe { pkid: id, filters: filters.to_vec(), properties: None }
+            .write(&mut out)
+            .map_err(|error| error.to_string()),
     };
     written.map_err(|error| format!("cannot encode UNSUBSCRIBE: {error}"))?;
     Ok(out)

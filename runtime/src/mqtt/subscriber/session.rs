@@ -114,7 +114,8 @@ impl Session {
             false => "a new session".to_owned(),
         };
         if let Some(kept_s) = accepted.session_expiry_s.filter(|s| *s < config.session_expiry_s) {
-            let text = format!("the broker keeps the session only for {kept_s} s while we are away");
+            let text =
+                format!("the broker keeps the session only for {kept_s} s while we are away");
             tracing::warn!("{}: {text}", self.link.source);
             detail = format!("{detail}; {text}");
         }
