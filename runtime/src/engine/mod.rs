@@ -36,6 +36,7 @@ use self::feed::{FeedQueue, InFlight};
 use self::files::FileSource;
 use self::notifications::Notifications;
 use self::sources::Sources;
+pub use self::sources::subscriber_config;
 use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;

@@ -123,7 +123,7 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
 }
 
 /// The settings of a subscriber. `data` is the data folder.
-pub(crate) fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
+pub fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
     SubscriberConfig {
         url: spec.url.clone(),
         filters: spec.filters.clone(),

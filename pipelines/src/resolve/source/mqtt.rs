@@ -1,5 +1,7 @@
 //! `[source] type = "mqtt"`.
 
+use tidegate_operators::topic::filters_meet;
+
 use crate::config::problem::Reporter;
 use crate::config::references::{Resolver, known_or};
 use crate::config::secret::Secret;
@@ -101,26 +103,13 @@ fn share(source: &Section<'_>, report: &mut Reporter<'_>) -> Option<String> {
 fn overlaps(filters: &[String], source: &Section<'_>, report: &mut Reporter<'_>) {
     for (i, one) in filters.iter().enumerate() {
         for other in &filters[i + 1..] {
-            if meet(one, other) {
+            if filters_meet(one, other) {
                 let message = format!("some topics match both `{one}` and `{other}`");
                 let hint = "brokers may send such a message twice: make them disjoint, or give \
                             `reading.dedup`"
                     .to_owned();
                 report.warning(source.at("topics"), message, hint);
             }
-        }
-    }
-}
-
-/// Whether some topic matches both filters.
-fn meet(one: &str, other: &str) -> bool {
-    let (mut one, mut other) = (one.split('/'), other.split('/'));
-    loop {
-        match (one.next(), other.next()) {
-            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
-            (None, _) | (_, None) => return false,
-            (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
-            _ => return false,
         }
     }
 }
@@ -165,21 +154,4 @@ fn broker_url(
     let broker = format!("{}://{host}:{}", parsed.scheme(), parsed.port().unwrap_or(port));
     let path = if socket { &parsed[url::Position::BeforePath..] } else { "" };
     Some((format!("broker {broker}"), format!("{broker}{path}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_meet_if_a_topic_matches_both() {
-        let yes = [("a/#", "a/b"), ("a/+", "+/b"), ("#", "x"), ("a/#", "a"), ("a/+/c", "a/b/#")];
-        let no = [("a/+", "a/b/c"), ("a/b", "a/c"), ("a/+/c", "a/b/d"), ("a", "a/b")];
-        for (one, other) in yes {
-            assert!(meet(one, other) && meet(other, one), "{one} {other}");
-        }
-        for (one, other) in no {
-            assert!(!meet(one, other) && !meet(other, one), "{one} {other}");
-        }
-    }
 }
