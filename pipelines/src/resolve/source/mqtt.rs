@@ -155,3 +155,93 @@ fn broker_url(
     let path = if socket { &parsed[url::Position::BeforePath..] } else { "" };
     Some((format!("broker {broker}"), format!("{broker}{path}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Plan;
+
+    const FILE: &str = r#"
+        name = "p"
+        [source]
+        type = "mqtt"
+        url = "mqtts://broker"
+        topics = ["plant/{site}/{device}", "other/{device}/#"]
+        [reading]
+        device = "{device}"
+        time = "received"
+        [reading.fields]
+        t = "float64"
+    "#;
+
+    /// The plan, or all problems as text.
+    fn load(change: (&str, &str)) -> Result<Plan, String> {
+        assert!(FILE.contains(change.0));
+        let files = [("p.toml".into(), FILE.replace(change.0, change.1))];
+        crate::load(&files, &|_, _| Ok("x".to_owned()))
+            .map_err(|all| all.iter().map(|p| format!("{p}\n")).collect())
+    }
+
+    fn spec(plan: &Plan) -> &MqttSpec {
+        match &plan.sources[0].kind {
+            SourceKind::Mqtt(spec) => spec,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_and_keys_reach_the_plan() {
+        let plan = load(("", "")).expect("it is good");
+        let s = spec(&plan);
+        assert_eq!((s.connections, s.share.as_deref(), s.retained), (1, None, Retained::State));
+        assert_eq!(s.filters, ["other/+/#", "plant/+/+"]);
+        let keys = "type = \"mqtt\"\nconnections = 3\nshare = \"g\"\nretained = \"drop\"\nqos = 2\n\
+                    ca_file = \"ca\"\ncert_file = \"c\"\nkey_file = \"k\"";
+        let plan = load(("type = \"mqtt\"", keys)).expect("it is good");
+        let s = spec(&plan);
+        assert_eq!((s.connections, s.share.as_deref(), s.qos), (3, Some("g"), 2));
+        assert_eq!(s.retained, Retained::Drop);
+        assert!(s.ca_file.is_some() && s.cert_file.is_some() && s.key_file.is_some());
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_a_reason() {
+        let source = |keys: &str| load(("type = \"mqtt\"", &format!("type = \"mqtt\"\n{keys}")));
+        for (keys, reason) in [
+            ("connections = 2", "every message"),
+            ("connections = 0", "integer"),
+            ("share = \"a/b\"", "group"),
+            ("retained = \"maybe\"", "process"),
+            ("qos = 3", "integer"),
+            ("cert_file = \"c\"", "without `key_file`"),
+            ("key_file = \"c\"", "without `cert_file`"),
+        ] {
+            let problems = source(keys).expect_err(keys);
+            assert!(problems.contains(reason), "{keys}: {problems}");
+        }
+    }
+
+    #[test]
+    fn urls_of_brokers() {
+        for (url, whole) in [
+            ("mqtt://b", "mqtt://b:1883"),
+            ("mqtts://b", "mqtts://b:8883"),
+            ("ws://b/mqtt", "ws://b:80/mqtt"),
+            ("wss://b:9/a?x=1", "wss://b:9/a?x=1"),
+        ] {
+            let plan = load(("mqtts://broker", url)).expect(url);
+            assert_eq!(spec(&plan).url, whole);
+        }
+        for url in ["mqtt://b/path", "http://b", "wss://b/#x", "b:1883"] {
+            assert!(load(("mqtts://broker", url)).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn topics_that_meet_are_warned_of() {
+        assert!(load(("", "")).expect("it is good").warnings.is_empty());
+        let plan = load(("other/{device}/#", "plant/{device}/x")).expect("a warning only");
+        let warning = plan.warnings[0].to_string();
+        assert!(warning.contains("plant/+/+") && warning.contains("plant/+/x"), "{warning}");
+    }
+}

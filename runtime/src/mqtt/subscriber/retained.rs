@@ -1,8 +1,9 @@
 //! Which retained messages are known already.
 //!
-//! A broker sends all retained messages again on each new subscription. With the policy `state` one
-//! is journaled unless it says what was last journaled of its topic. Only topics that had a retained
-//! message are remembered, a bounded number of them; what is forgotten may be counted once more.
+//! A broker sends all retained messages again on each new subscription. With the policy `state`
+//! one is journaled unless it says what was last journaled of its topic. Only topics that had a
+//! retained message are remembered, a bounded number of them; what is forgotten may be counted once
+//! more.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};

@@ -1,8 +1,8 @@
 //! A PUBLISH that cannot be taken: larger than our limit, or malformed.
 //!
 //! A broker sends what was not acknowledged again on every connection, so leaving because of it
-//! would be leaving for ever. As long as its packet id can be read, it is acknowledged once an event
-//! about it is in the journal; its bytes are passed over without being kept.
+//! would be leaving for ever. As long as its packet id can be read, it is acknowledged once an
+//! event about it is in the journal; its bytes are passed over without being kept.
 
 use crate::mqtt::wire::{PUBACK, PUBREC, Violation, header, kind};
 
@@ -76,6 +76,7 @@ pub(super) fn unreadable(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
