@@ -142,6 +142,11 @@ impl Peer {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// The stream, and what was read from it and not looked at.
+    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.buffer)
+    }
+
     pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use tidegate_operators::MessagesBuilder;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout_at;
 
 use super::*;
 use crate::intake::IntakeError;
@@ -181,6 +182,36 @@ fn drops() -> usize {
     std::env::var("TIDEGATE_DROPS").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
 }
 
+/// Sends messages and looks at each acknowledgement when it comes; how many came.
+async fn exchange(s: &Running, peer: Peer, journal: &SlowJournal, drop: usize, sent: u16) -> usize {
+    let (stream, mut acks) = peer.into_parts();
+    assert!(acks.is_empty(), "acknowledged before anything was sent: {acks:?}");
+    let (mut reader, mut writer) = stream.into_split();
+    let until = Instant::now() + Duration::from_micros(2_000 + journal.random(30_000));
+    let sending = async {
+        for id in 1..=sent {
+            let message = s.publish(id, &format!("{drop}-{id}"));
+            writer.write_all(&message).await.unwrap();
+            if journal.random(4) == 0 {
+                sleep(Duration::from_micros(300)).await;
+            }
+        }
+    };
+    let reading = async {
+        while let Ok(Ok(byte)) = timeout_at(until, reader.read_u8()).await {
+            acks.push(byte);
+            if let [.., high, low] = acks[..]
+                && acks.len().is_multiple_of(4)
+            {
+                let message = format!("{drop}-{}", u16::from_be_bytes([high, low]));
+                assert!(journal.durable.lock().unwrap().contains(&message), "{message}");
+            }
+        }
+        acks.len() / 4
+    };
+    tokio::join!(sending, reading).1
+}
+
 #[tokio::test]
 async fn random_drops_with_lost_sessions_never_confirm_what_is_not_durable() {
     for version5 in [false, true] {
@@ -199,24 +230,9 @@ async fn random_drops_with_lost_sessions_never_confirm_what_is_not_durable() {
             s.grant(&mut peer, [1, 1]).await;
             // Ids begin anew on each connection, as at a broker that forgets.
             let sent = 1 + journal.random(30) as u16;
-            for id in 1..=sent {
-                peer.send(&s.publish(id, &format!("{drop}-{id}"))).await;
-                if journal.random(8) == 0 {
-                    sleep(Duration::from_micros(300)).await;
-                }
-            }
-            let until = Instant::now() + Duration::from_micros(journal.random(30_000));
-            let mut acks = Vec::new();
-            while let Ok(Ok(byte)) = tokio::time::timeout_at(until, peer.stream.read_u8()).await {
-                acks.push(byte);
-                if acks.len() % 4 == 0 {
-                    let id = u16::from_be_bytes([acks[acks.len() - 2], acks[acks.len() - 1]]);
-                    let message = format!("{drop}-{id}");
-                    assert!(journal.durable.lock().unwrap().contains(&message), "{message}");
-                }
-            }
-            confirmed += acks.len() / 4;
-            unconfirmed += usize::from(sent) - acks.len() / 4;
+            let acks = exchange(&s, peer, &journal, drop, sent).await;
+            confirmed += acks;
+            unconfirmed += usize::from(sent) - acks;
         }
         assert!(confirmed > 100 && unconfirmed > 100, "{confirmed} {unconfirmed}");
         assert_eq!(s.get(|s| &s.gaps), drops() as u64 - 1);
