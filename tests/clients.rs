@@ -54,6 +54,11 @@ fn tidegate_and_mosquitto_are_killed_again_and_again() {
 }
 
 #[test]
+fn the_network_to_mosquitto_is_cut_again_and_again() {
+    script("broker_cuts.py");
+}
+
+#[test]
 fn rabbitmq_is_the_broker() {
     script("broker_rabbitmq.py");
 }

@@ -45,6 +45,8 @@ counters! {
     rejects,
     /// Rows that came too late for a revision of their window.
     late,
+    /// Readings that were dropped because they came before.
+    duplicates,
     /// Window rows emitted, revisions included.
     windows,
     /// Findings of detectors.
@@ -65,6 +67,9 @@ counters! {
     table_bytes,
     /// Level: bytes of the journal on disk.
     journal_bytes,
+    /// Level: bytes of messages that are only in the journal's files, because the dataflow does not
+    /// take them as fast as they come.
+    journal_behind_bytes,
     /// Epochs sealed in the journal.
     epochs_sealed,
     /// Epochs whose results are complete.

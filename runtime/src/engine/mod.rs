@@ -15,6 +15,8 @@ mod tables;
 pub mod trial;
 mod workers;
 
+pub use self::files::{Progress, Reading};
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use tokio::sync::oneshot;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
 use self::feed::{FeedQueue, InFlight};
-use self::files::FileSource;
+use self::files::{FileOptions, FileRun, FileSource};
 use self::notifications::Notifications;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
@@ -112,6 +114,7 @@ pub struct Recovery {
 pub struct Engine {
     stats: Arc<Stats>,
     live: Option<Live>,
+    files: Option<FileRun>,
     finished: oneshot::Receiver<anyhow::Result<()>>,
     recovery: Recovery,
     started: Instant,
@@ -146,7 +149,7 @@ impl Engine {
         let engine = if files.is_empty() {
             Self::start_live(plan, options, store.clone(), instance).await?
         } else {
-            Self::start_files(plan, options, store.clone(), files).await?
+            Self::start_files(plan, options, store.clone(), &files).await?
         };
         // Only now: a start that was refused must not move the tables of the one that runs.
         note_tables(&data, elsewhere.then_some(&store))
@@ -158,48 +161,31 @@ impl Engine {
         plan: Plan,
         options: EngineOptions,
         store: Store,
-        files: Vec<FileSource>,
+        sources: &[FileSource],
     ) -> anyhow::Result<Self> {
         let stats = Arc::new(Stats::default());
-        let in_flight = Arc::new(InFlight::default());
-        let committer = Committer::open(
-            &store,
-            &graph::tables(&plan.pipelines),
-            &files::identity(&files)?,
-            TableContext {
-                runtime: tokio::runtime::Handle::current(),
-                stats: Arc::clone(&stats),
-                stopping: Arc::default(),
-            },
-            Arc::clone(&in_flight),
-        )
-        .await?;
-        let (events, received) = sync_channel(EVENTS_MAX);
-        let worker_plan = WorkerPlan {
+        let file_options = FileOptions {
             pipelines: plan.pipelines,
             workers: options.workers,
-            first_epoch: 1,
-            state: Vec::new(),
-            tap_edges: false,
+            store,
+            elsewhere: options.tables,
+            data: options.data,
+            stats: Arc::clone(&stats),
         };
-        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
-        let finished = spawn_committer(committer, received)?;
-        let feed_stats = Arc::clone(&stats);
-        let never = Arc::new(AtomicBool::new(false));
-        let mut queue = FeedQueue::new(ports, in_flight, feed_stats, None, never);
-        std::thread::Builder::new().name("files".into()).spawn(move || {
-            if let Err(error) = files::feed(&files, &mut queue) {
-                let _ = events.send(Event::Failed(format!("{error:#}")));
-            }
-        })?;
-        Ok(Self {
+        let (run, finished) = files::start(sources, file_options).await?;
+        Ok(Self { files: Some(run), ..Self::new(stats, finished) })
+    }
+
+    fn new(stats: Arc<Stats>, finished: oneshot::Receiver<anyhow::Result<()>>) -> Self {
+        Self {
             stats,
             live: None,
+            files: None,
             finished,
             recovery: Recovery::default(),
             started: Instant::now(),
             ended: false,
-        })
+        }
     }
 
     async fn start_live(
@@ -267,7 +253,7 @@ impl Engine {
             changed,
         };
         let live = Some(Live { journal, sources, sender, last_ticks, end });
-        Ok(Self { stats, live, finished, recovery, started: Instant::now(), ended: false })
+        Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
     /// The live counters.
@@ -291,6 +277,11 @@ impl Engine {
     /// Where Tidegate's own endpoint listens, if the plan has one.
     pub fn endpoint_addr(&self) -> Option<SocketAddr> {
         self.live.as_ref().and_then(|l| l.sources.endpoint_addr())
+    }
+
+    /// How far a run over files is; `None` for live sources.
+    pub fn progress(&self) -> Option<Arc<Progress>> {
+        self.files.as_ref().map(|run| Arc::clone(&run.progress))
     }
 
     /// What is wrong with a source at present, if anything is.
@@ -330,7 +321,9 @@ impl Engine {
             live.refresh(&self.stats);
             live.sender.shutdown(Duration::from_secs(1)).await;
         } else {
-            // Files are read to their end, unless that has happened already.
+            if let Some(files) = &self.files {
+                files.stop();
+            }
             self.ended().await?;
         }
         Ok(Report { stats: self.stats.snapshot(), seconds: self.started.elapsed().as_secs_f64() })
@@ -351,6 +344,7 @@ impl Live {
         self.sources.refresh(stats);
         let journal = self.journal.stats();
         Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
+        Stats::set(&stats.journal_behind_bytes, journal.behind_bytes);
         Stats::set(&stats.messages_repeated, journal.repeated);
         let webhooks = self.sender.stats();
         let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();

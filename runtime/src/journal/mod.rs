@@ -12,6 +12,7 @@ pub(crate) mod bytes;
 mod epoch;
 mod error;
 mod files;
+mod follow;
 pub(crate) mod frame;
 mod group;
 mod inbox;
@@ -62,6 +63,9 @@ pub struct JournalOptions {
     pub budget_bytes: u64,
     /// Offers beyond this many bytes wait before they are queued.
     pub queue_bytes_max: u32,
+    /// Messages beyond this many bytes do not wait in memory for the dataflow, but are read back
+    /// from disk when it takes them.
+    pub feed_bytes_max: usize,
     /// How long an epoch with messages stays open.
     pub epoch_interval: Duration,
     /// How long one without messages does.
@@ -78,6 +82,7 @@ impl JournalOptions {
             segment_bytes: 64 << 20,
             budget_bytes: 4 << 30,
             queue_bytes_max: 32 << 20,
+            feed_bytes_max: 32 << 20,
             epoch_interval: Duration::from_millis(50),
             idle_interval: Duration::from_secs(1),
             on_fatal: None,
@@ -132,9 +137,8 @@ pub enum Feed {
 
 /// Takes what became durable.
 pub trait FeedSink: Send + 'static {
-    /// Called by the writer thread after the sync, in journal order. May block: that is
-    /// back-pressure, nothing is written or acknowledged meanwhile. After the dataflow ended it
-    /// returns at once, and the journal goes on accepting.
+    /// Called by the feed thread after the sync, in journal order. May block: what follows waits
+    /// in memory and then on disk. After the dataflow ended it returns at once.
     fn push(&mut self, feed: Feed);
 }
 
@@ -158,6 +162,8 @@ pub struct JournalStats {
     pub repeated: u64,
     /// Whether offers wait because the disk budget is used up.
     pub waiting_for_room: bool,
+    /// Bytes of messages that the dataflow has not taken yet and that are only on disk.
+    pub behind_bytes: u64,
     /// Why nothing can be written at present, or any more.
     pub unhealthy: Option<String>,
 }
@@ -168,7 +174,7 @@ pub struct Journal {
     sources: usize,
     /// Until [`Journal::start`].
     writer: Mutex<Option<Writer>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     _lock: DirLock,
 }
 
@@ -226,7 +232,7 @@ impl Journal {
             shared,
             sources: source_names.len(),
             writer: Mutex::new(Some(writer)),
-            thread: Mutex::default(),
+            threads: Mutex::default(),
             _lock: lock,
         };
         Ok((journal, replay))
@@ -240,9 +246,13 @@ impl Journal {
     pub fn start(&self, sink: Box<dyn FeedSink>) -> std::io::Result<()> {
         let Some(mut writer) = lock(&self.writer).take() else { return Ok(()) };
         writer.sealed_at = Instant::now();
-        let thread =
-            std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(sink))?;
-        *lock(&self.thread) = Some(thread);
+        let (shared, sources) = (self.shared.clone(), writer.sources.clone());
+        let (next, bytes_max) = (writer.position.epoch, writer.options.feed_bytes_max);
+        let (follower, feed) = follow::start(sink, shared, sources, next, bytes_max)?;
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run(follower))?;
+        *lock(&self.threads) = vec![thread, feed];
         Ok(())
     }
 
@@ -272,11 +282,12 @@ impl Journal {
     }
 
     /// Writes and seals what was offered and fits, hands it on, and ends; offers after that get
-    /// [`crate::intake::IntakeError::Closed`]. Blocks until the writer is done, so the sink must go
+    /// [`crate::intake::IntakeError::Closed`]. What the sink has not taken and is only on disk is
+    /// left to the next start. Blocks until the writer and the feed are done, so the sink must go
     /// on taking or be closed first.
     pub fn shutdown(&self) {
         self.shared.ask(|inbox| inbox.stop = true);
-        if let Some(thread) = lock(&self.thread).take() {
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
             // A panic there was reported by the hook, and waiters were told.
             let _ = thread.join();
         }

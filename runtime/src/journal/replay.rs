@@ -39,6 +39,15 @@ impl Replay {
             .map(|sealed| (sealed.path.clone(), None))
             .collect();
         segments.push_back((files.active.path.clone(), Some(files.active.bytes)));
+        Self::of(segments, sources, from_epoch)
+    }
+
+    /// Reads these segments, each to the given end.
+    pub(crate) fn of(
+        segments: VecDeque<(PathBuf, Option<u64>)>,
+        sources: &[String],
+        from_epoch: Epoch,
+    ) -> Self {
         Self {
             segments,
             current: None,

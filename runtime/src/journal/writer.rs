@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use tidegate_operators::Epoch;
 
+use super::JournalOptions;
 use super::epoch::Position;
 use super::files::Files;
+use super::follow::Follower;
 use super::group::{Group, Target};
 use super::inbox::{Inbox, Offer, Shared};
 use super::recognize::Recognizer;
 use super::storage::is_full;
-use super::{FeedSink, JournalOptions};
 use crate::clock::Clock;
 
 /// One write carries at most this much: bounds the memory of a group and the time of its sync.
@@ -67,9 +68,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Runs until it is asked to stop or fails.
-    pub(crate) fn run(mut self, mut sink: Box<dyn FeedSink>) {
+    pub(crate) fn run(mut self, mut follower: Follower) {
         let guard = CloseOnExit(self.shared.clone());
-        let result = self.turns(&mut *sink);
+        self.publish_segments();
+        let result = self.turns(&mut follower);
         if let Err(Fatal(reason)) = result {
             tracing::error!(reason, "the journal failed, nothing is acknowledged any more");
             self.shared.set_failed(reason.clone());
@@ -81,7 +83,7 @@ impl Writer {
         }
     }
 
-    fn turns(&mut self, sink: &mut dyn FeedSink) -> Result<(), Fatal> {
+    fn turns(&mut self, sink: &mut Follower) -> Result<(), Fatal> {
         loop {
             let turn = self.wait();
             let stop = turn.stop;
@@ -151,7 +153,7 @@ impl Writer {
         &mut self,
         offers: Vec<Offer>,
         stop: bool,
-        sink: &mut dyn FeedSink,
+        sink: &mut Follower,
     ) -> Result<Done, Fatal> {
         let mut group = self.encode(offers, stop);
         if group.bytes.is_empty() {
@@ -179,6 +181,7 @@ impl Writer {
         }
         self.publish_stats(&group);
         group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
+        self.publish_sealed();
         group.feed.into_iter().for_each(|feed| sink.push(feed));
         Ok(Done::Yes)
     }
@@ -279,6 +282,7 @@ impl Writer {
     fn trim(&mut self, through: Epoch) {
         if through > self.trimmed_through {
             self.files.trim(through);
+            self.publish_segments();
             self.trimmed_through = through;
             self.publish_stats(&Group::default());
         }
@@ -292,6 +296,7 @@ impl Writer {
         }
         let done = self.roll()?;
         self.files.trim(through);
+        self.publish_segments();
         self.publish_stats(&Group::default());
         Ok(done)
     }
@@ -300,6 +305,7 @@ impl Writer {
         let done = self.retry_while_full("create a segment", |writer| {
             writer.files.roll(&writer.position, &writer.recognizer)
         })?;
+        self.publish_segments();
         // The new file has no table of sources yet.
         self.position.sources.clear();
         Ok(done)
@@ -307,6 +313,23 @@ impl Writer {
 
     fn segment_bytes(&self) -> u64 {
         self.options.segment_bytes_effective()
+    }
+
+    /// Says where sealed epochs are, after segments have come or gone.
+    fn publish_segments(&self) {
+        let mut extent = self.shared.extent();
+        extent.active.0.clone_from(&self.files.active.path);
+        let closed = self.files.sealed.iter().map(|s| (s.path.clone(), s.last_epoch));
+        extent.closed = closed.collect();
+        drop(extent);
+        self.publish_sealed();
+    }
+
+    /// Says how far the active segment holds sealed epochs.
+    fn publish_sealed(&self) {
+        if self.position.messages == 0 {
+            self.shared.extent().active.1 = self.files.active.bytes;
+        }
     }
 
     fn publish_stats(&self, group: &Group) {
