@@ -9,7 +9,7 @@ use tidegate_operators::spec::PipelineSpec;
 
 pub use self::source::{
     AclSpec, CertificateName, ClientCert, EndpointSpec, FileFormat, FileSpec, JwtSpec, MqttSpec,
-    SourceKind, SourceSpec, TlsSpec, WebSocketSpec,
+    Retained, SourceKind, SourceSpec, TlsSpec, WebSocketSpec,
 };
 use crate::config::problem::Problem;
 use crate::config::secret::Secret;

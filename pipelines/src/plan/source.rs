@@ -161,11 +161,11 @@ pub struct AclSpec {
 /// A subscription at an external broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttSpec {
-    /// `mqtt://host:port` or `mqtts://host:port`.
+    /// `mqtt://host:port`, `mqtts://host:port`, `ws://host:port/path` or `wss://host:port/path`.
     pub url: String,
     /// MQTT topic filters.
     pub filters: Vec<String>,
-    /// 0 or 1.
+    /// 0 to 2.
     pub qos: u8,
     /// Name of the session.
     pub client_id: String,
@@ -177,8 +177,30 @@ pub struct MqttSpec {
     pub password: Option<Secret>,
     /// Certificates to trust, PEM.
     pub ca_file: Option<PathBuf>,
+    /// Our own certificate, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
     /// How long the broker keeps the session, seconds.
     pub session_expiry_s: u32,
+    /// Number of connections, each with a session of its own.
+    pub connections: u16,
+    /// Name of the group of a shared subscription.
+    pub share: Option<String>,
+    /// What happens to retained messages.
+    pub retained: Retained,
+}
+
+/// What happens to the retained messages that a broker sends after each new subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retained {
+    /// None is taken.
+    Drop,
+    /// One is taken unless it is the last that is known of its topic.
+    #[default]
+    State,
+    /// All are taken, each time.
+    Process,
 }
 
 /// Files, read once.

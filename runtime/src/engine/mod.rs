@@ -39,6 +39,7 @@ use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::notifications::Notifications;
 use self::sources::Sources;
+pub use self::sources::subscriber_config;
 use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
