@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use arrow::datatypes::{DataType, SchemaRef};
 use tidegate_operators::spec::{
     AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DetectMethod, DetectOrder, DetectSpec,
-    LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec, WindowSpec,
+    Format, LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec, WindowSpec,
 };
 
 use crate::config::units::{show_duration, show_size};
@@ -53,7 +53,11 @@ fn readings(d: &DecodeSpec, out: &mut String) {
         Some(path) => format!("one per element of `{}`", path.join(".")),
         None => "one per message".to_owned(),
     };
-    let _ = writeln!(out, "  readings: json, {each}");
+    let format = match d.format {
+        Format::Json => "json",
+        Format::Influx => "influx",
+    };
+    let _ = writeln!(out, "  readings: {format}, {each}");
     let wide = d.columns.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
     for c in &d.columns {
         let pad = " ".repeat(wide - c.name.chars().count());

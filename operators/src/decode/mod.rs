@@ -7,6 +7,7 @@
 //! reject. One bad message never costs another one.
 
 mod column;
+mod influx;
 mod layout;
 mod paths;
 mod reader;
@@ -24,16 +25,18 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 
+pub use self::influx::{Lines, Precision, lines};
 pub use self::topics::{topics_match, unmatched_rejects};
 
 use self::column::Column;
+use self::influx::LineReader;
 use self::paths::Paths;
 use self::reader::{Element, Reader, Rows};
 use self::scan::Fault;
 use self::value::Value;
 use crate::message::Messages;
 use crate::reject::{Reason, Reject, RejectBuilder};
-use crate::spec::{ColumnType, DecodeSpec, Origin};
+use crate::spec::{ColumnType, DecodeSpec, Format, Origin};
 
 /// What came out of some messages.
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ pub struct Decoded {
 pub struct Decoder {
     spec: DecodeSpec,
     schema: SchemaRef,
-    reader: Reader,
+    reader: Formatted,
     columns: Vec<Column>,
     sources: Vec<Source>,
     /// Names of captures that columns use.
@@ -62,6 +65,40 @@ pub struct Decoder {
     time: Option<usize>,
     rows: usize,
     rejects: RejectBuilder,
+}
+
+/// What reads payloads of a format.
+#[derive(Debug)]
+enum Formatted {
+    Json(Reader),
+    Influx(LineReader),
+}
+
+impl Formatted {
+    fn rows<'a>(&self) -> Rows<'a> {
+        match self {
+            Self::Json(reader) => reader.rows(),
+            Self::Influx(lines) => Rows::new(lines.slots(), 0),
+        }
+    }
+
+    /// Reads a payload into `rows`, which mean nothing after an error.
+    #[inline]
+    fn read<'a>(
+        &mut self,
+        payload: &'a [u8],
+        envelope: &Envelope<'_>,
+        rows: &mut Rows<'a>,
+    ) -> Result<(), (Reason, Fault)> {
+        match self {
+            Self::Json(reader) => reader.read(payload, rows).map_err(|fault| {
+                (if fault.deep { Reason::Depth } else { Reason::Parse }, fault)
+            }),
+            Self::Influx(lines) => {
+                lines.read(payload, envelope.properties, envelope.received_us, rows)
+            }
+        }
+    }
 }
 
 /// Where the value of a column is when a row is put together.
@@ -80,6 +117,7 @@ enum Source {
 struct Envelope<'a> {
     topic: &'a [u8],
     client: &'a [u8],
+    properties: &'a [u8],
     received_us: i64,
     offset: u64,
 }
@@ -93,12 +131,17 @@ impl Decoder {
             paths.want_elements(path);
             paths
         });
+        let mut line = (spec.format == Format::Influx).then(LineReader::default);
         let mut captures: Vec<String> = Vec::new();
         let source = |column: &crate::spec::ColumnSpec| match &column.origin {
-            Origin::Path(path) => Source::Slot(elements.want(path)),
-            Origin::Root(path) => match &mut document {
-                Some(document) => Source::Shared(document.want(path)),
-                None => Source::Slot(elements.want(path)),
+            Origin::Path(path) => Source::Slot(match &mut line {
+                Some(line) => line.want(path),
+                None => elements.want(path),
+            }),
+            Origin::Root(path) => match (&mut line, &mut document) {
+                (Some(line), _) => Source::Slot(line.want(path)),
+                (None, Some(document)) => Source::Shared(document.want(path)),
+                (None, None) => Source::Slot(elements.want(path)),
             },
             Origin::Capture(name) => {
                 let known = captures.iter().position(|c| c == name);
@@ -119,7 +162,10 @@ impl Decoder {
             .position(|c| c.name == "time" && matches!(c.kind, ColumnType::Time(_)));
         Self {
             schema: spec.schema(),
-            reader: Reader::new(elements, document),
+            reader: match line {
+                Some(line) => Formatted::Influx(line),
+                None => Formatted::Json(Reader::new(elements, document)),
+            },
             columns: spec.columns.iter().map(Column::new).collect(),
             sources,
             captures,
@@ -169,6 +215,7 @@ impl Decoder {
             let envelope = Envelope {
                 topic,
                 client: messages.client(i),
+                properties: messages.properties(i),
                 received_us: meta.received_us,
                 offset: messages.first_offset + i as u64,
             };
@@ -208,8 +255,9 @@ impl Decoder {
             );
             return self.reject(envelope, None, Reason::TooLarge, &detail, payload);
         }
-        if let Err(fault) = self.reader.read(payload, rows) {
-            return self.reject_fault(envelope, fault, payload);
+        if let Err((reason, fault)) = self.reader.read(payload, envelope, rows) {
+            let detail = format!("{} at byte {}", fault.what, fault.at);
+            return self.reject(envelope, None, reason, &detail, payload);
         }
         if !rows.found {
             let path = self.spec.explode.as_deref().unwrap_or_default().join(".");
@@ -271,17 +319,18 @@ impl Decoder {
         Ok(())
     }
 
+    #[cfg(test)]
+    fn json(&mut self) -> &mut Reader {
+        match &mut self.reader {
+            Formatted::Json(reader) => reader,
+            Formatted::Influx(_) => panic!("not JSON"),
+        }
+    }
+
     /// Whether an element can be a bare value: a column takes the element itself.
     fn takes_scalars(&self) -> bool {
         let path = |o: &Origin| matches!(o, Origin::Path(p) if p.is_empty());
         self.spec.columns.iter().any(|c| path(&c.origin))
-    }
-
-    #[cold]
-    fn reject_fault(&mut self, envelope: &Envelope<'_>, fault: Fault, payload: &[u8]) {
-        let reason = if fault.deep { Reason::Depth } else { Reason::Parse };
-        let detail = format!("{} at byte {}", fault.what, fault.at);
-        self.reject(envelope, None, reason, &detail, payload);
     }
 
     #[cold]

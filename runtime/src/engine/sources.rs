@@ -134,6 +134,7 @@ async fn bind_one(source: &SourceSpec) -> anyhow::Result<Bound> {
             };
             Ok(Bound { source: Box::new(Subscriber::new(config)?), addr: None })
         }
+        SourceKind::Http(_) => anyhow::bail!("not yet"),
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn endpoint(
     }
     users.sort_by(|a, b| a.0.cmp(&b.0));
     let open = source.bool("insecure_listen");
-    let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let local = is_local(host);
     if !local && !open && users.is_empty() {
         let message = format!("anybody who reaches `{listen}` could send readings");
         let hint = "give `users`, or write `insecure_listen = true`".to_owned();
@@ -53,8 +53,13 @@ pub(super) fn endpoint(
     })
 }
 
+/// Whether only this machine reaches an address of this host.
+pub(super) fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// The host of `host:port`, brackets of IPv6 removed.
-fn host_of(listen: &str) -> Option<&str> {
+pub(super) fn host_of(listen: &str) -> Option<&str> {
     let (host, port) = listen.rsplit_once(':')?;
     port.parse::<u16>().ok()?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
