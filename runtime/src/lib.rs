@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod engine;
 pub mod fleet;
+mod http;
 pub mod intake;
 pub mod journal;
 pub mod mqtt;

@@ -244,7 +244,9 @@ fn show(value: &Value<'_>) -> String {
         Value::Missing | Value::Null => "null".to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => cut(number.text),
-        Value::Text(text) | Value::Escaped(text) | Value::Slashed(text, _) => format!("\"{}\"", cut(text)),
+        Value::Text(text) | Value::Escaped(text) | Value::Slashed(text, _) => {
+            format!("\"{}\"", cut(text))
+        }
         Value::Array => "an array".to_owned(),
         Value::Object => "an object".to_owned(),
         Value::Instant(value) | Value::Integer(value) => value.to_string(),

@@ -91,9 +91,9 @@ impl Formatted {
         rows: &mut Rows<'a>,
     ) -> Result<(), (Reason, Fault)> {
         match self {
-            Self::Json(reader) => reader.read(payload, rows).map_err(|fault| {
-                (if fault.deep { Reason::Depth } else { Reason::Parse }, fault)
-            }),
+            Self::Json(reader) => reader
+                .read(payload, rows)
+                .map_err(|fault| (if fault.deep { Reason::Depth } else { Reason::Parse }, fault)),
             Self::Influx(lines) => {
                 lines.read(payload, envelope.properties, envelope.received_us, rows)
             }

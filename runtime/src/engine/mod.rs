@@ -40,6 +40,7 @@ use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
+use crate::http::Requests;
 use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
@@ -210,9 +211,11 @@ impl Engine {
         let runtime = tokio::runtime::Handle::current();
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
-        let bound = sources::bind(&plan).await?;
+        let requests = Arc::new(Requests::default());
+        let bound = sources::bind(&plan, &requests).await?;
         let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
-        let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
+        let mut restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
+        requests.restore(&mut restored.state);
         let clock = Clock::system();
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
@@ -229,7 +232,7 @@ impl Engine {
         .with_durable(
             Arc::clone(&journal),
             Notifications::new(Arc::clone(&outbox), &plan.pipelines),
-            Checkpoints::new(checkpoint_store, &plan.pipelines),
+            Checkpoints::new(checkpoint_store, &plan.pipelines, Arc::clone(&requests)),
         );
         let Restored { epoch, state, changed } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
@@ -249,11 +252,13 @@ impl Engine {
             Some(options.checkpoint_every),
             Arc::clone(&last_ticks),
         );
-        let (queue, messages) = tokio::task::spawn_blocking(move || replay_into(replay, queue))
-            .await
-            .context("the replay ended")??;
+        let replayed = Arc::clone(&requests);
+        let (queue, messages) =
+            tokio::task::spawn_blocking(move || replay_into(replay, queue, &replayed))
+                .await
+                .context("the replay ended")??;
         let (end, ended) = std::sync::mpsc::channel();
-        journal.start(Box::new(LiveFeed { queue, ended }))?;
+        journal.start(Box::new(LiveFeed { queue, requests, ended }))?;
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
         let sources = sources::start(bound, &journal);
         let recovery = Recovery {
@@ -288,6 +293,11 @@ impl Engine {
     /// Where Tidegate's own endpoint listens, if the plan has one.
     pub fn endpoint_addr(&self) -> Option<SocketAddr> {
         self.live.as_ref().and_then(|l| l.sources.endpoint_addr())
+    }
+
+    /// Where HTTP is taken, if the plan has such sources.
+    pub fn http_addrs(&self) -> Vec<SocketAddr> {
+        self.live.as_ref().map(|l| l.sources.http_addrs()).unwrap_or_default()
     }
 
     /// What is wrong with a source at present, if anything is.
@@ -358,11 +368,15 @@ impl Live {
 /// The journal's sink: passes on, and ends the workers' input when it is dropped on shutdown.
 struct LiveFeed {
     queue: FeedQueue,
+    requests: Arc<Requests>,
     ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl FeedSink for LiveFeed {
     fn push(&mut self, feed: Feed) {
+        if let Feed::Messages(messages) = &feed {
+            self.requests.note(messages);
+        }
         self.queue.push(feed);
     }
 }
@@ -395,12 +409,17 @@ fn open_journal(
     Ok((Arc::new(journal), replay))
 }
 
-fn replay_into(replay: Replay, mut queue: FeedQueue) -> anyhow::Result<(FeedQueue, u64)> {
+fn replay_into(
+    replay: Replay,
+    mut queue: FeedQueue,
+    requests: &Requests,
+) -> anyhow::Result<(FeedQueue, u64)> {
     let mut messages = 0;
     for feed in replay {
         match feed? {
             Feed::Messages(run) => {
                 messages += run.len() as u64;
+                requests.note(&run);
                 queue.messages(run);
             }
             Feed::Tick(tick) => queue.tick(tick),

@@ -237,7 +237,9 @@ fn any_text(characters: &'static str) -> impl Strategy<Value = String> {
 }
 
 fn hide(text: &str, characters: &str) -> String {
-    text.chars().flat_map(|c| characters.contains(c).then_some('\\').into_iter().chain([c])).collect()
+    text.chars()
+        .flat_map(|c| characters.contains(c).then_some('\\').into_iter().chain([c]))
+        .collect()
 }
 
 proptest! {

@@ -38,8 +38,7 @@ pub(super) static HTTP: Component = Component {
              or token, every request needs one.",
             "{ gateway = \"${env:GATEWAY_TOKEN}\" }",
         ),
-        Key::new("body_max", Kind::Size, "Longest body as it is sent.", "\"8MiB\"")
-            .default("8MiB"),
+        Key::new("body_max", Kind::Size, "Longest body as it is sent.", "\"8MiB\"").default("8MiB"),
         Key::new(
             "decompressed_max",
             Kind::Size,

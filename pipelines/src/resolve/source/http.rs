@@ -37,8 +37,10 @@ pub(super) fn http(
             let hint = "give `tokens` or `users`, or write `insecure_listen = true`".to_owned();
             report.error(source.at("listen"), message, hint);
         } else {
-            let message = format!("tokens and passwords for `{listen}` cross the network unencrypted");
-            let hint = "put a TLS proxy in front; `insecure_listen = true` silences this".to_owned();
+            let message =
+                format!("tokens and passwords for `{listen}` cross the network unencrypted");
+            let hint =
+                "put a TLS proxy in front; `insecure_listen = true` silences this".to_owned();
             report.warning(source.at("listen"), message, hint);
         }
     }
@@ -91,7 +93,11 @@ fn sizes(source: &Section<'_>, spec: &HttpSpec, report: &mut Reporter<'_>) {
     if spec.decompressed_bytes_max > DECOMPRESSED_BYTES_MAX
         || spec.body_bytes_max > DECOMPRESSED_BYTES_MAX
     {
-        let key = if spec.body_bytes_max > DECOMPRESSED_BYTES_MAX { "body_max" } else { "decompressed_max" };
+        let key = if spec.body_bytes_max > DECOMPRESSED_BYTES_MAX {
+            "body_max"
+        } else {
+            "decompressed_max"
+        };
         let hint = "one request is one record of the journal: at most \"48MiB\"".to_owned();
         report.error(source.at(key), "a body of this size has no room in the journal", hint);
     }
@@ -128,4 +134,85 @@ fn secrets(
     }
     list.sort_by(|a, b| a.0.cmp(&b.0));
     Some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::PathBuf;
+
+    use tidegate_operators::spec::Format;
+
+    use crate::config::load;
+    use crate::plan::{HttpSpec, Plan, SourceKind};
+
+    /// A pipeline with these lines in its source and its reading.
+    fn pipeline(name: &str, source: &str, reading: &str) -> String {
+        format!(
+            "name = \"{name}\"\n[source]\ntype = \"http\"\n{source}\n[reading]\n{reading}\n\
+             device = \"d\"\ntime = \"received\"\nfields = {{ v = \"float64\" }}\n\
+             [[table]]\nfrom = \"readings\"\n"
+        )
+    }
+
+    fn plan(texts: &[String]) -> Result<Plan, String> {
+        let name = |i: usize| PathBuf::from(format!("{i}.toml"));
+        let files: Vec<_> = texts.iter().enumerate().map(|(i, t)| (name(i), t.clone())).collect();
+        let secrets = |_: &str, name: &str| match name {
+            "EMPTY" => Ok(String::new()),
+            name => Ok(format!("secret of {name}")),
+        };
+        load(&files, &secrets)
+            .map_err(|all| all.iter().map(|p| format!("{p}\n")).collect::<String>())
+    }
+
+    fn spec(plan: &Plan, i: usize) -> &HttpSpec {
+        match &plan.sources[i].kind {
+            SourceKind::Http(spec) => spec,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn pipelines_share_an_address_and_nothing_else() {
+        let tokens = "tokens = { b = \"${env:B}\", a = \"${env:A}\" }\nlisten = \"0.0.0.0:80\"";
+        let plan = plan(&[
+            pipeline("one", "", ""),
+            pipeline("two", "", "format = \"influx\""),
+            pipeline("three", &format!("{tokens}\ntopics = [\"x/{{y}}\"]\ntopic = \"x/1\""), ""),
+        ])
+        .unwrap();
+        let (one, two, three) = (spec(&plan, 0), spec(&plan, 1), spec(&plan, 2));
+        assert_eq!((one.listen.as_str(), &one.listen), ("127.0.0.1:8080", &two.listen));
+        assert_eq!((one.format, two.format), (Format::Json, Format::Influx));
+        assert_eq!((one.topic.as_str(), three.topic.as_str()), ("one", "x/1"));
+        assert_eq!(one.topics[0].to_string(), "#", "any topic, if none is said");
+        let names: Vec<&str> = three.tokens.iter().map(|(n, _)| n.as_str()).collect();
+        assert_eq!((names, three.tokens[0].1.expose()), (vec!["a", "b"], "secret of A"));
+        assert_eq!(plan.sources[1].name, "http 127.0.0.1:8080 two");
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (source, reading, expected) in [
+            ("listen = \"nowhere\"", "", "`nowhere` is no address"),
+            ("listen = \"0.0.0.0:80\"", "", "anybody who reaches `0.0.0.0:80` could send readings"),
+            ("tokens = { a = \"${env:EMPTY}\" }", "", "this secret is empty"),
+            ("users = { \"a:b\" = \"${env:A}\" }", "", "a user's name cannot have a colon"),
+            ("topics = [\"a/{b}\"]\ntopic = \"c\"", "", "no topic template matches `c`"),
+            ("body_max = \"1GiB\"", "", "a body of this size has no room in the journal"),
+            ("decompressed_max = \"1GiB\"", "", "a body of this size has no room in the journal"),
+            ("body_max = \"1B\"", "", "a body needs at least 1KiB"),
+            ("decompressed_max = \"1MiB\"", "", "`decompressed_max` is below `body_max`"),
+            ("in_flight_max = \"1MiB\"", "", "no room for one request"),
+            ("", "format = \"influx\"\nexplode = \"a\"", "no array to explode"),
+            ("path = \"x\"", "", "unknown key `path`"),
+        ] {
+            let said = plan(&[pipeline("one", source, reading)]).unwrap_err();
+            assert!(said.contains(expected), "{source}{reading}: {said}");
+        }
+        let more = "connections_max = 5";
+        let said = plan(&[pipeline("one", "", ""), pipeline("two", more, "")]).unwrap_err();
+        assert!(said.contains("`connections_max` differs from pipeline `one`"), "{said}");
+    }
 }

@@ -127,8 +127,10 @@ impl Sources {
                 ("in_flight_max", other.in_flight_bytes_max == http.in_flight_bytes_max),
             ] {
                 if !same {
-                    let message =
-                        format!("`{key}` differs from pipeline `{}` of this listener", other.pipeline);
+                    let message = format!(
+                        "`{key}` differs from pipeline `{}` of this listener",
+                        other.pipeline
+                    );
                     report.error(source.at(key), message, "write the same in both".to_owned());
                     return;
                 }
