@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod http;
 mod intake;
 mod kill;
 mod outputs;

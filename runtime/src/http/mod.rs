@@ -21,6 +21,8 @@ mod unpack;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use limits::Timeouts;
