@@ -1,6 +1,6 @@
 //! Programs that we did not write against the built binary: mosquitto's and paho's clients,
-//! mosquitto as broker, an S3 server, DuckDB and delta-rs. Each test is a script of
-//! `tests/clients/`, so that it can be run by hand too.
+//! mosquitto as broker, clients of InfluxDB, an S3 server, DuckDB and delta-rs. Each test is a
+//! script of `tests/clients/`, so that it can be run by hand too.
 //!
 //! They need programs that a newcomer may not have, so they run only with `TIDEGATE_CLIENTS=1`, as
 //! in `.ci/run`, which installs them; `TIDEGATE_PYTHON` names the Python with the packages of
@@ -46,6 +46,11 @@ fn mosquitto_is_the_broker_and_restarts() {
 #[test]
 fn mosquitto_is_the_broker_and_tidegate_is_killed() {
     script("broker_kill.py");
+}
+
+#[test]
+fn clients_of_influxdb_and_curl_write() {
+    script("http_influx.py");
 }
 
 #[test]
