@@ -252,11 +252,7 @@ impl Engine {
             Some(options.checkpoint_every),
             Arc::clone(&last_ticks),
         );
-        let replayed = Arc::clone(&requests);
-        let (queue, messages) =
-            tokio::task::spawn_blocking(move || replay_into(replay, queue, &replayed))
-                .await
-                .context("the replay ended")??;
+        let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
         let (end, ended) = std::sync::mpsc::channel();
         journal.start(Box::new(LiveFeed { queue, requests, ended }))?;
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
@@ -409,23 +405,26 @@ fn open_journal(
     Ok((Arc::new(journal), replay))
 }
 
-fn replay_into(
+async fn replay_into(
     replay: Replay,
     mut queue: FeedQueue,
-    requests: &Requests,
+    requests: Arc<Requests>,
 ) -> anyhow::Result<(FeedQueue, u64)> {
-    let mut messages = 0;
-    for feed in replay {
-        match feed? {
-            Feed::Messages(run) => {
-                messages += run.len() as u64;
-                requests.note(&run);
-                queue.messages(run);
+    let work = move || {
+        let mut messages = 0;
+        for feed in replay {
+            match feed? {
+                Feed::Messages(run) => {
+                    messages += run.len() as u64;
+                    requests.note(&run);
+                    queue.messages(run);
+                }
+                Feed::Tick(tick) => queue.tick(tick),
             }
-            Feed::Tick(tick) => queue.tick(tick),
         }
-    }
-    Ok((queue, messages))
+        Ok((queue, messages))
+    };
+    tokio::task::spawn_blocking(work).await.context("the replay ended")?
 }
 
 fn spawn_committer(

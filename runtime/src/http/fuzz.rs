@@ -1,5 +1,5 @@
-//! Bodies that nobody would send, for `TIDEGATE_FUZZ_SECONDS` (2 unless told): known bodies are cut,
-//! doubled and changed at random, packed and unpacked, split, and read as lines of InfluxDB.
+//! Bodies that nobody would send, for `TIDEGATE_FUZZ_SECONDS` (2 unless told): known bodies are
+//! cut, doubled and changed at random, packed and unpacked, split, and read as lines of InfluxDB.
 //! Nothing may panic, take more memory than its bound, or lose a byte. `TIDEGATE_SEED` repeats a
 //! run.
 #![allow(clippy::unwrap_used)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// How long anything may take. A struct, so that tests need not wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
-    /// From the first byte of a request (or from the connection, for its first one) to the end of its
-    /// headers. Slow links manage in a second or two; more only helps those who occupy connections.
+    /// From the first byte of a request (or from the connection, for its first one) to the end of
+    /// its headers. Slow links manage in a second or two; more only helps those who occupy
+    /// connections.
     pub(crate) head: Duration,
     /// How long a connection may wait between two requests. Most clients keep theirs for a minute.
     pub(crate) idle: Duration,
@@ -14,8 +15,8 @@ pub(crate) struct Timeouts {
     pub(crate) body: Duration,
     /// How long an answer may wait for a client that does not read.
     pub(crate) write: Duration,
-    /// How long a request waits for the disk before its client is told to come back. Much longer than
-    /// any sync takes, shorter than the patience of most clients.
+    /// How long a request waits for the disk before its client is told to come back. Much longer
+    /// than any sync takes, shorter than the patience of most clients.
     pub(crate) offer: Duration,
 }
 

@@ -245,7 +245,7 @@ mod tests {
         assert!(matches!(requests.begin(id, [1; 8]), Begin::Duplicate));
         assert!(matches!(requests.begin(id, [2; 8]), Begin::OtherContent));
 
-        let batch = requests.save().map(|(name, batch)| (name, batch));
+        let batch = requests.save();
         let mut parts = vec![(
             "p/step".to_owned(),
             RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())),
