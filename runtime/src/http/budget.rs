@@ -56,6 +56,26 @@ impl Held {
         Ok(())
     }
 
+    /// Appends to a buffer that this request holds, and counts what the buffer takes, also while
+    /// it moves to a larger place. It never becomes larger than `bytes_max`, which the caller has
+    /// checked.
+    pub(crate) fn append(
+        &mut self,
+        out: &mut Vec<u8>,
+        bytes: &[u8],
+        bytes_max: usize,
+    ) -> Result<(), NoRoom> {
+        let (had, needed) = (out.capacity(), out.len() + bytes.len());
+        if needed > had {
+            let capacity = (2 * had).min(bytes_max).max(needed);
+            self.grow(capacity)?;
+            out.reserve_exact(capacity - out.len());
+            self.shrink(had);
+        }
+        out.extend_from_slice(bytes);
+        Ok(())
+    }
+
     /// Gives room back for bytes that are dropped before the request ends.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -90,5 +110,24 @@ mod tests {
         two.grow(60).unwrap();
         drop(two);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn buffers_are_counted_with_the_room_that_they_take() {
+        let budget = Budget::new(1_000_000);
+        let (mut held, mut out) = (budget.hold(), Vec::new());
+        for n in 1..2_000 {
+            held.append(&mut out, &[7; 100], 150_000).unwrap_or_else(|_| panic!("{n}"));
+            if out.len() == 150_000 {
+                break;
+            }
+            assert_eq!(budget.used(), out.capacity());
+        }
+        assert_eq!((out.len(), out.capacity()), (150_000, 150_000));
+        let small = Budget::new(299);
+        let (mut held, mut out) = (small.hold(), Vec::new());
+        held.append(&mut out, &[7; 100], 1000).unwrap();
+        // Two hundred beside the hundred do not fit.
+        assert_eq!(held.append(&mut out, &[7; 1], 1000), Err(NoRoom));
     }
 }

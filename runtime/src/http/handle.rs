@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use axum::body::BodyDataStream;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use futures::StreamExt as _;
 use serde_json::json;
 use tidegate_operators::decode::{Precision, topics_match};
 use tidegate_operators::spec::Format;
 
 use super::access::{self, Shown};
 use super::influx;
-use super::limits::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
+use super::limits::{KEY_BYTES_MAX, READ_ON_BYTES_MAX, READ_ON_TIMEOUT, TOPIC_BYTES_MAX};
 use super::listen::Peer;
 use super::refusal::{Dialect, Refusal, answer};
 use super::server::{Route, Shared};
@@ -65,13 +67,22 @@ pub(crate) async fn request(
         address: peer.address.to_string(),
     };
     let path = parts.uri.path();
+    let mut body = body.into_data_stream();
+    let response = route(&shared, &head, path, &mut body).await;
+    if response.status().is_client_error() {
+        read_on(&head, &mut body).await;
+    }
+    response
+}
+
+async fn route(shared: &Shared, head: &Head, path: &str, body: &mut BodyDataStream) -> Response {
     if let Some(pipeline) = path.strip_prefix("/ingest/") {
-        let result = ingest(&shared, &head, pipeline, body).await;
+        let result = ingest(shared, head, pipeline, body).await;
         return result.unwrap_or_else(|refusal| refusal.response(Dialect::Ours));
     }
     match path {
         "/healthz" | "/readyz" => {
-            let result = only(&head, &[Method::GET, Method::HEAD]);
+            let result = only(head, &[Method::GET, Method::HEAD]);
             let unready = if path == "/readyz" { shared.unready() } else { None };
             match (result, unready) {
                 (Err(refusal), _) => refusal.response(Dialect::Ours),
@@ -81,8 +92,27 @@ pub(crate) async fn request(
                 }
             }
         }
-        _ => influx::request(&shared, &head, path, body).await,
+        _ => influx::request(shared, head, path, body).await,
     }
+}
+
+/// Reads the rest of a body that was refused, and throws it away: a client that is still sending
+/// would see a broken connection instead of the reason. One that waits to be asked is not asked.
+async fn read_on(head: &Head, body: &mut BodyDataStream) {
+    if head.headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut bytes = 0;
+    let rest = async {
+        while let Some(Ok(chunk)) = body.next().await {
+            bytes += chunk.len();
+            if bytes > READ_ON_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // Whoever is too slow for that does not learn the reason.
+    let _ = tokio::time::timeout(READ_ON_TIMEOUT, rest).await;
 }
 
 /// Refuses other methods.
@@ -99,7 +129,7 @@ async fn ingest(
     shared: &Shared,
     head: &Head,
     pipeline: &str,
-    body: axum::body::Body,
+    body: &mut BodyDataStream,
 ) -> Result<Response, Refusal> {
     only(head, &[Method::POST])?;
     let route = shared.route(pipeline).ok_or_else(|| {
@@ -167,7 +197,7 @@ pub(crate) async fn write(
     head: &Head,
     framing: Result<Framing, Refusal>,
     precision: Precision,
-    body: axum::body::Body,
+    body: &mut BodyDataStream,
 ) -> Result<Taken, Refusal> {
     let stats = Arc::clone(&route.stats);
     let result = async {

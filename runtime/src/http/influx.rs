@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::BodyDataStream;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use futures::StreamExt as _;
@@ -22,7 +22,12 @@ use super::split::Framing;
 const VERSION: &str = concat!("1.8.0-tidegate-", env!("CARGO_PKG_VERSION"));
 
 /// Answers everything that is not [`super::handle`]'s own.
-pub(crate) async fn request(shared: &Shared, head: &Head, path: &str, body: Body) -> Response {
+pub(crate) async fn request(
+    shared: &Shared,
+    head: &Head,
+    path: &str,
+    body: &mut BodyDataStream,
+) -> Response {
     let dialect = match path {
         "/write" | "/query" | "/ping" => Dialect::Influx1,
         "/api/v2/write" | "/health" | "/ready" => Dialect::Influx2,
@@ -54,7 +59,7 @@ async fn lines(
     head: &Head,
     name: Option<&str>,
     what: &str,
-    body: Body,
+    body: &mut BodyDataStream,
 ) -> Result<Response, Refusal> {
     only(head, &[Method::POST])?;
     let name = name.filter(|n| !n.is_empty());
@@ -112,7 +117,11 @@ fn health(shared: &Shared, head: &Head, path: &str) -> Result<Response, Refusal>
 }
 
 /// What clients of version 1 ask before they write: which databases there are, and to make one.
-async fn query(shared: &Shared, head: &Head, body: Body) -> Result<Response, Refusal> {
+async fn query(
+    shared: &Shared,
+    head: &Head,
+    body: &mut BodyDataStream,
+) -> Result<Response, Refusal> {
     only(head, &[Method::GET, Method::POST])?;
     let statements = match head.query("q") {
         Some(q) => q.to_owned(),
@@ -166,11 +175,10 @@ fn one(id: usize, statement: &str, databases: &[String]) -> Value {
 }
 
 /// The parameter `q` of a form.
-async fn in_form(body: Body, limit: Duration) -> Result<String, Refusal> {
+async fn in_form(body: &mut BodyDataStream, limit: Duration) -> Result<String, Refusal> {
     let mut form = Vec::new();
-    let mut chunks = body.into_data_stream();
     let read = async {
-        while let Some(Ok(chunk)) = chunks.next().await {
+        while let Some(Ok(chunk)) = body.next().await {
             if form.len() + chunk.len() > QUERY_BYTES_MAX {
                 return Err(Refusal::too_large("the query is too long"));
             }

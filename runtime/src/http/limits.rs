@@ -38,6 +38,11 @@ pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// What clients that have to come back are told.
 pub(crate) const RETRY_AFTER_S: u64 = 2;
 
+/// What is read and thrown away of a body after it was refused, so that its sender sees the answer.
+pub(crate) const READ_ON_BYTES_MAX: usize = 64 << 20;
+/// And how long.
+pub(crate) const READ_ON_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// After the order to stop: how long requests may wait for the disk. What is not durable by then
 /// is not acknowledged.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(10);

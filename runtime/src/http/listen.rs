@@ -72,7 +72,7 @@ impl Door {
         Guarded {
             stream,
             phase: Phase {
-                state: Arc::new(Mutex::new(State::Waiting { until, head_bytes: 0 })),
+                state: Arc::new(Mutex::new(State::Waiting { until, head: Progress::default() })),
                 idle: self.timeouts.idle,
             },
             timeouts: self.timeouts,
@@ -88,9 +88,41 @@ impl Door {
 #[derive(Clone, Copy, Debug)]
 enum State {
     /// For a request, or for the rest of its headers.
-    Waiting { until: Instant, head_bytes: usize },
+    Waiting { until: Instant, head: Progress },
     /// A request is handled.
     Handling,
+}
+
+/// How much of a request's headers has come. The server above may read on before it calls the
+/// handler, so what belongs to the body must not be counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    bytes: usize,
+    /// The line that is being read has no character yet.
+    blank: bool,
+    /// An empty line after others: the headers are complete.
+    complete: bool,
+}
+
+impl Progress {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                b'\n' if self.blank => self.complete = true,
+                // Empty lines before a request do not count, and there is none before the first.
+                b'\n' => self.blank = self.bytes > 0,
+                b'\r' => {}
+                _ => (self.blank, self.bytes) = (false, self.bytes + 1),
+            }
+            if self.complete {
+                return;
+            }
+        }
+    }
+
+    fn is_too_long(self) -> bool {
+        !self.complete && self.bytes > HEAD_BYTES_MAX
+    }
 }
 
 /// Tells the stream what its handler does.
@@ -118,7 +150,7 @@ pub(crate) struct Handling(Phase);
 impl Drop for Handling {
     fn drop(&mut self) {
         let until = Instant::now() + self.0.idle;
-        *self.0.lock() = State::Waiting { until, head_bytes: 0 };
+        *self.0.lock() = State::Waiting { until, head: Progress::default() };
     }
 }
 
@@ -160,12 +192,13 @@ impl Guarded {
     }
 
     /// Notes bytes of headers, whose time runs from the first of them.
-    fn got(&self, bytes: usize) {
-        if let State::Waiting { until, head_bytes } = &mut *self.phase.lock() {
-            if *head_bytes == 0 {
+    fn got(&self, bytes: &[u8]) {
+        if let State::Waiting { until, head } = &mut *self.phase.lock() {
+            let before = head.bytes;
+            head.add(bytes);
+            if before == 0 && head.bytes > 0 {
                 *until = Instant::now() + self.timeouts.head;
             }
-            *head_bytes += bytes;
         }
     }
 
@@ -192,14 +225,14 @@ impl AsyncRead for Guarded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let state = *self.phase.lock();
-        if let State::Waiting { head_bytes, .. } = state
-            && head_bytes >= HEAD_BYTES_MAX
+        if let State::Waiting { head, .. } = state
+            && head.is_too_long()
         {
             return Poll::Ready(Err(self.broke("headers without an end")));
         }
         let before = buf.filled().len();
         if let Poll::Ready(done) = Pin::new(&mut self.stream).poll_read(cx, buf) {
-            self.got(buf.filled().len() - before);
+            self.got(&buf.filled()[before..]);
             return Poll::Ready(done);
         }
         let State::Waiting { until, .. } = state else { return Poll::Pending };
@@ -240,5 +273,27 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_headers_is_found_wherever_reads_are_cut() {
+        let head = b"\r\n\r\nPOST / HTTP/1.1\r\na: b\n\r\n";
+        for cut in 0..head.len() {
+            let mut progress = Progress::default();
+            progress.add(&head[..cut]);
+            assert!(!progress.complete, "{cut}");
+            progress.add(&head[cut..]);
+            assert!(progress.complete, "{cut}");
+            progress.add(&[b'x'; HEAD_BYTES_MAX]);
+            assert!(!progress.is_too_long(), "a body");
+        }
+        let mut endless = Progress::default();
+        (0..HEAD_BYTES_MAX).for_each(|_| endless.add(b"x: y\r\n"));
+        assert!(endless.is_too_long());
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::body::Body;
+use axum::body::BodyDataStream;
 use axum::http::StatusCode;
 use futures::StreamExt as _;
 use tidegate_operators::{MessageMeta, MessagesBuilder};
@@ -55,7 +55,11 @@ struct Offer {
 }
 
 /// Takes a write.
-pub(crate) async fn take(shared: &Shared, write: Write, body: Body) -> Result<Taken, Refusal> {
+pub(crate) async fn take(
+    shared: &Shared,
+    write: Write,
+    body: &mut BodyDataStream,
+) -> Result<Taken, Refusal> {
     let mut held = shared.budget.hold();
     let read = read(body, write.route.bounds.body_bytes_max, &mut held);
     let body = timeout(shared.timeouts.body, read)
@@ -131,9 +135,12 @@ fn failed() -> Refusal {
 }
 
 /// The body as it was sent.
-async fn read(body: Body, bytes_max: usize, held: &mut Held) -> Result<Vec<u8>, Refusal> {
+async fn read(
+    chunks: &mut BodyDataStream,
+    bytes_max: usize,
+    held: &mut Held,
+) -> Result<Vec<u8>, Refusal> {
     let mut out = Vec::new();
-    let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|e| Refusal::bad(format!("the body ended early: {e}")))?;
         if out.len() + chunk.len() > bytes_max {
@@ -141,8 +148,7 @@ async fn read(body: Body, bytes_max: usize, held: &mut Held) -> Result<Vec<u8>, 
                 "the body has more than {bytes_max} bytes: send less at a time, or compress it"
             )));
         }
-        held.grow(chunk.len())?;
-        out.extend_from_slice(&chunk);
+        held.append(&mut out, &chunk, bytes_max)?;
     }
     Ok(out)
 }
@@ -179,14 +185,12 @@ fn prepare(
         }
     }
     let count = fill(write, &body, &mut messages, &mut held, received_us)?;
-    held.shrink(body.len());
+    held.shrink(body.capacity());
     Ok(Some(Offer { messages, count, under_way, received_us, _held: held }))
 }
 
-/// Memory is counted in steps of this many bytes, not for each message.
-const STEP_BYTES: usize = 256 * 1024;
-
-/// Appends the messages of a body, and counts what they take; gives their number.
+/// Appends the messages of a body; gives their number. First they are counted, so that what they
+/// take is known, and refused, before it is taken.
 fn fill(
     write: &Write,
     body: &[u8],
@@ -194,24 +198,25 @@ fn fill(
     held: &mut Held,
     received_us: i64,
 ) -> Result<u64, Refusal> {
-    let before = messages.len();
-    let meta = MessageMeta { received_us, ..MessageMeta::default() };
-    let mut counted = 0;
+    let (topic, user) = (write.topic.as_bytes(), write.user.as_bytes());
+    let of_each = topic.len() + user.len() + write.properties.len();
+    let (mut count, mut bytes) = (0, 0);
     split(body, write.framing, |payload| {
-        let (topic, user) = (write.topic.as_bytes(), write.user.as_bytes());
+        count += 1;
+        bytes += of_each + payload.len();
+        match bytes + count * size_of::<MessageMeta>() > OFFER_BYTES_MAX {
+            true => Err(Refusal::too_large(format!(
+                "{count} and more messages have no room in one request: send less at a time"
+            ))),
+            false => Ok(()),
+        }
+    })?;
+    held.grow(bytes + count * size_of::<MessageMeta>())?;
+    messages.reserve(bytes, count);
+    let meta = MessageMeta { received_us, ..MessageMeta::default() };
+    split(body, write.framing, |payload| {
         messages.push_with(topic, payload, user, &write.properties, meta);
-        let bytes = messages.data_bytes() + messages.len() * size_of::<MessageMeta>();
-        if bytes > OFFER_BYTES_MAX {
-            return Err(Refusal::too_large(format!(
-                "more than {} messages have no room in one request: send less at a time",
-                messages.len()
-            )));
-        }
-        if bytes > counted {
-            held.grow(STEP_BYTES)?;
-            counted += STEP_BYTES;
-        }
         Ok(())
     })?;
-    Ok((messages.len() - before) as u64)
+    Ok(count as u64)
 }

@@ -95,6 +95,9 @@ async fn packed_bodies_are_unpacked_within_bounds() {
         assert_eq!(running.send(request.body(packed)).await.0, status, "{encoding}");
     }
     assert!(running.payloads().is_empty());
+    // Refused from its headers, while its sender is at it.
+    let body = "x".repeat(16_000_000);
+    assert_eq!(running.send(running.post("/ingest/other").body(body)).await.0, 401);
     let long = "x".repeat(100_001);
     assert_eq!(running.ingest("text/plain", &long).await.0, 413);
     assert_eq!(running.ingest("text/plain", &long[1..]).await.0, 202);
@@ -174,14 +177,14 @@ async fn a_repeated_key_takes_nothing_again() {
 
 #[tokio::test]
 async fn without_room_clients_are_told_to_come_back() {
-    let setup = Setup { slow: true, in_flight_bytes_max: 700_000, ..Setup::default() };
+    let setup = Setup { slow: true, in_flight_bytes_max: 300_000, ..Setup::default() };
     let running = start(setup).await;
     let body = format!("\"{}\"", "x".repeat(90_000));
     let pending = tokio::spawn(running.post("/ingest/json").body(body.clone()).send());
     running.offered().await;
     let second = tokio::spawn(running.post("/ingest/json").body(body.clone()).send());
     running.offered().await;
-    // Two requests hold 256 KiB each; a third one does not fit beside them.
+    // Two requests hold 90 kB each; a third one does not fit beside them while it is read.
     let refused = running.post("/ingest/json").body(body.clone()).send().await.unwrap();
     assert_eq!(refused.status(), 429);
     assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);

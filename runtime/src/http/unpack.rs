@@ -45,7 +45,7 @@ pub(crate) struct Bounds {
 /// Bytes that are unpacked at a time.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// The body, unpacked. What it takes is counted in `held`.
+/// The body, unpacked; what it takes is counted in `held`, as what `body` takes was.
 pub(crate) fn unpack(
     body: Vec<u8>,
     encoding: Encoding,
@@ -66,7 +66,7 @@ pub(crate) fn unpack(
             drain(decoder, "zstd", bytes_max, held)?
         }
     };
-    held.shrink(body.len());
+    held.shrink(body.capacity());
     Ok(unpacked)
 }
 
@@ -90,7 +90,6 @@ fn drain(
                 "the body unpacks to more than {bytes_max} bytes: send less at a time"
             )));
         }
-        held.grow(n)?;
-        out.extend_from_slice(&step[..n]);
+        held.append(&mut out, &step[..n], bytes_max)?;
     }
 }

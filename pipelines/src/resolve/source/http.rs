@@ -105,11 +105,11 @@ fn sizes(source: &Section<'_>, spec: &HttpSpec, report: &mut Reporter<'_>) {
         let message = "`decompressed_max` is below `body_max`";
         report.error(source.at("decompressed_max"), message, "give at least as much".to_owned());
     }
-    // The body as sent, as it was packed, and as it goes to the journal.
-    let needed = spec.body_bytes_max + 2 * spec.decompressed_bytes_max;
+    // The body as it was sent, unpacked (and moving once while it grows), and as messages.
+    let needed = spec.body_bytes_max + 3 * spec.decompressed_bytes_max;
     if spec.in_flight_bytes_max < needed {
         let message = "`in_flight_max` has no room for one request of the largest size";
-        let hint = "`body_max` and twice `decompressed_max` have to fit".to_owned();
+        let hint = "`body_max` and three times `decompressed_max` have to fit".to_owned();
         report.error(source.at("in_flight_max"), message, hint);
     }
 }
