@@ -78,8 +78,8 @@ impl Client {
         Some((status, response.text().await.ok()?))
     }
 
-    /// Sends until it is taken; how often it was sent in vain, and whether the last answer said that
-    /// it had been taken before.
+    /// Sends until it is taken; how often it was sent in vain, and whether the last answer said
+    /// that it had been taken before.
     async fn deliver(&self, key: &str, body: String) -> (usize, bool) {
         let mut in_vain = 0;
         loop {
