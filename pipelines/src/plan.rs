@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 use tidegate_operators::spec::PipelineSpec;
 
-pub use self::source::{EndpointSpec, FileSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec};
+pub use self::source::{
+    EndpointSpec, FileFormat, FileSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec,
+};
 use crate::config::problem::Problem;
 use crate::config::secret::Secret;
 
@@ -74,4 +76,6 @@ pub struct TestInput {
     pub at_us: i64,
     /// Its payload.
     pub payload: Vec<u8>,
+    /// Its MQTT 5 properties as they are sent.
+    pub properties: Vec<u8>,
 }

@@ -251,6 +251,7 @@ fn show(value: &Value<'_>) -> String {
         Value::Object => "an object".to_owned(),
         Value::Instant(value) | Value::Integer(value) => value.to_string(),
         Value::NotUtf8 => "not UTF-8".to_owned(),
+        Value::Binary(bytes) => format!("{} bytes", bytes.len()),
     }
 }
 
@@ -301,6 +302,10 @@ fn append_text(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
         Value::Integer(value) => out.extend_from_slice(value.to_string().as_bytes()),
         Value::Escaped(body) => return unescape(body, out).then_some(()).ok_or(Reason::Type),
         Value::Slashed(body, slashes) => unslash(body, *slashes, out),
+        Value::Binary(bytes) => {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+            out.extend(bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]));
+        }
         _ => return Err(Reason::Type),
     }
     Ok(())

@@ -25,7 +25,7 @@ pub enum SourceKind {
     Mqtt(MqttSpec),
     /// One pipeline of an HTTP listener.
     Http(HttpSpec),
-    /// A newline-delimited file, read once.
+    /// Files, read once.
     File(FileSpec),
 }
 
@@ -99,11 +99,28 @@ pub struct HttpSpec {
     pub insecure_listen: bool,
 }
 
-/// A newline-delimited file, read once.
+/// Files, read once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
-    /// The file.
-    pub path: PathBuf,
-    /// What `topic` says.
-    pub topic: String,
+    /// A file, a folder, or a pattern.
+    pub path: String,
+    /// What `topic` says, with placeholders; the path of the file if absent.
+    pub topic: Option<String>,
+    /// How the files are written; by their names if absent.
+    pub format: Option<FileFormat>,
+    /// Names of the columns of CSV files without a line of names.
+    pub columns: Option<Vec<String>>,
+    /// Between the cells of CSV files; by their names if absent.
+    pub delimiter: Option<u8>,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    /// JSON documents, one per line.
+    Ndjson,
+    /// Comma-separated values.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
 }

@@ -42,17 +42,18 @@ pub(crate) struct Restored {
 }
 
 impl Checkpoints {
-    pub(crate) fn new(
-        store: CheckpointStore,
-        pipelines: &[PipelineSpec],
-        requests: Arc<Requests>,
-    ) -> Self {
+    pub(crate) fn new(store: CheckpointStore, pipelines: &[PipelineSpec]) -> Self {
         let fingerprints: BTreeMap<&str, String> = pipelines
             .iter()
             .map(|p| (p.name.as_str(), format!("{:016x}", fingerprint(p))))
             .collect();
         let meta = json!({ "fingerprints": fingerprints });
-        Self { store, meta, requests, asked: BTreeMap::new() }
+        Self { store, meta, requests: Arc::default(), asked: BTreeMap::new() }
+    }
+
+    /// Saves these idempotency keys as well.
+    pub(crate) fn with_requests(self, requests: &Arc<Requests>) -> Self {
+        Self { requests: Arc::clone(requests), ..self }
     }
 
     /// A checkpoint of this epoch was asked of the operators.

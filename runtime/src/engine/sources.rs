@@ -9,9 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::config::secret::Secret;
-use tidegate_pipelines::plan::{
-    EndpointSpec, FileSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec,
-};
+use tidegate_pipelines::plan::{EndpointSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -49,12 +47,8 @@ struct Running {
 pub(super) fn files(plan: &Plan) -> anyhow::Result<Vec<FileSource>> {
     let mut files = Vec::new();
     for (number, source) in plan.sources.iter().enumerate() {
-        if let SourceKind::File(FileSpec { path, topic }) = &source.kind {
-            files.push(FileSource {
-                source: number as u16,
-                path: path.clone(),
-                topic: topic.clone(),
-            });
+        if let SourceKind::File(spec) = &source.kind {
+            files.push(FileSource { source: number as u16, spec: spec.clone() });
         }
     }
     anyhow::ensure!(
