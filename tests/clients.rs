@@ -1,6 +1,6 @@
 //! Programs that we did not write against the built binary: mosquitto's and paho's clients,
-//! mosquitto and RabbitMQ as brokers, an S3 server, DuckDB and delta-rs. Each test is a script of
-//! `tests/clients/`, so that it can be run by hand too.
+//! mosquitto and RabbitMQ as brokers, clients of InfluxDB, an S3 server, DuckDB and delta-rs. Each
+//! test is a script of `tests/clients/`, so that it can be run by hand too.
 //!
 //! They need programs that a newcomer may not have, so they run only with `TIDEGATE_CLIENTS=1`, as
 //! in `.ci/run`, which installs them; `TIDEGATE_PYTHON` names the Python with the packages of
@@ -66,6 +66,11 @@ fn rabbitmq_is_the_broker() {
 #[test]
 fn the_doctor_knows_a_bad_mosquitto_from_a_good_one() {
     script("doctor.py");
+}
+
+#[test]
+fn clients_of_influxdb_and_curl_write() {
+    script("http_influx.py");
 }
 
 #[test]

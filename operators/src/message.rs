@@ -148,6 +148,12 @@ pub struct MessagesBuilder {
 }
 
 impl MessagesBuilder {
+    /// Makes room for exactly so many more bytes and messages, for callers that count their memory.
+    pub fn reserve(&mut self, data_bytes: usize, messages: usize) {
+        self.data.reserve_exact(data_bytes);
+        self.index.reserve_exact(messages);
+    }
+
     /// Appends one message; positions in `meta` are overwritten, the rest is kept.
     pub fn push(&mut self, topic: &[u8], payload: &[u8], client: &[u8], meta: MessageMeta) {
         self.push_with(topic, payload, client, &[], meta);

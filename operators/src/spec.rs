@@ -27,6 +27,8 @@ pub fn time_type() -> DataType {
 pub enum Format {
     /// One JSON document (RFC 8259) per message.
     Json,
+    /// One line of InfluxDB's line protocol per message.
+    Influx,
 }
 
 /// How a point in time is written in the payload.

@@ -19,6 +19,12 @@ pub const DEMO: [(&str, &str); 3] = [
     ("demo-energy.toml", include_str!("../examples/demo-energy.toml")),
 ];
 
+/// Other ways in than MQTT.
+pub const WAYS_IN: [(&str, &str); 2] = [
+    ("http-json.toml", include_str!("../examples/http-json.toml")),
+    ("http-influx.toml", include_str!("../examples/http-influx.toml")),
+];
+
 /// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.
 pub const BENCH: [(&str, &str); 3] = [
     ("bench-w1.toml", include_str!("../examples/bench-w1.toml")),
@@ -40,7 +46,8 @@ mod tests {
             .filter(|name| name != FIRST.0)
             .collect();
         files.sort();
-        let mut listed: Vec<&str> = DEMO.iter().chain(&BENCH).map(|(name, _)| *name).collect();
+        let mut listed: Vec<&str> =
+            DEMO.iter().chain(&WAYS_IN).chain(&BENCH).map(|(name, _)| *name).collect();
         listed.sort_unstable();
         assert_eq!(files, listed);
     }

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use tidegate_operators::properties::Property;
 use tidegate_operators::spec::{
     AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DedupSpec, DetectMethod, DetectOrder,
-    DetectSpec, LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec,
+    DetectSpec, Format, LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec,
     WindowSpec,
 };
 
@@ -61,7 +61,11 @@ fn readings(d: &DecodeSpec, out: &mut String) {
         Some(path) => format!("one per element of `{}`", path.join(".")),
         None => "one per message".to_owned(),
     };
-    let _ = writeln!(out, "  readings: json, {each}");
+    let format = match d.format {
+        Format::Json => "json",
+        Format::Influx => "influx",
+    };
+    let _ = writeln!(out, "  readings: {format}, {each}");
     let wide = d.columns.iter().map(|c| c.name.chars().count()).max().unwrap_or(0);
     for c in &d.columns {
         let pad = " ".repeat(wide - c.name.chars().count());

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use tidegate_operators::spec::PipelineSpec;
 
 pub use self::source::{
-    AclSpec, CertificateName, ClientCert, EndpointSpec, FileFormat, FileSpec, JwtSpec, MqttSpec,
-    Retained, SourceKind, SourceSpec, TlsSpec, WebSocketSpec,
+    AclSpec, CertificateName, ClientCert, EndpointSpec, FileFormat, FileSpec, HttpSpec, JwtSpec,
+    MqttSpec, Retained, SourceKind, SourceSpec, TlsSpec, WebSocketSpec,
 };
 use crate::config::problem::Problem;
 use crate::config::secret::Secret;

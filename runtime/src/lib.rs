@@ -11,6 +11,7 @@ pub mod clock;
 pub mod doctor;
 pub mod engine;
 pub mod fleet;
+mod http;
 pub mod intake;
 pub mod journal;
 pub mod mqtt;

@@ -135,11 +135,11 @@ class Tidegate:
         for line in process.stderr:
             lines.append(line.rstrip())
 
-    def port(self):
-        """Port of the endpoint, when it is ready."""
+    def port(self, what="endpoint"):
+        """Port of the endpoint (or of "http"), when it is ready."""
         def look():
             assert self.process.poll() is None, f"tidegate ended: {self.lines}"
-            found = re.search(r"ready.*endpoint listening on 127\.0\.0\.1:(\d+)",
+            found = re.search(rf"ready.*{what} listening on 127\.0\.0\.1:(\d+)",
                               "\n".join(list(self.lines)))
             return found and int(found[1])
         return eventually("the ready line", look)

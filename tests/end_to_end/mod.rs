@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod files;
+mod http;
 mod intake;
 mod kill;
 mod outputs;

@@ -17,6 +17,8 @@ pub(crate) type Row = Map<String, Value>;
 
 /// The part of the ready line after which the address stands.
 const LISTENING: &str = "endpoint listening on ";
+/// The same for HTTP.
+const HTTP_LISTENING: &str = "http listening on ";
 
 /// The command under test.
 pub(crate) fn tidegate() -> Command {
@@ -82,11 +84,24 @@ impl Home {
 
     /// Starts a [`Home::run_command`] that has got more options.
     pub(crate) fn start_command(&self, command: &mut Command) -> Instance {
+        self.start_until(command, Instance::address)
+    }
+
+    /// Starts a [`Home::run_command`] of a pipeline that takes HTTP.
+    pub(crate) fn start_http(&self, command: &mut Command) -> Instance {
+        self.start_until(command, |instance| instance.listening(HTTP_LISTENING))
+    }
+
+    fn start_until(
+        &self,
+        command: &mut Command,
+        ready: impl Fn(&Instance) -> Option<SocketAddr>,
+    ) -> Instance {
         let mut instance = Instance::spawn(command);
         eventually("the ready line", || {
             let ended = instance.child.try_wait().unwrap();
             assert!(ended.is_none(), "ended with {ended:?} before it was ready");
-            instance.address().ok_or_else(|| instance.said())
+            ready(&instance).ok_or_else(|| instance.said())
         });
         instance
     }
@@ -202,9 +217,18 @@ impl Instance {
 
     /// Where the endpoint listens, once it has said so.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.listening(LISTENING)
+    }
+
+    /// Where HTTP is taken, of an instance that is known to be ready.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.listening(HTTP_LISTENING).expect("`Home::start_http` waited for it")
+    }
+
+    fn listening(&self, what: &str) -> Option<SocketAddr> {
         let lines = self.stderr.lock().unwrap();
         lines.iter().filter(|l| l.contains("ready")).find_map(|line| {
-            let (_, after) = line.split_once(LISTENING)?;
+            let (_, after) = line.split_once(what)?;
             after.split_whitespace().next()?.trim_end_matches(',').parse().ok()
         })
     }

@@ -10,7 +10,7 @@ use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use regex::Regex;
 
 use super::time;
-use super::value::{Number, Value, unescape};
+use super::value::{Number, Value, unescape, unslash};
 use crate::reject::Reason;
 use crate::spec::{ColumnSpec, ColumnType, OnInvalid, TimeFormat};
 
@@ -244,7 +244,9 @@ fn show(value: &Value<'_>) -> String {
         Value::Missing | Value::Null => "null".to_owned(),
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => cut(number.text),
-        Value::Text(text) | Value::Escaped(text) => format!("\"{}\"", cut(text)),
+        Value::Text(text) | Value::Escaped(text) | Value::Slashed(text, _) => {
+            format!("\"{}\"", cut(text))
+        }
         Value::Array => "an array".to_owned(),
         Value::Object => "an object".to_owned(),
         Value::Instant(value) | Value::Integer(value) => value.to_string(),
@@ -299,6 +301,7 @@ fn append_text(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
         Value::Bool(false) => out.extend_from_slice(b"false"),
         Value::Integer(value) => out.extend_from_slice(value.to_string().as_bytes()),
         Value::Escaped(body) => return unescape(body, out).then_some(()).ok_or(Reason::Type),
+        Value::Slashed(body, slashes) => unslash(body, *slashes, out),
         Value::Binary(bytes) => {
             let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
             out.extend(bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]));
@@ -318,6 +321,11 @@ fn to_time(value: &Value<'_>, format: &TimeFormat, scratch: &mut Vec<u8>) -> Res
             if !unescape(body, scratch) {
                 return Err(Reason::Type);
             }
+            scratch.as_slice()
+        }
+        Value::Slashed(body, slashes) => {
+            scratch.clear();
+            unslash(body, *slashes, scratch);
             scratch.as_slice()
         }
         _ => return Err(Reason::Type),

@@ -7,6 +7,7 @@
 //! reject. One bad message never costs another one.
 
 mod column;
+mod influx;
 mod layout;
 mod paths;
 mod reader;
@@ -25,9 +26,11 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+pub use self::influx::{Lines, Precision, lines};
 pub use self::topics::{topics_match, unmatched_rejects};
 
 use self::column::Column;
+use self::influx::LineReader;
 use self::paths::Paths;
 use self::reader::{Element, Reader, Rows};
 use self::scan::Fault;
@@ -35,7 +38,7 @@ use self::value::Value;
 use crate::message::Messages;
 use crate::properties::{self, Property};
 use crate::reject::{Reason, Reject, RejectBuilder};
-use crate::spec::{ColumnSpec, ColumnType, DecodeSpec, Origin};
+use crate::spec::{ColumnSpec, ColumnType, DecodeSpec, Format, Origin};
 
 /// What came out of some messages.
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ pub struct Decoded {
 pub struct Decoder {
     spec: DecodeSpec,
     schema: SchemaRef,
-    reader: Reader,
+    reader: Formatted,
     columns: Vec<Column>,
     sources: Vec<Source>,
     /// Names of captures that columns use.
@@ -66,6 +69,40 @@ pub struct Decoder {
     time: Option<usize>,
     rows: usize,
     rejects: RejectBuilder,
+}
+
+/// What reads payloads of a format.
+#[derive(Debug)]
+enum Formatted {
+    Json(Reader),
+    Influx(LineReader),
+}
+
+impl Formatted {
+    fn rows<'a>(&self) -> Rows<'a> {
+        match self {
+            Self::Json(reader) => reader.rows(),
+            Self::Influx(lines) => Rows::new(lines.slots(), 0),
+        }
+    }
+
+    /// Reads a payload into `rows`, which mean nothing after an error.
+    #[inline]
+    fn read<'a>(
+        &mut self,
+        payload: &'a [u8],
+        envelope: &Envelope<'_>,
+        rows: &mut Rows<'a>,
+    ) -> Result<(), (Reason, Fault)> {
+        match self {
+            Self::Json(reader) => reader
+                .read(payload, rows)
+                .map_err(|fault| (if fault.deep { Reason::Depth } else { Reason::Parse }, fault)),
+            Self::Influx(lines) => {
+                lines.read(payload, envelope.properties, envelope.received_us, rows)
+            }
+        }
+    }
 }
 
 /// Where the value of a column is when a row is put together.
@@ -89,6 +126,7 @@ enum Source {
 struct Envelope<'a> {
     topic: &'a [u8],
     client: &'a [u8],
+    properties: &'a [u8],
     received_us: i64,
     offset: u64,
     payload: &'a [u8],
@@ -103,13 +141,18 @@ impl Decoder {
             paths.want_elements(path);
             paths
         });
+        let mut line = (spec.format == Format::Influx).then(LineReader::default);
         let mut captures: Vec<String> = Vec::new();
         let mut properties: Vec<Property> = Vec::new();
         let source = |column: &ColumnSpec| match &column.origin {
-            Origin::Path(path) => Source::Slot(elements.want(path)),
-            Origin::Root(path) => match &mut document {
-                Some(document) => Source::Shared(document.want(path)),
-                None => Source::Slot(elements.want(path)),
+            Origin::Path(path) => Source::Slot(match &mut line {
+                Some(line) => line.want(path),
+                None => elements.want(path),
+            }),
+            Origin::Root(path) => match (&mut line, &mut document) {
+                (Some(line), _) => Source::Slot(line.want(path)),
+                (None, Some(document)) => Source::Shared(document.want(path)),
+                (None, None) => Source::Slot(elements.want(path)),
             },
             Origin::Capture(name) => {
                 let known = captures.iter().position(|c| c == name);
@@ -140,7 +183,10 @@ impl Decoder {
             .position(|c| c.name == "time" && matches!(c.kind, ColumnType::Time(_)));
         Self {
             schema: spec.schema(),
-            reader: Reader::new(elements, document),
+            reader: match line {
+                Some(line) => Formatted::Influx(line),
+                None => Formatted::Json(Reader::new(elements, document)),
+            },
             columns: spec.columns.iter().map(Column::new).collect(),
             sources,
             captures,
@@ -192,6 +238,7 @@ impl Decoder {
             let envelope = Envelope {
                 topic,
                 client: messages.client(i),
+                properties: messages.properties(i),
                 received_us: meta.received_us,
                 offset: messages.first_offset + i as u64,
                 payload: messages.payload(i),
@@ -253,8 +300,9 @@ impl Decoder {
             );
             return self.reject(envelope, None, Reason::TooLarge, &detail, payload);
         }
-        if let Err(fault) = self.reader.read(payload, rows) {
-            return self.reject_fault(envelope, fault, payload);
+        if let Err((reason, fault)) = self.reader.read(payload, envelope, rows) {
+            let detail = format!("{} at byte {}", fault.what, fault.at);
+            return self.reject(envelope, None, reason, &detail, payload);
         }
         if !rows.found {
             let path = self.spec.explode.as_deref().unwrap_or_default().join(".");
@@ -324,6 +372,14 @@ impl Decoder {
         Ok(())
     }
 
+    #[cfg(test)]
+    fn json(&mut self) -> &mut Reader {
+        match &mut self.reader {
+            Formatted::Json(reader) => reader,
+            Formatted::Influx(_) => panic!("not JSON"),
+        }
+    }
+
     /// Whether an element can be a bare value: a column takes the element itself.
     fn takes_scalars(&self) -> bool {
         let path = |o: &Origin| matches!(o, Origin::Path(p) if p.is_empty());
@@ -335,13 +391,6 @@ impl Decoder {
     fn reject_refused(&mut self, envelope: &Envelope<'_>, why: &[u8]) {
         let detail = String::from_utf8_lossy(why);
         self.reject(envelope, None, Reason::Parse, &detail, envelope.payload);
-    }
-
-    #[cold]
-    fn reject_fault(&mut self, envelope: &Envelope<'_>, fault: Fault, payload: &[u8]) {
-        let reason = if fault.deep { Reason::Depth } else { Reason::Parse };
-        let detail = format!("{} at byte {}", fault.what, fault.at);
-        self.reject(envelope, None, reason, &detail, payload);
     }
 
     #[cold]

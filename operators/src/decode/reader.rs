@@ -33,11 +33,31 @@ pub(super) struct Element {
 }
 
 impl<'a> Rows<'a> {
+    /// No reading yet, of `width` values each, beside `shared` values.
+    pub(super) fn new(width: usize, shared: usize) -> Self {
+        Self {
+            width,
+            values: Vec::new(),
+            elements: Vec::new(),
+            found: false,
+            shared: vec![Value::Missing; shared],
+        }
+    }
+
     /// Forgets all readings.
     pub(super) fn clear(&mut self) {
         self.values.clear();
         self.elements.clear();
         self.found = false;
+    }
+
+    /// Makes it one reading that is the whole payload, with no value yet.
+    pub(super) fn single(&mut self, end: usize) -> &mut [Value<'a>] {
+        self.clear();
+        self.found = true;
+        self.values.resize(self.width, Value::Missing);
+        self.elements.push(Element { start: 0, end, object: true });
+        &mut self.values
     }
 
     /// The readings.
@@ -159,13 +179,7 @@ impl Reader {
     /// A place for the readings of a document.
     pub(super) fn rows<'a>(&self) -> Rows<'a> {
         let shared = self.document.as_ref().map_or(0, |d| d.paths.slots());
-        Rows {
-            width: self.elements.paths.slots(),
-            values: Vec::new(),
-            elements: Vec::new(),
-            found: false,
-            shared: vec![Value::Missing; shared],
-        }
+        Rows::new(self.elements.paths.slots(), shared)
     }
 
     /// Reads a whole payload. After an error `rows` means nothing.

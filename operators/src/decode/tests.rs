@@ -379,7 +379,7 @@ fn layouts_are_learned_and_bounded() {
     let decoded = decoder.decode(&messages(payloads.iter().map(String::as_bytes)));
     let expected: Vec<String> = (0..100).map(|i| format!("{i}.5")).collect();
     assert_eq!(rows(&decoded.readings), expected);
-    assert_eq!(decoder.reader.layouts(), 8);
+    assert_eq!(decoder.json().layouts(), 8);
     let same = decoder.decode(&messages(payloads.iter().map(String::as_bytes)));
     assert_eq!(rows(&same.readings), expected);
 }
@@ -406,7 +406,7 @@ fn wide(explode: Option<&str>) -> DecodeSpec {
 fn both(spec: &DecodeSpec, documents: &[Vec<u8>]) -> Decoded {
     let messages = messages(documents.iter().map(Vec::as_slice));
     let mut by_walk = Decoder::new(spec.clone());
-    by_walk.reader.without_layouts();
+    by_walk.json().without_layouts();
     let (fast, slow) = (Decoder::new(spec.clone()).decode(&messages), by_walk.decode(&messages));
     assert_eq!(rows(&fast.readings), rows(&slow.readings));
     // Bits, not just text: -0.0 and the last digit count.

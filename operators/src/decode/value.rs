@@ -16,6 +16,8 @@ pub(super) enum Value<'a> {
     Text(&'a [u8]),
     /// The inside of a JSON string with escapes: UTF-8, its escapes well-formed.
     Escaped(&'a [u8]),
+    /// Text of a line of InfluxDB's protocol, UTF-8, in which backslashes hide some characters.
+    Slashed(&'a [u8], Slashes),
     /// An array.
     Array,
     /// An object.
@@ -30,7 +32,19 @@ pub(super) enum Value<'a> {
     Binary(&'a [u8]),
 }
 
-/// A number that follows the grammar of JSON.
+/// Which characters a backslash stands before in a line of InfluxDB's protocol; before any other
+/// it means itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slashes {
+    /// Comma and space.
+    Measurement,
+    /// Comma, space and equals sign: keys, and values of tags.
+    Key,
+    /// Quote and backslash: the inside of a string.
+    String,
+}
+
+/// A number that follows the grammar of JSON, or of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Number<'a> {
     /// As written.
@@ -132,6 +146,30 @@ pub(super) fn unescape(body: &[u8], out: &mut Vec<u8>) -> bool {
     }
     out.extend_from_slice(rest);
     true
+}
+
+/// Appends the text that `body` stands for.
+pub(super) fn unslash(body: &[u8], slashes: Slashes, out: &mut Vec<u8>) {
+    let hidden: &[u8] = match slashes {
+        Slashes::Measurement => b", ",
+        Slashes::Key => b", =",
+        Slashes::String => b"\"\\",
+    };
+    let mut rest = body;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        match rest.get(at + 1) {
+            Some(next) if hidden.contains(next) => {
+                out.push(*next);
+                rest = &rest[at + 2..];
+            }
+            _ => {
+                out.push(b'\\');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.extend_from_slice(rest);
 }
 
 /// The character of the four digits (and, for a pair, the second escape) at the start of `rest`.

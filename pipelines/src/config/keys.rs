@@ -4,12 +4,14 @@
 
 mod endpoint;
 mod file;
+mod http;
 mod mqtt;
 mod steps;
 
 use super::kinds::{Component, Key, Kind};
 use endpoint::ENDPOINT;
 use file::FILE;
+use http::HTTP;
 use mqtt::MQTT;
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, WINDOW};
 
@@ -35,7 +37,7 @@ pub(crate) static PIPELINE: Component = Component {
         .required(),
         Key::new(
             "source",
-            Kind::Variant(&[&ENDPOINT, &MQTT, &FILE]),
+            Kind::Variant(&[&ENDPOINT, &MQTT, &HTTP, &FILE]),
             "Where messages come from.",
             "",
         )
@@ -64,8 +66,15 @@ static READING: Component = Component {
           array) and `payload_hash` are there where they are used. \
           Paths go from the reading; `$.a.b` goes from the whole document.",
     keys: &[
-        Key::new("format", Kind::OneOf(&["json"]), "How payloads are written.", "\"json\"")
-            .default("json"),
+        Key::new(
+            "format",
+            Kind::OneOf(&["json", "influx"]),
+            "How payloads are written. `influx`: a line of InfluxDB's line protocol, whose fields \
+             and tags are paths; `_measurement` and `_time` are paths too, and `_tag.NAME` and \
+             `_field.NAME` where both have the name.",
+            "\"json\"",
+        )
+        .default("json"),
         Key::new(
             "device",
             Kind::Path,

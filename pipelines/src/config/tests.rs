@@ -19,6 +19,7 @@ const PLANT: &str = include_str!("../../tests-data/plant.toml");
 const ENDPOINT: &str = include_str!("../../tests-data/endpoint.toml");
 const BROKER: &str = include_str!("../../tests-data/broker.toml");
 const FILE: &str = include_str!("../../tests-data/file.toml");
+const HTTP: &str = include_str!("../../tests-data/http.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
 
 fn files(texts: &[&str]) -> Vec<(PathBuf, String)> {
@@ -129,7 +130,7 @@ fn secrets_are_never_shown() {
         let all = shown(&bad(&[&text]));
         assert!(!all.contains("hunter2"), "{all}");
     }
-    let plan = good(&[PLANT, BROKER, FILE]);
+    let plan = good(&[PLANT, BROKER, FILE, HTTP]);
     let all = format!("{plan:?} {} {}", explain(&plan), explain_dot(&plan));
     assert!(!all.contains("geheim"));
     let SourceKind::Mqtt(MqttSpec { password: Some(password), .. }) = &plan.sources[1].kind else {
@@ -190,12 +191,12 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE]);
+    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP]);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
     let mut seen = BTreeSet::new();
     let public = ENDPOINT.replace("secret = \"${env", "key_file = \"${env");
-    for text in [PLANT, ENDPOINT, &public, BROKER, FILE] {
+    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP] {
         used(&PIPELINE, &tree(text), &mut seen);
     }
     let mut all = Vec::new();
@@ -293,7 +294,7 @@ fn valid(schema: &Json, value: &Json) -> bool {
 #[test]
 fn the_json_schema_knows_good_from_bad() {
     let schema = schema();
-    for text in [PLANT, BROKER, FILE] {
+    for text in [PLANT, BROKER, FILE, HTTP] {
         assert!(valid(&schema, &to_json(&tree(text))));
     }
     for (from, to) in [
@@ -331,7 +332,7 @@ fn outputs(plan: &Plan, pipeline: usize) -> Vec<&str> {
 
 #[test]
 fn only_used_columns_are_decoded() {
-    let plan = good(&[PLANT, BROKER, FILE]);
+    let plan = good(&[PLANT, BROKER, FILE, HTTP]);
     // `kind` routes, `state` filters, `temperature` is aggregated; the other fields are checked.
     assert_eq!(outputs(&plan, 0), ["device", "time", "temperature", "state", "kind", "site"]);
     assert_eq!(
@@ -496,7 +497,7 @@ fn windows_are_bounded() {
 #[test]
 fn a_plan_can_be_looked_at_without_its_references() {
     let unset = |_: &str, _: &str| Ok(super::references::UNSET.to_owned());
-    for text in [PLANT, BROKER, FILE] {
+    for text in [PLANT, BROKER, FILE, HTTP] {
         if let Err(problems) = load(&files(&[text]), &unset) {
             panic!("{}", shown(&problems));
         }

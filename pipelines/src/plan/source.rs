@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use tidegate_operators::spec::Format;
+use tidegate_operators::topic::TopicTemplate;
+
 use crate::config::secret::Secret;
 
 /// One source of messages, which several pipelines may read.
@@ -22,6 +25,8 @@ pub enum SourceKind {
     Endpoint(EndpointSpec),
     /// A subscription at an external broker.
     Mqtt(MqttSpec),
+    /// One pipeline of an HTTP listener.
+    Http(HttpSpec),
     /// Files, read once.
     File(FileSpec),
 }
@@ -201,6 +206,35 @@ pub enum Retained {
     State,
     /// All are taken, each time.
     Process,
+}
+
+/// One pipeline of an HTTP listener. Those with the same `listen` share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpSpec {
+    /// Address to listen on, `host:port`.
+    pub listen: String,
+    /// Name of the pipeline, which requests give.
+    pub pipeline: String,
+    /// How its payloads are written.
+    pub format: Format,
+    /// The topic of requests that name none.
+    pub topic: String,
+    /// One of these has to match the topic.
+    pub topics: Vec<TopicTemplate>,
+    /// Sorted by name.
+    pub users: Vec<(String, Secret)>,
+    /// Sorted by name.
+    pub tokens: Vec<(String, Secret)>,
+    /// Longest body as it is sent, bytes.
+    pub body_bytes_max: u64,
+    /// Longest body after decompression, bytes.
+    pub decompressed_bytes_max: u64,
+    /// Memory for requests that are not durable yet, bytes; the same for all of one listener.
+    pub in_flight_bytes_max: u64,
+    /// Most connections at a time; the same for all of one listener.
+    pub connections_max: usize,
+    /// Other machines may send without a user or token.
+    pub insecure_listen: bool,
 }
 
 /// Files, read once.

@@ -43,6 +43,14 @@ pub(crate) fn decode(
         columns.report.error(at, format!("a reading can have {COLUMNS_MAX} columns"), None);
     }
     let list = columns.list;
+    let format = match reading.text("format") {
+        Some("influx") => Format::Influx,
+        _ => Format::Json,
+    };
+    if let (Format::Influx, Some(written)) = (format, reading.entry("explode")) {
+        let hint = "each line is a reading of its own".to_owned();
+        report.error(written.key_at, "a line of InfluxDB has no array to explode", hint);
+    }
     let explode = reading.text("explode").and_then(|text| match origin(text) {
         Origin::Path(path) | Origin::Root(path) => Some(path),
         _ => {
@@ -55,7 +63,7 @@ pub(crate) fn decode(
         pipeline: pipeline.to_owned(),
         source,
         topics: topics.iter().map(|(t, _)| t.clone()).collect(),
-        format: Format::Json,
+        format,
         explode,
         columns: list,
         future_bound_us: reading.duration_us("future_bound").unwrap_or_default(),

@@ -26,9 +26,12 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
     finish::recovered(&engine, screen);
     // To standard error, also for programs that wait for it: standard output is for results.
-    match engine.endpoint_addr() {
-        Some(address) => eprintln!("ready: endpoint listening on {address}"),
-        None => eprintln!("ready"),
+    let endpoint = engine.endpoint_addr().map(|a| format!("endpoint listening on {a}"));
+    let http = engine.http_addrs().into_iter().map(|a| format!("http listening on {a}"));
+    let doors: Vec<String> = endpoint.into_iter().chain(http).collect();
+    match doors.is_empty() {
+        true => eprintln!("ready"),
+        false => eprintln!("ready: {}", doors.join(", ")),
     }
     let stats = engine.stats();
     let progress = engine.progress();

@@ -5,6 +5,7 @@
 //! so the number of workers may change.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::RecordBatch;
@@ -16,6 +17,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::fingerprint;
 
 use crate::checkpoint::CheckpointStore;
+use crate::http::Requests;
 
 /// Checkpoints that are kept.
 const KEEP: usize = 2;
@@ -23,6 +25,8 @@ const KEEP: usize = 2;
 pub(crate) struct Checkpoints {
     store: CheckpointStore,
     meta: Value,
+    /// Idempotency keys, saved beside the state of operators.
+    requests: Arc<Requests>,
     asked: BTreeMap<Epoch, Vec<(String, Vec<u8>)>>,
 }
 
@@ -43,7 +47,13 @@ impl Checkpoints {
             .iter()
             .map(|p| (p.name.as_str(), format!("{:016x}", fingerprint(p))))
             .collect();
-        Self { store, meta: json!({ "fingerprints": fingerprints }), asked: BTreeMap::new() }
+        let meta = json!({ "fingerprints": fingerprints });
+        Self { store, meta, requests: Arc::default(), asked: BTreeMap::new() }
+    }
+
+    /// Saves these idempotency keys as well.
+    pub(crate) fn with_requests(self, requests: &Arc<Requests>) -> Self {
+        Self { requests: Arc::clone(requests), ..self }
     }
 
     /// A checkpoint of this epoch was asked of the operators.
@@ -76,6 +86,9 @@ impl Checkpoints {
         let mut waiting = std::mem::replace(&mut self.asked, later);
         let mut parts = waiting.remove(&epoch).unwrap_or_default();
         parts.sort_by(|a, b| a.0.cmp(&b.0));
+        if let Some((name, window)) = self.requests.save() {
+            parts.push((format!("{name}#0"), encode(&window)?));
+        }
         self.store.save(epoch, &parts, self.meta.clone()).context("cannot write a checkpoint")?;
         self.store.prune(KEEP).context("cannot remove old checkpoints")
     }

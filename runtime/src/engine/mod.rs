@@ -44,6 +44,7 @@ use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
+use crate::http::Requests;
 use crate::journal::{Disk, Feed, FeedSink, Journal, JournalOptions, Replay, Storage};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
@@ -201,9 +202,11 @@ impl Engine {
         let runtime = tokio::runtime::Handle::current();
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
-        let bound = sources::bind(&plan, &options.data).await?;
+        let requests = Arc::new(Requests::default());
+        let bound = sources::bind(&plan, &options.data, &requests).await?;
         let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
-        let restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
+        let mut restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
+        requests.restore(&mut restored.state);
         let clock = Clock::system();
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
@@ -220,7 +223,7 @@ impl Engine {
         .with_durable(
             Arc::clone(&journal),
             Notifications::new(Arc::clone(&outbox), &plan.pipelines),
-            Checkpoints::new(checkpoint_store, &plan.pipelines),
+            Checkpoints::new(checkpoint_store, &plan.pipelines).with_requests(&requests),
         );
         let Restored { epoch, state, changed } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
@@ -240,11 +243,9 @@ impl Engine {
             Some(options.checkpoint_every),
             Arc::clone(&last_ticks),
         );
-        let (queue, messages) = tokio::task::spawn_blocking(move || replay_into(replay, queue))
-            .await
-            .context("the replay ended")??;
+        let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
         let (end, ended) = std::sync::mpsc::channel();
-        journal.start(Box::new(LiveFeed { queue, ended }))?;
+        journal.start(Box::new(LiveFeed { queue, requests, ended }))?;
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
         let sources = sources::start(bound, &journal);
         let recovery = Recovery {
@@ -278,6 +279,11 @@ impl Engine {
     /// Where Tidegate's own endpoint listens, if the plan has one.
     pub fn endpoint_addr(&self) -> Option<SocketAddr> {
         self.live.as_ref().and_then(|l| l.sources.endpoint_addr())
+    }
+
+    /// Where HTTP is taken, if the plan has such sources.
+    pub fn http_addrs(&self) -> Vec<SocketAddr> {
+        self.live.as_ref().map(|l| l.sources.http_addrs()).unwrap_or_default()
     }
 
     /// How far a run over files is; `None` for live sources.
@@ -358,11 +364,15 @@ impl Live {
 /// The journal's sink: passes on, and ends the workers' input when it is dropped on shutdown.
 struct LiveFeed {
     queue: FeedQueue,
+    requests: Arc<Requests>,
     ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl FeedSink for LiveFeed {
     fn push(&mut self, feed: Feed) {
+        if let Feed::Messages(messages) = &feed {
+            self.requests.note(messages);
+        }
         self.queue.push(feed);
     }
 }
@@ -396,18 +406,26 @@ fn open_journal(
     Ok((Arc::new(journal), replay))
 }
 
-fn replay_into(replay: Replay, mut queue: FeedQueue) -> anyhow::Result<(FeedQueue, u64)> {
-    let mut messages = 0;
-    for feed in replay {
-        match feed? {
-            Feed::Messages(run) => {
-                messages += run.len() as u64;
-                queue.messages(run);
+async fn replay_into(
+    replay: Replay,
+    mut queue: FeedQueue,
+    requests: Arc<Requests>,
+) -> anyhow::Result<(FeedQueue, u64)> {
+    let work = move || {
+        let mut messages = 0;
+        for feed in replay {
+            match feed? {
+                Feed::Messages(run) => {
+                    messages += run.len() as u64;
+                    requests.note(&run);
+                    queue.messages(run);
+                }
+                Feed::Tick(tick) => queue.tick(tick),
             }
-            Feed::Tick(tick) => queue.tick(tick),
         }
-    }
-    Ok((queue, messages))
+        Ok((queue, messages))
+    };
+    tokio::task::spawn_blocking(work).await.context("the replay ended")?
 }
 
 fn spawn_committer(

@@ -1,5 +1,6 @@
 //! The plan's sources as running tasks.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,12 +9,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
-use tidegate_pipelines::plan::{EndpointSpec, MqttSpec, Retained, SourceKind, SourceSpec};
+use tidegate_pipelines::config::secret::Secret;
+use tidegate_pipelines::plan::{
+    EndpointSpec, HttpSpec, MqttSpec, Retained, SourceKind, SourceSpec,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::files::FileSource;
 use super::notifications::target_name;
+use crate::http::{HttpConfig, HttpListener, ListenerOptions, Requests, Timeouts};
 use crate::journal::Journal;
 use crate::mqtt::{Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig};
 use crate::source::{Source, SourceError, SourceStats};
@@ -24,6 +29,7 @@ use crate::webhook::WebhookTarget;
 pub(super) struct Bound {
     source: Box<dyn Source>,
     addr: Option<SocketAddr>,
+    http: Option<SocketAddr>,
 }
 
 /// Running sources.
@@ -35,6 +41,7 @@ pub(super) struct Sources {
 struct Running {
     name: String,
     addr: Option<SocketAddr>,
+    http: Option<SocketAddr>,
     task: JoinHandle<Result<(), SourceError>>,
     stats: Arc<SourceStats>,
 }
@@ -70,13 +77,56 @@ pub(super) fn webhooks(plan: &Plan) -> Vec<WebhookTarget> {
 }
 
 /// Opens ports and checks settings; nobody is let in yet.
-pub(super) async fn bind(plan: &Plan, data: &Path) -> anyhow::Result<Vec<Bound>> {
+pub(super) async fn bind(
+    plan: &Plan,
+    data: &Path,
+    requests: &Arc<Requests>,
+) -> anyhow::Result<Vec<Bound>> {
     let mut bound = Vec::new();
+    let mut listeners = BTreeMap::new();
     for source in &plan.sources {
-        bound
-            .push(bind_one(source, data).await.with_context(|| format!("source {}", source.name))?);
+        let one = match &source.kind {
+            SourceKind::Http(spec) => bind_http(spec, requests, &mut listeners).await,
+            _ => bind_one(source, data).await,
+        };
+        bound.push(one.with_context(|| format!("source {}", source.name))?);
     }
     Ok(bound)
+}
+
+/// Pipelines with the same address share its listener.
+async fn bind_http(
+    spec: &HttpSpec,
+    requests: &Arc<Requests>,
+    listeners: &mut BTreeMap<String, HttpListener>,
+) -> anyhow::Result<Bound> {
+    if !listeners.contains_key(&spec.listen) {
+        let options = ListenerOptions {
+            connections_max: spec.connections_max,
+            in_flight_bytes_max: spec.in_flight_bytes_max as usize,
+            timeouts: Timeouts::default(),
+        };
+        let address = lookup(&spec.listen).await?;
+        let listener = HttpListener::bind(address, options, Arc::clone(requests));
+        listeners.insert(spec.listen.clone(), listener.await?);
+    }
+    let listener = &listeners[&spec.listen];
+    let exposed = |secrets: &[(String, Secret)]| -> BTreeMap<String, String> {
+        secrets.iter().map(|(name, secret)| (name.clone(), secret.expose().to_owned())).collect()
+    };
+    let source = listener.add(HttpConfig {
+        pipeline: spec.pipeline.clone(),
+        format: spec.format,
+        topic: spec.topic.clone(),
+        topics: spec.topics.clone(),
+        users: exposed(&spec.users),
+        tokens: exposed(&spec.tokens),
+        body_bytes_max: spec.body_bytes_max as usize,
+        decompressed_bytes_max: spec.decompressed_bytes_max as usize,
+        insecure_listen: spec.insecure_listen,
+    })?;
+    let http = Some(listener.local_addr());
+    Ok(Bound { source: Box::new(source), addr: None, http })
 }
 
 async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
@@ -84,12 +134,13 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
         SourceKind::Endpoint(spec) => {
             let endpoint = Endpoint::bind(endpoint_config(spec, data).await?).await?;
             let addr = endpoint.local_addr()?;
-            Ok(Bound { source: Box::new(endpoint), addr: Some(addr) })
+            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), http: None })
         }
         SourceKind::Mqtt(spec) => {
             let subscriber = Subscriber::new(subscriber_config(spec, data))?;
-            Ok(Bound { source: Box::new(subscriber), addr: None })
+            Ok(Bound { source: Box::new(subscriber), addr: None, http: None })
         }
+        SourceKind::Http(_) => anyhow::bail!("it is bound with its listener"),
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
     }
 }
@@ -158,12 +209,12 @@ pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
     let running = bound
         .into_iter()
         .enumerate()
-        .map(|(number, Bound { source, addr })| {
+        .map(|(number, Bound { source, addr, http })| {
             let stats = Arc::new(SourceStats::default());
             let name = source.name().to_owned();
             let intake = journal.intake(number);
             let task = source.start(intake, stopped.clone(), Arc::clone(&stats));
-            Running { name, addr, task, stats }
+            Running { name, addr, http, task, stats }
         })
         .collect();
     Sources { running, stop }
@@ -172,6 +223,14 @@ pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
 impl Sources {
     pub(super) fn endpoint_addr(&self) -> Option<SocketAddr> {
         self.running.iter().find_map(|r| r.addr)
+    }
+
+    /// Where HTTP is taken, each address once.
+    pub(super) fn http_addrs(&self) -> Vec<SocketAddr> {
+        let mut all: Vec<SocketAddr> = self.running.iter().filter_map(|r| r.http).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// Sums the sources' counters into the engine's.

@@ -93,7 +93,7 @@ fn exposed(
     report: &mut Reporter<'_>,
 ) {
     let host = host_of(listen).unwrap_or_default();
-    if host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()) {
+    if is_local(host) {
         return;
     }
     if !certified && !access.asks() {
@@ -183,8 +183,13 @@ fn seconds(source: &Section<'_>, key: &str) -> Option<i64> {
     Some(source.duration_us(key)? / 1_000_000)
 }
 
+/// Whether only this machine reaches an address of this host.
+pub(super) fn is_local(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// The host of `host:port`, brackets of IPv6 removed.
-fn host_of(listen: &str) -> Option<&str> {
+pub(super) fn host_of(listen: &str) -> Option<&str> {
     let (host, port) = listen.rsplit_once(':')?;
     port.parse::<u16>().ok()?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);

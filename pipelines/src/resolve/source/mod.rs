@@ -3,6 +3,7 @@
 mod access;
 mod endpoint;
 mod file;
+mod http;
 mod mqtt;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use tidegate_operators::topic::TopicTemplate;
 use crate::config::problem::{At, Reporter};
 use crate::config::references::Resolver;
 use crate::config::section::Section;
-use crate::plan::{EndpointSpec, MqttSpec, SourceKind, SourceSpec};
+use crate::plan::{EndpointSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec};
 
 /// Keys of an endpoint that are the same in all pipelines that write them.
 const ENDPOINT_KEYS: [&str; 17] = [
@@ -52,7 +53,7 @@ pub(crate) fn templates(file: &Section<'_>) -> Vec<(TopicTemplate, At)> {
         .into_iter()
         .filter_map(|(text, at)| Some((TopicTemplate::parse(text).ok()?, at)))
         .collect();
-    if topics.is_empty() && source.component.tag == Some("file") {
+    if topics.is_empty() && matches!(source.component.tag, Some("file" | "http")) {
         let all = TopicTemplate::parse("#").expect("a valid template");
         return vec![(all, source.at)];
     }
@@ -76,6 +77,7 @@ impl Sources {
         let filters: Vec<String> = topics.iter().map(|(t, _)| t.filter()).collect();
         let spec = match source.component.tag? {
             "endpoint" => endpoint::endpoint(&source, filters, resolve, report)?,
+            "http" => http::http(file, &source, &topics, resolve, report)?,
             "mqtt" => mqtt::mqtt(file, &source, filters, resolve, report)?,
             _ => file::file(&source, &topics, resolve, report)?,
         };
@@ -86,6 +88,10 @@ impl Sources {
                 .position(|s| matches!(&s.kind, SourceKind::Endpoint(e) if e.listen == *wanted)),
             SourceKind::Mqtt(MqttSpec { url, client_id, .. }) => {
                 self.session_is_free(url, client_id, &source, report);
+                None
+            }
+            SourceKind::Http(http) => {
+                self.listener_agrees(http, &source, report);
                 None
             }
             SourceKind::File(_) => None,
@@ -128,6 +134,29 @@ impl Sources {
         if taken {
             let message = format!("another pipeline is `{client_id}` at the same broker");
             report.error(source.at("client_id"), message, "choose another client_id".to_owned());
+        }
+    }
+
+    /// What is one for a whole HTTP listener has to be the same in all of its pipelines.
+    fn listener_agrees(&self, http: &HttpSpec, source: &Section<'_>, report: &mut Reporter<'_>) {
+        let others = self.list.iter().filter_map(|s| match &s.kind {
+            SourceKind::Http(other) if other.listen == http.listen => Some(other),
+            _ => None,
+        });
+        for other in others {
+            for (key, same) in [
+                ("connections_max", other.connections_max == http.connections_max),
+                ("in_flight_max", other.in_flight_bytes_max == http.in_flight_bytes_max),
+            ] {
+                if !same {
+                    let message = format!(
+                        "`{key}` differs from pipeline `{}` of this listener",
+                        other.pipeline
+                    );
+                    report.error(source.at(key), message, "write the same in both".to_owned());
+                    return;
+                }
+            }
         }
     }
 
