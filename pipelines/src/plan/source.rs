@@ -53,6 +53,10 @@ pub struct EndpointSpec {
     pub keep_alive_max_s: u16,
     /// Messages that wait for one device.
     pub queue_max: usize,
+    /// Filters of messages that are only delivered and neither journaled nor rejected.
+    pub deliver: Vec<String>,
+    /// The topic below which alerts are published.
+    pub alerts: Option<String>,
     /// Keep retained messages.
     pub retained: bool,
     /// Let clients subscribe.

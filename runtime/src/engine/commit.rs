@@ -201,8 +201,9 @@ impl Committer {
         rows: Vec<(usize, RecordBatch)>,
     ) -> anyhow::Result<()> {
         if let (Some(table), Some(notifications)) = (self.alerts_table, &mut self.notifications) {
-            let alerts = rows.iter().filter(|r| r.0 == table).map(|r| &r.1);
-            notifications.enqueue(epoch, tick_us, alerts)?;
+            let alerts = || rows.iter().filter(|r| r.0 == table).map(|r| &r.1);
+            notifications.publish(alerts());
+            notifications.enqueue(epoch, tick_us, alerts())?;
         }
         for (table, rows) in rows {
             self.tables[table].rows(epoch, rows)?;

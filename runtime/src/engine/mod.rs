@@ -222,7 +222,8 @@ impl Engine {
         .await?
         .with_durable(
             Arc::clone(&journal),
-            Notifications::new(Arc::clone(&outbox), &plan.pipelines),
+            Notifications::new(Arc::clone(&outbox), &plan.pipelines)
+                .with_topics(sources::alert_topics(&bound)),
             Checkpoints::new(checkpoint_store, &plan.pipelines).with_requests(&requests),
         );
         let Restored { epoch, state, changed } = restored;

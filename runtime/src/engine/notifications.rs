@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
 
+use crate::mqtt::AlertTopics;
 use crate::outbox::{Notification, Outbox};
 
 /// Puts alert rows into the outbox.
@@ -21,6 +22,8 @@ pub(crate) struct Notifications {
     outbox: Arc<Outbox>,
     /// (pipeline, rule) to the names of its targets.
     targets: BTreeMap<(String, String), Vec<String>>,
+    /// Endpoints on which alerts are topics, besides.
+    topics: Vec<AlertTopics>,
 }
 
 /// The name under which the outbox knows a target.
@@ -37,7 +40,19 @@ impl Notifications {
                 targets.insert((pipeline.name.clone(), alert.name.clone()), names);
             }
         }
-        Self { outbox, targets }
+        Self { outbox, targets, topics: Vec::new() }
+    }
+
+    /// Also publishes alerts on these endpoints.
+    pub(crate) fn with_topics(self, topics: Vec<AlertTopics>) -> Self {
+        Self { topics, ..self }
+    }
+
+    /// Publishes the alerts of a complete epoch.
+    pub(crate) fn publish<'a>(&self, alerts: impl Iterator<Item = &'a RecordBatch>) {
+        if !self.topics.is_empty() {
+            alerts.for_each(|rows| self.topics.iter().for_each(|topics| topics.publish(rows)));
+        }
     }
 
     /// Epochs up to this one will not be replayed again.

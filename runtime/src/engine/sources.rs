@@ -20,7 +20,9 @@ use super::files::FileSource;
 use super::notifications::target_name;
 use crate::http::{HttpConfig, HttpListener, ListenerOptions, Requests, Timeouts};
 use crate::journal::Journal;
-use crate::mqtt::{Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig};
+use crate::mqtt::{
+    AlertTopics, Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig,
+};
 use crate::source::{Source, SourceError, SourceStats};
 use crate::stats::Stats;
 use crate::webhook::WebhookTarget;
@@ -30,6 +32,12 @@ pub(super) struct Bound {
     source: Box<dyn Source>,
     addr: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    alerts: Option<AlertTopics>,
+}
+
+/// The endpoints on which alerts are topics.
+pub(super) fn alert_topics(bound: &[Bound]) -> Vec<AlertTopics> {
+    bound.iter().filter_map(|b| b.alerts.clone()).collect()
 }
 
 /// Running sources.
@@ -126,7 +134,7 @@ async fn bind_http(
         insecure_listen: spec.insecure_listen,
     })?;
     let http = Some(listener.local_addr());
-    Ok(Bound { source: Box::new(source), addr: None, http })
+    Ok(Bound { source: Box::new(source), addr: None, http, alerts: None })
 }
 
 async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
@@ -134,11 +142,12 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
         SourceKind::Endpoint(spec) => {
             let endpoint = Endpoint::bind(endpoint_config(spec, data).await?).await?;
             let addr = endpoint.local_addr()?;
-            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), http: None })
+            let alerts = endpoint.alert_topics();
+            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), http: None, alerts })
         }
         SourceKind::Mqtt(spec) => {
             let subscriber = Subscriber::new(subscriber_config(spec, data))?;
-            Ok(Bound { source: Box::new(subscriber), addr: None, http: None })
+            Ok(Bound { source: Box::new(subscriber), addr: None, http: None, alerts: None })
         }
         SourceKind::Http(_) => anyhow::bail!("it is bound with its listener"),
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
@@ -168,6 +177,9 @@ async fn endpoint_config(spec: &EndpointSpec, data: &Path) -> anyhow::Result<End
         session_expiry_max_s: spec.session_expiry_max_s,
         keep_alive_max_s: spec.keep_alive_max_s,
         queue_max: spec.queue_max,
+        readings: spec.filters.clone(),
+        deliver: spec.deliver.clone(),
+        alerts: spec.alerts.clone(),
         retained: spec.retained,
         subscribe: spec.subscribe,
         insecure_listen: spec.insecure_listen,
@@ -209,7 +221,7 @@ pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
     let running = bound
         .into_iter()
         .enumerate()
-        .map(|(number, Bound { source, addr, http })| {
+        .map(|(number, Bound { source, addr, http, .. })| {
             let stats = Arc::new(SourceStats::default());
             let name = source.name().to_owned();
             let intake = journal.intake(number);

@@ -100,6 +100,11 @@ impl Batcher {
         let meta = MessageMeta { session: self.session, ..publish.meta(received_us) };
         let (topic, payload) = (publish.topic, publish.payload);
         self.next.push_with(topic, payload, client, publish.properties, meta);
+        self.pass(publish);
+    }
+
+    /// Notes the acknowledgement of a message that is not journaled.
+    pub(crate) fn pass(&mut self, publish: &Publish<'_>) {
         match publish.qos {
             0 => {}
             1 => {

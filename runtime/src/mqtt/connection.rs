@@ -23,6 +23,7 @@ use super::connect::Terms;
 use super::limits::{HELD_BYTES_MAX, OUT_BYTES_MAX, READ_BYTES_MAX, WRITE_TIMEOUT};
 use super::notices::Notices;
 use super::packets::Goodbye;
+use super::route::Delivered;
 use super::wire::{Violation, frame};
 use crate::source::{Intake, IntakeError, SourceStats, count, now_us, stopped};
 
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) access: Access,
     pub(crate) terms: Terms,
+    pub(crate) delivered: Delivered,
     pub(crate) connect_timeout: Duration,
     pub(crate) broker: Arc<Broker>,
     pub(crate) notices: Notices,

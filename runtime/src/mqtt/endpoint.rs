@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::access::{Access, Peer};
+use super::alerts::AlertTopics;
 use super::broker::{Broker, BrokerOptions};
 use super::connect::Terms;
 use super::connection::{self, Shared};
@@ -24,7 +25,7 @@ use super::housekeeping;
 use super::limits::{CONNECT_TIMEOUT, REFUSALS_MAX, STOP_TIMEOUT};
 use super::listeners::{Layers, Listeners, TlsListener, WebSocketListener};
 use super::notices::Notices;
-use super::route::now_ms;
+use super::route::{Delivered, now_ms};
 use super::security::{Gate, SecurityConfig};
 use crate::clock::Clock;
 use crate::source::{Intake, IntakeError, Source, SourceError, SourceStats, count, stopped};
@@ -60,6 +61,12 @@ pub struct EndpointConfig {
     pub keep_alive_max_s: u16,
     /// Messages that wait for one session.
     pub queue_max: usize,
+    /// Filters of what pipelines read.
+    pub readings: Vec<String>,
+    /// Filters of what is only delivered to subscribers, unless a pipeline reads it.
+    pub deliver: Vec<String>,
+    /// The topic below which alerts are published.
+    pub alerts: Option<String>,
     /// Keep retained messages.
     pub retained: bool,
     /// Let clients subscribe.
@@ -84,6 +91,8 @@ impl fmt::Debug for EndpointConfig {
             .field("session_expiry_max_s", &self.session_expiry_max_s)
             .field("keep_alive_max_s", &self.keep_alive_max_s)
             .field("queue_max", &self.queue_max)
+            .field("deliver", &self.deliver)
+            .field("alerts", &self.alerts)
             .field("retained", &self.retained)
             .field("subscribe", &self.subscribe)
             .field("insecure_listen", &self.insecure_listen)
@@ -107,6 +116,9 @@ impl EndpointConfig {
             session_expiry_max_s: 7 * 24 * 3600,
             keep_alive_max_s: 60,
             queue_max: 1000,
+            readings: Vec::new(),
+            deliver: Vec::new(),
+            alerts: None,
             retained: true,
             subscribe: true,
             insecure_listen: false,
@@ -133,6 +145,8 @@ pub struct Endpoint {
     terms: Terms,
     connect_timeout: Duration,
     connections_max: usize,
+    delivered: Delivered,
+    alerts: Option<String>,
 }
 
 impl Endpoint {
@@ -171,7 +185,15 @@ impl Endpoint {
             terms: config.terms(),
             connect_timeout: config.connect_timeout,
             connections_max: config.connections_max,
+            delivered: Delivered::new(&config.deliver, &config.readings),
+            alerts: config.alerts,
         })
+    }
+
+    /// Where alerts are published, if they are.
+    pub fn alert_topics(&self) -> Option<AlertTopics> {
+        let prefix = self.alerts.clone()?;
+        Some(AlertTopics { broker: Arc::clone(&self.broker), prefix })
     }
 
     /// The address that is listened on without TLS, with its real port.
@@ -201,6 +223,7 @@ impl Endpoint {
             name: self.name,
             access: self.access,
             terms: self.terms,
+            delivered: self.delivered,
             connect_timeout: self.connect_timeout,
             broker: self.broker,
             notices: Notices::default(),

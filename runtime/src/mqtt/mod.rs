@@ -7,6 +7,7 @@
 //! and socket belong to one task; an acknowledgement cannot outlive its connection.
 
 mod access;
+mod alerts;
 mod aliases;
 mod batcher;
 mod broker;
@@ -29,6 +30,7 @@ mod users;
 pub(crate) mod wire;
 
 pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
+pub use alerts::AlertTopics;
 pub use endpoint::{Endpoint, EndpointConfig};
 pub use listeners::{TlsListener, WebSocketListener};
 pub use subscriber::{RetainedPolicy, Subscriber, SubscriberConfig};

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tidegate_operators::decode::topics_match;
+use tidegate_operators::topic::TopicTemplate;
 
 use super::broker::{Broker, Port, Publication};
 use super::properties::{self, Allowed};
@@ -63,6 +65,30 @@ impl After {
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.publications_bytes
+    }
+}
+
+/// Which messages are only delivered: commands and the like, that are no readings.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered {
+    only: Vec<TopicTemplate>,
+    readings: Vec<TopicTemplate>,
+}
+
+impl Delivered {
+    /// From filters that were checked.
+    pub(crate) fn new(only: &[String], readings: &[String]) -> Self {
+        let parse = |filters: &[String]| -> Vec<TopicTemplate> {
+            filters.iter().filter_map(|f| TopicTemplate::parse(f).ok()).collect()
+        };
+        Self { only: parse(only), readings: parse(readings) }
+    }
+
+    /// Whether a message of this topic is delivered and not journaled.
+    pub(crate) fn only(&self, topic: &[u8]) -> bool {
+        !self.only.is_empty()
+            && topics_match(&self.only, topic)
+            && !topics_match(&self.readings, topic)
     }
 }
 

@@ -127,6 +127,20 @@ pub(super) static ENDPOINT: Component = Component {
             "true",
         )
         .default("true"),
+        Key::new(
+            "deliver",
+            Kind::Texts,
+            "Topic filters of messages that are only passed on to subscribed clients, such as \
+             commands: they are no readings, and neither journaled nor rejected.",
+            "[\"cmd/#\"]",
+        ),
+        Key::new(
+            "alerts",
+            Kind::Text,
+            "Publishes alerts as retained messages below this topic: \
+             `ALERTS/PIPELINE/RULE/KEY...`, with the row of `system.alerts` as JSON.",
+            "\"tidegate/alerts\"",
+        ),
         Key::new("subscribe", Kind::Bool, "Lets clients subscribe.", "true").default("true"),
         Key::new(
             "insecure_listen",

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::access::{Access, texts};
+use tidegate_operators::topic::TopicTemplate;
+
 use crate::config::problem::{At, Reporter};
 use crate::config::references::{Resolver, known_or};
 use crate::config::section::Section;
@@ -58,6 +60,8 @@ pub(super) fn endpoint(
                 .unwrap_or(u32::MAX),
             keep_alive_max_s: u16::try_from(seconds(source, "keep_alive_max")?).unwrap_or(u16::MAX),
             queue_max: number("queue_max")?,
+            deliver: delivered(source, report),
+            alerts: alerts(source, report),
             retained: source.bool("retained"),
             subscribe: source.bool("subscribe"),
             insecure_listen,
@@ -72,6 +76,31 @@ pub(super) fn endpoint(
             rate_max: source.int("rate_max").and_then(|n| u32::try_from(n).ok()),
         }),
     })
+}
+
+/// Filters that are no readings.
+fn delivered(source: &Section<'_>, report: &mut Reporter<'_>) -> Vec<String> {
+    let mut filters = Vec::new();
+    for (text, at) in source.texts("deliver").unwrap_or_default() {
+        match TopicTemplate::parse(text) {
+            Ok(template) if template.names().is_empty() => filters.push(text.to_owned()),
+            _ => {
+                let hint = "as in MQTT, with `+` and `#`: \"cmd/#\"".to_owned();
+                report.error(at, format!("`{text}` is not a topic filter"), hint);
+            }
+        }
+    }
+    filters
+}
+
+/// The topic above all alerts.
+fn alerts(source: &Section<'_>, report: &mut Reporter<'_>) -> Option<String> {
+    let prefix = source.text("alerts")?;
+    if prefix.is_empty() || prefix.contains(['+', '#', '\0']) || prefix.starts_with('$') {
+        let hint = "a topic without wildcards: \"tidegate/alerts\"".to_owned();
+        report.error(source.at("alerts"), format!("`{prefix}` is no topic to publish to"), hint);
+    }
+    Some(prefix.trim_end_matches('/').to_owned())
 }
 
 /// `None` if it is there but cannot be used.

@@ -16,7 +16,8 @@ use crate::config::section::Section;
 use crate::plan::{EndpointSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec};
 
 /// Keys of an endpoint that are the same in all pipelines that write them.
-const ENDPOINT_KEYS: [&str; 17] = [
+const ENDPOINT_KEYS: [&str; 18] = [
+    "alerts",
     "tls",
     "websocket",
     "users_file",
@@ -205,6 +206,7 @@ impl Sources {
             "session_expiry_max" session_expiry_max_s,
             "keep_alive_max" keep_alive_max_s,
             "queue_max" queue_max,
+            "alerts" alerts,
             "retained" retained,
             "subscribe" subscribe,
         );
@@ -213,6 +215,9 @@ impl Sources {
                 one.acl.push(rule);
             }
         }
+        one.deliver.extend(more.deliver);
+        one.deliver.sort();
+        one.deliver.dedup();
         one.filters.extend(more.filters);
         one.filters.sort();
         one.filters.dedup();

@@ -87,7 +87,11 @@ impl Session {
         if (publish.retain && terms.retained) || self.shared.broker.has_subscribers() {
             self.batcher.after().publish(&publish, now_ms());
         }
-        self.batcher.push(&publish, self.hello.client_id.as_bytes(), received_us);
+        if self.shared.delivered.only(publish.topic) {
+            self.batcher.pass(&publish);
+        } else {
+            self.batcher.push(&publish, self.hello.client_id.as_bytes(), received_us);
+        }
         *messages += 1;
         Ok(self.check_receive_maximum()?)
     }
