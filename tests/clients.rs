@@ -1,5 +1,5 @@
 //! Programs that we did not write against the built binary: mosquitto's and paho's clients,
-//! mosquitto as broker, an S3 server, DuckDB and delta-rs. Each test is a script of
+//! mosquitto and RabbitMQ as brokers, an S3 server, DuckDB and delta-rs. Each test is a script of
 //! `tests/clients/`, so that it can be run by hand too.
 //!
 //! They need programs that a newcomer may not have, so they run only with `TIDEGATE_CLIENTS=1`, as
@@ -46,6 +46,26 @@ fn mosquitto_is_the_broker_and_restarts() {
 #[test]
 fn mosquitto_is_the_broker_and_tidegate_is_killed() {
     script("broker_kill.py");
+}
+
+#[test]
+fn tidegate_and_mosquitto_are_killed_again_and_again() {
+    script("broker_chaos.py");
+}
+
+#[test]
+fn the_network_to_mosquitto_is_cut_again_and_again() {
+    script("broker_cuts.py");
+}
+
+#[test]
+fn rabbitmq_is_the_broker() {
+    script("broker_rabbitmq.py");
+}
+
+#[test]
+fn the_doctor_knows_a_bad_mosquitto_from_a_good_one() {
+    script("doctor.py");
 }
 
 #[test]

@@ -32,8 +32,16 @@ pub fn is_key_type(data_type: &DataType) -> bool {
 /// # Panics
 /// If a column's type is not [`is_key_type`], which planning rules out.
 pub fn stable_hashes(columns: &[ArrayRef], rows: usize, hashes: &mut Vec<u64>) {
+    stable_hashes_from(columns, rows, 0, hashes);
+}
+
+/// The same, started with `seed`: hashes of two seeds have nothing to do with each other.
+///
+/// # Panics
+/// As [`stable_hashes`].
+pub fn stable_hashes_from(columns: &[ArrayRef], rows: usize, seed: u64, hashes: &mut Vec<u64>) {
     hashes.clear();
-    hashes.resize(rows, 0);
+    hashes.resize(rows, seed);
     for column in columns {
         hash_column(column, hashes);
     }

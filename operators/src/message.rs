@@ -35,6 +35,9 @@ pub struct MessageMeta {
     /// Not a message of a device but what a source has to say of its sessions
     /// (see [`crate::event`]); no pipeline decodes it.
     pub event: bool,
+    /// The source found that this cannot be a message (a row of a file that is cut): it becomes a
+    /// row of `system.rejects`. The properties are the reason, as text for people.
+    pub refused: bool,
     /// Which connection of its source brought it, where one source has several sessions with one
     /// peer; packet identifiers are unique within (source, session, client id).
     pub session: u16,

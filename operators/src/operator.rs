@@ -29,7 +29,7 @@ pub enum OperatorError {
 pub struct Emit {
     /// Rows of its output edge, ordered by time, then key.
     pub rows: Vec<RecordBatch>,
-    /// Rows for `system.late`.
+    /// Readings that came too late, or again: rows for `system.late`, or `system.duplicates`.
     pub late: Vec<RecordBatch>,
     /// Rows for `system.rejects`.
     pub rejects: Vec<RecordBatch>,
@@ -46,7 +46,8 @@ pub trait KeyedOperator: 'static {
         emit: &mut Emit,
     ) -> Result<(), OperatorError>;
 
-    /// The input has ended for good (a bounded source): emit what is still open.
+    /// The input has ended (a bounded source): emit what is still open. If more comes after all,
+    /// because there are new files, it goes on from the state after this.
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError>;
 
     /// The whole state as rows. Its first columns are the key columns, so that rows can be dealt

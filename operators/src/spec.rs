@@ -1,13 +1,18 @@
 //! What a resolved pipeline asks of its operators. The `pipelines` crate makes these from a
 //! configuration; everything unclear has been resolved by then, so nothing here can be "invalid".
 
+mod dedup;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
+use crate::properties::Property;
 use crate::topic::TopicTemplate;
+
+pub use dedup::DedupSpec;
 
 /// A planned SQL expression over the columns of one edge.
 pub type Expr = Arc<dyn PhysicalExpr>;
@@ -62,6 +67,12 @@ pub enum Origin {
     ReceivedTime,
     /// The journal offset of the message.
     Offset,
+    /// An MQTT 5 property of the message.
+    Property(Property),
+    /// A hash of the topic and of the reading's own text in the payload.
+    PayloadHash,
+    /// Position of the reading in the exploded array, else 0.
+    Element,
 }
 
 /// The declared type of a column. Coercions that lose nothing are made ("21.5" is a float64, 3.0
@@ -434,10 +445,20 @@ pub struct PipelineSpec {
     pub sql_name: String,
     /// Bytes to readings.
     pub decode: DecodeSpec,
+    /// Which readings are repetitions, if they are to be dropped. Its output is the edge
+    /// `readings`, else what was decoded is.
+    pub dedup: Option<DedupSpec>,
     /// Steps in an order in which every `from` is known before it is used.
     pub steps: Vec<StepSpec>,
     /// Alert rules, each with the edge it reads.
     pub alerts: Vec<(String, AlertSpec)>,
     /// Tables.
     pub tables: Vec<TableSpec>,
+}
+
+impl PipelineSpec {
+    /// Schema of the edge `readings`.
+    pub fn readings_schema(&self) -> SchemaRef {
+        self.dedup.as_ref().map_or_else(|| self.decode.schema(), DedupSpec::schema)
+    }
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, UInt32Array,
-    new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt32Array, new_null_array,
 };
 use arrow::compute::{cast, take};
 use arrow::datatypes::{
@@ -86,6 +86,20 @@ pub fn late_schema() -> SchemaRef {
     ]))
 }
 
+/// Schema of `system.duplicates`: readings that were dropped because they came before, and readings
+/// that were forgotten too early to be recognised again. One row per epoch, device and reason.
+pub fn duplicates_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("device"),
+        text("reason"),
+        Field::new("readings", DataType::Int64, false),
+        Field::new("first_offset", DataType::Int64, false),
+        Field::new("last_offset", DataType::Int64, false),
+    ]))
+}
+
 /// Schema of `system.findings`: what detectors found.
 pub fn findings_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Float64, false);
@@ -155,6 +169,53 @@ pub fn row_json(rows: &RecordBatch, row: usize) -> String {
     let schema = rows.schema();
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
     keys_json(&names, rows.columns(), row)
+}
+
+/// A reading was dropped: `reason` of `system.duplicates`.
+pub(crate) const REPEATED: &str = "repeated";
+/// A reading was forgotten before its time, because its device has too many.
+pub(crate) const FORGOTTEN: &str = "forgotten";
+
+/// A row of `system.duplicates`.
+pub(crate) struct DuplicateRow<'a> {
+    /// Event time of the first reading.
+    pub(crate) time_us: i64,
+    pub(crate) device: &'a str,
+    pub(crate) reason: &'a str,
+    /// How many.
+    pub(crate) readings: i64,
+    /// Journal offsets of the first and the last one.
+    pub(crate) offsets: (i64, i64),
+}
+
+/// Rows of `system.duplicates`.
+pub(crate) fn duplicates<'a>(
+    pipeline: &str,
+    rows: impl Iterator<Item = DuplicateRow<'a>>,
+) -> RecordBatch {
+    let rows: Vec<DuplicateRow<'a>> = rows.collect();
+    let number = |f: &dyn Fn(&DuplicateRow<'a>) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(f)))
+    };
+    let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|r| r.time_us));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(times.with_timezone("UTC")),
+        repeated(pipeline, rows.len()),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.device))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.reason))),
+        number(&|r| r.readings),
+        number(&|r| r.offsets.0),
+        number(&|r| r.offsets.1),
+    ];
+    RecordBatch::try_new(duplicates_schema(), columns).expect("columns follow the schema")
+}
+
+/// How many readings were dropped, by rows of `system.duplicates`.
+pub fn dropped_readings(rows: &RecordBatch) -> u64 {
+    let reasons = rows.column(3).as_string::<i32>();
+    let readings = rows.column(4).as_primitive::<Int64Type>();
+    let dropped = (0..rows.num_rows()).filter(|row| reasons.value(*row) == REPEATED);
+    dropped.map(|row| readings.value(row) as u64).sum()
 }
 
 fn repeated(value: &str, rows: usize) -> ArrayRef {

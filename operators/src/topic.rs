@@ -170,6 +170,19 @@ pub fn is_identifier(name: &str) -> bool {
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
+/// Whether some topic matches both MQTT filters.
+pub fn filters_meet(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (None, _) | (_, None) => return false,
+            (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,5 +221,17 @@ mod tests {
         assert_eq!(TopicTemplate::parse("a/b+"), Err(TopicError::PartialWildcard("b+".into())));
         assert_eq!(TopicTemplate::parse("{a}/{a}"), Err(TopicError::Twice("a".into())));
         assert_eq!(TopicTemplate::parse("{1}"), Err(TopicError::BadName("{1}".into())));
+    }
+
+    #[test]
+    fn filters_meet_if_a_topic_matches_both() {
+        let yes = [("a/#", "a/b"), ("a/+", "+/b"), ("#", "x"), ("a/#", "a"), ("a/+/c", "a/b/#")];
+        let no = [("a/+", "a/b/c"), ("a/b", "a/c"), ("a/+/c", "a/b/d"), ("a", "a/b")];
+        for (one, other) in yes {
+            assert!(filters_meet(one, other) && filters_meet(other, one), "{one} {other}");
+        }
+        for (one, other) in no {
+            assert!(!filters_meet(one, other) && !filters_meet(other, one), "{one} {other}");
+        }
     }
 }

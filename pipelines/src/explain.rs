@@ -3,14 +3,19 @@
 use std::fmt::Write as _;
 
 use arrow::datatypes::{DataType, SchemaRef};
+use tidegate_operators::properties::Property;
 use tidegate_operators::spec::{
-    AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DetectMethod, DetectOrder, DetectSpec,
-    LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec, WindowSpec,
+    AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DedupSpec, DetectMethod, DetectOrder,
+    DetectSpec, LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec,
+    WindowSpec,
 };
 
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::expr;
 use crate::plan::{NotifySpec, Plan};
+
+/// What one remembered reading takes: time and hash in a queue, and the hash in a table.
+const SEEN_BYTES: usize = 60;
 
 /// What a plan does, pipeline by pipeline.
 pub fn explain(plan: &Plan) -> String {
@@ -30,6 +35,9 @@ fn one_pipeline(plan: &Plan, p: &PipelineSpec, out: &mut String) {
     let topics: Vec<String> = p.decode.topics.iter().map(ToString::to_string).collect();
     let _ = writeln!(out, "  source {}: {}", source.name, topics.join(", "));
     readings(&p.decode, out);
+    if let Some(d) = &p.dedup {
+        dedup(d, out);
+    }
     for step in &p.steps {
         one_step(step, out);
     }
@@ -86,6 +94,10 @@ fn about(c: &ColumnSpec) -> String {
         Origin::Client => "the sender".to_owned(),
         Origin::ReceivedTime => "when it was received".to_owned(),
         Origin::Offset => "place in the journal".to_owned(),
+        Origin::Property(Property::User(name)) => format!("the user property {name}"),
+        Origin::Property(property) => format!("the property {property}"),
+        Origin::PayloadHash => "hash of the topic and the reading".to_owned(),
+        Origin::Element => "place in the array".to_owned(),
     }];
     parts.extend(c.unit.iter().map(|unit| format!("in {unit}")));
     let r = &c.rules;
@@ -107,6 +119,22 @@ fn about(c: &ColumnSpec) -> String {
         parts.push("only checked, nothing uses it".to_owned());
     }
     parts.join(", ")
+}
+
+fn dedup(d: &DedupSpec, out: &mut String) {
+    let drops = format!(
+        "readings whose {} came in within {} before; system.duplicates counts them",
+        key_names(&d.input, &d.key),
+        show_duration(d.horizon_us)
+    );
+    line(out, "drops", &drops);
+    let bytes = d.keys_max.saturating_mul(SEEN_BYTES);
+    let state = format!(
+        "per device at most {} readings to compare with, about {}",
+        d.keys_max,
+        show_size(bytes as u64)
+    );
+    line(out, "state", &state);
 }
 
 fn one_step(step: &StepSpec, out: &mut String) {

@@ -48,6 +48,10 @@ fn canonical(p: &PipelineSpec) -> String {
             c.name, c.origin, c.kind, c.rules, c.on_invalid
         );
     }
+    if let Some(d) = &p.dedup {
+        let key = names(&d.input, &d.key);
+        let _ = writeln!(out, "dedup {key:?} {} {}", d.horizon_us, d.keys_max);
+    }
     for step in &p.steps {
         let _ = writeln!(out, "step {} from {}: {}", step.name, step.from, step_text(&step.kind));
     }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use tidegate_operators::spec::PipelineSpec;
 
 pub use self::source::{
-    AclSpec, CertificateName, ClientCert, EndpointSpec, FileSpec, JwtSpec, MqttSpec, SourceKind,
-    SourceSpec, TlsSpec, WebSocketSpec,
+    AclSpec, CertificateName, ClientCert, EndpointSpec, FileFormat, FileSpec, JwtSpec, MqttSpec,
+    Retained, SourceKind, SourceSpec, TlsSpec, WebSocketSpec,
 };
 use crate::config::problem::Problem;
 use crate::config::secret::Secret;
@@ -77,4 +77,6 @@ pub struct TestInput {
     pub at_us: i64,
     /// Its payload.
     pub payload: Vec<u8>,
+    /// Its MQTT 5 properties as they are sent.
+    pub properties: Vec<u8>,
 }

@@ -8,6 +8,7 @@
 pub mod cases;
 pub mod checkpoint;
 pub mod clock;
+pub mod doctor;
 pub mod engine;
 pub mod fleet;
 pub mod intake;

@@ -80,6 +80,11 @@ pub struct SourceStats {
     pub reconnects: AtomicU64,
     /// Sessions that the broker had forgotten: messages may be missing (subscriber).
     pub gaps: AtomicU64,
+    /// Messages that could not be taken (too large, malformed): acknowledged, not journaled, each
+    /// with an event (subscriber).
+    pub skipped: AtomicU64,
+    /// Retained messages that were acknowledged and not journaled, as configured (subscriber).
+    pub retained_dropped: AtomicU64,
     healthy: AtomicBool,
     last_error: Mutex<Option<String>>,
 }

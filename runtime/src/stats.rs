@@ -36,12 +36,17 @@ counters! {
     messages_received,
     /// Messages that are durable in the journal and were acknowledged to the sender.
     messages_acked,
+    /// Messages that were sent again although they were durable already: acknowledged once more,
+    /// not journaled again.
+    messages_repeated,
     /// Valid readings decoded from messages.
     readings,
     /// Reject rows: messages or elements that are no valid reading, with the reason.
     rejects,
     /// Rows that came too late for a revision of their window.
     late,
+    /// Readings that were dropped because they came before.
+    duplicates,
     /// Window rows emitted, revisions included.
     windows,
     /// Findings of detectors.
@@ -62,6 +67,9 @@ counters! {
     table_bytes,
     /// Level: bytes of the journal on disk.
     journal_bytes,
+    /// Level: bytes of messages that are only in the journal's files, because the dataflow does not
+    /// take them as fast as they come.
+    journal_behind_bytes,
     /// Epochs sealed in the journal.
     epochs_sealed,
     /// Epochs whose results are complete.

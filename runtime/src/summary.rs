@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::engine::{Progress, Reading};
 use crate::fleet::FleetTotals;
 use crate::screen::Screen;
 use crate::stats::{Snapshot, Stats};
@@ -16,6 +17,8 @@ const DRAW_EVERY: Duration = Duration::from_millis(500);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Rates are measured over about this long, so that they can be read.
 const RATE_SPAN: Duration = Duration::from_secs(3);
+/// Of the name of a file, its end.
+const NAME_CHARS_MAX: usize = 24;
 const RATE_SAMPLES_MAX: usize = 16;
 
 /// Reads the counters of a simulated fleet, if there is one.
@@ -36,6 +39,8 @@ pub struct Picture {
     pub memory_bytes: Option<u64>,
     /// Counters of the simulated fleet.
     pub fleet: Option<FleetTotals>,
+    /// How far a run over files is.
+    pub files: Option<Reading>,
 }
 
 /// How often to call [`Summary::show`]: often enough for a terminal, rarely where lines pile up.
@@ -48,6 +53,7 @@ pub struct Summary {
     title: String,
     stats: Arc<Stats>,
     fleet: Option<FleetReader>,
+    files: Option<Arc<Progress>>,
     started: Instant,
     samples: Vec<(Instant, Snapshot)>,
 }
@@ -55,7 +61,20 @@ pub struct Summary {
 impl Summary {
     /// A summary called `title`.
     pub fn new(title: &str, stats: Arc<Stats>, fleet: Option<FleetReader>) -> Self {
-        Self { title: title.to_owned(), stats, fleet, started: Instant::now(), samples: Vec::new() }
+        Self {
+            title: title.to_owned(),
+            stats,
+            fleet,
+            files: None,
+            started: Instant::now(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Shows how far a run over files is as well.
+    #[must_use]
+    pub fn of_files(self, files: Option<Arc<Progress>>) -> Self {
+        Self { files, ..self }
     }
 
     /// Shows the state of things now; to be called about [`every`] so often.
@@ -66,6 +85,10 @@ impl Summary {
         } else if picture.elapsed >= LINE_EVERY / 2 {
             // Not at once: a line of zeros says nothing.
             screen.print(&line(&picture));
+            if let Some(reading) = &picture.files {
+                // Standard output may be a file that somebody reads by program.
+                eprintln!("{}", progress(reading));
+            }
         }
     }
 
@@ -94,6 +117,7 @@ impl Summary {
             readings_per_s: rate(now.readings, before.readings),
             memory_bytes: memory_bytes(),
             fleet: self.fleet.as_ref().map(|read| read()),
+            files: self.files.as_ref().map(|files| files.now()),
         }
     }
 }
@@ -107,7 +131,7 @@ pub fn block(title: &str, p: &Picture) -> Vec<String> {
     let row = |name: &str, count: u64, rest: String| {
         format!("  {name:<10}{:>13}  {rest}", grouped(count))
     };
-    vec![
+    let mut lines = vec![
         String::new(),
         format!("{title}   {}   {} connections{fleet}", clock(p.elapsed), grouped(n.connections)),
         row("messages", n.messages_acked, format!("{:>8}/s", grouped(p.messages_per_s as u64))),
@@ -115,10 +139,11 @@ pub fn block(title: &str, p: &Picture) -> Vec<String> {
             "readings",
             n.readings,
             format!(
-                "{:>8}/s   rejects {}   late {}",
+                "{:>8}/s   rejects {}   late {}{}",
                 grouped(p.readings_per_s as u64),
                 grouped(n.rejects),
-                grouped(n.late)
+                grouped(n.late),
+                repeated(n).replace(", ", "   ")
             ),
         ),
         row("windows", n.windows, format!("  findings {}", grouped(n.findings))),
@@ -134,7 +159,25 @@ pub fn block(title: &str, p: &Picture) -> Vec<String> {
             bytes(n.journal_bytes),
             p.memory_bytes.map_or(String::new(), |m| format!("   memory {}", bytes(m)))
         ),
-    ]
+    ];
+    lines.extend(p.files.as_ref().map(|reading| format!("  {}", progress(reading))));
+    lines
+}
+
+/// How far a run over files is.
+pub fn progress(r: &Reading) -> String {
+    let left = r.left.map_or(String::new(), |left| format!("   about {} left", clock(left)));
+    let mut name = r.name.as_str();
+    if let Some((at, _)) = name.char_indices().rev().nth(NAME_CHARS_MAX - 1) {
+        name = &name[at..];
+    }
+    format!(
+        "file {} of {}: {:.0} %   {} rows/s{left}   {name}",
+        grouped(r.file),
+        grouped(r.files),
+        (r.share * 100.0).floor(),
+        grouped(r.rows_per_s),
+    )
 }
 
 /// The line where there is no terminal.
@@ -142,7 +185,7 @@ pub fn line(p: &Picture) -> String {
     let n = &p.now;
     let memory = p.memory_bytes.map_or(String::new(), |m| format!(", memory {}", bytes(m)));
     format!(
-        "{} messages {} ({}/s), readings {} ({}/s), rejects {}, late {}, windows {}, \
+        "{} messages {} ({}/s), readings {} ({}/s), rejects {}, late {}{}, windows {}, \
          findings {}, alerts {}, webhooks {}, files {}, lag {}{memory}",
         clock(p.elapsed),
         n.messages_acked,
@@ -151,6 +194,7 @@ pub fn line(p: &Picture) -> String {
         p.readings_per_s as u64,
         n.rejects,
         n.late,
+        repeated(n),
         n.windows,
         n.findings,
         n.alerts,
@@ -179,13 +223,14 @@ pub fn totals(p: &Picture) -> Vec<String> {
     let per_s = n.readings as f64 / p.elapsed.as_secs_f64().max(0.001);
     lines.extend([
         format!(
-            "intake    {} messages acknowledged in {}, {} readings ({}/s), {} rejects, {} late",
+            "intake    {} messages acknowledged in {}, {} readings ({}/s), {} rejects, {} late{}",
             grouped(n.messages_acked),
             clock(p.elapsed),
             grouped(n.readings),
             grouped(per_s as u64),
             grouped(n.rejects),
-            grouped(n.late)
+            grouped(n.late),
+            repeated(n)
         ),
         format!(
             "results   {} windows, {} findings, {} alerts, {}",
@@ -214,6 +259,14 @@ pub fn json(p: &Picture) -> serde_json::Value {
         value["fleet"] = serde_json::to_value(fleet).unwrap_or_default();
     }
     value
+}
+
+/// Only where something was: most pipelines drop nothing.
+fn repeated(n: &Snapshot) -> String {
+    match n.duplicates {
+        0 => String::new(),
+        count => format!(", {} repeated", grouped(count)),
+    }
 }
 
 fn webhooks(n: &Snapshot) -> String {

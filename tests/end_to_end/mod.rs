@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod files;
 mod intake;
 mod kill;
 mod outputs;

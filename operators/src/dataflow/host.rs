@@ -59,7 +59,7 @@ pub struct HostContext {
 pub struct Hosted<'scope> {
     /// Rows of the operator's own edge.
     pub rows: Stream<'scope, Epoch, Batch>,
-    /// Rows for `system.late`.
+    /// Rows for `system.late`, or `system.duplicates`.
     pub late: Stream<'scope, Epoch, Batch>,
     /// Rows for `system.rejects`.
     pub rejects: Stream<'scope, Epoch, Batch>,
@@ -148,6 +148,10 @@ impl Runner {
         }
         let result = in_order(&self.context.input, &self.context.order, batches)
             .and_then(|rows| self.operator.epoch(&rows, tick, &mut emit))
+            .and_then(|()| match self.context.ticks.is_flush(tick.epoch) {
+                true => self.operator.end(&mut emit),
+                false => Ok(()),
+            })
             .and_then(|()| self.checkpoint(tick.epoch));
         self.note(result);
         emit

@@ -17,6 +17,7 @@ pub struct Ticks(Rc<RefCell<Inner>>);
 struct Inner {
     times: BTreeMap<Epoch, i64>,
     checkpoints: BTreeSet<Epoch>,
+    flushes: BTreeSet<Epoch>,
     /// The epoch after the newest tick.
     next: Epoch,
     time_us: i64,
@@ -41,6 +42,17 @@ impl Ticks {
     /// Whether state is to be saved as of the end of `epoch`.
     pub fn is_checkpoint(&self, epoch: Epoch) -> bool {
         self.0.borrow().checkpoints.contains(&epoch)
+    }
+
+    /// Asks every operator to emit what is open at the end of `epoch`, as if the input had ended.
+    /// Must be called before the input advances past `epoch`.
+    pub fn flush_at(&self, epoch: Epoch) {
+        self.0.borrow_mut().flushes.insert(epoch);
+    }
+
+    /// Whether what is open is to be emitted at the end of `epoch`.
+    pub fn is_flush(&self, epoch: Epoch) -> bool {
+        self.0.borrow().flushes.contains(&epoch)
     }
 
     /// Says that the input has ended for good, so that open windows are to be emitted. Must be
@@ -78,5 +90,6 @@ impl Ticks {
         let mut inner = self.0.borrow_mut();
         inner.times = inner.times.split_off(&epoch);
         inner.checkpoints = inner.checkpoints.split_off(&epoch);
+        inner.flushes = inner.flushes.split_off(&epoch);
     }
 }

@@ -249,6 +249,7 @@ fn show(value: &Value<'_>) -> String {
         Value::Object => "an object".to_owned(),
         Value::Instant(value) | Value::Integer(value) => value.to_string(),
         Value::NotUtf8 => "not UTF-8".to_owned(),
+        Value::Binary(bytes) => format!("{} bytes", bytes.len()),
     }
 }
 
@@ -298,6 +299,10 @@ fn append_text(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
         Value::Bool(false) => out.extend_from_slice(b"false"),
         Value::Integer(value) => out.extend_from_slice(value.to_string().as_bytes()),
         Value::Escaped(body) => return unescape(body, out).then_some(()).ok_or(Reason::Type),
+        Value::Binary(bytes) => {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+            out.extend(bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]));
+        }
         _ => return Err(Reason::Type),
     }
     Ok(())

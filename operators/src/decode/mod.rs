@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 pub use self::topics::{topics_match, unmatched_rejects};
 
@@ -32,8 +33,9 @@ use self::reader::{Element, Reader, Rows};
 use self::scan::Fault;
 use self::value::Value;
 use crate::message::Messages;
+use crate::properties::{self, Property};
 use crate::reject::{Reason, Reject, RejectBuilder};
-use crate::spec::{ColumnType, DecodeSpec, Origin};
+use crate::spec::{ColumnSpec, ColumnType, DecodeSpec, Origin};
 
 /// What came out of some messages.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub struct Decoder {
     sources: Vec<Source>,
     /// Names of captures that columns use.
     captures: Vec<String>,
+    /// Properties that columns use.
+    properties: Vec<Property>,
     /// The column that `future_bound_us` is about.
     time: Option<usize>,
     rows: usize,
@@ -70,10 +74,15 @@ enum Source {
     Slot(usize),
     Shared(usize),
     Capture(usize),
+    Property(usize),
+    /// Nobody reads it, and nothing about it can be wrong.
+    Nothing,
     Topic,
     Client,
     Received,
     Offset,
+    Hash,
+    Element,
 }
 
 /// What is known of a message besides its payload.
@@ -82,6 +91,7 @@ struct Envelope<'a> {
     client: &'a [u8],
     received_us: i64,
     offset: u64,
+    payload: &'a [u8],
 }
 
 impl Decoder {
@@ -94,7 +104,8 @@ impl Decoder {
             paths
         });
         let mut captures: Vec<String> = Vec::new();
-        let source = |column: &crate::spec::ColumnSpec| match &column.origin {
+        let mut properties: Vec<Property> = Vec::new();
+        let source = |column: &ColumnSpec| match &column.origin {
             Origin::Path(path) => Source::Slot(elements.want(path)),
             Origin::Root(path) => match &mut document {
                 Some(document) => Source::Shared(document.want(path)),
@@ -107,10 +118,20 @@ impl Decoder {
                     captures.len() - 1
                 }))
             }
+            Origin::Property(_) if !is_looked_at(column) => Source::Nothing,
+            Origin::Property(property) => {
+                let known = properties.iter().position(|p| p == property);
+                Source::Property(known.unwrap_or_else(|| {
+                    properties.push(property.clone());
+                    properties.len() - 1
+                }))
+            }
             Origin::Topic => Source::Topic,
             Origin::Client => Source::Client,
             Origin::ReceivedTime => Source::Received,
             Origin::Offset => Source::Offset,
+            Origin::PayloadHash => Source::Hash,
+            Origin::Element => Source::Element,
         };
         let sources = spec.columns.iter().map(source).collect();
         let time = spec
@@ -123,6 +144,7 @@ impl Decoder {
             columns: spec.columns.iter().map(Column::new).collect(),
             sources,
             captures,
+            properties,
             time,
             rows: 0,
             rejects: RejectBuilder::default(),
@@ -152,14 +174,15 @@ impl Decoder {
     fn take_messages(&mut self, messages: &Messages) -> u64 {
         self.columns.iter_mut().for_each(|c| c.reserve(messages.len()));
         let mut rows = self.reader.rows();
-        let mut captures = vec![Value::Missing; self.captures.len()];
+        // Captures of the topic, then properties.
+        let mut outside = vec![Value::Missing; self.captures.len() + self.properties.len()];
         let mut last: Option<(&[u8], bool)> = None;
         let mut matched = 0;
         for (i, meta) in messages.index.iter().enumerate().filter(|(_, meta)| !meta.event) {
             let topic = messages.topic(i);
             let taken = match last {
                 Some((known, taken)) if known == topic => taken,
-                _ => self.match_topic(topic, &mut captures),
+                _ => self.match_topic(topic, &mut outside),
             };
             last = Some((topic, taken));
             if !taken {
@@ -171,8 +194,16 @@ impl Decoder {
                 client: messages.client(i),
                 received_us: meta.received_us,
                 offset: messages.first_offset + i as u64,
+                payload: messages.payload(i),
             };
-            self.take_payload(messages.payload(i), &envelope, &captures, &mut rows);
+            if meta.refused {
+                self.reject_refused(&envelope, messages.properties(i));
+                continue;
+            }
+            if !self.properties.is_empty() {
+                self.take_properties(messages.properties(i), &mut outside);
+            }
+            self.take_payload(&envelope, &outside, &mut rows);
         }
         matched
     }
@@ -192,14 +223,28 @@ impl Decoder {
         true
     }
 
+    /// Fills the part of `outside` after the captures.
+    fn take_properties<'a>(&self, block: &'a [u8], outside: &mut [Value<'a>]) {
+        let mut found = vec![None; self.properties.len()];
+        properties::find(block, &self.properties, &mut found);
+        let places = outside[self.captures.len()..].iter_mut();
+        for ((place, property), value) in places.zip(&self.properties).zip(found) {
+            *place = match value {
+                None => Value::Missing,
+                Some(bytes) if property.is_binary() => Value::Binary(bytes),
+                Some(text) => Value::Text(text),
+            };
+        }
+    }
+
     #[inline]
     fn take_payload<'a>(
         &mut self,
-        payload: &'a [u8],
         envelope: &Envelope<'a>,
-        captures: &[Value<'a>],
+        outside: &[Value<'a>],
         rows: &mut Rows<'a>,
     ) {
+        let payload = envelope.payload;
         if payload.len() > self.spec.payload_bytes_max {
             let detail = format!(
                 "{} bytes, at most {} are read",
@@ -217,9 +262,7 @@ impl Decoder {
             return self.reject(envelope, None, Reason::Explode, &detail, payload);
         }
         for (i, element) in rows.elements().iter().enumerate() {
-            if let Err((reason, detail)) =
-                self.take_row(*element, rows.values(i), &rows.shared, envelope, captures)
-            {
+            if let Err((reason, detail)) = self.take_row(i, *element, rows, envelope, outside) {
                 self.columns.iter_mut().for_each(|c| c.truncate(self.rows));
                 let (position, payload) = match &self.spec.explode {
                     Some(_) => (Some(i), &payload[element.start..element.end]),
@@ -234,12 +277,13 @@ impl Decoder {
     #[inline]
     fn take_row<'a>(
         &mut self,
+        place: usize,
         element: Element,
-        values: &[Value<'a>],
-        shared: &[Value<'a>],
+        rows: &Rows<'a>,
         envelope: &Envelope<'a>,
-        captures: &[Value<'a>],
+        outside: &[Value<'a>],
     ) -> Result<(), (Reason, String)> {
+        let (values, captures) = (rows.values(place), self.captures.len());
         if !element.object && !self.takes_scalars() {
             return Err((Reason::NotAnObject, "a reading must be a JSON object".to_owned()));
         }
@@ -247,8 +291,17 @@ impl Decoder {
             let known;
             let value = match source {
                 Source::Slot(slot) => &values[*slot],
-                Source::Shared(slot) => &shared[*slot],
-                Source::Capture(capture) => &captures[*capture],
+                Source::Shared(slot) => &rows.shared[*slot],
+                Source::Capture(capture) => &outside[*capture],
+                Source::Property(property) => &outside[captures + *property],
+                Source::Hash => {
+                    known = Value::Integer(hash_of(element, envelope));
+                    &known
+                }
+                Source::Element => {
+                    known = Value::Integer(place as i64);
+                    &known
+                }
                 other => {
                     known = of_envelope(*other, envelope);
                     &known
@@ -275,6 +328,13 @@ impl Decoder {
     fn takes_scalars(&self) -> bool {
         let path = |o: &Origin| matches!(o, Origin::Path(p) if p.is_empty());
         self.spec.columns.iter().any(|c| path(&c.origin))
+    }
+
+    /// A message that its source could not make whole; the reason stands in for properties.
+    #[cold]
+    fn reject_refused(&mut self, envelope: &Envelope<'_>, why: &[u8]) {
+        let detail = String::from_utf8_lossy(why);
+        self.reject(envelope, None, Reason::Parse, &detail, envelope.payload);
     }
 
     #[cold]
@@ -317,6 +377,22 @@ fn of_envelope<'a>(source: Source, envelope: &Envelope<'a>) -> Value<'a> {
         Source::Client => Value::NotUtf8,
         Source::Received => Value::Instant(envelope.received_us),
         Source::Offset => Value::Integer(envelope.offset as i64),
-        Source::Slot(_) | Source::Shared(_) | Source::Capture(_) => Value::Missing,
+        _ => Value::Missing,
     }
+}
+
+/// What tells a reading from another one of the same device and time: its topic and its own text.
+fn hash_of(element: Element, envelope: &Envelope<'_>) -> i64 {
+    let text = &envelope.payload[element.start..element.end];
+    xxh3_64_with_seed(text, xxh3_64(envelope.topic)) as i64
+}
+
+/// Whether a column is put out, or its value could be wrong.
+fn is_looked_at(column: &ColumnSpec) -> bool {
+    let rules = &column.rules;
+    column.output
+        || column.kind != ColumnType::Utf8
+        || rules.required
+        || rules.matches.is_some()
+        || rules.one_of.is_some()
 }

@@ -555,3 +555,68 @@ proptest! {
         prop_assert_eq!(plain(ColumnType::Utf8, &json), Ok(text));
     }
 }
+
+#[test]
+fn properties_are_columns_and_what_is_malformed_is_missing() {
+    use crate::properties::{Property, encode};
+    let from = |name: &str, kind, property| column(name, kind, Origin::Property(property));
+    let user = || Property::User("serial".into());
+    let unused = ColumnSpec { output: false, ..from("unused", ColumnType::Utf8, user()) };
+    let columns = vec![
+        from("serial", ColumnType::Utf8, user()),
+        from("number", ColumnType::Int64, user()),
+        from("kind", ColumnType::Utf8, Property::ContentType),
+        from("answer", ColumnType::Utf8, Property::CorrelationData),
+        unused,
+    ];
+    let whole = encode([
+        (&user(), &b"7"[..]),
+        (&Property::ContentType, b"json"),
+        (&Property::CorrelationData, b"\x00\xff"),
+    ]);
+    let cut = &whole[..whole.len() - 1];
+    let mut builder = MessagesBuilder::default();
+    for properties in [&whole[..], cut, b"", &encode([(&user(), &b"x"[..])])] {
+        builder.push_with(b"plant/a/7", b"{}", b"", properties, MessageMeta::default());
+    }
+    let decoded = Decoder::new(spec(None, columns)).decode(&builder.finish(1, 0));
+    assert_eq!(rows(&decoded.readings), ["7 7 json 00ff", "- - - -", "- - - -"]);
+    assert_eq!(reasons(&decoded), ["type"]);
+}
+
+#[test]
+fn the_hash_tells_topics_and_readings_apart_and_the_element_counts() {
+    let columns = vec![
+        column("x", ColumnType::Int64, Origin::Path(path("x"))),
+        column("hash", ColumnType::Int64, Origin::PayloadHash),
+        column("element", ColumnType::Int64, Origin::Element),
+    ];
+    let mut builder = MessagesBuilder::default();
+    for (topic, payload) in [
+        ("plant/a/7", r#"{"samples":[{"x":1},{"x":1},{"x":2}]}"#),
+        ("plant/a/7", r#" {"id":9, "samples":[ {"x":1} ]}"#),
+        ("plant/a/8", r#"{"samples":[{"x":1}]}"#),
+    ] {
+        let meta = MessageMeta::default();
+        builder.push(topic.as_bytes(), payload.as_bytes(), b"", meta);
+    }
+    let decoded = Decoder::new(spec(Some("samples"), columns)).decode(&builder.finish(1, 0));
+    let number =
+        |c: usize| decoded.readings.column(c).as_primitive::<Int64Type>().values().to_vec();
+    let (hash, element) = (number(1), number(2));
+    assert_eq!(element, [0, 1, 2, 0, 0]);
+    assert!(hash[0] == hash[1] && hash[0] == hash[3], "the same reading at the same topic");
+    assert!(hash[0] != hash[2] && hash[0] != hash[4], "another reading, another topic");
+}
+
+#[test]
+fn what_a_source_refused_is_a_reject_with_its_reason() {
+    let mut builder = MessagesBuilder::default();
+    let meta = MessageMeta { refused: true, ..MessageMeta::default() };
+    builder.push_with(b"plant/a/7", b"a;b", b"", b"x.csv line 3: why", meta);
+    builder.push(b"plant/a/7", b"{}", b"", MessageMeta::default());
+    let decoded = Decoder::new(spec(None, vec![])).decode(&builder.finish(1, 0));
+    assert_eq!((decoded.readings.num_rows(), decoded.rejects.num_rows()), (1, 1));
+    assert_eq!(decoded.rejects["detail"].as_string::<i32>().value(0), "x.csv line 3: why");
+    assert_eq!(decoded.rejects["payload"].as_binary::<i32>().value(0), b"a;b");
+}

@@ -26,6 +26,8 @@ pub(super) enum Value<'a> {
     Integer(i64),
     /// Text from outside the payload that is not UTF-8.
     NotUtf8,
+    /// Bytes from outside the payload that are shown in hexadecimal.
+    Binary(&'a [u8]),
 }
 
 /// A number that follows the grammar of JSON.

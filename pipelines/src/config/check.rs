@@ -3,6 +3,7 @@
 //! After it, whatever is written and was not reported can be read without another check; what was
 //! reported is treated as absent by the readers (`section.rs`), so that nothing is reported twice.
 
+use tidegate_operators::properties::Property;
 use tidegate_operators::topic::{TopicTemplate, is_identifier};
 
 use super::kinds::{Component, Kind};
@@ -122,6 +123,13 @@ fn value(kind: &Kind, node: &Node, key_at: At, report: &mut Reporter<'_>) {
         }),
         Kind::Secrets => named(node, kind, report, |_, item, at, report| {
             value(&Kind::Secret, item, at, report);
+        }),
+        Kind::Properties => named(node, kind, report, |name, item, at, report| {
+            value(&Kind::Payload, item, at, report);
+            if name.starts_with("mqtt:") && Property::parse(name).is_none() {
+                let hint = hint_of(name, Property::names());
+                report.error(at, format!("`{name}` is no property of MQTT 5 here"), hint);
+            }
         }),
         Kind::RowsByEdge => named(node, kind, report, |_, item, _, report| {
             each(item, &Kind::RowsByEdge, report, |row, report| {
@@ -311,7 +319,14 @@ fn secret(text: &str, at: At, report: &mut Reporter<'_>) -> Option<(String, Opti
 fn path(text: &str) -> Option<(String, Option<String>)> {
     let hint = "a path is `a`, `a.b` or, from the whole document, `$.a.b`; a capture is `{name}`";
     if let Some(inner) = text.strip_prefix('{') {
-        let good = inner.strip_suffix('}').is_some_and(is_identifier);
+        let inner = inner.strip_suffix('}');
+        if inner.is_some_and(|inner| inner.contains(':')) {
+            let good = inner.and_then(Property::parse).is_some();
+            let names: Vec<String> = Property::names().map(|n| format!("`{{{n}}}`")).collect();
+            let hint = format!("a property is `{{user:NAME}}` or one of {}", names.join(", "));
+            return (!good).then(|| (format!("`{text}` is not a property"), Some(hint)));
+        }
+        let good = inner.is_some_and(is_identifier);
         return (!good).then(|| (format!("`{text}` is not a capture"), Some(hint.into())));
     }
     let inner = text.strip_prefix("$.").unwrap_or(text);

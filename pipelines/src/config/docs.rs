@@ -48,6 +48,14 @@ fn system_tables(out: &mut String) {
             "Readings that came after the state of their window was gone.",
             system::late_schema(),
         ),
+        (
+            "duplicates",
+            "Readings that were dropped because they came before (`reason` is `repeated`), and \
+             readings that had to be forgotten before `horizon` (`forgotten`): one row per epoch, \
+             device and reason, with how many there were, the journal offsets of the first and the \
+             last, and the time of the first.",
+            system::duplicates_schema(),
+        ),
         ("findings", "What detectors found.", system::findings_schema()),
         (
             "alerts",

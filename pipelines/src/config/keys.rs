@@ -60,7 +60,8 @@ static READING: Component = Component {
     heading: "[reading]",
     tag: None,
     doc: "What one row is. The columns `device` (text) and `time` are always there; `topic`, \
-          `client_id`, `received_time` and `journal_offset` are there where they are used. \
+          `client_id`, `received_time`, `journal_offset`, `journal_element` (place in the exploded \
+          array) and `payload_hash` are there where they are used. \
           Paths go from the reading; `$.a.b` goes from the whole document.",
     keys: &[
         Key::new("format", Kind::OneOf(&["json"]), "How payloads are written.", "\"json\"")
@@ -68,7 +69,8 @@ static READING: Component = Component {
         Key::new(
             "device",
             Kind::Path,
-            "Where the device's name is: a path in the payload or a capture of the topic.",
+            "Where the device's name is: a path in the payload, a capture of the topic or an \
+             MQTT 5 property.",
             "\"{device}\"",
         )
         .required(),
@@ -107,6 +109,12 @@ static READING: Component = Component {
             "\"1m\"",
         )
         .default("1m"),
+        Key::new(
+            "dedup",
+            Kind::Section(&DEDUP),
+            "Drops readings that came before; without this table nothing is dropped.",
+            "",
+        ),
         Key::new("payload_max", Kind::Size, "A longer payload is a reject.", "\"256KiB\"")
             .default("256KiB"),
         Key::new(
@@ -116,6 +124,42 @@ static READING: Component = Component {
              that is not declared is a text column of its own name.",
             "",
         ),
+    ],
+};
+
+/// Most readings of one device that can be remembered: about 60 bytes each.
+const DEDUP_KEYS_MAX: i64 = 10_000_000;
+
+static DEDUP: Component = Component {
+    id: "reading.dedup",
+    heading: "[reading.dedup]",
+    tag: None,
+    doc: "Which readings are repetitions, sent again by a device, a gateway or a broker: they are \
+          dropped, and counted in `system.duplicates`.",
+    keys: &[
+        Key::new(
+            "key",
+            Kind::Names,
+            "Columns that make a reading what it is; `device` always is one of them. If absent, \
+             `device`, `time` and `payload_hash` (of the topic and of the reading as it was sent). \
+             A reading with a null among them is kept.",
+            "[\"device\", \"time\", \"seq\"]",
+        ),
+        Key::new(
+            "horizon",
+            Kind::Duration,
+            "How long after it came in a reading is remembered. Files come in at once.",
+            "\"1h\"",
+        )
+        .default("1h"),
+        Key::new(
+            "keys_max",
+            Kind::Int(1, DEDUP_KEYS_MAX),
+            "Most readings of one device that are remembered (about 60 bytes each); beyond it the \
+             oldest is forgotten early, which `system.duplicates` tells.",
+            "10000",
+        )
+        .default("10000"),
     ],
 };
 
@@ -155,7 +199,9 @@ static FIELD: Component = Component {
         Key::new(
             "field",
             Kind::Path,
-            "Where the value is: a path or a capture; if absent, the member of the column's name.",
+            "Where the value is: a path, a capture or an MQTT 5 property (`{user:NAME}`, \
+             `{mqtt:content_type}`, `{mqtt:response_topic}`, `{mqtt:correlation_data}`, the last \
+             one in hexadecimal); if absent, the member of the column's name.",
             "\"meta.serial\"",
         ),
         Key::new("unit", Kind::Text, "Unit, for people.", "\"°C\""),
@@ -341,6 +387,12 @@ static TEST_INPUT: Component = Component {
             "'{\"ts\": {ms}, \"temperature\": 9.5}'",
         )
         .required(),
+        Key::new(
+            "properties",
+            Kind::Properties,
+            "Its MQTT 5 properties: user properties by name, others as `mqtt:content_type`.",
+            "{ serial = \"SN7\" }",
+        ),
         Key::new("every", Kind::Duration, "Distance of repeated messages.", "\"10s\"")
             .default("1s"),
         Key::new("count", Kind::Int(1, TEST_MESSAGES_MAX), "How many.", "30").default("1"),

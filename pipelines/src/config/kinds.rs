@@ -101,8 +101,11 @@ pub enum Kind {
     SqlMap,
     /// Topic templates.
     Topics,
-    /// A payload path `a.b`, a path from the whole document `$.a.b`, or a capture `{name}`.
+    /// A payload path `a.b`, a path from the whole document `$.a.b`, a capture `{name}` or an MQTT
+    /// 5 property `{user:name}`.
     Path,
+    /// MQTT 5 properties with a text each.
+    Properties,
     /// How a time is written.
     TimeFormat,
     /// A regular expression.
@@ -159,7 +162,8 @@ impl Kind {
             Self::Sql => "SQL expression",
             Self::SqlMap => "table of SQL expressions",
             Self::Topics => "list of topic templates",
-            Self::Path => "path or {capture}",
+            Self::Path => "path, {capture} or {user:property}",
+            Self::Properties => "table of texts",
             Self::TimeFormat => "time format",
             Self::Regex => "regular expression",
             Self::Instant => "RFC 3339 time",

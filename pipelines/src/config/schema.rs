@@ -96,6 +96,7 @@ fn kind(kind: &Kind) -> Value {
         // TOML's own times reach a validator as text.
         Kind::Instant => json!({ "type": "string", "format": "date-time" }),
         Kind::SqlMap => named(texts()),
+        Kind::Properties => map(texts()),
         Kind::Time(c) => json!({ "anyOf": [texts(), object(c)] }),
         Kind::Fields(c) => {
             let shorthand = c.key("type").map_or_else(texts, |k| self::kind(&k.kind));

@@ -334,7 +334,10 @@ fn only_used_columns_are_decoded() {
     let plan = good(&[PLANT, BROKER, FILE]);
     // `kind` routes, `state` filters, `temperature` is aggregated; the other fields are checked.
     assert_eq!(outputs(&plan, 0), ["device", "time", "temperature", "state", "kind", "site"]);
-    assert_eq!(outputs(&plan, 1), ["device", "time", "v", "received_time", "journal_offset"]);
+    assert_eq!(
+        outputs(&plan, 1),
+        ["device", "time", "v", "seq", "serial", "received_time", "journal_offset"]
+    );
     assert_eq!(outputs(&plan, 2), ["device", "time", "v"]);
     let ignored = |p: usize| plan.pipelines[p].decode.columns.iter().filter(|c| !c.output).count();
     assert_eq!((ignored(0), ignored(1)), (5, 0));

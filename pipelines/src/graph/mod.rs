@@ -17,12 +17,15 @@ use tidegate_operators::dataflow::{Ticks, split};
 use tidegate_operators::decode::unmatched_rejects;
 use tidegate_operators::event::event_rows;
 use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::system::dropped_readings;
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
 
-pub use self::tables::{ALERTS, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables};
+pub use self::tables::{
+    ALERTS, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
+};
 
 /// Where rows go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +45,8 @@ pub enum Counter {
     Rejects,
     /// Rows of `system.late`.
     Late,
+    /// Readings that were dropped, because they came before.
+    Duplicates,
     /// Rows of window edges, revisions included.
     Windows,
     /// Findings of detectors.
@@ -159,7 +164,11 @@ impl Sinks<'_> {
         let count = Rc::clone(&self.context.count);
         let mut ends = split(edge, "sink", 1, move |batch: Batch, epoch, _| {
             if let Some(counter) = counter {
-                count(counter, batch.rows.num_rows() as u64);
+                let rows = match counter {
+                    Counter::Duplicates => dropped_readings(&batch.rows),
+                    _ => batch.rows.num_rows() as u64,
+                };
+                count(counter, rows);
             }
             if let Some(target) = &target {
                 deliver(target, epoch, batch.rows);

@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::alert::AlertRule;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
 use tidegate_operators::decode::Decoder;
+use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
-use tidegate_operators::spec::{Clock, PipelineSpec, StepKind, StepSpec, TableSpec};
+use tidegate_operators::spec::{
+    Clock, DedupSpec, Expr, PipelineSpec, StepKind, StepSpec, TableSpec,
+};
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
-use super::tables::{ALERTS, FINDINGS, LATE, REJECTS, SYSTEM, position};
+use super::tables::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
 
 /// Name of the edge of decoded readings.
@@ -45,7 +50,7 @@ pub(super) fn build<'scope>(
     sinks: &Sinks<'_>,
 ) -> Result<(), OperatorError> {
     let mut builder = Builder { index, pipeline, tables, sinks, edges: BTreeMap::new() };
-    builder.decode(messages);
+    builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
             StepKind::Window(_) | StepKind::Detect(_) => builder.keyed_step(step)?,
@@ -58,7 +63,10 @@ pub(super) fn build<'scope>(
 }
 
 impl<'scope> Builder<'_, 'scope> {
-    fn decode(&mut self, messages: Stream<'scope, Epoch, MessageRuns>) {
+    fn decode(
+        &mut self,
+        messages: Stream<'scope, Epoch, MessageRuns>,
+    ) -> Result<(), OperatorError> {
         let mut decoder = Decoder::new(self.pipeline.decode.clone());
         let source = self.pipeline.decode.source;
         let name = format!("{}/decode", self.pipeline.name);
@@ -74,19 +82,46 @@ impl<'scope> Builder<'_, 'scope> {
         let readings = ports.pop().expect("two ports");
         self.rejects(rejects);
         self.sinks.target(readings.clone(), None, Some(Counter::Readings));
-        self.add(READINGS, readings, EdgeOrder::Journal);
+        let decoded = Edge { stream: readings, order: EdgeOrder::Journal };
+        let edge = match &self.pipeline.dedup {
+            Some(spec) => self.dedup(&decoded, spec)?,
+            None => decoded,
+        };
+        self.edges.insert(READINGS.to_owned(), edge);
+        Ok(())
+    }
+
+    /// Drops readings that came before. They meet again by their place in the journal.
+    fn dedup(
+        &self,
+        decoded: &Edge<'scope>,
+        spec: &DedupSpec,
+    ) -> Result<Edge<'scope>, OperatorError> {
+        let name = format!("{}/reading/dedup", self.pipeline.name);
+        let operator = Box::new(Dedup::new(spec.clone()));
+        let input = self.pipeline.decode.schema();
+        let hosted = self.host_on(decoded, input, name, operator, vec![spec.device])?;
+        self.rejects(hosted.rejects);
+        if self.sinks.context.tap_edges {
+            self.tap(DUPLICATES, hosted.late.clone());
+        }
+        let table = self.system(DUPLICATES);
+        self.sinks.table(hosted.late, table, Some(Counter::Duplicates));
+        Ok(Edge { stream: hosted.rows, order: EdgeOrder::Columns(spec.output_order()) })
     }
 
     fn stateless_step(&mut self, step: &StepSpec) {
         let from = &self.edges[&step.from];
+        let input = self.schema_of(&step.from);
         let order = match (&from.order, &step.kind) {
-            // Columns may have moved; what is left of the order is the content itself.
-            (EdgeOrder::Columns(_), StepKind::Project(_)) => {
-                EdgeOrder::Columns(sortable_columns(&step.output))
+            // Columns may have moved; what is left of the order is the content itself, or the
+            // place in the journal if that is still there.
+            (EdgeOrder::Columns(order), StepKind::Project(list)) => {
+                let journal = journal_columns(&input, order, list);
+                EdgeOrder::Columns(journal.unwrap_or_else(|| sortable_columns(&step.output)))
             }
             (order, _) => order.clone(),
         };
-        let input = self.schema_of(&step.from);
         let logic = StatelessStep::new(&step.kind, input, step.output.clone())
             .expect("steps with state are built elsewhere");
         let branches: Vec<String> = match &step.kind {
@@ -202,6 +237,17 @@ impl<'scope> Builder<'_, 'scope> {
         &self,
         from: &str,
         name: String,
+        operator: Box<dyn KeyedOperator>,
+        keys: Vec<usize>,
+    ) -> Result<Hosted<'scope>, OperatorError> {
+        self.host_on(&self.edges[from], self.schema_of(from), name, operator, keys)
+    }
+
+    fn host_on(
+        &self,
+        edge: &Edge<'scope>,
+        input: SchemaRef,
+        name: String,
         mut operator: Box<dyn KeyedOperator>,
         keys: Vec<usize>,
     ) -> Result<Hosted<'scope>, OperatorError> {
@@ -210,11 +256,10 @@ impl<'scope> Builder<'_, 'scope> {
             let mine = own_rows(&rows, keys.len(), context.worker);
             operator.load(&mine)?;
         }
-        let edge = &self.edges[from];
         let (save, fail) = (Rc::clone(&context.save), Rc::clone(&context.fail));
         let host_context = HostContext {
             name,
-            input: self.schema_of(from),
+            input,
             order: edge.order.clone(),
             ticks: context.ticks.clone(),
             save: Box::new(move |name, epoch, state| save(name, epoch, state)),
@@ -250,9 +295,9 @@ impl<'scope> Builder<'_, 'scope> {
         position(self.tables, SYSTEM, name)
     }
 
-    fn schema_of(&self, edge: &str) -> arrow::datatypes::SchemaRef {
+    fn schema_of(&self, edge: &str) -> SchemaRef {
         if edge == READINGS {
-            return self.pipeline.decode.schema();
+            return self.pipeline.readings_schema();
         }
         let makes = |s: &&StepSpec| match &s.kind {
             StepKind::Route(branches) => branches.iter().any(|b| b.0 == edge),
@@ -272,8 +317,25 @@ fn own_rows(rows: &RecordBatch, keys: usize, (index, workers): (usize, usize)) -
     arrow::compute::filter_record_batch(rows, &mine).expect("one flag per row")
 }
 
+/// Where the columns of an order by the journal are after a projection, if it leaves them alone.
+fn journal_columns(
+    input: &SchemaRef,
+    order: &[usize],
+    list: &[(String, Expr)],
+) -> Option<Vec<usize>> {
+    let place = |column: &usize| {
+        let name = input.field(*column).name();
+        let same = |(made, expr): &(String, Expr)| {
+            let passed = expr.downcast_ref::<Column>();
+            made == name && passed.is_some_and(|c| c.index() == *column)
+        };
+        list.iter().position(same).filter(|_| name.starts_with("journal_"))
+    };
+    order.iter().map(place).collect()
+}
+
 /// Time first, then everything that has an order.
-fn sortable_columns(schema: &arrow::datatypes::SchemaRef) -> Vec<usize> {
+fn sortable_columns(schema: &SchemaRef) -> Vec<usize> {
     use arrow::datatypes::DataType;
     let name = |i: &usize| schema.field(*i).name().as_str();
     let mut columns: Vec<usize> = (0..schema.fields().len())

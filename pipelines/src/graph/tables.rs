@@ -4,7 +4,8 @@ use arrow::datatypes::SchemaRef;
 
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{
-    alerts_schema, findings_schema, gaps_schema, late_schema, rejects_schema, sessions_schema,
+    alerts_schema, duplicates_schema, findings_schema, gaps_schema, late_schema, rejects_schema,
+    sessions_schema,
 };
 
 /// Namespace of the system tables.
@@ -13,6 +14,8 @@ pub const SYSTEM: &str = "system";
 pub const REJECTS: &str = "rejects";
 /// Readings that came after the state of their window was gone.
 pub const LATE: &str = "late";
+/// Readings that came before.
+pub const DUPLICATES: &str = "duplicates";
 /// What detectors found.
 pub const FINDINGS: &str = "findings";
 /// Changes of alerts.
@@ -44,6 +47,7 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
     let mut tables = vec![
         system(REJECTS, rejects_schema(), &["pipeline"]),
         system(LATE, late_schema(), &["pipeline", "step"]),
+        system(DUPLICATES, duplicates_schema(), &["pipeline", "device"]),
         system(FINDINGS, findings_schema(), &["pipeline", "step", "keys"]),
         system(ALERTS, alerts_schema(), &["pipeline", "rule", "keys"]),
         system(SESSIONS, sessions_schema(), &["source", "client_id"]),

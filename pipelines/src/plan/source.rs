@@ -22,7 +22,7 @@ pub enum SourceKind {
     Endpoint(EndpointSpec),
     /// A subscription at an external broker.
     Mqtt(MqttSpec),
-    /// A newline-delimited file, read once.
+    /// Files, read once.
     File(FileSpec),
 }
 
@@ -161,11 +161,11 @@ pub struct AclSpec {
 /// A subscription at an external broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttSpec {
-    /// `mqtt://host:port` or `mqtts://host:port`.
+    /// `mqtt://host:port`, `mqtts://host:port`, `ws://host:port/path` or `wss://host:port/path`.
     pub url: String,
     /// MQTT topic filters.
     pub filters: Vec<String>,
-    /// 0 or 1.
+    /// 0 to 2.
     pub qos: u8,
     /// Name of the session.
     pub client_id: String,
@@ -177,15 +177,54 @@ pub struct MqttSpec {
     pub password: Option<Secret>,
     /// Certificates to trust, PEM.
     pub ca_file: Option<PathBuf>,
+    /// Our own certificate, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
     /// How long the broker keeps the session, seconds.
     pub session_expiry_s: u32,
+    /// Number of connections, each with a session of its own.
+    pub connections: u16,
+    /// Name of the group of a shared subscription.
+    pub share: Option<String>,
+    /// What happens to retained messages.
+    pub retained: Retained,
 }
 
-/// A newline-delimited file, read once.
+/// What happens to the retained messages that a broker sends after each new subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retained {
+    /// None is taken.
+    Drop,
+    /// One is taken unless it is the last that is known of its topic.
+    #[default]
+    State,
+    /// All are taken, each time.
+    Process,
+}
+
+/// Files, read once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
-    /// The file.
-    pub path: PathBuf,
-    /// What `topic` says.
-    pub topic: String,
+    /// A file, a folder, or a pattern.
+    pub path: String,
+    /// What `topic` says, with placeholders; the path of the file if absent.
+    pub topic: Option<String>,
+    /// How the files are written; by their names if absent.
+    pub format: Option<FileFormat>,
+    /// Names of the columns of CSV files without a line of names.
+    pub columns: Option<Vec<String>>,
+    /// Between the cells of CSV files; by their names if absent.
+    pub delimiter: Option<u8>,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    /// JSON documents, one per line.
+    Ndjson,
+    /// Comma-separated values.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
 }

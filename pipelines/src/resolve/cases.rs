@@ -3,7 +3,10 @@
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Number, Value as Json};
-use tidegate_operators::system::{alerts_schema, findings_schema, late_schema, rejects_schema};
+use tidegate_operators::properties::{self, Property};
+use tidegate_operators::system::{
+    alerts_schema, duplicates_schema, findings_schema, late_schema, rejects_schema,
+};
 
 use super::edges::Edges;
 use super::source;
@@ -11,7 +14,7 @@ use crate::config::keys::TEST_MESSAGES_MAX;
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::section::Section;
 use crate::config::tree::{Entry, Node, Value};
-use crate::graph::{ALERTS, FINDINGS, LATE, REJECTS};
+use crate::graph::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS};
 use crate::plan::{TestInput, TestSpec};
 
 /// The columns of a table of every plan; `None` if there is no such table. `keys` holds the key
@@ -20,6 +23,7 @@ fn system_table(name: &str) -> Option<SchemaRef> {
     match name {
         REJECTS => Some(rejects_schema()),
         LATE => Some(late_schema()),
+        DUPLICATES => Some(duplicates_schema()),
         FINDINGS => Some(findings_schema()),
         ALERTS => Some(alerts_schema()),
         _ => None,
@@ -94,6 +98,15 @@ fn expand(input: &Section<'_>, topic: &str, inputs: &mut Vec<TestInput>) {
     let at = input.text("at").and_then(|t| DateTime::parse_from_rfc3339(t).ok());
     let parts = (at, input.duration_us("every"), input.int("count"), input.text("payload"));
     let (Some(at), Some(every_us), Some(count), Some(payload)) = parts else { return };
+    let properties: Vec<(Property, &str)> = input
+        .entries("properties")
+        .iter()
+        .filter_map(|e| {
+            let named = Property::parse(&e.key);
+            Some((named.unwrap_or_else(|| Property::User(e.key.clone())), e.node.text()?))
+        })
+        .collect();
+    let properties = properties::encode(properties.iter().map(|(p, text)| (p, text.as_bytes())));
     for i in 0..count {
         let at_us = at.timestamp_micros().saturating_add(every_us.saturating_mul(i));
         let payload = payload
@@ -102,7 +115,12 @@ fn expand(input: &Section<'_>, topic: &str, inputs: &mut Vec<TestInput>) {
             .replace("{s}", &at_us.div_euclid(1_000_000).to_string())
             .replace("{rfc3339}", &rfc3339(at_us))
             .replace("{i}", &i.to_string());
-        inputs.push(TestInput { topic: topic.to_owned(), at_us, payload: payload.into_bytes() });
+        inputs.push(TestInput {
+            topic: topic.to_owned(),
+            at_us,
+            payload: payload.into_bytes(),
+            properties: properties.clone(),
+        });
     }
 }
 

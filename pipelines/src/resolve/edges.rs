@@ -8,7 +8,8 @@ use tidegate_operators::key::is_key_type;
 use crate::config::problem::{At, Reporter, hint_of};
 
 /// Names that are not for steps and branches.
-pub(crate) const RESERVED: [&str; 5] = ["readings", "rejects", "late", "findings", "alerts"];
+pub(crate) const RESERVED: [&str; 6] =
+    ["readings", "rejects", "late", "duplicates", "findings", "alerts"];
 
 /// What the rows of an edge are.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 //! the plan. Both go through the same code, so what was checked is what runs.
 
 pub(crate) mod cases;
+mod dedup;
 pub(crate) mod edges;
 mod outputs;
 mod reading;
@@ -14,7 +15,7 @@ mod usage;
 mod windows;
 
 use arrow::datatypes::{DataType, SchemaRef};
-use tidegate_operators::spec::{Expr, PipelineSpec};
+use tidegate_operators::spec::{DedupSpec, Expr, PipelineSpec};
 
 use crate::config::keys::PIPELINE;
 use crate::config::problem::{At, Reporter};
@@ -120,7 +121,9 @@ fn pipeline(
     let topics = source::templates(file);
     report.set_unsure(reading::of_unknown_type(&reading));
     let decode = reading::decode(name, source, &reading, &topics, needs, report);
-    let mut resolved = steps::Steps::new(name, reading, edges::Edges::of_readings(decode.schema()));
+    let dedup = dedup::dedup(name, &reading, &decode, needs, report);
+    let readings = dedup.as_ref().map_or_else(|| decode.schema(), DedupSpec::schema);
+    let mut resolved = steps::Steps::new(name, reading, edges::Edges::of_readings(readings));
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);
@@ -140,6 +143,7 @@ fn pipeline(
         name: name.to_owned(),
         sql_name: sql_name(name),
         decode,
+        dedup,
         steps,
         alerts,
         tables,

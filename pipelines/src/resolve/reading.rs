@@ -1,10 +1,12 @@
 //! `[reading]`: from what is declared, and what the plan uses, to the columns that are decoded.
 
+use tidegate_operators::properties::Property;
 use tidegate_operators::spec::{
     ColumnSpec, ColumnType, DecodeSpec, Format, OnInvalid, Origin, Rules, TimeFormat,
 };
 use tidegate_operators::topic::TopicTemplate;
 
+use super::dedup;
 use super::usage::Needs;
 use crate::config::keys::TYPES;
 use crate::config::problem::{At, Reporter, hint_of};
@@ -12,7 +14,8 @@ use crate::config::section::Section;
 use crate::config::tree::Entry;
 
 /// Columns that are there where they are used, without being declared.
-pub(crate) const BUILTIN: [&str; 4] = ["topic", "client_id", "received_time", "journal_offset"];
+pub(crate) const BUILTIN: [&str; 6] =
+    ["topic", "client_id", "received_time", "journal_offset", "journal_element", "payload_hash"];
 
 /// Columns of a reading at most: more would be a mistake, and each costs memory in every batch.
 const COLUMNS_MAX: usize = 1_000;
@@ -26,7 +29,8 @@ pub(crate) fn decode(
     needs: Option<&Needs>,
     report: &mut Reporter<'_>,
 ) -> DecodeSpec {
-    let mut columns = Columns { topics, needs, report, list: Vec::new() };
+    let kept = dedup::columns_read(reading);
+    let mut columns = Columns { topics, needs, kept: &kept, report, list: Vec::new() };
     columns.device(reading);
     columns.time(reading);
     for entry in reading.entries("fields") {
@@ -79,7 +83,10 @@ pub(crate) fn of_unknown_type(reading: &Section<'_>) -> Vec<String> {
 fn origin(text: &str) -> Origin {
     let path = |text: &str| text.split('.').map(str::to_owned).collect();
     if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-        Origin::Capture(name.to_owned())
+        match Property::parse(name) {
+            Some(property) => Origin::Property(property),
+            None => Origin::Capture(name.to_owned()),
+        }
     } else if let Some(rest) = text.strip_prefix("$.") {
         Origin::Root(path(rest))
     } else {
@@ -102,6 +109,8 @@ fn time_format(text: &str) -> TimeFormat {
 struct Columns<'a, 'r> {
     topics: &'a [(TopicTemplate, At)],
     needs: Option<&'a Needs>,
+    /// Columns that are read before anything else is.
+    kept: &'a [String],
     report: &'a mut Reporter<'r>,
     list: Vec<ColumnSpec>,
 }
@@ -199,8 +208,12 @@ impl Columns<'_, '_> {
             rules: Rules::default(),
             on_invalid: OnInvalid::Reject,
             unit: None,
-            output: self.needs.is_none_or(|n| n.keeps(name)),
+            output: self.needs.is_none_or(|n| n.keeps(name)) || self.is_kept(name),
         }
+    }
+
+    fn is_kept(&self, name: &str) -> bool {
+        self.kept.iter().any(|k| k == name)
     }
 
     fn field_table(&mut self, name: &str, table: &Section<'_>) -> ColumnSpec {
@@ -288,9 +301,11 @@ impl Columns<'_, '_> {
             ("client_id", Origin::Client, ColumnType::Utf8),
             ("received_time", Origin::ReceivedTime, time),
             ("journal_offset", Origin::Offset, ColumnType::Int64),
+            ("journal_element", Origin::Element, ColumnType::Int64),
+            ("payload_hash", Origin::PayloadHash, ColumnType::Int64),
         ];
         for (name, origin, kind) in all {
-            if self.needs.is_none_or(|n| n.keeps_builtin(name)) {
+            if self.needs.is_none_or(|n| n.keeps_builtin(name)) || self.is_kept(name) {
                 self.required(name, origin, kind);
             }
         }

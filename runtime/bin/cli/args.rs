@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::doctor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_pipelines::config::units;
 
@@ -25,6 +26,7 @@ Your own pipeline:
   tidegate docs                        every key of a pipeline file
   tidegate check pipeline.toml         all problems at once, each with its line and a hint
   tidegate test pipeline.toml          runs the [[test]] tables of the file
+  tidegate doctor source pipeline.toml tries out its broker: would it lose messages?
   tidegate run pipeline.toml           runs it
 
 `tidegate help` lists all commands, `tidegate help COMMAND` explains one.";
@@ -60,6 +62,8 @@ pub(super) enum Command {
     Sql(SqlArgs),
     /// Prints a line for the file of users of an MQTT endpoint (`users_file`)
     Password(PasswordArgs),
+    /// Examines what Tidegate works with
+    Doctor(doctor::DoctorArgs),
 }
 
 const DEMO_HELP: &str = "\

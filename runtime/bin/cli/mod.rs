@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod demo;
+mod doctor;
 mod failure;
 mod files;
 mod finish;
@@ -48,6 +49,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Test(args)) => test::test(&args),
         Some(Command::Demo(args)) => runtime.block_on(demo::demo(args, &screen)),
         Some(Command::Run(args)) => runtime.block_on(run::run(args, &screen)),
+        Some(Command::Doctor(args)) => runtime.block_on(doctor::doctor(args)),
         Some(Command::Sql(args)) => runtime.block_on(sql::sql(args)),
     };
     // A blocked read of standard input or a slow store must not hold the process.

@@ -31,13 +31,20 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
         None => eprintln!("ready"),
     }
     let stats = engine.stats();
-    let mut summary = Summary::new("tidegate run", stats, None);
+    let progress = engine.progress();
+    if progress.as_ref().is_some_and(|p| p.files() == 0) {
+        screen.print("all files were read before: there is nothing new");
+    }
+    let mut summary = Summary::new("tidegate run", stats, None).of_files(progress.clone());
     let watched = finish::watch(&mut engine, &mut summary, screen, &mut stop).await;
     stop.next_signal_exits();
     // Also after a failure: whatever can be committed still is.
     let stopped = engine.shutdown().await;
     watched?;
     stopped?;
+    if progress.is_some_and(|p| !p.is_complete()) {
+        screen.print("stopped before the end of the files: the same command goes on");
+    }
     let hint = match args.tables {
         Some(url) => format!("query the tables with: tidegate sql --tables {url}"),
         None => format!("query the tables with: tidegate sql --data {}", data.display()),

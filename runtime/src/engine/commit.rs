@@ -50,6 +50,8 @@ pub(crate) struct Committer {
     waiting: Option<(Epoch, Epoch)>,
     /// The input has ended for good.
     flushed: bool,
+    /// The newest epoch that a table had when it was opened.
+    found: Epoch,
 }
 
 impl Committer {
@@ -61,9 +63,11 @@ impl Committer {
         in_flight: Arc<InFlight>,
     ) -> anyhow::Result<Self> {
         let mut tables = Vec::with_capacity(specs.len());
+        let mut found = 0;
         for spec in specs {
             let app = format!("{instance}/{}.{}", spec.namespace, spec.name);
             let writer = TableWriter::open(store, spec, app.clone()).await?;
+            found = writer.committed_epoch().max(found);
             let freshness = Duration::from_micros(spec.freshness_us.max(0) as u64);
             let name = format!("{}.{}", spec.namespace, spec.name);
             tables.push(Table::start(name, writer, freshness, context.clone())?);
@@ -82,6 +86,7 @@ impl Committer {
             time_us: 0,
             waiting: None,
             flushed: false,
+            found,
         })
     }
 
@@ -96,6 +101,17 @@ impl Committer {
         self.notifications = Some(notifications);
         self.checkpoints = Some(checkpoints);
         self
+    }
+
+    /// Adds the state of operators, of a run over files.
+    pub(crate) fn with_checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.checkpoints = Some(checkpoints);
+        self
+    }
+
+    /// The newest epoch that a table had when it was opened.
+    pub(crate) fn found(&self) -> Epoch {
+        self.found
     }
 
     /// Works until all workers have ended; then commits what is left.

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Messages(Arc<Messages>),
     /// Save state as of the end of this epoch (comes before its tick).
     Checkpoint(Epoch),
+    /// At the end of this epoch, whatever is open is to be emitted (comes before its tick).
+    Flush(Epoch),
     /// The end of an epoch.
     Tick(Tick),
     /// Nothing more comes; `flush` if the input has ended for good and windows are to be closed.
@@ -161,6 +163,21 @@ impl FeedQueue {
             self.checkpointed_at = Instant::now();
             self.to_all(&Command::Checkpoint(tick.epoch));
         }
+        self.seal(tick);
+    }
+
+    /// An epoch without messages at whose end all windows are closed, as if the input had ended;
+    /// `save` asks for the state after that.
+    pub(crate) fn flush(&mut self, tick: Tick, save: bool) {
+        self.begin_epoch();
+        self.to_all(&Command::Flush(tick.epoch));
+        if save {
+            self.to_all(&Command::Checkpoint(tick.epoch));
+        }
+        self.seal(tick);
+    }
+
+    fn seal(&mut self, tick: Tick) {
         self.in_flight.sealed(tick.epoch, self.epoch_bytes);
         self.epoch_bytes = 0;
         self.epoch_open = false;

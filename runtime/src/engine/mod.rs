@@ -16,6 +16,8 @@ mod tables;
 pub mod trial;
 mod workers;
 
+pub use self::files::{Progress, Reading};
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,14 +36,15 @@ use tokio::sync::oneshot;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
 use self::feed::{FeedQueue, InFlight};
-use self::files::FileSource;
+use self::files::{FileOptions, FileRun, FileSource};
 use self::notifications::Notifications;
 use self::sources::Sources;
+pub use self::sources::subscriber_config;
 use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
-use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
+use crate::journal::{Disk, Feed, FeedSink, Journal, JournalOptions, Replay, Storage};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
@@ -54,7 +57,7 @@ const EVENTS_MAX: usize = 1024;
 const SEND_AT_END_MAX: Duration = Duration::from_secs(3);
 
 /// How an engine is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineOptions {
     /// Folder of the journal, checkpoints, outbox and, by default, tables.
     pub data: PathBuf,
@@ -66,6 +69,8 @@ pub struct EngineOptions {
     pub checkpoint_every: Duration,
     /// Most bytes of the journal on disk; beyond it sources are slowed down.
     pub journal_bytes_max: u64,
+    /// What the journal writes to; benches and tests put a slower or a failing one here.
+    pub journal_storage: Arc<dyn Storage>,
 }
 
 impl EngineOptions {
@@ -78,6 +83,7 @@ impl EngineOptions {
             workers,
             checkpoint_every: Duration::from_secs(10),
             journal_bytes_max: 4 << 30,
+            journal_storage: Arc::new(Disk),
         }
     }
 }
@@ -109,6 +115,7 @@ pub struct Recovery {
 pub struct Engine {
     stats: Arc<Stats>,
     live: Option<Live>,
+    files: Option<FileRun>,
     finished: oneshot::Receiver<anyhow::Result<()>>,
     recovery: Recovery,
     started: Instant,
@@ -143,7 +150,7 @@ impl Engine {
         let engine = if files.is_empty() {
             Self::start_live(plan, options, store.clone(), instance).await?
         } else {
-            Self::start_files(plan, options, store.clone(), files).await?
+            Self::start_files(plan, options, store.clone(), &files).await?
         };
         // Only now: a start that was refused must not move the tables of the one that runs.
         note_tables(&data, elsewhere.then_some(&store))
@@ -155,48 +162,31 @@ impl Engine {
         plan: Plan,
         options: EngineOptions,
         store: Store,
-        files: Vec<FileSource>,
+        sources: &[FileSource],
     ) -> anyhow::Result<Self> {
         let stats = Arc::new(Stats::default());
-        let in_flight = Arc::new(InFlight::default());
-        let committer = Committer::open(
-            &store,
-            &graph::tables(&plan.pipelines),
-            &files::identity(&files)?,
-            TableContext {
-                runtime: tokio::runtime::Handle::current(),
-                stats: Arc::clone(&stats),
-                stopping: Arc::default(),
-            },
-            Arc::clone(&in_flight),
-        )
-        .await?;
-        let (events, received) = sync_channel(EVENTS_MAX);
-        let worker_plan = WorkerPlan {
+        let file_options = FileOptions {
             pipelines: plan.pipelines,
             workers: options.workers,
-            first_epoch: 1,
-            state: Vec::new(),
-            tap_edges: false,
+            store,
+            elsewhere: options.tables,
+            data: options.data,
+            stats: Arc::clone(&stats),
         };
-        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
-        let finished = spawn_committer(committer, received)?;
-        let feed_stats = Arc::clone(&stats);
-        let never = Arc::new(AtomicBool::new(false));
-        let mut queue = FeedQueue::new(ports, in_flight, feed_stats, None, never);
-        std::thread::Builder::new().name("files".into()).spawn(move || {
-            if let Err(error) = files::feed(&files, &mut queue) {
-                let _ = events.send(Event::Failed(format!("{error:#}")));
-            }
-        })?;
-        Ok(Self {
+        let (run, finished) = files::start(sources, file_options).await?;
+        Ok(Self { files: Some(run), ..Self::new(stats, finished) })
+    }
+
+    fn new(stats: Arc<Stats>, finished: oneshot::Receiver<anyhow::Result<()>>) -> Self {
+        Self {
             stats,
             live: None,
+            files: None,
             finished,
             recovery: Recovery::default(),
             started: Instant::now(),
             ended: false,
-        })
+        }
     }
 
     async fn start_live(
@@ -264,7 +254,7 @@ impl Engine {
             changed,
         };
         let live = Some(Live { journal, sources, sender, last_ticks, end });
-        Ok(Self { stats, live, finished, recovery, started: Instant::now(), ended: false })
+        Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
     /// The live counters.
@@ -277,7 +267,6 @@ impl Engine {
     pub fn refresh(&self) {
         if let Some(live) = &self.live {
             live.refresh(&self.stats);
-            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
         }
     }
 
@@ -289,6 +278,11 @@ impl Engine {
     /// Where Tidegate's own endpoint listens, if the plan has one.
     pub fn endpoint_addr(&self) -> Option<SocketAddr> {
         self.live.as_ref().and_then(|l| l.sources.endpoint_addr())
+    }
+
+    /// How far a run over files is; `None` for live sources.
+    pub fn progress(&self) -> Option<Arc<Progress>> {
+        self.files.as_ref().map(|run| Arc::clone(&run.progress))
     }
 
     /// What is wrong with a source at present, if anything is.
@@ -322,14 +316,15 @@ impl Engine {
             let _ = live.end.send(());
             let journal = Arc::clone(&live.journal);
             tokio::task::spawn_blocking(move || journal.shutdown()).await?;
-            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
             live.send_rest().await;
             live.refresh(&self.stats);
             live.sender.shutdown(Duration::from_secs(1)).await;
         } else {
-            // Files are read to their end, unless that has happened already.
+            if let Some(files) = &self.files {
+                files.stop();
+            }
             self.ended().await?;
         }
         Ok(Report { stats: self.stats.snapshot(), seconds: self.started.elapsed().as_secs_f64() })
@@ -348,6 +343,10 @@ impl Live {
     /// Sums the counters of sources and webhooks into the engine's.
     fn refresh(&self, stats: &Stats) {
         self.sources.refresh(stats);
+        let journal = self.journal.stats();
+        Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
+        Stats::set(&stats.journal_behind_bytes, journal.behind_bytes);
+        Stats::set(&stats.messages_repeated, journal.repeated);
         let webhooks = self.sender.stats();
         let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
         Stats::set(&stats.webhooks, sum(&|w| w.sent));
@@ -392,7 +391,8 @@ fn open_journal(
         eprintln!("tidegate: the journal failed, ending at once: {why}");
         std::process::abort();
     }));
-    let (journal, replay) = Journal::open(journal_options, clock, &names, from_epoch)?;
+    let storage = Arc::clone(&options.journal_storage);
+    let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
     Ok((Arc::new(journal), replay))
 }
 

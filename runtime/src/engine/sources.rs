@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
-use tidegate_pipelines::plan::{EndpointSpec, FileSpec, MqttSpec, SourceKind, SourceSpec};
+use tidegate_pipelines::plan::{EndpointSpec, MqttSpec, Retained, SourceKind, SourceSpec};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::files::FileSource;
 use super::notifications::target_name;
 use crate::journal::Journal;
-use crate::mqtt::{Endpoint, EndpointConfig, Subscriber, SubscriberConfig};
+use crate::mqtt::{Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig};
 use crate::source::{Source, SourceError, SourceStats};
 use crate::stats::Stats;
 use crate::webhook::WebhookTarget;
@@ -43,12 +43,8 @@ struct Running {
 pub(super) fn files(plan: &Plan) -> anyhow::Result<Vec<FileSource>> {
     let mut files = Vec::new();
     for (number, source) in plan.sources.iter().enumerate() {
-        if let SourceKind::File(FileSpec { path, topic }) = &source.kind {
-            files.push(FileSource {
-                source: number as u16,
-                path: path.clone(),
-                topic: topic.clone(),
-            });
+        if let SourceKind::File(spec) = &source.kind {
+            files.push(FileSource { source: number as u16, spec: spec.clone() });
         }
     }
     anyhow::ensure!(
@@ -90,29 +86,9 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
             let addr = endpoint.local_addr()?;
             Ok(Bound { source: Box::new(endpoint), addr: Some(addr) })
         }
-        SourceKind::Mqtt(MqttSpec {
-            url,
-            filters,
-            qos,
-            client_id,
-            version5,
-            user,
-            password,
-            ca_file,
-            session_expiry_s,
-        }) => {
-            let config = SubscriberConfig {
-                url: url.clone(),
-                filters: filters.clone(),
-                qos: *qos,
-                client_id: client_id.clone(),
-                version5: *version5,
-                user: user.clone(),
-                password: password.as_ref().map(|p| p.expose().to_owned()),
-                ca_file: ca_file.clone(),
-                session_expiry_s: *session_expiry_s,
-            };
-            Ok(Bound { source: Box::new(Subscriber::new(config)?), addr: None })
+        SourceKind::Mqtt(spec) => {
+            let subscriber = Subscriber::new(subscriber_config(spec, data))?;
+            Ok(Bound { source: Box::new(subscriber), addr: None })
         }
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
     }
@@ -149,6 +125,31 @@ async fn endpoint_config(spec: &EndpointSpec, data: &Path) -> anyhow::Result<End
         security: super::access::security(spec),
         ..EndpointConfig::new(listen)
     })
+}
+
+/// The settings of a subscriber. `data` is the data folder.
+pub fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
+    SubscriberConfig {
+        url: spec.url.clone(),
+        filters: spec.filters.clone(),
+        qos: spec.qos,
+        client_id: spec.client_id.clone(),
+        version5: spec.version5,
+        user: spec.user.clone(),
+        password: spec.password.as_ref().map(|p| p.expose().to_owned()),
+        ca_file: spec.ca_file.clone(),
+        cert_file: spec.cert_file.clone(),
+        key_file: spec.key_file.clone(),
+        session_expiry_s: spec.session_expiry_s,
+        connections: spec.connections,
+        share: spec.share.clone(),
+        retained: match spec.retained {
+            Retained::Drop => RetainedPolicy::Drop,
+            Retained::State => RetainedPolicy::State,
+            Retained::Process => RetainedPolicy::Process,
+        },
+        state: Some(data.join("brokers")),
+    }
 }
 
 /// Starts what was bound, in the order of the plan.

@@ -115,7 +115,8 @@ fn run_part(
         let mut builder = MessagesBuilder::default();
         for input in *inputs {
             let meta = MessageMeta { received_us: input.at_us, qos: 1, ..MessageMeta::default() };
-            builder.push(input.topic.as_bytes(), &input.payload, b"test", meta);
+            let (topic, properties) = (input.topic.as_bytes(), &input.properties);
+            builder.push_with(topic, &input.payload, b"test", properties, meta);
         }
         let messages = builder.finish(source, *offset);
         *offset += messages.len() as u64;

@@ -187,6 +187,7 @@ impl Feeder {
                         let _ = events.send(Event::Checkpoint(epoch));
                     }
                 }
+                Command::Flush(epoch) => self.ticks.flush_at(epoch),
                 Command::Tick(tick) => {
                     self.ticks.note(tick);
                     self.advance_to(tick.epoch + 1);
@@ -252,6 +253,7 @@ fn context(
                 Counter::Readings => &stats.readings,
                 Counter::Rejects => &stats.rejects,
                 Counter::Late => &stats.late,
+                Counter::Duplicates => &stats.duplicates,
                 Counter::Windows => &stats.windows,
                 Counter::Findings => &stats.findings,
                 Counter::Alerts => &stats.alerts,

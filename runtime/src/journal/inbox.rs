@@ -4,6 +4,7 @@
 //! the queue and in the write under way never exceed the limit; beyond it `offer` waits.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -54,6 +55,26 @@ pub(crate) struct Shared {
     offer_bytes_max: u64,
     failed: OnceLock<String>,
     pub(crate) stats: Mutex<JournalStats>,
+    extent: Mutex<Extent>,
+}
+
+/// Where sealed epochs are on disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extent {
+    /// Closed segments, with their last epochs.
+    pub(crate) closed: Vec<(PathBuf, Epoch)>,
+    /// The segment that is written, and its length when an epoch was sealed last.
+    pub(crate) active: (PathBuf, u64),
+}
+
+impl Extent {
+    /// The segments that hold the sealed epochs from `epoch` on.
+    pub(crate) fn segments_from(&self, epoch: Epoch) -> VecDeque<(PathBuf, Option<u64>)> {
+        let closed = self.closed.iter().filter(|(_, last)| *last >= epoch);
+        let mut all: VecDeque<_> = closed.map(|(path, _)| (path.clone(), None)).collect();
+        all.push_back((self.active.0.clone(), Some(self.active.1)));
+        all
+    }
 }
 
 impl Shared {
@@ -66,7 +87,12 @@ impl Shared {
             offer_bytes_max,
             failed: OnceLock::new(),
             stats: Mutex::default(),
+            extent: Mutex::default(),
         }
+    }
+
+    pub(crate) fn extent(&self) -> MutexGuard<'_, Extent> {
+        self.extent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {

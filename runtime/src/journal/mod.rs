@@ -12,9 +12,11 @@ pub(crate) mod bytes;
 mod epoch;
 mod error;
 mod files;
+mod follow;
 pub(crate) mod frame;
 mod group;
 mod inbox;
+mod recognize;
 mod record;
 pub(crate) mod recover;
 mod replay;
@@ -33,6 +35,8 @@ use tidegate_operators::{Epoch, Messages, Tick};
 pub use self::error::DurableError;
 pub(crate) use self::error::LOCK;
 use self::inbox::{Shared, SourceIntake};
+use self::recognize::Recognizer;
+use self::recover::Recovered;
 pub use self::replay::Replay;
 use self::storage::DirLock;
 pub use self::storage::{AppendFile, Disk, Storage};
@@ -59,6 +63,9 @@ pub struct JournalOptions {
     pub budget_bytes: u64,
     /// Offers beyond this many bytes wait before they are queued.
     pub queue_bytes_max: u32,
+    /// Messages beyond this many bytes do not wait in memory for the dataflow, but are read back
+    /// from disk when it takes them.
+    pub feed_bytes_max: usize,
     /// How long an epoch with messages stays open.
     pub epoch_interval: Duration,
     /// How long one without messages does.
@@ -75,6 +82,7 @@ impl JournalOptions {
             segment_bytes: 64 << 20,
             budget_bytes: 4 << 30,
             queue_bytes_max: 32 << 20,
+            feed_bytes_max: 32 << 20,
             epoch_interval: Duration::from_millis(50),
             idle_interval: Duration::from_secs(1),
             on_fatal: None,
@@ -129,9 +137,8 @@ pub enum Feed {
 
 /// Takes what became durable.
 pub trait FeedSink: Send + 'static {
-    /// Called by the writer thread after the sync, in journal order. May block: that is
-    /// back-pressure, nothing is written or acknowledged meanwhile. After the dataflow ended it
-    /// returns at once, and the journal goes on accepting.
+    /// Called by the feed thread after the sync, in journal order. May block: what follows waits
+    /// in memory and then on disk. After the dataflow ended it returns at once.
     fn push(&mut self, feed: Feed);
 }
 
@@ -150,8 +157,13 @@ pub struct JournalStats {
     pub sealed_epoch: Epoch,
     /// Messages made durable since the start.
     pub messages: u64,
+    /// Messages that were not written because the journal had them: their sender had missed the
+    /// acknowledgement.
+    pub repeated: u64,
     /// Whether offers wait because the disk budget is used up.
     pub waiting_for_room: bool,
+    /// Bytes of messages that the dataflow has not taken yet and that are only on disk.
+    pub behind_bytes: u64,
     /// Why nothing can be written at present, or any more.
     pub unhealthy: Option<String>,
 }
@@ -162,7 +174,7 @@ pub struct Journal {
     sources: usize,
     /// Until [`Journal::start`].
     writer: Mutex<Option<Writer>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     _lock: DirLock,
 }
 
@@ -195,8 +207,9 @@ impl Journal {
     ) -> Result<(Self, Replay), DurableError> {
         options.check()?;
         let lock = storage::lock_dir(&options.dir).map_err(DurableError::io(LOCK, &options.dir))?;
-        let (files, position) =
-            recover::recover(&options.dir, storage, &clock, source_names, from_epoch)?;
+        let recognizer = Recognizer::new(options.budget_bytes);
+        let Recovered { files, position, recognizer } =
+            recover::recover(&options.dir, storage, &clock, source_names, from_epoch, recognizer)?;
         let replay = Replay::new(&files, source_names, from_epoch);
         let shared = Arc::new(Shared::new(options.queue_bytes_max, options.offer_bytes_max()));
         shared.update_stats(|stats| {
@@ -208,6 +221,7 @@ impl Journal {
             shared: shared.clone(),
             files,
             position,
+            recognizer,
             options,
             clock,
             sources: source_names.to_vec(),
@@ -218,7 +232,7 @@ impl Journal {
             shared,
             sources: source_names.len(),
             writer: Mutex::new(Some(writer)),
-            thread: Mutex::default(),
+            threads: Mutex::default(),
             _lock: lock,
         };
         Ok((journal, replay))
@@ -232,9 +246,13 @@ impl Journal {
     pub fn start(&self, sink: Box<dyn FeedSink>) -> std::io::Result<()> {
         let Some(mut writer) = lock(&self.writer).take() else { return Ok(()) };
         writer.sealed_at = Instant::now();
-        let thread =
-            std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(sink))?;
-        *lock(&self.thread) = Some(thread);
+        let (shared, sources) = (self.shared.clone(), writer.sources.clone());
+        let (next, bytes_max) = (writer.position.epoch, writer.options.feed_bytes_max);
+        let (follower, feed) = follow::start(sink, shared, sources, next, bytes_max)?;
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run(follower))?;
+        *lock(&self.threads) = vec![thread, feed];
         Ok(())
     }
 
@@ -264,11 +282,12 @@ impl Journal {
     }
 
     /// Writes and seals what was offered and fits, hands it on, and ends; offers after that get
-    /// [`crate::intake::IntakeError::Closed`]. Blocks until the writer is done, so the sink must go
+    /// [`crate::intake::IntakeError::Closed`]. What the sink has not taken and is only on disk is
+    /// left to the next start. Blocks until the writer and the feed are done, so the sink must go
     /// on taking or be closed first.
     pub fn shutdown(&self) {
         self.shared.ask(|inbox| inbox.stop = true);
-        if let Some(thread) = lock(&self.thread).take() {
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
             // A panic there was reported by the hook, and waiters were told.
             let _ = thread.join();
         }

@@ -25,8 +25,9 @@ const FOLLOWS: u8 = 1 << 5;
 const PROPERTIES: u8 = 1 << 6;
 /// A byte of further flags and the session follow.
 const MORE: u8 = 1 << 7;
-/// Further flags: what a source says of its sessions.
+/// Further flags: what a source says of its sessions; what cannot be a message.
 const EVENT: u8 = 1;
+const REFUSED: u8 = 2;
 
 /// The seal of an epoch, with what is needed to prove that a replay saw the same messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +51,12 @@ pub(crate) fn put_messages(out: &mut Vec<u8>, messages: &Messages) {
         flags |= if meta.packet_id != 0 { PACKET_ID } else { 0 };
         flags |= if follows { FOLLOWS } else { 0 };
         flags |= if meta.properties_len != 0 { PROPERTIES } else { 0 };
-        let more = meta.event || meta.session != 0;
+        let more = meta.event || meta.refused || meta.session != 0;
         flags |= if more { MORE } else { 0 };
         out.push(flags);
         if more {
-            out.push(if meta.event { EVENT } else { 0 });
+            let refused = if meta.refused { REFUSED } else { 0 };
+            out.push(if meta.event { EVENT } else { 0 } | refused);
             put_varint(out, meta.session.into());
         }
         for len in [meta.topic_len, meta.payload_len, meta.client_len] {
@@ -156,6 +158,7 @@ fn get_meta(reader: &mut Reader<'_>, next_start: u32, last_us: i64) -> Option<Me
         duplicate: flags & DUPLICATE != 0,
         retain: flags & RETAIN != 0,
         event: more & EVENT != 0,
+        refused: more & REFUSED != 0,
         session,
     })
 }
@@ -212,7 +215,7 @@ mod tests {
             any::<[u16; 1]>(),
             session,
             0..4u8,
-            any::<[bool; 4]>(),
+            any::<[bool; 5]>(),
         );
         (data, any::<u16>(), any::<u64>(), proptest::collection::vec(meta, 0..20)).prop_map(
             |(data, source, first_offset, metas)| {
@@ -220,7 +223,7 @@ mod tests {
                 let mut next = 0;
                 let mut index = Vec::new();
                 for (places, received_us, [packet_id], session, qos, flags) in metas {
-                    let [duplicate, retain, follow, event] = flags;
+                    let [duplicate, retain, follow, event, refused] = flags;
                     let place = |at: usize| {
                         let start = places[at] % (len + 1);
                         (start, places[at + 1] % (len - start + 1))
@@ -258,6 +261,7 @@ mod tests {
                         duplicate,
                         retain,
                         event,
+                        refused,
                         session,
                     });
                 }

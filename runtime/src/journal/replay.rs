@@ -39,6 +39,15 @@ impl Replay {
             .map(|sealed| (sealed.path.clone(), None))
             .collect();
         segments.push_back((files.active.path.clone(), Some(files.active.bytes)));
+        Self::of(segments, sources, from_epoch)
+    }
+
+    /// Reads these segments, each to the given end.
+    pub(crate) fn of(
+        segments: VecDeque<(PathBuf, Option<u64>)>,
+        sources: &[String],
+        from_epoch: Epoch,
+    ) -> Self {
         Self {
             segments,
             current: None,
@@ -111,7 +120,7 @@ impl Replay {
     /// Source numbers of the file become those of the running plan.
     fn feed(&mut self, step: Step) -> Option<Feed> {
         match step {
-            Step::Sources => None,
+            Step::Sources | Step::Sessions(_) => None,
             Step::Tick(tick) => Some(Feed::Tick(tick)),
             Step::Messages(mut messages) => {
                 let names = &self.position.as_ref()?.sources;

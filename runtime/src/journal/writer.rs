@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use tidegate_operators::Epoch;
 
+use super::JournalOptions;
 use super::epoch::Position;
 use super::files::Files;
+use super::follow::Follower;
 use super::group::{Group, Target};
 use super::inbox::{Inbox, Offer, Shared};
+use super::recognize::Recognizer;
 use super::storage::is_full;
-use super::{FeedSink, JournalOptions};
 use crate::clock::Clock;
 
 /// One write carries at most this much: bounds the memory of a group and the time of its sync.
@@ -56,6 +58,7 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: Files,
     pub(crate) position: Position,
+    pub(crate) recognizer: Recognizer,
     pub(crate) options: JournalOptions,
     pub(crate) clock: Clock,
     pub(crate) sources: Vec<String>,
@@ -65,9 +68,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Runs until it is asked to stop or fails.
-    pub(crate) fn run(mut self, mut sink: Box<dyn FeedSink>) {
+    pub(crate) fn run(mut self, mut follower: Follower) {
         let guard = CloseOnExit(self.shared.clone());
-        let result = self.turns(&mut *sink);
+        self.publish_segments();
+        let result = self.turns(&mut follower);
         if let Err(Fatal(reason)) = result {
             tracing::error!(reason, "the journal failed, nothing is acknowledged any more");
             self.shared.set_failed(reason.clone());
@@ -79,7 +83,7 @@ impl Writer {
         }
     }
 
-    fn turns(&mut self, sink: &mut dyn FeedSink) -> Result<(), Fatal> {
+    fn turns(&mut self, sink: &mut Follower) -> Result<(), Fatal> {
         loop {
             let turn = self.wait();
             let stop = turn.stop;
@@ -149,10 +153,13 @@ impl Writer {
         &mut self,
         offers: Vec<Offer>,
         stop: bool,
-        sink: &mut dyn FeedSink,
+        sink: &mut Follower,
     ) -> Result<Done, Fatal> {
         let mut group = self.encode(offers, stop);
         if group.bytes.is_empty() {
+            // Nothing but repetitions of what is durable.
+            self.publish_stats(&group);
+            group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
             return Ok(Done::Yes);
         }
         let bytes = std::mem::take(&mut group.bytes);
@@ -172,8 +179,9 @@ impl Writer {
                 return not_durable;
             }
         }
-        self.publish_stats(group.messages);
+        self.publish_stats(&group);
         group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
+        self.publish_sealed();
         group.feed.into_iter().for_each(|feed| sink.push(feed));
         Ok(Done::Yes)
     }
@@ -187,7 +195,7 @@ impl Writer {
             if self.position.sources != self.sources {
                 group.add_sources(&self.sources, &mut self.position, to);
             }
-            group.add_offers(offers, &mut self.position, to);
+            group.add_offers(offers, &mut self.recognizer, &mut self.position, to);
         }
         let now = Instant::now();
         let due = now >= self.tick_due();
@@ -274,8 +282,9 @@ impl Writer {
     fn trim(&mut self, through: Epoch) {
         if through > self.trimmed_through {
             self.files.trim(through);
+            self.publish_segments();
             self.trimmed_through = through;
-            self.publish_stats(0);
+            self.publish_stats(&Group::default());
         }
     }
 
@@ -287,13 +296,16 @@ impl Writer {
         }
         let done = self.roll()?;
         self.files.trim(through);
-        self.publish_stats(0);
+        self.publish_segments();
+        self.publish_stats(&Group::default());
         Ok(done)
     }
 
     fn roll(&mut self) -> Result<Done, Fatal> {
-        let done = self
-            .retry_while_full("create a segment", |writer| writer.files.roll(&writer.position))?;
+        let done = self.retry_while_full("create a segment", |writer| {
+            writer.files.roll(&writer.position, &writer.recognizer)
+        })?;
+        self.publish_segments();
         // The new file has no table of sources yet.
         self.position.sources.clear();
         Ok(done)
@@ -303,12 +315,30 @@ impl Writer {
         self.options.segment_bytes_effective()
     }
 
-    fn publish_stats(&self, messages: u64) {
+    /// Says where sealed epochs are, after segments have come or gone.
+    fn publish_segments(&self) {
+        let mut extent = self.shared.extent();
+        extent.active.0.clone_from(&self.files.active.path);
+        let closed = self.files.sealed.iter().map(|s| (s.path.clone(), s.last_epoch));
+        extent.closed = closed.collect();
+        drop(extent);
+        self.publish_sealed();
+    }
+
+    /// Says how far the active segment holds sealed epochs.
+    fn publish_sealed(&self) {
+        if self.position.messages == 0 {
+            self.shared.extent().active.1 = self.files.active.bytes;
+        }
+    }
+
+    fn publish_stats(&self, group: &Group) {
         self.shared.update_stats(|stats| {
             stats.bytes_on_disk = self.files.bytes();
             stats.segments = self.files.sealed.len() + 1;
             stats.sealed_epoch = self.position.epoch - 1;
-            stats.messages += messages;
+            stats.messages += group.messages;
+            stats.repeated += group.repeated;
         });
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::{BoxFuture, FutureExt};
-use tidegate_operators::MessagesBuilder;
+use tidegate_operators::{MessageMeta, MessagesBuilder};
 
 use super::limits::{BATCH_BYTES_MAX, HELD_BYTES_MAX};
 use super::route::{After, Router};
@@ -45,6 +45,7 @@ pub(crate) struct Batcher {
     pending: Option<Pending>,
     held: Arc<AtomicUsize>,
     held_mine: usize,
+    session: u16,
     started: u64,
     durable: u64,
 }
@@ -61,6 +62,7 @@ impl Batcher {
             pending: None,
             held,
             held_mine: 0,
+            session: 0,
             started: 0,
             durable: 0,
         }
@@ -69,6 +71,12 @@ impl Batcher {
     /// Passes durable batches on to subscribers.
     pub(crate) fn routed(mut self, router: Arc<Router>) -> Self {
         self.router = Some(router);
+        self
+    }
+
+    /// Says with each message that it came in this session of the source.
+    pub(crate) fn in_session(mut self, session: u16) -> Self {
+        self.session = session;
         self
     }
 
@@ -89,7 +97,7 @@ impl Batcher {
 
     /// Takes a message and, above QoS 0, notes its acknowledgement.
     pub(crate) fn push(&mut self, publish: &Publish<'_>, client: &[u8], received_us: i64) {
-        let meta = publish.meta(received_us);
+        let meta = MessageMeta { session: self.session, ..publish.meta(received_us) };
         let (topic, payload) = (publish.topic, publish.payload);
         self.next.push_with(topic, payload, client, publish.properties, meta);
         match publish.qos {

@@ -85,6 +85,34 @@ pub const CLIENT_ID_BYTES_MAX: usize = 256;
 /// would make one large message a poison that reconnects for ever.
 pub const BROKER_PACKET_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// MQTT 5 "Receive Maximum" that the subscriber announces to its broker: all packet ids. What is
+/// under way is bounded by [`BATCH_BYTES_MAX`], since a full batch stops the reading.
+pub const BROKER_RECEIVE_MAXIMUM: u16 = u16::MAX;
+
+/// Filters in one SUBSCRIBE. Some brokers in the cloud take no more.
+pub const SUBSCRIBE_FILTERS_MAX: usize = 8;
+
+/// Topics whose last retained message is remembered, so that it is not counted again after
+/// subscribing anew: 24 bytes each.
+pub const RETAINED_TOPICS_MAX: usize = 100_000;
+
+/// How long a broker may take to answer PINGREQ, if the keep-alive is not shorter.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time from one attempt to connect to a broker to the next, at least.
+pub const CONNECT_SPACING: Duration = Duration::from_millis(500);
+
+/// How often the time of the last contact with a broker is written to disk: a gap may seem to
+/// begin that much earlier than it did.
+pub const CONTACT_SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// A CONNACK may carry texts for people, but no more.
+pub const CONNACK_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest WebSocket message taken from a broker, which may hold several packets. What is larger
+/// cannot be passed over as on a plain connection: the library collects a message as a whole.
+pub const BROKER_FRAME_BYTES_MAX: usize = 2 * BROKER_PACKET_BYTES_MAX;
+
 /// Time for the TCP and TLS handshakes and the answer to CONNECT.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -26,7 +26,7 @@ mod access;
 mod aliases;
 mod batcher;
 mod broker;
-mod buffer;
+pub(crate) mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
@@ -38,13 +38,13 @@ mod packets;
 mod properties;
 mod route;
 pub mod security;
-mod subscriber;
+pub(crate) mod subscriber;
 #[cfg(test)]
 mod testing;
 mod users;
-mod wire;
+pub(crate) mod wire;
 
 pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use endpoint::{Endpoint, EndpointConfig};
 pub use listeners::{TlsListener, WebSocketListener};
-pub use subscriber::{Subscriber, SubscriberConfig};
+pub use subscriber::{RetainedPolicy, Subscriber, SubscriberConfig};

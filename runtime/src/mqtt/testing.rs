@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidegate_operators::event::SessionEvent;
+use tidegate_operators::event::{Gap, SessionEvent};
 use tidegate_operators::{Messages, MessagesBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -103,6 +103,18 @@ impl TestIntake {
         eventually(|| self.events().iter().any(|e| e == event)).await;
     }
 
+    /// Rows of gaps, as (filter, from, to).
+    pub(super) fn gaps(&self) -> Vec<(String, i64, i64)> {
+        let arrived = self.arrived.lock().unwrap();
+        let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
+        all.filter(|(m, i)| m.index[*i].event && m.topic(*i) == b"gap")
+            .map(|(m, i)| {
+                let gap: Gap = serde_json::from_slice(m.payload(i)).unwrap();
+                (gap.filter, gap.from_us, gap.to_us)
+            })
+            .collect()
+    }
+
     /// Waits until `n` messages have arrived.
     pub(super) async fn wait_for(&self, n: usize) {
         eventually(|| self.texts().len() >= n).await;
@@ -148,7 +160,14 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(stream: TcpStream) -> Self {
+        // Else many small packets wait for the other side's delayed acknowledgements.
+        stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
+    }
+
+    /// The stream, and what was read from it and not looked at.
+    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.buffer)
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {

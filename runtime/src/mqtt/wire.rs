@@ -90,17 +90,19 @@ impl Frame {
 /// Looks for a packet at the start of `bytes`; `None` if more must be read first. The announced
 /// length is checked as soon as it is known.
 pub(crate) fn frame(bytes: &[u8], packet_bytes_max: usize) -> Result<Option<Frame>, Violation> {
+    let Some(frame) = header(bytes)? else { return Ok(None) };
+    if frame.total_len > packet_bytes_max {
+        return violation(Reason::PacketTooLarge, "a packet is larger than allowed");
+    }
+    Ok((bytes.len() >= frame.total_len).then_some(frame))
+}
+
+/// What the fixed header at the start of `bytes` announces, however much of it is there.
+pub(crate) fn header(bytes: &[u8]) -> Result<Option<Frame>, Violation> {
     let Some((&byte1, rest)) = bytes.split_first() else { return Ok(None) };
     let Some((body_len, length_len)) = var_int(rest)? else { return Ok(None) };
     let header_len = 1 + length_len;
-    let total_len = header_len + body_len;
-    if total_len > packet_bytes_max {
-        return violation(Reason::PacketTooLarge, "a packet is larger than allowed");
-    }
-    if bytes.len() < total_len {
-        return Ok(None);
-    }
-    Ok(Some(Frame { byte1, header_len, total_len }))
+    Ok(Some(Frame { byte1, header_len, total_len: header_len + body_len }))
 }
 
 /// A variable byte integer and its length; `None` if bytes are missing.

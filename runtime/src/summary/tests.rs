@@ -32,6 +32,7 @@ fn sample() -> Picture {
         readings_per_s: 1_166.9,
         memory_bytes: Some(96 << 20),
         fleet: Some(FleetTotals { published: 37_512, acked: 37_500, ..FleetTotals::default() }),
+        files: None,
     }
 }
 
@@ -57,6 +58,36 @@ tidegate demo   1:15 min   498 connections   fleet sent 37,512, acked 37,500
     let block = block("tidegate demo", &sample());
     assert_eq!(block.join("\n"), expected);
     assert!(block.iter().all(|l| l.chars().count() < 80));
+}
+
+#[test]
+fn the_progress_of_files() {
+    let reading = Reading {
+        share: 0.439,
+        file: 3,
+        files: 1_200,
+        name: "a/very/long/path/to/some/part-3.csv".into(),
+        rows: 5,
+        rows_per_s: 1_234_567,
+        left: Some(Duration::from_secs(80)),
+    };
+    assert_eq!(
+        progress(&reading),
+        "file 3 of 1,200: 43 %   1,234,567 rows/s   about 1:20 min left   /path/to/some/part-3.csv"
+    );
+    let short = Reading { name: "é.csv".into(), left: None, ..reading };
+    assert_eq!(progress(&short), "file 3 of 1,200: 43 %   1,234,567 rows/s   é.csv");
+    let with = Picture { files: Some(short), ..sample() };
+    assert!(block("x", &with).iter().all(|l| l.chars().count() < 80));
+}
+
+#[test]
+fn repetitions_are_shown_where_there_are_any() {
+    let mut picture = sample();
+    picture.now.duplicates = 7;
+    assert!(line(&picture).contains("late 3, 7 repeated, windows"));
+    assert!(totals(&picture)[1].ends_with("3 late, 7 repeated"));
+    assert!(block("x", &picture).iter().any(|l| l.ends_with("late 3   7 repeated")));
 }
 
 #[test]

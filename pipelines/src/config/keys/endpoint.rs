@@ -16,8 +16,8 @@ pub(super) static ENDPOINT: Component = Component {
     id: "source.endpoint",
     heading: "[source]",
     tag: Some("endpoint"),
-    doc: "Tidegate itself is the MQTT endpoint that devices connect to (3.1.1 and 5, QoS 0, 1 and 2). \
-          Pipelines with the same `listen` share it.",
+    doc: "Tidegate itself is the MQTT endpoint that devices connect to (3.1.1 and 5, QoS 0, 1 \
+          and 2). Pipelines with the same `listen` share it.",
     keys: &[
         Key::new("listen", Kind::Address, "Address to listen on.", "\"127.0.0.1:1883\"")
             .default("127.0.0.1:1883"),

@@ -63,6 +63,7 @@ fn inputs() -> Vec<TestInput> {
                 topic: format!("t/d{}", i % 5),
                 at_us: 1_767_225_600_000_000 + i / 3 * 1_500_000,
                 payload: format!(r#"{{"ts": {ms}, "v": {value}}}"#).into_bytes(),
+                properties: Vec::new(),
             }
         })
         .collect()

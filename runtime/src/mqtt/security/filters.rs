@@ -1,4 +1,5 @@
-//! What topic filters mean to each other: one matches a topic, or covers another one wholly. Exact, because a filter that is granted by mistake is a leak.
+//! What topic filters mean to each other: one matches a topic, or covers another one wholly.
+//! Exact, because a filter that is granted by mistake is a leak.
 //!
 //! `+` and `#` at the first level do not match topics that begin with `$`, here as in MQTT.
 

@@ -8,23 +8,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_operators::event::{Gap, SessionEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::backoff::Backoff;
-use super::dial::{Stream, Target};
-use super::packets::{self, SUBSCRIBE_ID};
-use super::{Memory, SubscriberConfig};
+use super::config::RetainedPolicy;
+use super::dial;
+use super::link::Link;
+use super::memory::Memory;
+use super::packets::{self, Accepted};
+use super::reasons;
+use super::subscription::{Answer, Subscription};
+use super::unreadable::{Skip, Unreadable, unreadable};
 use crate::mqtt::batcher::{Acks, Batcher};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::limits::{
-    BATCH_BYTES_MAX, BROKER_PACKET_BYTES_MAX, DIAL_TIMEOUT, KEEP_ALIVE, STOP_TIMEOUT,
-    SUBACK_TIMEOUT, WRITE_TIMEOUT,
+    BATCH_BYTES_MAX, BROKER_RECEIVE_MAXIMUM, KEEP_ALIVE, PONG_TIMEOUT, STOP_TIMEOUT, WRITE_TIMEOUT,
 };
 use crate::mqtt::wire::{
-    Frame, PINGREQ, PUBCOMP, PUBREC, Version, frame, kind, packet_id, publish, put_ack,
+    Frame, PINGREQ, PUBACK, PUBCOMP, PUBREC, Publish, Version, frame, kind, packet_id, publish,
+    put_ack,
 };
+use crate::net::BoxStream;
 use crate::source::{Intake, IntakeError, SourceStats, count, now_us, stopped};
 
 /// How a connection ended.
@@ -37,97 +43,109 @@ pub(super) enum End {
     Failed(IntakeError),
 }
 
-/// What to do when about the subscription.
-#[derive(Clone, Copy)]
-enum Subscription {
-    Granted,
-    /// SUBSCRIBE was sent; the answer is due.
-    Asked(Instant),
-    /// Some filter was refused; ask again then.
-    Refused(Instant),
-}
-
 pub(super) struct Session {
-    stream: Box<dyn Stream>,
+    link: Arc<Link>,
+    stream: BoxStream,
     version: Version,
     buffer: ReadBuffer,
     batcher: Batcher,
     out: Vec<u8>,
-    stats: Arc<SourceStats>,
     keep_alive: Duration,
-    last_received: Instant,
     next_ping: Instant,
+    /// PINGREQ was sent, and nothing was heard since; when to give up.
+    silent: Option<Instant>,
     subscription: Subscription,
-    backoff: Backoff,
+    skip: Option<Skip>,
 }
 
 impl Session {
-    /// Connects and shakes hands; also returns whether the broker still had our session.
+    /// Connects and shakes hands; also returns what the broker said.
     pub(super) async fn open(
-        target: &Target,
-        config: &SubscriberConfig,
+        link: &Arc<Link>,
         intake: &Arc<dyn Intake>,
-        stats: &Arc<SourceStats>,
-    ) -> Result<(Self, bool), String> {
-        let version = config.version();
-        let hello = packets::connect(config)?;
-        let mut buffer = ReadBuffer::new();
-        let shake = async {
-            let error = |error| format!("cannot connect to {target}: {error}");
-            let mut stream = target.dial().await.map_err(error)?;
-            stream.write_all(&hello).await.map_err(error)?;
-            // A TLS stream may hold bytes back.
-            stream.flush().await.map_err(error)?;
-            loop {
-                let received = buffer.received();
-                let found = frame(received, BROKER_PACKET_BYTES_MAX).map_err(|v| v.to_string())?;
-                if let Some(frame) = found {
-                    let accepted = packets::connack(version, &received[..frame.total_len])?;
-                    buffer.consume(frame.total_len);
-                    return Ok((stream, accepted));
-                }
-                match stream.read(buffer.spare(BROKER_PACKET_BYTES_MAX)).await {
-                    Ok(0) => return Err("the broker closed before its CONNACK".to_owned()),
-                    Ok(n) => buffer.filled(n),
-                    Err(error) => return Err(format!("before CONNACK: {error}")),
-                }
-            }
+    ) -> Result<(Self, Accepted), String> {
+        let config = &link.config;
+        let hello = packets::Connect {
+            config,
+            client_id: &link.client_id,
+            clean: false,
+            session_expiry_s: config.session_expiry_s,
+            receive_maximum: BROKER_RECEIVE_MAXIMUM,
         };
-        let shaken = timeout(DIAL_TIMEOUT, shake).await;
-        let (stream, accepted) = shaken.map_err(|_| format!("{target} does not answer"))??;
+        let (stream, buffer, accepted) = dial::shake(&link.target, hello).await?;
+        if accepted.no_shared && config.share.is_some() {
+            return Err(format!("the broker's CONNACK: {}", reasons::reason(0x9E)));
+        }
         let keep_alive = match accepted.server_keep_alive_s {
             Some(seconds) if seconds > 0 => Duration::from_secs(u64::from(seconds)),
             _ => KEEP_ALIVE,
         };
-        let now = Instant::now();
+        let version = config.version();
         let session = Self {
+            link: Arc::clone(link),
             stream,
             version,
             buffer,
-            batcher: Batcher::new(Arc::clone(intake), Arc::default()),
+            batcher: Batcher::new(Arc::clone(intake), Arc::default()).in_session(link.number),
             out: Vec::new(),
-            stats: Arc::clone(stats),
             keep_alive,
-            last_received: now,
-            next_ping: now + keep_alive / 2,
-            subscription: Subscription::Granted,
-            backoff: Backoff::new(),
+            next_ping: Instant::now() + keep_alive / 2,
+            silent: None,
+            subscription: Subscription::new(version, config.wire_filters(), config.qos),
+            skip: None,
         };
-        Ok((session, accepted.session_present))
+        Ok((session, accepted))
+    }
+
+    fn stats(&self) -> &SourceStats {
+        &self.link.stats
+    }
+
+    /// The number of the last batch that is durable.
+    pub(super) fn durable(&self) -> u64 {
+        self.batcher.durable()
+    }
+
+    /// Puts the beginning of the connection before its first message.
+    pub(super) fn greet(&mut self, accepted: &Accepted) {
+        let config = &self.link.config;
+        let mut detail = match accepted.session_present {
+            true => "the session goes on".to_owned(),
+            false => "a new session".to_owned(),
+        };
+        if let Some(kept_s) = accepted.session_expiry_s.filter(|s| *s < config.session_expiry_s) {
+            let text =
+                format!("the broker keeps the session only for {kept_s} s while we are away");
+            tracing::warn!("{}: {text}", self.link.source);
+            detail = format!("{detail}; {text}");
+        }
+        if let Some(qos) = accepted.qos_max.filter(|qos| *qos < config.qos) {
+            detail = format!("{detail}; the broker has no more than QoS {qos}");
+        }
+        let event = SessionEvent {
+            fresh: !accepted.session_present,
+            ..self.link.event("connected", &detail)
+        };
+        self.tell(&event);
+    }
+
+    fn tell(&mut self, event: &SessionEvent) {
+        let number = self.link.number;
+        self.batcher.note(|out| event.put(out, now_us(), number));
     }
 
     /// Serves until the connection ends. What was received is durable then, or the journal has
     /// failed, or stopping took too long.
     pub(super) async fn run(
         &mut self,
-        config: &SubscriberConfig,
         memory: &mut Memory,
         stop: &mut watch::Receiver<bool>,
     ) -> End {
-        let Err(end) = self.serve(config, memory, stop).await;
+        let Err(end) = self.serve(memory, stop).await;
         match end {
             End::Failed(error) => End::Failed(error),
             End::Lost(text) => {
+                self.tell(&self.link.event("lost", &text));
                 // The acknowledgements of what is still under way belong to a dead connection.
                 tokio::select! {
                     finished = self.batcher.finish() => match finished {
@@ -137,7 +155,10 @@ impl Session {
                     () = stopped(stop) => self.stop().await,
                 }
             }
-            End::Stopped => self.stop().await,
+            End::Stopped => {
+                self.tell(&self.link.event("disconnected", "Tidegate stops"));
+                self.stop().await
+            }
         }
     }
 
@@ -157,29 +178,28 @@ impl Session {
 
     async fn serve(
         &mut self,
-        config: &SubscriberConfig,
         memory: &mut Memory,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<std::convert::Infallible, End> {
-        if memory.subscribed {
-            self.stats.set_healthy();
-        } else {
-            self.ask(config)?;
+        self.subscription.begin(&mut self.out, memory).map_err(End::Lost)?;
+        memory.save_soon();
+        if self.subscription.is_complete() {
+            self.link.health.well(self.link.number);
         }
-        self.receive(config, memory)?;
+        self.receive(memory)?;
         loop {
             self.flush().await?;
             self.batcher.start();
+            memory.save_when_due(self.batcher.durable()).await;
             let reading = self.batcher.next_bytes() < BATCH_BYTES_MAX;
-            let alarm = self.next_alarm();
+            let alarm = self.alarm(memory);
             tokio::select! {
                 biased;
                 () = stopped(stop) => return Err(End::Stopped),
                 acks = self.batcher.done(), if self.batcher.is_pending() => {
                     self.acknowledge(acks.map_err(End::Failed)?);
                 }
-                () = sleep_until(alarm) => self.alarm(config, reading)?,
-                read = self.stream.read(self.buffer.spare(BROKER_PACKET_BYTES_MAX)),
+                read = self.stream.read(self.buffer.spare(memory.packet_bytes_max)),
                     if reading =>
                 {
                     match read {
@@ -187,50 +207,43 @@ impl Session {
                         Ok(n) => self.buffer.filled(n),
                         Err(error) => return Err(lost(&format!("connection lost: {error}"))),
                     }
-                    self.last_received = Instant::now();
-                    self.receive(config, memory)?;
+                    self.silent = None;
+                    self.receive(memory)?;
                 }
+                () = sleep_until(alarm) => self.give_up_if_silent()?,
             }
-            if !reading {
-                // Not heard is not silent: we did not listen.
-                self.last_received = Instant::now();
-                if let Subscription::Asked(due) = &mut self.subscription {
-                    *due = self.last_received + SUBACK_TIMEOUT;
-                }
-            }
+            self.tick(memory, reading)?;
         }
     }
 
-    fn next_alarm(&self) -> Instant {
-        match self.subscription {
-            Subscription::Granted => self.next_ping,
-            Subscription::Asked(at) | Subscription::Refused(at) => self.next_ping.min(at),
-        }
+    fn alarm(&self, memory: &Memory) -> Instant {
+        let all = [Some(self.next_ping), self.silent, self.subscription.alarm()];
+        all.into_iter().flatten().fold(memory.next_save(), Instant::min)
     }
 
-    /// Does what is due by the clock.
-    fn alarm(&mut self, config: &SubscriberConfig, reading: bool) -> Result<(), End> {
-        let now = Instant::now();
-        if now >= self.next_ping {
-            if reading && now - self.last_received > self.keep_alive * 3 / 2 {
-                return Err(lost("the broker has been silent for 1.5 times the keep-alive"));
+    /// Only after looking whether something was to be read: the clock alone may be late.
+    fn give_up_if_silent(&self) -> Result<(), End> {
+        match self.silent {
+            Some(at) if Instant::now() >= at => {
+                Err(lost("the broker is silent: no answer to PINGREQ, the connection is half open"))
             }
-            self.out.extend_from_slice(&PINGREQ);
-            self.next_ping = now + self.keep_alive / 2;
-        }
-        match self.subscription {
-            Subscription::Asked(due) if now >= due && reading => {
-                Err(lost("the broker does not answer SUBSCRIBE"))
-            }
-            Subscription::Refused(at) if now >= at => self.ask(config),
             _ => Ok(()),
         }
     }
 
-    fn ask(&mut self, config: &SubscriberConfig) -> Result<(), End> {
-        self.out.extend_from_slice(&packets::subscribe(config).map_err(End::Lost)?);
-        self.subscription = Subscription::Asked(Instant::now() + SUBACK_TIMEOUT);
-        Ok(())
+    /// Does what is due by the clock.
+    fn tick(&mut self, memory: &Memory, reading: bool) -> Result<(), End> {
+        let now = Instant::now();
+        if now >= self.next_ping {
+            self.out.extend_from_slice(&PINGREQ);
+            self.next_ping = now + self.keep_alive / 2;
+            self.silent = self.silent.or(Some(now + self.keep_alive.min(PONG_TIMEOUT)));
+        }
+        if !reading {
+            // Not heard is not silent: we did not listen.
+            self.silent = None;
+        }
+        self.subscription.tick(&mut self.out, memory, reading).map_err(End::Lost)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
@@ -253,29 +266,44 @@ impl Session {
 
     fn acknowledge(&mut self, acks: Acks) {
         self.out.extend_from_slice(&acks.bytes);
-        count(&self.stats.acked, acks.count);
+        count(&self.stats().acked, acks.count);
     }
 
     /// Handles all complete packets in the buffer.
-    fn receive(&mut self, config: &SubscriberConfig, memory: &mut Memory) -> Result<(), End> {
+    fn receive(&mut self, memory: &mut Memory) -> Result<(), End> {
         let received_us = now_us();
         let (mut at, mut messages) = (0, 0);
-        let mut result = Ok(());
-        while result.is_ok() {
-            match frame(&self.buffer.received()[at..], BROKER_PACKET_BYTES_MAX) {
-                Ok(Some(frame)) => {
-                    result = self.packet(frame, at, received_us, config, memory, &mut messages);
-                    at += frame.total_len;
+        let result = loop {
+            let bytes = &self.buffer.received()[at..];
+            if let Some(skip) = &mut self.skip {
+                let n = skip.left.min(bytes.len());
+                skip.left -= n;
+                at += n;
+                if skip.left > 0 {
+                    break Ok(());
                 }
-                Ok(None) => break,
-                Err(violation) => result = Err(self.violated(&violation.to_string())),
+                self.skipped(memory);
+                continue;
             }
-        }
+            match frame(bytes, memory.packet_bytes_max) {
+                Ok(Some(frame)) => {
+                    let handled = self.packet(frame, at, received_us, memory, &mut messages);
+                    at += frame.total_len;
+                    if let Err(end) = handled {
+                        break Err(end);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(_) => match Skip::begin(bytes) {
+                    Ok(Some(skip)) => self.skip = Some(skip),
+                    Ok(None) => break Ok(()),
+                    Err(text) => break Err(self.violated(text)),
+                },
+            }
+        };
         self.buffer.consume(at);
-        if at > 0 {
-            memory.last_heard_us = Some(received_us);
-        }
-        count(&self.stats.received, messages);
+        memory.heard(received_us);
+        count(&self.stats().received, messages);
         result
     }
 
@@ -284,7 +312,6 @@ impl Session {
         frame: Frame,
         at: usize,
         received_us: i64,
-        config: &SubscriberConfig,
         memory: &mut Memory,
         messages: &mut u64,
     ) -> Result<(), End> {
@@ -292,68 +319,150 @@ impl Session {
         match frame.kind() {
             kind::PUBLISH => match publish(self.version, frame.flags(), body) {
                 Ok(publish) => {
-                    if publish.qos == 2 && !memory.exactly_once.insert(publish.packet_id) {
-                        self.batcher.acknowledge(PUBREC, publish.packet_id);
-                    } else {
-                        self.batcher.push(&publish, b"", received_us);
-                        *messages += 1;
+                    let policy = self.link.config.retained;
+                    match take(&mut self.batcher, memory, policy, &publish, received_us) {
+                        Taken::Journaled => *messages += 1,
+                        Taken::KnownRetained => count(&self.stats().retained_dropped, 1),
+                        Taken::NotReleased => {}
                     }
-                    Ok(())
                 }
-                Err(violation) => Err(self.violated(violation.text)),
+                Err(violation) => match unreadable(frame.flags(), body, body.len()) {
+                    Ok(Some(packet)) => {
+                        self.pass_over(packet, frame.total_len, violation.text, memory);
+                    }
+                    _ => return Err(self.violated(violation.text)),
+                },
             },
             kind::PUBREL => match packet_id(body) {
                 Ok(id) => {
+                    // Also for an id that we do not know: the broker goes on only with an answer.
                     memory.exactly_once.remove(&id);
                     put_ack(&mut self.out, PUBCOMP, id);
-                    Ok(())
                 }
-                Err(violation) => Err(self.violated(violation.text)),
+                Err(violation) => return Err(self.violated(violation.text)),
             },
-            kind::SUBACK if packet_id(body) == Ok(SUBSCRIBE_ID) => {
-                let granted = packets::suback(config, body);
-                self.judge(granted, config, memory);
-                Ok(())
+            kind::SUBACK => {
+                let answer = self.subscription.answered(body, memory, received_us);
+                let answer = answer.map_err(|text| self.violated(&text))?;
+                self.judge(&answer, received_us);
+                memory.save_soon();
             }
-            kind::PINGRESP => Ok(()),
+            kind::UNSUBACK => self.subscription.unsubscribed(body, memory),
+            kind::PINGRESP => {}
             kind::DISCONNECT => {
-                let reason = body.first().copied().unwrap_or(0);
-                Err(lost(&format!("the broker disconnects us with reason 0x{reason:02x}")))
+                let code = body.first().copied().unwrap_or(0);
+                let why = reasons::reason(code);
+                return Err(lost(&format!("the broker disconnects us: {why} (0x{code:02x})")));
             }
-            kind::CONNACK => Err(self.violated("a second CONNACK")),
-            other => Err(self.violated(&format!("an unexpected packet of type {other}"))),
+            kind::CONNACK => return Err(self.violated("a second CONNACK")),
+            other => return Err(self.violated(&format!("an unexpected packet of type {other}"))),
         }
+        Ok(())
     }
 
     /// Takes note of what the broker granted.
-    fn judge(
-        &mut self,
-        granted: Result<u8, String>,
-        config: &SubscriberConfig,
-        memory: &mut Memory,
-    ) {
-        match granted {
-            Ok(qos) => {
-                if qos < config.qos {
-                    tracing::warn!("the broker grants only QoS {qos}: messages may get lost");
-                }
-                memory.subscribed = true;
-                self.subscription = Subscription::Granted;
-                self.stats.set_healthy();
+    fn judge(&mut self, answer: &Answer, now_us: i64) {
+        for (&from_us, filters) in &answer.ended {
+            let gap = Gap {
+                source: self.link.source.clone(),
+                filter: filters.join(" "),
+                from_us,
+                to_us: now_us,
+                reason: "no subscription: the broker had forgotten the session, or refused".into(),
+            };
+            self.batcher.note(|out| gap.put(out, now_us));
+        }
+        if let Some(qos) = answer.qos_min {
+            let mut detail = answer.granted.join(" ");
+            if qos < self.link.config.qos {
+                let text = format!("the broker grants only QoS {qos}");
+                tracing::warn!("{}: {text}: messages may get lost", self.link.source);
+                detail = format!("{detail} ({text})");
             }
-            Err(text) => {
-                let pause = self.backoff.next_pause();
-                tracing::error!("{text}; asking again in {pause:?}");
-                self.stats.set_unhealthy(text);
-                self.subscription = Subscription::Refused(Instant::now() + pause);
-            }
+            self.tell(&self.link.event("subscribed", &packets::shortened(&detail)));
+        }
+        if !answer.refused.is_empty() {
+            let text = self.subscription.problem();
+            tracing::error!("{}: {text}; asking again", self.link.source);
+            self.link.health.ill(self.link.number, &text);
+            self.tell(&self.link.event("refused", &packets::shortened(&text)));
+        } else if self.subscription.is_complete() {
+            self.link.health.well(self.link.number);
+        }
+    }
+
+    /// The packet that is too large has ended.
+    fn skipped(&mut self, memory: &mut Memory) {
+        let Some(Skip { total, packet, .. }) = self.skip.take() else { return };
+        let why = format!("larger than {} bytes", memory.packet_bytes_max);
+        self.pass_over(packet, total, &why, memory);
+    }
+
+    /// Acknowledges what cannot be journaled, after an event that says so.
+    fn pass_over(&mut self, packet: Unreadable, bytes: usize, why: &str, memory: &mut Memory) {
+        if let Some((PUBREC, id)) = packet.ack
+            && !memory.exactly_once.insert(id)
+        {
+            self.batcher.acknowledge(PUBREC, id);
+            return;
+        }
+        count(&self.stats().skipped, 1);
+        let text = format!("a packet of {bytes} bytes to `{}` is not taken: {why}", packet.topic);
+        tracing::error!("{}: {text}", self.link.source);
+        self.stats().note_error(text.clone());
+        self.tell(&self.link.event("skipped", &text));
+        if let Some((byte1, id)) = packet.ack {
+            self.batcher.acknowledge(byte1, id);
         }
     }
 
     fn violated(&self, text: &str) -> End {
-        count(&self.stats.protocol_errors, 1);
+        count(&self.stats().protocol_errors, 1);
         lost(&format!("the broker broke the protocol: {text}"))
     }
+}
+
+/// What became of a message.
+enum Taken {
+    Journaled,
+    /// The policy says that it is known.
+    KnownRetained,
+    /// QoS 2: it was taken before.
+    NotReleased,
+}
+
+fn take(
+    batcher: &mut Batcher,
+    memory: &mut Memory,
+    policy: RetainedPolicy,
+    publish: &Publish<'_>,
+    received_us: i64,
+) -> Taken {
+    let id = publish.packet_id;
+    if publish.qos == 2 && !memory.exactly_once.insert(id) {
+        batcher.acknowledge(PUBREC, id);
+        return Taken::NotReleased;
+    }
+    let (topic, payload, batch) = (publish.topic, publish.payload, batcher.number());
+    let wanted = match (policy, publish.retain) {
+        (RetainedPolicy::Process, _) | (RetainedPolicy::Drop, false) => true,
+        (RetainedPolicy::Drop, true) => false,
+        (RetainedPolicy::State, true) => memory.retained.is_new(topic, payload, batch),
+        (RetainedPolicy::State, false) => {
+            memory.retained.update(topic, payload, batch);
+            true
+        }
+    };
+    if wanted {
+        batcher.push(publish, b"", received_us);
+        return Taken::Journaled;
+    }
+    match publish.qos {
+        0 => {}
+        1 => batcher.acknowledge(PUBACK, id),
+        _ => batcher.acknowledge(PUBREC, id),
+    }
+    Taken::KnownRetained
 }
 
 fn lost(text: &str) -> End {

@@ -18,7 +18,8 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const NOW_S: i64 = 1_790_000_000;
 
 /// Made with openssl: `{"alg":"RS256","typ":"JWT"}`, `{"sub":"ann","exp":4102444800}`.
-const RSA_TOKEN: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbm4iLCJleHAiOjQxMDI0NDQ4MDB9.Zz\
+const RSA_TOKEN: &str = "\
+     eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbm4iLCJleHAiOjQxMDI0NDQ4MDB9.Zz\
      ZmdgHOcKCsWGC0UScGzrPAeHtGSer9orq4cInrTo7kDsa_VFIRcz4qrb8S-azWJQ_FNlUP66MFTxEgJl\
      bb7qE3rlsQTcgoeMXGT359D2nyKEeZugUDRSui91UgKGM3lE7q5NHVmT1CBbTUf7rXkdFYc1RrUfIz7_\
      YsQ5WkSJ3nQf1GG3-GsXNZKw_cqoTxAMdF8ToWB-0mWK8LgpyfTdoiy0MX-ywVSox9ZyKkpQiCJZZvN8\

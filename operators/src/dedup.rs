@@ -1,0 +1,219 @@
+//! Drops readings that came before: the same device says the same thing again, because a broker, a
+//! gateway or the device itself sent it twice.
+//!
+//! A reading is remembered, by a hash of its key, for `horizon_us` of tick time after it came in:
+//! repetitions follow soon after the first copy, whatever time the reading itself bears, so it is
+//! the arrival that counts. Per device at most `keys_max` readings are remembered; beyond that the
+//! oldest is forgotten early, which is counted. Both are bounds per device, so what is dropped
+//! depends on the journal alone and not on the number of workers.
+
+mod save;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::batch::Tick;
+use crate::key::stable_hashes_from;
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::spec::DedupSpec;
+use crate::system::{DuplicateRow, FORGOTTEN, REPEATED, duplicates};
+
+/// Two independent hashes of 64 bits: that two readings of one device share both by chance is less
+/// likely than a broken memory.
+const SEEDS: [u64; 2] = [0x7469_6465, 0x6761_7465];
+
+/// The hash of a reading's key.
+type Hash = u128;
+
+/// What is remembered of one device.
+struct Device {
+    name: Arc<str>,
+    /// Tick time of arrival and hash, oldest first. Never empty.
+    seen: VecDeque<(i64, Hash)>,
+}
+
+/// The operator.
+pub struct Dedup {
+    spec: DedupSpec,
+    /// All hashes of all devices; the device is part of what is hashed.
+    known: HashTable<Hash>,
+    devices: HashTable<Device>,
+    /// Tick times with the devices of which something came in, oldest first.
+    arrivals: VecDeque<(i64, Arc<str>)>,
+}
+
+/// What an epoch has to say of one device.
+#[derive(Default)]
+struct Tally {
+    time_us: i64,
+    readings: i64,
+    first_offset: i64,
+    last_offset: i64,
+}
+
+/// Rows of `system.duplicates` to be: by device, then reason.
+type Tallies<'a> = BTreeMap<(&'a str, &'static str), Tally>;
+
+impl Dedup {
+    /// Without a memory.
+    pub fn new(spec: DedupSpec) -> Self {
+        Self { spec, known: HashTable::new(), devices: HashTable::new(), arrivals: VecDeque::new() }
+    }
+
+    /// Number of readings that are remembered.
+    pub fn remembered(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Which rows are no repetitions, remembering them.
+    fn judge(&mut self, rows: &RecordBatch, tick: Tick, emit: &mut Emit) -> Option<BooleanArray> {
+        let spec = self.spec.clone();
+        let keys: Vec<ArrayRef> = spec.key.iter().map(|k| Arc::clone(rows.column(*k))).collect();
+        let hashes = hashes(&keys, rows.num_rows());
+        let devices = rows.column(spec.device).as_string::<i32>();
+        let times = rows.column(spec.time).as_primitive::<TimestampMicrosecondType>();
+        let offsets = rows.column(spec.offset).as_primitive::<Int64Type>();
+        let mut tallies = Tallies::new();
+        let mut keep = vec![true; rows.num_rows()];
+        for (row, hash) in hashes.into_iter().enumerate() {
+            if keys.iter().any(|k| k.is_null(row)) {
+                continue;
+            }
+            let is_new = !self.knows(hash);
+            keep[row] = is_new;
+            let reason = match is_new {
+                false => REPEATED,
+                true if self.remember(devices.value(row), hash, tick.time_us) => FORGOTTEN,
+                true => continue,
+            };
+            let tally = tallies.entry((devices.value(row), reason)).or_default();
+            if tally.readings == 0 {
+                tally.time_us = times.value(row);
+                tally.first_offset = offsets.value(row);
+            }
+            tally.readings += 1;
+            tally.last_offset = offsets.value(row);
+        }
+        if tallies.is_empty() {
+            return None;
+        }
+        let told = tallies.iter().map(|((device, reason), tally)| DuplicateRow {
+            time_us: tally.time_us,
+            device,
+            reason,
+            readings: tally.readings,
+            offsets: (tally.first_offset, tally.last_offset),
+        });
+        emit.late.push(duplicates(&spec.pipeline, told));
+        keep.contains(&false).then(|| keep.into())
+    }
+
+    fn knows(&self, hash: Hash) -> bool {
+        self.known.find(table_hash(hash), |h| *h == hash).is_some()
+    }
+
+    /// Remembers a reading that is not known; whether another one had to be forgotten for it.
+    fn remember(&mut self, device: &str, hash: Hash, now_us: i64) -> bool {
+        self.known.insert_unique(table_hash(hash), hash, |h| table_hash(*h));
+        let named = xxh3_64(device.as_bytes());
+        let Some(found) = self.devices.find_mut(named, |d| &*d.name == device) else {
+            let name: Arc<str> = device.into();
+            self.arrivals.push_back((now_us, Arc::clone(&name)));
+            let new = Device { name, seen: [(now_us, hash)].into() };
+            self.devices.insert_unique(named, new, |d| xxh3_64(d.name.as_bytes()));
+            return false;
+        };
+        if found.seen.back().is_none_or(|(last_us, _)| *last_us != now_us) {
+            self.arrivals.push_back((now_us, Arc::clone(&found.name)));
+        }
+        found.seen.push_back((now_us, hash));
+        if found.seen.len() <= self.spec.keys_max {
+            return false;
+        }
+        if let Some((_, oldest)) = found.seen.pop_front() {
+            forget(&mut self.known, oldest);
+        }
+        true
+    }
+
+    /// Forgets what came in `horizon_us` before `now_us` or earlier.
+    fn forget_old(&mut self, now_us: i64) {
+        let until_us = now_us.saturating_sub(self.spec.horizon_us);
+        while self.arrivals.front().is_some_and(|(seen_us, _)| *seen_us <= until_us) {
+            let Some((_, name)) = self.arrivals.pop_front() else { return };
+            let named = xxh3_64(name.as_bytes());
+            let Ok(mut entry) = self.devices.find_entry(named, |d| d.name == name) else {
+                continue;
+            };
+            let seen = &mut entry.get_mut().seen;
+            while seen.front().is_some_and(|(seen_us, _)| *seen_us <= until_us) {
+                if let Some((_, hash)) = seen.pop_front() {
+                    forget(&mut self.known, hash);
+                }
+            }
+            if seen.is_empty() {
+                entry.remove();
+            }
+        }
+    }
+}
+
+fn forget(known: &mut HashTable<Hash>, hash: Hash) {
+    if let Ok(entry) = known.find_entry(table_hash(hash), |h| *h == hash) {
+        entry.remove();
+    }
+}
+
+/// The part of a hash that places it in a table.
+fn table_hash(hash: Hash) -> u64 {
+    hash as u64
+}
+
+fn hashes(keys: &[ArrayRef], rows: usize) -> Vec<Hash> {
+    let [mut low, mut high] = [Vec::new(), Vec::new()];
+    stable_hashes_from(keys, rows, SEEDS[0], &mut low);
+    stable_hashes_from(keys, rows, SEEDS[1], &mut high);
+    low.into_iter().zip(high).map(|(l, h)| Hash::from(l) | Hash::from(h) << 64).collect()
+}
+
+impl KeyedOperator for Dedup {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        self.forget_old(tick.time_us);
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let keep = self.judge(rows, tick, emit);
+        let rows = rows.project(&self.spec.output)?;
+        emit.rows.push(match keep {
+            Some(keep) => filter_record_batch(&rows, &keep)?,
+            None => rows,
+        });
+        Ok(())
+    }
+
+    fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn save(&self) -> Result<RecordBatch, OperatorError> {
+        self.save_state()
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

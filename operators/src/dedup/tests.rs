@@ -1,0 +1,209 @@
+//! Against a plain list of everything that came in, on any number of workers, restarted anywhere.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema};
+use proptest::prelude::*;
+
+use super::*;
+use crate::key::{owner, stable_hashes};
+use crate::spec::time_type;
+use crate::system::duplicates_schema;
+
+const DEVICES: [&str; 4] = ["a", "b", "", "d-with-a-long-name"];
+
+/// Device, event time, number.
+type Reading = (usize, i64, Option<i64>);
+
+fn spec(horizon_us: i64, keys_max: usize) -> DedupSpec {
+    let input = Arc::new(Schema::new(vec![
+        Field::new("device", DataType::Utf8, false),
+        Field::new("time", time_type(), false),
+        Field::new("seq", DataType::Int64, true),
+        Field::new("journal_offset", DataType::Int64, false),
+    ]));
+    DedupSpec {
+        pipeline: "p".into(),
+        input,
+        device: 0,
+        time: 1,
+        offset: 3,
+        key: vec![0, 1, 2],
+        output: vec![0, 3],
+        order: vec![3],
+        horizon_us,
+        keys_max,
+    }
+}
+
+fn batch(spec: &DedupSpec, readings: &[Reading], first_offset: i64) -> RecordBatch {
+    let times = readings.iter().map(|r| r.1);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(readings.iter().map(|r| DEVICES[r.0]))),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+        Arc::new(Int64Array::from_iter(readings.iter().map(|r| r.2))),
+        Arc::new(Int64Array::from_iter_values(first_offset..first_offset + readings.len() as i64)),
+    ];
+    RecordBatch::try_new(Arc::clone(&spec.input), columns).unwrap()
+}
+
+/// The rows of those devices that belong to worker `index` of `workers`.
+fn owned(rows: &RecordBatch, (index, workers): (usize, usize)) -> RecordBatch {
+    let mut hashes = Vec::new();
+    stable_hashes(&rows.columns()[..1], rows.num_rows(), &mut hashes);
+    let mine: BooleanArray = hashes.iter().map(|h| Some(owner(*h, workers) == index)).collect();
+    filter_record_batch(rows, &mine).unwrap()
+}
+
+/// What came out: offsets of kept readings, and rows of `system.duplicates`.
+type Outcome = (Vec<i64>, Vec<(String, String, i64, i64, i64)>);
+
+fn note(emit: Emit, out: &mut Outcome) {
+    for rows in emit.rows {
+        let kept = rows.column(1).as_primitive::<Int64Type>();
+        out.0.extend(kept.values().iter());
+    }
+    for rows in emit.late {
+        assert_eq!(rows.schema(), duplicates_schema());
+        let text = |c: usize, row| rows.column(c).as_string::<i32>().value(row).to_owned();
+        let number = |c: usize, row| rows.column(c).as_primitive::<Int64Type>().value(row);
+        out.1.extend((0..rows.num_rows()).map(|row| {
+            (text(2, row), text(3, row), number(4, row), number(5, row), number(6, row))
+        }));
+    }
+}
+
+/// Epochs, each with its tick, on as many workers as `workers` says, one after the other.
+fn run(spec: &DedupSpec, epochs: &[(i64, Vec<Reading>)], workers: &[usize]) -> Outcome {
+    let mut out = Outcome::default();
+    let (mut offset, mut states) = (0, Vec::new());
+    let parts = epochs.chunks(epochs.len().div_ceil(workers.len()).max(1));
+    for (part, count) in parts.zip(workers) {
+        let mut all: Vec<Dedup> = (0..*count).map(|_| Dedup::new(spec.clone())).collect();
+        for (index, dedup) in all.iter_mut().enumerate() {
+            for state in &states {
+                dedup.load(&owned(state, (index, *count))).unwrap();
+            }
+        }
+        for (tick_us, readings) in part {
+            let rows = batch(spec, readings, offset);
+            offset += readings.len() as i64;
+            for (index, dedup) in all.iter_mut().enumerate() {
+                let mut emit = Emit::default();
+                let tick = Tick { epoch: 1, time_us: *tick_us };
+                dedup.epoch(&owned(&rows, (index, *count)), tick, &mut emit).unwrap();
+                note(emit, &mut out);
+            }
+        }
+        states = all.iter().map(|dedup| dedup.save().unwrap()).collect();
+    }
+    out.0.sort_unstable();
+    out.1.sort_unstable_by(|a, b| (a.3, a.4, &a.0, &a.1).cmp(&(b.3, b.4, &b.0, &b.1)));
+    out
+}
+
+/// The definition, as plainly as it can be written: offsets of kept readings, number of dropped
+/// readings, number of readings that were forgotten early.
+fn brute_force(spec: &DedupSpec, epochs: &[(i64, Vec<Reading>)]) -> (Vec<i64>, i64, i64) {
+    let mut memory: Vec<(i64, Reading)> = Vec::new();
+    let (mut kept, mut dropped, mut forgotten, mut offset) = (Vec::new(), 0, 0, 0);
+    for (tick_us, readings) in epochs {
+        for reading in readings {
+            memory.retain(|(seen_us, _)| seen_us + spec.horizon_us > *tick_us);
+            if reading.2.is_some() && memory.iter().any(|(_, known)| known == reading) {
+                dropped += 1;
+            } else {
+                kept.push(offset);
+                if reading.2.is_some() {
+                    memory.push((*tick_us, *reading));
+                    let own = memory.iter().filter(|(_, known)| known.0 == reading.0);
+                    if own.count() > spec.keys_max {
+                        let oldest = memory.iter().position(|(_, known)| known.0 == reading.0);
+                        memory.remove(oldest.unwrap());
+                        forgotten += 1;
+                    }
+                }
+            }
+            offset += 1;
+        }
+    }
+    (kept, dropped, forgotten)
+}
+
+fn fleet() -> impl Strategy<Value = Vec<(i64, Vec<Reading>)>> {
+    let reading = (0..DEVICES.len(), 0..3_i64, prop::option::weighted(0.9, 0..6_i64));
+    let epoch = (1..30_i64, prop::collection::vec(reading, 0..12));
+    prop::collection::vec(epoch, 1..25).prop_map(|epochs| {
+        let mut now_us = 0;
+        let timed = |(step, readings)| {
+            now_us += step;
+            (now_us, readings)
+        };
+        epochs.into_iter().map(timed).collect()
+    })
+}
+
+fn sums(outcome: &Outcome, reason: &str) -> i64 {
+    outcome.1.iter().filter(|row| row.1 == reason).map(|row| row.2).sum()
+}
+
+proptest! {
+    #[test]
+    fn it_equals_a_plain_list(
+        epochs in fleet(), horizon_us in 1..120_i64, keys_max in 1..8_usize
+    ) {
+        let spec = spec(horizon_us, keys_max);
+        let found = run(&spec, &epochs, &[1]);
+        let (kept, dropped, forgotten) = brute_force(&spec, &epochs);
+        prop_assert_eq!(&found.0, &kept);
+        prop_assert_eq!(sums(&found, REPEATED), dropped);
+        prop_assert_eq!(sums(&found, FORGOTTEN), forgotten);
+        for workers in [&[2][..], &[4], &[1, 4], &[2, 1, 3, 2]] {
+            prop_assert_eq!(run(&spec, &epochs, workers), found.clone());
+        }
+    }
+
+    #[test]
+    fn the_order_of_arrival_does_not_change_what_is_kept(
+        (readings, shuffled) in prop::collection::vec(
+            (0..DEVICES.len(), 0..3_i64, (0..6_i64).prop_map(Some)), 1..100
+        ).prop_flat_map(|readings| (Just(readings.clone()), Just(readings).prop_shuffle()))
+    ) {
+        let spec = spec(1_000_000, 1_000);
+        let kept = |readings: &[Reading]| -> BTreeSet<Reading> {
+            let epochs: Vec<(i64, Vec<Reading>)> =
+                readings.chunks(7).enumerate().map(|(i, c)| (i as i64, c.to_vec())).collect();
+            let (offsets, _) = run(&spec, &epochs, &[2, 3]);
+            let all: BTreeSet<Reading> = offsets.iter().map(|o| readings[*o as usize]).collect();
+            assert_eq!(all.len(), offsets.len(), "nothing comes twice");
+            all
+        };
+        prop_assert_eq!(kept(&shuffled), kept(&readings));
+    }
+}
+
+#[test]
+fn what_is_forgotten_leaves_no_memory_behind() {
+    let spec = spec(100, 1_000);
+    let mut dedup = Dedup::new(spec.clone());
+    for epoch in 0..50 {
+        let readings: Vec<Reading> = (0..20).map(|i| (i % 4, epoch, Some(i as i64))).collect();
+        let tick = Tick { epoch: 1, time_us: epoch * 10 };
+        dedup.epoch(&batch(&spec, &readings, 0), tick, &mut Emit::default()).unwrap();
+        assert!(dedup.remembered() <= 20 * 10);
+    }
+    let empty = batch(&spec, &[], 0);
+    dedup.epoch(&empty, Tick { epoch: 2, time_us: 10_000 }, &mut Emit::default()).unwrap();
+    assert_eq!((dedup.remembered(), dedup.devices.len(), dedup.arrivals.len()), (0, 0, 0));
+    assert_eq!(dedup.save().unwrap().num_rows(), 0);
+}
+
+#[test]
+fn a_state_of_another_kind_is_refused() {
+    let spec = spec(100, 10);
+    let error = Dedup::new(spec.clone()).load(&batch(&spec, &[], 0)).unwrap_err();
+    assert!(error.to_string().contains("memory of readings"), "{error}");
+}

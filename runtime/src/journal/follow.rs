@@ -1,0 +1,230 @@
+//! Between the journal and the dataflow: hands on what became durable, from memory while the
+//! dataflow keeps up, from the segment files when it does not.
+//!
+//! Invariant: the sink gets every feed once, in journal order, and the writer never waits for it. A
+//! slow dataflow (a store that is down, a long burst) lets the backlog grow on disk, up to the
+//! journal's budget, while sources go on being acknowledged.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tidegate_operators::Epoch;
+
+use super::error::DurableError;
+use super::inbox::Shared;
+use super::replay::Replay;
+use super::{Feed, FeedSink};
+
+struct State {
+    /// Feeds of `first` and the epochs that follow it.
+    queue: VecDeque<Feed>,
+    first: Epoch,
+    bytes: usize,
+    /// New feeds go to the queue; or else only to disk.
+    queueing: bool,
+    /// The next epoch that the reader needs, all before it were handed on whole.
+    next: Epoch,
+    /// The newest epoch that has its tick on disk.
+    sealed: Epoch,
+    /// Bytes of messages that are only on disk and were not read back yet.
+    behind_bytes: usize,
+    /// The writer has ended.
+    closed: bool,
+}
+
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    bytes_max: usize,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the writer hands feeds to. Never blocks for long.
+pub(crate) struct Follower {
+    queue: Arc<Queue>,
+    shared: Arc<Shared>,
+}
+
+/// Starts the thread that hands on to `sink` everything from epoch `next` on.
+pub(crate) fn start(
+    sink: Box<dyn FeedSink>,
+    shared: Arc<Shared>,
+    sources: Vec<String>,
+    next: Epoch,
+    bytes_max: usize,
+) -> std::io::Result<(Follower, JoinHandle<()>)> {
+    let state = State {
+        queue: VecDeque::new(),
+        first: next,
+        bytes: 0,
+        queueing: true,
+        next,
+        sealed: next.saturating_sub(1),
+        behind_bytes: 0,
+        closed: false,
+    };
+    let queue = Arc::new(Queue { state: Mutex::new(state), changed: Condvar::new(), bytes_max });
+    let reader = Reader { queue: Arc::clone(&queue), shared: Arc::clone(&shared), sources, sink };
+    let thread = std::thread::Builder::new().name("feed".into()).spawn(move || reader.run())?;
+    Ok((Follower { queue, shared }, thread))
+}
+
+fn size(feed: &Feed) -> usize {
+    match feed {
+        Feed::Messages(messages) => messages.size_bytes(),
+        Feed::Tick(_) => 0,
+    }
+}
+
+impl Follower {
+    /// Takes what has just become durable.
+    pub(crate) fn push(&mut self, feed: Feed) {
+        let mut state = self.queue.lock();
+        let tick = match &feed {
+            Feed::Tick(tick) => Some(tick.epoch),
+            Feed::Messages(_) => None,
+        };
+        if state.queueing {
+            state.bytes += size(&feed);
+            state.queue.push_back(feed);
+            if state.bytes > self.queue.bytes_max {
+                state.overflow();
+            }
+        } else {
+            state.behind_bytes += size(&feed);
+        }
+        if let Some(epoch) = tick {
+            state.sealed = epoch;
+            let near = state.behind_bytes <= self.queue.bytes_max / 2;
+            if !state.queueing && near && state.queue.is_empty() {
+                (state.queueing, state.first) = (true, epoch + 1);
+            }
+            let behind = state.behind_bytes as u64;
+            self.shared.update_stats(|stats| stats.behind_bytes = behind);
+        }
+        drop(state);
+        self.queue.changed.notify_one();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_one();
+    }
+}
+
+impl State {
+    /// Gives up what can be read back: all but the epoch that is being handed on. If that one is
+    /// still open it has to stay, and is bounded by the writer.
+    fn overflow(&mut self) {
+        let Some(tick) = self.queue.iter().position(|feed| matches!(feed, Feed::Tick(_))) else {
+            return;
+        };
+        if self.queue.len() > tick + 1 {
+            let dropped: usize = self.queue.drain(tick + 1..).map(|feed| size(&feed)).sum();
+            self.bytes -= dropped;
+            self.behind_bytes += dropped;
+            self.queueing = false;
+        }
+    }
+}
+
+struct Reader {
+    queue: Arc<Queue>,
+    shared: Arc<Shared>,
+    sources: Vec<String>,
+    sink: Box<dyn FeedSink>,
+}
+
+/// Where the next feeds are.
+enum From {
+    Memory(Feed),
+    /// On disk, up to this epoch (inclusive).
+    Disk(Epoch, Epoch),
+    Nowhere,
+}
+
+impl Reader {
+    fn run(mut self) {
+        loop {
+            match self.wait() {
+                From::Memory(feed) => self.sink.push(feed),
+                From::Disk(from, through) => {
+                    if let Err(error) = self.read_back(from, through) {
+                        // What was acknowledged is on disk: a restart finds it, or says the same.
+                        let reason = format!("reading the journal back: {error}");
+                        tracing::error!("{reason}");
+                        self.shared.update_stats(|stats| stats.unhealthy = Some(reason.clone()));
+                        self.shared.set_failed(reason);
+                        self.shared.ask(|inbox| inbox.stop = true);
+                        return;
+                    }
+                }
+                From::Nowhere => return,
+            }
+        }
+    }
+
+    fn wait(&self) -> From {
+        let mut state = self.queue.lock();
+        loop {
+            if state.first <= state.next
+                && let Some(feed) = state.queue.pop_front()
+            {
+                state.bytes -= size(&feed);
+                if let Feed::Tick(tick) = &feed {
+                    state.next = tick.epoch + 1;
+                    state.first = state.next;
+                }
+                return From::Memory(feed);
+            }
+            let through = match state.queueing || !state.queue.is_empty() {
+                true => state.sealed.min(state.first.saturating_sub(1)),
+                false => state.sealed,
+            };
+            if state.closed {
+                // The backlog is on disk: the next start replays it.
+                return From::Nowhere;
+            }
+            if state.next <= through {
+                return From::Disk(state.next, through);
+            }
+            state = self.queue.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn read_back(&mut self, from: Epoch, through: Epoch) -> Result<(), DurableError> {
+        let segments = self.shared.extent().segments_from(from);
+        for feed in Replay::of(segments, &self.sources, from) {
+            let feed = feed?;
+            let (bytes, tick) = match &feed {
+                Feed::Messages(messages) => (messages.size_bytes(), None),
+                Feed::Tick(tick) => (0, Some(tick.epoch)),
+            };
+            self.sink.push(feed);
+            let mut state = self.queue.lock();
+            state.behind_bytes = state.behind_bytes.saturating_sub(bytes);
+            if let Some(epoch) = tick {
+                state.next = epoch + 1;
+                if epoch >= through || state.closed {
+                    break;
+                }
+            }
+        }
+        let mut state = self.queue.lock();
+        if state.next > state.sealed {
+            state.behind_bytes = 0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Which filters to ask the broker for, and what became of it.
+//!
+//! Asked for is only what the session does not have: a broker may send its retained messages again
+//! for each SUBSCRIBE. A refused filter is asked for again with growing pauses while the others go
+//! on.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::memory::Memory;
+use super::packets;
+use super::reasons;
+use crate::mqtt::limits::{SUBACK_TIMEOUT, SUBSCRIBE_FILTERS_MAX};
+use crate::mqtt::wire::{Version, packet_id};
+
+pub(super) struct Subscription {
+    version: Version,
+    wanted: Vec<String>,
+    qos: u8,
+    next_id: u16,
+    /// SUBSCRIBEs that were not answered yet.
+    asked: BTreeMap<u16, Vec<String>>,
+    /// UNSUBSCRIBEs likewise.
+    left: BTreeMap<u16, Vec<String>>,
+    /// When the answer is due.
+    due: Option<Instant>,
+    /// When to ask again for what was refused.
+    retry: Option<Instant>,
+    refused: Vec<String>,
+    backoff: Backoff,
+}
+
+/// What an answer says.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// Filters that are granted now.
+    pub(super) granted: Vec<String>,
+    /// The lowest quality of service among them.
+    pub(super) qos_min: Option<u8>,
+    /// Filters that were missing, by the time since which they were, microseconds.
+    pub(super) ended: BTreeMap<i64, Vec<String>>,
+    /// Filters that are refused, with the reasons.
+    pub(super) refused: Vec<String>,
+}
+
+impl Subscription {
+    pub(super) fn new(version: Version, wanted: Vec<String>, qos: u8) -> Self {
+        Self {
+            version,
+            wanted,
+            qos,
+            next_id: 1,
+            asked: BTreeMap::new(),
+            left: BTreeMap::new(),
+            due: None,
+            retry: None,
+            refused: Vec::new(),
+            backoff: Backoff::new(),
+        }
+    }
+
+    /// Appends what has to be sent when a connection begins: nothing if the session has just what
+    /// is wanted.
+    pub(super) fn begin(&mut self, out: &mut Vec<u8>, memory: &mut Memory) -> Result<(), String> {
+        let unwanted = memory.unwanted(&self.wanted);
+        for some in unwanted.chunks(SUBSCRIBE_FILTERS_MAX) {
+            let id = self.id();
+            out.extend_from_slice(&packets::unsubscribe(self.version, id, some)?);
+            self.left.insert(id, some.to_vec());
+        }
+        self.ask(out, memory)
+    }
+
+    /// Asks for all that the session lacks.
+    fn ask(&mut self, out: &mut Vec<u8>, memory: &Memory) -> Result<(), String> {
+        self.retry = None;
+        self.refused.clear();
+        let lacks = |f: &&String| !memory.is_granted(f, self.qos);
+        let wanted: Vec<String> = self.wanted.iter().filter(lacks).cloned().collect();
+        for some in wanted.chunks(SUBSCRIBE_FILTERS_MAX) {
+            let id = self.id();
+            out.extend_from_slice(&packets::subscribe(self.version, id, some, self.qos)?);
+            self.asked.insert(id, some.to_vec());
+            self.due = Some(Instant::now() + SUBACK_TIMEOUT);
+        }
+        Ok(())
+    }
+
+    fn id(&mut self) -> u16 {
+        let id = self.next_id;
+        self.next_id = id.checked_add(1).unwrap_or(1);
+        id
+    }
+
+    /// When [`Subscription::tick`] has something to do.
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        self.due.or(self.retry)
+    }
+
+    /// Does what is due; `reading` is whether an answer could have been heard.
+    pub(super) fn tick(
+        &mut self,
+        out: &mut Vec<u8>,
+        memory: &Memory,
+        reading: bool,
+    ) -> Result<(), String> {
+        let now = Instant::now();
+        if !reading {
+            self.due = self.due.map(|_| now + SUBACK_TIMEOUT);
+        }
+        if self.due.is_some_and(|due| now >= due) {
+            return Err("the broker does not answer SUBSCRIBE".to_owned());
+        }
+        match self.retry {
+            Some(at) if now >= at => self.ask(out, memory),
+            _ => Ok(()),
+        }
+    }
+
+    /// The session has all that is wanted.
+    pub(super) fn is_complete(&self) -> bool {
+        self.asked.is_empty() && self.refused.is_empty()
+    }
+
+    /// Why it has not.
+    pub(super) fn problem(&self) -> String {
+        format!("the broker refuses the subscription to {}", self.refused.join(", "))
+    }
+
+    /// Takes note of an UNSUBACK.
+    pub(super) fn unsubscribed(&mut self, body: &[u8], memory: &mut Memory) {
+        let id = packet_id(body).unwrap_or(0);
+        for filter in self.left.remove(&id).unwrap_or_default() {
+            memory.not_granted(&filter);
+        }
+    }
+
+    /// Takes note of a SUBACK.
+    pub(super) fn answered(
+        &mut self,
+        body: &[u8],
+        memory: &mut Memory,
+        now_us: i64,
+    ) -> Result<Answer, String> {
+        let id = packet_id(body).unwrap_or(0);
+        let mut answer = Answer::default();
+        // The answer to something that was not asked changes nothing.
+        let Some(filters) = self.asked.remove(&id) else { return Ok(answer) };
+        let codes = packets::suback(body, filters.len())?;
+        for (filter, &code) in filters.into_iter().zip(codes) {
+            if code > 2 {
+                let why = reasons::subscribe(self.version, code);
+                answer.refused.push(format!("`{filter}` (0x{code:02x}: {why})"));
+                memory.refuse(&filter, now_us);
+                continue;
+            }
+            answer.qos_min = Some(answer.qos_min.unwrap_or(2).min(code));
+            if let Some(since) = memory.grant(&filter, self.qos) {
+                answer.ended.entry(since).or_default().push(filter.clone());
+            }
+            answer.granted.push(filter);
+        }
+        self.refused.extend_from_slice(&answer.refused);
+        if self.asked.is_empty() {
+            self.due = None;
+            if !self.refused.is_empty() {
+                self.retry = Some(Instant::now() + self.backoff.next_pause());
+            }
+        }
+        Ok(answer)
+    }
+}
