@@ -186,7 +186,7 @@ impl State {
         self.away_timer(slot, expires_at_ms);
         self.drop_unacknowledgeable(slot);
         let Some(session) = self.session(slot) else { return };
-        session.presence = Presence::Away { left_at_ms: now_ms, expires_at_ms, will };
+        session.presence = Presence::Away { expires_at_ms, will };
         session.filters.shrink_to_fit();
         sub(&self.counters.connected, 1);
         self.keep(slot, now_ms.max(1));

@@ -75,7 +75,7 @@ impl State {
             // Until its client says.
             version: Version::V5,
             expiry_s,
-            presence: Presence::Away { left_at_ms, expires_at_ms, will: None },
+            presence: Presence::Away { expires_at_ms, will: None },
             filters: Vec::new(),
             flow: None,
             received: BTreeSet::new(),

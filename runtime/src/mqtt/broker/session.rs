@@ -41,8 +41,7 @@ pub(super) struct Session {
 pub(super) enum Presence {
     Online(Box<Online>),
     Away {
-        /// When it was left, and when it ends, `u64::MAX` is never.
-        left_at_ms: u64,
+        /// When it ends; `u64::MAX` is never.
         expires_at_ms: u64,
         will: Option<Box<DelayedWill>>,
     },

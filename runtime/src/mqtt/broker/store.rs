@@ -176,6 +176,7 @@ impl Ticket {
     }
 
     /// Whether it has resolved.
+    #[cfg(test)]
     pub(crate) fn is_ready(&self) -> bool {
         self.wait.as_ref().is_none_or(|wait| *wait.committed.borrow() >= self.number)
     }
