@@ -74,6 +74,9 @@ pub struct SourceStats {
     pub acked: AtomicU64,
     /// Messages not taken because their sender may not publish to their topic (endpoint).
     pub denied: AtomicU64,
+    /// Messages that did not reach a subscriber: its queue was full, they expired, it was away, or
+    /// it may not have or cannot take them (endpoint).
+    pub undelivered: AtomicU64,
     /// Connections closed because the other side broke the protocol or a limit.
     pub protocol_errors: AtomicU64,
     /// Connections made again after one was lost (subscriber).

@@ -2,6 +2,7 @@
 //! the sums of events that were too many to write one by one.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidegate_operators::event::SessionEvent;
 use tidegate_operators::{MessageMeta, MessagesBuilder};
@@ -36,6 +37,18 @@ pub(crate) async fn run(
 
 /// Does what is due.
 async fn tidy(shared: &Shared) -> Result<(), IntakeError> {
+    let counters = shared.broker.counters();
+    let undelivered = [
+        &counters.dropped_full,
+        &counters.dropped_expired,
+        &counters.dropped_too_large,
+        &counters.dropped_offline,
+        &counters.dropped_ended,
+        &counters.dropped_refused,
+        &counters.dropped_denied,
+    ];
+    let sum = undelivered.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+    shared.stats.undelivered.store(sum, Ordering::Relaxed);
     let Due { wills, expired, limited, .. } = shared.broker.due(now_ms());
     let mut messages = MessagesBuilder::default();
     for (notice, n) in shared.notices.left_out(now_ms()) {

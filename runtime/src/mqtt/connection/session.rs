@@ -112,8 +112,22 @@ impl Session {
             shared: Arc::clone(shared),
         };
         session.event("connected", "", !present);
+        session.give_up_what_is_not_allowed();
         tracing::debug!(client = session.hello.client_id, present, "connected");
         session
+    }
+
+    /// Rules may have changed since a resumed session has subscribed.
+    fn give_up_what_is_not_allowed(&mut self) {
+        if !self.resumed || !self.identity.is_limited() {
+            return;
+        }
+        for filter in self.shared.broker.subscriptions(&self.port) {
+            if !self.identity.may_subscribe(&filter) {
+                self.shared.broker.unsubscribe(&self.port, &[&filter]);
+                self.note_denied(&format!("subscribe {filter}"));
+            }
+        }
     }
 
     /// Judges how many messages have come.

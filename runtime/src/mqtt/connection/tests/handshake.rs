@@ -35,10 +35,8 @@ async fn answer(endpoint: &Running, connect: &Connect) -> Option<Vec<u8>> {
     let mut peer = endpoint.open().await;
     peer.send(&connect.bytes()).await;
     let answer = peer.packet().await;
-    if answer.as_ref().is_none_or(|a| a[a.len().min(3)] != 0) {
-        if answer.is_some() {
-            peer.expect_closed().await;
-        }
+    if answer.as_ref().is_some_and(|connack| connack[3] != 0) {
+        peer.expect_closed().await;
     }
     answer
 }
