@@ -215,12 +215,8 @@ impl Sources {
                 one.acl.push(rule);
             }
         }
-        one.deliver.extend(more.deliver);
-        one.deliver.sort();
-        one.deliver.dedup();
-        one.filters.extend(more.filters);
-        one.filters.sort();
-        one.filters.dedup();
+        unite(&mut one.deliver, more.deliver);
+        unite(&mut one.filters, more.filters);
         let users = &mut one.users;
         for (name, password) in more.users {
             match users.iter().find(|(known, _)| *known == name) {
@@ -234,4 +230,11 @@ impl Sources {
         }
         users.sort_by(|a, b| a.0.cmp(&b.0));
     }
+}
+
+/// Adds what is not there yet, in order.
+fn unite(filters: &mut Vec<String>, more: Vec<String>) {
+    filters.extend(more);
+    filters.sort();
+    filters.dedup();
 }

@@ -63,7 +63,6 @@ impl Broker {
         self.lock().subscribe(port, filters, now_ms)
     }
 
-    #[cfg(test)]
     /// The filters of a session, groups included.
     pub(crate) fn subscriptions(&self, port: &Port) -> Vec<String> {
         self.lock().subscriptions(port)

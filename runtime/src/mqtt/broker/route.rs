@@ -75,7 +75,6 @@ impl State {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn subscriptions(&mut self, port: &Port) -> Vec<String> {
         let Some(session) = self.session_of(port) else { return Vec::new() };
         session.filters.iter().map(|filter| filter.to_string()).collect()

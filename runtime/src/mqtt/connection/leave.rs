@@ -85,9 +85,9 @@ impl Session {
         let acks = self.batcher.finish().await?;
         self.acknowledge(acks);
         let will = self.shared.broker.disconnect(&*self.port, leave, now_ms());
-        self.event(event, &detail, false);
+        self.event(event, &detail);
         if let Some(will) = will {
-            self.event("will", &String::from_utf8_lossy(&will.topic), false);
+            self.event("will", &String::from_utf8_lossy(&will.topic));
             let client_id = &self.hello.client_id;
             self.batcher.note(|out| put_message(out, client_id, &will));
             self.batcher.after().push(publish_now(will));

@@ -111,7 +111,7 @@ impl Session {
             last_received: now,
             shared: Arc::clone(shared),
         };
-        session.event("connected", "", !present);
+        session.event("connected", "");
         session.give_up_what_is_not_allowed();
         tracing::debug!(client = session.hello.client_id, present, "connected");
         session
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Puts a session event into the batch.
-    pub(super) fn event(&mut self, event: &str, detail: &str, fresh: bool) {
+    pub(super) fn event(&mut self, event: &str, detail: &str) {
         let protocol = if self.version() == Version::V3 { "3.1.1" } else { "5" };
         let event = SessionEvent {
             source: self.shared.name.clone(),
@@ -156,7 +156,8 @@ impl Session {
             detail: detail.to_owned(),
             address: self.address.to_string(),
             protocol: protocol.to_owned(),
-            fresh,
+            // What was acknowledged before is recognised whatever the session: we know it.
+            fresh: false,
         };
         self.batcher.note(|out| event.put(out, now_us(), 0));
     }
@@ -164,7 +165,7 @@ impl Session {
     /// Counts, and notes as far as there are not too many, what the client may not do.
     pub(super) fn note_denied(&mut self, what: &str) {
         if self.shared.notices.allow(Notice::Denied, now_ms()) {
-            self.event(Notice::Denied.name(), what, false);
+            self.event(Notice::Denied.name(), what);
         }
     }
 
