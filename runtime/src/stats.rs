@@ -36,6 +36,9 @@ counters! {
     messages_received,
     /// Messages that are durable in the journal and were acknowledged to the sender.
     messages_acked,
+    /// Messages that were sent again although they were durable already: acknowledged once more,
+    /// not journaled again.
+    messages_repeated,
     /// Valid readings decoded from messages.
     readings,
     /// Reject rows: messages or elements that are no valid reading, with the reason.

@@ -40,7 +40,7 @@ use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
-use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
+use crate::journal::{Disk, Feed, FeedSink, Journal, JournalOptions, Replay, Storage};
 use crate::outbox::Outbox;
 use crate::stats::{Snapshot, Stats};
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
@@ -53,7 +53,7 @@ const EVENTS_MAX: usize = 1024;
 const SEND_AT_END_MAX: Duration = Duration::from_secs(3);
 
 /// How an engine is run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineOptions {
     /// Folder of the journal, checkpoints, outbox and, by default, tables.
     pub data: PathBuf,
@@ -65,6 +65,8 @@ pub struct EngineOptions {
     pub checkpoint_every: Duration,
     /// Most bytes of the journal on disk; beyond it sources are slowed down.
     pub journal_bytes_max: u64,
+    /// What the journal writes to; benches and tests put a slower or a failing one here.
+    pub journal_storage: Arc<dyn Storage>,
 }
 
 impl EngineOptions {
@@ -77,6 +79,7 @@ impl EngineOptions {
             workers,
             checkpoint_every: Duration::from_secs(10),
             journal_bytes_max: 4 << 30,
+            journal_storage: Arc::new(Disk),
         }
     }
 }
@@ -276,7 +279,6 @@ impl Engine {
     pub fn refresh(&self) {
         if let Some(live) = &self.live {
             live.refresh(&self.stats);
-            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
         }
     }
 
@@ -321,7 +323,6 @@ impl Engine {
             let _ = live.end.send(());
             let journal = Arc::clone(&live.journal);
             tokio::task::spawn_blocking(move || journal.shutdown()).await?;
-            Stats::set(&self.stats.journal_bytes, live.journal.stats().bytes_on_disk);
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
             live.send_rest().await;
@@ -347,6 +348,9 @@ impl Live {
     /// Sums the counters of sources and webhooks into the engine's.
     fn refresh(&self, stats: &Stats) {
         self.sources.refresh(stats);
+        let journal = self.journal.stats();
+        Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
+        Stats::set(&stats.messages_repeated, journal.repeated);
         let webhooks = self.sender.stats();
         let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
         Stats::set(&stats.webhooks, sum(&|w| w.sent));
@@ -391,7 +395,8 @@ fn open_journal(
         eprintln!("tidegate: the journal failed, ending at once: {why}");
         std::process::abort();
     }));
-    let (journal, replay) = Journal::open(journal_options, clock, &names, from_epoch)?;
+    let storage = Arc::clone(&options.journal_storage);
+    let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
     Ok((Arc::new(journal), replay))
 }
 

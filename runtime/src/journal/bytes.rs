@@ -68,6 +68,12 @@ impl<'a> Reader<'a> {
         u32::try_from(self.varint()?).ok()
     }
 
+    pub(crate) fn u64_le(&mut self) -> Option<u64> {
+        let (first, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(u64::from_le_bytes(*first))
+    }
+
     pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(self.varint()?).ok()?;
         let (bytes, rest) = self.rest.split_at_checked(len)?;

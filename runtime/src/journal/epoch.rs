@@ -4,6 +4,7 @@
 //! and hash, and of the order of epochs, offsets and times. A frame that does not continue the
 //! journal exactly is an error, even if its checksums are right.
 
+use bytes::Bytes;
 use tidegate_operators::{Epoch, Messages, Tick};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -34,6 +35,7 @@ pub(crate) enum Step {
     Messages(Messages),
     Tick(Tick),
     Sources,
+    Sessions(Bytes),
 }
 
 impl Position {
@@ -90,6 +92,7 @@ impl Position {
                     record::get_sources(&frame.body).ok_or("the table of sources is not valid")?;
                 Ok(Step::Sources)
             }
+            Kind::Sessions => Ok(Step::Sessions(frame.body.clone())),
             other => Err(format!("a frame of kind {other:?} does not belong here")),
         }
     }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use tidegate_operators::Epoch;
 
 use super::epoch::Position;
+use super::frame::{self, Kind};
+use super::recognize::Recognizer;
 use super::segment::{self, FileHeader};
 use super::storage::{AppendFile, Storage};
 
@@ -43,12 +45,13 @@ pub(crate) struct Files {
 }
 
 impl Active {
-    /// Creates the segment that begins at `position`.
+    /// Creates the segment that begins at `position`, with a copy of what is to be recognised.
     pub(crate) fn create(
         storage: &dyn Storage,
         dir: &Path,
         sequence: u64,
         position: &Position,
+        recognizer: &Recognizer,
     ) -> io::Result<Self> {
         let header = FileHeader {
             sequence,
@@ -59,7 +62,10 @@ impl Active {
         };
         let path = dir.join(segment::file_name(PREFIX, sequence));
         let mut file = storage.create(&path)?;
-        let bytes = header.encode();
+        let mut bytes = header.encode();
+        frame::append(&mut bytes, header.salt, Kind::Sessions, position.epoch, 0, |body| {
+            recognizer.put(body);
+        });
         if let Err(error) = file.append(&bytes) {
             storage.remove(&path).map_err(io::Error::other)?;
             return Err(error);
@@ -105,9 +111,9 @@ impl Files {
     }
 
     /// Starts the next segment at `position`, which is right after a tick.
-    pub(crate) fn roll(&mut self, position: &Position) -> io::Result<()> {
+    pub(crate) fn roll(&mut self, position: &Position, recognizer: &Recognizer) -> io::Result<()> {
         let sequence = self.active.header.sequence + 1;
-        let next = Active::create(&*self.storage, &self.dir, sequence, position)?;
+        let next = Active::create(&*self.storage, &self.dir, sequence, position, recognizer)?;
         let last = std::mem::replace(&mut self.active, next);
         self.sealed.push_back(Sealed {
             path: last.path,

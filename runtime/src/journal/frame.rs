@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Tick = 2,
     /// Journal: names of the sources, for the message frames that follow.
     Sources = 3,
+    /// Journal: what was journaled last of each session; the first frame of a segment.
+    Sessions = 4,
     /// Outbox: notifications of one epoch.
     Enqueued = 16,
     /// Outbox: what became of a notification.
@@ -43,9 +45,17 @@ pub(crate) enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Messages, Self::Tick, Self::Sources, Self::Enqueued, Self::Outcome, Self::Known]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Self::Messages,
+            Self::Tick,
+            Self::Sources,
+            Self::Sessions,
+            Self::Enqueued,
+            Self::Outcome,
+            Self::Known,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 

@@ -12,6 +12,7 @@ use super::Feed;
 use super::epoch::Position;
 use super::frame::{self, HEADER_BYTES, Kind};
 use super::inbox::{Offer, Waiter};
+use super::recognize::Recognizer;
 use super::record;
 
 /// Offers are joined up to this size: large enough for full batches, small against a group.
@@ -34,15 +35,27 @@ pub(crate) struct Group {
     pub(crate) feed: Vec<Feed>,
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) messages: u64,
+    /// Repetitions of messages that the journal has; answered, not written.
+    pub(crate) repeated: u64,
 }
 
 impl Group {
     /// Encodes `offers` into the open epoch.
-    pub(crate) fn add_offers(&mut self, offers: Vec<Offer>, position: &mut Position, to: Target) {
+    pub(crate) fn add_offers(
+        &mut self,
+        offers: Vec<Offer>,
+        recognizer: &mut Recognizer,
+        position: &mut Position,
+        to: Target,
+    ) {
         let mut by_source: BTreeMap<u16, Vec<Messages>> = BTreeMap::new();
-        for offer in offers {
-            by_source.entry(offer.messages.source).or_default().push(offer.messages);
+        for mut offer in offers {
+            let offset = position.next_offset;
+            self.repeated += recognizer.filter(&mut offer.messages, &position.sources, offset);
             self.waiters.push(offer.waiter);
+            if !offer.messages.is_empty() {
+                by_source.entry(offer.messages.source).or_default().push(offer.messages);
+            }
         }
         for run in by_source.into_values().flat_map(join) {
             self.add_run(run, position, to);

@@ -15,6 +15,7 @@ mod files;
 pub(crate) mod frame;
 mod group;
 mod inbox;
+mod recognize;
 mod record;
 pub(crate) mod recover;
 mod replay;
@@ -33,6 +34,8 @@ use tidegate_operators::{Epoch, Messages, Tick};
 pub use self::error::DurableError;
 pub(crate) use self::error::LOCK;
 use self::inbox::{Shared, SourceIntake};
+use self::recognize::Recognizer;
+use self::recover::Recovered;
 pub use self::replay::Replay;
 use self::storage::DirLock;
 pub use self::storage::{AppendFile, Disk, Storage};
@@ -150,6 +153,9 @@ pub struct JournalStats {
     pub sealed_epoch: Epoch,
     /// Messages made durable since the start.
     pub messages: u64,
+    /// Messages that were not written because the journal had them: their sender had missed the
+    /// acknowledgement.
+    pub repeated: u64,
     /// Whether offers wait because the disk budget is used up.
     pub waiting_for_room: bool,
     /// Why nothing can be written at present, or any more.
@@ -195,8 +201,9 @@ impl Journal {
     ) -> Result<(Self, Replay), DurableError> {
         options.check()?;
         let lock = storage::lock_dir(&options.dir).map_err(DurableError::io(LOCK, &options.dir))?;
-        let (files, position) =
-            recover::recover(&options.dir, storage, &clock, source_names, from_epoch)?;
+        let recognizer = Recognizer::new(options.budget_bytes);
+        let Recovered { files, position, recognizer } =
+            recover::recover(&options.dir, storage, &clock, source_names, from_epoch, recognizer)?;
         let replay = Replay::new(&files, source_names, from_epoch);
         let shared = Arc::new(Shared::new(options.queue_bytes_max, options.offer_bytes_max()));
         shared.update_stats(|stats| {
@@ -208,6 +215,7 @@ impl Journal {
             shared: shared.clone(),
             files,
             position,
+            recognizer,
             options,
             clock,
             sources: source_names.to_vec(),

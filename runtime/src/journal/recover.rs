@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use tidegate_operators::Epoch;
 
-use super::epoch::Position;
+use super::epoch::{Position, Step};
 use super::error::DurableError;
 use super::files::{Active, Files, PREFIX, Sealed};
 use super::group::{Group, Target};
+use super::recognize::Recognizer;
 use super::segment::{self, FileHeader, Frame, FrameReader, ReadFault};
 use super::storage::Storage;
 use crate::clock::Clock;
@@ -66,14 +67,22 @@ pub(crate) fn is_unborn(path: &Path) -> Result<bool, DurableError> {
         && matches!(FrameReader::open(path, None), Err(ReadFault::Bad { .. })))
 }
 
-/// Opens what is in `dir`, or starts at `from_epoch` where it is empty.
+/// A journal that was opened.
+pub(crate) struct Recovered {
+    pub(crate) files: Files,
+    pub(crate) position: Position,
+    pub(crate) recognizer: Recognizer,
+}
+
+/// Opens what is in `dir`, or starts at `from_epoch` where it is empty. `recognizer` is empty.
 pub(crate) fn recover(
     dir: &Path,
     storage: Arc<dyn Storage>,
     clock: &Clock,
     sources: &[String],
     from_epoch: Epoch,
-) -> Result<(Files, Position), DurableError> {
+    mut recognizer: Recognizer,
+) -> Result<Recovered, DurableError> {
     let mut segments = segment::list(dir, PREFIX).map_err(DurableError::io("list", dir))?;
     if let Some((_, path)) = segments.last()
         && is_unborn(path)?
@@ -88,12 +97,29 @@ pub(crate) fn recover(
         }
     }
     let (mut files, mut position) = match segments.pop() {
-        None => start(dir, storage, from_epoch)?,
+        None => start(dir, storage, from_epoch, &recognizer)?,
         Some((_, last)) => {
             let mut position = None;
+            let mut memory = Memory { recognizer: &mut recognizer, copied: false };
             let tail = read_tail(&last, |header, frame| {
-                position.get_or_insert_with(|| Position::start_of(header)).step(frame).map(drop)
+                let position = position.get_or_insert_with(|| Position::start_of(header));
+                let step = position.step(frame)?;
+                // The copy was cut off: what it said is in the segment before.
+                if !memory.copied
+                    && !matches!(step, Step::Sessions(_))
+                    && let Some((_, before)) = segments.last()
+                {
+                    memory.read(before)?;
+                }
+                memory.take(step, &position.sources)
             })?;
+            if !memory.copied
+                && position.is_none()
+                && let Some((_, before)) = segments.last()
+            {
+                let failed = |reason| DurableError::damaged(before, 0, reason);
+                memory.read(before).map_err(failed)?;
+            }
             let position = position.unwrap_or_else(|| Position::start_of(&tail.header));
             let sealed = sealed_segments(segments, &tail.header)?;
             let active = Active::reopen(&*storage, last.clone(), tail.header, tail.good_bytes)
@@ -103,13 +129,51 @@ pub(crate) fn recover(
     };
     check_range(&files, &position, from_epoch)?;
     finish(&mut files, &mut position, clock, sources)?;
-    Ok((files, position))
+    Ok(Recovered { files, position, recognizer })
+}
+
+/// What is remembered of sessions while segments are read.
+struct Memory<'a> {
+    recognizer: &'a mut Recognizer,
+    /// The copy at the start of a segment was seen, or made good for.
+    copied: bool,
+}
+
+impl Memory<'_> {
+    fn take(&mut self, step: Step, sources: &[String]) -> Result<(), String> {
+        match step {
+            Step::Messages(messages) => self.recognizer.replay(&messages, sources),
+            Step::Sessions(copy) => {
+                self.copied = true;
+                self.recognizer.get(&copy).ok_or("the copy of recent sessions is not valid")?;
+            }
+            Step::Tick(_) | Step::Sources => {}
+        }
+        Ok(())
+    }
+
+    /// Reads a whole segment for what it says of sessions.
+    fn read(&mut self, path: &Path) -> Result<(), String> {
+        self.copied = true;
+        let text = |error: DurableError| error.to_string();
+        let mut reader =
+            FrameReader::open(path, None).map_err(DurableError::read(path)).map_err(text)?;
+        let mut position = Position::start_of(&reader.header);
+        while let Some(frame) =
+            reader.next_frame().map_err(DurableError::read(path)).map_err(text)?
+        {
+            let step = position.step(&frame)?;
+            self.take(step, &position.sources)?;
+        }
+        Ok(())
+    }
 }
 
 fn start(
     dir: &Path,
     storage: Arc<dyn Storage>,
     from_epoch: Epoch,
+    recognizer: &Recognizer,
 ) -> Result<(Files, Position), DurableError> {
     if from_epoch > 1 {
         tracing::warn!(dir = %dir.display(), from_epoch, "there is no journal: it starts anew");
@@ -122,7 +186,7 @@ fn start(
         last_time_us: 0,
     };
     let position = Position::start_of(&header);
-    let active = Active::create(&*storage, dir, 1, &position)
+    let active = Active::create(&*storage, dir, 1, &position, recognizer)
         .map_err(DurableError::io("create the first segment", dir))?;
     Ok((Files { dir: dir.to_owned(), storage, sealed: VecDeque::new(), active }, position))
 }

@@ -111,7 +111,7 @@ impl Replay {
     /// Source numbers of the file become those of the running plan.
     fn feed(&mut self, step: Step) -> Option<Feed> {
         match step {
-            Step::Sources => None,
+            Step::Sources | Step::Sessions(_) => None,
             Step::Tick(tick) => Some(Feed::Tick(tick)),
             Step::Messages(mut messages) => {
                 let names = &self.position.as_ref()?.sources;

@@ -18,6 +18,7 @@ use super::epoch::Position;
 use super::files::Files;
 use super::group::{Group, Target};
 use super::inbox::{Inbox, Offer, Shared};
+use super::recognize::Recognizer;
 use super::storage::is_full;
 use super::{FeedSink, JournalOptions};
 use crate::clock::Clock;
@@ -56,6 +57,7 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: Files,
     pub(crate) position: Position,
+    pub(crate) recognizer: Recognizer,
     pub(crate) options: JournalOptions,
     pub(crate) clock: Clock,
     pub(crate) sources: Vec<String>,
@@ -153,6 +155,9 @@ impl Writer {
     ) -> Result<Done, Fatal> {
         let mut group = self.encode(offers, stop);
         if group.bytes.is_empty() {
+            // Nothing but repetitions of what is durable.
+            self.publish_stats(&group);
+            group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
             return Ok(Done::Yes);
         }
         let bytes = std::mem::take(&mut group.bytes);
@@ -172,7 +177,7 @@ impl Writer {
                 return not_durable;
             }
         }
-        self.publish_stats(group.messages);
+        self.publish_stats(&group);
         group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
         group.feed.into_iter().for_each(|feed| sink.push(feed));
         Ok(Done::Yes)
@@ -187,7 +192,7 @@ impl Writer {
             if self.position.sources != self.sources {
                 group.add_sources(&self.sources, &mut self.position, to);
             }
-            group.add_offers(offers, &mut self.position, to);
+            group.add_offers(offers, &mut self.recognizer, &mut self.position, to);
         }
         let now = Instant::now();
         let due = now >= self.tick_due();
@@ -275,7 +280,7 @@ impl Writer {
         if through > self.trimmed_through {
             self.files.trim(through);
             self.trimmed_through = through;
-            self.publish_stats(0);
+            self.publish_stats(&Group::default());
         }
     }
 
@@ -287,13 +292,14 @@ impl Writer {
         }
         let done = self.roll()?;
         self.files.trim(through);
-        self.publish_stats(0);
+        self.publish_stats(&Group::default());
         Ok(done)
     }
 
     fn roll(&mut self) -> Result<Done, Fatal> {
-        let done = self
-            .retry_while_full("create a segment", |writer| writer.files.roll(&writer.position))?;
+        let done = self.retry_while_full("create a segment", |writer| {
+            writer.files.roll(&writer.position, &writer.recognizer)
+        })?;
         // The new file has no table of sources yet.
         self.position.sources.clear();
         Ok(done)
@@ -303,12 +309,13 @@ impl Writer {
         self.options.segment_bytes_effective()
     }
 
-    fn publish_stats(&self, messages: u64) {
+    fn publish_stats(&self, group: &Group) {
         self.shared.update_stats(|stats| {
             stats.bytes_on_disk = self.files.bytes();
             stats.segments = self.files.sealed.len() + 1;
             stats.sealed_epoch = self.position.epoch - 1;
-            stats.messages += messages;
+            stats.messages += group.messages;
+            stats.repeated += group.repeated;
         });
     }
 }
