@@ -99,7 +99,7 @@ impl EndpointConfig {
         }
     }
 
-    fn terms(&self) -> Terms {
+    pub(crate) fn terms(&self) -> Terms {
         Terms {
             packet_bytes_max: self.packet_bytes_max,
             session_expiry_max_s: self.session_expiry_max_s,

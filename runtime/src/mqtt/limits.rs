@@ -13,8 +13,11 @@ pub const CONNECT_BYTES_MAX: usize = 64 * 1024;
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// After our last packet on a connection that we close: how long to go on reading (and throwing
-/// away), so that the peer sees the reason instead of a connection reset.
+/// away) while nothing comes, so that the peer sees the reason instead of a connection reset.
 pub const LINGER: Duration = Duration::from_millis(500);
+
+/// The same for a peer that goes on sending: it has our last packet still to come, behind others.
+pub const LINGER_MAX: Duration = Duration::from_secs(10);
 
 /// After the order to stop: how long connections may wait for their offers to become durable.
 /// What is not durable by then is not acknowledged, and its sender sends it again.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tidegate_operators::event::SessionEvent;
 use tidegate_operators::{Messages, MessagesBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long "nothing happens" is watched.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// Records offers at once; each resolves when the test allows one more.
+/// Records offers at once; each resolves when the test allows one more. Offers of nothing but
+/// session events resolve at once.
 pub(super) struct TestIntake {
     arrived: Mutex<Vec<Messages>>,
     gate: Semaphore,
@@ -58,16 +60,47 @@ impl TestIntake {
     pub(super) fn texts(&self) -> Vec<String> {
         let arrived = self.arrived.lock().unwrap();
         let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
-        all.map(|(m, i)| {
-            let (topic, payload) = (m.topic(i), m.payload(i));
-            format!("{} {}", String::from_utf8_lossy(topic), String::from_utf8_lossy(payload))
-        })
-        .collect()
+        all.filter(|(m, i)| !m.index[*i].event)
+            .map(|(m, i)| {
+                let (topic, payload) = (m.topic(i), m.payload(i));
+                format!("{} {}", String::from_utf8_lossy(topic), String::from_utf8_lossy(payload))
+            })
+            .collect()
     }
 
-    /// All offers so far.
+    /// All offers so far that have messages.
     pub(super) fn offers(&self) -> Vec<Messages> {
-        self.arrived.lock().unwrap().clone()
+        let arrived = self.arrived.lock().unwrap();
+        arrived.iter().filter(|m| has_messages(m)).cloned().collect()
+    }
+
+    /// Position and meta data of the message with this payload.
+    pub(super) fn find(&self, payload: &str) -> (Messages, usize) {
+        let offers = self.offers();
+        let all = offers.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
+        let found = all.filter(|(m, i)| m.payload(*i) == payload.as_bytes()).last();
+        let (messages, i) = found.expect("no such message");
+        (messages.clone(), i)
+    }
+
+    /// All session events that have arrived.
+    pub(super) fn session_events(&self) -> Vec<SessionEvent> {
+        let arrived = self.arrived.lock().unwrap();
+        let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
+        all.filter_map(|(m, i)| SessionEvent::of(m, i)).collect()
+    }
+
+    /// The same, as "event client detail".
+    pub(super) fn events(&self) -> Vec<String> {
+        let events = self.session_events().into_iter();
+        events
+            .map(|e| format!("{} {} {}", e.event, e.client_id, e.detail).trim_end().to_owned())
+            .collect()
+    }
+
+    /// Waits for an event, written as in [`TestIntake::events`].
+    pub(super) async fn wait_for_event(&self, event: &str) {
+        eventually(|| self.events().iter().any(|e| e == event)).await;
     }
 
     /// Waits until `n` messages have arrived.
@@ -79,13 +112,22 @@ impl TestIntake {
 #[async_trait]
 impl Intake for TestIntake {
     async fn offer(&self, mut messages: MessagesBuilder) -> Result<(), IntakeError> {
-        self.arrived.lock().unwrap().push(messages.finish(0, 0));
+        let messages = messages.finish(0, 0);
+        let waits = has_messages(&messages);
+        self.arrived.lock().unwrap().push(messages);
+        if !waits {
+            return Ok(());
+        }
         self.gate.acquire().await.unwrap().forget();
         match self.failing.load(Ordering::SeqCst) {
             true => Err(IntakeError::Failed("the test says so".to_owned())),
             false => Ok(()),
         }
     }
+}
+
+fn has_messages(messages: &Messages) -> bool {
+    messages.index.iter().any(|m| !m.event)
 }
 
 /// Waits until `condition` holds.

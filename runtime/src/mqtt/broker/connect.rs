@@ -271,7 +271,6 @@ fn new_online(opening: &Opening, number: u64) -> Online {
         number,
         signal: Arc::default(),
         wake: Arc::default(),
-        woken: false,
         in_flight_max: in_flight_max.min(opening.receive_maximum.max(1)),
         packet_bytes_max: opening.packet_bytes_max,
         alias_max: opening.topic_alias_max,

@@ -23,7 +23,6 @@ impl State {
         let Self { sessions, changes, counters, .. } = self;
         let Some(session) = sessions[port.slot as usize].as_mut() else { return };
         let Presence::Online(online) = &mut session.presence else { return };
-        online.woken = false;
         let Some(flow) = session.flow.as_deref_mut() else { return };
         let (key, version, start) = (session.key, session.version, out.len());
         let sent_seq = flow.sent_seq;
@@ -68,7 +67,7 @@ impl State {
         let Some(flow) = &mut session.flow else { return false };
         let Some(at) = flow.release_at(packet_id) else { return false };
         flow.releases[at].sent = false;
-        if let Some(online) = session.online_mut() {
+        if let Some(online) = session.online() {
             online.tell();
         }
         true
@@ -87,7 +86,7 @@ impl State {
         }
         let flow = session.flow.get_or_insert_default();
         flow.releases.push_back(Release { seq, after, sent: false });
-        if let Some(online) = session.online_mut() {
+        if let Some(online) = session.online() {
             online.tell();
         }
         self.hand_over();
@@ -99,7 +98,7 @@ impl State {
         let Some(flow) = &mut session.flow else { return false };
         let Some(at) = flow.release_at(packet_id) else { return false };
         let Some(release) = flow.releases.remove(at) else { return false };
-        if let Some(online) = session.online_mut() {
+        if let Some(online) = session.online() {
             online.tell();
         }
         self.changes.remove_release(key, release.seq);
@@ -116,7 +115,7 @@ impl State {
         let queued = flow.acknowledge(packet_id, qos)?;
         leave(session.key, &queued, changes, counters);
         if flow.messages() > 0
-            && let Some(online) = session.online_mut()
+            && let Some(online) = session.online()
         {
             online.tell();
         }
@@ -128,13 +127,20 @@ impl State {
 
     pub(super) fn receive_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
         let Some(session) = self.session_of(port) else { return true };
-        let key = session.key;
-        let new = session.received.get_or_insert_default().insert(packet_id);
-        if new {
-            self.changes.put_received(key, packet_id);
-            self.hand_over();
+        session.received.get_or_insert_default().insert(packet_id)
+    }
+
+    pub(super) fn keep_qos2(&mut self, port: &Port, packet_ids: &[u16]) {
+        if self.session_of(port).is_none() {
+            return;
         }
-        new
+        let Self { sessions, changes, .. } = self;
+        let Some(session) = sessions[port.slot as usize].as_ref() else { return };
+        let Some(received) = &session.received else { return };
+        for packet_id in packet_ids.iter().filter(|id| received.contains(id)) {
+            changes.put_received(session.key, *packet_id);
+        }
+        self.hand_over();
     }
 
     pub(super) fn release_qos2(&mut self, port: &Port, packet_id: u16) -> bool {

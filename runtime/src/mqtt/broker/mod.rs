@@ -111,9 +111,16 @@ impl Broker {
         self.lock().pubcomp(port, packet_id)
     }
 
-    /// A PUBLISH with QoS 2 came; whether it is new (and not a repetition).
+    /// A PUBLISH with QoS 2 came; whether it is new (and not a repetition). This is not stored
+    /// yet: a crash before the message is in the journal must not make its repetition one.
     pub(crate) fn receive_qos2(&self, port: &Port, packet_id: u16) -> bool {
         self.lock().receive_qos2(port, packet_id)
+    }
+
+    /// The messages with these packet ids are durable in the journal. After the `ticket` for this,
+    /// a crash does not make them new again; send PUBREC then.
+    pub(crate) fn keep_qos2(&self, port: &Port, packet_ids: &[u16]) {
+        self.lock().keep_qos2(port, packet_ids);
     }
 
     /// A PUBREL came; whether its packet id was known.

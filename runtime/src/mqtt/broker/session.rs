@@ -58,8 +58,6 @@ pub(super) struct Online {
     pub(super) number: u64,
     pub(super) signal: Arc<Signal>,
     pub(super) wake: Arc<Notify>,
-    /// It was told, and has not asked since.
-    pub(super) woken: bool,
     pub(super) in_flight_max: u16,
     pub(super) packet_bytes_max: u32,
     pub(super) alias_max: u16,
@@ -69,11 +67,8 @@ pub(super) struct Online {
 
 impl Online {
     /// Tells the connection that there may be something to send.
-    pub(super) fn tell(&mut self) {
-        if !self.woken {
-            self.woken = true;
-            self.wake.notify_one();
-        }
+    pub(super) fn tell(&self) {
+        self.wake.notify_one();
     }
 }
 

@@ -159,7 +159,7 @@ impl State {
         add(&self.counters.queued_messages, 1);
         add(&self.counters.queued_bytes, u64::from(queued.cost));
         flow.waiting.push_back(queued);
-        if let Some(online) = session.online_mut() {
+        if let Some(online) = session.online() {
             online.tell();
         }
     }

@@ -133,6 +133,17 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+impl Store {
+    /// Ends as a crash would: what is not committed yet is lost.
+    pub(super) fn crash(self) {
+        let mut buffer = self.shared.lock();
+        buffer.error = Some("crashed".to_owned());
+        buffer.changes.clear();
+        drop(buffer);
+    }
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
@@ -188,6 +199,16 @@ struct Writer {
     shared: Arc<Shared>,
     done: watch::Sender<u64>,
     path: PathBuf,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let mut buffer = self.shared.lock();
+        if buffer.error.is_none() && !buffer.closing {
+            // It panicked. Without this, changes would pile up for nobody.
+            buffer.error = Some(format!("{}: its writer has failed", self.path.display()));
+        }
+    }
 }
 
 impl Writer {

@@ -16,7 +16,7 @@ use crate::mqtt::access::Identity;
 use crate::mqtt::broker::{Opening, Publication, Will};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::connect::{self, Connect, Hello, Refusal, Testament, Why, bad_frame, malformed};
-use crate::mqtt::limits::{CONNECT_BYTES_MAX, LINGER, REFUSAL_TIMEOUT, WRITE_TIMEOUT};
+use crate::mqtt::limits::{CONNECT_BYTES_MAX, LINGER, LINGER_MAX, REFUSAL_TIMEOUT, WRITE_TIMEOUT};
 use crate::mqtt::notices::Notice;
 use crate::mqtt::route::{now_ms, will_properties};
 use crate::mqtt::wire::{Frame, frame, kind};
@@ -162,8 +162,13 @@ pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, out
     });
     if matches!(sent.await, Ok(Ok(()))) {
         let mut waste = [0; 1024];
-        let drain = async { while matches!(stream.read(&mut waste).await, Ok(n) if n > 0) {} };
-        // Either way the stream is closed next.
-        let _ = timeout(LINGER, drain).await;
+        let end = Instant::now() + LINGER_MAX;
+        loop {
+            let deadline = end.min(Instant::now() + LINGER);
+            match timeout_at(deadline, stream.read(&mut waste)).await {
+                Ok(Ok(n)) if n > 0 && Instant::now() < end => {}
+                _ => break,
+            }
+        }
     }
 }

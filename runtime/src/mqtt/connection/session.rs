@@ -66,13 +66,14 @@ pub(super) struct Session {
 impl Session {
     /// Opens the session at the broker. Its first event precedes its first message.
     pub(super) fn open(
-        hello: Hello,
+        mut hello: Hello,
         identity: Identity,
         opening: Opening,
         address: SocketAddr,
         shared: &Arc<Shared>,
     ) -> Self {
         let (port, present) = shared.broker.connect(opening, now_ms());
+        hello.session_expiry_s = port.session_expiry_s;
         let router = Router { broker: Arc::clone(&shared.broker), from: hello.client_id.clone() };
         let batcher = Batcher::new(Arc::clone(&shared.intake), Arc::clone(&shared.held))
             .routed(Arc::new(router));
