@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 use tidegate_operators::spec::PipelineSpec;
 
-pub use self::source::{EndpointSpec, FileSpec, MqttSpec, SourceKind, SourceSpec};
+pub use self::source::{
+    AclSpec, CertificateName, ClientCert, EndpointSpec, FileSpec, JwtSpec, MqttSpec, SourceKind,
+    SourceSpec, TlsSpec, WebSocketSpec,
+};
 use crate::config::problem::Problem;
 use crate::config::secret::Secret;
 

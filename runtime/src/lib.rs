@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod intake;
 pub mod journal;
 pub mod mqtt;
+pub(crate) mod net;
 pub mod outbox;
 pub mod receiver;
 pub mod screen;

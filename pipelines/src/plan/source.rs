@@ -52,6 +52,108 @@ pub struct EndpointSpec {
     pub subscribe: bool,
     /// Other machines may connect without a password.
     pub insecure_listen: bool,
+    /// TLS besides.
+    pub tls: Option<TlsSpec>,
+    /// WebSocket besides.
+    pub websocket: Option<WebSocketSpec>,
+    /// File of users and hashes of passwords.
+    pub users_file: Option<PathBuf>,
+    /// Tokens in place of passwords.
+    pub jwt: Option<JwtSpec>,
+    /// The name in a certificate that is the user.
+    pub certificate_user: Option<CertificateName>,
+    /// Rules; none: everything is allowed.
+    pub acl: Vec<AclSpec>,
+    /// Most connections of one address.
+    pub connections_per_address: Option<usize>,
+    /// Most connections of one user.
+    pub connections_per_user: Option<usize>,
+    /// Most messages per second of one connection.
+    pub rate_max: Option<u32>,
+}
+
+/// TLS of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSpec {
+    /// Address to listen on, if MQTT itself does.
+    pub listen: Option<String>,
+    /// Certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Signer of the certificates of clients.
+    pub client_ca: Option<PathBuf>,
+    /// Revoked certificates of clients.
+    pub crl: Vec<PathBuf>,
+    /// Whether clients show a certificate.
+    pub client_cert: ClientCert,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCert {
+    /// They are not asked.
+    None,
+    /// They may.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// The name in a certificate that is a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The common name.
+    Common,
+    /// The first alternative name.
+    Alternative,
+}
+
+/// WebSocket of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocketSpec {
+    /// Address to listen on.
+    pub listen: String,
+    /// Path of the URL.
+    pub path: String,
+    /// With the files of [`TlsSpec`].
+    pub tls: bool,
+    /// Web pages that may connect.
+    pub origins: Vec<String>,
+}
+
+/// Tokens of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtSpec {
+    /// Shared secret.
+    pub secret: Option<Secret>,
+    /// Public key.
+    pub key_file: Option<PathBuf>,
+    /// Algorithms that are accepted.
+    pub algorithms: Vec<String>,
+    /// For whom tokens must be.
+    pub audience: Vec<String>,
+    /// From whom tokens must be.
+    pub issuer: Vec<String>,
+    /// Claim with the user's name.
+    pub user_claim: String,
+}
+
+/// A rule of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AclSpec {
+    /// Pattern of users.
+    pub user: String,
+    /// Pattern of client ids.
+    pub client: String,
+    /// Filters.
+    pub publish: Vec<String>,
+    /// Filters.
+    pub subscribe: Vec<String>,
+    /// Filters.
+    pub deny_publish: Vec<String>,
+    /// Filters.
+    pub deny_subscribe: Vec<String>,
 }
 
 /// A subscription at an external broker.

@@ -5,6 +5,7 @@
 //! doors. Stop: sources first, then the journal seals its last epoch, the workers finish it and
 //! save their state, tables are committed, and the last checkpoint is written.
 
+mod access;
 mod checkpoints;
 mod commit;
 mod feed;

@@ -118,12 +118,17 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
     }
 }
 
-async fn endpoint_config(spec: &EndpointSpec, data: &Path) -> anyhow::Result<EndpointConfig> {
-    let listen = tokio::net::lookup_host(&spec.listen)
+/// The address behind a name.
+pub(super) async fn lookup(listen: &str) -> anyhow::Result<SocketAddr> {
+    tokio::net::lookup_host(listen)
         .await
-        .with_context(|| format!("`{}` is no address to listen on", spec.listen))?
+        .with_context(|| format!("`{listen}` is no address to listen on"))?
         .next()
-        .with_context(|| format!("`{}` has no address", spec.listen))?;
+        .with_context(|| format!("`{listen}` has no address"))
+}
+
+async fn endpoint_config(spec: &EndpointSpec, data: &Path) -> anyhow::Result<EndpointConfig> {
+    let listen = lookup(&spec.listen).await?;
     // By its address: sources are numbered anew when the plan changes.
     let file = spec.listen.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
     let users = spec.users.iter();
@@ -139,6 +144,9 @@ async fn endpoint_config(spec: &EndpointSpec, data: &Path) -> anyhow::Result<End
         retained: spec.retained,
         subscribe: spec.subscribe,
         insecure_listen: spec.insecure_listen,
+        tls: super::access::tls(spec).await?,
+        websocket: super::access::websocket(spec).await?,
+        security: super::access::security(spec),
         ..EndpointConfig::new(listen)
     })
 }

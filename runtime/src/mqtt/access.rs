@@ -1,50 +1,54 @@
 //! The one place where it is asked who a client is and what it may do.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use super::connect::{Connect, Why};
-use super::users::Users;
+use super::connect::{Connect, Refusal, Why};
+pub(crate) use super::security::Identity;
+use super::security::{Claim, Denied, Gate};
+use crate::net::tls::CertificateName;
 
 /// Judges clients.
 pub(crate) struct Access {
-    users: Users,
+    pub(crate) gate: Arc<Gate>,
 }
 
-/// A client that was let in.
-pub(crate) struct Identity {
-    /// The user it has proved to be; empty for nobody.
-    pub(crate) user: String,
+/// The other end of a connection, as far as the layers below MQTT know it.
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Of TLS, verified.
+    pub(crate) certificate: Option<CertificateName>,
 }
 
 impl Access {
-    pub(crate) fn new(users: Users) -> Self {
-        Self { users }
-    }
-
-    /// Whether whoever sent this CONNECT may come in.
+    /// Lets in whoever sent this CONNECT. May take seconds.
     ///
     /// # Errors
     /// Why not.
     pub(crate) async fn admit(
         &self,
         connect: &Connect<'_>,
-        _client_id: &str,
-        _address: SocketAddr,
-    ) -> Result<Identity, Why> {
-        if !self.users.allow(connect.user, connect.password) {
-            return Err(Why::Credentials);
-        }
-        let user = if self.users.is_open() { "" } else { connect.user.unwrap_or_default() };
-        Ok(Identity { user: user.to_owned() })
-    }
-}
-
-impl Identity {
-    pub(crate) fn may_publish(&self, _topic: &str) -> bool {
-        true
-    }
-
-    pub(crate) fn may_subscribe(&self, _filter: &str) -> bool {
-        true
+        client_id: &str,
+        peer: &Peer,
+    ) -> Result<Identity, Refusal> {
+        let claim = Claim {
+            client_id,
+            user: connect.user,
+            password: connect.password,
+            certificate: peer.certificate.as_ref(),
+            address: peer.address.ip(),
+        };
+        let denied = match self.gate.admit(claim).await {
+            Ok(identity) => return Ok(identity),
+            Err(denied) => denied,
+        };
+        let text = denied.to_string();
+        let why = match denied {
+            Denied::Credentials(_) => Why::Credentials,
+            Denied::NotAuthorized(text) => Why::NotAuthorized(text),
+            Denied::TooMany(text) => Why::Quota(text),
+        };
+        // The client is told the code only, the log what was wrong.
+        Err(Refusal { text, ..why.refuse(connect) })
     }
 }

@@ -8,7 +8,6 @@
 //! Whatever ends the connection, messages that were received whole are offered first: a device may
 //! publish at QoS 0 and hang up at once.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::access::Access;
+use super::access::{Access, Peer};
 use super::broker::Broker;
 use super::buffer::ReadBuffer;
 use super::connect::Terms;
@@ -85,7 +84,7 @@ impl From<Violation> for Exit {
 /// The journal has failed. Faults of the peer are counted and are not errors.
 pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     mut stream: S,
-    address: SocketAddr,
+    peer: Peer,
     shared: Arc<Shared>,
     full: Option<String>,
     mut stop: watch::Receiver<bool>,
@@ -94,7 +93,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     // Boxed, like all that comes only once: the task keeps room for its largest part all its life.
     let greeting = tokio::select! {
         () = stopped(&mut stop) => return Ok(()),
-        greeting = Box::pin(greet::greet(&mut stream, &mut buffer, address, &shared, full)) => {
+        greeting = Box::pin(greet::greet(&mut stream, &mut buffer, &peer, &shared, full)) => {
             greeting
         }
     };
@@ -102,7 +101,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
         Ok(session) => session,
         Err(refusal) => {
             let heard = !buffer.received().is_empty();
-            return Box::pin(greet::refuse(stream, refusal, address, heard, &shared)).await;
+            return Box::pin(greet::refuse(stream, refusal, peer.address, heard, &shared)).await;
         }
     };
     let mut connection = Connection { stream, buffer, session };

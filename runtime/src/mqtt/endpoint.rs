@@ -11,20 +11,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::access::Access;
+use super::access::{Access, Peer};
 use super::broker::{Broker, BrokerOptions};
 use super::connect::Terms;
 use super::connection::{self, Shared};
 use super::housekeeping;
 use super::limits::{CONNECT_TIMEOUT, REFUSALS_MAX, STOP_TIMEOUT};
+use super::listeners::{Layers, Listeners, TlsListener, WebSocketListener};
 use super::notices::Notices;
 use super::route::now_ms;
-use super::users::Users;
+use super::security::{Gate, SecurityConfig};
+use crate::clock::Clock;
 use crate::source::{Intake, IntakeError, Source, SourceError, SourceStats, count, stopped};
 
 /// Pause after the system refused to accept, usually for want of file descriptors.
@@ -35,8 +37,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct EndpointConfig {
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// User names and passwords; if empty, anyone may connect.
+    /// The same over TLS, besides.
+    pub tls: Option<TlsListener>,
+    /// The same over WebSocket, besides.
+    pub websocket: Option<WebSocketListener>,
+    /// User names and passwords, besides those of `security`.
     pub users: BTreeMap<String, String>,
+    /// Who may connect and what they may do; by default and without users, anyone everything.
+    pub security: SecurityConfig,
     /// Largest packet, bytes, header included. A larger one closes its connection.
     pub packet_bytes_max: usize,
     /// Connections at a time; more are refused.
@@ -65,7 +73,10 @@ impl fmt::Debug for EndpointConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndpointConfig")
             .field("listen", &self.listen)
+            .field("tls", &self.tls)
+            .field("websocket", &self.websocket)
             .field("users", &self.users.keys())
+            .field("security", &self.security)
             .field("packet_bytes_max", &self.packet_bytes_max)
             .field("connections_max", &self.connections_max)
             .field("connect_timeout", &self.connect_timeout)
@@ -85,7 +96,10 @@ impl EndpointConfig {
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            tls: None,
+            websocket: None,
             users: BTreeMap::new(),
+            security: SecurityConfig::default(),
             packet_bytes_max: 256 * 1024,
             connections_max: 20_000,
             connect_timeout: CONNECT_TIMEOUT,
@@ -113,7 +127,7 @@ impl EndpointConfig {
 /// An MQTT 3.1.1 and 5 endpoint for devices.
 pub struct Endpoint {
     name: String,
-    listener: TcpListener,
+    listeners: Listeners,
     access: Access,
     broker: Arc<Broker>,
     terms: Terms,
@@ -128,23 +142,17 @@ impl Endpoint {
     /// [`SourceError::Config`] for an address beyond loopback without users, and for limits with
     /// which nothing could be received; [`SourceError::Io`] if the address cannot be bound.
     pub async fn bind(config: EndpointConfig) -> Result<Self, SourceError> {
-        let listen = config.listen;
-        if config.users.is_empty() && !config.insecure_listen && !listen.ip().is_loopback() {
-            return Err(SourceError::Config(format!(
-                "`listen = \"{listen}\"` can be reached from other machines and there are no \
-                 `users`: name some, listen on 127.0.0.1, or set `insecure_listen = true`"
-            )));
-        }
         if config.packet_bytes_max < 64 || config.packet_bytes_max > 256 * 1024 * 1024 {
             return Err(SourceError::Config("`packet_max` must be 64B to 256MiB".to_owned()));
         }
         if config.connections_max == 0 {
             return Err(SourceError::Config("`connections_max` must be at least 1".to_owned()));
         }
-        let users = Users::new(&config.users)?;
-        let io = |error| SourceError::Io { what: format!("cannot listen on {listen}"), error };
-        let listener = TcpListener::bind(listen).await.map_err(io)?;
-        let name = format!("endpoint {}", listener.local_addr().map_err(io)?);
+        let mut security = config.security.clone();
+        security.users.extend(config.users.clone());
+        let gate = Gate::new(security, Clock::system())?;
+        let listeners = Listeners::bind(&config).await?;
+        let name = format!("endpoint {}", listeners.addresses()?[0].1);
         if let Some(folder) = config.store.as_deref().and_then(Path::parent) {
             let what = format!("cannot create {}", folder.display());
             std::fs::create_dir_all(folder).map_err(|error| SourceError::Io { what, error })?;
@@ -157,8 +165,8 @@ impl Endpoint {
         };
         Ok(Self {
             name,
-            listener,
-            access: Access::new(users),
+            listeners,
+            access: Access { gate },
             broker: Broker::open(broker, now_ms())?,
             terms: config.terms(),
             connect_timeout: config.connect_timeout,
@@ -166,13 +174,21 @@ impl Endpoint {
         })
     }
 
-    /// The address that is listened on, with its real port.
+    /// The address that is listened on without TLS, with its real port.
     ///
     /// # Errors
     /// [`SourceError::Io`] if the system does not tell.
     pub fn local_addr(&self) -> Result<SocketAddr, SourceError> {
-        let io = |error| SourceError::Io { what: "local address".to_owned(), error };
-        self.listener.local_addr().map_err(io)
+        Ok(self.listeners.addresses()?[0].1)
+    }
+
+    /// All addresses that are listened on, with their real ports, by protocol: `mqtt`, `mqtts`,
+    /// `ws`, `wss`.
+    ///
+    /// # Errors
+    /// [`SourceError::Io`] if the system does not tell.
+    pub fn addresses(&self) -> Result<Vec<(&'static str, SocketAddr)>, SourceError> {
+        self.listeners.addresses()
     }
 }
 
@@ -198,7 +214,7 @@ impl Source for Endpoint {
             intake,
             stats,
         });
-        let (name, listener) = (self.name, self.listener);
+        let (name, listeners) = (self.name, self.listeners);
         let mut tasks = JoinSet::new();
         tasks.spawn(housekeeping::run(Arc::clone(&shared), stop.clone()));
         let acceptor = Acceptor {
@@ -210,7 +226,7 @@ impl Source for Endpoint {
         };
         tokio::spawn(async move {
             tracing::info!("{name} is ready");
-            acceptor.run(listener).await
+            acceptor.run(listeners).await
         })
     }
 }
@@ -225,10 +241,10 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(mut self, listener: TcpListener) -> Result<(), SourceError> {
+    async fn run(mut self, mut listeners: Listeners) -> Result<(), SourceError> {
         self.shared.stats.set_healthy();
-        let result = self.accept(&listener).await;
-        drop(listener);
+        let result = self.accept(&mut listeners).await;
+        drop(listeners);
         self.shared.stats.set_unhealthy(match &result {
             Ok(()) => "stopped".to_owned(),
             Err(error) => error.to_string(),
@@ -250,14 +266,14 @@ impl Acceptor {
         }
     }
 
-    async fn accept(&mut self, listener: &TcpListener) -> Result<(), SourceError> {
+    async fn accept(&mut self, listeners: &mut Listeners) -> Result<(), SourceError> {
         loop {
             let mut stop = self.stop.clone();
             tokio::select! {
                 () = stopped(&mut stop) => return Ok(()),
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer),
+                accepted = listeners.accept() => match accepted {
+                    Ok((stream, address, layers)) => self.admit(stream, address, &layers),
                     Err(error) => {
                         tracing::warn!("cannot accept a connection: {error}");
                         self.shared.stats.note_error(format!("cannot accept: {error}"));
@@ -268,36 +284,44 @@ impl Acceptor {
         }
     }
 
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr, layers: &Arc<Layers>) {
         // Acknowledgements are small and awaited; a failure to set this costs only latency.
         let _ = stream.set_nodelay(true);
         let stats = &self.shared.stats;
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
-        if stats.connections.load(Ordering::Relaxed) >= self.connections_max as u64 {
-            let full = format!("more than {} connections", self.connections_max);
-            match Arc::clone(&self.refusals).try_acquire_owned() {
-                Ok(room) => {
-                    let run = connection::run(stream, peer, shared, Some(full), stop);
-                    self.tasks.spawn(async move {
-                        let _room = room;
-                        run.await
-                    });
-                }
-                Err(_) => {
-                    count(&stats.refused, 1);
-                    stats.note_error(full);
-                }
+        let knock = shared.access.gate.knock(address.ip());
+        let full = match &knock {
+            _ if stats.connections.load(Ordering::Relaxed) >= self.connections_max as u64 => {
+                format!("more than {} connections", self.connections_max)
             }
-            return;
+            None => format!("{} has too many connections", address.ip()),
+            Some(_) => {
+                count(&stats.connections, 1);
+                count(&stats.connections_total, 1);
+                let open = (Open(Arc::clone(stats)), knock);
+                let layers = Arc::clone(layers);
+                self.tasks.spawn(async move {
+                    let _open = open;
+                    connect(stream, address, &layers, shared, stop).await
+                });
+                return;
+            }
+        };
+        match Arc::clone(&self.refusals).try_acquire_owned() {
+            // Who wants a handshake first would cost too much only to be refused.
+            Ok(room) if layers.is_plain() => {
+                let peer = Peer { address, certificate: None };
+                let run = connection::run(stream, peer, shared, Some(full), stop);
+                self.tasks.spawn(async move {
+                    let _room = room;
+                    run.await
+                });
+            }
+            _ => {
+                count(&stats.refused, 1);
+                stats.note_error(full);
+            }
         }
-        count(&stats.connections, 1);
-        count(&stats.connections_total, 1);
-        let open = Open(Arc::clone(stats));
-        let run = connection::run(stream, peer, shared, None, stop);
-        self.tasks.spawn(async move {
-            let _open = open;
-            run.await
-        });
     }
 
     fn ended(
@@ -312,6 +336,38 @@ impl Acceptor {
                 self.shared.stats.note_error(format!("a connection's task failed: {error}"));
                 Ok(())
             }
+        }
+    }
+}
+
+/// Brings a connection up to MQTT and runs it to its end.
+async fn connect(
+    stream: TcpStream,
+    address: SocketAddr,
+    layers: &Layers,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), IntakeError> {
+    if layers.is_plain() {
+        // Nothing between: most connections, and the fastest ones.
+        let peer = Peer { address, certificate: None };
+        return connection::run(stream, peer, shared, None, stop).await;
+    }
+    // Boxed, like all that comes only once: a task keeps room for its largest part.
+    let opened = tokio::select! {
+        () = stopped(&mut stop) => return Ok(()),
+        opened = Box::pin(layers.open(stream)) => opened,
+    };
+    match opened {
+        Ok((stream, certificate)) => {
+            connection::run(stream, Peer { address, certificate }, shared, None, stop).await
+        }
+        Err(error) => {
+            let text = format!("{} handshake: {error}", layers.name);
+            tracing::info!(%address, "connection refused: {text}");
+            count(&shared.stats.refused, 1);
+            shared.stats.note_error(text);
+            Ok(())
         }
     }
 }

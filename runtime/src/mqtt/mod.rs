@@ -17,15 +17,19 @@ mod connection;
 mod endpoint;
 mod housekeeping;
 pub mod limits;
+mod listeners;
 mod notices;
 mod packets;
 mod properties;
 mod route;
+pub mod security;
 mod subscriber;
 #[cfg(test)]
 mod testing;
 mod users;
 mod wire;
 
+pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use endpoint::{Endpoint, EndpointConfig};
+pub use listeners::{TlsListener, WebSocketListener};
 pub use subscriber::{Subscriber, SubscriberConfig};

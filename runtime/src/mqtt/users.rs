@@ -34,6 +34,11 @@ impl Users {
         self.tags.is_empty()
     }
 
+    /// Whether there is such a user.
+    pub(crate) fn knows(&self, user: &str) -> bool {
+        self.tags.contains_key(user)
+    }
+
     /// Whether these credentials are good enough.
     pub(crate) fn allow(&self, user: Option<&str>, password: Option<&[u8]>) -> bool {
         if self.is_open() {

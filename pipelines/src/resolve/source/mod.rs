@@ -1,5 +1,6 @@
 //! `[source]`: endpoints that several pipelines share are one source, everything else is its own.
 
+mod access;
 mod endpoint;
 mod file;
 mod mqtt;
@@ -12,6 +13,27 @@ use crate::config::problem::{At, Reporter};
 use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::plan::{EndpointSpec, MqttSpec, SourceKind, SourceSpec};
+
+/// Keys of an endpoint that are the same in all pipelines that write them.
+const ENDPOINT_KEYS: [&str; 17] = [
+    "tls",
+    "websocket",
+    "users_file",
+    "jwt",
+    "certificate_user",
+    "connections_per_address",
+    "connections_per_user",
+    "rate_max",
+    "packet_max",
+    "connections_max",
+    "connect_timeout",
+    "session_expiry_max",
+    "keep_alive_max",
+    "queue_max",
+    "retained",
+    "subscribe",
+    "insecure_listen",
+];
 
 /// The sources of a plan as they are found.
 #[derive(Debug, Default)]
@@ -79,7 +101,7 @@ impl Sources {
                 self.list.len() - 1
             }
         };
-        for key in ["packet_max", "connections_max", "insecure_listen"] {
+        for key in ENDPOINT_KEYS {
             if let Some(entry) = source.knows(key).then(|| source.entry(key)).flatten() {
                 self.written[index].insert(key.to_owned(), entry.node.at);
             }
@@ -131,14 +153,36 @@ impl Sources {
         };
         let SourceKind::Endpoint(one) = &mut self.list[index].kind else { return };
         let SourceKind::Endpoint(more) = spec.kind else { return };
-        if conflict("packet_max", one.packet_bytes_max == more.packet_bytes_max) {
-            one.packet_bytes_max = more.packet_bytes_max;
+        macro_rules! join {
+            ($($key:literal $field:ident),* $(,)?) => {
+                $(if conflict($key, one.$field == more.$field) {
+                    one.$field = more.$field;
+                })*
+            };
         }
-        if conflict("connections_max", one.connections_max == more.connections_max) {
-            one.connections_max = more.connections_max;
-        }
-        if conflict("insecure_listen", one.insecure_listen == more.insecure_listen) {
-            one.insecure_listen = more.insecure_listen;
+        join!(
+            "packet_max" packet_bytes_max,
+            "connections_max" connections_max,
+            "insecure_listen" insecure_listen,
+            "tls" tls,
+            "websocket" websocket,
+            "users_file" users_file,
+            "jwt" jwt,
+            "certificate_user" certificate_user,
+            "connections_per_address" connections_per_address,
+            "connections_per_user" connections_per_user,
+            "rate_max" rate_max,
+            "connect_timeout" connect_timeout_us,
+            "session_expiry_max" session_expiry_max_s,
+            "keep_alive_max" keep_alive_max_s,
+            "queue_max" queue_max,
+            "retained" retained,
+            "subscribe" subscribe,
+        );
+        for rule in more.acl {
+            if !one.acl.contains(&rule) {
+                one.acl.push(rule);
+            }
         }
         one.filters.extend(more.filters);
         one.filters.sort();

@@ -27,9 +27,11 @@ impl State {
         }
         self.last_connection += 1;
         let online = new_online(&opening, self.last_connection);
+        let slot = present.unwrap_or_else(|| self.free_slot());
         let port = Port {
-            slot: present.unwrap_or_else(|| self.free_slot()),
+            slot,
             number: online.number,
+            born: self.session(slot).map_or(online.number, |session| session.born),
             signal: Arc::clone(&online.signal),
             wake: Arc::clone(&online.wake),
             session_expiry_s: expiry_s,
@@ -100,6 +102,7 @@ impl State {
         let session = Session {
             client_id: Arc::clone(&client_id),
             key: 0,
+            born: self.last_connection,
             version: opening.version,
             expiry_s,
             presence,

@@ -125,22 +125,23 @@ impl State {
         Some(queued)
     }
 
-    pub(super) fn receive_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
-        let Some(session) = self.session_of(port) else { return true };
-        session.received.get_or_insert_default().insert(packet_id)
+    pub(super) fn knows_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
+        let Some(session) = self.session_of(port) else { return false };
+        session.received.as_ref().is_some_and(|ids| ids.contains(&packet_id))
     }
 
-    pub(super) fn keep_qos2(&mut self, port: &Port, packet_ids: &[u16]) {
-        if self.session_of(port).is_none() {
-            return;
+    pub(super) fn receive_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
+        // A message may become durable after a newer connection took the session over, and the
+        // client repeats it there.
+        let session = self.session(port.slot).filter(|session| session.born == port.born);
+        let Some(session) = session else { return true };
+        let key = session.key;
+        let new = session.received.get_or_insert_default().insert(packet_id);
+        if new {
+            self.changes.put_received(key, packet_id);
+            self.hand_over();
         }
-        let Self { sessions, changes, .. } = self;
-        let Some(session) = sessions[port.slot as usize].as_ref() else { return };
-        let Some(received) = &session.received else { return };
-        for packet_id in packet_ids.iter().filter(|id| received.contains(id)) {
-            changes.put_received(session.key, *packet_id);
-        }
-        self.hand_over();
+        new
     }
 
     pub(super) fn release_qos2(&mut self, port: &Port, packet_id: u16) -> bool {

@@ -21,6 +21,7 @@ mod store;
 mod subscriptions;
 mod types;
 
+use std::borrow::Borrow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -111,16 +112,16 @@ impl Broker {
         self.lock().pubcomp(port, packet_id)
     }
 
-    /// A PUBLISH with QoS 2 came; whether it is new (and not a repetition). This is not stored
-    /// yet: a crash before the message is in the journal must not make its repetition one.
-    pub(crate) fn receive_qos2(&self, port: &Port, packet_id: u16) -> bool {
-        self.lock().receive_qos2(port, packet_id)
+    /// Whether a PUBLISH with QoS 2 is a repetition.
+    pub(crate) fn knows_qos2(&self, port: &Port, packet_id: u16) -> bool {
+        self.lock().knows_qos2(port, packet_id)
     }
 
-    /// The messages with these packet ids are durable in the journal. After the `ticket` for this,
-    /// a crash does not make them new again; send PUBREC then.
-    pub(crate) fn keep_qos2(&self, port: &Port, packet_ids: &[u16]) {
-        self.lock().keep_qos2(port, packet_ids);
+    /// A message with QoS 2 is durable in the journal; false if it was so before. Not to be
+    /// called sooner: a crash in between would swallow its repetition. After the `ticket` for
+    /// this, a crash does not make the message new again; send PUBREC then.
+    pub(crate) fn receive_qos2(&self, port: &Port, packet_id: u16) -> bool {
+        self.lock().receive_qos2(port, packet_id)
     }
 
     /// A PUBREL came; whether its packet id was known.
@@ -129,8 +130,13 @@ impl Broker {
     }
 
     /// The connection is over. Returns the will if it is to be published at once.
-    pub(crate) fn disconnect(&self, port: &Port, how: Leave, now_ms: u64) -> Option<Publication> {
-        self.lock().disconnect(port, how, now_ms)
+    pub(crate) fn disconnect(
+        &self,
+        port: impl Borrow<Port>,
+        how: Leave,
+        now_ms: u64,
+    ) -> Option<Publication> {
+        self.lock().disconnect(port.borrow(), how, now_ms)
     }
 
     /// What time has brought: delayed wills, expired sessions.

@@ -69,6 +69,7 @@ impl State {
         let session = Session {
             client_id: Arc::clone(&client_id),
             key,
+            born: 0,
             // Until its client says.
             version: Version::V5,
             expiry_s,

@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) client_id: Arc<str>,
     /// Names it in the store; 0 while it is not stored.
     pub(super) key: u64,
+    /// The number of its first connection; 0 if that was before the last start.
+    pub(super) born: u64,
     pub(super) version: Version,
     pub(super) expiry_s: u32,
     pub(super) presence: Presence,
@@ -106,7 +108,8 @@ pub(super) struct Release {
 /// Packet ids follow from the number of a message, so that they survive a crash without being
 /// written each time.
 pub(super) fn packet_id(seq: u64) -> u16 {
-    (seq % u64::from(u16::MAX)) as u16 + 1
+    // The first is 1, as every other server has it.
+    ((seq + u64::from(u16::MAX) - 1) % u64::from(u16::MAX)) as u16 + 1
 }
 
 /// What is on its way to the client, in order.

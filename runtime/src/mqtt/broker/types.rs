@@ -160,6 +160,8 @@ pub(crate) struct Port {
     pub(super) slot: u32,
     /// Of this connection; never used twice.
     pub(super) number: u64,
+    /// Of the session.
+    pub(super) born: u64,
     pub(super) signal: Arc<Signal>,
     /// Told when there may be something to send: call `Broker::outgoing`.
     pub(crate) wake: Arc<Notify>,

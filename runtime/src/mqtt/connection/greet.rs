@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Shared;
 use super::session::Session;
 use super::stream::{Outbox, exchange};
-use crate::mqtt::access::Identity;
+use crate::mqtt::access::{Identity, Peer};
 use crate::mqtt::broker::{Opening, Publication, Will};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::connect::{self, Connect, Hello, Refusal, Testament, Why, bad_frame, malformed};
@@ -26,7 +26,7 @@ use crate::source::{IntakeError, count, now_us};
 pub(super) async fn greet<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut ReadBuffer,
-    address: SocketAddr,
+    peer: &Peer,
     shared: &Arc<Shared>,
     full: Option<String>,
 ) -> Result<Session, Refusal> {
@@ -37,10 +37,9 @@ pub(super) async fn greet<S: AsyncRead + Unpin>(
         return Err(Why::Quota(full).refuse(&connect));
     }
     let hello = Hello::of(&connect, &shared.terms)?;
-    let admitted = shared.access.admit(&connect, &hello.client_id, address).await;
-    let identity = admitted.map_err(|why| why.refuse(&connect))?;
+    let identity = shared.access.admit(&connect, &hello.client_id, peer).await?;
     let opening = opening(&connect, &hello, &identity, shared.terms.retained)?;
-    let session = Session::open(hello, identity, opening, address, shared);
+    let session = Session::open(hello, identity, opening, peer.address, shared);
     buffer.consume(frame.total_len);
     Ok(session)
 }

@@ -80,7 +80,7 @@ impl Session {
         tracing::debug!(client, event, detail, "connection ended");
         let acks = self.batcher.finish().await?;
         self.acknowledge(acks);
-        let will = self.shared.broker.disconnect(&self.port, leave, now_ms());
+        let will = self.shared.broker.disconnect(&*self.port, leave, now_ms());
         self.event(event, &detail, false);
         if let Some(will) = will {
             self.event("will", &String::from_utf8_lossy(&will.topic), false);

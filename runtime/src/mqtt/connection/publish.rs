@@ -94,15 +94,9 @@ impl Session {
         if self.exactly_once.contains_key(&packet_id) {
             return true;
         }
-        if !self.resumed {
-            return false;
-        }
-        let known = !self.shared.broker.receive_qos2(&self.port, packet_id);
+        let known = self.resumed && self.shared.broker.knows_qos2(&self.port, packet_id);
         if known {
             self.exactly_once.insert(packet_id, 0);
-        } else {
-            // It is remembered when the message is durable, and not before.
-            self.shared.broker.release_qos2(&self.port, packet_id);
         }
         known
     }

@@ -113,7 +113,7 @@ impl Session {
         let event = SessionEvent {
             source: self.shared.name.clone(),
             client_id: self.hello.client_id.clone(),
-            user: self.identity.user.clone(),
+            user: self.identity.user().to_owned(),
             event: event.to_owned(),
             detail: detail.to_owned(),
             address: self.address.to_string(),
@@ -265,7 +265,10 @@ impl Session {
                     places.push(i);
                     granted.push(filter);
                 }
-                Ok(filter) => self.note_denied(&format!("subscribe {}", filter.filter)),
+                Ok(filter) => {
+                    codes[i] = 0x87;
+                    self.note_denied(&format!("subscribe {}", filter.filter));
+                }
                 Err(Limit) => {
                     codes[i] = 0x97;
                     self.note_denied("subscribe: a filter is longer or deeper than allowed");

@@ -254,11 +254,16 @@ fn received_qos_2_ids_survive_the_connection_4_3_3() {
     let client = Client::with(&broker, "c", &[]);
     assert!(broker.receive_qos2(&client.port, 1) && broker.receive_qos2(&client.port, 2));
     assert!(!broker.receive_qos2(&client.port, 1));
+    assert!(broker.knows_qos2(&client.port, 1) && !broker.knows_qos2(&client.port, 3));
     client.leave(LOST, 0);
     let client = Client::with(&broker, "c", &[]);
     assert!(!broker.receive_qos2(&client.port, 2));
     assert!(broker.release_qos2(&client.port, 2) && !broker.release_qos2(&client.port, 2));
     assert!(broker.receive_qos2(&client.port, 2));
+    let newer = Client::with(&broker, "c", &[]);
+    assert!(broker.receive_qos2(&client.port, 4), "durable after the session was taken over");
+    assert!(broker.knows_qos2(&newer.port, 4));
     let clean = Client::open(&broker, Opening { clean_start: true, ..opening("c") }, 0);
-    assert!(broker.receive_qos2(&clean.port, 1));
+    broker.receive_qos2(&newer.port, 5);
+    assert!(!broker.knows_qos2(&clean.port, 1) && !broker.knows_qos2(&clean.port, 5));
 }
