@@ -93,6 +93,14 @@ def value(seq):
     return 20.0 + (seq % 10) / 2
 
 
+def node(script, *arguments):
+    """The command that runs a script of node/ with the packages that `npm ci` put somewhere."""
+    folder = pathlib.Path(__file__).parent / "node"
+    packages = pathlib.Path(os.environ.get("TIDEGATE_NODE", folder)).resolve() / "node_modules"
+    # Node looks for packages beside the script, so it is told to look elsewhere too.
+    return ["env", f"NODE_PATH={packages}", "node", str(folder / script), *map(str, arguments)]
+
+
 class QueryFailed(Exception):
     pass
 
