@@ -4,21 +4,13 @@ What subscribers get is checked line by line, and what was published by SQL."""
 
 import subprocess
 import tempfile
-import threading
 
 from harness import ENDPOINT, PATIENCE_S, PIPELINE, Tidegate, eventually, payload, totals
+from tools import Child, lines, topic
 
 VERSIONS = ["mqttv311", "mqttv5"]
 FEW, MANY = 300, 10_000
 PACKET_MAX = 256 * 1024
-
-
-def topic(device):
-    return f"plant/north/{device}/telemetry"
-
-
-def lines(seqs):
-    return [payload(seq) for seq in seqs]
 
 
 class Publisher:
@@ -39,56 +31,17 @@ class Publisher:
         return totals(seqs)
 
 
-class Subscriber:
+class Subscriber(Child):
     """A running mosquitto_sub. Its debug lines say when it is subscribed; messages are marked."""
 
     MARK = ">>"
 
     def __init__(self, port, version, name, *arguments, form="%p", wait=True):
-        command = ["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(port),
-                   "-V", version, "-i", name, "-d", "-F", self.MARK + form, *arguments]
-        self.said, self.messages = [], []
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
+        super().__init__(["stdbuf", "-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", str(port),
+                          "-V", version, "-i", name, "-d", "-F", self.MARK + form, *arguments])
         if wait:
             eventually(f"{name} to subscribe",
                        lambda: any(line.startswith("Subscribed") for line in list(self.said)))
-
-    def _read(self):
-        for line in self.process.stdout:
-            line = line.rstrip("\n")
-            if line.startswith(self.MARK):
-                self.messages.append(line[len(self.MARK):])
-            else:
-                self.said.append(line)
-
-    def expect(self, messages):
-        """Waits for the messages; they must be exactly these, in this order."""
-        def look():
-            return len(self.messages) >= len(messages)
-        try:
-            eventually(f"{len(messages)} messages", look)
-        except AssertionError:
-            raise AssertionError(f"{len(self.messages)} messages came, {len(messages)} were "
-                                 f"expected; {self.said[-5:]}") from None
-        wrong = [pair for pair in zip(self.messages, messages) if pair[0] != pair[1]]
-        assert not wrong, f"got and expected: {wrong[:3]}"
-        assert len(self.messages) == len(messages), self.messages[len(messages):][:3]
-
-    def ended(self):
-        code = self.process.wait(timeout=PATIENCE_S)
-        self.reader.join(PATIENCE_S)
-        return code
-
-    def stop(self):
-        self.process.terminate()
-        self.ended()
-
-    def kill(self):
-        self.process.kill()
-        self.ended()
 
 
 def every_qos(port, publish, version, expected):
@@ -123,7 +76,7 @@ def retained(port, publish, version, expected):
     first.expect(["1 " + payload(2), "0 "])
     first.stop()
     late = Subscriber(port, version, "late", "-t", topic(device), "-W", "2")
-    assert late.ended() == 27 and not late.messages, (late.messages, "was cleared")
+    assert late.ended() == 27 and not late.messages(), (late.said, "was cleared")
 
 
 def will(port, publish, version, expected):
@@ -144,10 +97,10 @@ def shared(port, publish, version, expected):
     group = [Subscriber(port, version, f"member-{i}", "-q", "1", "-t", f"$share/g/{topic(device)}")
              for i in range(3)]
     expected[device] = publish.lines(version, 1, device, range(FEW))
-    eventually("each message once", lambda: sum(len(m.messages) for m in group) >= FEW)
-    got = sorted(line for member in group for line in member.messages)
+    eventually("each message once", lambda: sum(len(m.messages()) for m in group) >= FEW)
+    got = sorted(line for member in group for line in member.messages())
     assert got == sorted(lines(range(FEW))), f"{len(got)} of {FEW}"
-    assert all(member.messages for member in group), [len(m.messages) for m in group]
+    assert all(member.messages() for member in group), [len(m.messages()) for m in group]
     for member in group:
         member.stop()
 
@@ -180,8 +133,8 @@ def properties(port, publish, expected):
     arguments += ["-D", "publish", "user-property", "unit", "°C"]
     done = publish("mqttv5", 1, device, *arguments, "-m", payload(0))
     assert done.returncode == 0, done
-    eventually("the message", lambda: subscriber.messages)
-    words = subscriber.messages[0].split(" ")
+    eventually("the message", subscriber.messages)
+    words = subscriber.messages()[0].split(" ")
     expiry = words.pop(4)
     assert words == ["unit:°C", "text/json", "answers/1", "c7", "1"], words
     assert 3590 <= int(expiry) <= 3600, expiry
