@@ -16,6 +16,7 @@ use crate::plan::{EndpointSpec, MqttSpec, Plan, SourceKind};
 use crate::{explain, explain_dot, fingerprint};
 
 const PLANT: &str = include_str!("../../tests-data/plant.toml");
+const ENDPOINT: &str = include_str!("../../tests-data/endpoint.toml");
 const BROKER: &str = include_str!("../../tests-data/broker.toml");
 const FILE: &str = include_str!("../../tests-data/file.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
@@ -189,11 +190,12 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let plan = good(&[PLANT, BROKER, FILE]);
+    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE]);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
     let mut seen = BTreeSet::new();
-    for text in [PLANT, BROKER, FILE] {
+    let public = ENDPOINT.replace("secret = \"${env", "key_file = \"${env");
+    for text in [PLANT, ENDPOINT, &public, BROKER, FILE] {
         used(&PIPELINE, &tree(text), &mut seen);
     }
     let mut all = Vec::new();

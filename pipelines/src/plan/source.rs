@@ -15,6 +15,8 @@ pub struct SourceSpec {
 
 /// How a source gets messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
+// A plan has a handful of sources.
+#[allow(clippy::large_enum_variant)]
 pub enum SourceKind {
     /// Tidegate's own MQTT endpoint.
     Endpoint(EndpointSpec),

@@ -58,6 +58,8 @@ pub(super) enum Command {
     Test(PathArgs),
     /// Asks SQL over the tables of a running or a stopped instance
     Sql(SqlArgs),
+    /// Prints a line for the file of users of an MQTT endpoint (`users_file`)
+    Password(PasswordArgs),
 }
 
 const DEMO_HELP: &str = "\
@@ -184,6 +186,31 @@ pub(super) struct SqlArgs {
     pub(super) query: Option<String>,
 }
 
+const PASSWORD_HELP: &str = "\
+The password is asked for without showing it, or is the first line of standard input. What is
+printed holds no password, only a slow hash of it (argon2id), so the file may be read by others;
+but whoever can write it lets people in.
+
+Examples:
+  tidegate password gateway-1 >> users.txt
+  openssl rand -base64 24 | tee gateway-1.secret | tidegate password gateway-1 >> users.txt
+
+In the pipeline file:
+  [source]
+  type = \"endpoint\"
+  users_file = \"users.txt\"
+
+A running endpoint takes a changed file within a second. To change a password, replace the line;
+to lock somebody out, delete it. Connections that are open stay open.";
+
+#[derive(Args, Debug)]
+#[command(after_help = PASSWORD_HELP)]
+pub(super) struct PasswordArgs {
+    /// Name of the user; without it, only the hash is printed
+    #[arg(value_name = "NAME")]
+    pub(super) name: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
     /// Aligned columns, for people
@@ -249,6 +276,7 @@ mod tests {
         assert_eq!((run.paths.paths.len(), run.engine.workers()), (2, 2));
         assert!(parse("tidegate explain --dot a.toml").is_ok());
         assert!(parse("tidegate sql -o parquet SELECT").is_ok());
+        assert!(parse("tidegate password").is_ok() && parse("tidegate password gw-1").is_ok());
     }
 
     #[test]
@@ -261,6 +289,7 @@ mod tests {
             "tidegate demo --devices 0",
             "tidegate demo --speed nan",
             "tidegate sql -o xml SELECT",
+            "tidegate password a b",
             "tidegate dmeo",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

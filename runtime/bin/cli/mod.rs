@@ -9,6 +9,7 @@ mod failure;
 mod files;
 mod finish;
 mod logging;
+mod password;
 mod run;
 mod sql;
 mod stop;
@@ -41,6 +42,7 @@ pub(crate) fn main() -> ExitCode {
         None => print(args::INTRODUCTION),
         Some(Command::Schema) => print(&format!("{:#}", tidegate_pipelines::schema())),
         Some(Command::Docs) => print(&tidegate_pipelines::docs_markdown()),
+        Some(Command::Password(args)) => password::password(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Explain(args)) => check::explain(&args),
         Some(Command::Test(args)) => test::test(&args),

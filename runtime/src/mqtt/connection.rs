@@ -64,6 +64,8 @@ enum Exit {
     Silent,
     /// It has not read for [`WRITE_TIMEOUT`].
     Stuck,
+    /// Its proof of who it is has expired.
+    Expired,
     /// A newer connection has the client id.
     Taken,
     /// The process is stopping.
@@ -202,6 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.buffer.consume(at);
         count(&session.shared.stats.received, messages);
+        session.meter(messages);
         result
     }
 
@@ -217,7 +220,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 impl Session {
     /// Whether the bounds on memory, and the order of things, allow to read now.
     fn may_read(&self) -> bool {
-        if self.waiting || self.out.len() >= OUT_BYTES_MAX {
+        let held_back = self.waiting || self.paused_until.is_some();
+        if held_back || self.out.len() >= OUT_BYTES_MAX {
             return false;
         }
         self.batcher.may_collect()
@@ -228,11 +232,18 @@ impl Session {
         let stuck = self.out.stalled.map(|since| since + WRITE_TIMEOUT);
         let silent = (!self.patience.is_zero()).then(|| self.last_received + self.patience);
         let never = self.last_received + Duration::from_secs(365 * 24 * 3600);
-        [stuck, silent].into_iter().flatten().min().unwrap_or(never)
+        let all = [stuck, silent, self.paused_until, self.valid_until];
+        all.into_iter().flatten().min().unwrap_or(never)
     }
 
-    /// Judges the silence of the peer.
-    fn alarm(&self, now: Instant, reading: bool) -> Result<(), Exit> {
+    /// Does what is due by the clock; above all, judges the silence of the peer.
+    fn alarm(&mut self, now: Instant, reading: bool) -> Result<(), Exit> {
+        if self.valid_until.is_some_and(|until| until <= now) {
+            return Err(Exit::Expired);
+        }
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+        }
         if self.out.stalled.is_some_and(|since| since + WRITE_TIMEOUT <= now) {
             return Err(Exit::Stuck);
         }

@@ -190,6 +190,26 @@ impl Endpoint {
     pub fn addresses(&self) -> Result<Vec<(&'static str, SocketAddr)>, SourceError> {
         self.listeners.addresses()
     }
+
+    /// What its connections share, and the doors that they come through.
+    pub(crate) fn open(
+        self,
+        intake: Arc<dyn Intake>,
+        stats: Arc<SourceStats>,
+    ) -> (Arc<Shared>, Listeners) {
+        let shared = Shared {
+            name: self.name,
+            access: self.access,
+            terms: self.terms,
+            connect_timeout: self.connect_timeout,
+            broker: self.broker,
+            notices: Notices::default(),
+            held: Arc::default(),
+            intake,
+            stats,
+        };
+        (Arc::new(shared), self.listeners)
+    }
 }
 
 impl Source for Endpoint {
@@ -203,24 +223,15 @@ impl Source for Endpoint {
         stop: watch::Receiver<bool>,
         stats: Arc<SourceStats>,
     ) -> JoinHandle<Result<(), SourceError>> {
-        let shared = Arc::new(Shared {
-            name: self.name.clone(),
-            access: self.access,
-            terms: self.terms,
-            connect_timeout: self.connect_timeout,
-            broker: self.broker,
-            notices: Notices::default(),
-            held: Arc::default(),
-            intake,
-            stats,
-        });
-        let (name, listeners) = (self.name, self.listeners);
+        let connections_max = self.connections_max;
+        let (shared, listeners) = self.open(intake, stats);
+        let name = shared.name.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(housekeeping::run(Arc::clone(&shared), stop.clone()));
         let acceptor = Acceptor {
             shared,
             tasks,
-            connections_max: self.connections_max,
+            connections_max,
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             stop,
         };

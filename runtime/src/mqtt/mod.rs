@@ -9,7 +9,6 @@
 mod access;
 mod aliases;
 mod batcher;
-#[allow(dead_code, unused_imports)] // The endpoint is about to use it.
 mod broker;
 mod buffer;
 mod connect;

@@ -191,3 +191,6 @@ fn host_of(listen: &str) -> Option<&str> {
     let plain = host.parse::<IpAddr>().is_ok() || !host.contains([':', '[', ']', '/', ' ']);
     (plain && !host.is_empty()).then_some(host)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Connections come and go, sessions begin and end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::session::{DelayedWill, IN_FLIGHT_MAX, IN_FLIGHT_MAX_V5, Online, Presence, Session};
@@ -62,9 +63,10 @@ impl State {
         let Some(session) = self.session(slot) else { return false };
         let client_id = session.client_id.to_string();
         let expiry_s = session.expiry_s;
+        let unwanted = opening.clean_start || *session.user != opening.user;
         match &mut session.presence {
             Presence::Online(online) => {
-                let ends = opening.clean_start || expiry_s == 0;
+                let ends = unwanted || expiry_s == 0;
                 // A will without delay is due now; one with delay is cancelled, because the
                 // session goes on (3.1.3-9).
                 let will = online.will.take().filter(|will| ends || will.delay_s == 0);
@@ -77,8 +79,11 @@ impl State {
             }
             Presence::Away { expires_at_ms, will, .. } => {
                 let (expires_at_ms, will) = (*expires_at_ms, will.take());
-                let ends = opening.clean_start || expires_at_ms <= now_ms;
+                let ends = unwanted || expires_at_ms <= now_ms;
                 self.timers.remove(&(expires_at_ms, slot, Timer::Expiry));
+                if expires_at_ms <= now_ms {
+                    self.expired.push(client_id.clone());
+                }
                 if let Some(will) = will {
                     self.timers.remove(&(will.at_ms, slot, Timer::Will));
                     if ends || will.at_ms <= now_ms {
@@ -101,6 +106,7 @@ impl State {
         let client_id: Arc<str> = opening.client_id.as_str().into();
         let session = Session {
             client_id: Arc::clone(&client_id),
+            user: opening.user.as_str().into(),
             key: 0,
             born: self.last_connection,
             version: opening.version,
@@ -108,7 +114,7 @@ impl State {
             presence,
             filters: Vec::new(),
             flow: None,
-            received: None,
+            received: BTreeSet::new(),
         };
         self.sessions[slot as usize] = Some(session);
         self.clients.insert(client_id, slot);
@@ -209,7 +215,9 @@ impl State {
     }
 
     pub(super) fn due(&mut self, now_ms: u64) -> Due {
-        let mut due = Due { wills: std::mem::take(&mut self.wills), ..Due::default() };
+        let wills = std::mem::take(&mut self.wills);
+        let expired = std::mem::take(&mut self.expired);
+        let mut due = Due { wills, expired, ..Due::default() };
         while let Some(&(at_ms, slot, timer)) = self.timers.first() {
             if at_ms > now_ms {
                 break;
@@ -277,7 +285,8 @@ fn new_online(opening: &Opening, number: u64) -> Online {
         in_flight_max: in_flight_max.min(opening.receive_maximum.max(1)),
         packet_bytes_max: opening.packet_bytes_max,
         alias_max: opening.topic_alias_max,
-        aliases: None,
+        aliases: BTreeMap::new(),
         will: opening.will.clone().map(Box::new),
+        may_receive: opening.may_receive.clone(),
     }
 }

@@ -127,7 +127,7 @@ impl State {
 
     pub(super) fn knows_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
         let Some(session) = self.session_of(port) else { return false };
-        session.received.as_ref().is_some_and(|ids| ids.contains(&packet_id))
+        session.received.contains(&packet_id)
     }
 
     pub(super) fn receive_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
@@ -136,7 +136,7 @@ impl State {
         let session = self.session(port.slot).filter(|session| session.born == port.born);
         let Some(session) = session else { return true };
         let key = session.key;
-        let new = session.received.get_or_insert_default().insert(packet_id);
+        let new = session.received.insert(packet_id);
         if new {
             self.changes.put_received(key, packet_id);
             self.hand_over();
@@ -147,10 +147,7 @@ impl State {
     pub(super) fn release_qos2(&mut self, port: &Port, packet_id: u16) -> bool {
         let Some(session) = self.session_of(port) else { return false };
         let key = session.key;
-        let known = session.received.as_mut().is_some_and(|ids| ids.remove(&packet_id));
-        if session.received.as_ref().is_some_and(|ids| ids.is_empty()) {
-            session.received = None;
-        }
+        let known = session.received.remove(&packet_id);
         if known {
             self.changes.remove_received(key, packet_id);
             self.hand_over();
@@ -186,6 +183,7 @@ struct Sending<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Yes,
+    Denied,
     TooLarge,
     NoRoom,
 }
@@ -226,9 +224,9 @@ impl Sending<'_> {
             let queued = self.flow.flying[self.flow.flown].clone();
             match self.send(&queued) {
                 Sent::Yes => self.flow.flown += 1,
-                Sent::TooLarge => {
+                Sent::TooLarge | Sent::Denied => {
                     self.flow.flying.remove(self.flow.flown);
-                    self.drop_too_large(&queued);
+                    self.forget(&queued);
                 }
                 Sent::NoRoom => return Pause::NoRoom,
             }
@@ -254,7 +252,7 @@ impl Sending<'_> {
                 break;
             }
             match self.send(&queued) {
-                Sent::TooLarge => self.drop_too_large(&queued),
+                Sent::TooLarge | Sent::Denied => self.forget(&queued),
                 Sent::NoRoom => {
                     self.flow.waiting.push_front(queued);
                     return Pause::NoRoom;
@@ -286,6 +284,10 @@ impl Sending<'_> {
     }
 
     fn send(&mut self, queued: &Queued) -> Sent {
+        if !self.may_receive(queued.message.topic()) {
+            add(&self.counters.dropped_denied, 1);
+            return Sent::Denied;
+        }
         let alias = self.alias(queued.message.topic());
         let mut copy = Copy {
             version: self.version,
@@ -303,6 +305,8 @@ impl Sending<'_> {
             size = copy.size(&queued.message);
         }
         if size.total > packet_bytes_max {
+            // As if it had been delivered (3.1.2-25).
+            add(&self.counters.dropped_too_large, 1);
             return Sent::TooLarge;
         }
         if !self.has_room(size.total) {
@@ -310,8 +314,7 @@ impl Sending<'_> {
         }
         copy.put(&queued.message, size, self.now_ms, self.out);
         if let Alias::New(alias) = copy.alias {
-            let aliases = self.online.aliases.get_or_insert_default();
-            aliases.insert(queued.message.topic().into(), alias);
+            self.online.aliases.insert(queued.message.topic().into(), alias);
         }
         Sent::Yes
     }
@@ -321,7 +324,7 @@ impl Sending<'_> {
         if max == 0 || self.version == Version::V3 {
             return Alias::None;
         }
-        let Some(aliases) = &self.online.aliases else { return Alias::New(1) };
+        let aliases = &self.online.aliases;
         match aliases.get(topic) {
             Some(&alias) => Alias::Known(alias),
             None if aliases.len() < usize::from(max) => Alias::New(aliases.len() as u16 + 1),
@@ -329,10 +332,9 @@ impl Sending<'_> {
         }
     }
 
-    /// As if it had been delivered (3.1.2-25).
-    fn drop_too_large(&mut self, queued: &Queued) {
-        self.forget(queued);
-        add(&self.counters.dropped_too_large, 1);
+    fn may_receive(&self, topic: &[u8]) -> bool {
+        let Some(may) = &self.online.may_receive else { return true };
+        std::str::from_utf8(topic).is_ok_and(|topic| may(topic))
     }
 
     fn forget(&mut self, queued: &Queued) {

@@ -31,7 +31,7 @@ use state::State;
 pub(crate) use filter::{is_valid_filter, shared_group};
 pub(crate) use store::Ticket;
 pub(crate) use types::{
-    BrokerOptions, Counters, Due, Leave, Opening, Port, Publication, Subscription, Will,
+    BrokerOptions, Counters, Due, Leave, MayReceive, Opening, Port, Publication, Subscription, Will,
 };
 
 /// See the module.
@@ -61,6 +61,11 @@ impl Broker {
     /// may not have are not to be passed in here.
     pub(crate) fn subscribe(&self, port: &Port, filters: &[Subscription], now_ms: u64) -> Vec<u8> {
         self.lock().subscribe(port, filters, now_ms)
+    }
+
+    /// The filters of a session, groups included.
+    pub(crate) fn subscriptions(&self, port: &Port) -> Vec<String> {
+        self.lock().subscriptions(port)
     }
 
     /// Unsubscribes; the codes of a version 5 UNSUBACK.

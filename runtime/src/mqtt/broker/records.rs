@@ -64,6 +64,8 @@ pub(super) fn retained_key(topic: &[u8]) -> Key {
 pub(super) fn session_value(session: &Session, left_at_ms: u64) -> Vec<u8> {
     let mut out = session.expiry_s.to_be_bytes().to_vec();
     out.extend_from_slice(&left_at_ms.to_be_bytes());
+    out.extend_from_slice(&(session.user.len() as u32).to_be_bytes());
+    out.extend_from_slice(session.user.as_bytes());
     out.extend_from_slice(session.client_id.as_bytes());
     out
 }
@@ -100,7 +102,7 @@ pub(super) fn message_value(message: &Message) -> Vec<u8> {
 #[derive(Debug)]
 pub(super) enum Record {
     Message(Arc<Message>),
-    Session { key: u64, client_id: String, expiry_s: u32, left_at_ms: u64 },
+    Session { key: u64, client_id: String, user: String, expiry_s: u32, left_at_ms: u64 },
     Filter { key: u64, filter: String, identifier: u32, options: Options },
     Queued { key: u64, seq: u64, message: u64, qos: u8, retain: bool, cost: u32, ids: Ids },
     Release { key: u64, seq: u64 },
@@ -122,8 +124,10 @@ pub(super) fn read(key: &[u8], value: &[u8]) -> Option<Record> {
         tag::MESSAGE => Record::Message(Arc::new(read_message(key, v)?)),
         tag::SESSION => {
             let (expiry_s, left_at_ms) = (v.u32()?, v.u64()?);
+            let user_len = v.u32()? as usize;
+            let user = String::from_utf8(v.take(user_len)?.to_vec()).ok()?;
             let client_id = String::from_utf8(v.0.to_vec()).ok()?;
-            Record::Session { key, client_id, expiry_s, left_at_ms }
+            Record::Session { key, client_id, user, expiry_s, left_at_ms }
         }
         tag::FILTER => {
             let filter = String::from_utf8(k.0.to_vec()).ok()?;

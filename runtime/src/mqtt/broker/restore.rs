@@ -26,8 +26,9 @@ impl State {
                     self.last_message = self.last_message.max(message.id);
                     messages.insert(message.id, message);
                 }
-                Record::Session { key, client_id, expiry_s, left_at_ms } => {
-                    let slot = self.restore_session(key, client_id, expiry_s, left_at_ms, now_ms);
+                Record::Session { key, client_id, user, expiry_s, left_at_ms } => {
+                    let names = (client_id, user);
+                    let slot = self.restore_session(key, names, expiry_s, left_at_ms, now_ms);
                     slots.insert(key, slot);
                     self.last_key = self.last_key.max(key);
                 }
@@ -57,7 +58,7 @@ impl State {
     fn restore_session(
         &mut self,
         key: u64,
-        client_id: String,
+        (client_id, user): (String, String),
         expiry_s: u32,
         left_at_ms: u64,
         now_ms: u64,
@@ -68,6 +69,7 @@ impl State {
         let client_id: Arc<str> = client_id.into();
         let session = Session {
             client_id: Arc::clone(&client_id),
+            user: user.into(),
             key,
             born: 0,
             // Until its client says.
@@ -76,7 +78,7 @@ impl State {
             presence: Presence::Away { left_at_ms, expires_at_ms, will: None },
             filters: Vec::new(),
             flow: None,
-            received: None,
+            received: BTreeSet::new(),
         };
         let slot = self.free_slot();
         self.sessions[slot as usize] = Some(session);
@@ -125,8 +127,7 @@ impl State {
                 let Some(session) = slots.get(&key).and_then(|slot| self.session(*slot)) else {
                     return;
                 };
-                let ids: &mut BTreeSet<u16> = session.received.get_or_insert_default();
-                ids.insert(packet_id);
+                session.received.insert(packet_id);
             }
             _ => {}
         }
@@ -169,11 +170,11 @@ impl State {
 
     fn drop_expired(&mut self, now_ms: u64) {
         for slot in 0..self.sessions.len() as u32 {
-            let expired = self.session(slot).is_some_and(|session| {
-                let Presence::Away { expires_at_ms, .. } = session.presence else { return false };
-                expires_at_ms <= now_ms
-            });
-            if expired {
+            let Some(session) = self.session(slot) else { continue };
+            let Presence::Away { expires_at_ms, .. } = session.presence else { continue };
+            if expires_at_ms <= now_ms {
+                let client_id = session.client_id.to_string();
+                self.expired.push(client_id);
                 self.end(slot);
             }
         }

@@ -75,6 +75,11 @@ impl State {
         }
     }
 
+    pub(super) fn subscriptions(&mut self, port: &Port) -> Vec<String> {
+        let Some(session) = self.session_of(port) else { return Vec::new() };
+        session.filters.iter().map(|filter| filter.to_string()).collect()
+    }
+
     pub(super) fn unsubscribe(&mut self, port: &Port, filters: &[&str]) -> Vec<u8> {
         let codes = filters.iter().map(|filter| self.unsubscribe_one(port, filter)).collect();
         self.hand_over();

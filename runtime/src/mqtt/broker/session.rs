@@ -2,14 +2,14 @@
 //!
 //! Most sessions are idle, so what only busy ones need is allocated when they need it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::super::wire::Version;
 use super::message::{Ids, Message};
-use super::types::{Publication, Signal, Will};
+use super::types::{MayReceive, Publication, Signal, Will};
 
 /// Unacknowledged messages that we send a client which announces no smaller Receive Maximum.
 pub(super) const IN_FLIGHT_MAX: u16 = 100;
@@ -20,9 +20,10 @@ pub(super) const IN_FLIGHT_MAX_V5: u16 = 1000;
 /// Topic aliases that we assign on one connection: the first topics are most likely to repeat.
 pub(super) const ALIASES_MAX: u16 = 64;
 
-#[derive(Debug)]
 pub(super) struct Session {
     pub(super) client_id: Arc<str>,
+    /// Whose it is: nobody else may resume it.
+    pub(super) user: Box<str>,
     /// Names it in the store; 0 while it is not stored.
     pub(super) key: u64,
     /// The number of its first connection; 0 if that was before the last start.
@@ -34,10 +35,9 @@ pub(super) struct Session {
     pub(super) filters: Vec<Box<str>>,
     pub(super) flow: Option<Box<Flow>>,
     /// QoS 2: packet ids received and not released.
-    pub(super) received: Option<Box<BTreeSet<u16>>>,
+    pub(super) received: BTreeSet<u16>,
 }
 
-#[derive(Debug)]
 pub(super) enum Presence {
     Online(Box<Online>),
     Away {
@@ -55,7 +55,6 @@ pub(super) struct DelayedWill {
 }
 
 /// A connection.
-#[derive(Debug)]
 pub(super) struct Online {
     pub(super) number: u64,
     pub(super) signal: Arc<Signal>,
@@ -63,8 +62,9 @@ pub(super) struct Online {
     pub(super) in_flight_max: u16,
     pub(super) packet_bytes_max: u32,
     pub(super) alias_max: u16,
-    pub(super) aliases: Option<Box<HashMap<Box<[u8]>, u16>>>,
+    pub(super) aliases: BTreeMap<Box<[u8]>, u16>,
     pub(super) will: Option<Box<Will>>,
+    pub(super) may_receive: Option<MayReceive>,
 }
 
 impl Online {

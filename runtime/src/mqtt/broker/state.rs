@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) timers: BTreeSet<(u64, u32, Timer)>,
     /// Wills that became due when a session ended.
     pub(super) wills: Vec<(String, Publication)>,
+    /// Sessions that were found to have expired.
+    pub(super) expired: Vec<String>,
     pub(super) limited: HashMap<Arc<str>, Limited>,
     pub(super) changes: Changes,
     pub(super) store: Option<Store>,
@@ -67,6 +69,7 @@ impl State {
             clients: HashMap::new(),
             timers: BTreeSet::new(),
             wills: Vec::new(),
+            expired: Vec::new(),
             limited: HashMap::new(),
             changes: Changes { enabled: store.is_some(), ..Changes::default() },
             store,
@@ -189,7 +192,7 @@ impl State {
         }
         sub(&self.counters.subscriptions, session.filters.len() as u64);
         self.forget_flow(&session);
-        for packet_id in session.received.iter().flat_map(|ids| ids.iter()) {
+        for packet_id in &session.received {
             self.changes.remove_received(session.key, *packet_id);
         }
         self.changes.remove_session(session.key);

@@ -82,12 +82,12 @@ struct Node {
     hash: u32,
     /// Sorted by slot.
     here: Vec<Entry>,
-    groups: Option<Box<BTreeMap<Box<str>, Group>>>,
+    groups: BTreeMap<Box<str>, Group>,
 }
 
 impl Node {
     fn is_unused(&self) -> bool {
-        self.children == 0 && self.here.is_empty() && self.groups.is_none()
+        self.children == 0 && self.here.is_empty() && self.groups.is_empty()
     }
 }
 
@@ -130,7 +130,7 @@ impl Tree {
         let list = match group {
             None => &mut node.here,
             Some(group) => {
-                let groups = node.groups.get_or_insert_default();
+                let groups = &mut node.groups;
                 if !groups.contains_key(group) {
                     groups.insert(group.into(), Group::default());
                 }
@@ -161,14 +161,10 @@ impl Tree {
         let removed = match group {
             None => take(&mut node.here, slot),
             Some(name) => {
-                let groups = node.groups.as_mut()?;
-                let group = groups.get_mut(name)?;
+                let group = node.groups.get_mut(name)?;
                 let removed = take(&mut group.members, slot);
                 if group.members.is_empty() {
-                    groups.remove(name);
-                }
-                if groups.is_empty() {
-                    node.groups = None;
+                    node.groups.remove(name);
                 }
                 removed
             }
@@ -194,14 +190,14 @@ impl Tree {
 
     /// The groups at a node.
     pub(super) fn groups(&mut self, node: u32) -> impl Iterator<Item = &mut Group> {
-        self.nodes[node as usize].groups.iter_mut().flat_map(|groups| groups.values_mut())
+        self.nodes[node as usize].groups.values_mut()
     }
 
     /// Depth is bounded by that of the tree, which is bounded by what a valid filter is.
     fn walk(&self, at: u32, rest: Option<&[u8]>, key: &mut Vec<u8>, matches: &mut Matches) {
         let node = &self.nodes[at as usize];
         // A wildcard at the start does not match topics that begin with `$` (4.7.2-1).
-        let wild = at != 0 || !rest.is_some_and(|topic| topic.first() == Some(&b'$'));
+        let wild = at != 0 || rest.is_none_or(|topic| topic.first() != Some(&b'$'));
         if node.hash != NONE && wild {
             // `a/#` matches `a` as well (4.7.1.2).
             self.collect(node.hash, matches);
@@ -226,7 +222,7 @@ impl Tree {
     fn collect(&self, at: u32, matches: &mut Matches) {
         let node = &self.nodes[at as usize];
         matches.entries.extend_from_slice(&node.here);
-        if node.groups.is_some() {
+        if !node.groups.is_empty() {
             matches.nodes.push(at);
         }
     }

@@ -104,6 +104,7 @@ fn memory() -> Arc<Broker> {
 fn opening(client_id: &str) -> Opening {
     Opening {
         client_id: client_id.to_owned(),
+        user: String::new(),
         version: Version::V5,
         clean_start: false,
         session_expiry_s: u32::MAX,
@@ -111,6 +112,7 @@ fn opening(client_id: &str) -> Opening {
         packet_bytes_max: u32::MAX,
         topic_alias_max: 0,
         will: None,
+        may_receive: None,
     }
 }
 

@@ -45,10 +45,16 @@ impl Default for BrokerOptions {
     }
 }
 
+/// Whether a topic may be received. Called under the broker's lock: it has to be quick, and must
+/// not call the broker.
+pub(crate) type MayReceive = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// What a CONNECT says about its session.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Opening {
     pub(crate) client_id: String,
+    /// Another user's session is ended, not resumed. Empty for those without a name.
+    pub(crate) user: String,
     pub(crate) version: Version,
     pub(crate) clean_start: bool,
     /// `u32::MAX` is never. Version 3.1.1: 0 with a clean session, else `u32::MAX`.
@@ -60,6 +66,8 @@ pub(crate) struct Opening {
     /// The client's Topic Alias Maximum: aliases that we may assign.
     pub(crate) topic_alias_max: u16,
     pub(crate) will: Option<Will>,
+    /// Topics that the client may receive; `None` is all.
+    pub(crate) may_receive: Option<MayReceive>,
 }
 
 /// What to publish if a client goes without saying goodbye.
@@ -211,6 +219,8 @@ pub(crate) struct Counters {
     pub(crate) dropped_offline: AtomicU64,
     /// Left in the queue of a session that ended.
     pub(crate) dropped_ended: AtomicU64,
+    /// The client may not receive their topics.
+    pub(crate) dropped_denied: AtomicU64,
     /// Refused by the client with a reason code.
     pub(crate) dropped_refused: AtomicU64,
     /// Retained messages not kept because the store of retained messages was full.

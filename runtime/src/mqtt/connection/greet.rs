@@ -13,7 +13,7 @@ use super::Shared;
 use super::session::Session;
 use super::stream::{Outbox, exchange};
 use crate::mqtt::access::{Identity, Peer};
-use crate::mqtt::broker::{Opening, Publication, Will};
+use crate::mqtt::broker::{MayReceive, Opening, Publication, Will};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::connect::{self, Connect, Hello, Refusal, Testament, Why, bad_frame, malformed};
 use crate::mqtt::limits::{CONNECT_BYTES_MAX, LINGER, LINGER_MAX, REFUSAL_TIMEOUT, WRITE_TIMEOUT};
@@ -95,6 +95,11 @@ fn opening(
         packet_bytes_max: wishes.packet_bytes_max,
         topic_alias_max: wishes.topic_alias_max,
         will,
+        user: identity.user().to_owned(),
+        may_receive: identity.acl().map(|acl| {
+            let may_receive: MayReceive = Arc::new(move |topic| acl.may_receive(topic));
+            may_receive
+        }),
     })
 }
 

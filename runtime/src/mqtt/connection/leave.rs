@@ -51,6 +51,10 @@ impl Meaning {
             Exit::Gone(text) => lost("lost", text, None),
             Exit::Silent => lost("timeout", String::new(), Some(Reason::KeepAliveTimeout)),
             Exit::Stuck => lost("lost", "does not read".to_owned(), None),
+            Exit::Expired => {
+                let text = "the token has expired".to_owned();
+                lost("lost", text, Some(Reason::MaximumConnectTime))
+            }
             Exit::Denied(topic) => lost("lost", format!("may not publish to {topic}"), None),
             Exit::Violated(violation) => {
                 lost("lost", format!("protocol error: {violation}"), Some(violation.reason))

@@ -71,9 +71,12 @@ impl Session {
         if !may_be_published(publish.topic) {
             return self.deny(&publish, 0x90);
         }
-        // A topic was checked to be text.
-        if !std::str::from_utf8(publish.topic).is_ok_and(|t| self.identity.may_publish(t)) {
-            return self.deny(&publish, 0x87);
+        if self.identity.is_limited() {
+            // A topic was checked to be text.
+            let topic = std::str::from_utf8(publish.topic);
+            if !topic.is_ok_and(|topic| self.identity.may_publish(topic)) {
+                return self.deny(&publish, 0x87);
+            }
         }
         if publish.qos == 2 {
             self.exactly_once.insert(publish.packet_id, self.batcher.number());

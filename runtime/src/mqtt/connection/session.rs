@@ -20,6 +20,7 @@ use crate::mqtt::limits::OUT_BYTES_MAX;
 use crate::mqtt::notices::Notice;
 use crate::mqtt::packets::{self, Limit, codes_packet, put_ack_with};
 use crate::mqtt::route::{Router, now_ms};
+use crate::mqtt::security::RateLimit;
 use crate::mqtt::wire::{Frame, PINGRESP, PUBCOMP, PUBREL, Version, Violation, kind, violation};
 use crate::source::{count, now_us};
 
@@ -60,6 +61,11 @@ pub(super) struct Session {
     /// One and a half times the keep-alive; zero is for ever.
     pub(super) patience: Duration,
     pub(super) last_received: Instant,
+    /// Messages per second, if they are limited, and until when to read nothing.
+    pub(super) rate: Option<RateLimit>,
+    pub(super) paused_until: Option<Instant>,
+    /// When the proof of who the client is expires.
+    pub(super) valid_until: Option<Instant>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -80,7 +86,14 @@ impl Session {
         let mut out = Outbox::default();
         out.append(hello.accept(&shared.terms, present));
         let patience = Duration::from_millis(u64::from(hello.keep_alive_s) * 1500);
+        let now = Instant::now();
+        let valid_until = identity.valid_until_us().map(|until_us| {
+            now + Duration::from_micros(u64::try_from(until_us - now_us()).unwrap_or(0))
+        });
         let mut session = Self {
+            rate: identity.rate(),
+            paused_until: None,
+            valid_until,
             hello,
             address,
             identity,
@@ -95,12 +108,23 @@ impl Session {
             granting: false,
             wants_delivery: present,
             patience,
-            last_received: Instant::now(),
+            last_received: now,
             shared: Arc::clone(shared),
         };
         session.event("connected", "", !present);
         tracing::debug!(client = session.hello.client_id, present, "connected");
         session
+    }
+
+    /// Judges how many messages have come.
+    pub(super) fn meter(&mut self, messages: u64) {
+        if let Some(rate) = &mut self.rate
+            && messages > 0
+        {
+            let now = Instant::now();
+            let pause = rate.take(messages, now.into_std());
+            self.paused_until = (!pause.is_zero()).then(|| now + pause);
+        }
     }
 
     pub(super) fn version(&self) -> Version {
@@ -266,10 +290,7 @@ impl Session {
                     places.push(i);
                     granted.push(filter);
                 }
-                Ok(filter) => {
-                    codes[i] = 0x87;
-                    self.note_denied(&format!("subscribe {}", filter.filter));
-                }
+                Ok(filter) => self.note_denied(&format!("subscribe {}", filter.filter)),
                 Err(Limit) => {
                     codes[i] = 0x97;
                     self.note_denied("subscribe: a filter is longer or deeper than allowed");

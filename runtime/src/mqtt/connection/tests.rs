@@ -20,6 +20,7 @@ use crate::mqtt::testing::{Peer, TestIntake, eventually, packet, text};
 use crate::mqtt::{Endpoint, EndpointConfig};
 use crate::source::{Source, SourceError};
 
+mod bounds;
 mod delivery;
 mod ends;
 mod handshake;

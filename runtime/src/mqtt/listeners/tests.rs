@@ -251,7 +251,7 @@ async fn foreign_topics_are_refused_and_do_not_leak() {
         body.push(1);
     }
     let ack = ask(&mut one, &packet(0x82, &body)).await.unwrap();
-    assert_eq!(ack[5..], [1, 0x87, 0x87, 0x87, 0x87, 0x87, 1], "{ack:02x?}");
+    assert_eq!(ack[5..], [1, 0x80, 0x80, 0x80, 0x80, 0x80, 1], "{ack:02x?}");
     let mut two = endpoint.open("mqtt", &files, &ca, None).await.unwrap();
     let login = Some(("gw-2", "two"));
     assert_eq!(ask(&mut two, &connect(5, "gw-2", login)).await.unwrap()[3], 0);
@@ -268,6 +268,75 @@ async fn foreign_topics_are_refused_and_do_not_leak() {
     let texts = endpoint.intake.texts();
     assert!(texts.contains(&"plant/gw-2/t own".to_owned()));
     assert!(!texts.iter().any(|t| t.contains("forged")), "{texts:?}");
+}
+
+/// A SUBSCRIBE of level 5 at QoS 1.
+fn subscribe(filter: &str) -> Vec<u8> {
+    packet(0x82, &[vec![0, 9, 0], text(filter), vec![1]].concat())
+}
+
+#[tokio::test]
+async fn what_is_denied_is_not_delivered_by_a_wide_subscription_nor_by_an_old_session() {
+    let ca = Ca::new("plant");
+    let files = Files::new(&ca);
+    let all = own(&["#"]);
+    let rule = |user: &str, subscribe: &[&str], deny: &[&str]| AclRule {
+        user: user.to_owned(),
+        publish: all.clone(),
+        subscribe: own(subscribe),
+        deny_subscribe: own(deny),
+        ..AclRule::default()
+    };
+    let rules = vec![rule("ann", &["#"], &["test/nosubscribe"]), rule("bob", &["b/#"], &[])];
+    let config = EndpointConfig {
+        users: ["ann", "bob"].map(|user| (user.to_owned(), user.to_owned())).into(),
+        security: SecurityConfig { acl: rules, ..SecurityConfig::default() },
+        ..config(&files)
+    };
+    let endpoint = Running::start(config).await;
+    // Clean start with a session that lasts: flags 0xC2, session expiry 600 s.
+    let stay = |user: &str, flags: u8| {
+        let mut body = text("MQTT");
+        body.extend_from_slice(&[5, flags, 0, 60, 5, 0x11, 0, 0, 0x02, 0x58]);
+        body.extend([text("shared"), text(user), text(user)].concat());
+        packet(0x10, &body)
+    };
+    let mut ann = endpoint.open("mqtt", &files, &ca, None).await.unwrap();
+    assert_eq!(ask(&mut ann, &stay("ann", 0xC2)).await.unwrap()[2..4], [0, 0]);
+    let ack = ask(&mut ann, &subscribe("test/nosubscribe")).await.unwrap();
+    assert_eq!(ack.last(), Some(&0x87));
+    assert_eq!(ask(&mut ann, &subscribe("#")).await.unwrap().last(), Some(&1));
+    let mut sender = endpoint.open("mqtt", &files, &ca, None).await.unwrap();
+    let login = Some(("bob", "bob"));
+    assert_eq!(ask(&mut sender, &connect(5, "sender", login)).await.unwrap()[3], 0);
+    for (id, topic, payload) in [(1, "test/nosubscribe", "hidden"), (2, "test/ok", "seen")] {
+        let ack = ask(&mut sender, &publish(5, 1, id, topic, payload)).await.unwrap();
+        assert_eq!(ack[0], 0x40);
+    }
+    let got = read(&mut ann).await.unwrap();
+    assert!(got.ends_with(b"seen"), "{}", String::from_utf8_lossy(&got));
+    // Ann goes; what comes for her waits; Bob opens her session.
+    send(&mut ann, &[0xE0, 0]).await.unwrap();
+    read(&mut ann).await.unwrap_err();
+    for (id, topic, payload) in [(3, "a/secret", "for ann"), (4, "b/x", "for both")] {
+        let ack = ask(&mut sender, &publish(5, 1, id, topic, payload)).await.unwrap();
+        assert_eq!(ack[0], 0x40);
+    }
+    drop(ann);
+    // While her connection is still ending, nobody else has her client id.
+    let opened = async {
+        loop {
+            let mut bob = endpoint.open("mqtt", &files, &ca, None).await.unwrap();
+            match ask(&mut bob, &stay("bob", 0xC0)).await.unwrap()[2..4] {
+                [1, 0] => return bob,
+                [0, 0x87] => tokio::time::sleep(Duration::from_millis(20)).await,
+                ref other => panic!("{other:02x?}"),
+            }
+        }
+    };
+    let mut bob = timeout(PATIENCE, opened).await.expect("the client id is free");
+    let got = read(&mut bob).await.unwrap();
+    assert!(got.ends_with(b"for both"), "{}", String::from_utf8_lossy(&got));
 }
 
 #[tokio::test]

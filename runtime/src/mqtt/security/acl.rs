@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::filters::{covers, is_filter, matches, overlap, without_share};
+use super::filters::{covers, is_filter, matches, without_share};
 use crate::source::SourceError;
 
 /// One rule as it is configured.
@@ -253,15 +253,9 @@ impl Acl {
         allowed(&self.subscribe, &self.deny_subscribe, topic)
     }
 
-    /// Whether everything that the subscription brings may be delivered.
+    /// Whether a subscription is granted: it may be wider than what is denied, because
+    /// [`Acl::may_receive`] is asked for each message.
     pub(crate) fn may_subscribe(&self, subscription: &str) -> bool {
-        let denied = |filter: &str| self.deny_subscribe.iter().any(|deny| overlap(deny, filter));
-        without_share(subscription).is_some_and(|f| self.is_covered(f) && !denied(f))
-    }
-
-    /// The same where [`Acl::may_receive`] is asked for each message: a subscription may then be
-    /// wider than what is denied.
-    pub(crate) fn may_subscribe_filtered(&self, subscription: &str) -> bool {
         let denied = |filter: &str| self.deny_subscribe.iter().any(|deny| covers(deny, filter));
         without_share(subscription).is_some_and(|f| self.is_covered(f) && !denied(f))
     }
@@ -371,11 +365,9 @@ mod tests {
         assert!(acl1.may_publish("a/b") && !acl1.may_publish("a/secret"));
         for subscription in ["test/nosubscribe", "$share/g/test/nosubscribe", "own/ann"] {
             assert!(!acl1.may_subscribe(subscription), "{subscription}");
-            assert!(!acl1.may_subscribe_filtered(subscription), "{subscription}");
         }
         for subscription in ["#", "test/+", "$share/g/+/+", "own/#"] {
-            assert!(!acl1.may_subscribe(subscription), "{subscription}");
-            assert!(acl1.may_subscribe_filtered(subscription), "{subscription}");
+            assert!(acl1.may_subscribe(subscription), "{subscription}");
         }
         assert!(acl1.may_subscribe("test/other") && !acl1.may_subscribe("$SYS/#"));
         assert!(acl1.may_receive("x/y") && !acl1.may_receive("own/ann"));

@@ -1,5 +1,4 @@
-//! What topic filters mean to each other: one matches a topic, covers another one wholly, or shares
-//! a topic with it. Exact, because a filter that is granted by mistake is a leak.
+//! What topic filters mean to each other: one matches a topic, or covers another one wholly. Exact, because a filter that is granted by mistake is a leak.
 //!
 //! `+` and `#` at the first level do not match topics that begin with `$`, here as in MQTT.
 
@@ -73,22 +72,6 @@ pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-/// Whether some topic matches both.
-pub(crate) fn overlap(a: &str, b: &str) -> bool {
-    let wild = |filter: &str| filter.starts_with(['+', '#']);
-    if (a.starts_with('$') && wild(b)) || (b.starts_with('$') && wild(a)) {
-        return false;
-    }
-    let (mut a, mut b) = (a.split('/'), b.split('/'));
-    loop {
-        match (a.next(), b.next()) {
-            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
-            (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
-            _ => return false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,8 +135,6 @@ mod tests {
                 let pairs = || in_wide.iter().zip(in_narrow);
                 let covered = pairs().all(|(wide, narrow)| *wide || !*narrow);
                 assert_eq!(covers(wide, narrow), covered, "{wide} covers {narrow}");
-                let shared = pairs().any(|(wide, narrow)| *wide && *narrow);
-                assert_eq!(overlap(wide, narrow), shared, "{wide} overlaps {narrow}");
             }
         }
     }

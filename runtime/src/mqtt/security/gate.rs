@@ -42,27 +42,6 @@ pub(crate) enum Denied {
     TooMany(String),
 }
 
-impl Denied {
-    /// Return code of a CONNACK of version 3.1.1.
-    pub(crate) fn v3(&self) -> u8 {
-        match self {
-            Self::Credentials(_) => 4,
-            Self::NotAuthorized(_) => 5,
-            // "Server unavailable": the only one after which a client tries again.
-            Self::TooMany(_) => 3,
-        }
-    }
-
-    /// Reason code of a CONNACK of version 5.
-    pub(crate) fn v5(&self) -> u8 {
-        match self {
-            Self::Credentials(_) => 0x86,
-            Self::NotAuthorized(_) => 0x87,
-            Self::TooMany(_) => 0x97,
-        }
-    }
-}
-
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -95,7 +74,7 @@ pub(crate) struct Gate {
 pub(crate) struct Identity {
     user: String,
     /// `None`: everything is allowed.
-    acl: Option<Acl>,
+    acl: Option<Arc<Acl>>,
     valid_until_us: Option<i64>,
     rate_max: Option<u32>,
     _count: Option<Counted<String>>,
@@ -221,6 +200,7 @@ impl Gate {
                 Denied::NotAuthorized(text)
             })?),
         };
+        let acl = acl.map(Arc::new);
         let owned = self.owners.enter(client_id, &user).ok_or_else(|| {
             let text = format!("{client_id:?} is connected as another user than {user:?}");
             Denied::NotAuthorized(text)
@@ -276,6 +256,11 @@ impl Identity {
         &self.user
     }
 
+    /// What the broker asks before each delivery; `None` is everything.
+    pub(crate) fn acl(&self) -> Option<Arc<Acl>> {
+        self.acl.clone()
+    }
+
     /// Whether anything at all is denied; if not, nobody needs to ask.
     pub(crate) fn is_limited(&self) -> bool {
         self.acl.is_some()
@@ -286,20 +271,10 @@ impl Identity {
         self.acl.as_ref().is_none_or(|acl| acl.may_publish(topic))
     }
 
-    /// Whether everything that a subscription brings may be delivered. `$share` is understood.
+    /// Whether a subscription is granted; `$share` is understood. Each delivery is asked for again
+    /// ([`Identity::acl`]).
     pub(crate) fn may_subscribe(&self, subscription: &str) -> bool {
         self.acl.as_ref().is_none_or(|acl| acl.may_subscribe(subscription))
-    }
-
-    /// The same for who asks [`Identity::may_receive`] for each message: the subscription may be
-    /// wider than what is denied.
-    pub(crate) fn may_subscribe_filtered(&self, subscription: &str) -> bool {
-        self.acl.as_ref().is_none_or(|acl| acl.may_subscribe_filtered(subscription))
-    }
-
-    /// Whether a message of this topic may be delivered.
-    pub(crate) fn may_receive(&self, topic: &str) -> bool {
-        self.acl.as_ref().is_none_or(|acl| acl.may_receive(topic))
     }
 
     /// When the connection must end, microseconds since 1970.

@@ -126,7 +126,7 @@ async fn bytes_go_both_ways_whatever_their_borders() {
     let (server, client) =
         tokio::join!(accept(near, &rules), connect(far, "here:1", "/mqtt", 1 << 20));
     let (mut server, mut client) = (server.unwrap(), client.unwrap());
-    let bytes: Vec<u8> = (0..300_000_u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..300_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
     let sent = bytes.clone();
     let task = tokio::spawn(async move {
         client.write_all(&sent).await.unwrap();

@@ -267,3 +267,19 @@ fn received_qos_2_ids_survive_the_connection_4_3_3() {
     broker.receive_qos2(&newer.port, 5);
     assert!(!broker.knows_qos2(&clean.port, 1) && !broker.knows_qos2(&clean.port, 5));
 }
+
+#[test]
+fn topics_that_a_client_may_not_receive_are_kept_back() {
+    let broker = memory();
+    publish(&broker, retained("denied", "old", 1));
+    let may_receive: Option<MayReceive> = Some(Arc::new(|topic: &str| topic != "denied"));
+    let client = Client::open(&broker, Opening { may_receive, ..opening("c") }, 0);
+    client.subscribe(filter("#", 2));
+    for topic in ["a", "denied", "b"] {
+        (0..3).for_each(|qos| publish(&broker, publication(topic, "x", qos)));
+    }
+    let got = client.got();
+    assert!(got.len() == 6 && got.iter().all(|got| got.topic != "denied"));
+    assert_eq!(load(&broker.counters().dropped_denied), 4);
+    assert_eq!(load(&broker.counters().queued_messages), 4, "what is in flight");
+}

@@ -44,7 +44,9 @@ fn a_session_expires_after_its_time_and_not_before() {
     assert_eq!(broker.due(0).next_ms, Some(160_000), "DISCONNECT has changed it");
     assert_eq!(broker.due(160_000).expired, ["c"]);
     assert_eq!(load(&broker.counters().sessions), 0);
-    assert!(!Client::open(&broker, ten(), 160_000).present);
+    Client::open(&broker, ten(), 160_000).leave(LOST, 160_000);
+    assert!(!Client::open(&broker, ten(), 170_000).present, "before anybody asked what is due");
+    assert_eq!(broker.due(170_000).expired, ["c"]);
 }
 
 #[test]
@@ -158,4 +160,20 @@ fn an_idle_session_is_small() {
     let tables = 2 * (size_of::<Arc<str>>() + 8) + 2 * (40 + 24 + 2 * 100);
     let total = session + online + signal + tables;
     assert!(total < 1800, "{total} bytes");
+}
+
+#[test]
+fn nobody_inherits_the_session_of_another_user() {
+    let broker = memory();
+    let of = |user: &str| Opening { user: user.to_owned(), will: will("w", 9), ..opening("c") };
+    let owner = Client::open(&broker, of("owner"), 0);
+    owner.subscribe(filter("secret", 1));
+    assert_eq!(broker.subscriptions(&owner.port), ["secret"]);
+    owner.leave(LOST, 0);
+    publish(&broker, publication("secret", "x", 1));
+    let stranger = Client::open(&broker, of("stranger"), 0);
+    assert!(!stranger.present && stranger.got().is_empty());
+    assert!(broker.subscriptions(&stranger.port).is_empty());
+    assert_eq!(broker.due(0).wills.len(), 1, "the owner's session has ended");
+    assert!(Client::open(&broker, of("stranger"), 0).present);
 }
