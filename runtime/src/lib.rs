@@ -10,6 +10,8 @@ pub mod checkpoint;
 pub mod clock;
 pub mod engine;
 pub mod fleet;
+#[cfg(test)]
+mod fuzz;
 pub mod intake;
 pub mod journal;
 pub mod mqtt;

@@ -13,6 +13,8 @@ mod epoch;
 mod error;
 mod files;
 pub(crate) mod frame;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod inbox;
 mod recognize;

@@ -14,6 +14,8 @@ mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
+#[cfg(test)]
+mod fuzz;
 mod housekeeping;
 pub mod limits;
 mod listeners;
