@@ -70,11 +70,6 @@ fn bad_connections_harm_nobody_else() {
 }
 
 #[test]
-fn the_standards_numbered_statements_hold_on_the_wire() {
-    script("statements.py");
-}
-
-#[test]
 fn mosquitto_is_the_broker_and_restarts() {
     script("broker_restarts.py");
 }
