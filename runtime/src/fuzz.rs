@@ -1,5 +1,5 @@
-//! Fuzzing with what is there: a seeded generator, mutations that know what packets look like, and a
-//! loop that runs cases for a fixed time.
+//! Fuzzing with what is there: a seeded generator, mutations that know what packets look like, and
+//! a loop that runs cases for a fixed time.
 //!
 //! `TIDEGATE_FUZZ_SECONDS` is the time of each target (2 by default, 20 in CI, 600 for a night).
 //! A case that fails prints its seed; with that in `TIDEGATE_SEED` it is the first case to run.
