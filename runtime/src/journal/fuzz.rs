@@ -33,12 +33,15 @@ fn messages(rng: &mut Rng) -> Messages {
     builder.finish(rng.below(4) as u16, rng.next() >> rng.below(64))
 }
 
-fn parts(messages: &Messages) -> Vec<(&[u8], &[u8], &[u8], &[u8], u16, bool)> {
+/// Topic, payload, client, properties; packet id and whether it is an event.
+type Parts<'a> = ([&'a [u8]; 4], u16, bool);
+
+fn parts(messages: &Messages) -> Vec<Parts<'_>> {
     let part = |i: usize| {
         let meta = &messages.index[i];
         let (topic, payload) = (messages.topic(i), messages.payload(i));
         let (client, properties) = (messages.client(i), messages.properties(i));
-        (topic, payload, client, properties, meta.packet_id, meta.event)
+        ([topic, payload, client, properties], meta.packet_id, meta.event)
     };
     (0..messages.len()).map(part).collect()
 }
