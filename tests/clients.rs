@@ -1,10 +1,11 @@
 //! Programs that we did not write against the built binary: mosquitto's and paho's clients,
-//! mosquitto and RabbitMQ as brokers, clients of InfluxDB, an S3 server, DuckDB and delta-rs. Each
-//! test is a script of `tests/clients/`, so that it can be run by hand too.
+//! mqtt.js, mosquitto and RabbitMQ as brokers, clients of InfluxDB, an S3 server, DuckDB and
+//! delta-rs. Each test is a script of `tests/clients/`, so that it can be run by hand too.
 //!
 //! They need programs that a newcomer may not have, so they run only with `TIDEGATE_CLIENTS=1`, as
 //! in `.ci/run`, which installs them; `TIDEGATE_PYTHON` names the Python with the packages of
-//! `tests/clients/requirements.txt`.
+//! `tests/clients/requirements.txt`, `TIDEGATE_NODE` the folder where those of
+//! `tests/clients/node/package-lock.json` were installed.
 
 use std::path::Path;
 use std::process::Command;
@@ -36,6 +37,36 @@ fn mosquittos_clients_are_devices() {
 #[test]
 fn paho_clients_are_devices() {
     script("devices_paho.py");
+}
+
+#[test]
+fn mosquittos_tools_publish_and_subscribe() {
+    script("tools_mosquitto.py");
+}
+
+#[test]
+fn pahos_c_clients_publish_and_subscribe() {
+    script("tools_paho_c.py");
+}
+
+#[test]
+fn mqtt_js_publishes_and_subscribes() {
+    script("mqttjs.py");
+}
+
+#[test]
+fn paho_speaks_all_of_version_5() {
+    script("paho_v5.py");
+}
+
+#[test]
+fn tidegate_is_killed_while_devices_publish() {
+    script("kill_devices.py");
+}
+
+#[test]
+fn bad_connections_harm_nobody_else() {
+    script("storm.py");
 }
 
 #[test]

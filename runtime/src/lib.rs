@@ -11,6 +11,8 @@ pub mod clock;
 pub mod doctor;
 pub mod engine;
 pub mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod http;
 pub mod intake;
 pub mod journal;

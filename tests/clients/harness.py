@@ -93,6 +93,14 @@ def value(seq):
     return 20.0 + (seq % 10) / 2
 
 
+def node(script, *arguments):
+    """The command that runs a script of node/ with the packages that `npm ci` put somewhere."""
+    folder = pathlib.Path(__file__).parent / "node"
+    packages = pathlib.Path(os.environ.get("TIDEGATE_NODE", folder)).resolve() / "node_modules"
+    # Node looks for packages beside the script, so it is told to look elsewhere too.
+    return ["env", f"NODE_PATH={packages}", "node", str(folder / script), *map(str, arguments)]
+
+
 class QueryFailed(Exception):
     pass
 
@@ -279,19 +287,48 @@ qos = 1
 client_id = "tidegate-test\""""
 
 
-class Publisher:
-    """A paho device: QoS 1, reconnects by itself, counts what the broker acknowledged."""
+def paho_client():
+    """paho's Client without a fault of it: when it fails to connect twice in a row, it sends QoS 2
+    messages that it had released again as new ones (against 4.3.3 of the standard)."""
+    import paho.mqtt.client as mqtt
+    from paho.mqtt.enums import MessageState
 
-    def __init__(self, port, device, in_flight=20):
+    class Client(mqtt.Client):
+        def _messages_reconnect_reset_out(self):
+            released = [message for message in self._out_messages.values()
+                        if message.state == MessageState.MQTT_MS_RESEND_PUBREL]
+            super()._messages_reconnect_reset_out()
+            for message in released:
+                message.state = MessageState.MQTT_MS_RESEND_PUBREL
+    return Client
+
+
+def lasting_session(**properties):
+    """Arguments of paho's version 5 `connect` for a session that outlives its connection."""
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+    wishes = Properties(PacketTypes.CONNECT)
+    wishes.SessionExpiryInterval = 3600
+    for name, number in properties.items():
+        setattr(wishes, name, number)
+    return {"clean_start": False, "properties": wishes}
+
+
+class Publisher:
+    """A paho device: reconnects by itself and sends again what was not acknowledged, counts what
+    was."""
+
+    def __init__(self, port, device, in_flight=20, version=4, qos=1):
         import paho.mqtt.client as mqtt
-        self.mqtt, self.acknowledged, self.sent = mqtt, 0, 0
+        self.mqtt, self.qos, self.acknowledged, self.sent = mqtt, qos, 0, 0
         self.topic = f"plant/north/{device}/telemetry"
-        self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=device,
-                                  clean_session=False)
+        kept = {"clean_session": False} if version == 4 else {}
+        self.client = paho_client()(mqtt.CallbackAPIVersion.VERSION2, client_id=device,
+                                    protocol=mqtt.MQTTProtocolVersion(version), **kept)
         self.client.on_publish = self._on_publish
         self.client.max_inflight_messages_set(in_flight)
         self.client.reconnect_delay_set(0.05, 0.2)
-        self.client.connect("127.0.0.1", port)
+        self.client.connect("127.0.0.1", port, **(lasting_session() if version == 5 else {}))
         self.client.loop_start()
 
     def _on_publish(self, *_):
@@ -300,7 +337,7 @@ class Publisher:
     def send(self, seqs, in_flight=200):
         """Queues readings, never more than `in_flight` ahead of the acknowledgements."""
         for seq in seqs:
-            info = self.client.publish(self.topic, payload(seq), qos=1)
+            info = self.client.publish(self.topic, payload(seq), qos=self.qos)
             assert info.rc in (self.mqtt.MQTT_ERR_SUCCESS, self.mqtt.MQTT_ERR_NO_CONN), info
             self.sent += 1
             deadline = time.monotonic() + PATIENCE_S

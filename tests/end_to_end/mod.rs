@@ -1,6 +1,7 @@
 //! The built binary from device to SQL: each file is one promise.
 
 mod check;
+mod delivery;
 mod demo;
 mod files;
 mod http;

@@ -13,6 +13,8 @@ const IN_FLIGHT: usize = 64;
 const CONNECT: u8 = 0x10;
 const PUBLISH: u8 = 0x30;
 const PUBACK: u8 = 0x40;
+const SUBSCRIBE: u8 = 0x82;
+const SUBACK: u8 = 0x90;
 const DUPLICATE: u8 = 0x08;
 const QOS_1: u8 = 0x02;
 
@@ -80,6 +82,30 @@ impl Device {
             (PUBACK, [high, low]) => Ok(u16::from_be_bytes([*high, *low])),
             _ => Err(io::Error::other(format!("not a PUBACK: {kind:#x} {body:?}"))),
         }
+    }
+
+    /// Subscribes at QoS 0 and waits for the SUBACK.
+    pub(crate) fn subscribe(&mut self, filter: &str) -> io::Result<()> {
+        let mut body = vec![0, 1];
+        push_text(&mut body, filter);
+        body.push(0);
+        self.write_packet(SUBSCRIBE, &body)?;
+        match self.read_packet()? {
+            (SUBACK, body) if body == [0, 1, 0] => Ok(()),
+            other => Err(io::Error::other(format!("not a SUBACK that grants: {other:?}"))),
+        }
+    }
+
+    /// Topic, payload and RETAIN flag of the next message that is delivered at QoS 0.
+    pub(crate) fn delivered(&mut self) -> io::Result<(String, Vec<u8>, bool)> {
+        let (first, body) = self.read_packet()?;
+        if first & !1 != PUBLISH {
+            return Err(io::Error::other(format!("not a PUBLISH at QoS 0: {first:#x} {body:?}")));
+        }
+        let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let (topic, payload) = body[2..].split_at(topic_len);
+        let topic = String::from_utf8(topic.to_vec()).map_err(io::Error::other)?;
+        Ok((topic, payload.to_vec(), first & 1 != 0))
     }
 
     /// Publishes everything at QoS 1 and returns when all of it is acknowledged, in order.

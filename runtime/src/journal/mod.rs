@@ -14,6 +14,8 @@ mod error;
 mod files;
 mod follow;
 pub(crate) mod frame;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod inbox;
 mod recognize;

@@ -31,6 +31,8 @@ pub(crate) mod buffer;
 mod connect;
 mod connection;
 mod endpoint;
+#[cfg(test)]
+mod fuzz;
 mod housekeeping;
 pub mod limits;
 mod listeners;

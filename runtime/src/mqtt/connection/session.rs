@@ -281,7 +281,8 @@ impl Session {
         }
         self.exactly_once.remove(&id);
         let known = self.persistent && self.shared.broker.release_qos2(&self.port, id);
-        let reason = if known || mine.is_some() { 0 } else { 0x92 };
+        // Sent again after a reconnect it is no error (4.3.3), but some clients take 0x92 for one.
+        let reason = if known || mine.is_some() || self.resumed { 0 } else { 0x92 };
         let mut packet = Vec::with_capacity(8);
         put_ack_with(&mut packet, self.version(), PUBCOMP, id, reason);
         if known {
