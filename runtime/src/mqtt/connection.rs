@@ -12,15 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access::{Access, Peer};
 use super::broker::Broker;
 use super::buffer::ReadBuffer;
 use super::connect::Terms;
-use super::limits::{HELD_BYTES_MAX, OUT_BYTES_MAX, READ_BYTES_MAX, WRITE_TIMEOUT};
+use super::limits::{
+    HELD_BYTES_MAX, OUT_BYTES_MAX, READ_BYTES_MAX, TAKEN_READ_TIMEOUT, WRITE_TIMEOUT,
+};
 use super::notices::Notices;
 use super::packets::Goodbye;
 use super::route::Delivered;
@@ -109,10 +111,13 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
         }
     };
     let mut connection = Connection { stream, buffer, session };
-    let exit = match connection.serve(&mut stop).await {
+    let mut exit = match connection.serve(&mut stop).await {
         Ok(never) => match never {},
         Err(exit) => exit,
     };
+    if matches!(exit, Exit::Taken) {
+        exit = Box::pin(connection.read_the_rest()).await;
+    }
     Box::pin(connection.end(exit)).await
 }
 
@@ -208,6 +213,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         count(&session.shared.stats.received, messages);
         session.meter(messages);
         result
+    }
+
+    /// Takes in what the device had sent before it came back on another connection: it may have
+    /// published, said goodbye and hung up, all of which is still on its way to us.
+    async fn read_the_rest(&mut self) -> Exit {
+        let mut left = READ_BYTES_MAX * 4;
+        while left > 0 {
+            let room = self.buffer.spare(self.session.shared.read_bytes_max());
+            match timeout(TAKEN_READ_TIMEOUT, self.stream.read(room)).await {
+                Ok(Ok(n)) if n > 0 => {
+                    left = left.saturating_sub(n);
+                    self.buffer.filled(n);
+                    if let Err(exit) = self.receive() {
+                        return exit;
+                    }
+                }
+                _ => break,
+            }
+        }
+        Exit::Taken
     }
 
     /// Takes leave: what was received is made durable and acknowledged first.

@@ -19,6 +19,10 @@ pub const LINGER: Duration = Duration::from_millis(500);
 /// The same for a peer that goes on sending: it has our last packet still to come, behind others.
 pub const LINGER_MAX: Duration = Duration::from_secs(10);
 
+/// How long to wait for what a device had sent on a connection that a newer one of it has replaced.
+/// What was sent before is in the socket, or nearly.
+pub const TAKEN_READ_TIMEOUT: Duration = Duration::from_millis(20);
+
 /// After the order to stop: how long connections may wait for their offers to become durable.
 /// What is not durable by then is not acknowledged, and its sender sends it again.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);

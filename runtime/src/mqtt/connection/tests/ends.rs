@@ -180,3 +180,21 @@ async fn sessions_and_retained_messages_survive_a_restart() {
     new.expect(&found).await;
     assert_eq!(connect_kept(4, "x")[9], 0);
 }
+
+#[tokio::test]
+async fn what_was_sent_before_a_take_over_is_not_lost() {
+    let endpoint = start(TestIntake::open()).await;
+    for number in 0..50 {
+        let mut peer = endpoint.kept(4, "d", number > 0).await;
+        let payload = format!("n{number}");
+        let mut last = publish_packet(4, 0, 0, "t", &payload);
+        last.extend_from_slice(&[0xE0, 0]);
+        peer.send(&last).await;
+    }
+    drop(endpoint.kept(4, "d", true).await);
+    eventually(|| endpoint.intake.texts().len() >= 50).await;
+    let expected: Vec<String> = (0..50).map(|n| format!("t n{n}")).collect();
+    let mut texts = endpoint.intake.texts();
+    texts.sort_by_key(|text| text[3..].parse::<u32>().unwrap());
+    assert_eq!(texts, expected);
+}
