@@ -228,6 +228,7 @@ impl Journal {
             clock,
             sources: source_names.to_vec(),
             sealed_at: Instant::now(),
+            gather_until: Instant::now(),
             trimmed_through: 0,
         };
         let journal = Self {

@@ -2,8 +2,7 @@
 //!
 //! Invariant: an offer is answered `Ok`, and messages or a tick are handed on, only after the sync
 //! that covers them. Each turn takes everything that waits, appends it with one write, syncs once,
-//! answers. There is no timer for messages: an idle journal syncs at once, and while a sync runs
-//! the next group collects by itself.
+//! answers. An idle journal syncs at once, and while a sync runs the next group collects by itself.
 //!
 //! A full disk or a used-up budget makes offers wait; a failed sync ends the journal for good,
 //! because the kernel may have dropped what it could not write.
@@ -28,6 +27,9 @@ use crate::clock::Clock;
 const GROUP_BYTES_MAX: u64 = 8 << 20;
 /// An epoch is sealed early when it holds this much: bounds what operators buffer per epoch.
 const EPOCH_BYTES_MAX: u64 = 32 << 20;
+/// After a sync, offers gather for this part of the time that it took, and not longer than this.
+const GATHER_PART: u32 = 8;
+const GATHER_MAX: Duration = Duration::from_millis(2);
 /// First and longest pause before a full disk is tried again.
 const FULL_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -63,6 +65,8 @@ pub(crate) struct Writer {
     pub(crate) clock: Clock,
     pub(crate) sources: Vec<String>,
     pub(crate) sealed_at: Instant,
+    /// Until then offers gather for the next group.
+    pub(crate) gather_until: Instant,
     pub(crate) trimmed_through: Epoch,
 }
 
@@ -107,6 +111,11 @@ impl Writer {
         let shared = self.shared.clone();
         let mut inbox = shared.inbox();
         loop {
+            let gather = self.gather_until.saturating_duration_since(Instant::now());
+            if !gather.is_zero() && !inbox.stop {
+                inbox = wait_for(&shared, inbox, gather);
+                continue;
+            }
             let (offers, blocked) = self.take(&mut inbox);
             let left = self.tick_due().saturating_duration_since(Instant::now());
             let trim = inbox.trim_through > self.trimmed_through;
@@ -213,6 +222,9 @@ impl Writer {
         let start = Instant::now();
         self.files.active.sync().map_err(|error| self.fatal("sync", &error))?;
         let took = start.elapsed();
+        // Who was answered just now offers again in a moment: a sync that starts without them makes
+        // them wait for two.
+        self.gather_until = Instant::now() + (took / GATHER_PART).min(GATHER_MAX);
         self.shared.update_stats(|stats| {
             stats.syncs += 1;
             stats.last_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
