@@ -206,7 +206,9 @@ fn run_product(pipeline: &str, data_dir: &Path, workers: usize, job: Job) -> Res
     let options = EngineOptions { workers, ..EngineOptions::new(data_dir) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let engine = Engine::start(plan, options).await?;
+        let mut engine = Engine::start(plan, options).await?;
+        // All files read; a shutdown before would stop in the middle.
+        engine.ended().await?;
         engine.shutdown().await
     })?;
     let schema = format!("bench_{job}").to_lowercase();
