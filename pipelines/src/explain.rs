@@ -279,9 +279,12 @@ fn one_alert(from: &str, a: &AlertSpec, out: &mut String) {
     };
     line(out, "fires", &format!("{wait} of {}", expr(&a.fire)));
     line(out, "clears", &expr(&a.clear));
-    let whom = if a.notify.is_empty() { "nobody".to_owned() } else { a.notify.join(", ") };
     let age = show_duration(a.max_age_us);
-    line(out, "tells", &format!("{whom}, unless the change is older than {age}"));
+    let whom = match a.notify.is_empty() {
+        true => "nobody: its changes are rows of system.alerts".to_owned(),
+        false => format!("{}, unless the change is older than {age}", a.notify.join(", ")),
+    };
+    line(out, "tells", &whom);
     line(out, "state", "per key one alert");
 }
 

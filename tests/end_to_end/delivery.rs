@@ -56,6 +56,10 @@ fn an_alert_is_a_retained_topic_until_it_changes() {
     };
     let (seen, payload, retained) = early.delivered().unwrap();
     assert_eq!((seen.as_str(), status(&payload), retained), (topic, "firing".into(), false));
+    // Nobody else can publish what looks like an alert: 3.1.1 has no words for that but to close.
+    let mut forger = Device::connect(instance.endpoint(), "forger").unwrap();
+    forger.publish_all([(topic, "{}".to_owned())]).unwrap_err();
+    home.wait_for_count("SELECT count(*) FROM system.sessions WHERE event = 'denied'", 1);
     drop(early);
     // Who comes later, and after a restart, sees it as retained.
     instance.stop();

@@ -56,6 +56,21 @@ fn system_tables(out: &mut String) {
              last, and the time of the first.",
             system::duplicates_schema(),
         ),
+        (
+            "sessions",
+            "What happened to the sessions of devices, brokers and HTTP clients. `event` is \
+             `connected`, `disconnected`, `lost`, `timeout`, `taken_over`, `will` (`detail` is its \
+             topic), `expired`, `refused` (not let in), `denied` (may not publish or subscribe), \
+             `limited` (its queue was full), `subscribed`, `skipped` (a packet that could not be \
+             taken), or `request` (HTTP with a key).",
+            system::sessions_schema(),
+        ),
+        (
+            "gaps",
+            "Times in which messages may have been lost before they reached us: a broker has \
+             forgotten the session.",
+            system::gaps_schema(),
+        ),
         ("findings", "What detectors found.", system::findings_schema()),
         (
             "alerts",

@@ -296,7 +296,8 @@ static TABLE: Component = Component {
     heading: "[[table]]",
     tag: None,
     doc: "An edge that is kept as a table. Findings, alerts, rejects and late rows are tables in \
-          any case: `system.findings`, `.alerts`, `.rejects`, `.late`.",
+          any case: `system.findings`, `.alerts`, `.rejects`, `.late`, `.duplicates`, `.sessions`, \
+          `.gaps`.",
     keys: &[
         Key::new("from", Kind::Name, "The edge.", "\"per_minute\"").required(),
         Key::new(

@@ -26,9 +26,8 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
     finish::recovered(&engine, screen);
     // To standard error, also for programs that wait for it: standard output is for results.
-    let endpoint = engine.endpoint_addr().map(|a| format!("endpoint listening on {a}"));
-    let http = engine.http_addrs().into_iter().map(|a| format!("http listening on {a}"));
-    let doors: Vec<String> = endpoint.into_iter().chain(http).collect();
+    let doors = engine.doors().into_iter();
+    let doors: Vec<String> = doors.map(|(what, at)| format!("{what} listening on {at}")).collect();
     match doors.is_empty() {
         true => eprintln!("ready"),
         false => eprintln!("ready: {}", doors.join(", ")),

@@ -282,9 +282,10 @@ impl Engine {
         self.live.as_ref().and_then(|l| l.sources.endpoint_addr())
     }
 
-    /// Where HTTP is taken, if the plan has such sources.
-    pub fn http_addrs(&self) -> Vec<SocketAddr> {
-        self.live.as_ref().map(|l| l.sources.http_addrs()).unwrap_or_default()
+    /// All addresses that are listened on, each with what is spoken there: `endpoint` (MQTT),
+    /// `mqtts`, `ws`, `wss`, `http`.
+    pub fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.live.as_ref().map(|l| l.sources.doors()).unwrap_or_default()
     }
 
     /// How far a run over files is; `None` for live sources.

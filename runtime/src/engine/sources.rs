@@ -31,7 +31,7 @@ use crate::webhook::WebhookTarget;
 pub(super) struct Bound {
     source: Box<dyn Source>,
     addr: Option<SocketAddr>,
-    http: Option<SocketAddr>,
+    doors: Vec<(&'static str, SocketAddr)>,
     alerts: Option<AlertTopics>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Sources {
 struct Running {
     name: String,
     addr: Option<SocketAddr>,
-    http: Option<SocketAddr>,
+    doors: Vec<(&'static str, SocketAddr)>,
     task: JoinHandle<Result<(), SourceError>>,
     stats: Arc<SourceStats>,
 }
@@ -133,8 +133,8 @@ async fn bind_http(
         decompressed_bytes_max: spec.decompressed_bytes_max as usize,
         insecure_listen: spec.insecure_listen,
     })?;
-    let http = Some(listener.local_addr());
-    Ok(Bound { source: Box::new(source), addr: None, http, alerts: None })
+    let doors = vec![("http", listener.local_addr())];
+    Ok(Bound { source: Box::new(source), addr: None, doors, alerts: None })
 }
 
 async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
@@ -143,11 +143,15 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
             let endpoint = Endpoint::bind(endpoint_config(spec, data).await?).await?;
             let addr = endpoint.local_addr()?;
             let alerts = endpoint.alert_topics();
-            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), http: None, alerts })
+            let mut doors = endpoint.addresses()?;
+            if let Some(plain) = doors.iter_mut().find(|door| door.0 == "mqtt") {
+                plain.0 = "endpoint";
+            }
+            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), doors, alerts })
         }
         SourceKind::Mqtt(spec) => {
             let subscriber = Subscriber::new(subscriber_config(spec, data))?;
-            Ok(Bound { source: Box::new(subscriber), addr: None, http: None, alerts: None })
+            Ok(Bound { source: Box::new(subscriber), addr: None, doors: Vec::new(), alerts: None })
         }
         SourceKind::Http(_) => anyhow::bail!("it is bound with its listener"),
         SourceKind::File(_) => anyhow::bail!("files are no live source"),
@@ -221,12 +225,12 @@ pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
     let running = bound
         .into_iter()
         .enumerate()
-        .map(|(number, Bound { source, addr, http, .. })| {
+        .map(|(number, Bound { source, addr, doors, .. })| {
             let stats = Arc::new(SourceStats::default());
             let name = source.name().to_owned();
             let intake = journal.intake(number);
             let task = source.start(intake, stopped.clone(), Arc::clone(&stats));
-            Running { name, addr, http, task, stats }
+            Running { name, addr, doors, task, stats }
         })
         .collect();
     Sources { running, stop }
@@ -237,9 +241,9 @@ impl Sources {
         self.running.iter().find_map(|r| r.addr)
     }
 
-    /// Where HTTP is taken, each address once.
-    pub(super) fn http_addrs(&self) -> Vec<SocketAddr> {
-        let mut all: Vec<SocketAddr> = self.running.iter().filter_map(|r| r.http).collect();
+    /// What is listened on, each address once.
+    pub(super) fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
+        let mut all: Vec<_> = self.running.iter().flat_map(|r| r.doors.clone()).collect();
         all.sort();
         all.dedup();
         all

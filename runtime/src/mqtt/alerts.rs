@@ -47,13 +47,27 @@ impl AlertTopics {
         let resolved = text("status") != "firing";
         Publication {
             topic: Bytes::from(topic),
-            payload: Bytes::from(row_json(alerts, row)),
+            payload: Bytes::from(payload(alerts, row)),
             properties: Bytes::new(),
             qos: 1,
             retain: true,
             expires_at_ms: resolved.then(|| now_ms() + RESOLVED_KEPT_MS),
         }
     }
+}
+
+/// The row as JSON, what is JSON in it as such.
+fn payload(alerts: &RecordBatch, row: usize) -> String {
+    let text = row_json(alerts, row);
+    let Ok(Value::Object(mut object)) = serde_json::from_str(&text) else { return text };
+    for name in ["keys", "row"] {
+        if let Some(value) = object.get_mut(name)
+            && let Some(parsed) = value.as_str().and_then(|text| serde_json::from_str(text).ok())
+        {
+            *value = parsed;
+        }
+    }
+    Value::Object(object).to_string()
 }
 
 /// A text as one level of a topic.
@@ -87,7 +101,7 @@ mod tests {
         assert_eq!(&firing.topic[..], b"tidegate/alerts/cold-chain/too_warm/a_/7");
         assert!(firing.retain && firing.expires_at_ms.is_none());
         let json: Value = serde_json::from_slice(&firing.payload).unwrap();
-        assert_eq!(json["status"], "firing");
+        assert_eq!((&json["status"], &json["keys"]["device"]), (&"firing".into(), &7.into()));
         assert!(topics.publication(&rows("resolved"), 0).expires_at_ms.is_some());
     }
 }

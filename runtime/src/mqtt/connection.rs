@@ -35,7 +35,7 @@ mod publish;
 mod session;
 mod stream;
 
-pub(crate) use greet::publish_now;
+pub(crate) use greet::{note_refused, publish_now};
 use session::{Flow, Session};
 use stream::{Moved, exchange};
 

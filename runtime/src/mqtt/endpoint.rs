@@ -185,7 +185,7 @@ impl Endpoint {
             terms: config.terms(),
             connect_timeout: config.connect_timeout,
             connections_max: config.connections_max,
-            delivered: Delivered::new(&config.deliver, &config.readings),
+            delivered: Delivered::new(&config.deliver, &config.readings, config.alerts.as_deref()),
             alerts: config.alerts,
         })
     }
@@ -400,8 +400,12 @@ async fn connect(
             let text = format!("{} handshake: {error}", layers.name);
             tracing::info!(%address, "connection refused: {text}");
             count(&shared.stats.refused, 1);
-            shared.stats.note_error(text);
-            Ok(())
+            shared.stats.note_error(text.clone());
+            // Who only looks whether the port is open, as load balancers do, is no event.
+            if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                return Ok(());
+            }
+            connection::note_refused(String::new(), text, address, &shared).await
         }
     }
 }

@@ -73,15 +73,23 @@ impl After {
 pub(crate) struct Delivered {
     only: Vec<TopicTemplate>,
     readings: Vec<TopicTemplate>,
+    /// The topic below which only we publish.
+    ours: Option<String>,
 }
 
 impl Delivered {
     /// From filters that were checked.
-    pub(crate) fn new(only: &[String], readings: &[String]) -> Self {
+    pub(crate) fn new(only: &[String], readings: &[String], ours: Option<&str>) -> Self {
         let parse = |filters: &[String]| -> Vec<TopicTemplate> {
             filters.iter().filter_map(|f| TopicTemplate::parse(f).ok()).collect()
         };
-        Self { only: parse(only), readings: parse(readings) }
+        let ours = ours.map(|topic| format!("{topic}/"));
+        Self { only: parse(only), readings: parse(readings), ours }
+    }
+
+    /// Whether only we publish to this topic: a forged alert would look like one.
+    pub(crate) fn is_ours(&self, topic: &[u8]) -> bool {
+        self.ours.as_ref().is_some_and(|ours| topic.starts_with(ours.as_bytes()))
     }
 
     /// Whether a message of this topic is delivered and not journaled.

@@ -38,7 +38,7 @@ pub(super) async fn greet<S: AsyncRead + Unpin>(
     }
     let hello = Hello::of(&connect, &shared.terms)?;
     let identity = shared.access.admit(&connect, &hello.client_id, peer).await?;
-    let opening = opening(&connect, &hello, &identity, shared.terms.retained)?;
+    let opening = opening(&connect, &hello, &identity, shared)?;
     let session = Session::open(hello, identity, opening, peer.address, shared);
     buffer.consume(frame.total_len);
     Ok(session)
@@ -75,14 +75,17 @@ fn opening(
     connect: &Connect<'_>,
     hello: &Hello,
     identity: &Identity,
-    retained: bool,
+    shared: &Shared,
 ) -> Result<Opening, Refusal> {
     let will = match &connect.will {
-        Some(will) if !identity.may_publish(will.topic) => {
+        Some(will)
+            if !identity.may_publish(will.topic)
+                || shared.delivered.is_ours(will.topic.as_bytes()) =>
+        {
             let text = format!("the user may not publish the will to `{}`", will.topic);
             return Err(Why::NotAuthorized(text).refuse(connect));
         }
-        Some(testament) => Some(will(testament, retained)),
+        Some(testament) => Some(will(testament, shared.terms.retained)),
         None => None,
     };
     let wishes = &connect.wishes;
@@ -140,14 +143,27 @@ pub(super) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     close(&mut stream, &mut out).await;
     drop(stream);
     // Who only looks whether the port is open, as load balancers do, is no event.
-    if !heard || !shared.notices.allow(Notice::Refused, now_ms()) {
+    if !heard {
+        return Ok(());
+    }
+    note_refused(refusal.client_id, refusal.text, address, shared).await
+}
+
+/// Writes an event of somebody who was not let in, unless there are too many.
+pub(crate) async fn note_refused(
+    client_id: String,
+    detail: String,
+    address: SocketAddr,
+    shared: &Shared,
+) -> Result<(), IntakeError> {
+    if !shared.notices.allow(Notice::Refused, now_ms()) {
         return Ok(());
     }
     let event = SessionEvent {
         source: shared.name.clone(),
-        client_id: refusal.client_id,
+        client_id,
         event: Notice::Refused.name().to_owned(),
-        detail: refusal.text,
+        detail,
         address: address.to_string(),
         ..SessionEvent::default()
     };

@@ -68,7 +68,7 @@ impl Session {
             self.batcher.acknowledge(PUBREC, publish.packet_id);
             return Ok(self.check_receive_maximum()?);
         }
-        if !may_be_published(publish.topic) {
+        if !may_be_published(publish.topic) || self.shared.delivered.is_ours(publish.topic) {
             return self.deny(&publish, 0x90);
         }
         if self.identity.is_limited() {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::mqtt::Endpoint;
 use crate::mqtt::security::{AclRule, CertificateUser, SecurityConfig};
-use crate::mqtt::testing::{TestIntake, packet, publish, text};
+use crate::mqtt::testing::{TestIntake, eventually, packet, publish, text};
 use crate::mqtt::wire::frame;
 use crate::net::Stream;
 use crate::net::tls::tests::{Ca, Files, Wish};
@@ -182,6 +182,12 @@ async fn tls_lets_nobody_in_whose_certificate_is_missing_or_bad() {
     };
     timeout(PATIENCE, counted).await.expect("refusals are counted");
     assert!(endpoint.intake.texts().is_empty());
+    let refusals = |word: &str| {
+        let events = endpoint.intake.session_events().into_iter();
+        events.filter(|e| e.event == "refused" && e.detail.contains(word)).count()
+    };
+    eventually(|| refusals("handshake: ") == refused as usize).await;
+    assert_eq!(refusals("Revoked"), 2, "one at each door");
     let mut stream = endpoint.open("mqtts", &files, &ca, Some((&ca, GATEWAY))).await.unwrap();
     let ack = ask(&mut stream, &connect(4, "gw-1", None)).await.unwrap();
     assert_eq!(ack, [0x20, 2, 0, 0]);
