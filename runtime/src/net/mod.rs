@@ -4,10 +4,8 @@
 //! Whoever writes to such a stream flushes it afterwards: a plain socket sends at once, but TLS and
 //! WebSocket keep what the socket did not take.
 
-#[allow(dead_code)] // The subscriber is about to use the side that connects.
 pub(crate) mod tls;
 pub(crate) mod watched;
-#[allow(dead_code)] // As above.
 pub(crate) mod ws;
 
 use tokio::io::{AsyncRead, AsyncWrite};
