@@ -221,11 +221,15 @@ impl Recognizer {
         }
     }
 
+    /// A session that begins anew has used no identifier. What a broker sends bears no client id,
+    /// but what we say of our session there does.
     fn event(&mut self, source: usize, messages: &Messages, i: usize) {
         if SessionEvent::of(messages, i).is_some_and(|event| event.fresh) {
             let session = messages.index[i].session;
-            let key = Key { source, session, client: messages.client(i).into() };
-            self.records -= self.sessions.remove(&key).map_or(0, |s| s.recent.len());
+            for client in [messages.client(i), b""] {
+                let key = Key { source, session, client: client.into() };
+                self.records -= self.sessions.remove(&key).map_or(0, |s| s.recent.len());
+            }
         }
     }
 

@@ -95,7 +95,9 @@ fn a_session_that_begins_anew_forgets() {
     let mut r = Recognizer::new(BUDGET);
     assert!(takes(&mut r, one("", 7, false, "x")));
     let mut out = MessagesBuilder::default();
-    SessionEvent { fresh: true, ..SessionEvent::default() }.put(&mut out, 0, 0);
+    // As a subscriber says it: with the name of its own session.
+    let client_id = "tidegate-x".to_owned();
+    SessionEvent { fresh: true, client_id, ..SessionEvent::default() }.put(&mut out, 0, 0);
     assert!(takes(&mut r, out.finish(0, 1)));
     assert!(takes(&mut r, one("", 7, true, "x")));
 }
