@@ -14,7 +14,7 @@ use tidegate_operators::Epoch;
 use super::error::DurableError;
 use super::inbox::Shared;
 use super::replay::Replay;
-use super::{Feed, FeedSink};
+use super::{Feed, FeedSink, OnFatal};
 
 struct State {
     /// Feeds of `first` and the epochs that follow it.
@@ -57,7 +57,7 @@ pub(crate) fn start(
     shared: Arc<Shared>,
     sources: Vec<String>,
     next: Epoch,
-    bytes_max: usize,
+    (bytes_max, on_fatal): (usize, Option<OnFatal>),
 ) -> std::io::Result<(Follower, JoinHandle<()>)> {
     let state = State {
         queue: VecDeque::new(),
@@ -70,7 +70,8 @@ pub(crate) fn start(
         closed: false,
     };
     let queue = Arc::new(Queue { state: Mutex::new(state), changed: Condvar::new(), bytes_max });
-    let reader = Reader { queue: Arc::clone(&queue), shared: Arc::clone(&shared), sources, sink };
+    let reader =
+        Reader { queue: Arc::clone(&queue), shared: Arc::clone(&shared), sources, sink, on_fatal };
     let thread = std::thread::Builder::new().name("feed".into()).spawn(move || reader.run())?;
     Ok((Follower { queue, shared }, thread))
 }
@@ -141,6 +142,7 @@ struct Reader {
     shared: Arc<Shared>,
     sources: Vec<String>,
     sink: Box<dyn FeedSink>,
+    on_fatal: Option<OnFatal>,
 }
 
 /// Where the next feeds are.
@@ -162,8 +164,11 @@ impl Reader {
                         let reason = format!("reading the journal back: {error}");
                         tracing::error!("{reason}");
                         self.shared.update_stats(|stats| stats.unhealthy = Some(reason.clone()));
-                        self.shared.set_failed(reason);
+                        self.shared.set_failed(reason.clone());
                         self.shared.ask(|inbox| inbox.stop = true);
+                        if let Some(on_fatal) = &self.on_fatal {
+                            on_fatal(&reason);
+                        }
                         return;
                     }
                 }

@@ -251,7 +251,8 @@ impl Journal {
         writer.sealed_at = Instant::now();
         let (shared, sources) = (self.shared.clone(), writer.sources.clone());
         let (next, bytes_max) = (writer.position.epoch, writer.options.feed_bytes_max);
-        let (follower, feed) = follow::start(sink, shared, sources, next, bytes_max)?;
+        let bounds = (bytes_max, writer.options.on_fatal.clone());
+        let (follower, feed) = follow::start(sink, shared, sources, next, bounds)?;
         let thread = std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || writer.run(follower))?;

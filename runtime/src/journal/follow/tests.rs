@@ -121,3 +121,37 @@ fn what_is_only_on_disk_at_the_end_is_left_to_the_next_start() {
         .sum();
     assert_eq!(messages as u64, count);
 }
+
+#[test]
+fn damage_that_is_found_while_reading_back_is_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (told, fatal) = mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let options = JournalOptions {
+        segment_bytes: 64 << 10,
+        feed_bytes_max: QUEUE_BYTES,
+        epoch_interval: Duration::from_millis(1),
+        on_fatal: Some(Arc::new(move |why| told.lock().unwrap().send(why.to_owned()).unwrap())),
+        ..JournalOptions::new(dir.path())
+    };
+    let (journal, _) = Journal::open(options, Clock::system(), &["s".to_owned()], 0).unwrap();
+    let (sender, feeds) = mpsc::sync_channel(0);
+    journal.start(Box::new(Rendezvous(sender))).unwrap();
+    let (intake, runtime) = (journal.intake(0), Runtime::new().unwrap());
+    for number in 0..100 {
+        runtime.block_on(offer(&*intake, number, 32 << 10));
+    }
+    // In the middle of what is only on disk.
+    let segments = crate::journal::segment::list(dir.path(), "journal").unwrap();
+    let path = &segments[segments.len() - 3].1;
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    let taker = std::thread::spawn(move || feeds.iter().count());
+    let why = fatal.recv_timeout(Duration::from_secs(60)).expect("it is told");
+    assert!(why.contains(&path.display().to_string()), "{why}");
+    journal.shutdown();
+    drop(journal);
+    taker.join().unwrap();
+}
