@@ -126,7 +126,7 @@ fn what_is_only_on_disk_at_the_end_is_left_to_the_next_start() {
 fn damage_that_is_found_while_reading_back_is_fatal() {
     let dir = tempfile::tempdir().unwrap();
     let (told, fatal) = mpsc::channel();
-    let told = std::sync::Mutex::new(told);
+    let told = Mutex::new(told);
     let options = JournalOptions {
         segment_bytes: 64 << 10,
         feed_bytes_max: QUEUE_BYTES,
