@@ -10,6 +10,7 @@ mod connect;
 mod delivery;
 mod encode;
 mod filter;
+mod interest;
 mod message;
 mod records;
 mod restore;
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::source::SourceError;
+use interest::Interest;
 use state::State;
 
 pub(crate) use filter::{is_valid_filter, shared_group};
@@ -38,6 +40,7 @@ pub(crate) use types::{
 pub(crate) struct Broker {
     state: Mutex<State>,
     counters: Arc<Counters>,
+    interest: Arc<Interest>,
 }
 
 impl Broker {
@@ -47,8 +50,9 @@ impl Broker {
     /// The store cannot be opened or is damaged.
     pub(crate) fn open(options: BrokerOptions, now_ms: u64) -> Result<Arc<Self>, SourceError> {
         let counters = Arc::new(Counters::default());
-        let state = Mutex::new(State::open(options, Arc::clone(&counters), now_ms)?);
-        Ok(Arc::new(Self { state, counters }))
+        let state = State::open(options, Arc::clone(&counters), now_ms)?;
+        let interest = state.interest();
+        Ok(Arc::new(Self { state: Mutex::new(state), counters, interest }))
     }
 
     /// Opens or resumes a session, and takes the client id over from an older connection. Returns
@@ -84,9 +88,10 @@ impl Broker {
         self.lock().publish(from, publications, now_ms)
     }
 
-    /// Whether anybody subscribes to anything. Without, only retained messages need `publish`.
-    pub(crate) fn has_subscribers(&self) -> bool {
-        self.counters.subscriptions.load(Ordering::Relaxed) > 0
+    /// Whether anybody might subscribe to this topic; if not, only a retained message needs
+    /// `publish`. Takes no lock.
+    pub(crate) fn may_match(&self, topic: &[u8]) -> bool {
+        self.interest.may_match(topic)
     }
 
     /// A ticket for all changes so far: await it before answers that promise them (SUBACK, PUBREC

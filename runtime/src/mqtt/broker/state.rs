@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::changes::Changes;
+use super::interest::Interest;
 use super::message::Message;
 use super::retained::Retained;
 use super::session::{Flow, Presence, Queued, Session};
@@ -52,6 +53,10 @@ pub(super) struct State {
 }
 
 impl State {
+    pub(super) fn interest(&self) -> Arc<Interest> {
+        self.tree.interest()
+    }
+
     pub(super) fn open(
         options: BrokerOptions,
         counters: Arc<Counters>,

@@ -5,7 +5,9 @@
 //! topic looks at no filter that differs from it before a wildcard.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use super::interest::Interest;
 use super::types::Subscription;
 
 /// Quality and options of a subscription, as in a SUBSCRIBE: QoS in bits 0 and 1, no-local in
@@ -107,12 +109,19 @@ pub(super) struct Tree {
     free: Vec<u32>,
     /// A key for `edges` in the making.
     key: Vec<u8>,
+    interest: Arc<Interest>,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
         let nodes = vec![Node::default()];
-        Self { edges: HashMap::new(), nodes, free: Vec::new(), key: Vec::new() }
+        let interest = Arc::default();
+        Self { edges: HashMap::new(), nodes, free: Vec::new(), key: Vec::new(), interest }
+    }
+
+    /// What publishers ask without the lock; kept up to date by the tree.
+    pub(super) fn interest(&self) -> Arc<Interest> {
+        Arc::clone(&self.interest)
     }
 
     /// Enters a subscription to a valid filter (without group); returns what it replaces.
@@ -145,6 +154,7 @@ impl Tree {
                     list.reserve_exact(1);
                 }
                 list.insert(i, entry);
+                self.interest.add(filter);
                 None
             }
         }
@@ -169,6 +179,9 @@ impl Tree {
                 removed
             }
         };
+        if removed.is_some() {
+            self.interest.remove(filter);
+        }
         while let [.., (parent, _), (at, level)] = path[..] {
             if !self.nodes[at as usize].is_unused() {
                 break;

@@ -84,7 +84,7 @@ impl Session {
                 self.batcher.after().receive(&self.port, publish.packet_id);
             }
         }
-        if (publish.retain && terms.retained) || self.shared.broker.has_subscribers() {
+        if (publish.retain && terms.retained) || self.shared.broker.may_match(publish.topic) {
             self.batcher.after().publish(&publish, now_ms());
         }
         if self.shared.delivered.only(publish.topic) {
