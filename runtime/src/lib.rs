@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod doctor;
 pub mod engine;
+mod fault;
 pub mod fleet;
 #[cfg(test)]
 mod fuzz;

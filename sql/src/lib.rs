@@ -7,6 +7,7 @@
 
 pub mod delta;
 mod error;
+pub mod fault;
 mod output;
 mod prompt;
 mod query;

@@ -23,7 +23,7 @@ use tidegate_operators::spec::TableSpec;
 
 use crate::delta::action::{Action, Add};
 use crate::delta::{log, path};
-use crate::{Error, Result, Store};
+use crate::{Error, Result, Store, fault};
 use layout::Layout;
 pub(crate) use layout::{DAY, IDENTITY_KEY, TIME_KEY};
 
@@ -143,7 +143,9 @@ impl TableWriter {
             return Ok(CommitReport::default());
         }
         self.flush(through).await?;
+        fault::point("before_commit");
         let version = commit::commit(self, through).await?;
+        fault::point("after_commit");
         let staged = std::mem::take(&mut self.staged);
         self.committed = through;
         self.version = version;
@@ -200,6 +202,7 @@ async fn upload(store: &Store, table: &Path, file: file::EncodedFile) -> Result<
     };
     let what = format!("writing {target}");
     store.objects().put(&target, file.bytes.into()).await.map_err(Error::store(what))?;
+    fault::point("parquet_done");
     Ok(add)
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tidegate_operators::Epoch;
 
+use crate::fault;
 use crate::journal::storage::{DirLock, lock_dir};
 use crate::journal::{Disk, DurableError, Storage};
 
@@ -99,6 +100,7 @@ impl CheckpointStore {
         for (number, (name, bytes)) in parts.iter().enumerate() {
             let file = format!("{prefix}{number:05}.bin");
             self.write(&self.dir.join(&file), bytes)?;
+            fault::point("snapshot_file");
             listed.push(Part {
                 name: name.clone(),
                 file,
@@ -117,6 +119,7 @@ impl CheckpointStore {
         self.write(&temporary, text.as_bytes())?;
         // Parts have to be reachable before the manifest can be.
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))?;
+        fault::point("snapshot_manifest");
         self.storage.rename(&temporary, &path).map_err(DurableError::io("rename", &path))?;
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))
     }
@@ -169,9 +172,13 @@ impl CheckpointStore {
             .collect();
         // "checkpoint-" sorts before "state-": a manifest goes before what it names.
         names.sort_unstable();
+        if !names.is_empty() {
+            fault::point("before_gc");
+        }
         for name in names {
             let path = self.dir.join(name);
             self.storage.remove(&path).map_err(DurableError::io("remove", &path))?;
+            fault::point("mid_gc");
         }
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))
     }

@@ -44,6 +44,7 @@ use self::tables::TableContext;
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
+use crate::fault;
 use crate::http::Requests;
 use crate::journal::{Disk, Feed, FeedSink, Journal, JournalOptions, Replay, Storage};
 use crate::outbox::Outbox;
@@ -139,6 +140,7 @@ impl Engine {
     /// Anything that keeps it from running: folders, ports, tables of another shape, damage.
     pub async fn start(plan: Plan, options: EngineOptions) -> anyhow::Result<Self> {
         anyhow::ensure!(options.workers > 0, "at least one worker is needed");
+        fault::reach_tables();
         create_dir(&options.data)?;
         let instance = instance_id(&options.data)?;
         let tables_url = match &options.tables {

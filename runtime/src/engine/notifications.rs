@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
 
+use crate::fault;
 use crate::mqtt::AlertTopics;
 use crate::outbox::{Notification, Outbox};
 
@@ -82,6 +83,7 @@ impl Notifications {
             notifications.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));
             let notifications = notifications.into_iter().map(|n| n.1).collect();
             self.outbox.enqueue(epoch, notifications)?;
+            fault::point("alert_enqueued");
         }
         Ok(())
     }

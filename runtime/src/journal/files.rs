@@ -15,6 +15,7 @@ use super::frame::{self, Kind};
 use super::recognize::Recognizer;
 use super::segment::{self, FileHeader};
 use super::storage::{AppendFile, Storage};
+use crate::fault;
 
 /// Name of segment files: `journal-NUMBER.log`.
 pub(crate) const PREFIX: &str = "journal";
@@ -91,7 +92,7 @@ impl Active {
 
     /// Appends all of `bytes` or nothing. The error is final unless it means a full disk.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.file.append(bytes) {
+        if let Err(error) = fault::io("append").and_then(|()| self.file.append(bytes)) {
             self.file.truncate(self.bytes).map_err(io::Error::other)?;
             return Err(error);
         }
@@ -100,6 +101,7 @@ impl Active {
     }
 
     pub(crate) fn sync(&mut self) -> io::Result<()> {
+        fault::io("sync")?;
         self.file.sync()
     }
 }
@@ -127,12 +129,16 @@ impl Files {
     /// leaves no gap. A file that cannot be deleted is tried again the next time.
     pub(crate) fn trim(&mut self, through: Epoch) {
         let mut removed = false;
+        if self.sealed.front().is_some_and(|sealed| sealed.last_epoch <= through) {
+            fault::point("before_gc");
+        }
         while self.sealed.front().is_some_and(|sealed| sealed.last_epoch <= through) {
             let Some(sealed) = self.sealed.front() else { break };
             if let Err(error) = self.storage.remove(&sealed.path) {
                 tracing::warn!(path = %sealed.path.display(), %error, "cannot delete a segment");
                 break;
             }
+            fault::point("mid_gc");
             removed = true;
             self.sealed.pop_front();
         }

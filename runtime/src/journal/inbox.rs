@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::JournalStats;
 use super::record::{INDEX_ENTRY_BYTES_MAX, MESSAGES_FIXED_BYTES_MAX};
+use crate::fault;
 use crate::intake::{Intake, IntakeError};
 
 /// Messages of one `offer` and who waits for them.
@@ -171,6 +172,7 @@ pub(crate) struct SourceIntake {
 #[async_trait]
 impl Intake for SourceIntake {
     async fn offer(&self, mut messages: MessagesBuilder) -> Result<(), IntakeError> {
+        fault::point("after_recv");
         self.shared.offer(messages.finish(self.source, 0)).await
     }
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use tidegate_operators::Epoch;
 
-use super::JournalOptions;
 use super::epoch::Position;
 use super::files::Files;
 use super::follow::Follower;
@@ -21,7 +20,9 @@ use super::group::{Group, Target};
 use super::inbox::{Inbox, Offer, Shared};
 use super::recognize::Recognizer;
 use super::storage::is_full;
+use super::{Feed, JournalOptions};
 use crate::clock::Clock;
+use crate::fault;
 
 /// One write carries at most this much: bounds the memory of a group and the time of its sync.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
@@ -173,6 +174,7 @@ impl Writer {
         }
         let bytes = std::mem::take(&mut group.bytes);
         let written = self.retry_while_full("write", |writer| writer.files.active.append(&bytes));
+        fault::point("after_wal_write");
         let synced = match written {
             Ok(Done::Yes) => self.sync(),
             other => other,
@@ -187,6 +189,10 @@ impl Writer {
                 group.waiters.into_iter().for_each(|waiter| waiter.answer(Err(error.clone())));
                 return not_durable;
             }
+        }
+        fault::point("after_sync");
+        if group.feed.iter().any(|feed| matches!(feed, Feed::Tick(_))) {
+            fault::point("epoch_seal");
         }
         self.publish_stats(&group);
         group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));

@@ -15,6 +15,7 @@ use tidegate_operators::{MessageMeta, MessagesBuilder};
 use super::limits::{BATCH_BYTES_MAX, HELD_BYTES_MAX};
 use super::route::{After, Router};
 use super::wire::{PUBACK, PUBREC, Publish, put_ack};
+use crate::fault;
 use crate::source::{Intake, IntakeError};
 
 /// Acknowledgements that may be sent now.
@@ -203,6 +204,9 @@ impl Batcher {
         let acks = self.pending.take().map(|p| p.acks).unwrap_or_default();
         self.account();
         result?;
+        if acks.count > 0 {
+            fault::point("before_ack");
+        }
         self.durable = self.started;
         Ok(acks)
     }

@@ -16,6 +16,7 @@ use tidegate_operators::Epoch;
 use tokio::sync::Notify;
 
 use self::record::Outcome;
+use crate::fault;
 use crate::journal::frame::{self, Kind};
 use crate::journal::recover::{is_unborn, read_tail};
 use crate::journal::segment::{self, FileHeader, Frame};
@@ -464,7 +465,11 @@ impl State {
             return Err(DurableError::io("write", &self.path)(error));
         }
         self.bytes += out.len() as u64;
-        if sync { self.sync() } else { Ok(()) }
+        if !sync {
+            return Ok(());
+        }
+        fault::point("outbox_append");
+        self.sync()
     }
 
     fn sync(&mut self) -> Result<(), DurableError> {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::target::{Attempt, Endpoint};
 use super::{Counters, SenderOptions};
 use crate::clock::Clock;
+use crate::fault;
 use crate::journal::DurableError;
 use crate::outbox::{Notification, Outbox};
 
@@ -168,6 +169,7 @@ impl Worker {
             self.counters.dead.fetch_add(1, Ordering::Relaxed);
             self.record(move |outbox| outbox.dead(&item.id, &reason)).await;
         } else {
+            fault::point("webhook_sent");
             self.counters.sent.fetch_add(1, Ordering::Relaxed);
             self.record(move |outbox| outbox.delivered(&item.id)).await;
         }

@@ -21,6 +21,8 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use crate::fault;
+
 /// How many staged names are tried before a put gives up; each belongs to a crashed or running put
 /// of the same object.
 const STAGED_NAMES_MAX: u32 = 1_000;
@@ -95,6 +97,9 @@ fn put_durable(target: &FsPath, payload: &PutPayload, only_new: bool) -> io::Res
     make_folder(folder)?;
     let (mut file, staged) = stage(target)?;
     let written = payload.iter().try_for_each(|part| file.write_all(part));
+    if target.extension().is_some_and(|e| e == "parquet") {
+        fault::point("parquet_part");
+    }
     let placed = written.and_then(|()| file.sync_all()).and_then(|()| {
         if only_new { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) }
     });

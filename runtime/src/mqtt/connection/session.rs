@@ -172,7 +172,7 @@ impl Session {
     /// Takes over acknowledgements that may be sent.
     pub(super) fn acknowledge(&mut self, acks: Acks) {
         count(&self.shared.stats.acked, acks.count);
-        self.out.append(acks.bytes);
+        self.out.append_acks(acks.bytes);
         self.granting = false;
     }
 

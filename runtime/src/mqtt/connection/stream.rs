@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::fault;
+
 /// An empty outbox gives back memory beyond this: most connections say little.
 const IDLE_BYTES: usize = 4 * 1024;
 
@@ -22,6 +24,8 @@ pub(super) struct Outbox {
     pub(super) bytes: Vec<u8>,
     sent: usize,
     flushing: bool,
+    /// Acknowledgements are among the bytes.
+    has_acks: bool,
     /// Since when the peer takes nothing, if it takes nothing.
     pub(super) stalled: Option<Instant>,
 }
@@ -48,6 +52,12 @@ impl Outbox {
         } else {
             self.bytes.extend_from_slice(&packets);
         }
+    }
+
+    /// Appends acknowledgements.
+    pub(super) fn append_acks(&mut self, acks: Vec<u8>) {
+        self.has_acks |= !acks.is_empty();
+        self.append(acks);
     }
 
     /// Sends what the peer takes. Ready if anything changed.
@@ -79,6 +89,9 @@ impl Outbox {
                 Poll::Pending => return self.stall(moved),
             }
             self.flushing = false;
+            if std::mem::take(&mut self.has_acks) {
+                fault::point("after_ack");
+            }
         }
         self.stalled = None;
         if moved { Poll::Ready(Ok(())) } else { Poll::Pending }

@@ -1,0 +1,183 @@
+//! Named fault points: places at which a test makes a debug build of the process die, or fail.
+//!
+//! In release builds all of this is nothing. In debug builds the variable `TIDEGATE_FAULT` names
+//! what is to happen, as `ACTION:POINT:HIT`, several with commas between:
+//!
+//! - `kill:after_sync:2` ends the process (abort: nothing is flushed, no destructor runs) when it
+//!   comes to the point `after_sync` for the 2nd time, and says so on standard error before;
+//! - `eio:sync:3` makes the 3rd sync of the journal fail with an input/output error, once;
+//! - `enospc:append:5+` makes the 5th and every later append fail with a full disk.
+//!
+//! `kill` works at every point, the failures only at those that ask [`io`]. Points, in the order in
+//! which a message passes them:
+//!
+//! | Point | Where |
+//! |---|---|
+//! | `after_recv` | a source offers what it has received |
+//! | `append` (io) | before the journal's write of a group |
+//! | `after_wal_write` | the group is written, not synced |
+//! | `sync` (io) | before the journal's sync |
+//! | `after_sync` | the group is durable, nobody was told |
+//! | `before_ack` | a connection knows that its messages are durable |
+//! | `after_ack` | the endpoint has written acknowledgements to the socket |
+//! | `epoch_seal` | an epoch's tick is durable and not handed on |
+//! | `outbox_append` | notifications are written, not synced |
+//! | `alert_enqueued` | notifications are durable, nobody has sent them |
+//! | `webhook_sent` | a receiver answered 2xx, which is not noted yet |
+//! | `parquet_part` | a data file of a local table is written under a temporary name |
+//! | `parquet_done` | a data file is there, no commit names it |
+//! | `before_commit` | all data files of a commit are there |
+//! | `after_commit` | the commit is there, the process has not noted it |
+//! | `snapshot_file` | one part of a checkpoint is durable |
+//! | `snapshot_manifest` | all parts are, and the manifest under a temporary name |
+//! | `before_gc` | old checkpoints or journal segments are about to be deleted |
+//! | `mid_gc` | one file of them is deleted |
+//!
+//! Invariant: a point changes nothing unless the variable names it.
+
+#[cfg(debug_assertions)]
+pub(crate) use self::armed::{io, point, reach_tables};
+#[cfg(not(debug_assertions))]
+pub(crate) use self::disarmed::{io, point, reach_tables};
+
+#[cfg(not(debug_assertions))]
+mod disarmed {
+    //! What release builds have of it.
+
+    /// Nothing.
+    #[inline(always)]
+    pub(crate) fn point(_name: &'static str) {}
+
+    /// Nothing.
+    ///
+    /// # Errors
+    /// Never.
+    #[inline(always)]
+    pub(crate) fn io(_name: &'static str) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// Nothing.
+    #[inline(always)]
+    pub(crate) fn reach_tables() {}
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    //! What debug builds have of it.
+
+    use std::io;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const VARIABLE: &str = "TIDEGATE_FAULT";
+    /// Linux: input/output error, no space left on device.
+    const EIO: i32 = 5;
+    pub(super) const ENOSPC: i32 = 28;
+
+    static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Action {
+        Kill,
+        /// With this error number of the system.
+        Fail(i32),
+    }
+
+    /// One fault that was asked for.
+    #[derive(Debug)]
+    pub(super) struct Rule {
+        pub(super) action: Action,
+        point: String,
+        /// The first hit that counts, from 1.
+        hit: u64,
+        /// Whether all later hits count too.
+        on: bool,
+        hits: AtomicU64,
+    }
+
+    impl Rule {
+        /// The number of this hit if it is one that counts.
+        pub(super) fn reached(&self, point: &str) -> Option<u64> {
+            if self.point != point {
+                return None;
+            }
+            let hit = self.hits.fetch_add(1, Ordering::SeqCst) + 1;
+            (hit == self.hit || (self.on && hit > self.hit)).then_some(hit)
+        }
+    }
+
+    /// A place in the code that only the action `kill` concerns.
+    pub(crate) fn point(name: &'static str) {
+        // Failures are for those who can pass them on.
+        let _ = io(name);
+    }
+
+    /// A place in the code that may fail.
+    ///
+    /// # Errors
+    /// The one that was asked for.
+    pub(crate) fn io(name: &'static str) -> io::Result<()> {
+        for rule in RULES.get_or_init(from_environment) {
+            let Some(hit) = rule.reached(name) else { continue };
+            eprintln!("tidegate: fault {:?} at {name}, hit {hit}", rule.action);
+            match rule.action {
+                Action::Kill => std::process::abort(),
+                Action::Fail(error) => return Err(io::Error::from_raw_os_error(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the tables' points reach this module, which their crate does not know.
+    pub(crate) fn reach_tables() {
+        tidegate_sql::fault::connect(io);
+    }
+
+    fn from_environment() -> Vec<Rule> {
+        let Ok(text) = std::env::var(VARIABLE) else { return Vec::new() };
+        parse(&text).unwrap_or_else(|| {
+            eprintln!("tidegate: {VARIABLE}={text} is not ACTION:POINT:HIT, ...");
+            std::process::abort()
+        })
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Vec<Rule>> {
+        let rule = |part: &str| {
+            let (action, rest) = part.trim().split_once(':')?;
+            let (point, hit) = rest.split_once(':')?;
+            let action = match action {
+                "kill" => Action::Kill,
+                "eio" => Action::Fail(EIO),
+                "enospc" => Action::Fail(ENOSPC),
+                _ => return None,
+            };
+            let (number, on) = hit.strip_suffix('+').map_or((hit, false), |n| (n, true));
+            let hit = number.parse().ok().filter(|n| *n > 0)?;
+            Some(Rule { action, point: point.to_owned(), hit, on, hits: AtomicU64::new(0) })
+        };
+        text.split(',').map(rule).collect()
+    }
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::armed::{Action, ENOSPC, parse};
+
+    #[test]
+    fn hits_are_counted_per_point_and_only_the_named_ones_count() {
+        let rules = parse("kill:a:2, enospc:b:3+").unwrap();
+        assert_eq!(rules[0].action, Action::Kill);
+        assert_eq!(rules[1].action, Action::Fail(ENOSPC));
+        let hits = |rule: usize, point: &str| -> Vec<Option<u64>> {
+            (0..5).map(|_| rules[rule].reached(point)).collect()
+        };
+        assert_eq!(hits(0, "b"), [None; 5]);
+        assert_eq!(hits(0, "a"), [None, Some(2), None, None, None]);
+        assert_eq!(hits(1, "b"), [None, None, Some(3), Some(4), Some(5)]);
+        for bad in ["", "kill", "kill:a", "kill:a:0", "kill:a:x", "burn:a:1", "kill:a:1,"] {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+    }
+}
