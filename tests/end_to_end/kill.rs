@@ -3,21 +3,21 @@
 //!
 //! Moments follow from a seed, which `TIDEGATE_SEED` replaces to search for other ones.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::{Device, Home, Instance, PATIENCE, Reading, Receiver, Rng, eventually, say};
+use crate::support::{
+    Device, Home, Instance, PATIENCE, Published, Reading, Receiver, Rng, Site, Traffic, eventually,
+    publish, say,
+};
 
 const DEVICES: usize = 4;
 const EVERY_MS: i64 = 200;
 const READINGS_PER_MINUTE: i64 = 60_000 / EVERY_MS;
 /// In each third minute devices are too warm: an alert fires, and is resolved in the next.
 const WARM_EVERY_MINUTES: i64 = 3;
-const IN_FLIGHT: usize = 32;
 
 /// How a run is disturbed.
 struct Plan {
@@ -47,14 +47,6 @@ impl Plan {
     }
 }
 
-/// What the publishers and the one who kills share.
-#[derive(Debug, Default)]
-struct Shared {
-    /// Where the endpoint is now.
-    address: Mutex<Option<SocketAddr>>,
-    acknowledged: AtomicUsize,
-}
-
 fn reading(device: &str, seq: i64) -> Reading {
     let mut reading = Reading::regular("north", device, seq, EVERY_MS);
     if is_warm(seq / READINGS_PER_MINUTE) {
@@ -67,87 +59,25 @@ fn is_warm(minute: i64) -> bool {
     minute % WARM_EVERY_MINUTES == 1
 }
 
-/// Publishes everything as MQTT asks of a sender: what was not acknowledged when a connection broke
-/// is sent again first on the next, in order, with its packet identifier and the DUP flag. Gives
-/// how often something was sent again.
-fn publisher(name: &str, plan: &Plan, shared: &Shared) -> usize {
-    let mut sender = Sender { name, plan, next: 0, next_id: 1, waiting: VecDeque::new(), again: 0 };
-    while sender.next < plan.readings || !sender.waiting.is_empty() {
-        let address = *shared.address.lock().unwrap();
-        let connected = address.and_then(|a| Device::connect(a, name).ok());
-        match connected {
-            Some(mut device) => sender.publish(&mut device, shared),
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-    sender.again
-}
-
-struct Sender<'a> {
-    name: &'a str,
-    plan: &'a Plan,
-    /// Number of the next new reading.
-    next: i64,
-    next_id: u16,
-    /// Packet identifier and number of what is not acknowledged.
-    waiting: VecDeque<(u16, i64)>,
-    again: usize,
-}
-
-impl Sender<'_> {
-    /// Until everything is acknowledged or the connection breaks.
-    fn publish(&mut self, device: &mut Device, shared: &Shared) {
-        for (id, seq) in self.waiting.clone() {
-            self.again += 1;
-            if !self.send(device, id, true, seq) {
-                return;
-            }
-        }
-        loop {
-            while self.waiting.len() < IN_FLIGHT && self.next < self.plan.readings {
-                std::thread::sleep(self.plan.pause);
-                let (id, seq) = (self.next_id, self.next);
-                (self.next_id, self.next) = (id % u16::MAX + 1, seq + 1);
-                self.waiting.push_back((id, seq));
-                if !self.send(device, id, false, seq) {
-                    return;
-                }
-            }
-            if self.waiting.is_empty() {
-                return;
-            }
-            let Ok(id) = device.acknowledged() else { return };
-            let (expected, _) = self.waiting.pop_front().expect("something is waiting");
-            assert_eq!(id, expected, "acknowledged out of order");
-            shared.acknowledged.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn send(&self, device: &mut Device, id: u16, again: bool, seq: i64) -> bool {
-        let reading = reading(self.name, seq);
-        device.send_as(id, again, &reading.topic(), &reading.payload()).is_ok()
-    }
-}
-
 /// Kills and starts again at seeded moments, counted in acknowledgements.
-fn disturb(home: &Home, plan: &Plan, shared: &Shared) -> Instance {
+fn disturb(home: &Home, plan: &Plan, site: &Site) -> Instance {
     let mut rng = Rng(plan.seed);
     let part = plan.all() as usize / (plan.kills + 1);
     let mut instance = plan.start(home, 0);
     for kill in 0..plan.kills {
-        *shared.address.lock().unwrap() = Some(instance.endpoint());
+        site.moved(Some(instance.endpoint()));
         let moment = kill * part + part / 2 + rng.below(part as u64) as usize;
         let deadline = Instant::now() + PATIENCE;
-        while shared.acknowledged.load(Ordering::SeqCst) < moment {
-            assert!(Instant::now() < deadline, "too few acknowledgements: {shared:?}");
+        while site.acknowledged() < moment {
+            assert!(Instant::now() < deadline, "too few acknowledgements: {site:?}");
             std::thread::sleep(Duration::from_micros(500));
         }
         std::thread::sleep(Duration::from_millis(rng.below(plan.delay_ms_max + 1)));
-        *shared.address.lock().unwrap() = None;
+        site.moved(None);
         instance.kill();
         instance = plan.start(home, kill + 1);
     }
-    *shared.address.lock().unwrap() = Some(instance.endpoint());
+    site.moved(Some(instance.endpoint()));
     instance
 }
 
@@ -197,18 +127,16 @@ fn run(mut plan: Plan) {
     }
     let receiver = Receiver::start();
     let home = Home::notifying(&receiver);
-    let shared = Arc::new(Shared::default());
-    let plan = Arc::new(plan);
-    let publishers: Vec<_> = (0..DEVICES)
-        .map(|d| {
-            let (plan, shared) = (Arc::clone(&plan), Arc::clone(&shared));
-            std::thread::spawn(move || publisher(&format!("d{d}"), &plan, &shared))
-        })
-        .collect();
-    let instance = disturb(&home, &plan, &shared);
-    let again: usize = publishers.into_iter().map(|p| p.join().expect("a publisher failed")).sum();
+    let site = Arc::new(Site::default());
+    let traffic = Traffic { reading, readings_max: plan.readings, pause: plan.pause };
+    let publishers: Vec<_> =
+        (0..DEVICES).map(|d| publish(format!("d{d}"), traffic, &site)).collect();
+    let instance = disturb(&home, &plan, &site);
+    let published: Vec<Published> =
+        publishers.into_iter().map(|p| p.join().expect("a publisher failed")).collect();
+    let again: usize = published.iter().map(|p| p.again).sum();
     let all = plan.all();
-    assert_eq!(shared.acknowledged.load(Ordering::SeqCst) as i64, all);
+    assert_eq!(site.acknowledged() as i64, all);
 
     let distinct = "SELECT count(DISTINCT device || '/' || seq) FROM readings";
     home.wait_for_count(distinct, all);

@@ -8,5 +8,6 @@ mod http;
 mod intake;
 mod kill;
 mod outputs;
+mod points;
 mod restart;
 mod workers;

@@ -253,6 +253,11 @@ impl Instance {
         assert!(status.success(), "ended with {status} after Ctrl-C:\n{}", self.said());
     }
 
+    /// How it ended, if it has ended.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits until the process ends by itself.
     pub(crate) fn ended(mut self, within: Duration) -> ExitStatus {
         let deadline = Instant::now() + within;

@@ -6,6 +6,7 @@
 mod cold_chain;
 mod device;
 mod instance;
+mod publisher;
 mod rng;
 mod webhook;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub(crate) use cold_chain::{ColdChain, Reading, START_MS, WindowRow, windows_of};
 pub(crate) use device::Device;
 pub(crate) use instance::{Home, Instance, Row, tidegate};
+pub(crate) use publisher::{Published, Site, Traffic, publish};
 pub(crate) use rng::Rng;
 pub(crate) use webhook::Receiver;
 
