@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use regex::Regex;
-use tidegate_operators::spec::{Expr, PipelineSpec, StepKind};
+use tidegate_operators::spec::{
+    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, Expr, PipelineSpec, StepKind, WindowSpec,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Positions of columns in the text of an expression, `temperature@2`: they depend on the others.
@@ -23,7 +25,7 @@ pub(crate) fn expr(e: &Expr) -> String {
     POSITION.replace_all(&e.to_string(), "").into_owned()
 }
 
-fn exprs(list: &[(String, Expr)]) -> String {
+pub(crate) fn exprs<N: std::fmt::Display>(list: &[(N, Expr)]) -> String {
     list.iter().map(|(name, e)| format!("{name}={};", expr(e))).collect()
 }
 
@@ -32,42 +34,20 @@ fn names(schema: &arrow::datatypes::SchemaRef, keys: &[usize]) -> Vec<String> {
 }
 
 fn canonical(p: &PipelineSpec) -> String {
-    let mut out = String::from("tidegate plan 1\n");
-    let d = &p.decode;
-    let topics: Vec<String> = d.topics.iter().map(ToString::to_string).collect();
-    let _ = writeln!(
-        out,
-        "{} {topics:?} {:?} {:?} {} {}",
-        p.name, d.format, d.explode, d.future_bound_us, d.payload_bytes_max
-    );
-    // Columns that are always available change nothing for the others.
-    for c in d.columns.iter().filter(|c| !crate::resolve::is_builtin(&c.name)) {
-        let _ = writeln!(
-            out,
-            "{} {:?} {:?} {:?} {:?}",
-            c.name, c.origin, c.kind, c.rules, c.on_invalid
-        );
-    }
+    let mut out = format!("tidegate plan 2\n{}\n{}", p.name, decode_text(&p.decode));
     if let Some(d) = &p.dedup {
-        let key = names(&d.input, &d.key);
-        let _ = writeln!(out, "dedup {key:?} {} {}", d.horizon_us, d.keys_max);
+        out += &dedup_text(d);
     }
     for step in &p.steps {
-        let _ = writeln!(out, "step {} from {}: {}", step.name, step.from, step_text(&step.kind));
+        let text = format!("{} {}", state_text(&step.kind), shown_text(&step.kind));
+        let _ = writeln!(out, "step {} from {}: {text}", step.name, step.from);
     }
     for (from, a) in &p.alerts {
+        let condition = alert_condition(a);
         let _ = writeln!(
             out,
-            "alert {} from {from} {:?} {} {} {} {} {:?} {:?} {}",
-            a.name,
-            names(&a.input, &a.keys),
-            expr(&a.fire),
-            expr(&a.clear),
-            a.for_us,
-            a.severity,
-            a.summary,
-            a.notify,
-            a.max_age_us
+            "alert {} from {from} {condition} {} {} {:?} {}",
+            a.name, a.severity, a.summary, a.notify, a.max_age_us
         );
     }
     for t in &p.tables {
@@ -76,7 +56,38 @@ fn canonical(p: &PipelineSpec) -> String {
     out
 }
 
-fn step_text(kind: &StepKind) -> String {
+/// What decides which readings there are and what is in them.
+pub(crate) fn decode_text(d: &DecodeSpec) -> String {
+    let topics: Vec<String> = d.topics.iter().map(ToString::to_string).collect();
+    let mut out = format!(
+        "{topics:?} {:?} {:?} {} {}\n",
+        d.format, d.explode, d.future_bound_us, d.payload_bytes_max
+    );
+    // Columns that are always available change nothing for the others, and any order is as good.
+    let columns = d.columns.iter().filter(|c| !crate::resolve::is_builtin(&c.name));
+    let mut columns: Vec<String> = columns
+        .map(|c| {
+            format!("{} {:?} {:?} {:?} {:?}\n", c.name, c.origin, c.kind, c.rules, c.on_invalid)
+        })
+        .collect();
+    columns.sort_unstable();
+    out.extend(columns);
+    out
+}
+
+/// What decides which readings are repetitions.
+pub(crate) fn dedup_text(d: &DedupSpec) -> String {
+    format!("dedup {:?} {} {}\n", names(&d.input, &d.key), d.horizon_us, d.keys_max)
+}
+
+/// What decides the phase of an alert.
+pub(crate) fn alert_condition(a: &AlertSpec) -> String {
+    let keys = names(&a.input, &a.keys);
+    format!("{keys:?} {} {} {}", expr(&a.fire), expr(&a.clear), a.for_us)
+}
+
+/// What decides the state of a step; of one without state, all that it does.
+pub(crate) fn state_text(kind: &StepKind) -> String {
     match kind {
         StepKind::Filter(e) => format!("filter {}", expr(e)),
         // What only passes through depends on what others need.
@@ -86,47 +97,59 @@ fn step_text(kind: &StepKind) -> String {
             format!("project {}", exprs(&made))
         }
         StepKind::Route(list) => format!("route {}", exprs(list)),
-        StepKind::Window(w) => {
-            let calls: Vec<String> = w
-                .aggregates
-                .iter()
-                .zip(&w.filters)
-                .map(|(a, f)| {
-                    let arguments: Vec<String> = a.expressions().iter().map(expr).collect();
-                    format!(
-                        "{} {arguments:?} {} {} {:?} {:?}",
-                        a.fun().name(),
-                        a.is_distinct(),
-                        a.ignore_nulls(),
-                        a.order_bys()
-                            .iter()
-                            .map(|o| format!("{} {:?}", expr(&o.expr), o.options))
-                            .collect::<Vec<_>>(),
-                        f.as_ref().map(expr)
-                    )
-                })
-                .collect();
+        StepKind::Window(w) => window_text(w),
+        StepKind::Detect(d) => {
+            let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
-                "window {:?} {} {} {} {calls:?} {} {} {} {:?} {:?}",
-                names(&w.input, &w.keys),
-                w.size_us,
-                w.slide_us,
-                w.offset_us,
-                exprs(&w.select),
-                w.disorder_us,
-                w.idle_close_us,
-                w.clock,
-                w.late
+                "detect {:?} {} ewma_z {alpha} {:?} {} {}",
+                names(&d.input, &d.keys),
+                expr(&d.on),
+                d.order,
+                d.disorder_us,
+                d.idle_close_us
             )
         }
-        StepKind::Detect(d) => format!(
-            "detect {:?} {} {:?} {:?} {} {}",
-            names(&d.input, &d.keys),
-            expr(&d.on),
-            d.method,
-            d.order,
-            d.disorder_us,
-            d.idle_close_us
-        ),
     }
+}
+
+/// What a step makes of its state.
+pub(crate) fn shown_text(kind: &StepKind) -> String {
+    match kind {
+        StepKind::Window(w) => exprs(&w.select),
+        StepKind::Detect(d) => format!("{:?}", d.method),
+        StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) => String::new(),
+    }
+}
+
+fn window_text(w: &WindowSpec) -> String {
+    let calls: Vec<String> = w
+        .aggregates
+        .iter()
+        .zip(&w.filters)
+        .map(|(a, f)| {
+            let arguments: Vec<String> = a.expressions().iter().map(expr).collect();
+            format!(
+                "{} {arguments:?} {} {} {:?} {:?}",
+                a.fun().name(),
+                a.is_distinct(),
+                a.ignore_nulls(),
+                a.order_bys()
+                    .iter()
+                    .map(|o| format!("{} {:?}", expr(&o.expr), o.options))
+                    .collect::<Vec<_>>(),
+                f.as_ref().map(expr)
+            )
+        })
+        .collect();
+    format!(
+        "window {:?} {} {} {} {calls:?} {} {} {:?} {:?}",
+        names(&w.input, &w.keys),
+        w.size_us,
+        w.slide_us,
+        w.offset_us,
+        w.disorder_us,
+        w.idle_close_us,
+        w.clock,
+        w.late
+    )
 }

@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod config;
+mod content;
 mod dot;
 pub mod examples;
 mod explain;
@@ -14,6 +15,7 @@ mod resolve;
 
 pub use compare::compare_rows;
 pub use config::{Problem, Secret, Severity, docs_markdown, load, schema};
+pub use content::{content_ids, kept};
 pub use dot::explain_dot;
 pub use explain::explain;
 pub use fingerprint::fingerprint;

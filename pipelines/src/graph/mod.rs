@@ -23,6 +23,7 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
 
+pub(crate) use self::pipeline::READINGS;
 pub use self::tables::{
     ALERTS, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
 };

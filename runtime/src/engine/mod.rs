@@ -10,33 +10,35 @@ mod checkpoints;
 mod commit;
 mod feed;
 mod files;
+mod folder;
 mod notifications;
+mod options;
 mod sources;
 mod tables;
 pub mod trial;
 mod workers;
 
 pub use self::files::{Progress, Reading};
+pub use self::options::{EngineOptions, Recovery, Report};
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use serde::Serialize;
 use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph;
-use tidegate_sql::{Store, TABLES_URL_FILE};
+use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
+use self::folder::{create_dir, instance_id, note_tables};
 use self::notifications::Notifications;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
@@ -46,9 +48,9 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::fault;
 use crate::http::Requests;
-use crate::journal::{Disk, Feed, FeedSink, Journal, JournalOptions, Replay, Storage};
+use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
-use crate::stats::{Snapshot, Stats};
+use crate::stats::Stats;
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
 
 /// Rows and reports on their way to the committer. A full queue holds the workers back.
@@ -57,61 +59,6 @@ const EVENTS_MAX: usize = 1024;
 /// How long a clean shutdown waits for webhooks that are on their way. What is left stays in the
 /// outbox.
 const SEND_AT_END_MAX: Duration = Duration::from_secs(3);
-
-/// How an engine is run.
-#[derive(Clone)]
-pub struct EngineOptions {
-    /// Folder of the journal, checkpoints, outbox and, by default, tables.
-    pub data: PathBuf,
-    /// URL of the tables; default: `tables` below `data`.
-    pub tables: Option<String>,
-    /// Number of timely workers.
-    pub workers: usize,
-    /// Time between checkpoints: how much has to be replayed after a crash.
-    pub checkpoint_every: Duration,
-    /// Most bytes of the journal on disk; beyond it sources are slowed down.
-    pub journal_bytes_max: u64,
-    /// What the journal writes to; benches and tests put a slower or a failing one here.
-    pub journal_storage: Arc<dyn Storage>,
-}
-
-impl EngineOptions {
-    /// The defaults for a data folder: as many workers as there are cores.
-    pub fn new(data: impl Into<PathBuf>) -> Self {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            data: data.into(),
-            tables: None,
-            workers,
-            checkpoint_every: Duration::from_secs(10),
-            journal_bytes_max: 4 << 30,
-            journal_storage: Arc::new(Disk),
-        }
-    }
-}
-
-/// What a finished run did.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Report {
-    /// The counters at the end.
-    #[serde(flatten)]
-    pub stats: Snapshot,
-    /// How long it ran, seconds.
-    pub seconds: f64,
-}
-
-/// What a start found and did, for people.
-#[derive(Clone, Debug, Default)]
-pub struct Recovery {
-    /// Epoch of the checkpoint that was restored; 0 if there was none.
-    pub checkpoint: Epoch,
-    /// Messages that were replayed from the journal.
-    pub messages: u64,
-    /// How long it took, seconds.
-    pub seconds: f64,
-    /// Pipelines that changed since the checkpoint: they start without state.
-    pub changed: Vec<String>,
-}
 
 /// A running plan.
 pub struct Engine {
@@ -441,52 +388,6 @@ fn spawn_committer(
         let _ = sender.send(committer.run(received));
     })?;
     Ok(finished)
-}
-
-fn create_dir(data: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data)
-        .with_context(|| format!("cannot create the data folder {}", data.display()))
-}
-
-/// Leaves a note for `tidegate sql` if the tables are not in the data folder.
-fn note_tables(data: &Path, elsewhere: Option<&Store>) -> std::io::Result<()> {
-    let note = data.join(TABLES_URL_FILE);
-    match elsewhere {
-        Some(store) => {
-            let folder = store.folder().map(std::path::absolute).transpose()?;
-            let url = folder.map_or_else(|| store.url().into(), |f| f.display().to_string());
-            std::fs::write(note, url)
-        }
-        None => match std::fs::remove_file(note) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        },
-    }
-}
-
-/// Names this data folder for the tables: their commits say "epoch N of this journal", so a new
-/// journal must not be taken for the old one.
-fn instance_id(data: &Path) -> anyhow::Result<String> {
-    let path = data.join("instance");
-    match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
-    }
-    let mut bytes = [0u8; 8];
-    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
-        .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
-    let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    let temporary = data.join("instance.new");
-    let write = || -> std::io::Result<()> {
-        std::fs::write(&temporary, &id)?;
-        std::fs::File::open(&temporary)?.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        std::fs::File::open(data)?.sync_all()
-    };
-    write().with_context(|| format!("cannot write into the data folder {}", data.display()))?;
-    Ok(id)
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! The data folder itself: that it is there, which instance it belongs to, where its tables are.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tidegate_sql::{Store, TABLES_URL_FILE};
+
+/// Creates the data folder.
+pub(super) fn create_dir(data: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("cannot create the data folder {}", data.display()))
+}
+
+/// Leaves a note for `tidegate sql` if the tables are not in the data folder.
+pub(super) fn note_tables(data: &Path, elsewhere: Option<&Store>) -> std::io::Result<()> {
+    let note = data.join(TABLES_URL_FILE);
+    match elsewhere {
+        Some(store) => {
+            let folder = store.folder().map(std::path::absolute).transpose()?;
+            let url = folder.map_or_else(|| store.url().into(), |f| f.display().to_string());
+            std::fs::write(note, url)
+        }
+        None => match std::fs::remove_file(note) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// Names this data folder for the tables: their commits say "epoch N of this journal", so a new
+/// journal must not be taken for the old one.
+pub(super) fn instance_id(data: &Path) -> anyhow::Result<String> {
+    let path = data.join("instance");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
+    }
+    let mut bytes = [0u8; 8];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
+        .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+    let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let temporary = data.join("instance.new");
+    let write = || -> std::io::Result<()> {
+        std::fs::write(&temporary, &id)?;
+        std::fs::File::open(&temporary)?.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(data)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write into the data folder {}", data.display()))?;
+    Ok(id)
+}

@@ -1,0 +1,66 @@
+//! How an engine is run, and what it says when it has started and when it has ended.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tidegate_operators::Epoch;
+
+use crate::journal::{Disk, Storage};
+use crate::stats::Snapshot;
+
+/// How an engine is run.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Folder of the journal, checkpoints, outbox and, by default, tables.
+    pub data: PathBuf,
+    /// URL of the tables; default: `tables` below `data`.
+    pub tables: Option<String>,
+    /// Number of timely workers.
+    pub workers: usize,
+    /// Time between checkpoints: how much has to be replayed after a crash.
+    pub checkpoint_every: Duration,
+    /// Most bytes of the journal on disk; beyond it sources are slowed down.
+    pub journal_bytes_max: u64,
+    /// What the journal writes to; benches and tests put a slower or a failing one here.
+    pub journal_storage: Arc<dyn Storage>,
+}
+
+impl EngineOptions {
+    /// The defaults for a data folder: as many workers as there are cores.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            data: data.into(),
+            tables: None,
+            workers,
+            checkpoint_every: Duration::from_secs(10),
+            journal_bytes_max: 4 << 30,
+            journal_storage: Arc::new(Disk),
+        }
+    }
+}
+
+/// What a finished run did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Report {
+    /// The counters at the end.
+    #[serde(flatten)]
+    pub stats: Snapshot,
+    /// How long it ran, seconds.
+    pub seconds: f64,
+}
+
+/// What a start found and did, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Epoch of the checkpoint that was restored; 0 if there was none.
+    pub checkpoint: Epoch,
+    /// Messages that were replayed from the journal.
+    pub messages: u64,
+    /// How long it took, seconds.
+    pub seconds: f64,
+    /// Pipelines that changed since the checkpoint: they start without state.
+    pub changed: Vec<String>,
+}
