@@ -162,6 +162,7 @@ fn a_renamed_step_keeps_its_state_where_it_is_clear_which_one_it_was() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn the_order_of_everything_and_other_steps_do_not_matter(
         fields in Just(FIELDS.to_vec()).prop_shuffle(),
