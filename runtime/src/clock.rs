@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Where the present time comes from; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -45,8 +45,21 @@ impl Clock {
     }
 }
 
+/// The monotonic clock, for what the simulation has to foresee: group commit and ticks.
+pub(crate) fn instant() -> Instant {
+    #[cfg(test)]
+    if let Some(simulated) = crate::sim::inject::instant() {
+        return simulated;
+    }
+    Instant::now()
+}
+
 /// Times before 1970 count as 0: a machine whose clock was never set.
 fn system_now_us() -> i64 {
+    #[cfg(test)]
+    if let Some(simulated_us) = crate::sim::inject::wall_us() {
+        return simulated_us;
+    }
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))

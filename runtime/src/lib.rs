@@ -18,10 +18,13 @@ mod http;
 pub mod intake;
 pub mod journal;
 pub mod mqtt;
+mod mutation;
 pub(crate) mod net;
 pub mod outbox;
 pub mod receiver;
 pub mod screen;
+#[cfg(test)]
+mod sim;
 pub mod source;
 pub mod stats;
 pub mod summary;

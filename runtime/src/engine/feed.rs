@@ -67,6 +67,13 @@ impl InFlight {
             self.freed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
     }
 
+    /// Whether [`InFlight::wait`] would wait.
+    #[cfg(test)]
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.lock();
+        state.bytes > IN_FLIGHT_BYTES_MAX || state.epochs.len() > IN_FLIGHT_EPOCHS_MAX
+    }
+
     fn sealed(&self, epoch: Epoch, bytes: usize) {
         let mut state = self.lock();
         state.epochs.push_back((epoch, bytes));

@@ -14,6 +14,8 @@ mod folder;
 mod notifications;
 mod options;
 mod sources;
+#[cfg(test)]
+pub(crate) mod stepped;
 mod tables;
 pub mod trial;
 mod workers;
@@ -183,6 +185,8 @@ impl Engine {
             first_epoch: epoch + 1,
             state,
             tap_edges: false,
+            #[cfg(test)]
+            turns: None,
         };
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events)?;
         let finished = spawn_committer(committer, received)?;

@@ -26,7 +26,8 @@ const STORE_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest pause.
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-enum Job {
+/// What a table is asked to do.
+pub(super) enum Job {
     Rows(Epoch, RecordBatch),
     Commit(Epoch),
 }
@@ -60,21 +61,33 @@ impl Table {
         freshness: Duration,
         context: TableContext,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = sync_channel(JOBS_MAX);
+        let (mut table, work) = Self::new(name, writer, freshness, JOBS_MAX);
+        let thread =
+            std::thread::Builder::new().name("table".into()).spawn(move || work.run(&context))?;
+        table.thread = Some(thread);
+        Ok(table)
+    }
+
+    /// A table, and the work that its thread has to do.
+    pub(super) fn new(
+        name: String,
+        writer: TableWriter,
+        freshness: Duration,
+        jobs_max: usize,
+    ) -> (Self, TableWork) {
+        let (jobs, queue) = sync_channel(jobs_max);
         let committed = Arc::new(AtomicU64::new(0));
-        let done = Arc::clone(&committed);
-        let thread = std::thread::Builder::new()
-            .name("table".into())
-            .spawn(move || work(writer, &queue, &done, &context))?;
-        Ok(Self {
+        let work = TableWork { writer, queue, committed: Arc::clone(&committed), job: None };
+        let table = Self {
             name,
             jobs: Some(jobs),
-            thread: Some(thread),
+            thread: None,
             committed,
             freshness,
             committed_at: Instant::now(),
             dirty: false,
-        })
+        };
+        (table, work)
     }
 
     /// Hands rows of a complete epoch to the table.
@@ -121,28 +134,63 @@ impl Table {
     }
 }
 
-fn work(
-    mut writer: TableWriter,
-    queue: &Receiver<Job>,
-    committed: &AtomicU64,
-    context: &TableContext,
-) -> anyhow::Result<()> {
-    let TableContext { runtime, stats, stopping } = context;
-    for job in queue {
-        match job {
-            Job::Rows(epoch, rows) => {
-                until_it_works(stopping, || runtime.block_on(writer.append(rows.clone(), epoch)))?;
-            }
-            Job::Commit(through) => {
-                let report = until_it_works(stopping, || runtime.block_on(writer.commit(through)))?;
+/// The work on one table.
+pub(super) struct TableWork {
+    writer: TableWriter,
+    queue: Receiver<Job>,
+    committed: Arc<AtomicU64>,
+    /// The job at hand, until it is done.
+    job: Option<Job>,
+}
+
+impl TableWork {
+    /// Works until nobody asks for more.
+    fn run(mut self, context: &TableContext) -> anyhow::Result<()> {
+        let TableContext { runtime, stats, stopping } = context;
+        while let Ok(job) = self.queue.recv() {
+            self.job = Some(job);
+            until_it_works(stopping, || runtime.block_on(self.work(stats)))?;
+        }
+        Ok(())
+    }
+
+    /// Does the job at hand; after an error it may be tried again.
+    async fn work(&mut self, stats: &Stats) -> tidegate_sql::Result<()> {
+        match &self.job {
+            Some(Job::Rows(epoch, rows)) => self.writer.append(rows.clone(), *epoch).await?,
+            Some(Job::Commit(through)) => {
+                let through = *through;
+                let report = self.writer.commit(through).await?;
                 Stats::add(&stats.table_files, report.files as u64);
                 Stats::add(&stats.table_rows, report.rows);
                 Stats::add(&stats.table_bytes, report.bytes);
-                committed.store(through, Ordering::Release);
+                self.committed.store(through, Ordering::Release);
             }
+            None => {}
+        }
+        self.job = None;
+        Ok(())
+    }
+
+    /// Does one job on `runtime`, for the simulation: whether there was one. A store that fails
+    /// leaves it for the next time.
+    #[cfg(test)]
+    pub(super) fn step(
+        &mut self,
+        runtime: &tokio::runtime::Runtime,
+        stats: &Stats,
+    ) -> anyhow::Result<bool> {
+        if self.job.is_none() {
+            self.job = self.queue.try_recv().ok();
+        }
+        if self.job.is_none() {
+            return Ok(false);
+        }
+        match runtime.block_on(self.work(stats)) {
+            Ok(()) | Err(Error::Store { .. } | Error::Io(_)) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
-    Ok(())
 }
 
 /// Repeats `action` while the object store fails. Any other error is final.

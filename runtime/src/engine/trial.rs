@@ -76,6 +76,8 @@ fn run_pipelines(
                 .map(|(name, bytes)| Ok((name.clone(), decode(bytes)?)))
                 .collect::<anyhow::Result<_>>()?,
             tap_edges: true,
+            #[cfg(test)]
+            turns: None,
         };
         let part = &epochs[done..done + count];
         done += count;

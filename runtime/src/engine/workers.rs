@@ -58,6 +58,9 @@ pub(crate) struct WorkerPlan {
     /// Saved state by operator name.
     pub(crate) state: Vec<(String, RecordBatch)>,
     pub(crate) tap_edges: bool,
+    /// Let the simulation decide who runs when.
+    #[cfg(test)]
+    pub(super) turns: Option<Turns>,
 }
 
 /// Starts the workers. Returns their command ports once all graphs are built.
@@ -139,6 +142,10 @@ fn run(
     feeder.advance_to(plan.first_epoch);
     feeder.done = plan.first_epoch.saturating_sub(1);
     let report = (index == 0).then_some(events);
+    #[cfg(test)]
+    if let Some(turns) = &plan.turns {
+        return stepped(worker, &mut feeder, report, turns);
+    }
     loop {
         let busy = feeder.take_commands(report);
         let alive = worker.step_or_park(Some(if busy { Duration::ZERO } else { PARK_MAX }));
@@ -147,6 +154,34 @@ fn run(
             return;
         }
     }
+}
+
+/// When each worker may take its turn: the simulation lets one run at a time.
+#[cfg(test)]
+pub(super) struct Turns {
+    /// By worker: the order to step, and the report that it is done and whether it goes on.
+    pub(super) workers: Vec<Mutex<(Receiver<()>, Sender<bool>)>>,
+}
+
+/// The loop of a worker of the simulation: a turn when it is told to.
+#[cfg(test)]
+fn stepped(
+    worker: &mut Worker,
+    feeder: &mut Feeder,
+    report: Option<&SyncSender<Event>>,
+    turns: &Turns,
+) {
+    let turns = turns.workers[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
+    while turns.0.recv().is_ok() {
+        feeder.take_commands(report);
+        let alive = worker.step();
+        feeder.report(report);
+        if turns.1.send(alive).is_err() || !alive {
+            break;
+        }
+    }
+    // The process that is simulated is gone.
+    feeder.input = None;
 }
 
 type Inputs = InputHandle<Epoch, timely::container::CapacityContainerBuilder<MessageRuns>>;

@@ -57,8 +57,21 @@ pub(crate) fn start(
     shared: Arc<Shared>,
     sources: Vec<String>,
     next: Epoch,
-    (bytes_max, on_fatal): (usize, Option<OnFatal>),
+    bounds: (usize, Option<OnFatal>),
 ) -> std::io::Result<(Follower, JoinHandle<()>)> {
+    let (follower, reader) = pair(sink, shared, sources, next, bounds);
+    let thread = std::thread::Builder::new().name("feed".into()).spawn(move || reader.run())?;
+    Ok((follower, thread))
+}
+
+/// Both ends: the one for the writer, and the one that hands on.
+pub(crate) fn pair(
+    sink: Box<dyn FeedSink>,
+    shared: Arc<Shared>,
+    sources: Vec<String>,
+    next: Epoch,
+    (bytes_max, on_fatal): (usize, Option<OnFatal>),
+) -> (Follower, Reader) {
     let state = State {
         queue: VecDeque::new(),
         first: next,
@@ -72,8 +85,7 @@ pub(crate) fn start(
     let queue = Arc::new(Queue { state: Mutex::new(state), changed: Condvar::new(), bytes_max });
     let reader =
         Reader { queue: Arc::clone(&queue), shared: Arc::clone(&shared), sources, sink, on_fatal };
-    let thread = std::thread::Builder::new().name("feed".into()).spawn(move || reader.run())?;
-    Ok((Follower { queue, shared }, thread))
+    (Follower { queue, shared }, reader)
 }
 
 fn size(feed: &Feed) -> usize {
@@ -137,7 +149,33 @@ impl State {
     }
 }
 
-struct Reader {
+impl State {
+    /// Where to go on; `None` if there is nothing at present.
+    fn next_feed(&mut self) -> Option<From> {
+        if self.first <= self.next
+            && let Some(feed) = self.queue.pop_front()
+        {
+            self.bytes -= size(&feed);
+            if let Feed::Tick(tick) = &feed {
+                self.next = tick.epoch + 1;
+                self.first = self.next;
+            }
+            return Some(From::Memory(feed));
+        }
+        let through = match self.queueing || !self.queue.is_empty() {
+            true => self.sealed.min(self.first.saturating_sub(1)),
+            false => self.sealed,
+        };
+        if self.closed {
+            // The backlog is on disk: the next start replays it.
+            return Some(From::Nowhere);
+        }
+        (self.next <= through).then_some(From::Disk(self.next, through))
+    }
+}
+
+/// What hands on to the sink.
+pub(crate) struct Reader {
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     sources: Vec<String>,
@@ -180,26 +218,8 @@ impl Reader {
     fn wait(&self) -> From {
         let mut state = self.queue.lock();
         loop {
-            if state.first <= state.next
-                && let Some(feed) = state.queue.pop_front()
-            {
-                state.bytes -= size(&feed);
-                if let Feed::Tick(tick) = &feed {
-                    state.next = tick.epoch + 1;
-                    state.first = state.next;
-                }
-                return From::Memory(feed);
-            }
-            let through = match state.queueing || !state.queue.is_empty() {
-                true => state.sealed.min(state.first.saturating_sub(1)),
-                false => state.sealed,
-            };
-            if state.closed {
-                // The backlog is on disk: the next start replays it.
-                return From::Nowhere;
-            }
-            if state.next <= through {
-                return From::Disk(state.next, through);
+            if let Some(next) = state.next_feed() {
+                return next;
             }
             state = self.queue.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -228,6 +248,21 @@ impl Reader {
             state.behind_bytes = 0;
         }
         Ok(())
+    }
+}
+
+/// Handing on by turns, for the simulation.
+#[cfg(test)]
+impl Reader {
+    /// Hands on what comes next; whether there was something.
+    pub(crate) fn step(&mut self) -> Result<bool, DurableError> {
+        let next = self.queue.lock().next_feed();
+        match next {
+            Some(From::Memory(feed)) => self.sink.push(feed),
+            Some(From::Disk(from, through)) => self.read_back(from, through)?,
+            Some(From::Nowhere) | None => return Ok(false),
+        }
+        Ok(true)
     }
 }
 

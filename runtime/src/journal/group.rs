@@ -14,6 +14,7 @@ use super::frame::{self, HEADER_BYTES, Kind};
 use super::inbox::{Offer, Waiter};
 use super::recognize::Recognizer;
 use super::record;
+use crate::mutation::{self, Mutation};
 
 /// Offers are joined up to this size: large enough for full batches, small against a group.
 const RUN_BYTES_MAX: usize = 1 << 20;
@@ -51,7 +52,11 @@ impl Group {
         let mut by_source: BTreeMap<u16, Vec<Messages>> = BTreeMap::new();
         for mut offer in offers {
             let offset = position.next_offset;
+            let before = mutation::on(Mutation::NoRecognition).then(|| offer.messages.clone());
             self.repeated += recognizer.filter(&mut offer.messages, &position.sources, offset);
+            if let Some(before) = before {
+                offer.messages = before;
+            }
             self.waiters.push(offer.waiter);
             if !offer.messages.is_empty() {
                 by_source.entry(offer.messages.source).or_default().push(offer.messages);

@@ -30,7 +30,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate_operators::{Epoch, Messages, Tick};
 
@@ -43,7 +43,7 @@ pub use self::replay::Replay;
 use self::storage::DirLock;
 pub use self::storage::{AppendFile, Disk, Storage};
 use self::writer::Writer;
-use crate::clock::Clock;
+use crate::clock::{Clock, instant};
 use crate::intake::Intake;
 
 /// Smallest budget that leaves room for a group, the reserve and a few segments.
@@ -227,8 +227,8 @@ impl Journal {
             options,
             clock,
             sources: source_names.to_vec(),
-            sealed_at: Instant::now(),
-            gather_until: Instant::now(),
+            sealed_at: instant(),
+            gather_until: instant(),
             trimmed_through: 0,
         };
         let journal = Self {
@@ -248,7 +248,7 @@ impl Journal {
     /// When no thread can be started.
     pub fn start(&self, sink: Box<dyn FeedSink>) -> std::io::Result<()> {
         let Some(mut writer) = lock(&self.writer).take() else { return Ok(()) };
-        writer.sealed_at = Instant::now();
+        writer.sealed_at = instant();
         let (shared, sources) = (self.shared.clone(), writer.sources.clone());
         let (next, bytes_max) = (writer.position.epoch, writer.options.feed_bytes_max);
         let bounds = (bytes_max, writer.options.on_fatal.clone());
@@ -258,6 +258,24 @@ impl Journal {
             .spawn(move || writer.run(follower))?;
         *lock(&self.threads) = vec![thread, feed];
         Ok(())
+    }
+
+    /// [`Journal::shutdown`] without waiting for threads that there are not.
+    #[cfg(test)]
+    pub(crate) fn ask_to_stop(&self) {
+        self.shared.ask(|inbox| inbox.stop = true);
+    }
+
+    /// [`Journal::start`] without threads: what they would do is done by turns.
+    #[cfg(test)]
+    pub(crate) fn start_stepped(&self, sink: Box<dyn FeedSink>) -> Stepped {
+        let mut writer = lock(&self.writer).take().expect("it is started once");
+        writer.sealed_at = instant();
+        writer.begin();
+        let (shared, sources) = (self.shared.clone(), writer.sources.clone());
+        let (next, bytes_max) = (writer.position.epoch, writer.options.feed_bytes_max);
+        let (follower, reader) = follow::pair(sink, shared, sources, next, (bytes_max, None));
+        Stepped { writer, follower, reader }
     }
 
     /// Where the source with this number in the plan puts its messages.
@@ -296,6 +314,27 @@ impl Journal {
             let _ = thread.join();
         }
         self.shared.close();
+    }
+}
+
+/// The writer and the feed of a journal without threads.
+#[cfg(test)]
+pub(crate) struct Stepped {
+    writer: Writer,
+    follower: follow::Follower,
+    reader: follow::Reader,
+}
+
+#[cfg(test)]
+impl Stepped {
+    /// One turn of the writer: whether it goes on, and whether it did anything.
+    pub(crate) fn write(&mut self) -> Result<(bool, bool), String> {
+        self.writer.step(&mut self.follower)
+    }
+
+    /// Hands the next feed (or what is read back) on; whether there was one.
+    pub(crate) fn feed(&mut self) -> Result<bool, String> {
+        self.reader.step().map_err(|error| error.to_string())
     }
 }
 

@@ -35,6 +35,10 @@ pub(crate) struct FileHeader {
 
 /// A number that differs from file to file and cannot be foreseen from outside.
 pub(crate) fn new_salt(sequence: u64) -> u64 {
+    #[cfg(test)]
+    if let Some(simulated) = crate::sim::inject::random() {
+        return simulated;
+    }
     RandomState::new().hash_one(sequence)
 }
 

@@ -21,8 +21,9 @@ use super::inbox::{Inbox, Offer, Shared};
 use super::recognize::Recognizer;
 use super::storage::is_full;
 use super::{Feed, JournalOptions};
-use crate::clock::Clock;
+use crate::clock::{Clock, instant};
 use crate::fault;
+use crate::mutation::{self, Mutation};
 
 /// One write carries at most this much: bounds the memory of a group and the time of its sync.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
@@ -91,20 +92,26 @@ impl Writer {
     fn turns(&mut self, sink: &mut Follower) -> Result<(), Fatal> {
         loop {
             let turn = self.wait();
-            let stop = turn.stop;
-            self.trim(turn.trim_through);
-            if turn.blocked && self.roll_to_trim(turn.trim_through)? == Done::Stopped {
-                return Ok(());
-            }
-            let full = self.files.active.bytes >= self.segment_bytes();
-            if full && self.position.messages == 0 && self.roll()? == Done::Stopped {
-                return Ok(());
-            }
-            let more = !turn.offers.is_empty();
-            if self.commit(turn.offers, stop, sink)? == Done::Stopped || (stop && !more) {
+            if self.turn(turn, sink)? == Done::Stopped {
                 return Ok(());
             }
         }
+    }
+
+    /// Does what there is to do, all of it.
+    fn turn(&mut self, turn: Turn, sink: &mut Follower) -> Result<Done, Fatal> {
+        let stop = turn.stop;
+        self.trim(turn.trim_through);
+        if turn.blocked && self.roll_to_trim(turn.trim_through)? == Done::Stopped {
+            return Ok(Done::Stopped);
+        }
+        let full = self.files.active.bytes >= self.segment_bytes();
+        if full && self.position.messages == 0 && self.roll()? == Done::Stopped {
+            return Ok(Done::Stopped);
+        }
+        let more = !turn.offers.is_empty();
+        let done = self.commit(turn.offers, stop, sink)?;
+        Ok(if stop && !more { Done::Stopped } else { done })
     }
 
     /// Sleeps until there is something to do.
@@ -112,22 +119,31 @@ impl Writer {
         let shared = self.shared.clone();
         let mut inbox = shared.inbox();
         loop {
-            let gather = self.gather_until.saturating_duration_since(Instant::now());
-            if !gather.is_zero() && !inbox.stop {
-                inbox = wait_for(&shared, inbox, gather);
-                continue;
+            match self.next_turn(&mut inbox) {
+                Ok(turn) => {
+                    drop(inbox);
+                    shared.update_stats(|stats| stats.waiting_for_room = turn.blocked);
+                    return turn;
+                }
+                Err(left) => inbox = wait_for(&shared, inbox, left),
             }
-            let (offers, blocked) = self.take(&mut inbox);
-            let left = self.tick_due().saturating_duration_since(Instant::now());
-            let trim = inbox.trim_through > self.trimmed_through;
-            if !offers.is_empty() || trim || inbox.stop || left.is_zero() {
-                let (trim_through, stop) = (inbox.trim_through, inbox.stop);
-                drop(inbox);
-                shared.update_stats(|stats| stats.waiting_for_room = blocked);
-                return Turn { offers, trim_through, blocked, stop };
-            }
-            inbox = wait_for(&shared, inbox, left);
         }
+    }
+
+    /// What there is to do now, or how long there will be nothing if nobody asks.
+    fn next_turn(&mut self, inbox: &mut Inbox) -> Result<Turn, Duration> {
+        let gather = self.gather_until.saturating_duration_since(instant());
+        if !gather.is_zero() && !inbox.stop {
+            return Err(gather);
+        }
+        let (offers, blocked) = self.take(inbox);
+        let left = self.tick_due().saturating_duration_since(instant());
+        let trim = inbox.trim_through > self.trimmed_through;
+        if !offers.is_empty() || trim || inbox.stop || left.is_zero() {
+            let (trim_through, stop) = (inbox.trim_through, inbox.stop);
+            return Ok(Turn { offers, trim_through, blocked, stop });
+        }
+        Err(left)
     }
 
     /// As many offers as fit into one group and into the budget; whether some have to wait for it.
@@ -172,6 +188,9 @@ impl Writer {
             group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
             return Ok(Done::Yes);
         }
+        if mutation::on(Mutation::AckBeforeSync) {
+            group.waiters.drain(..).for_each(|waiter| waiter.answer(Ok(())));
+        }
         let bytes = std::mem::take(&mut group.bytes);
         let written = self.retry_while_full("write", |writer| writer.files.active.append(&bytes));
         fault::point("after_wal_write");
@@ -212,7 +231,7 @@ impl Writer {
             }
             group.add_offers(offers, &mut self.recognizer, &mut self.position, to);
         }
-        let now = Instant::now();
+        let now = instant();
         let due = now >= self.tick_due();
         let large = self.position.bytes >= EPOCH_BYTES_MAX
             || active.bytes + group.bytes.len() as u64 >= self.segment_bytes();
@@ -225,12 +244,12 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<Done, Fatal> {
-        let start = Instant::now();
+        let start = instant();
         self.files.active.sync().map_err(|error| self.fatal("sync", &error))?;
         let took = start.elapsed();
         // Who was answered just now offers again in a moment: a sync that starts without them makes
         // them wait for two.
-        self.gather_until = Instant::now() + (took / GATHER_PART).min(GATHER_MAX);
+        self.gather_until = instant() + (took / GATHER_PART).min(GATHER_MAX);
         self.shared.update_stats(|stats| {
             stats.syncs += 1;
             stats.last_sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -277,7 +296,7 @@ impl Writer {
     /// Sleeps for `pause`, less if something can be trimmed or the process is to stop.
     fn pause(&mut self, pause: Duration) -> Done {
         let shared = self.shared.clone();
-        let end = Instant::now() + pause;
+        let end = instant() + pause;
         let mut inbox = shared.inbox();
         loop {
             if inbox.stop {
@@ -289,9 +308,18 @@ impl Writer {
                 self.trim(through);
                 return Done::Yes;
             }
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(instant());
             if left.is_zero() {
                 return Done::Yes;
+            }
+            #[cfg(test)]
+            {
+                drop(inbox);
+                let simulated = crate::sim::inject::wait(left);
+                inbox = shared.inbox();
+                if simulated {
+                    continue;
+                }
             }
             inbox = wait_for(&shared, inbox, left);
         }
@@ -358,6 +386,28 @@ impl Writer {
             stats.messages += group.messages;
             stats.repeated += group.repeated;
         });
+    }
+}
+
+/// The writer by turns, for the simulation: what [`Writer::run`] does, without a thread.
+#[cfg(test)]
+impl Writer {
+    pub(crate) fn begin(&mut self) {
+        self.publish_segments();
+    }
+
+    /// Takes one turn if there is something to do; whether the writer goes on, and whether it did
+    /// anything.
+    pub(crate) fn step(&mut self, sink: &mut Follower) -> Result<(bool, bool), String> {
+        let shared = self.shared.clone();
+        let Ok(turn) = self.next_turn(&mut shared.inbox()) else { return Ok((true, false)) };
+        match self.turn(turn, sink) {
+            Ok(done) => Ok((done == Done::Yes, true)),
+            Err(Fatal(reason)) => {
+                shared.set_failed(reason.clone());
+                Err(reason)
+            }
+        }
     }
 }
 

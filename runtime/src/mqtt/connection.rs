@@ -98,6 +98,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let mut buffer = ReadBuffer::new();
     // Boxed, like all that comes only once: the task keeps room for its largest part all its life.
     let greeting = tokio::select! {
+        biased;
         () = stopped(&mut stop) => return Ok(()),
         greeting = Box::pin(greet::greet(&mut stream, &mut buffer, &peer, &shared, full)) => {
             greeting

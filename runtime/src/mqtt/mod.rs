@@ -41,6 +41,8 @@ mod packets;
 mod properties;
 mod route;
 pub mod security;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod subscriber;
 #[cfg(test)]
 mod testing;

@@ -207,6 +207,8 @@ impl Runner {
             first_epoch: todo.start.epoch,
             state,
             tap_edges: false,
+            #[cfg(test)]
+            turns: None,
         };
         let stats = Arc::clone(&self.options.stats);
         let (ports, _) = workers::start(plan, Arc::clone(&stats), events.clone())?;

@@ -137,6 +137,7 @@ fn state_of_another_operator_is_refused_at_the_start() {
         first_epoch: 1,
         state: vec![("one/w".to_owned(), wrong)],
         tap_edges: false,
+        turns: None,
     };
     let (events, _received) = sync_channel(EVENTS_MAX);
     let error = start(worker_plan, Arc::default(), events).err().unwrap().to_string();

@@ -23,6 +23,10 @@ impl Backoff {
         let mut random = [0; 2];
         // Without randomness the pauses are merely regular.
         let _ = SystemRandom::new().fill(&mut random);
+        #[cfg(test)]
+        if let Some(simulated) = crate::sim::inject::random() {
+            random = [simulated as u8, (simulated >> 8) as u8];
+        }
         let pause = self.pause(u16::from_be_bytes(random));
         self.upper = (self.upper * 2).min(BACKOFF_MAX);
         pause

@@ -79,6 +79,10 @@ impl Target {
 
     /// Connects.
     pub(crate) async fn dial(&self) -> io::Result<BoxStream> {
+        #[cfg(test)]
+        if let Some(simulated) = crate::sim::inject::dial(&self.host) {
+            return simulated;
+        }
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
         let stream: BoxStream = match &self.tls {

@@ -89,6 +89,7 @@ impl Link {
             let pause = backoff.next_pause().min(self.pace.pause_max);
             let pause = pause.max(self.pace.spacing.saturating_sub(begin.elapsed()));
             tokio::select! {
+                biased;
                 () = stopped(&mut stop) => {
                     self.health.ill(self.number, "stopped");
                     return Ok(());
@@ -108,6 +109,7 @@ impl Link {
         outage: &mut String,
     ) -> End {
         let opening = tokio::select! {
+            biased;
             () = stopped(stop) => return End::Stopped,
             opening = Session::open(self, intake) => opening,
         };
@@ -174,6 +176,7 @@ impl Link {
         let mut messages = MessagesBuilder::default();
         self.event(event, detail).put(&mut messages, now_us(), self.number);
         tokio::select! {
+            biased;
             () = stopped(stop) => Some(End::Stopped),
             offered = intake.offer(messages) => offered.err().map(End::Failed),
         }

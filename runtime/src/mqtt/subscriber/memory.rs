@@ -44,6 +44,8 @@ pub(super) struct Memory {
     next_save: Instant,
     /// `saved` is not in its file yet.
     changed: bool,
+    /// Acknowledgements of a lost connection, with [`crate::mutation::Mutation::NoGeneration`].
+    pub(super) stale: Vec<u8>,
 }
 
 impl Memory {
@@ -79,6 +81,7 @@ impl Memory {
             saving: None,
             next_save: Instant::now() + CONTACT_SAVE_EVERY,
             changed: false,
+            stale: Vec::new(),
         })
     }
 

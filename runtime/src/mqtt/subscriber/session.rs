@@ -30,6 +30,7 @@ use crate::mqtt::wire::{
     Frame, PINGREQ, PUBACK, PUBCOMP, PUBREC, Publish, Version, frame, kind, packet_id, publish,
     put_ack,
 };
+use crate::mutation::{self, Mutation};
 use crate::net::BoxStream;
 use crate::source::{Intake, IntakeError, SourceStats, count, now_us, stopped};
 
@@ -148,8 +149,14 @@ impl Session {
                 self.tell(&self.link.event("lost", &text));
                 // The acknowledgements of what is still under way belong to a dead connection.
                 tokio::select! {
+                    biased;
                     finished = self.batcher.finish() => match finished {
-                        Ok(_never_sent) => End::Lost(text),
+                        Ok(never_sent) => {
+                            if mutation::on(Mutation::NoGeneration) {
+                                memory.stale = never_sent.bytes;
+                            }
+                            End::Lost(text)
+                        }
                         Err(error) => End::Failed(error),
                     },
                     () = stopped(stop) => self.stop().await,
@@ -301,6 +308,9 @@ impl Session {
                 },
             }
         };
+        if mutation::on(Mutation::NoGeneration) && messages > 0 {
+            self.out.append(&mut memory.stale);
+        }
         self.buffer.consume(at);
         memory.heard(received_us);
         count(&self.stats().received, messages);
