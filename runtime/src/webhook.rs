@@ -23,6 +23,9 @@ use self::worker::Worker;
 use crate::clock::Clock;
 use crate::outbox::Outbox;
 
+/// How soon a wish to send something again is noticed.
+const REQUESTS_EVERY: Duration = Duration::from_millis(500);
+
 /// How the sender behaves towards all targets.
 #[derive(Clone, Debug)]
 pub struct SenderOptions {
@@ -110,6 +113,8 @@ impl WebhookSender {
         }
         let (stop, stopped) = watch::channel(false);
         let mut sender = Self { counters: Vec::new(), stop, tasks: Vec::new() };
+        let listening = requests(outbox.clone(), clock.clone(), stopped.clone());
+        sender.tasks.push(tokio::spawn(listening));
         for endpoint in endpoints {
             let counters = Arc::new(Counters::default());
             sender.counters.push((endpoint.target.name.clone(), counters.clone()));
@@ -144,6 +149,23 @@ impl WebhookSender {
             if tokio::time::timeout_at(end, &mut task).await.is_err() {
                 task.abort();
             }
+        }
+    }
+}
+
+/// Looks again and again whether somebody wants dead letters to be sent again.
+async fn requests(outbox: Arc<Outbox>, clock: Clock, mut stop: watch::Receiver<bool>) {
+    loop {
+        let (outbox, now_us) = (outbox.clone(), clock.now_us());
+        match tokio::task::spawn_blocking(move || outbox.take_requests(now_us)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(count)) => tracing::info!(count, "notifications are sent again, as asked for"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot do what the outbox was asked for"),
+            Err(error) => tracing::error!(%error, "looking for requests was interrupted"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REQUESTS_EVERY) => {}
+            _ = stop.changed() => return,
         }
     }
 }

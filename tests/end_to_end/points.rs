@@ -94,8 +94,14 @@ fn run(kills: &[(&str, u64)]) {
         die_at(&home, point, *hit, &site);
     }
     let instance = home.start();
-    site.enough();
     site.moved(Some(instance.endpoint()));
+    // However soon it died: enough for an alert on each device that fires and is resolved.
+    let wanted = site.acknowledged().max(3 * READINGS_PER_MINUTE as usize * DEVICES);
+    eventually("more acknowledgements", || match site.acknowledged() {
+        n if n >= wanted + DEVICES * READINGS_PER_MINUTE as usize => Ok(()),
+        n => Err(format!("{n}, wanted {wanted} and more")),
+    });
+    site.enough();
     let published: Vec<Published> = devices.into_iter().map(|d| d.join().unwrap()).collect();
     // One last reading on each device closes its windows.
     let closing = |p: &Published| Reading::regular("north", &p.device, 2 * READINGS_MAX, EVERY_MS);

@@ -60,6 +60,8 @@ pub(super) enum Command {
     Test(PathArgs),
     /// Asks SQL over the tables of a running or a stopped instance
     Sql(SqlArgs),
+    /// Shows webhooks that wait or were given up, and sends them again
+    Outbox(OutboxArgs),
     /// Prints a line for the file of users of an MQTT endpoint (`users_file`)
     Password(PasswordArgs),
     /// Examines what Tidegate works with
@@ -190,6 +192,44 @@ pub(super) struct SqlArgs {
     pub(super) query: Option<String>,
 }
 
+const OUTBOX_HELP: &str = "\
+Both work beside a running instance and on a stopped one: what is to be sent again goes out within
+a second, or at the next start, under its old webhook-id. Its age for `max_age` counts from then.
+
+Examples:
+  tidegate outbox                    what waits and what was given up
+  tidegate outbox resend ID          sends one again that was given up
+  tidegate outbox resend --all-dead  sends all of them again";
+
+#[derive(Args, Debug)]
+#[command(after_help = OUTBOX_HELP)]
+pub(super) struct OutboxArgs {
+    /// Folder of the instance
+    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT, global = true)]
+    pub(super) data: PathBuf,
+    #[command(subcommand)]
+    pub(super) command: Option<OutboxCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum OutboxCommand {
+    /// One line for each notification that waits or was given up
+    List,
+    /// Sends notifications again that were given up
+    Resend(ResendArgs),
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct ResendArgs {
+    /// The webhook-ids, as `list` prints them
+    #[arg(value_name = "ID")]
+    pub(super) ids: Vec<String>,
+    /// All that were given up
+    #[arg(long)]
+    pub(super) all_dead: bool,
+}
+
 const PASSWORD_HELP: &str = "\
 The password is asked for without showing it, or is the first line of standard input. What is
 printed holds no password, only a slow hash of it (argon2id), so the file may be read by others;
@@ -280,6 +320,9 @@ mod tests {
         assert_eq!((run.paths.paths.len(), run.engine.workers()), (2, 2));
         assert!(parse("tidegate explain --dot a.toml").is_ok());
         assert!(parse("tidegate sql -o parquet SELECT").is_ok());
+        assert!(parse("tidegate outbox").is_ok() && parse("tidegate outbox list").is_ok());
+        assert!(parse("tidegate outbox resend a b --data d").is_ok());
+        assert!(parse("tidegate outbox resend --all-dead").is_ok());
         assert!(parse("tidegate password").is_ok() && parse("tidegate password gw-1").is_ok());
     }
 
@@ -293,6 +336,8 @@ mod tests {
             "tidegate demo --devices 0",
             "tidegate demo --speed nan",
             "tidegate sql -o xml SELECT",
+            "tidegate outbox resend",
+            "tidegate outbox resend a --all-dead",
             "tidegate password a b",
             "tidegate dmeo",
         ] {

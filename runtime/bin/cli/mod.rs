@@ -10,6 +10,7 @@ mod failure;
 mod files;
 mod finish;
 mod logging;
+mod outbox;
 mod password;
 mod run;
 mod sql;
@@ -43,6 +44,7 @@ pub(crate) fn main() -> ExitCode {
         None => print(args::INTRODUCTION),
         Some(Command::Schema) => print(&format!("{:#}", tidegate_pipelines::schema())),
         Some(Command::Docs) => print(&tidegate_pipelines::docs_markdown()),
+        Some(Command::Outbox(args)) => outbox::outbox(args),
         Some(Command::Password(args)) => password::password(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Explain(args)) => check::explain(&args),

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Outcome = 17,
     /// Outbox: identifiers that were handled and must not be taken again.
     Known = 18,
+    /// Outbox: a notification that was given up is to be sent again.
+    Again = 19,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             Self::Enqueued,
             Self::Outcome,
             Self::Known,
+            Self::Again,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

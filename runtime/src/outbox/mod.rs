@@ -5,23 +5,26 @@
 //! written but not synced, so a power loss can repeat a delivery under the same identifier. The
 //! outbox sends nothing itself (`webhook` does) and never drops silently.
 
+mod letters;
 mod record;
+mod state;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tidegate_operators::Epoch;
 use tokio::sync::Notify;
 
+pub use self::letters::{Letter, Resend, letters, request};
 use self::record::Outcome;
-use crate::fault;
+use self::state::{State, What, size_bytes};
 use crate::journal::frame::{self, Kind};
-use crate::journal::recover::{is_unborn, read_tail};
-use crate::journal::segment::{self, FileHeader, Frame};
+use crate::journal::recover::is_unborn;
+use crate::journal::segment;
 use crate::journal::storage::{DirLock, lock_dir};
-use crate::journal::{AppendFile, Disk, DurableError, LOCK, Storage};
+use crate::journal::{Disk, DurableError, LOCK, Storage};
 
 /// Files are `outbox-NUMBER.log`; the newest one is the outbox.
 const PREFIX: &str = "outbox";
@@ -34,8 +37,6 @@ const FRAME_ITEMS_MAX: usize = 32;
 const _: () = assert!(ITEM_BYTES_MAX as usize * FRAME_ITEMS_MAX < frame::BODY_BYTES_MAX);
 /// The file is rewritten when it is larger than this and three quarters of it are history.
 const COMPACT_BYTES_MIN: u64 = 1 << 20;
-/// A reason is cut to this many characters.
-const REASON_CHARS_MAX: usize = 300;
 
 /// One notification for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,36 +51,6 @@ pub struct Notification {
     pub created_us: i64,
     /// JSON.
     pub body: Bytes,
-}
-
-/// A notification of the file.
-struct Entry {
-    epoch: Epoch,
-    /// `None`: handled, kept only so that it is not taken again.
-    pending: Option<Arc<Notification>>,
-}
-
-struct State {
-    path: PathBuf,
-    header: FileHeader,
-    file: Box<dyn AppendFile>,
-    bytes: u64,
-    synced_to: u64,
-    failed: Option<String>,
-    /// By order of arrival.
-    entries: BTreeMap<u64, Entry>,
-    by_id: HashMap<String, u64>,
-    next: u64,
-    pending: usize,
-    /// Body and text bytes of what is pending, for the decision to compact.
-    pending_bytes: u64,
-    /// The next size at which it is worth looking whether to compact.
-    check_at_bytes: u64,
-    through_epoch: Epoch,
-    forget_through: Epoch,
-    /// Pending ones that no sender has fetched yet, by target, in order.
-    fresh: BTreeMap<String, Vec<Arc<Notification>>>,
-    dead: u64,
 }
 
 /// An open outbox.
@@ -120,7 +91,7 @@ impl Outbox {
         }
         let state = match files.pop() {
             Some((_, path)) => State::load(&*storage, path)?,
-            None => State::create(&*storage, &dir, 1, 0, &[])?,
+            None => State::create(&*storage, &dir, 1, 0)?,
         };
         for (_, old) in files {
             // Its content was taken over before the newer file got its name.
@@ -208,14 +179,45 @@ impl Outbox {
         self.state().through_epoch
     }
 
+    /// Whether notifications of `epoch` may be missing. Also of the newest one that is here: a crash
+    /// may have cut it in its middle.
+    pub fn may_lack(&self, epoch: Epoch) -> bool {
+        epoch >= self.through_epoch()
+    }
+
     /// Notifications neither delivered nor given up.
     pub fn pending(&self) -> usize {
         self.state().pending
     }
 
-    /// Notifications given up, over all runs since the last compaction.
-    pub fn dead_count(&self) -> u64 {
-        self.state().dead
+    /// Notifications that were given up and can be sent again.
+    pub fn dead_count(&self) -> usize {
+        self.state().dead.len()
+    }
+
+    /// Does what `tidegate outbox resend` has asked for since the last call, and says how many
+    /// notifications are pending again. Their ages count from `now_us`.
+    ///
+    /// # Errors
+    /// Those of the file system; what was not done is done at the next call.
+    pub fn take_requests(&self, now_us: i64) -> Result<usize, DurableError> {
+        let mut count = 0;
+        for (path, wish) in letters::requests(&self.dir)? {
+            let mut state = self.state();
+            let ids = match wish {
+                Resend::All => state.dead_ids(),
+                Resend::One(id) => vec![id],
+            };
+            for id in ids {
+                count += usize::from(state.again(&id, now_us)?);
+            }
+            drop(state);
+            self.storage.remove(&path).map_err(DurableError::io("remove", &path))?;
+        }
+        if count > 0 {
+            self.news.notify_waiters();
+        }
+        Ok(count)
     }
 
     /// No epoch up to `through` will be replayed again: identifiers of handled notifications from
@@ -247,18 +249,23 @@ impl Outbox {
         let forget = state.forget_through;
         let known = state.known_after(forget);
         let known_bytes: usize = known.values().flatten().map(|id| id.len() + 8).sum();
-        if state.bytes < 4 * (state.pending_bytes + known_bytes as u64) {
+        let kept_bytes = state.pending_bytes + state.dead_bytes + known_bytes as u64;
+        if state.bytes < 4 * kept_bytes {
             state.check_at_bytes = state.bytes + state.bytes.max(COMPACT_BYTES_MIN) / 2;
             return Ok(());
         }
-        let keep: Vec<_> = state
-            .entries
-            .values()
-            .filter_map(|entry| entry.pending.clone().map(|item| (entry.epoch, item)))
-            .collect();
         let sequence = state.header.sequence + 1;
-        let mut next =
-            State::create(&*self.storage, &self.dir, sequence, state.through_epoch, &keep)?;
+        let mut next = State::create(&*self.storage, &self.dir, sequence, state.through_epoch)?;
+        for entry in state.entries.values() {
+            match &entry.what {
+                What::Pending(item) => next.take_over(entry.epoch, item)?,
+                What::Dead(item, reason) => {
+                    next.take_over(entry.epoch, item)?;
+                    next.note(Outcome::Dead, &item.id, reason)?;
+                }
+                What::Handled => {}
+            }
+        }
         for (epoch, ids) in &known {
             next.append(false, |out, header, synced_to| {
                 frame::append(out, header.salt, Kind::Known, *epoch, synced_to, |body| {
@@ -268,222 +275,12 @@ impl Outbox {
             next.insert_known(*epoch, ids);
         }
         next.forget_through = forget;
-        next.dead = state.dead;
         next.publish(&*self.storage, &self.dir)?;
         // What a sender has fetched stays with it; only what it has not is fresh again.
         next.fresh = std::mem::take(&mut state.fresh);
         let old = std::mem::replace(state, next);
         self.storage.remove(&old.path).map_err(DurableError::io("remove", &old.path))
     }
-}
-
-impl State {
-    /// A new file, under a temporary name for number 2 and up, so that it appears only when it is
-    /// complete.
-    fn create(
-        storage: &dyn Storage,
-        dir: &Path,
-        sequence: u64,
-        through_epoch: Epoch,
-        pending: &[(Epoch, Arc<Notification>)],
-    ) -> Result<Self, DurableError> {
-        let header = FileHeader {
-            sequence,
-            salt: segment::new_salt(sequence),
-            first_epoch: through_epoch,
-            first_offset: 0,
-            last_time_us: 0,
-        };
-        let path = dir.join(format!("{PREFIX}.tmp"));
-        let file = storage.create(&path).map_err(DurableError::io("create", &path))?;
-        let mut state = Self::empty(path, header, file);
-        state.append(false, |out, header, _| out.extend_from_slice(&header.encode()))?;
-        for (epoch, item) in pending {
-            state.append(false, |out, header, synced_to| {
-                frame::append(out, header.salt, Kind::Enqueued, *epoch, synced_to, |body| {
-                    record::put_notifications(body, std::slice::from_ref(item));
-                });
-            })?;
-            state.insert(*epoch, item.clone());
-        }
-        if sequence == 1 {
-            state.publish(storage, dir)?;
-        }
-        Ok(state)
-    }
-
-    fn empty(path: PathBuf, header: FileHeader, file: Box<dyn AppendFile>) -> Self {
-        Self {
-            path,
-            header,
-            file,
-            bytes: 0,
-            synced_to: 0,
-            failed: None,
-            entries: BTreeMap::new(),
-            by_id: HashMap::new(),
-            next: 0,
-            pending: 0,
-            pending_bytes: 0,
-            check_at_bytes: COMPACT_BYTES_MIN,
-            through_epoch: header.first_epoch,
-            forget_through: 0,
-            fresh: BTreeMap::new(),
-            dead: 0,
-        }
-    }
-
-    /// Gives a complete file its name.
-    fn publish(&mut self, storage: &dyn Storage, dir: &Path) -> Result<(), DurableError> {
-        self.sync()?;
-        let path = dir.join(segment::file_name(PREFIX, self.header.sequence));
-        storage.rename(&self.path, &path).map_err(DurableError::io("rename", &path))?;
-        storage.sync_dir(dir).map_err(DurableError::io("sync", dir))?;
-        self.path = path;
-        Ok(())
-    }
-
-    fn load(storage: &dyn Storage, path: PathBuf) -> Result<Self, DurableError> {
-        let mut frames = Vec::new();
-        let tail = read_tail(&path, |_, frame| {
-            frames.push(frame.clone());
-            Ok(())
-        })?;
-        let mut file =
-            storage.open(&path, tail.good_bytes).map_err(DurableError::io("open", &path))?;
-        file.truncate(tail.good_bytes).map_err(DurableError::io("cut", &path))?;
-        let mut state = Self::empty(path, tail.header, file);
-        state.bytes = tail.good_bytes;
-        state.sync()?;
-        for frame in frames {
-            state.apply(&frame).ok_or_else(|| {
-                DurableError::damaged(&state.path, frame.offset, "the record is not valid")
-            })?;
-        }
-        Ok(state)
-    }
-
-    fn apply(&mut self, frame: &Frame) -> Option<()> {
-        match frame.kind {
-            Kind::Enqueued => {
-                for item in record::get_notifications(&frame.body)? {
-                    self.insert(frame.epoch, Arc::new(item));
-                }
-            }
-            Kind::Outcome => {
-                let (outcome, id, _) = record::get_outcome(&frame.body)?;
-                self.apply_outcome(outcome, &id);
-            }
-            Kind::Known => self.insert_known(frame.epoch, &record::get_ids(&frame.body)?),
-            _ => return None,
-        }
-        Some(())
-    }
-
-    fn insert(&mut self, epoch: Epoch, item: Arc<Notification>) {
-        if self.by_id.contains_key(&item.id) {
-            return;
-        }
-        self.by_id.insert(item.id.clone(), self.next);
-        self.fresh.entry(item.target.clone()).or_default().push(item.clone());
-        self.pending += 1;
-        self.pending_bytes += size_bytes(&item);
-        self.entries.insert(self.next, Entry { epoch, pending: Some(item) });
-        self.next += 1;
-        self.through_epoch = self.through_epoch.max(epoch);
-    }
-
-    fn insert_known(&mut self, epoch: Epoch, ids: &[String]) {
-        for id in ids {
-            self.by_id.insert(id.clone(), self.next);
-            self.entries.insert(self.next, Entry { epoch, pending: None });
-            self.next += 1;
-        }
-        self.through_epoch = self.through_epoch.max(epoch);
-    }
-
-    /// Identifiers of handled notifications that a replay could make again.
-    fn known_after(&self, forget: Epoch) -> BTreeMap<Epoch, Vec<String>> {
-        let mut known: BTreeMap<Epoch, Vec<String>> = BTreeMap::new();
-        for (id, number) in &self.by_id {
-            let entry = &self.entries[number];
-            if entry.pending.is_none() && entry.epoch > forget {
-                known.entry(entry.epoch).or_default().push(id.clone());
-            }
-        }
-        known.values_mut().for_each(|ids| ids.sort_unstable());
-        known
-    }
-
-    fn outcome(&mut self, outcome: Outcome, id: &str, reason: &str) -> Result<(), DurableError> {
-        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-        self.append(false, |out, header, synced_to| {
-            frame::append(out, header.salt, Kind::Outcome, header.first_epoch, synced_to, |body| {
-                record::put_outcome(body, outcome, id, &reason);
-            });
-        })?;
-        if outcome == Outcome::Dead {
-            tracing::error!(id, reason, "a notification is given up");
-        }
-        self.apply_outcome(outcome, id);
-        Ok(())
-    }
-
-    fn apply_outcome(&mut self, outcome: Outcome, id: &str) {
-        if outcome == Outcome::Failed {
-            return;
-        }
-        let entry = self.by_id.get(id).and_then(|number| self.entries.get_mut(number));
-        if let Some(item) = entry.and_then(|entry| entry.pending.take()) {
-            self.pending -= 1;
-            self.pending_bytes -= size_bytes(&item);
-            self.dead += u64::from(outcome == Outcome::Dead);
-            if let Some(fresh) = self.fresh.get_mut(&item.target) {
-                fresh.retain(|have| have.id != id);
-                if fresh.is_empty() {
-                    self.fresh.remove(&item.target);
-                }
-            }
-        }
-    }
-
-    /// Appends what `write` makes, all or nothing.
-    fn append(
-        &mut self,
-        sync: bool,
-        write: impl FnOnce(&mut Vec<u8>, &FileHeader, u64),
-    ) -> Result<(), DurableError> {
-        if let Some(reason) = &self.failed {
-            return Err(DurableError::Failed { path: self.path.clone(), reason: reason.clone() });
-        }
-        let mut out = Vec::new();
-        write(&mut out, &self.header, self.synced_to);
-        if let Err(error) = self.file.append(&out) {
-            if let Err(error) = self.file.truncate(self.bytes) {
-                self.failed = Some(error.to_string());
-            }
-            return Err(DurableError::io("write", &self.path)(error));
-        }
-        self.bytes += out.len() as u64;
-        if !sync {
-            return Ok(());
-        }
-        fault::point("outbox_append");
-        self.sync()
-    }
-
-    fn sync(&mut self) -> Result<(), DurableError> {
-        if let Err(error) = self.file.sync() {
-            self.failed = Some(error.to_string());
-            return Err(DurableError::io("sync", &self.path)(error));
-        }
-        self.synced_to = self.bytes;
-        Ok(())
-    }
-}
-
-fn size_bytes(item: &Notification) -> u64 {
-    (item.id.len() + item.target.len() + item.key.len() + item.body.len() + 64) as u64
 }
 
 #[cfg(test)]

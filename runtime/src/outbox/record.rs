@@ -65,6 +65,18 @@ pub(crate) fn get_outcome(body: &[u8]) -> Option<(Outcome, String, String)> {
     (reader.remaining() == 0).then_some((outcome, id, reason))
 }
 
+/// A dead letter is to be sent again, its age counted from `at_us`.
+pub(crate) fn put_again(out: &mut Vec<u8>, id: &str, at_us: i64) {
+    put_bytes(out, id.as_bytes());
+    put_signed(out, at_us);
+}
+
+pub(crate) fn get_again(body: &[u8]) -> Option<(String, i64)> {
+    let mut reader = Reader::new(body);
+    let (id, at_us) = (reader.text()?, reader.signed()?);
+    (reader.remaining() == 0).then_some((id, at_us))
+}
+
 pub(crate) fn put_ids<'a>(out: &mut Vec<u8>, ids: impl ExactSizeIterator<Item = &'a str>) {
     put_varint(out, ids.len() as u64);
     for id in ids {
@@ -107,6 +119,9 @@ mod tests {
             out.clear();
             put_ids(&mut out, list.iter().map(|item| item.id.as_str()));
             prop_assert_eq!(get_ids(&out).unwrap().len(), list.len());
+            out.clear();
+            put_again(&mut out, "id", -7);
+            prop_assert_eq!(get_again(&out), Some(("id".into(), -7)));
             for outcome in [Outcome::Delivered, Outcome::Failed, Outcome::Dead] {
                 out.clear();
                 put_outcome(&mut out, outcome, "id", "why");
@@ -116,7 +131,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_decoded_without_panic(body in any::<Vec<u8>>()) {
-            let _ = (get_notifications(&body), get_outcome(&body), get_ids(&body));
+            let _ = (get_notifications(&body), get_outcome(&body), get_ids(&body), get_again(&body));
         }
     }
 }

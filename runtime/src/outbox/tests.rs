@@ -1,6 +1,8 @@
 //! The outbox over restarts, torn ends, damage and compaction.
 #![allow(clippy::unwrap_used)]
 
+use std::path::{Path, PathBuf};
+
 use super::*;
 
 pub(crate) fn note(id: &str, key: &str) -> Notification {
@@ -107,4 +109,82 @@ fn history_is_compacted_away_but_what_a_replay_can_repeat_stays_known() {
     assert_eq!(ids(&outbox.fetch("ops")), ["stays"]);
     assert_eq!(outbox.enqueue(999, vec![big("n999"), big("n998"), big("stays")]).unwrap(), 0);
     assert_eq!(outbox.enqueue(1_000, vec![big("new")]).unwrap(), 1);
+}
+
+#[test]
+fn an_epoch_that_a_crash_cut_in_its_middle_is_completed_by_the_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let all: Vec<_> = (0..3 * FRAME_ITEMS_MAX).map(|n| note(&format!("n{n:03}"), "k")).collect();
+    {
+        let outbox = Outbox::open(dir.path()).unwrap();
+        outbox.enqueue(1, vec![note("before", "k")]).unwrap();
+        outbox.enqueue(2, all.clone()).unwrap();
+    }
+    let path = newest(dir.path());
+    let whole = std::fs::read(&path).unwrap();
+    let mut partial = 0;
+    for len in (segment::HEADER_BYTES..whole.len()).step_by(101) {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let outbox = Outbox::open(dir.path()).unwrap();
+        let kept = outbox.pending();
+        partial += usize::from(kept > 1 && kept <= all.len());
+        // As the engine's replay does: nothing before the newest epoch, and that one again.
+        for (epoch, list) in [(1, vec![note("before", "k")]), (2, all.clone())] {
+            if outbox.may_lack(epoch) {
+                outbox.enqueue(epoch, list).unwrap();
+            }
+        }
+        let got = outbox.fetch("ops");
+        assert_eq!(ids(&got[1..]), all.iter().map(|n| n.id.as_str()).collect::<Vec<_>>(), "{len}");
+    }
+    assert!(partial > 10, "a cut inside of the epoch was tried {partial} times");
+}
+
+#[test]
+fn dead_letters_outlive_restarts_and_compaction_and_can_be_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = |id: &str| Notification { body: vec![b'x'; 4000].into(), ..note(id, "k") };
+    {
+        let outbox = Outbox::open(dir.path()).unwrap();
+        outbox.enqueue(1, vec![big("a"), big("b"), big("c")]).unwrap();
+        outbox.failed("a", "HTTP 500").unwrap();
+        outbox.dead("a", "too old").unwrap();
+        outbox.dead("b", "HTTP 404").unwrap();
+        for epoch in 2..1_000 {
+            outbox.enqueue(epoch, vec![big(&format!("n{epoch}"))]).unwrap();
+            outbox.forget(epoch);
+            outbox.delivered(&format!("n{epoch}")).unwrap();
+        }
+        assert!(segment::list(dir.path(), PREFIX).unwrap()[0].0 > 1, "it was compacted");
+        assert_eq!((outbox.pending(), outbox.dead_count()), (1, 2));
+    }
+    let shown = |letters: Vec<Letter>| -> Vec<(String, bool, String)> {
+        letters.into_iter().map(|l| (l.notification.id, l.dead, l.reason)).collect()
+    };
+    let row = |id: &str, dead: bool, why: &str| (id.to_owned(), dead, why.to_owned());
+    let listed = shown(letters(dir.path()).unwrap());
+    let expected = [row("a", true, "too old"), row("b", true, "HTTP 404"), row("c", false, "")];
+    assert_eq!(listed, expected);
+    // Asked for while nobody runs, done by the next who does.
+    request(dir.path(), &Resend::One("a".into())).unwrap();
+    let outbox = Outbox::open(dir.path()).unwrap();
+    outbox.fetch("ops");
+    assert_eq!(outbox.take_requests(77).unwrap(), 1);
+    let again = outbox.fetch("ops");
+    assert_eq!((ids(&again), again[0].created_us), (vec!["a"], 77));
+    assert_eq!((outbox.pending(), outbox.dead_count()), (2, 1));
+    // Asked for beside the one who runs; what is no dead letter is passed over.
+    for wish in [Resend::All, Resend::One("a".into()), Resend::All, Resend::One("?".into())] {
+        request(dir.path(), &wish).unwrap();
+    }
+    assert_eq!(outbox.take_requests(78).unwrap(), 1);
+    assert_eq!(outbox.take_requests(79).unwrap(), 0);
+    assert_eq!(ids(&outbox.fetch("ops")), ["b"]);
+    outbox.delivered("a").unwrap();
+    drop(outbox);
+    let outbox = Outbox::open(dir.path()).unwrap();
+    assert_eq!((outbox.pending(), outbox.dead_count()), (2, 0));
+    // Known all the time: a replay does not make them again.
+    assert_eq!(outbox.enqueue(1, vec![big("a"), big("b"), big("c")]).unwrap(), 0);
+    assert_eq!(ids(&outbox.fetch("ops")), ["c", "b"]);
 }
