@@ -65,6 +65,8 @@ counters! {
     table_rows,
     /// Bytes of data files written to tables.
     table_bytes,
+    /// Level: bytes of rows on the local disk that tables cannot take at present.
+    spilled_bytes,
     /// Level: bytes of the journal on disk.
     journal_bytes,
     /// Level: bytes of messages that are only in the journal's files, because the dataflow does not

@@ -44,7 +44,7 @@ use self::folder::{create_dir, instance_id, note_tables};
 use self::notifications::Notifications;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
-use self::tables::TableContext;
+use self::tables::{SpillBudget, TableContext, TableTroubles};
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -78,6 +78,7 @@ struct Live {
     journal: Arc<Journal>,
     sources: Sources,
     sender: WebhookSender,
+    troubles: TableTroubles,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -150,7 +151,6 @@ impl Engine {
         let started = Instant::now();
         let stats = Arc::new(Stats::default());
         let in_flight = Arc::new(InFlight::default());
-        let runtime = tokio::runtime::Handle::current();
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
         let requests = Arc::new(Requests::default());
@@ -163,11 +163,15 @@ impl Engine {
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
         let webhooks = sources::webhooks(&plan);
         let last_ticks = Arc::new(AtomicBool::new(false));
+        let spill = SpillBudget::new(options.spill_bytes_max);
+        let context =
+            TableContext::new(Arc::clone(&stats), Arc::clone(&last_ticks), &options.data, spill)?;
+        let troubles = context.troubles.clone();
         let committer = Committer::open(
             &store,
             &graph::tables(&plan.pipelines),
             &instance,
-            TableContext { runtime, stats: Arc::clone(&stats), stopping: Arc::clone(&last_ticks) },
+            context,
             Arc::clone(&in_flight),
         )
         .await?
@@ -208,7 +212,7 @@ impl Engine {
             seconds: started.elapsed().as_secs_f64(),
             changed,
         };
-        let live = Some(Live { journal, sources, sender, last_ticks, end });
+        let live = Some(Live { journal, sources, sender, troubles, last_ticks, end });
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -249,7 +253,8 @@ impl Engine {
     /// What is wrong with a source at present, if anything is.
     pub fn unhealthy(&self) -> Option<String> {
         let live = self.live.as_ref()?;
-        live.sources.unhealthy().or_else(|| live.journal.stats().unhealthy)
+        let journal = || live.journal.stats().unhealthy;
+        live.sources.unhealthy().or_else(journal).or_else(|| live.troubles.first())
     }
 
     /// Resolves when the engine ends by itself: all files read, or a fatal error.

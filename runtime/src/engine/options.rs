@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tidegate_operators::Epoch;
 
+use super::tables::SPILL_BYTES_MAX;
 use crate::journal::{Disk, Storage};
 use crate::stats::Snapshot;
 
@@ -23,6 +24,8 @@ pub struct EngineOptions {
     pub checkpoint_every: Duration,
     /// Most bytes of the journal on disk; beyond it sources are slowed down.
     pub journal_bytes_max: u64,
+    /// Most bytes of rows on the local disk that tables cannot take at present.
+    pub spill_bytes_max: u64,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
     pub journal_storage: Arc<dyn Storage>,
 }
@@ -37,6 +40,7 @@ impl EngineOptions {
             workers,
             checkpoint_every: Duration::from_secs(10),
             journal_bytes_max: 4 << 30,
+            spill_bytes_max: SPILL_BYTES_MAX,
             journal_storage: Arc::new(Disk),
         }
     }

@@ -24,7 +24,7 @@ use super::checkpoints::{Checkpoints, Restored};
 use super::commit::Committer;
 use super::feed::{FeedQueue, InFlight};
 use super::notifications::Notifications;
-use super::tables::{Table, TableWork};
+use super::tables::{Backlog, Table, TableWork};
 use super::workers::{self, Event, Turns, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -35,9 +35,6 @@ use crate::stats::Stats;
 
 /// More than a simulation ever has: nothing may wait for room where one thread does everything.
 const QUEUE_MAX: usize = 1 << 16;
-
-/// Jobs that wait for one table before the committer has to wait.
-const TABLE_JOBS_MAX: usize = 1 << 14;
 
 /// What an engine is put together from.
 pub(crate) struct Setup<'a> {
@@ -123,7 +120,7 @@ impl Stepped {
             "simulated",
             (Arc::clone(&stats), Arc::clone(&in_flight)),
             |name, writer, freshness| {
-                let (table, work) = Table::new(name, writer, freshness, TABLE_JOBS_MAX);
+                let (table, work) = Table::new(name, writer, freshness, Backlog::in_memory());
                 tables.push(work);
                 Ok(table)
             },

@@ -1,12 +1,17 @@
 //! Tables at work, each on a thread of its own: writing files takes as long as it takes, and the
 //! epochs, the alerts and the other tables must not wait for it.
 //!
-//! A table gets rows and commits through a bounded queue, in order. Only when that queue is full
-//! does the committer wait, and with it the workers and the sources: nothing is dropped.
+//! A table gets rows and commits through a [`Backlog`], in order: what it cannot take at present
+//! waits in memory and then on the local disk. Only when that is full too does the committer wait,
+//! and with it the workers and the sources: nothing is dropped.
 
-use std::sync::Arc;
+mod backlog;
+mod spill;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,10 +20,20 @@ use tidegate_operators::Epoch;
 use tidegate_sql::{Error, TableWriter};
 use tokio::runtime::Handle;
 
+pub(super) use self::backlog::Backlog;
+use self::backlog::Refused;
+pub(crate) use self::spill::SpillBudget;
+use self::spill::{Job, Spill};
 use crate::stats::Stats;
 
-/// Batches and commits that may wait for one table.
-const JOBS_MAX: usize = 64;
+/// Folder of waiting rows below the data folder.
+const SPILL: &str = "spill";
+
+/// Rows on disk that wait for tables, unless it is configured otherwise.
+pub(crate) const SPILL_BYTES_MAX: u64 = 4 << 30;
+
+/// While more commits wait, one is passed over if no more than this waits in memory for it.
+const SKIP_BYTES_MAX: usize = 16 << 20;
 
 /// First pause after the object store failed.
 const STORE_PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -26,10 +41,30 @@ const STORE_PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest pause.
 const STORE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// What a table is asked to do.
-pub(super) enum Job {
-    Rows(Epoch, RecordBatch),
-    Commit(Epoch),
+/// Which tables cannot be written at present: since when, and why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TableTroubles(Arc<Mutex<BTreeMap<String, (Instant, String)>>>);
+
+impl TableTroubles {
+    fn note(&self, table: &str, trouble: Option<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(why) = trouble else { return drop(all.remove(table)) };
+        let entry = all.entry(table.to_owned()).or_insert_with(|| (Instant::now(), String::new()));
+        entry.1 = why;
+    }
+
+    /// One table that cannot be written, and why, for people.
+    pub(crate) fn first(&self) -> Option<String> {
+        self.now().first().map(|(table, _, why)| format!("table {table}: {why}"))
+    }
+
+    /// The tables that cannot be written, each with the time since then and the reason.
+    pub(crate) fn now(&self) -> Vec<(String, Duration, String)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter()
+            .map(|(table, (since, why))| (table.clone(), since.elapsed(), why.clone()))
+            .collect()
+    }
 }
 
 /// What every table's thread needs.
@@ -39,12 +74,31 @@ pub(super) struct TableContext {
     pub(super) stats: Arc<Stats>,
     /// While this is false, a store that cannot be reached is tried again for ever.
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) troubles: TableTroubles,
+    pub(super) spill: SpillBudget,
+    spill_dir: PathBuf,
+}
+
+impl TableContext {
+    /// What waits for tables is left in a folder of `data`; what is there is of no use any more.
+    pub(super) fn new(
+        stats: Arc<Stats>,
+        stopping: Arc<AtomicBool>,
+        data: &Path,
+        spill: SpillBudget,
+    ) -> std::io::Result<Self> {
+        let spill_dir = data.join(SPILL);
+        spill::remove_leftovers(&spill_dir)?;
+        let runtime = Handle::current();
+        Ok(Self { runtime, stats, stopping, troubles: TableTroubles::default(), spill, spill_dir })
+    }
 }
 
 /// One table.
 pub(super) struct Table {
     name: String,
-    jobs: Option<SyncSender<Job>>,
+    backlog: Arc<Backlog>,
+    stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
     /// The newest epoch that a finished commit covers.
     committed: Arc<AtomicU64>,
@@ -61,7 +115,9 @@ impl Table {
         freshness: Duration,
         context: TableContext,
     ) -> std::io::Result<Self> {
-        let (mut table, work) = Self::new(name, writer, freshness, JOBS_MAX);
+        let spill = Spill::new(context.spill_dir.join(&name), context.spill.clone())?;
+        let (mut table, work) = Self::new(name, writer, freshness, Backlog::new(spill));
+        table.stopping = Arc::clone(&context.stopping);
         let thread =
             std::thread::Builder::new().name("table".into()).spawn(move || work.run(&context))?;
         table.thread = Some(thread);
@@ -73,14 +129,21 @@ impl Table {
         name: String,
         writer: TableWriter,
         freshness: Duration,
-        jobs_max: usize,
+        backlog: Backlog,
     ) -> (Self, TableWork) {
-        let (jobs, queue) = sync_channel(jobs_max);
+        let backlog = Arc::new(backlog);
         let committed = Arc::new(AtomicU64::new(0));
-        let work = TableWork { writer, queue, committed: Arc::clone(&committed), job: None };
+        let work = TableWork {
+            name: name.clone(),
+            writer,
+            backlog: Arc::clone(&backlog),
+            committed: Arc::clone(&committed),
+            job: None,
+        };
         let table = Self {
             name,
-            jobs: Some(jobs),
+            backlog,
+            stopping: Arc::default(),
             thread: None,
             committed,
             freshness,
@@ -114,7 +177,7 @@ impl Table {
 
     /// Waits until all that was handed over is done.
     pub(super) fn finish(&mut self) -> anyhow::Result<()> {
-        self.jobs = None;
+        self.backlog.close();
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(result)) => result,
@@ -123,12 +186,15 @@ impl Table {
     }
 
     fn send(&mut self, job: Job) -> anyhow::Result<()> {
-        match self.jobs.as_ref().map(|jobs| jobs.send(job)) {
-            Some(Ok(())) => Ok(()),
+        match self.backlog.push(job, || self.stopping.load(Ordering::Acquire)) {
+            Ok(()) => Ok(()),
             // The thread has ended before its time: it knows why.
-            _ => {
+            Err(Refused::Gone) => {
                 self.finish()?;
                 anyhow::bail!("table {} takes no rows any more", self.name)
+            }
+            Err(Refused::Stopped(why)) => {
+                anyhow::bail!("table {}: {why}; what it lacks stays in the journal", self.name)
             }
         }
     }
@@ -136,22 +202,32 @@ impl Table {
 
 /// The work on one table.
 pub(super) struct TableWork {
+    name: String,
     writer: TableWriter,
-    queue: Receiver<Job>,
+    backlog: Arc<Backlog>,
     committed: Arc<AtomicU64>,
     /// The job at hand, until it is done.
     job: Option<Job>,
 }
 
+impl Drop for TableWork {
+    fn drop(&mut self) {
+        self.backlog.leave();
+    }
+}
+
 impl TableWork {
     /// Works until nobody asks for more.
     fn run(mut self, context: &TableContext) -> anyhow::Result<()> {
-        let TableContext { runtime, stats, stopping } = context;
-        while let Ok(job) = self.queue.recv() {
-            self.job = Some(job);
-            until_it_works(stopping, || runtime.block_on(self.work(stats)))?;
+        loop {
+            let skip = self.writer.buffered_bytes() < SKIP_BYTES_MAX;
+            self.job = self.backlog.pop(skip)?;
+            if self.job.is_none() {
+                return Ok(());
+            }
+            self.until_it_works(context)?;
+            Stats::set(&context.stats.spilled_bytes, context.spill.used_bytes());
         }
-        Ok(())
     }
 
     /// Does the job at hand; after an error it may be tried again.
@@ -181,7 +257,7 @@ impl TableWork {
         stats: &Stats,
     ) -> anyhow::Result<bool> {
         if self.job.is_none() {
-            self.job = self.queue.try_recv().ok();
+            self.job = self.backlog.try_pop()?;
         }
         if self.job.is_none() {
             return Ok(false);
@@ -191,26 +267,33 @@ impl TableWork {
             Err(error) => Err(error.into()),
         }
     }
-}
 
-/// Repeats `action` while the object store fails. Any other error is final.
-fn until_it_works<T>(
-    stopping: &AtomicBool,
-    mut action: impl FnMut() -> tidegate_sql::Result<T>,
-) -> anyhow::Result<T> {
-    let mut pause = STORE_PAUSE_MIN;
-    loop {
-        let error = match action() {
-            Ok(value) => return Ok(value),
-            Err(error @ (Error::Store { .. } | Error::Io(_))) => error,
-            Err(error) => return Err(error.into()),
-        };
-        if stopping.load(Ordering::Acquire) {
-            let why = "the tables cannot be written; what they lack stays in the journal";
-            return Err(anyhow::Error::from(error).context(why));
+    /// Repeats the job at hand while the object store fails. Any other error is final.
+    fn until_it_works(&mut self, context: &TableContext) -> anyhow::Result<()> {
+        let TableContext { runtime, stats, stopping, troubles, .. } = context;
+        let mut pause = STORE_PAUSE_MIN;
+        loop {
+            let error = match runtime.block_on(self.work(stats)) {
+                Ok(()) => break,
+                Err(error @ (Error::Store { .. } | Error::Io(_))) => error,
+                Err(error) => return Err(error.into()),
+            };
+            troubles.note(&self.name, Some(error.to_string()));
+            if stopping.load(Ordering::Acquire) {
+                let why = "the tables cannot be written; what they lack stays in the journal";
+                return Err(anyhow::Error::from(error).context(why));
+            }
+            let (table, pause_s) = (&self.name, pause.as_secs_f64());
+            tracing::warn!(table, %error, pause_s, "a table cannot be written");
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(STORE_PAUSE_MAX);
         }
-        tracing::warn!(%error, pause_s = pause.as_secs_f64(), "tables cannot be written");
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(STORE_PAUSE_MAX);
+        if pause > STORE_PAUSE_MIN {
+            troubles.note(&self.name, None);
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

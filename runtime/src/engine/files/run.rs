@@ -20,7 +20,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::engine::checkpoints::{Checkpoints, Restored};
 use crate::engine::commit::Committer;
 use crate::engine::feed::{FeedQueue, InFlight};
-use crate::engine::tables::TableContext;
+use crate::engine::tables::{SPILL_BYTES_MAX, SpillBudget, TableContext};
 use crate::engine::workers::{self, Event, WorkerPlan};
 use crate::engine::{EVENTS_MAX, spawn_committer};
 use crate::journal::storage::{DirLock, lock_dir};
@@ -176,11 +176,12 @@ impl Runner {
             &self.options.store,
             &graph::tables(&self.options.pipelines),
             &identity,
-            TableContext {
-                runtime: tokio::runtime::Handle::current(),
-                stats: Arc::clone(&self.options.stats),
-                stopping: Arc::default(),
-            },
+            TableContext::new(
+                Arc::clone(&self.options.stats),
+                Arc::default(),
+                &self.dir,
+                SpillBudget::new(SPILL_BYTES_MAX),
+            )?,
             Arc::clone(&in_flight),
         )
         .await?;
