@@ -113,3 +113,8 @@ fn tables_lie_on_s3() {
 fn duckdb_and_delta_rs_read_the_tables() {
     script("tables_local.py");
 }
+
+#[test]
+fn others_compact_our_tables_while_we_append() {
+    script("tables_compaction.py");
+}

@@ -7,6 +7,7 @@
 
 pub mod delta;
 mod error;
+pub mod examine;
 pub mod fault;
 mod output;
 mod prompt;
@@ -21,7 +22,7 @@ mod writer;
 pub use error::{Error, Result};
 pub use output::OutputFormat;
 pub use prompt::prompt;
-pub use query::{QueryOptions, QuerySummary, TABLES_URL_FILE, open, run_query};
+pub use query::{QueryOptions, QuerySummary, TABLES_URL_FILE, open, run_query, tables_of};
 pub use reader::{DeltaProvider, DeltaTable};
 pub use session::{Session, TableName, Tables, open_session};
 pub use store::Store;

@@ -87,8 +87,11 @@ pub async fn open(options: &QueryOptions) -> Result<Session> {
     Ok(session)
 }
 
-/// Where the tables of an instance are.
-fn tables_of(data: &Path) -> Result<String> {
+/// Where the tables of an instance are, given its data folder.
+///
+/// # Errors
+/// Its note of that cannot be read.
+pub fn tables_of(data: &Path) -> Result<String> {
     match std::fs::read_to_string(data.join(TABLES_URL_FILE)) {
         Ok(url) => Ok(url.trim().to_owned()),
         Err(e) if e.kind() == ErrorKind::NotFound => {

@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::{
     ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -107,6 +107,8 @@ pub(crate) struct Faults {
     pub(crate) failed_commits: AtomicUsize,
     /// Data files that are written but whose answer is lost.
     pub(crate) lost_file_replies: AtomicUsize,
+    /// Whether a put that should only create replaces what is there.
+    pub(crate) overwrites: AtomicBool,
 }
 
 /// A store with faults on demand.
@@ -150,6 +152,10 @@ impl ObjectStore for FaultyStore {
         if commit && take(&self.faults.failed_commits) {
             return Err(broken());
         }
+        let opts = match self.faults.overwrites.load(Ordering::SeqCst) {
+            true => PutOptions::default(),
+            false => opts,
+        };
         let done = self.inner.put_opts(location, payload, opts).await?;
         let counter = match commit {
             true => &self.faults.lost_commit_replies,

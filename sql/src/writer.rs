@@ -8,6 +8,8 @@
 mod commit;
 mod file;
 mod layout;
+#[cfg(test)]
+mod long;
 mod rows;
 #[cfg(test)]
 mod tests;

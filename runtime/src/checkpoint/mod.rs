@@ -55,7 +55,17 @@ pub struct Checkpoint {
 pub struct CheckpointStore {
     dir: PathBuf,
     storage: Arc<dyn Storage>,
-    _lock: DirLock,
+    /// `None`: only looked at.
+    _lock: Option<DirLock>,
+}
+
+/// A checkpoint as a doctor finds it.
+pub(crate) struct Surveyed {
+    pub(crate) epoch: Epoch,
+    /// Name of the manifest's file.
+    pub(crate) manifest: String,
+    /// The checkpoint, or why it is not whole.
+    pub(crate) found: Result<Checkpoint, String>,
 }
 
 impl CheckpointStore {
@@ -77,7 +87,27 @@ impl CheckpointStore {
     ) -> Result<Self, DurableError> {
         let dir = dir.into();
         let lock = lock_dir(&dir).map_err(DurableError::io(crate::journal::LOCK, &dir))?;
-        Ok(Self { dir, storage, _lock: lock })
+        Ok(Self { dir, storage, _lock: Some(lock) })
+    }
+
+    /// The store as a doctor reads it: without its lock, so beside a running instance too.
+    pub(crate) fn look_at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), storage: Arc::new(Disk), _lock: None }
+    }
+
+    /// Every checkpoint, oldest first. One that is removed meanwhile is left out.
+    ///
+    /// # Errors
+    /// Only where the directory cannot be listed.
+    pub(crate) fn survey(&self) -> Result<Vec<Surveyed>, DurableError> {
+        let mut all = Vec::new();
+        for (epoch, manifest) in self.manifests()? {
+            let found = self.load(epoch, &manifest);
+            if found.is_ok() || self.dir.join(&manifest).exists() {
+                all.push(Surveyed { epoch, manifest, found });
+            }
+        }
+        Ok(all)
     }
 
     /// Saves a checkpoint; it is durable when this returns. Blocks on the disk.

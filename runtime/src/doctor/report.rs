@@ -16,7 +16,7 @@ pub enum Status {
     Check,
     /// It works, but not well.
     Warn,
-    /// Messages would be lost, or nothing works.
+    /// Something is lost or would be, or nothing works.
     Fail,
 }
 
@@ -32,6 +32,19 @@ impl Status {
     }
 }
 
+/// Where something was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// A file, or an object of the store.
+    pub file: String,
+    /// Bytes from its start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The first epoch that it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+}
+
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
@@ -41,22 +54,33 @@ pub struct Row {
     pub status: Status,
     /// What was seen.
     pub measured: String,
-    /// Lines to change, or to look at.
+    /// Where, if at one place; `measured` says it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// What follows from it: what is lost, what a start will do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub means: String,
+    /// Lines to change, commands to run, or what to look at.
     pub change: Vec<String>,
 }
 
-/// All checks of one broker.
+/// What the last line says: if all is well, if there are warnings, if something failed.
+pub(super) type Verdicts = [&'static str; 3];
+
+/// All checks of one thing: a broker, a journal, a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The broker, without secrets.
-    pub source: String,
+    /// What was examined, without secrets.
+    pub subject: String,
     /// In the order of the checks.
     pub rows: Vec<Row>,
+    #[serde(skip)]
+    verdicts: Verdicts,
 }
 
 impl Report {
-    pub(super) fn new(source: &str) -> Self {
-        Self { source: source.to_owned(), rows: Vec::new() }
+    pub(super) fn new(subject: &str, verdicts: Verdicts) -> Self {
+        Self { subject: subject.to_owned(), rows: Vec::new(), verdicts }
     }
 
     /// Whether nothing failed.
@@ -71,7 +95,7 @@ impl Report {
     fn put(&mut self, check: &str, status: Status, measured: &str, change: &[&str]) {
         let change = change.iter().map(|line| (*line).to_owned()).collect();
         let (check, measured) = (check.to_owned(), measured.to_owned());
-        self.rows.push(Row { check, status, measured, change });
+        self.rows.push(Row { check, status, measured, place: None, means: String::new(), change });
     }
 
     pub(super) fn ok(&mut self, check: &str, measured: &str) {
@@ -94,24 +118,40 @@ impl Report {
         self.put(check, Status::Fail, measured, change);
     }
 
-    /// The table, with the lines to change below each row that has some.
+    /// Says of the last row what follows from it.
+    pub(super) fn means(&mut self, text: impl Into<String>) {
+        if let Some(row) = self.rows.last_mut() {
+            row.means = text.into();
+        }
+    }
+
+    /// Says of the last row where it was found.
+    pub(super) fn at(&mut self, file: impl Into<String>, offset: Option<u64>, epoch: Option<u64>) {
+        if let Some(row) = self.rows.last_mut() {
+            row.place = Some(Place { file: file.into(), offset, epoch });
+        }
+    }
+
+    /// The table, with what follows and what to change below each row that has some.
     pub fn table(&self) -> String {
         let width = self.rows.iter().map(|r| r.check.len()).max().unwrap_or(0);
-        let mut out = format!("{}\n", self.source);
+        let mut out = format!("{}\n", self.subject);
         for row in &self.rows {
             let (status, check) = (row.status.text(), &row.check);
             // Writing to a String cannot fail.
             let _ = writeln!(out, "  {status:<5}  {check:<width$}  {}", row.measured);
+            if !row.means.is_empty() {
+                let _ = writeln!(out, "  {:<5}  {:<width$}    {}", "", "", row.means);
+            }
             for line in &row.change {
                 let _ = writeln!(out, "  {:<5}  {:<width$}    -> {line}", "", "");
             }
         }
         let count = |status| self.rows.iter().filter(|r| r.status == status).count();
-        let (fail, warn) = (count(Status::Fail), count(Status::Warn));
-        let verdict = match (fail, warn) {
-            (0, 0) => "this broker keeps what it has acknowledged, as far as it can be tried",
-            (0, _) => "usable; the warnings say what would make it better",
-            _ => "not reliable as it is: change the lines above and run the doctor again",
+        let verdict = match (count(Status::Fail), count(Status::Warn)) {
+            (0, 0) => self.verdicts[0],
+            (0, _) => self.verdicts[1],
+            _ => self.verdicts[2],
         };
         let _ = writeln!(out, "  {verdict}");
         out

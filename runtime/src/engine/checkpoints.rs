@@ -101,16 +101,8 @@ impl Checkpoints {
         let Some(checkpoint) = store.latest().context("cannot read checkpoints")? else {
             return Ok(Restored::default());
         };
-        let saved = &checkpoint.meta["fingerprints"];
-        let mut restored = Restored { epoch: checkpoint.epoch, ..Restored::default() };
-        for pipeline in pipelines {
-            let now = format!("{:016x}", fingerprint(pipeline));
-            match saved[&pipeline.name].as_str() {
-                Some(known) if known == now => {}
-                Some(_) => restored.changed.push(pipeline.name.clone()),
-                None => {}
-            }
-        }
+        let changed = changed(&checkpoint.meta, pipelines);
+        let mut restored = Restored { epoch: checkpoint.epoch, changed, ..Restored::default() };
         for (part, bytes) in checkpoint.parts {
             let (name, _) = part.rsplit_once('#').context("a checkpoint part without a worker")?;
             let pipeline = name.split('/').next().unwrap_or_default();
@@ -122,6 +114,16 @@ impl Checkpoints {
     }
 }
 
+/// Pipelines that changed since a checkpoint with this `meta`.
+pub(crate) fn changed(meta: &Value, pipelines: &[PipelineSpec]) -> Vec<String> {
+    let saved = &meta["fingerprints"];
+    let differs = |p: &&PipelineSpec| {
+        let known = saved[&p.name].as_str();
+        known.is_some_and(|known| known != format!("{:016x}", fingerprint(p)))
+    };
+    pipelines.iter().filter(differs).map(|p| p.name.clone()).collect()
+}
+
 pub(super) fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
     let mut out = Vec::new();
     let mut writer = StreamWriter::try_new(&mut out, state.schema_ref())?;
@@ -131,7 +133,7 @@ pub(super) fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
     Ok(out)
 }
 
-pub(super) fn decode(bytes: &[u8]) -> anyhow::Result<RecordBatch> {
+pub(crate) fn decode(bytes: &[u8]) -> anyhow::Result<RecordBatch> {
     let mut reader = StreamReader::try_new(bytes, None)?;
     Ok(reader.next().context("a checkpoint part without rows")??)
 }

@@ -6,12 +6,12 @@
 //! save their state, tables are committed, and the last checkpoint is written.
 
 mod access;
-mod checkpoints;
+pub(crate) mod checkpoints;
 mod commit;
 mod feed;
 mod files;
 mod folder;
-mod notifications;
+pub(crate) mod notifications;
 mod options;
 mod sources;
 #[cfg(test)]

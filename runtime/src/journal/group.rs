@@ -67,7 +67,8 @@ impl Group {
         }
     }
 
-    fn add_run(&mut self, mut run: Messages, position: &mut Position, to: Target) {
+    /// Encodes one run into the open epoch, at the next offset.
+    pub(crate) fn add_run(&mut self, mut run: Messages, position: &mut Position, to: Target) {
         run.first_offset = position.next_offset;
         let start = self.bytes.len() + HEADER_BYTES;
         frame::append(

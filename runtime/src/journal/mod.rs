@@ -11,6 +11,7 @@
 pub(crate) mod bytes;
 mod epoch;
 mod error;
+pub(crate) mod examine;
 mod files;
 mod follow;
 pub(crate) mod frame;
@@ -22,6 +23,7 @@ mod recognize;
 mod record;
 pub(crate) mod recover;
 mod replay;
+pub(crate) mod salvage;
 pub(crate) mod segment;
 pub(crate) mod storage;
 mod writer;

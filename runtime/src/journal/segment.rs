@@ -15,6 +15,8 @@ use super::frame::{self, BadFrame, Kind};
 
 /// Bytes of the file header.
 pub(crate) const HEADER_BYTES: usize = 60;
+/// Where its salt stands.
+pub(crate) const SALT_AT: usize = 20;
 const MAGIC: [u8; 8] = *b"tidegate";
 const VERSION: u32 = 1;
 
@@ -70,7 +72,7 @@ impl FileHeader {
         }
         Ok(Self {
             sequence: frame::u64_at(bytes, 12),
-            salt: frame::u64_at(bytes, 20),
+            salt: frame::u64_at(bytes, SALT_AT),
             first_epoch: frame::u64_at(bytes, 28),
             first_offset: frame::u64_at(bytes, 36),
             last_time_us: frame::u64_at(bytes, 44) as i64,
@@ -178,11 +180,16 @@ pub(crate) fn durable_after(
     file.seek(SeekFrom::Start(bad_offset))?;
     let mut rest = Vec::new();
     file.read_to_end(&mut rest)?;
-    let found = memchr::memmem::find_iter(&rest, &frame::MAGIC).find(|at| {
-        frame::decode_header(header.salt, &rest[*at..])
+    Ok(proof_in(&rest, header.salt, bad_offset))
+}
+
+/// [`durable_after`] in `rest`, the bytes of a file from `bad_offset` on.
+pub(crate) fn proof_in(rest: &[u8], salt: u64, bad_offset: u64) -> Option<u64> {
+    let found = memchr::memmem::find_iter(rest, &frame::MAGIC).find(|at| {
+        frame::decode_header(salt, &rest[*at..])
             .is_ok_and(|h| h.synced_to > bad_offset && h.synced_to <= bad_offset + *at as u64)
     });
-    Ok(found.map(|at| bad_offset + at as u64))
+    found.map(|at| bad_offset + at as u64)
 }
 
 /// Name of the file with number `sequence`.

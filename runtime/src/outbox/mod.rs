@@ -5,6 +5,7 @@
 //! written but not synced, so a power loss can repeat a delivery under the same identifier. The
 //! outbox sends nothing itself (`webhook` does) and never drops silently.
 
+pub(crate) mod examine;
 mod letters;
 mod record;
 mod state;

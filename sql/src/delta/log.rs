@@ -133,7 +133,7 @@ impl Replay {
         Ok(())
     }
 
-    fn finish(mut self, table: &Path, version: u64) -> Result<Snapshot> {
+    pub(crate) fn finish(mut self, table: &Path, version: u64) -> Result<Snapshot> {
         let missing = |what| Error::log(table, format!("the log has no {what}"));
         let metadata = self.metadata.ok_or_else(|| missing("metaData"))?;
         let schema =

@@ -88,3 +88,27 @@ async fn a_snapshot_stays_and_the_table_moves_on() {
     let same = table.open().await.unwrap();
     assert!(Arc::ptr_eq(&ten, &same));
 }
+
+#[tokio::test]
+async fn one_minute_opens_two_of_two_hundred_files_at_most() {
+    let (_folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    for epoch in 0..200_u32 {
+        // One row per second, one commit per minute of them.
+        writer.append(many(i64::from(epoch) * 60, 60), u64::from(epoch) + 1).await.unwrap();
+        writer.commit(u64::from(epoch) + 1).await.unwrap();
+    }
+    assert_eq!(files_opened(&store, "SELECT value FROM plant.t").await, 200);
+    // A minute that lies across two files, and one that is a file.
+    for (from, through, files) in [("01:10:30", "01:11:29", 2), ("02:00:00", "02:00:59", 1)] {
+        let range = format!("time BETWEEN '2026-01-01T{from}Z' AND '2026-01-01T{through}Z'");
+        let sql = format!("SELECT value FROM plant.t WHERE {range}");
+        assert_eq!(files_opened(&store, &sql).await, files, "{range}");
+        let explained = lines(&store, &format!("EXPLAIN {sql}")).await.join("\n");
+        let named = explained.matches(".parquet").count();
+        assert_eq!(named, files, "{explained}");
+        let count = format!("SELECT count(*) FROM plant.t WHERE {range}");
+        assert_eq!(lines(&store, &count).await, ["60"]);
+    }
+}

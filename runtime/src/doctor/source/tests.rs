@@ -5,6 +5,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::super::report::{Row, Status};
 use super::*;
 
 async fn look_at(url: String) -> Report {
@@ -65,9 +66,10 @@ async fn a_broker_of_3_1_1_only_is_tried_with_that() {
 
 #[test]
 fn findings_are_json_too() {
-    let mut report = Report::new("b");
+    let mut report = Report::new("b", VERDICTS);
     report.fail("queue", "1 of 2", &["line"]);
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["rows"][0]["status"], "fail");
     assert_eq!(json["rows"][0]["change"][0], "line");
+    assert_eq!(json["subject"], "b");
 }

@@ -3,26 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
+use tidegate_pipelines::Plan;
 use tidegate_pipelines::plan::SourceKind;
-use tidegate_runtime::doctor::{Options, examine};
+use tidegate_runtime::doctor::{Options, Report, examine};
 use tidegate_runtime::engine::subscriber_config;
 use tidegate_runtime::mqtt::SubscriberConfig;
 
-use super::failure::Failure;
-use super::{Outcome, files, print};
-
-#[derive(Args, Debug)]
-pub(super) struct DoctorArgs {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Subcommand)]
-enum What {
-    /// Tries out the brokers of pipelines, or those at some URLs
-    Source(SourceArgs),
-}
+use super::super::failure::Failure;
+use super::super::files;
 
 const SOURCE_HELP: &str = "\
 An acknowledged message is only as safe as the broker that acknowledged it, and with their default
@@ -50,7 +39,7 @@ Exit code: 0 if nothing FAILed, 1 otherwise.";
 
 #[derive(Args, Debug)]
 #[command(after_help = SOURCE_HELP)]
-struct SourceArgs {
+pub(in super::super) struct SourceArgs {
     /// Pipeline files, folders of them, or URLs: mqtt://, mqtts://, ws://, wss://
     #[arg(required = true, value_name = "FILE|URL")]
     targets: Vec<String>,
@@ -81,7 +70,7 @@ struct SourceArgs {
     key_file: Option<PathBuf>,
     /// Print the findings as one JSON document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -99,29 +88,38 @@ fn topic(text: &str) -> Result<String, String> {
     if wrong { Err("a topic without wildcards is needed".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-pub(super) async fn doctor(args: DoctorArgs) -> Outcome {
-    let What::Source(args) = args.what;
-    let brokers = brokers(&args)?;
+pub(super) async fn source(args: &SourceArgs) -> Result<Vec<Report>, Failure> {
+    let brokers = brokers(args)?;
+    if brokers.is_empty() {
+        let text = "no pipeline there has a broker as its source (`type = \"mqtt\"`)";
+        return Err(anyhow::anyhow!(text).into());
+    }
     let options = Options { topic: args.topic.clone(), messages: args.messages };
     let mut reports = Vec::new();
     for (name, config) in &brokers {
-        if !args.json && !reports.is_empty() {
-            print("")?;
+        reports.push(examine(name, config, &options).await);
+    }
+    Ok(reports)
+}
+
+/// The brokers of a plan, with the usual options.
+pub(super) async fn of_plan(plan: &Plan) -> Vec<Report> {
+    let mut reports = Vec::new();
+    for (name, config) in in_plan(plan) {
+        reports.push(examine(&name, &config, &Options::default()).await);
+    }
+    reports
+}
+
+fn in_plan(plan: &Plan) -> Vec<(String, SubscriberConfig)> {
+    let mut brokers = Vec::new();
+    for source in &plan.sources {
+        if let SourceKind::Mqtt(spec) = &source.kind {
+            let name = format!("{} as {}", source.name, spec.client_id);
+            brokers.push((name, subscriber_config(spec, Path::new("."))));
         }
-        let report = examine(name, config, &options).await;
-        if !args.json {
-            print(&report.table())?;
-        }
-        reports.push(report);
     }
-    if args.json {
-        let text = serde_json::to_string_pretty(&reports).context("cannot write JSON")?;
-        print(&text)?;
-    }
-    match reports.iter().all(tidegate_runtime::doctor::Report::passed) {
-        true => Ok(()),
-        false => Err(Failure::Reported),
-    }
+    brokers
 }
 
 /// The brokers that are named, each with what people call it.
@@ -134,16 +132,7 @@ fn brokers(args: &SourceArgs) -> Result<Vec<(String, SubscriberConfig)>, Failure
     }
     if !paths.is_empty() {
         let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
-        for source in &files::load(&paths)?.sources {
-            if let SourceKind::Mqtt(spec) = &source.kind {
-                let name = format!("{} as {}", source.name, spec.client_id);
-                brokers.push((name, subscriber_config(spec, Path::new("."))));
-            }
-        }
-    }
-    if brokers.is_empty() {
-        let text = "no pipeline there has a broker as its source (`type = \"mqtt\"`)";
-        return Err(anyhow::anyhow!(text).into());
+        brokers.extend(in_plan(&files::load(&paths)?));
     }
     Ok(brokers)
 }
@@ -168,12 +157,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use clap::Parser;
 
-    use super::super::args::{Cli, Command};
+    use super::super::super::args::{Cli, Command};
+    use super::super::{DoctorArgs, What};
     use super::*;
 
     fn parse(line: &str) -> Option<SourceArgs> {
         match Cli::try_parse_from(line.split(' ')).ok()?.command? {
-            Command::Doctor(DoctorArgs { what: What::Source(args) }) => Some(args),
+            Command::Doctor(DoctorArgs { what: Some(What::Source(args)), .. }) => Some(args),
             _ => None,
         }
     }

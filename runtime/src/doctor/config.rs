@@ -1,0 +1,217 @@
+//! `tidegate doctor config`: problems of pipeline files, and settings that lose data or cost a lot,
+//! each with the line to change.
+
+use std::path::PathBuf;
+
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_pipelines::Plan;
+use tidegate_pipelines::config::problem::Problem;
+use tidegate_pipelines::plan::SourceKind;
+
+use super::report::{Report, Verdicts};
+
+const VERDICTS: Verdicts = [
+    "nothing in these files loses data",
+    "usable; the warnings say what would make it better",
+    "cannot run as it is: change the lines above",
+];
+
+/// A broker should keep our session longer than any outage.
+const SESSION_S_MIN: u32 = 24 * 3600;
+/// More commits than this make a table of many small files: 8,640 a day.
+const FRESHNESS_US_MIN: i64 = 10_000_000;
+
+/// A pipeline file as it was read.
+#[derive(Clone, Debug)]
+pub struct FileText {
+    /// As it was named.
+    pub path: PathBuf,
+    /// All of it.
+    pub text: String,
+}
+
+/// Examines pipeline files: what they resolve to, or their problems, and what references this
+/// machine lacks.
+pub fn examine(
+    files: &[FileText],
+    loaded: Result<&Plan, &[Problem]>,
+    missing: &[String],
+) -> Report {
+    let names: Vec<String> = files.iter().map(|f| f.path.display().to_string()).collect();
+    let mut report = Report::new(&format!("pipelines {}", names.join(", ")), VERDICTS);
+    let plan = match loaded {
+        Ok(plan) => plan,
+        Err(problems) => {
+            for problem in problems {
+                tell(&mut report, problem);
+            }
+            return report;
+        }
+    };
+    report.ok("files", &format!("{} pipelines are sound", plan.pipelines.len()));
+    for why in missing {
+        let change = ["set it where `tidegate run` is started"];
+        report.fail("reference", why, &change);
+    }
+    for warning in &plan.warnings {
+        let place = format!("{}:{}", warning.file.display(), warning.line);
+        let hint: Vec<&str> = warning.hint.as_deref().into_iter().collect();
+        report.warn("file", &format!("{place}: {}", warning.message), &hint);
+    }
+    for pipeline in &plan.pipelines {
+        let file = files.iter().find(|f| is_of(f, &pipeline.name));
+        source(&mut report, plan, pipeline, file);
+        tables(&mut report, pipeline, file);
+    }
+    report
+}
+
+fn tell(report: &mut Report, problem: &Problem) {
+    let place = format!("{}:{}:{}", problem.file.display(), problem.line, problem.column);
+    let mut change = vec![format!("{place}: {}", problem.source_line.trim())];
+    change.extend(problem.hint.clone());
+    let change: Vec<&str> = change.iter().map(String::as_str).collect();
+    report.fail("file", &format!("{place}: {}", problem.message), &change);
+    report.at(problem.file.display().to_string(), None, None);
+}
+
+fn source(report: &mut Report, plan: &Plan, pipeline: &PipelineSpec, file: Option<&FileText>) {
+    let Some(source) = plan.sources.get(usize::from(pipeline.decode.source)) else { return };
+    let name = &pipeline.name;
+    match &source.kind {
+        SourceKind::Mqtt(spec) => {
+            if spec.qos == 0 {
+                let line = change(file, "source", "qos", "qos = 1");
+                report.warn("qos", &format!("{name}: subscribes at QoS 0"), &[&line]);
+                report.means("what is on its way when a connection ends is lost");
+            }
+            if spec.session_expiry_s < SESSION_S_MIN {
+                let text =
+                    format!("{name}: the broker keeps its session for {} s", spec.session_expiry_s);
+                let line = change(file, "source", "session_expiry", "session_expiry = \"7d\"");
+                report.warn("session", &text, &[&line]);
+                report.means("after a longer outage what was published meanwhile is lost");
+            }
+            if pipeline.dedup.is_none() {
+                let text = format!("{name}: repetitions are recognised by packet id and content");
+                report.note("repetitions", &text);
+                report.means(
+                    "what publishers send again after the broker's own crash is counted twice; \
+                     [reading.dedup] drops it",
+                );
+            }
+        }
+        SourceKind::Endpoint(spec) if spec.insecure_listen => {
+            let line = change(file, "source", "insecure_listen", "users_file = \"users.txt\"");
+            report.warn("access", &format!("{name}: anybody may publish"), &[&line]);
+        }
+        SourceKind::Http(spec) if spec.insecure_listen => {
+            let line = change(file, "source", "insecure_listen", "users = {...}");
+            report.warn("access", &format!("{name}: anybody may write"), &[&line]);
+        }
+        _ => {}
+    }
+}
+
+fn tables(report: &mut Report, pipeline: &PipelineSpec, file: Option<&FileText>) {
+    for table in pipeline.tables.iter().filter(|t| t.freshness_us < FRESHNESS_US_MIN) {
+        let a_day = 86_400_000_000 / table.freshness_us.max(1);
+        let text = format!(
+            "{}.{}: up to {a_day} commits a day, each with a file per partition",
+            table.namespace, table.name
+        );
+        let line = change(file, "table", "freshness", "freshness = \"1m\"");
+        report.warn("freshness", &text, &[&line]);
+        report.means("many small files make queries slow; nothing is lost");
+    }
+}
+
+/// Whether this is the file of the pipeline with this name.
+fn is_of(file: &FileText, name: &str) -> bool {
+    let quoted = [format!("\"{name}\""), format!("'{name}'")];
+    let top = file.text.lines().take_while(|line| !line.trim_start().starts_with('['));
+    top.filter(|line| key_of(line) == Some("name"))
+        .any(|line| quoted.iter().any(|q| line.contains(q.as_str())))
+}
+
+fn key_of(line: &str) -> Option<&str> {
+    line.split_once('=').map(|(key, _)| key.trim())
+}
+
+/// `FILE:LINE: NEW`, for the line with this key in this section, or the one to put it below.
+fn change(file: Option<&FileText>, section: &str, key: &str, new: &str) -> String {
+    let Some(file) = file else { return new.to_owned() };
+    let path = file.path.display();
+    let (mut inside, mut header) = (false, None);
+    for (number, line) in (1..).zip(file.text.lines()) {
+        let line = line.trim();
+        if line.starts_with('[') {
+            inside = line.trim_matches(['[', ']']).trim() == section;
+            if inside {
+                header.get_or_insert(number);
+            }
+        } else if inside && key_of(line) == Some(key) {
+            return format!("{path}:{number}: instead of `{line}`: {new}");
+        }
+    }
+    match header {
+        Some(number) => format!("{path}:{number}: below this line: {new}"),
+        None => format!("{path}: {new}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const TEXT: &str = r#"
+name = "p"
+[source]
+type = "mqtt"
+url = "mqtt://b"
+topics = ["a/{device}"]
+qos = 0
+[reading]
+device = "{device}"
+time = "ts"
+[reading.fields]
+t = "float64"
+[[table]]
+from = "readings"
+freshness = "1s"
+"#;
+
+    fn look(text: &str) -> Report {
+        let file = FileText { path: "p.toml".into(), text: text.into() };
+        let loaded =
+            tidegate_pipelines::load(&[(file.path.clone(), file.text.clone())], &|_, _| {
+                Err("no references here".into())
+            });
+        examine(&[file], loaded.as_ref().map_err(|problems| problems.as_slice()), &[])
+    }
+
+    #[test]
+    fn the_line_to_change_is_named() {
+        let report = look(TEXT);
+        assert!(report.passed(), "{}", report.table());
+        let change =
+            |check: &str| report.rows.iter().find(|r| r.check == check).unwrap().change[0].clone();
+        assert_eq!(change("qos"), "p.toml:7: instead of `qos = 0`: qos = 1");
+        assert!(
+            change("freshness").starts_with("p.toml:15: instead of"),
+            "{}",
+            change("freshness")
+        );
+        let report = look(&TEXT.replace("qos = 0\n", "session_expiry = \"1m\"\n"));
+        let session = report.rows.iter().find(|r| r.check == "session").unwrap();
+        assert!(session.change[0].starts_with("p.toml:7: instead of"), "{session:?}");
+    }
+
+    #[test]
+    fn problems_are_failures_with_their_place() {
+        let report = look(&TEXT.replace("float64", "flot64"));
+        assert!(!report.passed());
+        assert!(report.rows[0].measured.starts_with("p.toml:12:"), "{:?}", report.rows[0]);
+    }
+}

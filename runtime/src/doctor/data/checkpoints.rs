@@ -1,0 +1,87 @@
+//! The checkpoints' part: manifest, parts, decodable state, and whether it fits the pipelines.
+
+use super::super::report::Report;
+use super::super::{bytes_text, counted};
+use super::{Newest, Scene, VERDICTS};
+use crate::checkpoint::{Checkpoint, CheckpointStore, Surveyed};
+use crate::engine::checkpoints::{changed, decode};
+
+/// The newest checkpoint that a start would use, and what was found.
+pub(super) fn examine(scene: &Scene<'_>) -> (Newest, Report) {
+    let mut report = Report::new(&scene.subject("checkpoints"), VERDICTS);
+    let dir = scene.data.join("checkpoints");
+    if !dir.is_dir() {
+        report.note("checkpoints", "there are none: a start replays the whole journal");
+        return (0, report);
+    }
+    (scene.progress)("checkpoints", 0, 1);
+    let all = match CheckpointStore::look_at(&dir).survey() {
+        Ok(all) => all,
+        Err(error) => {
+            report.fail("checkpoints", &error.to_string(), &["let this user read the folder"]);
+            return (0, report);
+        }
+    };
+    if all.is_empty() {
+        report.note("checkpoints", "there are none: a start replays the whole journal");
+    }
+    let newest_whole = all.iter().rfind(|s| s.found.is_ok()).map_or(0, |s| s.epoch);
+    for one in &all {
+        let file = dir.join(&one.manifest).display().to_string();
+        match &one.found {
+            Ok(checkpoint) => whole(scene, &mut report, one, checkpoint, newest_whole),
+            Err(reason) => broken(&mut report, one, reason, newest_whole),
+        }
+        report.at(file, None, Some(one.epoch));
+    }
+    (newest_whole, report)
+}
+
+fn whole(
+    scene: &Scene<'_>,
+    report: &mut Report,
+    one: &Surveyed,
+    checkpoint: &Checkpoint,
+    newest_whole: Newest,
+) {
+    let bad = checkpoint.parts.iter().find_map(|(name, bytes)| {
+        decode(bytes).err().map(|error| format!("part {name} cannot be decoded: {error}"))
+    });
+    let check = format!("epoch {}", one.epoch);
+    if let Some(reason) = bad {
+        let line = format!("move {} elsewhere: the one before it is used then", one.manifest);
+        report.fail(&check, &reason, &[&line]);
+        report.means("its checksums are right, so it was written so: a start refuses it");
+        return;
+    }
+    let bytes = checkpoint.parts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let parts = counted(checkpoint.parts.len() as u64, "part");
+    let role = if one.epoch == newest_whole { "a start uses it" } else { "kept in reserve" };
+    report.ok(&check, &format!("whole: {parts}, {}; {role}", bytes_text(bytes)));
+    let Some(pipelines) = scene.pipelines.filter(|_| one.epoch == newest_whole) else { return };
+    let changed = changed(&checkpoint.meta, pipelines);
+    if !changed.is_empty() {
+        let text = format!("changed since this checkpoint: {}", changed.join(", "));
+        report.warn("pipelines", &text, &["tidegate explain FILE shows what they do now"]);
+        report.means("these pipelines start without the state of their windows and alerts");
+    } else {
+        report.ok("pipelines", "the state fits the pipelines given");
+    }
+}
+
+fn broken(report: &mut Report, one: &Surveyed, reason: &str, newest_whole: Newest) {
+    let check = format!("epoch {}", one.epoch);
+    let text = format!("{}: {reason}", one.manifest);
+    if one.epoch < newest_whole {
+        report.warn(&check, &text, &[]);
+        report.means(format!("it is not needed: epoch {newest_whole} is newer and whole"));
+        return;
+    }
+    let change = ["look at the disk (dmesg, smartctl): a checkpoint was whole when it was written"];
+    report.fail(&check, &text, &change);
+    report.means(match newest_whole {
+        0 => "a start passes it over; no other is whole, so all of the journal has to be there"
+            .to_owned(),
+        older => format!("a start passes it over and uses epoch {older}: it replays more"),
+    });
+}

@@ -1,0 +1,153 @@
+//! Data folders with every kind of damage: found, named, with the right advice.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use super::super::report::{Row, Status};
+use super::*;
+use crate::checkpoint::CheckpointStore;
+use crate::journal::examine::testing::{segments, write_journal};
+
+/// A folder with a journal of some segments.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    write_journal(&dir.path().join("journal"), 450, 24);
+    dir
+}
+
+fn look(dir: &tempfile::TempDir) -> Vec<Report> {
+    let options = DataOptions { data: dir.path().into(), pipelines: None };
+    examine(&options, &|_, _, _| {})
+}
+
+fn rows(reports: &[Report], status: Status) -> Vec<&Row> {
+    reports.iter().flat_map(|r| &r.rows).filter(|r| r.status == status).collect()
+}
+
+fn files(dir: &tempfile::TempDir) -> Vec<PathBuf> {
+    segments(&dir.path().join("journal"))
+}
+
+#[test]
+fn a_whole_folder_is_whole_also_while_it_is_used() {
+    let dir = folder();
+    let reports = look(&dir);
+    assert!(reports.iter().all(Report::passed), "{}", reports[0].table());
+    assert_eq!(rows(&reports, Status::Warn), Vec::<&Row>::new());
+    let _lock = crate::journal::storage::lock_dir(&dir.path().join("journal")).unwrap();
+    let reports = look(&dir);
+    assert!(reports[0].subject.contains("in use by process"), "{}", reports[0].subject);
+    assert!(reports.iter().all(Report::passed), "{}", reports[0].table());
+    assert!(!look(&tempfile::tempdir().unwrap()).is_empty());
+}
+
+#[test]
+fn a_missing_segment_is_named_with_what_it_held() {
+    let dir = folder();
+    let files = files(&dir);
+    assert!(files.len() > 4);
+    std::fs::remove_file(&files[1]).unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("segment 2 is missing"), "{fails:?}");
+    assert!(fails[0].means.contains("message"), "{fails:?}");
+    assert!(fails[0].change.iter().any(|c| c.contains("--salvage")), "{fails:?}");
+    assert!(fails.iter().any(|r| r.check == "recovery"), "{fails:?}");
+    // With a checkpoint behind the gap it is not needed.
+    let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
+    store.save(20, &[], serde_json::json!({})).unwrap();
+    drop(store);
+    std::fs::remove_file(&files[0]).unwrap();
+    let reports = look(&dir);
+    assert!(reports.iter().all(Report::passed), "{}", reports[0].table());
+}
+
+#[test]
+fn swapped_and_empty_segments_are_named() {
+    let dir = folder();
+    let files = files(&dir);
+    let spare = dir.path().join("spare");
+    std::fs::rename(&files[1], &spare).unwrap();
+    std::fs::rename(&files[2], &files[1]).unwrap();
+    std::fs::rename(&spare, &files[2]).unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("journal-000000000002.log"), "{fails:?}");
+    assert!(fails[0].measured.contains("is segment 3"), "{fails:?}");
+
+    let dir = folder();
+    let files = self::files(&dir);
+    std::fs::write(&files[1], "").unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("cut off"), "{fails:?}");
+    assert_eq!(fails[0].place.as_ref().unwrap().offset, Some(0));
+}
+
+#[test]
+fn checkpoints_are_judged_and_recovery_follows_the_newest_whole_one() {
+    let dir = folder();
+    let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
+    store.save(3, &[], serde_json::json!({})).unwrap();
+    store.save(9, &[("p/w#0".into(), b"no arrow".to_vec())], serde_json::json!({})).unwrap();
+    drop(store);
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("cannot be decoded"), "{fails:?}");
+    let manifest = dir.path().join("checkpoints/checkpoint-00000000000000000009.json");
+    let mut bytes = std::fs::read(&manifest).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&manifest, bytes).unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert_eq!(fails.len(), 1, "{fails:?}");
+    assert!(fails[0].measured.contains("checksum of the manifest"), "{fails:?}");
+    assert!(fails[0].means.contains("uses epoch 3"), "{fails:?}");
+    let recovery = reports[0].rows.iter().find(|r| r.check == "recovery").unwrap();
+    assert!(recovery.measured.contains("restores epoch 3"), "{recovery:?}");
+}
+
+#[test]
+fn a_journal_that_does_not_reach_the_checkpoint_is_a_failure() {
+    let dir = folder();
+    let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
+    store.save(900, &[], serde_json::json!({})).unwrap();
+    drop(store);
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("the newest checkpoint is of epoch 900"), "{fails:?}");
+}
+
+#[test]
+fn a_damaged_outbox_and_session_store_are_named() {
+    use crate::outbox::{Notification, Outbox};
+    let dir = folder();
+    let outbox = Outbox::open(dir.path().join("outbox")).unwrap();
+    for epoch in 1..4 {
+        let item = Notification {
+            id: format!("id-{epoch}"),
+            target: "p/ops".into(),
+            key: "k".into(),
+            created_us: 1,
+            body: "{}".into(),
+        };
+        outbox.enqueue(epoch, vec![item]).unwrap();
+    }
+    drop(outbox);
+    std::fs::create_dir(dir.path().join("sessions")).unwrap();
+    let store = dir.path().join("sessions/endpoint.redb");
+    drop(redb::Database::create(&store).unwrap());
+    let reports = look(&dir);
+    assert!(reports.iter().all(Report::passed));
+    assert!(reports[2].rows[0].measured.contains("3 pending, 0 delivered, 0 dead"));
+    let path = dir.path().join("outbox/outbox-000000000001.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&store, "no database").unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("outbox-000000000001.log at bytes"), "{fails:?}");
+    assert_eq!(fails[1].check, "endpoint.redb");
+    assert!(!dir.path().join("sessions").join("lock").exists());
+}

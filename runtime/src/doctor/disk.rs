@@ -1,0 +1,240 @@
+//! `tidegate doctor disk`: how long a sync takes, whether it can be believed, how much room there
+//! is, and what kind of file system it is. It writes a file of its own and removes it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::report::{Report, Verdicts};
+use super::{OnProgress, bytes_text};
+use crate::journal::{Disk, Storage};
+
+const VERDICTS: Verdicts = [
+    "this disk is fit for a journal",
+    "usable; see the warnings",
+    "not fit for a journal as it is",
+];
+
+/// Group commits that are tried, each of this size: what a busy second of messages makes.
+const COMMITS: usize = 200;
+const COMMIT_BYTES: usize = 16 << 10;
+/// No more time than this is spent on them.
+const TIME_MAX: Duration = Duration::from_secs(5);
+/// No disk, and no battery-backed cache, is faster than this: then nothing was written.
+const BELIEVABLE: Duration = Duration::from_micros(20);
+/// Each acknowledgement waits for a sync: beyond this, devices notice.
+const SLOW: Duration = Duration::from_millis(50);
+/// Descriptors below which an endpoint cannot serve many devices.
+const FILES_MIN: u64 = 4096;
+
+/// Where syncs mean something else than on a local disk, and what.
+const NETWORK: [&str; 10] =
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "fuse.sshfs", "glusterfs", "afs"];
+const MEMORY: [&str; 3] = ["tmpfs", "ramfs", "devtmpfs"];
+
+/// Examines the disk under `dir`, given how large the journal may become. Blocks.
+pub fn examine(dir: &Path, journal_bytes_max: u64, progress: OnProgress<'_>) -> Report {
+    let mut report = Report::new(&format!("disk of {}", dir.display()), VERDICTS);
+    if !dir.is_dir() {
+        report.fail("folder", "there is no such folder", &["tidegate doctor disk DIR"]);
+        return report;
+    }
+    file_system(&mut report, dir);
+    match sync_times(dir, progress) {
+        Ok(times) => judge(&mut report, times),
+        Err(error) => {
+            report.fail(
+                "sync",
+                &format!("cannot write a test file: {error}"),
+                &["let this user write into the folder, or choose another with --data"],
+            );
+        }
+    }
+    room(&mut report, dir, journal_bytes_max);
+    descriptors(&mut report);
+    report
+}
+
+/// Removes the test file, however the examination ends.
+struct TestFile(PathBuf);
+
+impl Drop for TestFile {
+    fn drop(&mut self) {
+        // It may never have been made.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn sync_times(dir: &Path, progress: OnProgress<'_>) -> std::io::Result<Vec<Duration>> {
+    let path = dir.join(format!("doctor-{}.tmp", std::process::id()));
+    let test = TestFile(path);
+    let mut file = Disk.create(&test.0)?;
+    let bytes = vec![0xa5; COMMIT_BYTES];
+    let began = Instant::now();
+    let mut times = Vec::with_capacity(COMMITS);
+    while times.len() < COMMITS && began.elapsed() < TIME_MAX {
+        file.append(&bytes)?;
+        let begin = Instant::now();
+        file.sync()?;
+        times.push(begin.elapsed());
+        progress("disk", times.len() as u64, COMMITS as u64);
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+fn judge(report: &mut Report, times: Vec<Duration>) {
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+    let (median, p99, max) = (at(0.5), at(0.99), at(1.0));
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let text = format!(
+        "{} group commits of {} KiB: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+        times.len(),
+        COMMIT_BYTES >> 10,
+        ms(median),
+        ms(p99),
+        ms(max)
+    );
+    if median < BELIEVABLE {
+        report.warn("sync", &text, &["keep the journal on a disk that honours fsync"]);
+        report.means(
+            "too fast to be true: a power loss would lose what was acknowledged (a disk in memory, \
+             eatmydata, or a virtual disk with cache=unsafe)",
+        );
+    } else if p99 > SLOW {
+        let change = ["a disk with power-loss protection, or one that is not shared"];
+        report.warn("sync", &text, &change);
+        report.means("every acknowledgement waits for a sync: devices wait as long");
+    } else {
+        report.ok("sync", &text);
+    }
+}
+
+fn file_system(report: &mut Report, dir: &Path) {
+    let Some(kind) = kind_of(dir) else {
+        report.check("file system", "its kind cannot be told here", &[]);
+        return;
+    };
+    let local = ["use a local disk for --data; tables may lie elsewhere with --tables"];
+    if MEMORY.contains(&kind.as_str()) {
+        report.warn("file system", &format!("{kind}: it is in memory"), &local);
+        report.means("a restart of the machine loses the journal, acknowledged or not");
+    } else if NETWORK.contains(&kind.as_str()) {
+        report.warn("file system", &format!("{kind}: it is on a network"), &local);
+        report.means("locks and syncs may not hold there: two instances could run on one folder");
+    } else {
+        report.ok("file system", &kind);
+    }
+}
+
+/// The kind of file system that `dir` lies on, by the longest mount point above it.
+fn kind_of(dir: &Path) -> Option<String> {
+    let dir = std::fs::canonicalize(dir).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    kind_in(&mounts, &dir)
+}
+
+/// `36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda1 rw`
+fn kind_in(mounts: &str, dir: &Path) -> Option<String> {
+    let mut best: Option<(usize, String)> = None;
+    for line in mounts.lines() {
+        let Some((head, tail)) = line.split_once(" - ") else { continue };
+        let Some(point) = head.split_whitespace().nth(4) else { continue };
+        let point = PathBuf::from(point.replace("\\040", " "));
+        let Some(kind) = tail.split_whitespace().next() else { continue };
+        let depth = point.components().count();
+        // A later mount at the same place hides the earlier one.
+        if dir.starts_with(&point) && best.as_ref().is_none_or(|(known, _)| depth >= *known) {
+            best = Some((depth, kind.to_owned()));
+        }
+    }
+    best.map(|(_, kind)| kind)
+}
+
+fn room(report: &mut Report, dir: &Path, journal_bytes_max: u64) {
+    let Some(free) = free_bytes(dir) else {
+        report.check("room", "`df` does not tell how much is free", &[]);
+        return;
+    };
+    let used: u64 = std::fs::read_dir(dir.join("journal"))
+        .map(|entries| entries.filter_map(|e| e.ok()?.metadata().ok()).map(|m| m.len()).sum())
+        .unwrap_or(0);
+    let wanted = journal_bytes_max.saturating_sub(used);
+    let text =
+        format!("{} free; the journal may grow by {} more", bytes_text(free), bytes_text(wanted));
+    if free < wanted {
+        report.warn("room", &text, &["free some space, or use a larger disk for --data"]);
+        report
+            .means("if the tables cannot be written for long, the disk is full before the budget");
+    } else {
+        report.ok("room", &text);
+    }
+}
+
+/// Bytes that this user may still write there, as `df` tells.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let output = Command::new("df").arg("-Pk").arg(dir).env("LC_ALL", "C").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let blocks: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    blocks.checked_mul(1024)
+}
+
+fn descriptors(report: &mut Report) {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let soft = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    match soft {
+        Some(soft) if soft < FILES_MIN => {
+            let change = ["ulimit -n 65536; with systemd: LimitNOFILE=65536"];
+            report.warn("open files", &format!("{soft} at most"), &change);
+            report.means("each connection of a device needs one");
+        }
+        Some(soft) => report.ok("open files", &format!("{soft} at most")),
+        None => report.check("open files", "the limit cannot be told here", &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::report::Status;
+    use super::*;
+
+    fn status(report: &Report, check: &str) -> Status {
+        report.rows.iter().find(|r| r.check == check).unwrap().status
+    }
+
+    #[test]
+    fn the_longest_mount_point_tells_the_kind() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            30 22 0:40 / /data rw shared:1 - nfs4 nas:/x rw\n\
+            31 30 0:41 / /data/my\\040disk rw - tmpfs tmpfs rw\n";
+        let kind = |dir: &str| kind_in(mounts, Path::new(dir)).unwrap();
+        assert_eq!((kind("/database"), kind("/data/x")), ("ext4".into(), "nfs4".into()));
+        assert_eq!(kind("/data/my disk"), "tmpfs");
+    }
+
+    #[test]
+    fn it_measures_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let report = examine(dir.path(), 1 << 20, &|_, _, _| {});
+        assert!(report.passed(), "{}", report.table());
+        assert!(report.rows.iter().any(|r| r.measured.contains("p99")), "{}", report.table());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let full = examine(dir.path(), u64::MAX, &|_, _, _| {});
+        assert_eq!(status(&full, "room"), Status::Warn);
+        assert!(!examine(&dir.path().join("none"), 0, &|_, _, _| {}).passed());
+    }
+
+    #[test]
+    fn slow_and_unbelievable_syncs_are_told() {
+        for (us, word) in [(5, "too fast to be true"), (80_000, "devices wait"), (900, "")] {
+            let mut report = Report::new("d", VERDICTS);
+            judge(&mut report, vec![Duration::from_micros(us); 10]);
+            assert!(report.rows[0].means.contains(word), "{us}");
+            assert_eq!(report.rows[0].means.is_empty(), word.is_empty(), "{us}");
+        }
+    }
+}

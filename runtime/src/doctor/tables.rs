@@ -1,0 +1,169 @@
+//! `tidegate doctor tables`: the store, and each table below it: log, files, epochs; and whether
+//! they belong to the journal and the checkpoints beside them.
+
+use std::path::{Path, PathBuf};
+
+use tidegate_sql::examine::{self, Finding, Severity, TableHealth};
+use tidegate_sql::{Store, tables_of};
+
+use super::OnProgress;
+use super::report::{Report, Verdicts};
+use crate::checkpoint::CheckpointStore;
+use crate::journal::examine::{Mode, Watch, Whole, examine as examine_journal};
+
+const STORE: Verdicts = [
+    "this store keeps what commits rely on",
+    "usable; see the warnings",
+    "tables are not safe here: what to do stands above",
+];
+const TABLE: Verdicts =
+    ["whole", "whole; see the warnings", "damaged: what follows from it stands above"];
+
+/// Which tables are examined.
+#[derive(Clone, Debug, Default)]
+pub struct TablesOptions {
+    /// Their root; without it, what the instance of `data` noted.
+    pub url: Option<String>,
+    /// The data folder of the instance that writes them, if it is on this machine.
+    pub data: Option<PathBuf>,
+}
+
+/// How far the instance beside the tables is.
+struct Beside {
+    /// Begins the application id of its commits.
+    instance: String,
+    checkpoint: u64,
+    /// The last sealed or open epoch of its journal; `None` without a journal.
+    journal: Option<u64>,
+    running: bool,
+}
+
+/// Examines the tables and the store that they lie in.
+pub async fn examine(options: &TablesOptions, progress: OnProgress<'_>) -> Vec<Report> {
+    let url = match (&options.url, &options.data) {
+        (Some(url), _) => Ok(url.clone()),
+        (None, Some(data)) => tables_of(data).map_err(|e| e.to_string()),
+        (None, None) => Err("say where the tables are: a folder or s3://bucket/prefix".into()),
+    };
+    let url = match url {
+        Ok(url) => url,
+        Err(why) => return vec![failed("tables", &why)],
+    };
+    let missing = Store::local_folder(&url).ok().flatten().is_some_and(|folder| !folder.is_dir());
+    if missing {
+        let mut report = Report::new(&format!("tables in {url}"), STORE);
+        report.note("tables", "there is no such folder yet: the first start makes it");
+        return vec![report];
+    }
+    let store = match Store::open(&url) {
+        Ok(store) => store,
+        Err(error) => return vec![failed(&format!("tables in {url}"), &error.to_string())],
+    };
+    let mut report = Report::new(&format!("tables in {url}"), STORE);
+    let unique = format!("{:016x}", crate::journal::segment::new_salt(1));
+    for finding in examine::probe(&store, &unique).await {
+        put(&mut report, finding);
+    }
+    let names = examine::tables(&store).await;
+    let mut reports = vec![report];
+    let names = match names {
+        Ok(names) => names,
+        // The probe has told why.
+        Err(_) if !reports[0].passed() => return reports,
+        Err(error) => return vec![failed(&format!("tables in {url}"), &error.to_string())],
+    };
+    let beside = options.data.as_deref().and_then(beside);
+    for name in names {
+        let told = |done, total| progress(&name.to_string(), done, total);
+        let mut report = Report::new(&format!("table {name}"), TABLE);
+        match examine::table(&store, &name, &told).await {
+            Ok(health) => {
+                for finding in &health.findings {
+                    put(&mut report, finding.clone());
+                }
+                if let Some(beside) = &beside {
+                    compare(&mut report, &health, beside);
+                }
+            }
+            Err(error) => report.fail("store", &error.to_string(), &["run the doctor again"]),
+        }
+        reports.push(report);
+    }
+    reports
+}
+
+fn failed(subject: &str, why: &str) -> Report {
+    let mut report = Report::new(subject, STORE);
+    report.fail("store", why, &[]);
+    report
+}
+
+fn put(report: &mut Report, finding: Finding) {
+    let change: Vec<&str> = finding.change.iter().map(String::as_str).collect();
+    match finding.severity {
+        Severity::Ok => report.ok(finding.check, &finding.text),
+        Severity::Note => report.note(finding.check, &finding.text),
+        Severity::Warn => report.warn(finding.check, &finding.text, &change),
+        Severity::Fail => report.fail(finding.check, &finding.text, &change),
+    }
+    report.means(finding.means);
+    if let Some(object) = finding.object {
+        report.at(object, None, None);
+    }
+}
+
+/// What lies in the data folder; `None` if it was never used.
+fn beside(data: &Path) -> Option<Beside> {
+    let instance = std::fs::read_to_string(data.join("instance")).ok()?.trim().to_owned();
+    let running = super::instance::running(data).is_some();
+    let all = CheckpointStore::look_at(data.join("checkpoints")).survey().unwrap_or_default();
+    let checkpoint = all.iter().rfind(|s| s.found.is_ok()).map_or(0, |s| s.epoch);
+    let dir = data.join("journal");
+    let mode = if running { Mode::Live } else { Mode::Stopped };
+    let mut visit = |_, _: Whole<'_>| Ok(());
+    let watch = Watch { progress: &|_, _| {}, visit: &mut visit, sources: &[] };
+    let found = dir.is_dir().then(|| examine_journal(&dir, mode, watch).ok()).flatten();
+    // An open epoch with messages is sealed by the next start.
+    let journal = found.filter(|f| f.first_epoch().is_some()).map(|f| match f.open {
+        (epoch, 0) => epoch.saturating_sub(1),
+        (epoch, _) => epoch,
+    });
+    Some(Beside { instance, checkpoint, journal, running })
+}
+
+fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
+    let app = format!("{}/{}", beside.instance, health.name);
+    let Some(&epoch) = health.committed.get(&app) else {
+        if !health.committed.is_empty() {
+            let apps: Vec<&str> = health.committed.keys().map(String::as_str).collect();
+            report.note("epochs", &format!("written by others: {}", apps.join(", ")));
+            report.means("this data folder has not written it: its rows are added to theirs");
+        }
+        return;
+    };
+    let text = format!("epoch {epoch} is its newest; checkpoint {}", beside.checkpoint);
+    match beside.journal {
+        Some(last) if last < epoch && !beside.running => {
+            let text = format!("{text}; the journal ends at epoch {last}");
+            let change = ["restore the newest segments of the journal", SALVAGE];
+            report.fail("epochs", &text, &change);
+            report.means(format!(
+                "a start would count on from epoch {}: rows of epochs up to {epoch} would be \
+                 taken for repetitions and left out",
+                last + 1
+            ));
+        }
+        _ => {
+            report.ok("epochs", &text);
+            if epoch > beside.checkpoint {
+                report.means(format!(
+                    "a start replays from epoch {} and leaves out what the table has",
+                    beside.checkpoint + 1
+                ));
+            }
+        }
+    }
+}
+
+/// Makes a journal that goes on behind the tables.
+const SALVAGE: &str = "tidegate doctor data --data DIR --salvage NEW_FOLDER";

@@ -1,0 +1,213 @@
+//! What can be saved of a table, as a new table elsewhere: one log entry that names the files which
+//! are there and whole, with the epochs that the old log had reached.
+//!
+//! Where a log entry is lost, files of ours tell by their names which epochs they hold: those that
+//! close a gap between known epochs are named again.
+
+use std::collections::BTreeMap;
+
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use super::{files, history, list};
+use crate::delta::action::{Action, Add, Txn, encode};
+use crate::delta::log::{self, Replay, Snapshot, commit_path};
+use crate::delta::{checkpoint, path};
+use crate::session::TableName;
+use crate::writer::table_path;
+use crate::{Error, Result, Store};
+
+/// What was saved of a table, and what was not.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// Files that the new table names.
+    pub files: usize,
+    /// Their rows.
+    pub rows: u64,
+    /// Files that the old log names and that are gone or damaged, with their rows.
+    pub lost: Vec<(String, u64)>,
+    /// Files that were named again by what their own names say.
+    pub found: usize,
+    /// Versions of the log that were missing or unreadable.
+    pub bad_versions: Vec<u64>,
+    /// The newest epoch of each application in the new table.
+    pub committed: BTreeMap<String, u64>,
+}
+
+/// Epochs that a file of ours holds, by its name: `part-APP-FIRST-THROUGH-NUMBER-HASH.parquet`.
+fn epochs_of(location: &str) -> Option<(String, u64, u64)> {
+    let name = location.rsplit('/').next()?.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let mut parts = name.rsplitn(5, '-');
+    let (_hash, _number) = (parts.next()?, parts.next()?);
+    let (through, first) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((parts.next()?.to_owned(), first, through))
+}
+
+/// Values of the partition columns, by the folders of a file.
+fn partition_values(below_table: &str) -> BTreeMap<String, Option<String>> {
+    let folders = below_table.split('/').filter_map(|part| part.split_once('='));
+    let unescape = |text: &str| {
+        let table = Path::from("t");
+        let found = path::from_log(&table, text).ok();
+        found.and_then(|p| p.filename().map(str::to_owned)).unwrap_or_else(|| text.to_owned())
+    };
+    let value = |v: &str| (v != path::NULL_FOLDER).then(|| unescape(v));
+    folders.map(|(column, v)| (unescape(column), value(v))).collect()
+}
+
+/// Writes a new table into `to` of what is whole of the table in `from`; `None` if nothing says
+/// what columns it has.
+///
+/// # Errors
+/// A store fails, or the log needs features that we do not have.
+pub async fn rebuild(from: &Store, to: &Store, name: &TableName) -> Result<Option<Rebuilt>> {
+    let table = table_path(&name.schema, &name.name)?;
+    let listing = list(from, &table).await?;
+    let (replay, next) = base(from, &table).await?;
+    let mut replay = replay;
+    let (good, mut bad) = history::readable(from, &table, &listing, next).await?;
+    let newest = good.iter().map(|(v, _)| *v).chain(bad.iter().copied()).max();
+    let known: Vec<u64> = good.iter().map(|(v, _)| *v).collect();
+    let expected = next..newest.map_or(next, |n| n + 1);
+    bad.extend(expected.filter(|v| !known.contains(v) && !bad.contains(v)).collect::<Vec<_>>());
+    bad.sort_unstable();
+    for (version, actions) in good {
+        replay.apply(commit_path(&table, version).as_ref(), actions)?;
+    }
+    let Ok(mut snapshot) = replay.finish(&table, newest.unwrap_or(0)) else { return Ok(None) };
+    let mut rebuilt = Rebuilt { bad_versions: bad, ..Rebuilt::default() };
+    let mut adds: Vec<Add> = snapshot.files.values().map(|f| f.add.clone()).collect();
+    if !rebuilt.bad_versions.is_empty() {
+        let again = nameless(from, &table, &listing, &snapshot).await?;
+        rebuilt.found = again.len();
+        adds.extend(again);
+    }
+    snapshot.files.clear();
+    let mut kept = Vec::new();
+    for add in adds {
+        copy(from, to, &table, add, &mut kept, &mut rebuilt).await?;
+    }
+    rebuilt.files = kept.len();
+    write(to, &table, &snapshot, kept, &mut rebuilt).await?;
+    Ok(Some(rebuilt))
+}
+
+/// The newest checkpoint if it can be read, and the version to go on with.
+async fn base(store: &Store, table: &Path) -> Result<(Replay, u64)> {
+    let Some((version, parts)) = log::list(store, table).await?.checkpoint else {
+        return Ok((Replay::default(), 0));
+    };
+    let mut replay = Replay::default();
+    for part in &parts {
+        match checkpoint::read(store, part).await {
+            Ok(actions) => replay.apply(part.as_ref(), actions)?,
+            Err(error @ Error::Store { .. }) => return Err(error),
+            Err(_) => return Ok((Replay::default(), 0)),
+        }
+    }
+    Ok((replay, version + 1))
+}
+
+/// Files that no readable version names and whose epochs close a gap of those that are named.
+async fn nameless(
+    store: &Store,
+    table: &Path,
+    listing: &super::Listing,
+    snapshot: &Snapshot,
+) -> Result<Vec<Add>> {
+    let named = snapshot.files.keys().chain(snapshot.removed.keys());
+    let named: Vec<Path> = named.filter_map(|e| path::from_log(table, e).ok()).collect();
+    let known: Vec<_> = named.iter().filter_map(|p| epochs_of(p.as_ref())).collect();
+    let committed = |app: &str| {
+        let of = |(id, v): (&String, &i64)| (path::file_word(id) == app).then_some(*v);
+        snapshot.txns.iter().find_map(of).and_then(|v| u64::try_from(v).ok()).unwrap_or(0)
+    };
+    let mut adds = Vec::new();
+    for (location, meta) in &listing.files {
+        let Some((app, first, through)) = epochs_of(location.as_ref()) else { continue };
+        let of_app = || known.iter().filter(|k| k.0 == app);
+        let overlaps = of_app().any(|k| k.1 <= through && first <= k.2);
+        let after = of_app().any(|k| k.2 + 1 == first) || first == 1;
+        let before = of_app().any(|k| k.1 == through + 1);
+        if named.contains(location) || overlaps || !after || !before || through > committed(&app) {
+            continue;
+        }
+        let Ok(footer) = files::footer(store, location, meta.size).await? else { continue };
+        let below = location.as_ref().strip_prefix(&format!("{table}/")).unwrap_or_default();
+        let rows = footer.file_metadata().num_rows();
+        adds.push(Add {
+            path: path::to_log(below),
+            partition_values: partition_values(below),
+            size: i64::try_from(meta.size).unwrap_or(i64::MAX),
+            modification_time: meta.last_modified.timestamp_millis(),
+            data_change: true,
+            stats: Some(serde_json::json!({ "numRecords": rows }).to_string()),
+            deletion_vector: None,
+        });
+    }
+    Ok(adds)
+}
+
+/// Copies a file that is whole.
+async fn copy(
+    from: &Store,
+    to: &Store,
+    table: &Path,
+    add: Add,
+    kept: &mut Vec<Add>,
+    rebuilt: &mut Rebuilt,
+) -> Result<()> {
+    let location = path::from_log(table, &add.path)?;
+    let stats: Option<serde_json::Value> =
+        add.stats.as_deref().and_then(|text| serde_json::from_str(text).ok());
+    let rows = stats.and_then(|s| s["numRecords"].as_u64());
+    let whole = match from.objects().get(&location).await {
+        Ok(found) => found.bytes().await.ok(),
+        Err(_) => None,
+    };
+    let stated = u64::try_from(add.size).unwrap_or(0);
+    let footer = match &whole {
+        Some(bytes) if bytes.len() as u64 == stated => {
+            files::footer(from, &location, stated).await?.ok()
+        }
+        _ => None,
+    };
+    let held = footer.map(|f| u64::try_from(f.file_metadata().num_rows()).unwrap_or(0));
+    match (whole, held) {
+        (Some(bytes), Some(held)) if rows.is_none_or(|rows| rows == held) => {
+            let what = format!("writing {location}");
+            to.objects().put(&location, bytes.into()).await.map_err(Error::store(what))?;
+            rebuilt.rows += held;
+            kept.push(add);
+        }
+        _ => rebuilt.lost.push((location.to_string(), rows.unwrap_or(0))),
+    }
+    Ok(())
+}
+
+async fn write(
+    to: &Store,
+    table: &Path,
+    snapshot: &Snapshot,
+    adds: Vec<Add>,
+    rebuilt: &mut Rebuilt,
+) -> Result<()> {
+    let empty = Action::default;
+    let info = serde_json::json!({ "operation": "SALVAGE", "engineInfo": "tidegate/doctor" });
+    let mut actions = vec![
+        Action { commit_info: Some(info), ..empty() },
+        Action { protocol: Some(snapshot.protocol.clone()), ..empty() },
+        Action { meta_data: Some(snapshot.metadata.clone()), ..empty() },
+    ];
+    for (app_id, version) in &snapshot.txns {
+        let epoch = u64::try_from(*version).unwrap_or(0);
+        rebuilt.committed.insert(app_id.clone(), epoch);
+        let txn = Txn { app_id: app_id.clone(), version: *version, last_updated: None };
+        actions.push(Action { txn: Some(txn), ..empty() });
+    }
+    actions.extend(adds.into_iter().map(|add| Action { add: Some(add), ..empty() }));
+    let log_entry = commit_path(table, 0);
+    let what = format!("writing {log_entry}");
+    to.objects().put(&log_entry, encode(&actions).into()).await.map_err(Error::store(what))?;
+    Ok(())
+}

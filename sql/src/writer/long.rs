@@ -1,0 +1,74 @@
+//! A table of many commits that nobody compacts: commits stay as fast as the first ones, and opening
+//! does not read the log from its birth.
+//!
+//! `TIDEGATE_LONG_TABLE=10000 cargo test --release -p tidegate-sql a_long_table` is the full form: it
+//! checks times too. The short one compares ratios alone.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use super::TableWriter;
+use crate::testing::{lines, local, many, spec};
+use crate::{DeltaTable, Store};
+
+const COMMITS_IN_CI: u64 = 600;
+/// Commits that are compared at both ends; one of them writes a checkpoint.
+const END: usize = 100;
+const FULL_P99_MAX: Duration = Duration::from_millis(50);
+const FULL_OPEN_MAX: Duration = Duration::from_secs(1);
+
+fn quantile(times: &[Duration], part: f64) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
+}
+
+async fn cold_open(store: &Store) -> (Duration, u64) {
+    let begin = Instant::now();
+    let rows = DeltaTable::new(store, "plant", "t").unwrap().open().await.unwrap().rows().unwrap();
+    (begin.elapsed(), rows)
+}
+
+#[tokio::test]
+async fn a_long_table_stays_fast_to_write_and_to_open() {
+    let asked = std::env::var("TIDEGATE_LONG_TABLE").ok().and_then(|n| n.parse().ok());
+    let commits: u64 = asked.unwrap_or(COMMITS_IN_CI);
+    let (folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    let mut times = Vec::new();
+    for epoch in 1..=commits {
+        writer.append(many(epoch as i64 * 5, 5), epoch).await.unwrap();
+        let begin = Instant::now();
+        writer.commit(epoch).await.unwrap();
+        times.push(begin.elapsed());
+    }
+    let (first, last) = (&times[..END], &times[times.len() - END..]);
+    let (open, rows) = cold_open(&store).await;
+    assert_eq!(rows, commits * 5);
+    assert_eq!(lines(&store, "SELECT count(*) FROM plant.t").await, [rows.to_string()]);
+    let (p99_first, p99_last) = (quantile(first, 0.99), quantile(last, 0.99));
+    let (p50_first, p50_last) = (quantile(first, 0.5), quantile(last, 0.5));
+    eprintln!(
+        "{commits} commits: p50 {p50_first:?} then {p50_last:?}, p99 {p99_first:?} then \
+         {p99_last:?}, cold open {open:?}"
+    );
+    assert!(p50_last <= 2 * p50_first, "p50 grew from {p50_first:?} to {p50_last:?}");
+    if asked.is_some() {
+        assert!(p99_last <= 2 * p99_first, "p99 grew from {p99_first:?} to {p99_last:?}");
+        assert!(p99_last <= FULL_P99_MAX, "p99 is {p99_last:?}");
+        assert!(open <= FULL_OPEN_MAX, "a cold open takes {open:?}");
+    }
+    // With the checkpoints gone the whole log has to be read: that is what they are for.
+    let log = folder.path().join("plant/t/_delta_log");
+    for entry in std::fs::read_dir(log).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "json") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let (bare, rows) = cold_open(&store).await;
+    assert_eq!(rows, commits * 5);
+    assert!(open < bare, "with checkpoints {open:?}, without {bare:?}");
+}
