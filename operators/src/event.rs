@@ -1,6 +1,7 @@
 //! What a source says of its sessions, as messages of its own in the journal: a device connected,
 //! its will was sent, a broker has forgotten us. Journaled like readings, so that replay gives the
-//! same rows of `system.sessions` and `system.gaps`; no pipeline decodes them.
+//! same rows of `system.sessions` and `system.gaps`; no pipeline decodes them. The engine's own
+//! alerts come the same way.
 
 use std::sync::Arc;
 
@@ -10,12 +11,17 @@ use arrow::array::{
 use serde::{Deserialize, Serialize};
 
 use crate::message::{MessageMeta, Messages, MessagesBuilder};
-use crate::system::{gaps_schema, sessions_schema};
+use crate::system::{engine_alerts, gaps_schema, sessions_schema};
 
 /// "Topic" of a [`SessionEvent`].
 const SESSION: &[u8] = b"session";
 /// "Topic" of a [`Gap`].
 const GAP: &[u8] = b"gap";
+
+/// "Topic" of an [`EngineAlert`].
+const ALERT: &[u8] = b"alert";
+/// "Pipeline" of the engine's own alerts.
+pub const ENGINE: &str = "tidegate";
 
 /// What happened to a session. The text of `event` is part of the product's interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +62,27 @@ pub struct Gap {
     pub reason: String,
 }
 
+/// A change of one of the engine's own alerts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineAlert {
+    /// `disk_full`, `source_down`, ...
+    pub rule: String,
+    /// `firing` or `resolved`.
+    pub status: String,
+    /// Since when it fires, microseconds since the Unix epoch.
+    pub since_us: i64,
+    /// Why, for people.
+    pub summary: String,
+}
+
+impl EngineAlert {
+    /// Appends it to what is offered to the journal.
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
+        put(out, ALERT, self, "", received_us, 0);
+    }
+}
+
 impl SessionEvent {
     /// Appends it to what is offered to the journal. `session` as in [`MessageMeta::session`].
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64, session: u16) {
@@ -90,8 +117,20 @@ fn put(
     out.push(topic, &payload, client.as_bytes(), meta);
 }
 
-/// The events among `messages` as rows of `system.sessions` and `system.gaps`.
-pub fn event_rows(messages: &Messages) -> (RecordBatch, RecordBatch) {
+/// Events as rows.
+#[derive(Clone, Debug)]
+pub struct EventRows {
+    /// Rows of `system.sessions`.
+    pub sessions: RecordBatch,
+    /// Rows of `system.gaps`.
+    pub gaps: RecordBatch,
+    /// Rows of `system.alerts`.
+    pub alerts: RecordBatch,
+}
+
+/// The events among `messages` as rows.
+pub fn event_rows(messages: &Messages) -> EventRows {
+    let mut alerts: Vec<(i64, EngineAlert)> = Vec::new();
     let mut sessions = Rows::<6>::default();
     let mut gaps = Rows::<3>::default();
     let (mut from, mut to) =
@@ -107,6 +146,9 @@ pub fn event_rows(messages: &Messages) -> (RecordBatch, RecordBatch) {
             gaps.push(meta.received_us, offset, [gap.source, gap.filter, gap.reason]);
             from.append_value(gap.from_us);
             to.append_value(gap.to_us);
+        } else if messages.topic(i) == ALERT {
+            let alert = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
+            alerts.push((meta.received_us, alert));
         }
     }
     let mut columns = sessions.finish();
@@ -117,7 +159,7 @@ pub fn event_rows(messages: &Messages) -> (RecordBatch, RecordBatch) {
     columns.push(Arc::new(from.finish().with_timezone("UTC")));
     columns.push(Arc::new(to.finish().with_timezone("UTC")));
     let gaps = RecordBatch::try_new(gaps_schema(), columns).expect("columns follow the schema");
-    (sessions, gaps)
+    EventRows { sessions, gaps, alerts: engine_alerts(&alerts) }
 }
 
 /// Time, offset and some texts; `last` is one text more.
@@ -178,10 +220,23 @@ mod tests {
         event.put(&mut out, 7, 0);
         let gap = Gap { filter: "a/#".into(), from_us: 3, to_us: 9, ..Gap::default() };
         gap.put(&mut out, 9);
+        let alert = EngineAlert {
+            rule: "disk_full".into(),
+            status: "firing".into(),
+            since_us: 5,
+            summary: "no room".into(),
+        };
+        alert.put(&mut out, 10);
+        EngineAlert { status: "resolved".into(), ..alert }.put(&mut out, 11);
         let messages = out.finish(0, 100);
         assert_eq!(SessionEvent::of(&messages, 0), None);
         assert_eq!(SessionEvent::of(&messages, 1), Some(event));
-        let (sessions, gaps) = event_rows(&messages);
+        let EventRows { sessions, gaps, alerts } = event_rows(&messages);
+        let text = |name: &str, row| alerts[name].as_string::<i32>().value(row).to_owned();
+        assert_eq!(alerts.num_rows(), 2);
+        assert_eq!(text("pipeline", 0), ENGINE);
+        assert_eq!([text("status", 0), text("status", 1)], ["firing", "resolved"]);
+        assert_eq!(text("alert_id", 0), text("alert_id", 1), "one alert has one id");
         assert_eq!((sessions.num_rows(), gaps.num_rows()), (1, 1));
         assert_eq!(sessions["journal_offset"].as_primitive::<Int64Type>().value(0), 101);
         assert_eq!(sessions["event"].as_string::<i32>().value(0), "will");

@@ -51,6 +51,8 @@ pub enum Reason {
     Depth,
     /// No branch of a route takes the row.
     NoBranch,
+    /// The row's key is new, and a step has as many keys as it may.
+    KeysMax,
 }
 
 impl Reason {
@@ -72,6 +74,7 @@ impl Reason {
             Self::Future => "future",
             Self::Depth => "depth",
             Self::NoBranch => "no_branch",
+            Self::KeysMax => "keys_max",
         }
     }
 }

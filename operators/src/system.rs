@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray, UInt32Array, new_null_array,
 };
 use arrow::compute::{cast, take};
@@ -17,8 +17,11 @@ use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_128;
 
+use crate::event::{ENGINE, EngineAlert};
 use crate::expression::Failed;
+use crate::reject::Reason;
 use crate::spec::{DetectSpec, time_type};
 
 fn text(name: &str) -> Field {
@@ -171,6 +174,35 @@ pub fn row_json(rows: &RecordBatch, row: usize) -> String {
     keys_json(&names, rows.columns(), row)
 }
 
+/// Changes of the engine's own alerts, each with its time, as rows of `system.alerts`.
+pub(crate) fn engine_alerts(changes: &[(i64, EngineAlert)]) -> RecordBatch {
+    let count = changes.len();
+    let time = |f: &dyn Fn(&(i64, EngineAlert)) -> i64| -> ArrayRef {
+        let times = TimestampMicrosecondArray::from_iter_values(changes.iter().map(f));
+        Arc::new(times.with_timezone("UTC"))
+    };
+    let text = |f: &dyn Fn(&EngineAlert) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(changes.iter().map(|(_, alert)| f(alert))))
+    };
+    let id = |a: &EngineAlert| {
+        format!("{:032x}", xxh3_128(format!("{ENGINE}\n{}\n{}", a.rule, a.since_us).as_bytes()))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        time(&|(at_us, _)| *at_us),
+        repeated(ENGINE, count),
+        text(&|a| a.rule.clone()),
+        repeated("{}", count),
+        text(&|a| a.status.clone()),
+        text(&id),
+        time(&|(_, a)| a.since_us),
+        repeated("critical", count),
+        text(&|a| a.summary.clone()),
+        repeated("{}", count),
+        Arc::new(BooleanArray::from(vec![true; count])),
+    ];
+    RecordBatch::try_new(alerts_schema(), columns).expect("columns follow the schema")
+}
+
 /// A reading was dropped: `reason` of `system.duplicates`.
 pub(crate) const REPEATED: &str = "repeated";
 /// A reading was forgotten before its time, because its device has too many.
@@ -216,6 +248,13 @@ pub fn dropped_readings(rows: &RecordBatch) -> u64 {
     let readings = rows.column(4).as_primitive::<Int64Type>();
     let dropped = (0..rows.num_rows()).filter(|row| reasons.value(*row) == REPEATED);
     dropped.map(|row| readings.value(row) as u64).sum()
+}
+
+/// How many rows of `system.rejects` are there because a key found no place.
+pub fn refused_rows(rows: &RecordBatch) -> u64 {
+    let reasons = rows["reason"].as_string::<i32>();
+    let keys_max = Reason::KeysMax.text();
+    reasons.iter().filter(|reason| *reason == Some(keys_max)).count() as u64
 }
 
 fn repeated(value: &str, rows: usize) -> ArrayRef {

@@ -46,6 +46,8 @@ pub struct NotifySpec {
     pub max_age_us: i64,
     /// Whether addresses of this machine and of private networks are allowed.
     pub allow_private: bool,
+    /// Whether it is told of the engine's own alerts.
+    pub engine: bool,
 }
 
 /// One `[[test]]`.

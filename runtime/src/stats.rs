@@ -43,6 +43,8 @@ counters! {
     readings,
     /// Reject rows: messages or elements that are no valid reading, with the reason.
     rejects,
+    /// Among them, rows whose keys were beyond `keys_max`.
+    keys_refused,
     /// Rows that came too late for a revision of their window.
     late,
     /// Readings that were dropped because they came before.

@@ -7,6 +7,7 @@ mod files;
 mod http;
 mod intake;
 mod kill;
+mod limits;
 mod outputs;
 mod points;
 mod restart;

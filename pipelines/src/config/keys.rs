@@ -352,6 +352,15 @@ static WEBHOOK: Component = Component {
             "false",
         )
         .default("false"),
+        Key::new(
+            "engine",
+            Kind::Bool,
+            "Also told of Tidegate's own alerts (rows of `system.alerts` of the pipeline \
+             `tidegate`): `disk_full`, `journal_full`, `source_down`, `tables_unreachable`, \
+             `keys_max`, `webhook_dead`.",
+            "true",
+        )
+        .default("false"),
     ],
 };
 

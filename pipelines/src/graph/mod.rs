@@ -15,9 +15,9 @@ use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{Ticks, split};
 use tidegate_operators::decode::unmatched_rejects;
-use tidegate_operators::event::event_rows;
+use tidegate_operators::event::{EventRows, event_rows};
 use tidegate_operators::spec::PipelineSpec;
-use tidegate_operators::system::dropped_readings;
+use tidegate_operators::system::{dropped_readings, refused_rows};
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
@@ -54,6 +54,8 @@ pub enum Counter {
     Findings,
     /// Changes of alerts.
     Alerts,
+    /// Rows of `system.rejects` whose keys found no place.
+    KeysRefused,
 }
 
 /// Saves the state of the operator of this name as of the end of an epoch.
@@ -121,15 +123,17 @@ pub fn build<'scope>(
         }
         sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
     }
-    let events = split(messages.clone(), "events", 2, |runs: MessageRuns, _, out| {
+    let events = split(messages.clone(), "events", 3, |runs: MessageRuns, _, out| {
         for run in runs.0.iter().filter(|run| run.index.iter().any(|m| m.event)) {
-            let (sessions, gaps) = event_rows(run);
-            out.push((0, Batch { sequence: run.first_offset, rows: sessions }));
-            out.push((1, Batch { sequence: run.first_offset, rows: gaps }));
+            let EventRows { sessions, gaps, alerts } = event_rows(run);
+            let rows = [sessions, gaps, alerts].into_iter().enumerate();
+            let sequence = run.first_offset;
+            out.extend(rows.map(|(port, rows)| (port, Batch { sequence, rows })));
         }
     });
-    for (edge, table) in events.into_iter().zip([SESSIONS, GAPS]) {
-        sinks.table(edge, system(table), None);
+    let counters = [None, None, Some(Counter::Alerts)];
+    for ((edge, table), counter) in events.into_iter().zip([SESSIONS, GAPS, ALERTS]).zip(counters) {
+        sinks.table(edge, system(table), counter);
     }
     for (index, pipeline) in pipelines.iter().enumerate() {
         pipeline::build(index, pipeline, messages.clone(), &tables, &sinks)?;
@@ -170,6 +174,9 @@ impl Sinks<'_> {
                     _ => batch.rows.num_rows() as u64,
                 };
                 count(counter, rows);
+                if counter == Counter::Rejects && rows > 0 {
+                    count(Counter::KeysRefused, refused_rows(&batch.rows));
+                }
             }
             if let Some(target) = &target {
                 deliver(target, epoch, batch.rows);

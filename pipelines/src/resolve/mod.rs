@@ -26,7 +26,7 @@ use crate::plan::Plan;
 use crate::planner::{PlanProblem, columns_read, plan_scalar};
 
 /// Schemas that are not for pipelines.
-const SCHEMAS_RESERVED: [&str; 3] = ["system", "information_schema", "public"];
+const SCHEMAS_RESERVED: [&str; 4] = ["system", "information_schema", "public", "tidegate"];
 
 /// Most pipelines and sources of a plan: sources are numbered with 16 bits in the journal.
 const PIPELINES_MAX: usize = 1_000;

@@ -59,7 +59,8 @@ pub(crate) fn alerts(
         let used = |a: &Section<'_>| {
             a.texts("notify").unwrap_or_default().iter().any(|(name, _)| *name == entry.key)
         };
-        if !file.sections("alert").iter().any(used) {
+        let engine = file.named("notify", entry).is_some_and(|n| n.bool("engine"));
+        if !engine && !file.sections("alert").iter().any(used) {
             let hint = format!("name it in an alert: notify = [\"{}\"]", entry.key);
             report.warning(entry.key_at, format!("no alert tells `{}`", entry.key), hint);
         }
@@ -241,6 +242,7 @@ pub(crate) fn notifications(
             timeout_us,
             max_age_us,
             allow_private: table.bool("allow_private"),
+            engine: table.bool("engine"),
         });
     }
     found

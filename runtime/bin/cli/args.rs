@@ -119,6 +119,14 @@ pub(super) struct RunArgs {
     /// Time between checkpoints: about as much is replayed after a crash
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(super) checkpoint_every: Duration,
+    /// Acknowledge nothing while the disk has less free than this: checkpoints, tables and alerts
+    /// need room to be written
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size_bytes)]
+    pub(super) disk_reserve: u64,
+    /// Most rows on the local disk that wait for tables, such as while the object store is away;
+    /// beyond it everything waits
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = units::size_bytes)]
+    pub(super) spill_max: u64,
 }
 
 /// Where an instance keeps everything if nobody says otherwise.

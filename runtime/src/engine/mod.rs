@@ -6,8 +6,10 @@
 //! save their state, tables are committed, and the last checkpoint is written.
 
 mod access;
+mod alarms;
 pub(crate) mod checkpoints;
 mod commit;
+mod conditions;
 mod feed;
 mod files;
 mod folder;
@@ -36,8 +38,10 @@ use tidegate_pipelines::graph;
 use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
+use self::alarms::Alarms;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
+use self::conditions::Conditions;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables};
@@ -79,6 +83,7 @@ struct Live {
     sources: Sources,
     sender: WebhookSender,
     troubles: TableTroubles,
+    _alarms: Alarms,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -178,6 +183,7 @@ impl Engine {
         .with_durable(
             Arc::clone(&journal),
             Notifications::new(Arc::clone(&outbox), &plan.pipelines)
+                .with_engine(&plan.notifications, Arc::clone(&last_ticks))
                 .with_topics(sources::alert_topics(&bound)),
             Checkpoints::new(checkpoint_store, &plan.pipelines).with_requests(&requests),
         );
@@ -204,15 +210,26 @@ impl Engine {
         let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
         let (end, ended) = std::sync::mpsc::channel();
         journal.start(Box::new(LiveFeed { queue, requests, ended }))?;
+        let (given_up, watched) = (Arc::clone(&outbox), clock.clone());
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
         let sources = sources::start(bound, &journal);
+        let conditions = Conditions {
+            journal: Arc::clone(&journal),
+            sources: sources.stats(),
+            tables: troubles.clone(),
+            outbox: given_up,
+            stats: Arc::clone(&stats),
+        };
+        let urgent = journal.urgent_intake();
+        let alarms = Alarms::start(&options.data, watched, urgent, conditions.looker())?;
         let recovery = Recovery {
             checkpoint: epoch,
             messages,
             seconds: started.elapsed().as_secs_f64(),
             changed,
         };
-        let live = Some(Live { journal, sources, sender, troubles, last_ticks, end });
+        let live =
+            Some(Live { journal, sources, sender, troubles, _alarms: alarms, last_ticks, end });
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -356,6 +373,7 @@ fn open_journal(
     let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let mut journal_options = JournalOptions::new(options.data.join("journal"));
     journal_options.budget_bytes = options.journal_bytes_max;
+    journal_options.disk_reserve_bytes = options.disk_reserve_bytes;
     journal_options.on_fatal = Some(Arc::new(|why| {
         // After a failed sync nothing that the kernel says about the file can be trusted.
         eprintln!("tidegate: the journal failed, ending at once: {why}");

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
@@ -12,11 +14,18 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 use tidegate_operators::Epoch;
+use tidegate_operators::event::ENGINE;
 use tidegate_operators::spec::PipelineSpec;
+use tidegate_pipelines::plan::NotifySpec;
 
 use crate::fault;
+use crate::journal::DurableError;
+use crate::journal::storage::is_full;
 use crate::mqtt::AlertTopics;
 use crate::outbox::{Notification, Outbox};
+
+/// Pause before a full disk is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 /// Puts alert rows into the outbox.
 pub(crate) struct Notifications {
@@ -25,6 +34,10 @@ pub(crate) struct Notifications {
     targets: BTreeMap<(String, String), Vec<String>>,
     /// Endpoints on which alerts are topics, besides.
     topics: Vec<AlertTopics>,
+    /// Names of the targets that are told of the engine's own alerts.
+    engine: Vec<String>,
+    /// Set when the process is to end: then nothing waits for room on the disk any more.
+    stopping: Arc<AtomicBool>,
 }
 
 /// The name under which the outbox knows a target.
@@ -41,7 +54,16 @@ impl Notifications {
                 targets.insert((pipeline.name.clone(), alert.name.clone()), names);
             }
         }
-        Self { outbox, targets, topics: Vec::new() }
+        let (topics, engine) = (Vec::new(), Vec::new());
+        Self { outbox, targets, topics, engine, stopping: Arc::default() }
+    }
+
+    /// Also tells these webhooks, if they want it, of the engine's own alerts. While the disk is
+    /// full, notifications wait until `stopping` is set.
+    pub(crate) fn with_engine(self, notify: &[NotifySpec], stopping: Arc<AtomicBool>) -> Self {
+        let wanting = notify.iter().filter(|n| n.engine);
+        let engine = wanting.map(|n| target_name(&n.pipeline, &n.name)).collect();
+        Self { engine, stopping, ..self }
     }
 
     /// Also publishes alerts on these endpoints.
@@ -81,11 +103,35 @@ impl Notifications {
         if !notifications.is_empty() {
             // Rows of several workers: their order must not show.
             notifications.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));
-            let notifications = notifications.into_iter().map(|n| n.1).collect();
-            self.outbox.enqueue(epoch, notifications)?;
+            let notifications: Vec<_> = notifications.into_iter().map(|n| n.1).collect();
+            self.enqueue_when_there_is_room(epoch, &notifications)?;
             fault::point("alert_enqueued");
         }
         Ok(())
+    }
+
+    /// A full disk is waited for: alerts that are not durable are told to nobody, and sources wait
+    /// as well.
+    fn enqueue_when_there_is_room(
+        &self,
+        epoch: Epoch,
+        list: &[Notification],
+    ) -> anyhow::Result<()> {
+        let mut told = false;
+        loop {
+            match self.outbox.enqueue(epoch, list.to_vec()) {
+                Ok(_) => return Ok(()),
+                Err(DurableError::Io { source, .. })
+                    if is_full(&source) && !self.stopping.load(Ordering::Acquire) =>
+                {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(error = %source, "no room for notifications, they wait");
+                    }
+                    std::thread::sleep(FULL_PAUSE);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn push(
@@ -129,7 +175,10 @@ impl Notifications {
             },
         });
         let body = Bytes::from(serde_json::to_vec(&body)?);
-        let names = self.targets.get(&(pipeline, rule));
+        let names = match pipeline == ENGINE {
+            true => Some(&self.engine),
+            false => self.targets.get(&(pipeline, rule)),
+        };
         for name in names.into_iter().flatten() {
             let notification = Notification {
                 id: format!("{alert_id}-{status}-{:08x}", crc32fast::hash(name.as_bytes())),

@@ -11,6 +11,9 @@ use super::tables::SPILL_BYTES_MAX;
 use crate::journal::{Disk, Storage};
 use crate::stats::Snapshot;
 
+/// Enough for a few checkpoints and table files of an edge box.
+const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
 /// How an engine is run.
 #[derive(Clone)]
 pub struct EngineOptions {
@@ -26,6 +29,9 @@ pub struct EngineOptions {
     pub journal_bytes_max: u64,
     /// Most bytes of rows on the local disk that tables cannot take at present.
     pub spill_bytes_max: u64,
+    /// Sources wait while the file system has less than this many bytes free, so that checkpoints,
+    /// tables and alerts can still be written.
+    pub disk_reserve_bytes: u64,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
     pub journal_storage: Arc<dyn Storage>,
 }
@@ -41,6 +47,7 @@ impl EngineOptions {
             checkpoint_every: Duration::from_secs(10),
             journal_bytes_max: 4 << 30,
             spill_bytes_max: SPILL_BYTES_MAX,
+            disk_reserve_bytes: DISK_RESERVE_BYTES,
             journal_storage: Arc::new(Disk),
         }
     }

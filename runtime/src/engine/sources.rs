@@ -267,6 +267,11 @@ impl Sources {
         })
     }
 
+    /// The names of the sources, each with what it counts.
+    pub(super) fn stats(&self) -> Vec<(String, Arc<SourceStats>)> {
+        self.running.iter().map(|r| (r.name.clone(), Arc::clone(&r.stats))).collect()
+    }
+
     /// Tells all sources to stop and waits until they have acknowledged what is durable.
     pub(super) async fn stop(&self) -> anyhow::Result<()> {
         let _ = self.stop.send(true);

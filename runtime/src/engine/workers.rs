@@ -292,6 +292,7 @@ fn context(
                 Counter::Windows => &stats.windows,
                 Counter::Findings => &stats.findings,
                 Counter::Alerts => &stats.alerts,
+                Counter::KeysRefused => &stats.keys_refused,
             };
             Stats::add(counter, count);
         }),

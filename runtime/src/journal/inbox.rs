@@ -21,6 +21,8 @@ pub(crate) struct Offer {
     pub(crate) messages: Messages,
     /// Upper bound of what it takes on disk.
     pub(crate) bytes: u64,
+    /// May use what is kept in reserve.
+    pub(crate) urgent: bool,
     pub(crate) waiter: Waiter,
 }
 
@@ -137,7 +139,7 @@ impl Shared {
         self.failed.get().map_or(IntakeError::Closed, |reason| IntakeError::Failed(reason.clone()))
     }
 
-    async fn offer(&self, messages: Messages) -> Result<(), IntakeError> {
+    async fn offer(&self, messages: Messages, urgent: bool) -> Result<(), IntakeError> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -148,6 +150,7 @@ impl Shared {
         }
         // One offer above the whole limit waits until it is alone.
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.room_bytes);
+        let permits = if urgent { 0 } else { permits };
         let room =
             self.room.clone().acquire_many_owned(permits).await.map_err(|_closed| self.end())?;
         let (done, answered) = oneshot::channel();
@@ -156,7 +159,8 @@ impl Shared {
             if inbox.closed {
                 return Err(self.end());
             }
-            inbox.offers.push_back(Offer { messages, bytes, waiter: Waiter { done, _room: room } });
+            let waiter = Waiter { done, _room: room };
+            inbox.offers.push_back(Offer { messages, bytes, urgent, waiter });
         }
         self.wake.notify_one();
         answered.await.unwrap_or_else(|_dropped| Err(self.end()))
@@ -167,12 +171,14 @@ impl Shared {
 pub(crate) struct SourceIntake {
     pub(crate) shared: Arc<Shared>,
     pub(crate) source: u16,
+    /// What it offers may use what is kept in reserve.
+    pub(crate) urgent: bool,
 }
 
 #[async_trait]
 impl Intake for SourceIntake {
     async fn offer(&self, mut messages: MessagesBuilder) -> Result<(), IntakeError> {
         fault::point("after_recv");
-        self.shared.offer(messages.finish(self.source, 0)).await
+        self.shared.offer(messages.finish(self.source, 0), self.urgent).await
     }
 }

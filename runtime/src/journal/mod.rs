@@ -44,7 +44,7 @@ use self::recover::Recovered;
 pub use self::replay::Replay;
 use self::storage::DirLock;
 pub use self::storage::{AppendFile, Disk, Storage};
-use self::writer::Writer;
+use self::writer::{DiskRoom, Writer};
 use crate::clock::{Clock, instant};
 use crate::intake::Intake;
 
@@ -65,6 +65,9 @@ pub struct JournalOptions {
     pub segment_bytes: u64,
     /// Beyond this many bytes on disk, offers wait until [`Journal::trim`] makes room.
     pub budget_bytes: u64,
+    /// Offers wait while the file system has less than this many bytes free, so that checkpoints,
+    /// tables and alerts can still be written.
+    pub disk_reserve_bytes: u64,
     /// Offers beyond this many bytes wait before they are queued.
     pub queue_bytes_max: u32,
     /// Messages beyond this many bytes do not wait in memory for the dataflow, but are read back
@@ -85,6 +88,7 @@ impl JournalOptions {
             dir: dir.into(),
             segment_bytes: 64 << 20,
             budget_bytes: 4 << 30,
+            disk_reserve_bytes: 0,
             queue_bytes_max: 32 << 20,
             feed_bytes_max: 32 << 20,
             epoch_interval: Duration::from_millis(50),
@@ -166,6 +170,8 @@ pub struct JournalStats {
     pub repeated: u64,
     /// Whether offers wait because the disk budget is used up.
     pub waiting_for_room: bool,
+    /// Why the disk is full, or has only its reserve, if that is so.
+    pub disk_full: Option<String>,
     /// Bytes of messages that the dataflow has not taken yet and that are only on disk.
     pub behind_bytes: u64,
     /// Why nothing can be written at present, or any more.
@@ -232,6 +238,7 @@ impl Journal {
             sealed_at: instant(),
             gather_until: instant(),
             trimmed_through: 0,
+            disk: DiskRoom::default(),
         };
         let journal = Self {
             shared,
@@ -286,7 +293,13 @@ impl Journal {
     /// If the journal was opened with fewer sources.
     pub fn intake(&self, source: usize) -> Arc<dyn Intake> {
         assert!(source < self.sources, "source {source} of {} sources", self.sources);
-        Arc::new(SourceIntake { shared: self.shared.clone(), source: source as u16 })
+        Arc::new(SourceIntake { shared: self.shared.clone(), source: source as u16, urgent: false })
+    }
+
+    /// Where the engine puts what it has to say itself: a few small messages, which may use what
+    /// budget and disk keep in reserve.
+    pub(crate) fn urgent_intake(&self) -> Arc<dyn Intake> {
+        Arc::new(SourceIntake { shared: self.shared.clone(), source: 0, urgent: true })
     }
 
     /// Says that no epoch up to `through` is needed again. Segments without later epochs are

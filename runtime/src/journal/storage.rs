@@ -35,6 +35,11 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// Those of the file system.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Bytes that can still be written below `dir`; `None` if that is not known.
+    fn free_bytes(&self, dir: &Path) -> Option<u64> {
+        let _ = dir;
+        None
+    }
 }
 
 /// One file that is only appended to or cut.
@@ -84,6 +89,11 @@ impl Storage for Disk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> Option<u64> {
+        let system = rustix::fs::statvfs(dir).ok()?;
+        Some(system.f_bavail.saturating_mul(system.f_frsize))
     }
 }
 

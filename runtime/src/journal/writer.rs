@@ -35,6 +35,10 @@ const GATHER_MAX: Duration = Duration::from_millis(2);
 /// First and longest pause before a full disk is tried again.
 const FULL_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How often the file system is asked for its free room, while there is something to write.
+const DISK_LOOK_EVERY: Duration = Duration::from_millis(100);
+/// This close to the reserve a disk counts as full: the next message may not fit.
+const DISK_LOW_BYTES: u64 = 64 << 10;
 /// With the budget used up, an active segment larger than this is closed so that it can be trimmed.
 const ROLL_BYTES_MIN: u64 = 4096;
 
@@ -70,6 +74,15 @@ pub(crate) struct Writer {
     /// Until then offers gather for the next group.
     pub(crate) gather_until: Instant,
     pub(crate) trimmed_through: Epoch,
+    pub(crate) disk: DiskRoom,
+}
+
+/// What was last seen of the file system's free room.
+#[derive(Default)]
+pub(crate) struct DiskRoom {
+    seen: Option<(Instant, u64)>,
+    /// Written since.
+    written_bytes: u64,
 }
 
 impl Writer {
@@ -147,12 +160,15 @@ impl Writer {
     }
 
     /// As many offers as fit into one group and into the budget; whether some have to wait for it.
-    fn take(&self, inbox: &mut Inbox) -> (Vec<Offer>, bool) {
+    fn take(&mut self, inbox: &mut Inbox) -> (Vec<Offer>, bool) {
         let budget_bytes = self.options.budget_bytes - self.options.reserve_bytes();
-        let mut room = budget_bytes.saturating_sub(self.files.bytes());
+        let mut room = budget_bytes.saturating_sub(self.files.bytes()).min(self.disk_room());
         let (mut offers, mut group_bytes) = (Vec::new(), 0);
         while let Some(offer) = inbox.offers.front() {
             if offer.bytes > room {
+                // What the engine itself has to say does not wait for the others.
+                let urgent = inbox.offers.iter().position(|o| o.urgent);
+                offers.extend(urgent.and_then(|at| inbox.offers.remove(at)));
                 return (offers, true);
             }
             if group_bytes > 0 && group_bytes + offer.bytes > GROUP_BYTES_MAX {
@@ -163,6 +179,44 @@ impl Writer {
             offers.extend(inbox.offers.pop_front());
         }
         (offers, false)
+    }
+
+    /// Bytes that may be written before the reserve of the file system is touched.
+    fn disk_room(&mut self) -> u64 {
+        let reserve_bytes = self.options.disk_reserve_bytes;
+        if reserve_bytes == 0 {
+            return u64::MAX;
+        }
+        let recent = self.disk.seen.filter(|(at, _)| at.elapsed() < DISK_LOOK_EVERY);
+        let free_bytes = match recent {
+            Some((_, free_bytes)) => free_bytes,
+            None => {
+                let free = self.files.storage.free_bytes(&self.files.dir).unwrap_or(u64::MAX);
+                self.disk = DiskRoom { seen: Some((Instant::now(), free)), written_bytes: 0 };
+                self.note_disk(free, reserve_bytes);
+                free
+            }
+        };
+        free_bytes.saturating_sub(reserve_bytes).saturating_sub(self.disk.written_bytes)
+    }
+
+    fn note_disk(&self, free_bytes: u64, reserve_bytes: u64) {
+        let low = free_bytes <= reserve_bytes + DISK_LOW_BYTES;
+        let dir = self.files.dir.display();
+        self.shared.update_stats(|stats| match (low, &stats.disk_full) {
+            (true, None) => {
+                let why = format!("{dir}: only {free_bytes} bytes are free, sources wait");
+                tracing::error!(%why, "the disk is full");
+                stats.unhealthy.get_or_insert_with(|| why.clone());
+                stats.disk_full = Some(why);
+            }
+            (false, Some(_)) => {
+                tracing::info!(%dir, "there is room on the disk again");
+                stats.unhealthy = None;
+                stats.disk_full = None;
+            }
+            _ => {}
+        });
     }
 
     fn tick_due(&self) -> Instant {
@@ -192,6 +246,7 @@ impl Writer {
             group.waiters.drain(..).for_each(|waiter| waiter.answer(Ok(())));
         }
         let bytes = std::mem::take(&mut group.bytes);
+        self.disk.written_bytes += bytes.len() as u64;
         let written = self.retry_while_full("write", |writer| writer.files.active.append(&bytes));
         fault::point("after_wal_write");
         let synced = match written {
@@ -280,7 +335,10 @@ impl Writer {
                 tracing::error!(%path, %error, "the disk is full, sources wait");
             }
             let reason = format!("{}: {action}: {error}", self.files.dir.display());
-            self.shared.update_stats(|stats| stats.unhealthy = Some(reason));
+            self.shared.update_stats(|stats| {
+                stats.disk_full = Some(reason.clone());
+                stats.unhealthy = Some(reason);
+            });
             if self.pause(pause) == Done::Stopped {
                 return Ok(Done::Stopped);
             }
@@ -288,7 +346,7 @@ impl Writer {
         }
         if pause > FULL_PAUSE_MIN {
             tracing::info!(path = %self.files.dir.display(), "there is room on the disk again");
-            self.shared.update_stats(|stats| stats.unhealthy = None);
+            self.shared.update_stats(|stats| (stats.unhealthy, stats.disk_full) = (None, None));
         }
         Ok(Done::Yes)
     }

@@ -1,0 +1,228 @@
+//! Limits with the real binary: a disk that fills up, tables that are away.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Device, Home, Instance, Reading, Receiver, START_MS, eventually, skipped, windows_of,
+};
+
+/// A file system of its own with little room, for one test.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounted at `path`, which is made; `None`, said loudly, where that is not allowed.
+    fn mounted(path: PathBuf, mib: u32) -> Option<Self> {
+        std::fs::create_dir_all(&path).unwrap();
+        let size = format!("size={mib}m");
+        let options = ["-t", "tmpfs", "-o", &size, "tmpfs"];
+        match Command::new("mount").args(options).arg(&path).output() {
+            Ok(output) if output.status.success() => Some(Self(path)),
+            other => {
+                skipped("a full disk", &format!("a tmpfs needs root: {other:?}"));
+                None
+            }
+        }
+    }
+
+    /// Takes the room that is left but for some; removing the file gives it back.
+    fn fill_but(&self, left_bytes: u64) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let block = vec![7; 1 << 16];
+        while file.write_all(&block).is_ok() {}
+        let len = file.metadata().unwrap().len();
+        file.set_len(len - left_bytes).unwrap();
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Publishes one reading after the other until it is told to stop, each when the one before was
+/// acknowledged; gives what was acknowledged.
+struct Publisher {
+    acked: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<Reading>>,
+}
+
+impl Publisher {
+    fn start(instance: &Instance) -> Self {
+        let (acked, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (counter, until, to) = (Arc::clone(&acked), Arc::clone(&stop), instance.endpoint());
+        let thread = std::thread::spawn(move || {
+            let mut device = Device::connect(to, "d1").unwrap();
+            let mut sent = Vec::new();
+            while !until.load(Ordering::Acquire) {
+                let reading = Reading::regular("north", "d1", sent.len() as i64, 100);
+                device.send(&reading.topic(), &reading.payload()).unwrap();
+                sent.push(reading);
+                device.acknowledged().unwrap();
+                counter.fetch_add(1, Ordering::AcqRel);
+            }
+            sent
+        });
+        Self { acked, stop, thread }
+    }
+
+    fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Acquire)
+    }
+
+    fn goes_on(&self, within: Duration, why: &str) {
+        let (before, begun) = (self.acked(), Instant::now());
+        while self.acked() < before + 3 {
+            assert!(begun.elapsed() < within, "{why}: no acknowledgement for {within:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Acknowledgements end, and stay away.
+    fn stands_still(&self) {
+        let begun = Instant::now();
+        loop {
+            let before = self.acked();
+            std::thread::sleep(Duration::from_millis(700));
+            if self.acked() == before {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "acknowledgements go on");
+        }
+    }
+
+    fn finish(self) -> Vec<Reading> {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap()
+    }
+}
+
+/// All windows of what was acknowledged are there, and every reading once.
+fn everything_is_there_once(home: &Home, sent: &[Reading]) {
+    home.wait_for_count("SELECT count(*) FROM cold_chain.readings", sent.len() as i64);
+    home.wait_for_count("SELECT count(DISTINCT seq) FROM cold_chain.readings", sent.len() as i64);
+    let last_ms = sent.iter().map(|r| r.at_ms).max().unwrap() - 5_000;
+    let minutes = (last_ms - START_MS).div_euclid(60_000);
+    home.wait_for_windows(minutes, &windows_of(sent, minutes));
+}
+
+const RESERVE_BYTES: u64 = 8 << 20;
+
+fn is_told(receiver: &Receiver) -> Result<(), String> {
+    let bodies: Vec<String> = receiver.deliveries().into_iter().map(|d| d.body).collect();
+    let told = bodies.iter().any(|b| b.contains("disk_full") && b.contains("firing"));
+    if told { Ok(()) } else { Err(format!("{bodies:?}")) }
+}
+
+fn a_disk_fills_up(of: &str, stops: bool) {
+    let receiver = Receiver::start();
+    let home = Home::notifying(&receiver);
+    let pipeline = home.pipelines().join("one.toml");
+    let text = std::fs::read_to_string(&pipeline).unwrap();
+    let text = text.replace("[notify.ops]\n", "[notify.ops]\nengine = true\n");
+    std::fs::write(&pipeline, text).unwrap();
+    let Some(disk) = SmallDisk::mounted(home.data().join(of), 48) else { return };
+    let mut command = home.run_command(2);
+    command.args(["--checkpoint-every", "1s", "--disk-reserve", "8MiB"]);
+    let mut instance = home.start_command(&mut command);
+    let publisher = Publisher::start(&instance);
+    publisher.goes_on(Duration::from_secs(30), "at first");
+    // At first less is left than the reserve, then nothing.
+    for left_bytes in [RESERVE_BYTES * 3 / 4, 0] {
+        let filler = disk.fill_but(left_bytes);
+        match stops {
+            true => publisher.stands_still(),
+            false => publisher.goes_on(Duration::from_secs(10), "with a full disk of others"),
+        }
+        if stops && left_bytes > 0 {
+            eventually("the engine's own alert, while it still can", || is_told(&receiver));
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(instance.try_ended().is_none(), "a full disk ends nothing: {}", instance.said());
+        std::fs::remove_file(filler).unwrap();
+        publisher.goes_on(Duration::from_secs(5), "with room again");
+    }
+    let sent = publisher.finish();
+    everything_is_there_once(&home, &sent);
+    if stops {
+        let sql = "SELECT count(*) FROM system.alerts WHERE pipeline = 'tidegate' \
+                   AND rule = 'disk_full' AND status = 'firing'";
+        eventually("its row", || match home.count(sql) {
+            n if n > 0 => Ok(()),
+            n => Err(n.to_string()),
+        });
+    }
+    instance.stop();
+    drop(disk);
+}
+
+/// All of the data folder: the reserve lets checkpoints, tables and the alert be written.
+#[test]
+fn a_full_disk_stops_acknowledgements_and_they_go_on_by_themselves() {
+    a_disk_fills_up("", true);
+}
+
+#[test]
+fn a_full_disk_of_the_tables_stops_nothing() {
+    a_disk_fills_up("tables", false);
+}
+
+fn swap(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap();
+}
+
+/// Tables that are away for thousands of epochs: alerts are told meanwhile, acknowledgements go on,
+/// and then everything is there once.
+#[test]
+fn tables_that_are_away_hold_up_no_alert() {
+    let receiver = Receiver::start();
+    let home = Home::notifying(&receiver);
+    let instance = home.start();
+    let [tables, away] = ["tables", "away"].map(|name| home.data().join(name));
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    let mut sent = Vec::new();
+    let mut hot = 0;
+    let mut send = |device: &mut Device, seq: i64, is_hot: bool| {
+        let mut reading = Reading::regular("north", "d1", seq, 10_000);
+        reading.temperature = if is_hot { 60.0 } else { reading.temperature };
+        device.publish_all([(reading.topic().as_str(), reading.payload())]).unwrap();
+        sent.push(reading);
+    };
+    send(&mut device, 0, false);
+    swap(&tables, &away);
+    std::fs::write(&tables, "away").unwrap();
+    // Every reading is an epoch or two of its own; each sixth minute is hot and the next is not.
+    for seq in 1..1_200 {
+        let is_hot = (seq / 6) % 6 == 5;
+        send(&mut device, seq, is_hot);
+        if is_hot && seq % 6 == 5 {
+            hot += 1;
+        }
+        if seq % 6 == 2 && (seq / 6 - 1) % 6 == 5 {
+            let wanted = hot;
+            let begun = Instant::now();
+            eventually("the alert, while the tables are away", || {
+                let bodies = receiver.deliveries();
+                let told =
+                    bodies.iter().filter(|d| d.status == 200 && d.body.contains("alert.firing"));
+                match told.count() {
+                    n if n >= wanted => Ok(()),
+                    n => Err(format!("{n} of {wanted}")),
+                }
+            });
+            assert!(begun.elapsed() < Duration::from_secs(20), "told late");
+        }
+    }
+    std::fs::remove_file(&tables).unwrap();
+    swap(&away, &tables);
+    everything_is_there_once(&home, &sent);
+    instance.stop();
+}
