@@ -118,3 +118,18 @@ fn duckdb_and_delta_rs_read_the_tables() {
 fn others_compact_our_tables_while_we_append() {
     script("tables_compaction.py");
 }
+
+#[test]
+fn webhooks_survive_kills_and_every_kind_of_receiver() {
+    script("outbox.py");
+}
+
+#[test]
+fn the_object_store_is_down_refuses_loses_answers_and_is_slow() {
+    script("store_faults.py");
+}
+
+#[test]
+fn a_soak_stays_flat_and_exact() {
+    script("soak.py");
+}

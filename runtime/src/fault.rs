@@ -5,6 +5,7 @@
 //!
 //! - `kill:after_sync:2` ends the process (abort: nothing is flushed, no destructor runs) when it
 //!   comes to the point `after_sync` for the 2nd time, and says so on standard error before;
+//! - `panic:after_recv:1` panics there, with what a panic prints;
 //! - `eio:sync:3` makes the 3rd sync of the journal fail with an input/output error, once;
 //! - `enospc:append:5+` makes the 5th and every later append fail with a full disk.
 //!
@@ -80,6 +81,7 @@ mod armed {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) enum Action {
         Kill,
+        Panic,
         /// With this error number of the system.
         Fail(i32),
     }
@@ -123,6 +125,7 @@ mod armed {
             eprintln!("tidegate: fault {:?} at {name}, hit {hit}", rule.action);
             match rule.action {
                 Action::Kill => std::process::abort(),
+                Action::Panic => panic!("a fault was asked for at {name}"),
                 Action::Fail(error) => return Err(io::Error::from_raw_os_error(error)),
             }
         }
@@ -148,6 +151,7 @@ mod armed {
             let (point, hit) = rest.split_once(':')?;
             let action = match action {
                 "kill" => Action::Kill,
+                "panic" => Action::Panic,
                 "eio" => Action::Fail(EIO),
                 "enospc" => Action::Fail(ENOSPC),
                 _ => return None,

@@ -58,6 +58,25 @@ freshness = "1s"
 """
 
 
+# An alert on its windows; whom it tells is in the environment.
+ALERT = """
+[[alert]]
+name    = "too-warm"
+from    = "per_minute"
+fire    = "t_max > 50"
+clear   = "t_max < 40"
+max_age = "36500d"
+notify  = ["ops"]
+
+[notify.ops]
+type          = "webhook"
+url           = "${env:OPS_URL}"
+secret        = "${env:OPS_SECRET}"
+timeout       = "2s"
+allow_private = true
+"""
+
+
 def eventually(what, look):
     """Calls `look` until it gives something true, with growing pauses."""
     deadline, pause, last = time.monotonic() + PATIENCE_S, 0.01, None
@@ -108,12 +127,13 @@ class QueryFailed(Exception):
 class Tidegate:
     """`tidegate run` on one pipeline in a folder of its own, and `tidegate sql` on its data."""
 
-    def __init__(self, pipeline, tables=None, env=None):
+    def __init__(self, pipeline, tables=None, env=None, more=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clients-"))
         self.data = self.folder / "data"
         self.pipeline = self.folder / "pipeline.toml"
         self.pipeline.write_text(pipeline)
         self.tables = ["--tables", tables] if tables else []
+        self.more = list(more)
         self.env = {**os.environ, **(env or {})}
         self.process, self.lines = None, []
 
@@ -130,7 +150,7 @@ class Tidegate:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self):
-        command = [BINARY, "run", self.pipeline, "--data", self.data, *self.tables]
+        command = [BINARY, "run", self.pipeline, "--data", self.data, *self.tables, *self.more]
         self.lines = []
         self.process = subprocess.Popen(
             command, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -155,6 +175,13 @@ class Tidegate:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+    def ask(self, *words):
+        """What a command of ours prints on standard output."""
+        done = subprocess.run([BINARY, *map(str, words)], env=self.env, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=PATIENCE_S)
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
@@ -362,6 +389,7 @@ class Device(threading.Thread):
         self.topic = f"plant/north/{name}/telemetry".encode()
         self.sent, self.acknowledged = {}, 0
         self.waiting, self.next_seq, self.enough, self.error = [], 0, threading.Event(), None
+        self.payload = payload
 
     def run(self):
         try:
@@ -413,7 +441,7 @@ class Device(threading.Thread):
             link.sendall(b"\xe0\0")
 
     def _publish(self, packet_id, seq):
-        text = payload(seq).encode()
+        text = self.payload(seq).encode()
         body = len(self.topic).to_bytes(2, "big") + self.topic + packet_id.to_bytes(2, "big") + text
         head, left = b"\x32", len(body)
         while left >= 0x80:

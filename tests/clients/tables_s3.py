@@ -1,45 +1,13 @@
 """Tables on an S3 server (moto): written by `tidegate run --tables s3://...`, also across a kill,
 read back by `tidegate sql` and by delta-rs."""
 
-import os
-import subprocess
-import sys
-
-import boto3
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from harness import (CLOSING, DEVICES, ENDPOINT, PIPELINE, Tidegate, eventually, free_port, listens,
-                     publish, totals)
+from harness import CLOSING, DEVICES, ENDPOINT, PIPELINE, Tidegate, publish, totals
+from s3 import S3
 
 HALF = 300
-
-
-class S3:
-    """moto as a server, with one bucket; it keeps everything in memory."""
-
-    def __init__(self):
-        self.port = free_port()
-        self.env = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
-            "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true",
-        }
-
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-        eventually("the S3 server", lambda: listens(self.port))
-        os.environ.update(self.env)
-        self.client = boto3.client("s3", endpoint_url=self.env["AWS_ENDPOINT_URL"])
-        self.client.create_bucket(Bucket="plant")
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
 
 
 def delta_rs(s3, table):

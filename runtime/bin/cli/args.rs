@@ -35,7 +35,7 @@ Your own pipeline:
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, about, disable_help_subcommand = false)]
 pub(super) struct Cli {
-    /// Log more to standard error (-v: what happens, -vv: details)
+    /// Log more to standard error (-v: what happens, -vv: details, -vvv: everything)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(super) verbose: u8,
     #[command(subcommand)]

@@ -12,7 +12,8 @@ pub(super) fn start(verbose: u8, screen: &Arc<Screen>) {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
-        _ => LevelFilter::DEBUG,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
     let terminal = io::stderr().is_terminal();
     // On one terminal, a log line that bypasses the screen would tear the summary.

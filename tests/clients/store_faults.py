@@ -1,0 +1,114 @@
+"""Tables on an object store that is down, answers 503 to everything, loses the answers to one PUT in
+ten, is slow: devices go on being acknowledged, the journal holds little more than what they sent,
+the tables catch up, every reading is there once, and no epoch is committed twice.
+
+TIDEGATE_STORE_SECONDS is the length of each trouble (4)."""
+
+import json
+import os
+import time
+
+from harness import ENDPOINT, PIPELINE, Device, Tidegate, eventually, free_port, payload
+from s3 import S3
+
+SECONDS = float(os.environ.get("TIDEGATE_STORE_SECONDS", "4"))
+DEVICES = ["d1", "d2", "d3"]
+# A usual telemetry message is larger than the few fields of the test.
+PADDING = "x" * 400
+JOURNAL_SHARE_MAX = 1.2
+# No device waits this long for an acknowledgement, whatever the store does.
+SILENCE_S_MAX = 5
+CATCH_UP_MIN, LONG_S = 3, 20
+
+
+def padded(seq):
+    return json.dumps({**json.loads(payload(seq)), "note": PADDING})
+
+
+def journal_bytes(tidegate):
+    return sum(f.stat().st_size for f in (tidegate.data / "journal").glob("*.log"))
+
+
+def trouble(s3, tidegate, devices, mode):
+    """One kind of trouble, while readings are acknowledged. How long, and how many of them."""
+    s3.proxy.mode = mode
+    start = last = time.monotonic()
+    first = count = sum(d.acknowledged for d in devices)
+    bytes_before = journal_bytes(tidegate)
+    while time.monotonic() < start + SECONDS:
+        time.sleep(0.05)
+        now = sum(d.acknowledged for d in devices)
+        if now > count:
+            count, last = now, time.monotonic()
+        assert time.monotonic() - last < SILENCE_S_MAX, f"{mode}: no acknowledgements any more"
+    sent = sum(len(devices[0]._publish(1, 1000)) for _ in range(count - first))
+    share = (journal_bytes(tidegate) - bytes_before) / sent
+    assert share <= JOURNAL_SHARE_MAX, f"{mode}: the journal grows by {share:.2f} of what was sent"
+    return (count - first) / SECONDS, count, share
+
+
+def rows_of(tidegate):
+    return tidegate.sql("SELECT count(*) AS n FROM cold_chain.readings")[0]["n"]
+
+
+def commits_are_single(s3):
+    """Every table's log: whole, and its epochs strictly increasing."""
+    logs, commits = {}, 0
+    for name in s3.names("history/"):
+        if "/_delta_log/" in name and name.endswith(".json"):
+            logs.setdefault(name.split("/_delta_log/")[0], []).append(name)
+    for table, names in logs.items():
+        epochs = []
+        for name in names:
+            for line in s3.read(name).decode().splitlines():
+                action = json.loads(line)
+                if "txn" in action:
+                    epochs.append(action["txn"]["version"])
+        assert epochs == sorted(set(epochs)), f"{table}: an epoch is committed twice: {epochs}"
+        commits += len(epochs)
+    return commits
+
+
+def main():
+    port = free_port()
+    pipeline = PIPELINE.replace("SOURCE", ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    with S3(proxied=True) as s3:
+        with Tidegate(pipeline, tables="s3://plant/history", env=s3.env) as tidegate:
+            tidegate.port()
+            named = {name: Device(port, name, pause_s=0.004) for name in DEVICES}
+            devices = list(named.values())
+            for device in devices:
+                device.payload = padded
+                device.start()
+            eventually("the first rows", lambda: rows_of(tidegate) > 0)
+            said = []
+            for mode in ["down", "storm", "lost", "slow"]:
+                had = rows_of(tidegate)
+                rate, at_end, share = trouble(s3, tidegate, devices, mode)
+                ended = time.monotonic()
+                s3.proxy.good_put_s, s3.proxy.mode = None, "good"
+                eventually("the store to be used again", lambda: s3.proxy.good_put_s)
+                began = s3.proxy.good_put_s
+                eventually("the backlog", lambda: rows_of(tidegate) >= at_end)
+                speed = (at_end - had) / (time.monotonic() - began)
+                said.append(f"{mode}: {rate:.0f}/s, journal {share:.2f}, used again after "
+                            f"{began - ended:.1f} s, caught up at {speed:.0f}/s")
+                # With the others rows come all the time, and a short backlog is a matter of
+                # freshness and of how long a query takes.
+                if mode in ("down", "storm") and SECONDS >= LONG_S:
+                    assert speed >= CATCH_UP_MIN * rate, said[-1]
+            sent = {name: device.finish() for name, device in named.items()}
+            expected = sum(len(s) for s in sent.values())
+            eventually("all rows", lambda: rows_of(tidegate) == expected)
+            assert all(n == 1 for s in sent.values() for n in s.values()), "a device sent again"
+            distinct = tidegate.sql("SELECT count(*) AS n FROM (SELECT DISTINCT device, seq "
+                                    "FROM cold_chain.readings)")[0]["n"]
+            assert distinct == expected, (distinct, expected)
+            tidegate.stop()
+        assert s3.proxy.lost > 0, "no answer was lost: the test shows nothing"
+        commits = commits_are_single(s3)
+    print(f"{expected} readings, {commits} commits, {s3.proxy.lost} answers lost, all exact; "
+          + "; ".join(said))
+
+
+main()
