@@ -133,3 +133,13 @@ fn the_object_store_is_down_refuses_loses_answers_and_is_slow() {
 fn a_soak_stays_flat_and_exact() {
     script("soak.py");
 }
+
+#[test]
+fn the_clock_is_set_back_and_ahead_and_runs_slow_and_fast() {
+    script("clock.py");
+}
+
+#[test]
+fn secrets_are_found_nowhere() {
+    script("secrets.py");
+}

@@ -3,6 +3,7 @@
 mod check;
 mod delivery;
 mod demo;
+mod faults;
 mod files;
 mod http;
 mod intake;
