@@ -73,8 +73,10 @@ def seen(tidegate):
 
 def main():
     port = free_port()
-    # A day of silence, by the ticks, would close windows.
-    pipeline = PIPELINE.replace('"1d"', '"30d"').replace("SOURCE", ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    # A day of silence, by the ticks, would close windows. What a device sends again after the kill
+    # it does not mark, so it is told by its number.
+    dedup = '[reading.dedup]\nkey = ["device", "seq"]\nhorizon = "30d"\n[reading.fields]'
+    pipeline = PIPELINE.replace('"1d"', '"30d"').replace("[reading.fields]", dedup).replace("SOURCE", ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
     file = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clock-")) / "clock"
     file.write_text(CLOCKS[0])
     env = {"LD_PRELOAD": library(), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",

@@ -180,8 +180,8 @@ impl Outbox {
         self.state().through_epoch
     }
 
-    /// Whether notifications of `epoch` may be missing. Also of the newest one that is here: a crash
-    /// may have cut it in its middle.
+    /// Whether notifications of `epoch` may be missing. Also of the newest one that is here: a
+    /// crash may have cut it in its middle.
     pub fn may_lack(&self, epoch: Epoch) -> bool {
         epoch >= self.through_epoch()
     }
