@@ -2,8 +2,8 @@
 //! publish; what comes out in the end is what a plain loop makes of the readings.
 //!
 //! One home lives through all of its kills: each start dies at the next point. CI takes each point
-//! at its 2nd hit, in two homes; with `TIDEGATE_LONG=1` each point is also taken at its 1st, 2nd and
-//! 10th hit, each in a home of its own.
+//! at its 2nd hit, in two homes; with `TIDEGATE_LONG=1` each point is taken at its 1st, 2nd and
+//! 10th hit as well, each in a home of its own.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
