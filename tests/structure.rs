@@ -5,6 +5,7 @@
 //! fail it. Exceptions are listed by name below, each list may only shrink: a file that no longer
 //! needs its exception fails as well, until the entry is removed.
 
+mod guarantees;
 mod rules;
 mod source;
 
@@ -222,4 +223,12 @@ fn no_file_names_the_machine_it_was_written_on() {
         }
     }
     assert_none("words of one machine", &problems);
+}
+
+#[test]
+fn every_test_that_the_readme_names_exists() {
+    let (Some(paths), Some(sources)) = (tracked(), sources()) else { return };
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("there is a README");
+    let files: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    assert_none("the table of guarantees", &guarantees::problems(&readme, &sources, &files));
 }
