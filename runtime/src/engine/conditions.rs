@@ -1,29 +1,46 @@
 //! When the engine has something to say about itself: what its parts report, as conditions of
 //! [`super::alarms`]. This file must not decide how long a condition has to hold.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::alarms::{Conditions as Holding, Rule};
+use super::alarms::{Alarms, Conditions as Holding, Rule};
 use super::tables::TableTroubles;
+use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::outbox::Outbox;
 use crate::source::SourceStats;
 use crate::stats::Stats;
 
+/// What is asked besides the journal: sources, tables, notifications, counters.
+pub(super) type About = (Vec<(String, Arc<SourceStats>)>, TableTroubles, Arc<Outbox>, Arc<Stats>);
+
+/// Watches all of it and tells what changes to the journal.
+pub(super) fn watch(
+    data: &Path,
+    clock: Clock,
+    journal: &Arc<Journal>,
+    (sources, tables, outbox, stats): About,
+) -> std::io::Result<Alarms> {
+    let urgent = journal.urgent_intake();
+    let conditions = Conditions { journal: Arc::clone(journal), sources, tables, outbox, stats };
+    Alarms::start(data, clock, urgent, conditions.looker())
+}
+
 /// The parts that are asked.
-pub(super) struct Conditions {
-    pub(super) journal: Arc<Journal>,
-    pub(super) sources: Vec<(String, Arc<SourceStats>)>,
-    pub(super) tables: TableTroubles,
-    pub(super) outbox: Arc<Outbox>,
-    pub(super) stats: Arc<Stats>,
+struct Conditions {
+    journal: Arc<Journal>,
+    sources: Vec<(String, Arc<SourceStats>)>,
+    tables: TableTroubles,
+    outbox: Arc<Outbox>,
+    stats: Arc<Stats>,
 }
 
 impl Conditions {
     /// Asks all of them. What only happens, and is no state, holds when it has happened since it
     /// was asked last.
-    pub(super) fn looker(self) -> impl FnMut() -> Holding + Send + 'static {
+    fn looker(self) -> impl FnMut() -> Holding + Send + 'static {
         let mut refused_before = 0;
         let mut dead_before = self.outbox.dead_count();
         move || {

@@ -41,7 +41,6 @@ use tokio::sync::oneshot;
 use self::alarms::Alarms;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
-use self::conditions::Conditions;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables};
@@ -169,18 +168,12 @@ impl Engine {
         let webhooks = sources::webhooks(&plan);
         let last_ticks = Arc::new(AtomicBool::new(false));
         let spill = SpillBudget::new(options.spill_bytes_max);
-        let context =
-            TableContext::new(Arc::clone(&stats), Arc::clone(&last_ticks), &options.data, spill)?;
+        let (ended, data) = (Arc::clone(&last_ticks), &options.data);
+        let context = TableContext::new(Arc::clone(&stats), ended, data, spill)?;
         let troubles = context.troubles.clone();
-        let committer = Committer::open(
-            &store,
-            &graph::tables(&plan.pipelines),
-            &instance,
-            context,
-            Arc::clone(&in_flight),
-        )
-        .await?
-        .with_durable(
+        let tables = graph::tables(&plan.pipelines);
+        let opened = Committer::open(&store, &tables, &instance, context, Arc::clone(&in_flight));
+        let committer = opened.await?.with_durable(
             Arc::clone(&journal),
             Notifications::new(Arc::clone(&outbox), &plan.pipelines)
                 .with_engine(&plan.notifications, Arc::clone(&last_ticks))
@@ -189,15 +182,7 @@ impl Engine {
         );
         let Restored { epoch, state, changed } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
-        let worker_plan = WorkerPlan {
-            pipelines: plan.pipelines.clone(),
-            workers: options.workers,
-            first_epoch: epoch + 1,
-            state,
-            tap_edges: false,
-            #[cfg(test)]
-            turns: None,
-        };
+        let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events)?;
         let finished = spawn_committer(committer, received)?;
         let queue = FeedQueue::new(
@@ -213,15 +198,8 @@ impl Engine {
         let (given_up, watched) = (Arc::clone(&outbox), clock.clone());
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
         let sources = sources::start(bound, &journal);
-        let conditions = Conditions {
-            journal: Arc::clone(&journal),
-            sources: sources.stats(),
-            tables: troubles.clone(),
-            outbox: given_up,
-            stats: Arc::clone(&stats),
-        };
-        let urgent = journal.urgent_intake();
-        let alarms = Alarms::start(&options.data, watched, urgent, conditions.looker())?;
+        let about = (sources.stats(), troubles.clone(), given_up, Arc::clone(&stats));
+        let alarms = conditions::watch(&options.data, watched, &journal, about)?;
         let recovery = Recovery {
             checkpoint: epoch,
             messages,

@@ -14,6 +14,7 @@ use tidegate_operators::dataflow::Ticks;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, Tick};
+use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 use timely::WorkerConfig;
 use timely::communication::Config as CommunicationConfig;
@@ -61,6 +62,26 @@ pub(crate) struct WorkerPlan {
     /// Let the simulation decide who runs when.
     #[cfg(test)]
     pub(super) turns: Option<Turns>,
+}
+
+impl WorkerPlan {
+    /// All pipelines of a plan, from an epoch on, with the state before it.
+    pub(crate) fn live(
+        plan: &Plan,
+        workers: usize,
+        first_epoch: Epoch,
+        state: Vec<(String, RecordBatch)>,
+    ) -> Self {
+        Self {
+            pipelines: plan.pipelines.clone(),
+            workers,
+            first_epoch,
+            state,
+            tap_edges: false,
+            #[cfg(test)]
+            turns: None,
+        }
+    }
 }
 
 /// Starts the workers. Returns their command ports once all graphs are built.
