@@ -3,6 +3,7 @@
 mod check;
 mod delivery;
 mod demo;
+mod doctor;
 mod faults;
 mod files;
 mod http;

@@ -71,14 +71,15 @@ fn prepare(options: &SalvageOptions) -> anyhow::Result<()> {
     if !data.is_dir() {
         bail!("there is no folder {}", data.display());
     }
+    // Asked before anything is made.
+    let existing = to.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    if fs::canonicalize(existing)?.starts_with(fs::canonicalize(data)?) {
+        bail!("the new folder must not lie inside of {}", data.display());
+    }
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
     let empty = fs::read_dir(to).context("cannot list the new folder")?.next().is_none();
     if !empty {
         bail!("{} is not empty: salvage writes into a new folder", to.display());
-    }
-    let (inside, outside) = (fs::canonicalize(to)?, fs::canonicalize(data)?);
-    if inside.starts_with(&outside) {
-        bail!("the new folder must not lie inside of {}", data.display());
     }
     Ok(())
 }
@@ -394,3 +395,6 @@ fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

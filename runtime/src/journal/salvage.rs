@@ -128,17 +128,28 @@ impl Out {
             }
             Whole::Messages(messages, sources) => {
                 self.reach(epoch)?;
+                self.check(epoch)?;
                 self.recognizer.replay(&messages, sources);
                 self.run(messages, sources);
                 self.flush_if_large()
             }
             Whole::Tick(tick) => {
                 self.reach(tick.epoch)?;
+                self.check(tick.epoch)?;
                 let to = self.target();
                 self.group.add_tick(tick.time_us, &mut self.position, to);
                 self.flush_if_large()
             }
         }
+    }
+
+    /// A message in another epoch than its own would be counted twice by the tables.
+    fn check(&self, epoch: Epoch) -> Result<(), DurableError> {
+        if epoch == self.position.epoch {
+            return Ok(());
+        }
+        let reason = format!("epoch {epoch} comes after epoch {}", self.position.epoch);
+        Err(DurableError::Mismatch { path: self.files.dir.clone(), reason })
     }
 
     fn run(&mut self, messages: Messages, sources: &[String]) {

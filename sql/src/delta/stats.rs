@@ -18,6 +18,9 @@ use serde_json::{Map, Number, Value, json};
 /// Longest string bound, in characters: enough to tell devices apart, and Delta's usual limit.
 const BOUND_CHARS_MAX: usize = 32;
 
+/// By how much a parsed bound is widened, of its size: four times the distance of two numbers.
+const FLOAT_SLACK: f64 = 4.0 * f64::EPSILON;
+
 #[derive(Clone, Debug, PartialEq)]
 enum Bounds {
     /// No value yet.
@@ -202,7 +205,9 @@ pub(crate) fn parse_value(value: &Value, kind: &DataType, upper: bool) -> Option
         return Some(ScalarValue::TimestampMicrosecond(Some(us), zone.clone()));
     }
     if let (DataType::Float64, Some(v)) = (kind, value.as_f64()) {
-        return Some(ScalarValue::Float64(Some(v)));
+        // The JSON parser may be off by the last bits; a bound must not be narrower than a value.
+        let slack = FLOAT_SLACK * v.abs();
+        return Some(ScalarValue::Float64(Some(if upper { v + slack } else { v - slack })));
     }
     if let (DataType::Decimal128(_, _) | DataType::List(_) | DataType::Binary, false) =
         (kind, value.is_string())
@@ -271,7 +276,8 @@ mod tests {
         assert_eq!(column("i").min, Some(ScalarValue::Int64(Some(i64::MIN))));
         assert_eq!(column("i").max, Some(ScalarValue::Int64(Some(i64::MAX))));
         assert_eq!(column("i").nulls, Some(1));
-        assert_eq!(column("f").max, Some(ScalarValue::Float64(Some(1e300))));
+        let ScalarValue::Float64(Some(high)) = column("f").max.unwrap() else { panic!() };
+        assert!((1e300..1.000_001e300).contains(&high), "{high}");
         assert_eq!((column("nan").min, column("nan").max), (None, None));
         assert_eq!(column("none").nulls, Some(3));
         assert_eq!(column("d").min, Some(ScalarValue::Date32(Some(-1))));
@@ -285,6 +291,25 @@ mod tests {
             panic!()
         };
         assert!((5_000_000..5_001_000).contains(&high));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_float_lies_within_its_own_bounds(value in -1e18..1e18f64, small in -1e3..1e3f64) {
+            for value in [value, small] {
+                let column = Arc::new(Float64Array::from(vec![value])) as ArrayRef;
+                let column = [("f", column, true)];
+                let batch = RecordBatch::try_from_iter_with_nullable(column).unwrap();
+                let mut builder = StatsBuilder::new(1);
+                builder.update(&batch);
+                let text = builder.finish(&batch.schema());
+                let stats = FileStats::parse(Some(&text), &batch.schema());
+                let (min, max) = (stats.columns["f"].min.clone(), stats.columns["f"].max.clone());
+                let exact = ScalarValue::Float64(Some(value));
+                proptest::prop_assert!(min.unwrap() <= exact, "{value:?} {text}");
+                proptest::prop_assert!(max.unwrap() >= exact, "{value:?} {text}");
+            }
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) async fn examine(
     }
     if bad == 0 {
         let text = format!(
-            "{total} files, {} rows, {bytes} bytes: all there, sizes, footers, counts and bounds \
+            "files {total}, rows {}, bytes {bytes}: all there, sizes, footers, counts and bounds \
              as the log says",
             health.rows
         );

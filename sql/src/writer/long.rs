@@ -1,8 +1,8 @@
-//! A table of many commits that nobody compacts: commits stay as fast as the first ones, and opening
-//! does not read the log from its birth.
+//! A table of many commits that nobody compacts: commits stay as fast as the first ones, and
+//! opening does not read the log from its birth.
 //!
-//! `TIDEGATE_LONG_TABLE=10000 cargo test --release -p tidegate-sql a_long_table` is the full form: it
-//! checks times too. The short one compares ratios alone.
+//! `TIDEGATE_LONG_TABLE=10000 cargo test --release -p tidegate-sql a_long_table` is the full form:
+//! it checks times too. The short one compares ratios alone.
 
 #![allow(clippy::unwrap_used)]
 

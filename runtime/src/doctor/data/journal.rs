@@ -96,7 +96,13 @@ fn tell(scene: &Scene<'_>, report: &mut Report, damage: &Damage, found: &Examine
         change.push(scene.salvage());
         let change: Vec<&str> = change.iter().map(String::as_str).collect();
         report.fail("damage", &text, &change);
-        report.means(format!("a start stops here; {lost} cannot be read any more"));
+        report.means(match through <= newest {
+            true => format!(
+                "a start stops here, although the checkpoint of epoch {newest} and the tables have \
+                 what {lost} there said"
+            ),
+            false => format!("a start stops here; {lost} cannot be read any more"),
+        });
     } else {
         report.warn("damage", &text, &[]);
         report.means(format!(

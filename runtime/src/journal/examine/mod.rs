@@ -2,8 +2,8 @@
 //!
 //! Invariant: what a start would stop at is the first damage that is found here, in the same file
 //! at the same offset, because both use the same rules (`frame`, `epoch`, `segment`). What is
-//! handed on was written, each message once, in the order of the journal. It takes no lock: beside a
-//! running writer the growing end is told from damage.
+//! handed on was written, each message once, in the order of the journal. It takes no lock: beside
+//! a running writer the growing end is told from damage.
 
 pub(crate) mod scan;
 mod walk;

@@ -196,6 +196,10 @@ impl<'a> Walk<'a> {
             }
             match piece {
                 Piece::Frame(frame) => {
+                    // Without a header the first frame says where the segment begins.
+                    if let Some(seen) = self.out.segments.last_mut().filter(|s| s.epochs.0 == 0) {
+                        seen.epochs.0 = frame.epoch;
+                    }
                     if first
                         && let Some(state) = &mut self.state
                         && state.gap.is_none()

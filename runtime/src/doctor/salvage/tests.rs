@@ -1,0 +1,145 @@
+//! Damaged data folders, saved: exactly what was whole is there, and the new folder opens.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use super::super::report::Status;
+use super::*;
+use crate::clock::Clock;
+use crate::journal::examine::testing::{segments, write_journal};
+use crate::journal::{Feed, Journal, JournalOptions};
+
+fn quiet(_: &str, _: u64, _: u64) {}
+
+/// [`write_journal`], which has a runtime of its own.
+fn filled(dir: &Path, offers: usize) -> Vec<String> {
+    std::thread::scope(|scope| scope.spawn(|| write_journal(dir, 450, offers)).join()).unwrap()
+}
+
+async fn save(data: &Path) -> (tempfile::TempDir, anyhow::Result<Vec<Report>>) {
+    let to = tempfile::tempdir().unwrap();
+    let options = SalvageOptions { data: data.into(), to: to.path().join("saved") };
+    let outcome = salvage(&options, &quiet).await;
+    (to, outcome)
+}
+
+/// All payloads that a start on `data` replays after its newest checkpoint.
+fn start(data: &Path) -> Vec<String> {
+    let checkpoints = data.join("checkpoints");
+    let newest = match checkpoints.is_dir() {
+        true => CheckpointStore::open(checkpoints).unwrap().latest().unwrap(),
+        false => None,
+    };
+    let options = JournalOptions {
+        idle_interval: Duration::from_secs(3600),
+        ..JournalOptions::new(data.join("journal"))
+    };
+    let names = ["x".to_owned(), "y".to_owned()];
+    let from = newest.map_or(1, |c| c.epoch + 1);
+    let (_journal, replay) = Journal::open(options, Clock::system(), &names, from).unwrap();
+    let mut payloads = Vec::new();
+    let mut epochs = Vec::new();
+    for feed in replay {
+        match feed.unwrap() {
+            Feed::Messages(run) => {
+                let text = |i| String::from_utf8(run.payload(i).to_vec()).unwrap();
+                payloads.extend((0..run.len()).map(text));
+            }
+            Feed::Tick(tick) => epochs.push(tick.epoch),
+        }
+    }
+    assert!(epochs.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{epochs:?}");
+    payloads
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_whole_is_saved_and_the_rest_is_told_in_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let payloads = filled(&dir.path().join("journal"), 24);
+    fs::write(dir.path().join("instance"), "0123").unwrap();
+    let files = segments(&dir.path().join("journal"));
+    // A byte of a payload: `payload 3/0` is the first of its run.
+    let victim = files.iter().find(|f| contains(f, b"payload 3/0")).unwrap();
+    let mut bytes = fs::read(victim).unwrap();
+    let at = memchr::memmem::find(&bytes, b"payload 3/0").unwrap();
+    bytes[at] ^= 0x20;
+    fs::write(victim, &bytes).unwrap();
+    let before = fs::read(&files[0]).unwrap();
+    fs::remove_file(files.last().unwrap()).unwrap();
+    let gone = payloads_of(files.last().unwrap());
+    let (to, outcome) = save(dir.path()).await;
+    let reports = outcome.unwrap();
+    let report = &reports[0];
+    assert!(!report.passed(), "{}", report.table());
+    let journal = report.rows.iter().find(|r| r.check == "journal").unwrap();
+    assert!(journal.change[0].contains(", 2 messages:"), "{journal:?}");
+    let left: Vec<&String> =
+        payloads.iter().filter(|p| !p.starts_with("payload 3/") && !gone(p.as_str())).collect();
+    assert_eq!(start(&to.path().join("saved")).iter().collect::<Vec<_>>(), left);
+    // The old folder is as it was.
+    assert_eq!(fs::read(&files[0]).unwrap(), before);
+    assert_eq!(fs::read(victim).unwrap(), bytes);
+    assert_eq!(fs::read_to_string(to.path().join("saved/instance")).unwrap(), "0123");
+}
+
+fn contains(path: &Path, word: &[u8]) -> bool {
+    memchr::memmem::find(&fs::read(path).unwrap(), word).is_some()
+}
+
+/// Which payloads only the removed segment held: those that none of the others has.
+fn payloads_of(removed: &Path) -> impl Fn(&str) -> bool + use<> {
+    let others: Vec<Vec<u8>> =
+        segments(removed.parent().unwrap()).iter().map(|path| fs::read(path).unwrap()).collect();
+    move |payload| others.iter().all(|b| memchr::memmem::find(b, payload.as_bytes()).is_none())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swapped_segments_and_a_lost_checkpoint_are_put_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let payloads = filled(&journal, 24);
+    let files = segments(&journal);
+    let spare = dir.path().join("spare");
+    fs::rename(&files[1], &spare).unwrap();
+    fs::rename(&files[2], &files[1]).unwrap();
+    fs::rename(&spare, &files[2]).unwrap();
+    let (to, outcome) = save(dir.path()).await;
+    assert_eq!(start(&to.path().join("saved")), payloads, "{}", outcome.unwrap()[0].table());
+
+    // Trimmed behind a checkpoint that is damaged now: state begins empty where the journal does.
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    let payloads = filled(&journal, 24);
+    let files = segments(&journal);
+    fs::remove_file(&files[0]).unwrap();
+    let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
+    store.save(5, &[], serde_json::json!({})).unwrap();
+    drop(store);
+    let manifest = dir.path().join("checkpoints/checkpoint-00000000000000000005.json");
+    fs::write(manifest, "").unwrap();
+    let (to, outcome) = save(dir.path()).await;
+    let report = &outcome.unwrap()[0];
+    let state = report.rows.iter().find(|r| r.check == "state").unwrap();
+    assert_eq!(state.status, Status::Warn);
+    let saved = start(&to.path().join("saved"));
+    assert!(!saved.is_empty() && payloads.ends_with(&saved), "{saved:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_never_writes_in_place_nor_beside_a_running_instance() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal");
+    filled(&journal, 4);
+    let into = |to: PathBuf| SalvageOptions { data: dir.path().into(), to };
+    let inside = into(dir.path().join("new"));
+    let error = salvage(&inside, &quiet).await.unwrap_err().to_string();
+    assert!(error.contains("must not lie inside"), "{error}");
+    assert!(!dir.path().join("new").exists());
+    let full = tempfile::tempdir().unwrap();
+    fs::write(full.path().join("mine"), "").unwrap();
+    let error = salvage(&into(full.path().into()), &quiet).await.unwrap_err().to_string();
+    assert!(error.contains("is not empty"), "{error}");
+    let _lock = crate::journal::storage::lock_dir(&journal).unwrap();
+    let error = save(dir.path()).await.1.unwrap_err().to_string();
+    assert!(error.contains("an instance is running"), "{error}");
+}
