@@ -141,5 +141,5 @@ fn the_clock_is_set_back_and_ahead_and_runs_slow_and_fast() {
 
 #[test]
 fn secrets_are_found_nowhere() {
-    script("secrets.py");
+    script("canary.py");
 }
