@@ -7,7 +7,8 @@ goes back to an older state: it sends messages again that were acknowledged long
 packet ids for others. Those can be told apart by a key of the reading only: they are counted, and
 with `[reading.dedup]` there are none.
 
-TIDEGATE_CHAOS_SECONDS makes it longer, TIDEGATE_SEED moves the moments."""
+TIDEGATE_CHAOS_SECONDS makes it longer, TIDEGATE_SEED moves the moments, TIDEGATE_DEVICES (3) and
+TIDEGATE_RATE (750) say how many devices send how many messages per second, all together."""
 
 import os
 import random
@@ -17,7 +18,8 @@ from harness import (PIPELINE, Device, Mosquitto, Tidegate, eventually, judge, s
 
 SECONDS = float(os.environ.get("TIDEGATE_CHAOS_SECONDS", "8"))
 SEED = int(os.environ.get("TIDEGATE_SEED", "3"))
-DEVICES = ["d1", "d2", "d3"]
+DEVICES = [f"d{n + 1}" for n in range(int(os.environ.get("TIDEGATE_DEVICES", "3")))]
+RATE = float(os.environ.get("TIDEGATE_RATE", "750"))
 DEDUP = '[reading.dedup]\nkey = ["device", "seq"]\nhorizon = "1h"\n'
 
 
@@ -32,7 +34,7 @@ def loop(kill_broker, qos, version, dedup=""):
     with Mosquitto(Mosquitto.SAVE_ALWAYS) as broker, \
             Tidegate(pipeline.replace("SOURCE", source(broker, qos, version))) as tidegate:
         broker.wait_for_subscription("tidegate-test", "plant/+/+/telemetry")
-        devices = {name: Device(broker.port, name, pause_s=0.004) for name in DEVICES}
+        devices = {name: Device(broker.port, name, pause_s=len(DEVICES) / RATE) for name in DEVICES}
         for device in devices.values():
             device.start()
         eventually("the first acknowledgements",
