@@ -16,6 +16,8 @@ use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
 use crate::intern::KeyInterner;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::AlertSpec;
 use crate::system::step_rejects;
 use event::{Change, Summary};
@@ -77,7 +79,9 @@ pub struct AlertCounts {
 pub struct AlertRule {
     spec: AlertSpec,
     interner: KeyInterner,
-    states: Vec<KeyState>,
+    states: Slabs<KeyState>,
+    /// Key groups that changed since the last cut.
+    changed: GroupSet,
     summary: Summary,
     counts: AlertCounts,
     ids: Vec<u32>,
@@ -93,7 +97,8 @@ impl AlertRule {
             spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
         Ok(Self {
             interner: KeyInterner::new(&types)?,
-            states: Vec::new(),
+            states: Slabs::default(),
+            changed: GroupSet::default(),
             summary: Summary::parse(&spec.summary, &spec.input),
             counts: AlertCounts::default(),
             ids: Vec::new(),
@@ -168,7 +173,8 @@ impl KeyedOperator for AlertRule {
             self.spec.keys.iter().map(|k| ArrayRef::clone(rows.column(*k))).collect();
         let mut ids = std::mem::take(&mut self.ids);
         self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
-        self.states.resize(self.interner.len(), KeyState::default());
+        self.states.grow(self.interner.len(), KeyState::default);
+        self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
         let (fire, clear, failed) = self.conditions(rows)?;
         if !failed.is_empty() {
             let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
@@ -207,8 +213,9 @@ impl KeyedOperator for AlertRule {
         Ok(())
     }
 
-    fn save(&self) -> Result<RecordBatch, OperatorError> {
-        self.save_state()
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
     }
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {

@@ -19,8 +19,9 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::batch::Tick;
-use crate::key::stable_hashes_from;
+use crate::key::{KEY_GROUPS, key_group, stable_hashes_from};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::DedupSpec;
 use crate::system::{DuplicateRow, FORGOTTEN, REPEATED, duplicates};
 
@@ -32,6 +33,7 @@ const SEEDS: [u64; 2] = [0x7469_6465, 0x6761_7465];
 type Hash = u128;
 
 /// What is remembered of one device.
+#[derive(Clone)]
 struct Device {
     name: Arc<str>,
     /// Tick time of arrival and hash, oldest first. Never empty.
@@ -43,7 +45,10 @@ pub struct Dedup {
     spec: DedupSpec,
     /// All hashes of all devices; the device is part of what is hashed.
     known: HashTable<Hash>,
-    devices: HashTable<Device>,
+    /// By key group, so that a checkpoint shares the groups that do not change.
+    devices: Vec<Arc<HashTable<Device>>>,
+    /// Key groups that changed since the last cut.
+    changed: GroupSet,
     /// Tick times with the devices of which something came in, oldest first.
     arrivals: VecDeque<(i64, Arc<str>)>,
 }
@@ -63,7 +68,13 @@ type Tallies<'a> = BTreeMap<(&'a str, &'static str), Tally>;
 impl Dedup {
     /// Without a memory.
     pub fn new(spec: DedupSpec) -> Self {
-        Self { spec, known: HashTable::new(), devices: HashTable::new(), arrivals: VecDeque::new() }
+        Self {
+            spec,
+            known: HashTable::new(),
+            devices: vec![Arc::default(); usize::from(KEY_GROUPS)],
+            changed: GroupSet::default(),
+            arrivals: VecDeque::new(),
+        }
     }
 
     /// Number of readings that are remembered.
@@ -121,12 +132,14 @@ impl Dedup {
     /// Remembers a reading that is not known; whether another one had to be forgotten for it.
     fn remember(&mut self, device: &str, hash: Hash, now_us: i64) -> bool {
         self.known.insert_unique(table_hash(hash), hash, |h| table_hash(*h));
-        let named = xxh3_64(device.as_bytes());
-        let Some(found) = self.devices.find_mut(named, |d| &*d.name == device) else {
+        let named = name_hash(device);
+        self.changed.insert(key_group(named));
+        let devices = Arc::make_mut(&mut self.devices[usize::from(key_group(named))]);
+        let Some(found) = devices.find_mut(named, |d| &*d.name == device) else {
             let name: Arc<str> = device.into();
             self.arrivals.push_back((now_us, Arc::clone(&name)));
             let new = Device { name, seen: [(now_us, hash)].into() };
-            self.devices.insert_unique(named, new, |d| xxh3_64(d.name.as_bytes()));
+            devices.insert_unique(named, new, |d| name_hash(&d.name));
             return false;
         };
         if found.seen.back().is_none_or(|(last_us, _)| *last_us != now_us) {
@@ -147,8 +160,10 @@ impl Dedup {
         let until_us = now_us.saturating_sub(self.spec.horizon_us);
         while self.arrivals.front().is_some_and(|(seen_us, _)| *seen_us <= until_us) {
             let Some((_, name)) = self.arrivals.pop_front() else { return };
-            let named = xxh3_64(name.as_bytes());
-            let Ok(mut entry) = self.devices.find_entry(named, |d| d.name == name) else {
+            let named = name_hash(&name);
+            self.changed.insert(key_group(named));
+            let devices = Arc::make_mut(&mut self.devices[usize::from(key_group(named))]);
+            let Ok(mut entry) = devices.find_entry(named, |d| d.name == name) else {
                 continue;
             };
             let seen = &mut entry.get_mut().seen;
@@ -162,6 +177,11 @@ impl Dedup {
             }
         }
     }
+}
+
+/// The stable hash of a device's name as a key column.
+fn name_hash(name: &str) -> u64 {
+    xxh3_64(name.as_bytes())
 }
 
 fn forget(known: &mut HashTable<Hash>, hash: Hash) {
@@ -206,8 +226,9 @@ impl KeyedOperator for Dedup {
         Ok(())
     }
 
-    fn save(&self) -> Result<RecordBatch, OperatorError> {
-        self.save_state()
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
     }
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {

@@ -22,6 +22,7 @@ use crate::batch::Tick;
 use crate::expression::{Failed, evaluate, expression_failed};
 use crate::intern::KeyInterner;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{DetectOrder, DetectSpec};
 use crate::system::step_rejects;
 use method::{Method, Verdict, method};
@@ -49,6 +50,8 @@ pub struct Detector {
     counts: DetectCounts,
     ids: Vec<u32>,
     verdicts: Vec<Verdict>,
+    /// Key groups that changed since the last cut.
+    changed: GroupSet,
 }
 
 /// Readings in the order in which they are judged.
@@ -79,6 +82,7 @@ impl Detector {
             counts: DetectCounts::default(),
             ids: Vec::new(),
             verdicts: Vec::new(),
+            changed: GroupSet::default(),
             spec,
         })
     }
@@ -128,6 +132,7 @@ impl Detector {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         self.counts.judged += ids.len() as u64;
+        self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
         self.verdicts.clear();
         self.method.resize(self.interner.len());
         self.method.judge(ids, values, &mut self.verdicts);
@@ -185,6 +190,7 @@ impl KeyedOperator for Detector {
             Some(reorder) => {
                 let mut ready = Readings::default();
                 reorder.resize(self.interner.len());
+                self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
                 for ((id, time_us), value) in ids.iter().zip(times.values()).zip(values.values()) {
                     reorder.push(*id, *time_us, *value, tick.time_us, &mut ready, &mut self.counts);
                 }
@@ -203,8 +209,9 @@ impl KeyedOperator for Detector {
         self.judge_ready(&ready, emit)
     }
 
-    fn save(&self) -> Result<RecordBatch, OperatorError> {
-        self.save_state()
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
     }
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {

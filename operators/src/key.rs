@@ -1,7 +1,9 @@
-//! The stable hash of key columns: which worker owns a key.
+//! The stable hash of key columns, and from it the key group: which worker owns a key.
 //!
-//! The same key has the same hash in every process, on every machine and in every version that can
-//! read the same checkpoint, so nothing here may depend on a library's in-memory layout or seed.
+//! The same key has the same hash and the same group in every process, on every machine and in
+//! every version that can read the same checkpoint, so nothing here may depend on a library's
+//! in-memory layout or seed. Groups are the unit in which state is saved and dealt to workers: a
+//! worker owns whole groups, so a checkpoint fits any number of workers up to [`KEY_GROUPS`].
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
@@ -91,7 +93,50 @@ fn hash_column(column: &ArrayRef, hashes: &mut [u64]) {
     }
 }
 
+/// Number of key groups. Part of every saved state: a change needs a new format.
+pub const KEY_GROUPS: u16 = 256;
+
+/// The key group of a key's hash, below [`KEY_GROUPS`].
+pub fn key_group(hash: u64) -> u16 {
+    // Bits that hash tables do not look at (they take the lowest and the highest), or a table of
+    // one group's keys would degrade.
+    ((hash >> 32) as u16) % KEY_GROUPS
+}
+
+/// The worker that owns a key group.
+pub fn group_owner(group: u16, workers: usize) -> usize {
+    usize::from(group) % workers
+}
+
 /// The worker that owns a key.
 pub fn owner(hash: u64, workers: usize) -> usize {
-    (hash % workers as u64) as usize
+    group_owner(key_group(hash), workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::StringArray;
+    use std::sync::Arc;
+
+    /// Saved state depends on it: these numbers must never change.
+    #[test]
+    fn groups_are_the_same_in_every_version() {
+        let keys: ArrayRef = Arc::new(StringArray::from(vec![Some("sensor-1"), None, Some("")]));
+        let mut hashes = Vec::new();
+        stable_hashes(&[keys], 3, &mut hashes);
+        let groups: Vec<u16> = hashes.iter().map(|h| key_group(*h)).collect();
+        assert_eq!(groups, [160, 180, 5]);
+        assert_eq!((key_group(0), key_group(u64::MAX)), (0, KEY_GROUPS - 1));
+    }
+
+    #[test]
+    fn every_worker_owns_about_as_many_groups() {
+        for workers in [1, 2, 3, 7, 256] {
+            let mut owned = vec![0; workers];
+            (0..KEY_GROUPS).for_each(|g| owned[group_owner(g, workers)] += 1);
+            let (least, most) = (owned.iter().min(), owned.iter().max());
+            assert!(least.zip(most).is_some_and(|(a, b)| *a > 0 && b - a <= 1), "{owned:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use arrow::error::ArrowError;
 use datafusion_common::DataFusionError;
 
 use crate::batch::Tick;
+use crate::snapshot::Snapshot;
 
 /// Why an operator cannot go on. These are broken invariants or exhausted resources, never bad
 /// data: bad data becomes rows.
@@ -50,10 +51,19 @@ pub trait KeyedOperator: 'static {
     /// because there are new files, it goes on from the state after this.
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError>;
 
-    /// The whole state as rows. Its first columns are the key columns, so that rows can be dealt
-    /// out to another number of workers.
-    fn save(&self) -> Result<RecordBatch, OperatorError>;
+    /// The state as it is now, of the key groups that changed since the last cut, or of all if
+    /// `whole`. Called between epochs; must be cheap however many keys there are. The first columns
+    /// of its rows are the key columns, so that rows can be dealt out to other workers.
+    fn cut(&mut self, whole: bool) -> Snapshot;
 
-    /// Takes rows that [`KeyedOperator::save`] made, those whose keys belong to this worker.
+    /// The whole state as rows, for tests: [`KeyedOperator::cut`] in one go.
+    ///
+    /// # Errors
+    /// See [`Snapshot::rows`].
+    fn save(&mut self) -> Result<RecordBatch, OperatorError> {
+        Ok(self.cut(true).rows()?.rows)
+    }
+
+    /// Takes rows that a cut made, those whose keys belong to this worker. Each key comes once.
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
 }

@@ -82,6 +82,28 @@ counters! {
     lag_us,
     /// Level: open connections to Tidegate's own MQTT endpoint.
     connections,
+    /// Checkpoints that became visible.
+    checkpoints,
+    /// Checkpoints that were given up, because the disk was full.
+    checkpoints_failed,
+    /// Level: bytes of all files of the newest checkpoint.
+    checkpoint_bytes,
+    /// Level: bytes that were written for the newest checkpoint.
+    checkpoint_written_bytes,
+    /// Level: work of the checkpoint thread for the newest checkpoint, microseconds.
+    checkpoint_us,
+    /// Level: time from one checkpoint to the next that was asked for, microseconds.
+    checkpoint_interval_us,
+    /// Level: tick time now less that of the newest checkpoint, microseconds.
+    checkpoint_age_us,
+    /// Longest time that a worker was held up to hand over state, microseconds.
+    checkpoint_stall_us,
+    /// Level: rows of state in the newest checkpoint.
+    state_rows,
+    /// Messages that were replayed from the journal at the start.
+    replayed_messages,
+    /// Bytes of those.
+    replayed_bytes,
 }
 
 impl Stats {

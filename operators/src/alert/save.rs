@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::{AlertRule, KeyState, Phase};
 use crate::operator::OperatorError;
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
 const FIXED: [&str; 5] = ["last_us", "before", "before_since_us", "now", "now_since_us"];
 
@@ -36,24 +37,27 @@ impl AlertRule {
         Schema::new(fields)
     }
 
-    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
+    pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let schema = Arc::new(self.state_schema());
-        if self.states.is_empty() {
-            return Ok(RecordBatch::new_empty(schema));
-        }
-        let ids: Vec<u32> = (0..self.states.len() as u32).collect();
-        let number = |f: &dyn Fn(&KeyState) -> i64| -> ArrayRef {
-            Arc::new(Int64Array::from_iter_values(self.states.iter().map(f)))
-        };
-        let mut columns = self.interner.keys(&ids)?;
-        columns.extend([
-            number(&|s| s.last_us),
-            number(&|s| encode(s.before).0),
-            number(&|s| encode(s.before).1),
-            number(&|s| encode(s.now).0),
-            number(&|s| encode(s.now).1),
-        ]);
-        Ok(RecordBatch::try_new(schema, columns)?)
+        let (names, states) = (self.interner.snapshot(), self.states.clone());
+        Snapshot::new(groups, move |groups| {
+            let ids = names.ids(groups);
+            let number = |f: &dyn Fn(&KeyState) -> i64| -> ArrayRef {
+                Arc::new(Int64Array::from_iter_values(
+                    ids.iter().map(|id| f(&states[*id as usize])),
+                ))
+            };
+            let mut columns = names.columns(&ids)?;
+            columns.extend([
+                number(&|s| s.last_us),
+                number(&|s| encode(s.before).0),
+                number(&|s| encode(s.before).1),
+                number(&|s| encode(s.now).0),
+                number(&|s| encode(s.now).1),
+            ]);
+            let rows = RecordBatch::try_new(schema, columns)?;
+            Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
+        })
     }
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
@@ -68,7 +72,7 @@ impl AlertRule {
         let keys = self.spec.keys.len();
         let mut ids = Vec::new();
         self.interner.intern(&state.columns()[..keys], state.num_rows(), &mut ids)?;
-        self.states.resize(self.interner.len(), KeyState::default());
+        self.states.grow(self.interner.len(), KeyState::default);
         let number = |i: usize, row: usize| -> i64 {
             state.column(keys + i).as_primitive::<Int64Type>().value(row)
         };

@@ -10,6 +10,7 @@ use datafusion_physical_expr::planner::logical2physical;
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::check;
 use crate::spec::time_type;
 use crate::system::alerts_schema;
 
@@ -242,5 +243,18 @@ proptest! {
             }
             prop_assert_eq!(feed(&mut straight, part, 50), feed(&mut resumed, part, 50));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cuts_add_up_on_any_number_of_workers(rows in any_rows(), for_us in 0..30_i64) {
+        let parts = rows.chunks(5).enumerate();
+        let epochs: Vec<(i64, RecordBatch)> =
+            parts.map(|(i, part)| (i as i64 * 10, batch(part))).collect();
+        let make = || Box::new(rule(for_us)) as Box<dyn KeyedOperator>;
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
     }
 }

@@ -23,6 +23,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use super::ticks::Ticks;
 use crate::batch::{Batch, Epoch, Tick};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::snapshot::{GroupSet, Snapshot};
 
 /// How the rows of an epoch are put into order at the input of a stateful operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +34,9 @@ pub enum EdgeOrder {
     Columns(Vec<usize>),
 }
 
-/// Takes the state of the operator of this name as of the end of an epoch.
-pub type Save = Box<dyn FnMut(&str, Epoch, RecordBatch)>;
+/// Takes the state of the operator of this name as of the end of an epoch. Calling the last
+/// argument takes it: whoever wants to know how long that is can look at a clock before and after.
+pub type Save = Box<dyn FnMut(&str, Epoch, &mut dyn FnMut() -> Snapshot)>;
 
 /// Takes the reason why the operator of this name failed.
 pub type Fail = Box<dyn FnMut(&str, OperatorError)>;
@@ -47,6 +49,8 @@ pub struct HostContext {
     pub input: SchemaRef,
     /// Order of the input edge.
     pub order: EdgeOrder,
+    /// The key groups whose keys come to this worker.
+    pub owned: GroupSet,
     /// The worker's ticks.
     pub ticks: Ticks,
     /// Called with the saved state when a checkpoint is cut.
@@ -151,8 +155,10 @@ impl Runner {
             .and_then(|()| match self.context.ticks.is_flush(tick.epoch) {
                 true => self.operator.end(&mut emit),
                 false => Ok(()),
-            })
-            .and_then(|()| self.checkpoint(tick.epoch));
+            });
+        if result.is_ok() {
+            self.checkpoint(tick.epoch);
+        }
         self.note(result);
         emit
     }
@@ -175,12 +181,12 @@ impl Runner {
         emit
     }
 
-    fn checkpoint(&mut self, epoch: Epoch) -> Result<(), OperatorError> {
-        if self.context.ticks.is_checkpoint(epoch) {
-            let state = self.operator.save()?;
-            (self.context.save)(&self.context.name, epoch, state);
+    fn checkpoint(&mut self, epoch: Epoch) {
+        if let Some(whole) = self.context.ticks.checkpoint(epoch) {
+            let (operator, owned) = (&mut self.operator, &self.context.owned);
+            let mut cut = || operator.cut(whole).within(owned);
+            (self.context.save)(&self.context.name, epoch, &mut cut);
         }
-        Ok(())
     }
 
     fn note(&mut self, result: Result<(), OperatorError>) {

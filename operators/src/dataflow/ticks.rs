@@ -16,7 +16,7 @@ pub struct Ticks(Rc<RefCell<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     times: BTreeMap<Epoch, i64>,
-    checkpoints: BTreeSet<Epoch>,
+    checkpoints: BTreeMap<Epoch, bool>,
     flushes: BTreeSet<Epoch>,
     /// The epoch after the newest tick.
     next: Epoch,
@@ -33,15 +33,16 @@ impl Ticks {
         inner.time_us = tick.time_us;
     }
 
-    /// Asks every operator to save its state as of the end of `epoch`. Must be called before the
-    /// input advances past `epoch`.
-    pub fn checkpoint_at(&self, epoch: Epoch) {
-        self.0.borrow_mut().checkpoints.insert(epoch);
+    /// Asks every operator to hand over its state as of the end of `epoch`: the key groups that
+    /// changed since the last time, or all if `whole`. Must be called before the input advances
+    /// past `epoch`.
+    pub fn checkpoint_at(&self, epoch: Epoch, whole: bool) {
+        self.0.borrow_mut().checkpoints.insert(epoch, whole);
     }
 
-    /// Whether state is to be saved as of the end of `epoch`.
-    pub fn is_checkpoint(&self, epoch: Epoch) -> bool {
-        self.0.borrow().checkpoints.contains(&epoch)
+    /// Whether state is to be handed over as of the end of `epoch`, and whether all of it.
+    pub fn checkpoint(&self, epoch: Epoch) -> Option<bool> {
+        self.0.borrow().checkpoints.get(&epoch).copied()
     }
 
     /// Asks every operator to emit what is open at the end of `epoch`, as if the input had ended.

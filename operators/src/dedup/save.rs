@@ -1,4 +1,5 @@
-//! What is remembered as rows, one per device: its name, and of each reading when it came in and
+//! What is remembered as rows, one per device, by key group and name: its name, and of each
+//! reading when it came in and
 //! the hash of its key, oldest first.
 
 use std::sync::Arc;
@@ -7,10 +8,11 @@ use arrow::array::{
     ArrayRef, AsArray, Int64Builder, LargeBinaryBuilder, LargeListBuilder, RecordBatch, StringArray,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Dedup, Device, Hash, table_hash};
+use super::{Dedup, Device, Hash, name_hash, table_hash};
+use crate::key::key_group;
 use crate::operator::OperatorError;
+use crate::snapshot::{GroupSet, SavedRows, Snapshot};
 
 /// Bytes of a hash.
 const HASH_BYTES: usize = size_of::<Hash>();
@@ -24,26 +26,39 @@ fn schema() -> Schema {
     ])
 }
 
-impl Dedup {
-    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
-        let mut devices: Vec<&Device> = self.devices.iter().collect();
-        devices.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut times = LargeListBuilder::new(Int64Builder::new());
-        let mut hashes = LargeBinaryBuilder::new();
-        let mut bytes = Vec::new();
-        for device in &devices {
-            bytes.clear();
-            for (seen_us, hash) in &device.seen {
-                times.values().append_value(*seen_us);
-                bytes.extend_from_slice(&hash.to_le_bytes());
-            }
-            times.append(true);
-            hashes.append_value(&bytes);
+fn rows(devices: &[&Device]) -> Result<RecordBatch, OperatorError> {
+    let mut times = LargeListBuilder::new(Int64Builder::new());
+    let mut hashes = LargeBinaryBuilder::new();
+    let mut bytes = Vec::new();
+    for device in devices {
+        bytes.clear();
+        for (seen_us, hash) in &device.seen {
+            times.values().append_value(*seen_us);
+            bytes.extend_from_slice(&hash.to_le_bytes());
         }
-        let names = StringArray::from_iter_values(devices.iter().map(|d| &d.name));
-        let columns: Vec<ArrayRef> =
-            vec![Arc::new(names), Arc::new(times.finish()), Arc::new(hashes.finish())];
-        Ok(RecordBatch::try_new(Arc::new(schema()), columns)?)
+        times.append(true);
+        hashes.append_value(&bytes);
+    }
+    let names = StringArray::from_iter_values(devices.iter().map(|d| &d.name));
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(names), Arc::new(times.finish()), Arc::new(hashes.finish())];
+    Ok(RecordBatch::try_new(Arc::new(schema()), columns)?)
+}
+
+impl Dedup {
+    pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
+        let tables = self.devices.clone();
+        Snapshot::new(groups, move |groups| {
+            let mut counts = Vec::new();
+            let mut devices: Vec<&Device> = Vec::new();
+            for group in groups.iter() {
+                let from = devices.len();
+                devices.extend(tables[usize::from(group)].iter());
+                devices[from..].sort_by(|a, b| a.name.cmp(&b.name));
+                counts.push((group, (devices.len() - from) as u64));
+            }
+            Ok(SavedRows { rows: rows(&devices)?, groups: counts })
+        })
     }
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
@@ -73,9 +88,10 @@ impl Dedup {
                 }
             }
             if !seen.is_empty() {
-                let named = xxh3_64(name.as_bytes());
+                let named = name_hash(&name);
                 let device = Device { name, seen: seen.into() };
-                self.devices.insert_unique(named, device, |d| xxh3_64(d.name.as_bytes()));
+                let devices = Arc::make_mut(&mut self.devices[usize::from(key_group(named))]);
+                devices.insert_unique(named, device, |d| name_hash(&d.name));
             }
         }
         arrivals.extend(self.arrivals.drain(..));

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::key::{owner, stable_hashes};
+use crate::snapshot::check;
 use crate::spec::time_type;
 use crate::system::duplicates_schema;
 
@@ -98,7 +99,7 @@ fn run(spec: &DedupSpec, epochs: &[(i64, Vec<Reading>)], workers: &[usize]) -> O
                 note(emit, &mut out);
             }
         }
-        states = all.iter().map(|dedup| dedup.save().unwrap()).collect();
+        states = all.iter_mut().map(|dedup| dedup.save().unwrap()).collect();
     }
     out.0.sort_unstable();
     out.1.sort_unstable_by(|a, b| (a.3, a.4, &a.0, &a.1).cmp(&(b.3, b.4, &b.0, &b.1)));
@@ -197,7 +198,14 @@ fn what_is_forgotten_leaves_no_memory_behind() {
     }
     let empty = batch(&spec, &[], 0);
     dedup.epoch(&empty, Tick { epoch: 2, time_us: 10_000 }, &mut Emit::default()).unwrap();
-    assert_eq!((dedup.remembered(), dedup.devices.len(), dedup.arrivals.len()), (0, 0, 0));
+    assert_eq!(
+        (
+            dedup.remembered(),
+            dedup.devices.iter().map(|d| d.len()).sum::<usize>(),
+            dedup.arrivals.len()
+        ),
+        (0, 0, 0)
+    );
     assert_eq!(dedup.save().unwrap().num_rows(), 0);
 }
 
@@ -206,4 +214,19 @@ fn a_state_of_another_kind_is_refused() {
     let spec = spec(100, 10);
     let error = Dedup::new(spec.clone()).load(&batch(&spec, &[], 0)).unwrap_err();
     assert!(error.to_string().contains("memory of readings"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cuts_add_up_on_any_number_of_workers(
+        epochs in fleet(), horizon_us in 1..120_i64, keys_max in 1..8_usize
+    ) {
+        let spec = spec(horizon_us, keys_max);
+        let epochs: Vec<(i64, RecordBatch)> =
+            epochs.iter().map(|(at_us, readings)| (*at_us, batch(&spec, readings, 0))).collect();
+        let make = || Box::new(Dedup::new(spec.clone())) as Box<dyn KeyedOperator>;
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+    }
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 
-use super::method::{Method, Verdict};
+use super::method::{Method, MethodStates, Verdict};
 use crate::operator::OperatorError;
+use crate::slabs::Slabs;
 
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -22,12 +23,23 @@ pub(super) struct EwmaZ {
     alpha: f64,
     warmup: u64,
     threshold: f64,
-    states: Vec<State>,
+    states: Slabs<State>,
 }
 
 impl EwmaZ {
     pub(super) fn new(alpha: f64, warmup: u64, threshold: f64) -> Self {
-        Self { alpha, warmup, threshold, states: Vec::new() }
+        Self { alpha, warmup, threshold, states: Slabs::default() }
+    }
+}
+
+impl MethodStates for Slabs<State> {
+    fn columns(&self, ids: &[u32]) -> Vec<ArrayRef> {
+        let states = ids.iter().map(|id| self[*id as usize]);
+        vec![
+            Arc::new(Int64Array::from_iter_values(states.clone().map(|s| s.readings as i64))),
+            Arc::new(Float64Array::from_iter_values(states.clone().map(|s| s.mean))),
+            Arc::new(Float64Array::from_iter_values(states.map(|s| s.variance))),
+        ]
     }
 }
 
@@ -37,7 +49,7 @@ impl Method for EwmaZ {
     }
 
     fn resize(&mut self, keys: usize) {
-        self.states.resize(keys, State::default());
+        self.states.grow(keys, State::default);
     }
 
     fn judge(&mut self, ids: &[u32], values: &[f64], found: &mut Vec<Verdict>) {
@@ -74,13 +86,8 @@ impl Method for EwmaZ {
         ]
     }
 
-    fn save(&self) -> Vec<ArrayRef> {
-        let states = self.states.iter();
-        vec![
-            Arc::new(Int64Array::from_iter_values(states.clone().map(|s| s.readings as i64))),
-            Arc::new(Float64Array::from_iter_values(states.clone().map(|s| s.mean))),
-            Arc::new(Float64Array::from_iter_values(states.map(|s| s.variance))),
-        ]
+    fn states(&self) -> Box<dyn MethodStates> {
+        Box::new(self.states.clone())
     }
 
     fn load(&mut self, ids: &[u32], columns: &[ArrayRef]) -> Result<(), OperatorError> {

@@ -34,11 +34,17 @@ pub(super) trait Method {
     /// Columns of the saved state; names are unique within the method.
     fn state_fields(&self) -> Vec<Field>;
 
-    /// The states of all keys in order of their ids, one column per state field.
-    fn save(&self) -> Vec<ArrayRef>;
+    /// The states as they are now, without a copy.
+    fn states(&self) -> Box<dyn MethodStates>;
 
     /// Sets the state of each id from the row of the same position.
     fn load(&mut self, ids: &[u32], columns: &[ArrayRef]) -> Result<(), OperatorError>;
+}
+
+/// The states of a method as of a cut.
+pub(super) trait MethodStates: Send {
+    /// The states of these keys, one column per state field.
+    fn columns(&self, ids: &[u32]) -> Vec<ArrayRef>;
 }
 
 /// The one table of methods.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{DetectCounts, Readings};
+use crate::slabs::Slabs;
 
 /// Readings of one key that wait at most; beyond that the oldest is judged early. At ten readings
 /// a second this is more than an hour of disorder, far beyond what a device's clock explains.
@@ -59,18 +60,18 @@ impl Readings {
 pub(super) struct Reorder {
     disorder_us: i64,
     idle_close_us: i64,
-    pub(super) keys: Vec<Waiting>,
+    pub(super) keys: Slabs<Waiting>,
     /// Keys by the tick time at which they may have become idle; at most one entry per key.
     wake: BTreeMap<i64, Vec<u32>>,
 }
 
 impl Reorder {
     pub(super) fn new(disorder_us: i64, idle_close_us: i64) -> Self {
-        Self { disorder_us, idle_close_us, keys: Vec::new(), wake: BTreeMap::new() }
+        Self { disorder_us, idle_close_us, keys: Slabs::default(), wake: BTreeMap::new() }
     }
 
     pub(super) fn resize(&mut self, keys: usize) {
-        self.keys.resize_with(keys, Waiting::default);
+        self.keys.grow(keys, Waiting::default);
     }
 
     /// Takes a reading and releases what its time allows.
@@ -138,9 +139,9 @@ impl Reorder {
 
     /// Releases everything.
     pub(super) fn release_all(&mut self, ready: &mut Readings) {
-        for (id, key) in self.keys.iter_mut().enumerate() {
-            while !key.readings.is_empty() {
-                key.release(id as u32, ready);
+        for id in 0..self.keys.len() {
+            while !self.keys[id].readings.is_empty() {
+                self.keys[id].release(id as u32, ready);
             }
         }
     }

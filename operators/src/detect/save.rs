@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 use super::Detector;
 use super::reorder::Waiting;
 use crate::operator::OperatorError;
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
 fn waiting_fields() -> [Field; 5] {
     let list = |name: &str, item| Field::new(name, DataType::new_list(item, true), false);
@@ -23,9 +24,9 @@ fn waiting_fields() -> [Field; 5] {
     ]
 }
 
-fn waiting_columns(keys: &[Waiting]) -> [ArrayRef; 5] {
+fn waiting_columns(keys: &[&Waiting]) -> [ArrayRef; 5] {
     let number = |f: &dyn Fn(&Waiting) -> i64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(keys.iter().map(f)))
+        Arc::new(Int64Array::from_iter_values(keys.iter().map(|k| f(k))))
     };
     let mut times = ListBuilder::new(Int64Builder::new());
     let mut values = ListBuilder::new(Float64Builder::new());
@@ -58,18 +59,21 @@ impl Detector {
         Schema::new(fields)
     }
 
-    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
+    pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let schema = Arc::new(self.state_schema());
-        if self.interner.is_empty() {
-            return Ok(RecordBatch::new_empty(schema));
-        }
-        let ids: Vec<u32> = (0..self.interner.len() as u32).collect();
-        let mut columns = self.interner.keys(&ids)?;
-        columns.extend(self.method.save());
-        if let Some(reorder) = &self.reorder {
-            columns.extend(waiting_columns(&reorder.keys));
-        }
-        Ok(RecordBatch::try_new(schema, columns)?)
+        let (names, methods) = (self.interner.snapshot(), self.method.states());
+        let waiting = self.reorder.as_ref().map(|reorder| reorder.keys.clone());
+        Snapshot::new(groups, move |groups| {
+            let ids = names.ids(groups);
+            let mut columns = names.columns(&ids)?;
+            columns.extend(methods.columns(&ids));
+            if let Some(waiting) = waiting {
+                let keys: Vec<&Waiting> = ids.iter().map(|id| &waiting[*id as usize]).collect();
+                columns.extend(waiting_columns(&keys));
+            }
+            let rows = RecordBatch::try_new(schema, columns)?;
+            Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
+        })
     }
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {

@@ -11,6 +11,7 @@ use datafusion_physical_expr::planner::logical2physical;
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::check;
 use crate::spec::{DetectMethod, time_type};
 use crate::system::{findings_from, findings_schema};
 
@@ -265,4 +266,20 @@ fn foreign_state_is_refused() {
     let saved = detector(DetectOrder::Arrival, 0).save().unwrap();
     let error = detector(DetectOrder::EventTime, 0).load(&saved).unwrap_err();
     assert!(matches!(error, OperatorError::State(_)), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cuts_add_up_on_any_number_of_workers(fleet in fleet(), arrival in any::<bool>()) {
+        let order = if arrival { DetectOrder::Arrival } else { DetectOrder::EventTime };
+        let readings = shuffled(&fleet);
+        let parts = readings.chunks(7).enumerate();
+        // Ticks far enough apart that some keys fall silent between them.
+        let epochs: Vec<(i64, RecordBatch)> =
+            parts.map(|(i, part)| (i as i64 * 300, batch(part))).collect();
+        let make = || Box::new(detector(order, 30)) as Box<dyn KeyedOperator>;
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+    }
 }

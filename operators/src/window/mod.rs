@@ -37,6 +37,8 @@ use crate::expression::{evaluate, expression_failed};
 use crate::intern::KeyInterner;
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{Clock, Expr, LatePolicy, WindowSpec};
 use crate::system::step_rejects;
 
@@ -47,7 +49,7 @@ pub struct WindowOperator {
     output: SchemaRef,
     aggregated: SchemaRef,
     interner: KeyInterner,
-    keys: Vec<KeyState>,
+    keys: Slabs<KeyState>,
     store: Store,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     /// Number of state columns of each accumulator.
@@ -59,6 +61,8 @@ pub struct WindowOperator {
     late: LateRows,
     /// Keys touched in the current epoch.
     touched: Vec<u32>,
+    /// Key groups that changed since the last cut.
+    changed: GroupSet,
     /// Windows to emit at the end of the current epoch.
     due: Vec<Due>,
     ids: Vec<u32>,
@@ -102,7 +106,8 @@ impl WindowOperator {
             output: spec.schema(),
             aggregated: spec.aggregated_schema(),
             interner: KeyInterner::new(&types)?,
-            keys: Vec::new(),
+            keys: Slabs::default(),
+            changed: GroupSet::default(),
             store: Store::default(),
             accumulators: accumulators?,
             widths: widths?,
@@ -121,7 +126,7 @@ impl WindowOperator {
         let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|k| rows.column(*k).clone()).collect();
         let mut ids = std::mem::take(&mut self.ids);
         self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
-        self.keys.resize_with(self.interner.len(), KeyState::default);
+        self.keys.grow(self.interner.len(), KeyState::default);
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
         let mut groups =
             Groups { of_row: Vec::with_capacity(rows.num_rows()), ..Default::default() };
@@ -272,6 +277,18 @@ impl WindowOperator {
         }
     }
 
+    /// Notes the groups of the keys that this epoch touched. One clock for the fleet is part of the
+    /// state of every key.
+    fn note_changed(&mut self) {
+        match self.spec.clock {
+            Clock::Fleet if !self.touched.is_empty() => self.changed = GroupSet::ALL,
+            _ => {
+                let groups = self.touched.iter().map(|id| self.interner.group(*id));
+                self.changed.extend(groups);
+            }
+        }
+    }
+
     fn compact(&mut self) -> Result<(), OperatorError> {
         let keys = std::cell::RefCell::new(&mut self.keys);
         self.store.compact(
@@ -303,6 +320,7 @@ impl KeyedOperator for WindowOperator {
         self.emit_due(emit)?;
         self.late.finish(&self.interner, &self.spec, emit)?;
         self.drop_old();
+        self.note_changed();
         self.compact()
     }
 
@@ -310,11 +328,13 @@ impl KeyedOperator for WindowOperator {
         for id in 0..self.keys.len() as u32 {
             self.close_all(id);
         }
+        self.changed = GroupSet::ALL;
         self.emit_due(emit)
     }
 
-    fn save(&self) -> Result<RecordBatch, OperatorError> {
-        self.save_state()
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
     }
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {

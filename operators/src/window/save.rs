@@ -1,4 +1,5 @@
-//! The state of a window operator as rows, one per pane (or one for a key without panes).
+//! The state of a window operator as rows, one per pane (or one for a key without panes):
+//! by key group, key, and pane.
 //!
 //! Columns: the key columns, then those of [`FIXED`], then one per state column of the aggregates.
 
@@ -10,26 +11,41 @@ use arrow::array::{
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::store::Slot;
+use super::store::{Slot, Store};
 use super::{KeyState, WindowOperator};
+use crate::intern::KeyNames;
 use crate::operator::OperatorError;
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
+use crate::spec::Clock;
 
 const FIXED: [&str; 7] =
     ["clock_us", "last_tick_us", "closed", "dropped", "fleet_clock_us", "pane", "rows"];
 const REVISIONS: &str = "revisions";
 
-impl WindowOperator {
-    pub(super) fn save_state(&self) -> Result<RecordBatch, OperatorError> {
+/// The state as of a cut.
+struct Cut {
+    schema: Schema,
+    names: KeyNames,
+    keys: Slabs<KeyState>,
+    store: Store,
+    /// Of a fleet with one clock; else the least time, as the clocks of keys are all there are.
+    fleet_clock_us: i64,
+}
+
+impl Cut {
+    fn rows(self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
         let mut ids = Vec::new();
         let mut slots = Vec::new();
         let mut slot_of_row = Vec::new();
         let mut fixed: [Vec<Option<i64>>; 7] = Default::default();
         let mut revisions: Vec<Option<String>> = Vec::new();
-        for (id, key) in self.keys.iter().enumerate() {
+        for id in self.names.ids(groups) {
+            let key = &self.keys[id as usize];
             let panes: Vec<_> = key.panes.iter().filter(|p| p.slot.is_some()).collect();
             for i in 0..panes.len().max(1) {
                 let pane = panes.get(i);
-                ids.push(id as u32);
+                ids.push(id);
                 slot_of_row.push(pane.map(|_| slots.len() as u32));
                 slots.extend(pane.and_then(|p| p.slot));
                 let values = [
@@ -50,19 +66,40 @@ impl WindowOperator {
                 revisions.push(text);
             }
         }
-        let mut columns = self.interner.keys(&ids)?;
+        let counts = counts(groups, ids.iter().map(|id| self.names.group(*id)));
+        let mut columns = self.names.columns(&ids)?;
         columns.extend(fixed.into_iter().map(|c| Arc::new(Int64Array::from(c)) as ArrayRef));
         columns.push(Arc::new(StringArray::from(revisions)));
         let rows = UInt32Array::from(slot_of_row);
-        let state_types = self.state_fields()?;
         let state = self.store.gather(&slots)?;
-        for (i, field) in state_types.iter().enumerate() {
+        for i in 0..self.schema.fields().len() - columns.len() {
             columns.push(match state.get(i) {
                 Some(column) => take(column, &rows, None)?,
-                None => new_null_array(field.data_type(), rows.len()),
+                None => {
+                    let field = self.schema.field(columns.len());
+                    new_null_array(field.data_type(), rows.len())
+                }
             });
         }
-        Ok(RecordBatch::try_new(Arc::new(self.state_schema(&state_types)), columns)?)
+        let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
+        Ok(SavedRows { rows, groups: counts })
+    }
+}
+
+impl WindowOperator {
+    pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
+        let fields = self.state_fields();
+        let cut = fields.map(|fields| Cut {
+            schema: self.state_schema(&fields),
+            names: self.interner.snapshot(),
+            keys: self.keys.clone(),
+            store: self.store.snapshot(),
+            fleet_clock_us: match self.spec.clock {
+                Clock::Fleet => self.fleet_clock_us,
+                Clock::Device => i64::MIN,
+            },
+        });
+        Snapshot::new(groups, move |groups| cut?.rows(groups))
     }
 
     fn state_fields(&self) -> Result<Vec<Field>, OperatorError> {
@@ -98,7 +135,7 @@ impl WindowOperator {
         }
         let mut ids = Vec::new();
         self.interner.intern(&state.columns()[..key_count], state.num_rows(), &mut ids)?;
-        self.keys.resize_with(self.interner.len(), KeyState::default);
+        self.keys.grow(self.interner.len(), KeyState::default);
         let column = |i: usize| state.column(key_count + i).as_primitive::<Int64Type>();
         let revisions = state.column(key_count + FIXED.len()).as_string::<i32>();
         let mut owners = Vec::new();
@@ -126,7 +163,7 @@ impl WindowOperator {
                 .iter()
                 .map(|c| take(c, &rows, None))
                 .collect();
-            let chunk = self.store.add(columns?, owners.clone());
+            let chunk = self.store.add_large(columns?, owners.clone());
             for (row, (id, number)) in owners.into_iter().enumerate() {
                 let slot = Slot { chunk, row: row as u32 };
                 self.keys[id as usize].pane_mut(number).slot = Some(slot);

@@ -42,6 +42,25 @@ impl Store {
         self.put(Chunk { live: owners.len(), columns, owners, level: 0 })
     }
 
+    /// The same for the rows of a checkpoint: many, so they are not to be merged with the small
+    /// chunks of epochs again and again.
+    pub(super) fn add_large(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
+        let level = (owners.len().max(1).ilog2() / MERGE_WIDTH.ilog2()) as u8;
+        self.put(Chunk { live: owners.len(), columns, owners, level })
+    }
+
+    /// What [`Store::gather`] needs, as it is now: shares all columns and copies no row.
+    pub(super) fn snapshot(&self) -> Self {
+        let columns_only = |chunk: &Chunk| Chunk {
+            columns: chunk.columns.clone(),
+            owners: Vec::new(),
+            live: chunk.live,
+            level: chunk.level,
+        };
+        let chunks = self.chunks.iter().map(|chunk| chunk.as_ref().map(columns_only));
+        Self { chunks: chunks.collect(), free: Vec::new() }
+    }
+
     fn put(&mut self, chunk: Chunk) -> u32 {
         match self.free.pop() {
             Some(number) => {

@@ -18,7 +18,7 @@ use tidegate_operators::decode::unmatched_rejects;
 use tidegate_operators::event::{EventRows, event_rows};
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::system::{dropped_readings, refused_rows};
-use tidegate_operators::{Batch, Epoch, OperatorError};
+use tidegate_operators::{Batch, Epoch, OperatorError, Snapshot};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::{Scope, Stream};
@@ -58,8 +58,9 @@ pub enum Counter {
     KeysRefused,
 }
 
-/// Saves the state of the operator of this name as of the end of an epoch.
-pub type Save = Rc<dyn Fn(&str, Epoch, RecordBatch)>;
+/// Takes the state of the operator of this name as of the end of an epoch, which calling the last
+/// argument hands over.
+pub type Save = Rc<dyn Fn(&str, Epoch, &mut dyn FnMut() -> Snapshot)>;
 
 /// Takes rows for a target.
 pub type Deliver = Rc<dyn Fn(&Target, Epoch, RecordBatch)>;

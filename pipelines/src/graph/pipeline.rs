@@ -19,7 +19,7 @@ use tidegate_operators::spec::{
 };
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
-use tidegate_operators::{Batch, Epoch, KeyedOperator, OperatorError};
+use tidegate_operators::{Batch, Epoch, GroupSet, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
 use super::tables::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
@@ -256,13 +256,21 @@ impl<'scope> Builder<'_, 'scope> {
             let mine = own_rows(&rows, keys.len(), context.worker);
             operator.load(&mine)?;
         }
+        let (index, workers) = context.worker;
+        let owned = match (keys.is_empty(), index == owner(0, workers)) {
+            (false, _) => GroupSet::owned(index, workers),
+            // Without key columns everything is on one worker, whatever group its keys are in.
+            (true, true) => GroupSet::ALL,
+            (true, false) => GroupSet::default(),
+        };
         let (save, fail) = (Rc::clone(&context.save), Rc::clone(&context.fail));
         let host_context = HostContext {
             name,
             input,
             order: edge.order.clone(),
+            owned,
             ticks: context.ticks.clone(),
-            save: Box::new(move |name, epoch, state| save(name, epoch, state)),
+            save: Box::new(move |name, epoch, take| save(name, epoch, take)),
             fail: Box::new(move |name, error| fail(name, error)),
         };
         Ok(host(edge.stream.clone(), by_key(keys), operator, host_context))

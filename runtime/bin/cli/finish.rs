@@ -69,6 +69,11 @@ pub(super) fn recovered(engine: &Engine, screen: &Screen) {
             found.messages, found.seconds
         ));
     }
+    for damaged in &found.damaged {
+        screen.print(&format!(
+            "a damaged checkpoint was passed over, the one before is used: {damaged}"
+        ));
+    }
     if !found.changed.is_empty() {
         screen.print(&format!("changed, starting without state: {}", found.changed.join(", ")));
     }

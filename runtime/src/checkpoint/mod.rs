@@ -1,60 +1,47 @@
 //! Checkpoints: the state of all stateful operators at one epoch, as files with a manifest.
 //!
-//! Invariant: a checkpoint exists if and only if its manifest `checkpoint-EPOCH.json` does, and the
-//! manifest is renamed into place only after every part is durable. A part is never overwritten
-//! once a manifest may name it. Whatever is incomplete or damaged is passed over with a warning, in
-//! favour of the newest checkpoint that is whole.
+//! Invariants: a checkpoint exists if and only if its manifest `checkpoint-EPOCH-N.json` does, and
+//! the manifest gets its name only after every part that it names is durable ([`publish`]). No file
+//! is ever written over: parts have numbers that are never used twice, and a manifest's name is
+//! given only where there is none of that name. A part is deleted only when no kept manifest
+//! names it ([`prune`]); a manifest goes before its parts. Whatever is damaged is passed over with
+//! a warning, in favour of the newest checkpoint that is whole.
+//!
+//! [`publish`]: CheckpointStore::publish
+//! [`prune`]: CheckpointStore::prune
 
+pub mod holdings;
+pub mod manifest;
+pub mod part;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Serialize};
-use tidegate_operators::Epoch;
+use tidegate_operators::{Epoch, SavedRows};
 
+use self::manifest::{Manifest, PartRef, Unusable};
 use crate::fault;
 use crate::journal::storage::{DirLock, lock_dir};
 use crate::journal::{Disk, DurableError, Storage};
 
-/// Version of the manifest's format.
-const FORMAT: u32 = 1;
-
-/// What is in a checkpoint; the first line of the manifest file, followed by a line with its CRC.
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    epoch: Epoch,
-    parts: Vec<Part>,
-    meta: serde_json::Value,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Part {
-    name: String,
-    file: String,
-    bytes: u64,
-    crc32: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Seal {
-    crc32: u32,
-}
-
 /// A checkpoint that was read and checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// State as it was when this epoch was complete.
-    pub epoch: Epoch,
-    /// Parts by name, in the order in which they were saved.
-    pub parts: Vec<(String, Vec<u8>)>,
-    /// What the caller wanted to remember: plan fingerprint, offsets, table commits.
-    pub meta: serde_json::Value,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// State by operator, one entry per part, without groups that newer parts have.
+    pub state: Vec<(String, SavedRows)>,
+    /// Newer checkpoints that were passed over, and why.
+    pub damaged: Vec<String>,
 }
 
 /// The checkpoints of one instance, in one directory.
 pub struct CheckpointStore {
     dir: PathBuf,
     storage: Arc<dyn Storage>,
+    next_part: AtomicU64,
     /// `None`: only looked at.
     _lock: Option<DirLock>,
 }
@@ -87,12 +74,16 @@ impl CheckpointStore {
     ) -> Result<Self, DurableError> {
         let dir = dir.into();
         let lock = lock_dir(&dir).map_err(DurableError::io(crate::journal::LOCK, &dir))?;
-        Ok(Self { dir, storage, _lock: Some(lock) })
+        let store = Self { dir, storage, next_part: AtomicU64::new(1), _lock: Some(lock) };
+        let newest = store.names()?.iter().filter_map(|name| part_number(name)).max();
+        store.next_part.store(newest.unwrap_or(0) + 1, Ordering::Relaxed);
+        Ok(store)
     }
 
     /// The store as a doctor reads it: without its lock, so beside a running instance too.
     pub(crate) fn look_at(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), storage: Arc::new(Disk), _lock: None }
+        let next_part = AtomicU64::new(u64::MAX);
+        Self { dir: dir.into(), storage: Arc::new(Disk), next_part, _lock: None }
     }
 
     /// Every checkpoint, oldest first. One that is removed meanwhile is left out.
@@ -102,7 +93,11 @@ impl CheckpointStore {
     pub(crate) fn survey(&self) -> Result<Vec<Surveyed>, DurableError> {
         let mut all = Vec::new();
         for (epoch, manifest) in self.manifests()? {
-            let found = self.load(epoch, &manifest);
+            let found = match self.load(epoch, &manifest) {
+                Ok((manifest, state)) => Ok(Checkpoint { manifest, state, damaged: Vec::new() }),
+                Err(Unusable::Damaged(reason)) => Err(reason),
+                Err(Unusable::OtherFormat(format)) => Err(format!("it is of format {format}")),
+            };
             if found.is_ok() || self.dir.join(&manifest).exists() {
                 all.push(Surveyed { epoch, manifest, found });
             }
@@ -110,107 +105,150 @@ impl CheckpointStore {
         Ok(all)
     }
 
-    /// Saves a checkpoint; it is durable when this returns. Blocks on the disk.
+    /// Writes a part; it is durable when this returns, but belongs to no checkpoint yet.
     ///
     /// # Errors
-    /// Those of the file system. The checkpoints before stay as they were.
-    pub fn save(
-        &self,
-        epoch: Epoch,
-        parts: &[(String, Vec<u8>)],
-        meta: serde_json::Value,
-    ) -> Result<(), DurableError> {
-        let names = self.names()?;
-        // A second attempt at an epoch must not touch the files of the first.
-        let prefix = (0..)
-            .map(|attempt| format!("state-{epoch:020}-{attempt:04}-"))
-            .find(|prefix| !names.iter().any(|name| name.starts_with(prefix.as_str())))
-            .expect("there are fewer files than numbers");
-        let mut listed = Vec::with_capacity(parts.len());
-        for (number, (name, bytes)) in parts.iter().enumerate() {
-            let file = format!("{prefix}{number:05}.bin");
-            self.write(&self.dir.join(&file), bytes)?;
-            fault::point("snapshot_file");
-            listed.push(Part {
-                name: name.clone(),
-                file,
-                bytes: bytes.len() as u64,
-                crc32: crc32fast::hash(bytes),
-            });
-        }
-        let manifest = Manifest { format: FORMAT, epoch, parts: listed, meta };
-        let path = self.dir.join(manifest_name(epoch));
-        let mut text = serde_json::to_string(&manifest).map_err(json_error(&path))?;
-        let seal = Seal { crc32: crc32fast::hash(text.as_bytes()) };
-        text.push('\n');
-        text += &serde_json::to_string(&seal).map_err(json_error(&path))?;
-        text.push('\n');
-        let temporary = self.dir.join(format!("checkpoint-{epoch:020}.tmp"));
+    /// Those of the file system.
+    pub fn write_part(&self, operator: &str, saved: &SavedRows) -> Result<PartRef, DurableError> {
+        let file = part_name(self.next_part.fetch_add(1, Ordering::Relaxed));
+        let path = self.dir.join(&file);
+        let bytes = part::encode(operator, saved)
+            .map_err(|error| DurableError::io("encode", &path)(std::io::Error::other(error)))?;
+        self.write(&path, &bytes)?;
+        fault::point("snapshot_file");
+        let mut groups = tidegate_operators::GroupSet::default();
+        groups.extend(saved.groups.iter().map(|g| g.0));
+        Ok(PartRef {
+            operator: operator.to_owned(),
+            file,
+            bytes: bytes.len() as u64,
+            crc32: crc32fast::hash(&bytes),
+            rows: saved.rows.num_rows() as u64,
+            written: saved.groups.len() as u16,
+            groups: manifest::runs(&groups),
+        })
+    }
+
+    /// Makes a checkpoint of parts that were written: from now on it is the newest. The checkpoints
+    /// before stay as they are. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn publish(&self, manifest: &Manifest) -> Result<(), DurableError> {
+        let temporary = self.dir.join(format!("checkpoint-{:020}.tmp", manifest.epoch));
+        let text = manifest::encode(manifest)
+            .map_err(|error| DurableError::io("encode", &temporary)(error.into()))?;
         self.write(&temporary, text.as_bytes())?;
+        fault::point("snapshot_manifest");
         // Parts have to be reachable before the manifest can be.
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))?;
-        fault::point("snapshot_manifest");
-        self.storage.rename(&temporary, &path).map_err(DurableError::io("rename", &path))?;
+        for attempt in 0.. {
+            let path = self.dir.join(manifest_name(manifest.epoch, attempt));
+            match self.storage.rename_new(&temporary, &path) {
+                Ok(()) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(DurableError::io("rename", &path)(error)),
+            }
+        }
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))
+    }
+
+    /// Writes a checkpoint of another store into this one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn copy(&self, checkpoint: &Checkpoint) -> Result<(), DurableError> {
+        let mut manifest = checkpoint.manifest.clone();
+        let mut parts = Vec::with_capacity(manifest.parts.len());
+        for (operator, saved) in &checkpoint.state {
+            parts.push(self.write_part(operator, saved)?);
+        }
+        manifest.parts = parts;
+        self.publish(&manifest)
     }
 
     /// The newest checkpoint that is whole, read into memory.
     ///
     /// # Errors
-    /// Only where the directory cannot be listed.
+    /// Where the directory cannot be listed, and for a checkpoint of another version's format: it
+    /// may be newer than all that can be read, so passing it over would be no recovery.
     pub fn latest(&self) -> Result<Option<Checkpoint>, DurableError> {
+        let mut damaged = Vec::new();
         for (epoch, name) in self.manifests()?.into_iter().rev() {
             match self.load(epoch, &name) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(reason) => {
+                Ok((manifest, state)) => {
+                    return Ok(Some(Checkpoint { manifest, state, damaged }));
+                }
+                Err(Unusable::OtherFormat(format)) => return Err(self.other_format(&name, format)),
+                Err(Unusable::Damaged(reason)) => {
                     tracing::warn!(epoch, reason, "checkpoint is not whole, trying the one before");
+                    damaged.push(format!("{name}: {reason}"));
                 }
             }
         }
         Ok(None)
     }
 
+    fn other_format(&self, name: &str, format: u32) -> DurableError {
+        let reason = format!(
+            "{name} is of format {format}, this version reads format {}. Go on with the version \
+             that wrote it; or move this folder away to start without state, from what the journal \
+             has",
+            manifest::FORMAT
+        );
+        DurableError::Mismatch { path: self.dir.clone(), reason }
+    }
+
     /// Deletes all but the newest `keep` (at least one) whole checkpoints, and files that belong to
-    /// none of them. Call it after a save, never beside one.
+    /// none of them nor to `also`, the parts of checkpoints that are being made. Returns the epoch
+    /// of the oldest that is kept.
     ///
     /// # Errors
     /// Those of the file system; what could not be deleted is tried again the next time.
-    pub fn prune(&self, keep: usize) -> Result<(), DurableError> {
-        let mut kept: Vec<String> = Vec::new();
-        let (mut whole, mut kept_files) = (0, Vec::new());
+    pub fn prune(
+        &self,
+        keep: usize,
+        also: &BTreeSet<String>,
+    ) -> Result<Option<Epoch>, DurableError> {
+        let mut kept: BTreeSet<String> = also.clone();
+        let mut oldest = None;
+        let mut whole = 0;
         for (epoch, name) in self.manifests()?.into_iter().rev() {
             if whole >= keep.max(1) {
                 break;
             }
-            let Ok(manifest) = self.manifest(epoch, &name) else { continue };
-            if !manifest.parts.iter().all(|part| self.has(part)) {
-                continue;
+            match self.manifest(epoch, &name) {
+                Ok(manifest) if manifest.parts.iter().all(|part| self.has(part)) => {
+                    whole += 1;
+                    kept.extend(manifest.parts.into_iter().map(|part| part.file));
+                    kept.insert(name);
+                    oldest = Some(epoch);
+                }
+                // Whoever can read it shall find it whole.
+                Err(Unusable::OtherFormat(format)) => return Err(self.other_format(&name, format)),
+                _ => {}
             }
-            whole += 1;
-            kept_files.extend(manifest.parts.into_iter().map(|part| part.file));
-            kept.push(name);
         }
         if whole == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        kept.extend(kept_files);
-        let mut names: Vec<_> = self
-            .names()?
-            .into_iter()
-            .filter(|name| name.starts_with("checkpoint-") || name.starts_with("state-"))
-            .filter(|name| !kept.contains(name))
-            .collect();
-        // "checkpoint-" sorts before "state-": a manifest goes before what it names.
+        let of_ours =
+            |name: &String| name.starts_with("checkpoint-") || part_number(name).is_some();
+        let mut names = self.names()?;
+        names.retain(|name| of_ours(name) && !kept.contains(name));
+        // "checkpoint-" sorts before "part-": a manifest goes before what it names.
         names.sort_unstable();
-        if !names.is_empty() {
-            fault::point("before_gc");
+        if names.is_empty() {
+            return Ok(oldest);
         }
+        fault::point("before_gc");
         for name in names {
             let path = self.dir.join(name);
             self.storage.remove(&path).map_err(DurableError::io("remove", &path))?;
             fault::point("mid_gc");
         }
-        self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))
+        self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))?;
+        Ok(oldest)
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
@@ -228,73 +266,93 @@ impl CheckpointStore {
         list().map_err(DurableError::io("list", &self.dir))
     }
 
+    /// Manifests, oldest first.
     fn manifests(&self) -> Result<Vec<(Epoch, String)>, DurableError> {
         let mut found: Vec<_> = self
             .names()?
             .into_iter()
-            .filter_map(|name| {
-                let number = name.strip_prefix("checkpoint-")?.strip_suffix(".json")?;
-                Some((number.parse().ok()?, name))
-            })
+            .filter_map(|name| Some((manifest_epoch(&name)?, name)))
             .collect();
         found.sort_unstable();
         Ok(found)
     }
 
-    fn manifest(&self, epoch: Epoch, name: &str) -> Result<Manifest, String> {
-        let text =
-            std::fs::read_to_string(self.dir.join(name)).map_err(|error| error.to_string())?;
-        let (line, rest) = text.split_once('\n').ok_or("the manifest is cut off")?;
-        let seal: Seal =
-            serde_json::from_str(rest).map_err(|_| "the manifest has no valid checksum")?;
-        if seal.crc32 != crc32fast::hash(line.as_bytes()) {
-            return Err("the checksum of the manifest is wrong".into());
-        }
-        let manifest: Manifest = serde_json::from_str(line).map_err(|error| error.to_string())?;
-        if manifest.format != FORMAT || manifest.epoch != epoch {
-            return Err("the manifest is of another format or epoch".into());
+    fn manifest(&self, epoch: Epoch, name: &str) -> Result<Manifest, Unusable> {
+        let text = std::fs::read_to_string(self.dir.join(name))
+            .map_err(|error| Unusable::Damaged(error.to_string()))?;
+        let manifest = manifest::decode(&text)?;
+        if manifest.epoch != epoch {
+            return Err("the manifest is of another epoch than its name says".into());
         }
         Ok(manifest)
     }
 
-    fn has(&self, part: &Part) -> bool {
+    fn has(&self, part: &PartRef) -> bool {
         std::fs::metadata(self.dir.join(&part.file)).is_ok_and(|file| file.len() == part.bytes)
     }
 
-    fn load(&self, epoch: Epoch, name: &str) -> Result<Checkpoint, String> {
+    fn load(
+        &self,
+        epoch: Epoch,
+        name: &str,
+    ) -> Result<(Manifest, Vec<(String, SavedRows)>), Unusable> {
         let manifest = self.manifest(epoch, name)?;
-        let mut parts = Vec::with_capacity(manifest.parts.len());
-        for part in manifest.parts {
-            let bytes = std::fs::read(self.dir.join(&part.file))
-                .map_err(|error| format!("{}: {error}", part.file))?;
-            if bytes.len() as u64 != part.bytes || crc32fast::hash(&bytes) != part.crc32 {
-                return Err(format!("{}: the content is not what was saved", part.file));
-            }
-            parts.push((part.name, bytes));
+        let mut state = Vec::with_capacity(manifest.parts.len());
+        for part in &manifest.parts {
+            let rows = self.rows(part);
+            let rows =
+                rows.map_err(|error| Unusable::Damaged(format!("{}: {error}", part.file)))?;
+            state.push((part.operator.clone(), rows));
         }
-        Ok(Checkpoint { epoch, parts, meta: manifest.meta })
+        Ok((manifest, state))
+    }
+
+    fn rows(&self, part: &PartRef) -> Result<SavedRows, String> {
+        let bytes = std::fs::read(self.dir.join(&part.file)).map_err(|error| error.to_string())?;
+        if bytes.len() as u64 != part.bytes || crc32fast::hash(&bytes) != part.crc32 {
+            return Err("the content is not what was saved".into());
+        }
+        let read = part::decode(&bytes)?;
+        if read.operator != part.operator {
+            return Err(format!("it is the state of {}", read.operator));
+        }
+        part::only(&read.saved, &part.group_set())
     }
 }
 
-fn manifest_name(epoch: Epoch) -> String {
-    format!("checkpoint-{epoch:020}.json")
+fn manifest_name(epoch: Epoch, attempt: u32) -> String {
+    format!("checkpoint-{epoch:020}-{attempt:04}.json")
 }
 
-fn json_error(path: &Path) -> impl FnOnce(serde_json::Error) -> DurableError {
-    let of_file = DurableError::io("encode", path);
-    move |error| of_file(error.into())
+fn manifest_epoch(name: &str) -> Option<Epoch> {
+    let name = name.strip_prefix("checkpoint-")?.strip_suffix(".json")?;
+    // Format 1 had no attempts in its names.
+    name.split('-').next()?.parse().ok()
+}
+
+fn part_name(number: u64) -> String {
+    format!("part-{number:020}.tgs")
+}
+
+fn part_number(name: &str) -> Option<u64> {
+    name.strip_prefix("part-")?.strip_suffix(".tgs")?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::part::tests::saved;
     use super::*;
 
-    fn parts(tag: &str) -> Vec<(String, Vec<u8>)> {
-        vec![
-            ("pipeline/step/0".into(), format!("state of {tag}").into_bytes()),
-            ("empty".into(), vec![]),
-        ]
+    /// A checkpoint of one operator whose groups 1 and 2 have rows of this tag.
+    fn save(store: &CheckpointStore, epoch: Epoch, tag: &str) {
+        let parts = vec![store.write_part("p/step", &saved(&[(1, 2), (2, 1)], tag)).unwrap()];
+        let manifest = Manifest { format: manifest::FORMAT, epoch, parts, ..Manifest::default() };
+        store.publish(&manifest).unwrap();
+    }
+
+    fn state(tag: &str) -> Vec<(String, SavedRows)> {
+        vec![("p/step".into(), saved(&[(1, 2), (2, 1)], tag))]
     }
 
     fn files(dir: &Path) -> Vec<PathBuf> {
@@ -313,45 +371,76 @@ mod tests {
         let store = CheckpointStore::open(dir.path()).unwrap();
         assert_eq!(store.latest().unwrap(), None);
         for epoch in [3, 9, 12] {
-            let meta = serde_json::json!({ "plan": "p", "epoch": epoch });
-            store.save(epoch, &parts(&epoch.to_string()), meta).unwrap();
+            save(&store, epoch, &epoch.to_string());
         }
         let latest = store.latest().unwrap().unwrap();
-        assert_eq!((latest.epoch, &latest.parts), (12, &parts("12")));
-        assert_eq!(latest.meta["epoch"], 12);
-        std::fs::write(dir.path().join("state-00000000000000000099-0000-00000.bin"), "orphan")
-            .unwrap();
-        store.prune(2).unwrap();
-        assert_eq!(files(dir.path()).len(), 2 * 3);
+        assert_eq!((latest.manifest.epoch, &latest.state), (12, &state("12")));
+        let making = store.write_part("p/step", &saved(&[(1, 1)], "later")).unwrap();
+        std::fs::write(dir.path().join(part_name(99)), "orphan").unwrap();
+        let oldest = store.prune(2, &BTreeSet::from([making.file.clone()])).unwrap();
+        assert_eq!(oldest, Some(9));
+        assert_eq!(files(dir.path()).len(), 2 * 2 + 1);
         assert_eq!(store.latest().unwrap().unwrap(), latest);
+        store.prune(2, &BTreeSet::new()).unwrap();
+        assert_eq!(files(dir.path()).len(), 2 * 2);
         assert!(matches!(CheckpointStore::open(dir.path()), Err(DurableError::InUse { .. })));
     }
 
+    /// Groups that did not change stay in the file of the checkpoint before, which pruning keeps.
     #[test]
-    fn the_same_epoch_can_be_saved_again() {
+    fn a_checkpoint_can_lean_on_the_files_of_older_ones() {
         let dir = tempfile::tempdir().unwrap();
         let store = CheckpointStore::open(dir.path()).unwrap();
-        store.save(5, &parts("first"), serde_json::Value::Null).unwrap();
-        store.save(5, &parts("second"), serde_json::Value::Null).unwrap();
-        assert_eq!(store.latest().unwrap().unwrap().parts, parts("second"));
-        store.prune(2).unwrap();
-        assert_eq!(files(dir.path()).len(), 3);
+        let mut holdings = holdings::Holdings::default();
+        for (epoch, groups) in [(1, &[(1, 2), (2, 1), (7, 3)][..]), (2, &[(2, 4)]), (3, &[(7, 0)])]
+        {
+            let tag = format!("e{epoch}");
+            holdings.apply(store.write_part("p/step", &saved(groups, &tag)).unwrap());
+            let manifest = Manifest {
+                format: manifest::FORMAT,
+                epoch,
+                parts: holdings.parts(),
+                ..Manifest::default()
+            };
+            store.publish(&manifest).unwrap();
+            store.prune(1, &BTreeSet::new()).unwrap();
+        }
+        drop(store);
+        let store = CheckpointStore::open(dir.path()).unwrap();
+        let latest = store.latest().unwrap().unwrap();
+        let rows: Vec<_> = latest.state.into_iter().map(|s| s.1).collect();
+        let empty = saved(&[(7, 0)], "e3");
+        assert_eq!(rows, [saved(&[(1, 2)], "e1"), saved(&[(2, 4)], "e2"), empty]);
+        // A number is never given twice.
+        assert_eq!(store.write_part("p/step", &saved(&[], "")).unwrap().file, part_name(4));
     }
 
     #[test]
-    fn damage_anywhere_falls_back_to_the_checkpoint_before() {
+    fn the_same_epoch_can_be_saved_again_and_nothing_is_written_over() {
         let dir = tempfile::tempdir().unwrap();
-        {
-            let store = CheckpointStore::open(dir.path()).unwrap();
-            store.save(1, &parts("old"), serde_json::Value::Null).unwrap();
-            store.save(2, &parts("new"), serde_json::json!({"a": [1, 2]})).unwrap();
-        }
         let store = CheckpointStore::open(dir.path()).unwrap();
+        save(&store, 5, "first");
+        let before: Vec<_> =
+            files(dir.path()).iter().map(|f| (f.clone(), std::fs::read(f).unwrap())).collect();
+        save(&store, 5, "second");
+        for (file, content) in before {
+            assert_eq!(std::fs::read(&file).unwrap(), content, "{file:?}");
+        }
+        assert_eq!(store.latest().unwrap().unwrap().state, state("second"));
+        store.prune(1, &BTreeSet::new()).unwrap();
+        assert_eq!(files(dir.path()).len(), 2);
+        assert_eq!(store.latest().unwrap().unwrap().state, state("second"));
+    }
+
+    #[test]
+    fn damage_anywhere_falls_back_to_the_checkpoint_before_and_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path()).unwrap();
+        save(&store, 1, "old");
+        let old = files(dir.path());
+        save(&store, 2, "new");
         let mut tried = 0;
-        for path in files(dir.path()) {
-            if !path.to_string_lossy().contains("0000002") {
-                continue;
-            }
+        for path in files(dir.path()).into_iter().filter(|path| !old.contains(path)) {
             let whole = std::fs::read(&path).unwrap();
             for at in 0..whole.len() {
                 let mut torn = whole.clone();
@@ -359,21 +448,37 @@ mod tests {
                 for content in [&torn[..], &whole[..at]] {
                     std::fs::write(&path, content).unwrap();
                     let got = store.latest().unwrap().unwrap();
-                    if got.epoch == 2 {
+                    if got.manifest.epoch == 2 {
                         // Only white space or the line end after the seal can go unnoticed.
-                        assert_eq!(got.parts, parts("new"));
+                        assert_eq!(got.state, state("new"));
                         assert!(at + 1 == whole.len(), "{path:?} at {at}");
                     } else {
-                        assert_eq!((got.epoch, got.parts), (1, parts("old")));
+                        assert_eq!((got.manifest.epoch, got.state), (1, state("old")));
+                        assert_eq!(got.damaged.len(), 1);
                     }
                 }
             }
             std::fs::remove_file(&path).unwrap();
-            assert_eq!(store.latest().unwrap().unwrap().epoch, 1);
+            assert_eq!(store.latest().unwrap().unwrap().manifest.epoch, 1);
             std::fs::write(&path, &whole).unwrap();
             tried += 1;
         }
-        assert_eq!(tried, 3);
-        assert_eq!(store.latest().unwrap().unwrap().epoch, 2);
+        assert_eq!(tried, 2);
+        assert_eq!(store.latest().unwrap().unwrap().manifest.epoch, 2);
+    }
+
+    #[test]
+    fn another_format_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path()).unwrap();
+        let line = r#"{"format":1,"epoch":7,"parts":[],"meta":null}"#;
+        let seal = format!("{{\"crc32\":{}}}", crc32fast::hash(line.as_bytes()));
+        let old = dir.path().join("checkpoint-00000000000000000007.json");
+        std::fs::write(&old, format!("{line}\n{seal}\n")).unwrap();
+        for error in [store.latest().unwrap_err(), store.prune(1, &BTreeSet::new()).unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("of format 1, this version reads format 2"), "{text}");
+        }
+        assert!(old.exists());
     }
 }

@@ -17,7 +17,7 @@ use super::data::{look_at_sessions, lost_text};
 use super::report::{Report, Verdicts};
 use super::{OnProgress, bytes_text, counted, file_name};
 use crate::checkpoint::CheckpointStore;
-use crate::engine::checkpoints::decode;
+use crate::checkpoint::manifest::{FORMAT, Manifest};
 use crate::journal::examine::Lost;
 use crate::journal::salvage::{Range, salvage as salvage_journal};
 use crate::outbox::examine::salvage as salvage_outbox;
@@ -227,16 +227,9 @@ fn save_checkpoints(options: &SalvageOptions, report: &mut Report) -> anyhow::Re
     let store = CheckpointStore::open(options.to.join("checkpoints"))?;
     let (mut newest, mut bad) = (0, Vec::new());
     for one in CheckpointStore::look_at(&dir).survey()? {
-        let whole = one.found.and_then(|checkpoint| {
-            let broken = checkpoint.parts.iter().find(|(_, bytes)| decode(bytes).is_err());
-            match broken {
-                Some((name, _)) => Err(format!("part {name} cannot be decoded")),
-                None => Ok(checkpoint),
-            }
-        });
-        match whole {
+        match one.found {
             Ok(checkpoint) => {
-                store.save(one.epoch, &checkpoint.parts, checkpoint.meta)?;
+                store.copy(&checkpoint)?;
                 newest = one.epoch;
             }
             Err(reason) => bad.push(format!("left out: {}: {reason}", one.manifest)),
@@ -273,11 +266,8 @@ fn save_journal(
     let (first, last) = saved.epochs;
     if newest == 0 && first > 1 {
         // A start without a checkpoint wants epoch 1: this one says that state begins here.
-        CheckpointStore::open(options.to.join("checkpoints"))?.save(
-            first - 1,
-            &[],
-            serde_json::json!({ "fingerprints": {} }),
-        )?;
+        let empty = Manifest { format: FORMAT, epoch: first - 1, ..Manifest::default() };
+        CheckpointStore::open(options.to.join("checkpoints"))?.publish(&empty)?;
         report.warn("state", &format!("there is none: it begins empty at epoch {first}"), &[]);
         report.means("windows, alerts and detectors know nothing of what was before");
     }

@@ -1,139 +1,170 @@
-//! Collects the state that operators hand in and writes it as a checkpoint.
-//!
-//! A state is an Arrow batch whose first columns are keys; it is stored as one Arrow IPC stream per
-//! operator and worker. At restart every worker gets all of them and keeps the rows of its keys,
-//! so the number of workers may change.
+//! Checkpoints as the committer sees them: it passes on what operators hand over and says when a
+//! checkpoint may become visible; the saver does the work on a thread of its own.
 
-use std::collections::BTreeMap;
+mod restore;
+mod saver;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
-use anyhow::Context;
-use arrow::array::RecordBatch;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
-use serde_json::{Value, json};
-use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
-use tidegate_pipelines::fingerprint;
+use tidegate_operators::{Epoch, Snapshot};
 
+pub(crate) use self::restore::{Restored, changed};
+use self::saver::{Job, Saver};
+use super::cuts::Cuts;
 use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::holdings::Holdings;
 use crate::http::Requests;
+use crate::journal::Journal;
+use crate::stats::Stats;
 
 /// Checkpoints that are kept.
 const KEEP: usize = 2;
 
-pub(crate) struct Checkpoints {
-    store: CheckpointStore,
-    meta: Value,
+/// What checkpoints of a run have in common.
+pub(crate) struct CheckpointOptions {
+    /// Where they are.
+    pub(crate) store: CheckpointStore,
+    /// Which run of the instance this is.
+    pub(crate) incarnation: u64,
+    /// Files that hold the state that was restored.
+    pub(crate) holdings: Holdings,
+    pub(crate) cuts: Arc<Cuts>,
+    pub(crate) stats: Arc<Stats>,
     /// Idempotency keys, saved beside the state of operators.
-    requests: Arc<Requests>,
-    asked: BTreeMap<Epoch, Vec<(String, Vec<u8>)>>,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) journal: Option<Arc<Journal>>,
 }
 
-/// What a checkpoint gives back.
-#[derive(Default)]
-pub(crate) struct Restored {
-    /// The epoch that it is of; 0 if there is none.
-    pub(crate) epoch: Epoch,
-    /// State by operator name.
-    pub(crate) state: Vec<(String, RecordBatch)>,
-    /// Pipelines whose state was left out, because they have changed since.
-    pub(crate) changed: Vec<String>,
+impl CheckpointOptions {
+    /// Of a run with a journal.
+    pub(crate) fn with(self, requests: &Arc<Requests>, journal: &Arc<Journal>) -> Self {
+        Self { requests: Arc::clone(requests), journal: Some(Arc::clone(journal)), ..self }
+    }
+}
+
+/// Who does the work.
+enum Worker {
+    Thread {
+        jobs: Sender<Job>,
+        thread: JoinHandle<anyhow::Result<()>>,
+    },
+    /// Whoever asks for it: by turns, in a simulation.
+    #[cfg(test)]
+    Caller(Box<Saver>),
+    Gone,
+}
+
+/// The committer's end.
+pub(crate) struct Checkpoints {
+    worker: Worker,
+    asked: BTreeSet<Epoch>,
+    written: Arc<AtomicU64>,
 }
 
 impl Checkpoints {
-    pub(crate) fn new(store: CheckpointStore, pipelines: &[PipelineSpec]) -> Self {
-        let fingerprints: BTreeMap<&str, String> = pipelines
-            .iter()
-            .map(|p| (p.name.as_str(), format!("{:016x}", fingerprint(p))))
-            .collect();
-        let meta = json!({ "fingerprints": fingerprints });
-        Self { store, meta, requests: Arc::default(), asked: BTreeMap::new() }
+    /// Starts the saver on a thread of its own.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) fn start(
+        options: CheckpointOptions,
+        pipelines: &[PipelineSpec],
+    ) -> std::io::Result<Self> {
+        let (jobs, queue) = channel();
+        let written = Arc::new(AtomicU64::new(0));
+        let mut saver = Saver::new(options, pipelines, Arc::clone(&written));
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".into())
+            .spawn(move || queue.into_iter().try_for_each(|job| saver.take(job)))?;
+        Ok(Self { worker: Worker::Thread { jobs, thread }, asked: BTreeSet::new(), written })
     }
 
-    /// Saves these idempotency keys as well.
-    pub(crate) fn with_requests(self, requests: &Arc<Requests>) -> Self {
-        Self { requests: Arc::clone(requests), ..self }
+    /// Without a thread: what is asked for is done when the call returns.
+    #[cfg(test)]
+    pub(crate) fn by_turns(options: CheckpointOptions, pipelines: &[PipelineSpec]) -> Self {
+        let written = Arc::new(AtomicU64::new(0));
+        let saver = Saver::new(options, pipelines, Arc::clone(&written));
+        Self { worker: Worker::Caller(Box::new(saver)), asked: BTreeSet::new(), written }
     }
 
     /// A checkpoint of this epoch was asked of the operators.
     pub(crate) fn ask(&mut self, epoch: Epoch) {
-        self.asked.entry(epoch).or_default();
+        self.asked.insert(epoch);
     }
 
-    /// An operator handed in its state.
+    /// An operator handed over its state.
     pub(crate) fn add(
         &mut self,
         name: String,
         epoch: Epoch,
-        worker: usize,
-        state: RecordBatch,
+        state: Snapshot,
     ) -> anyhow::Result<()> {
-        let bytes = encode(&state)?;
-        self.asked.entry(epoch).or_default().push((format!("{name}#{worker}"), bytes));
-        Ok(())
+        self.send(Job::State { name, epoch, state })
     }
 
     /// The newest checkpoint that has all of its parts, given that every epoch up to `done` is
     /// complete on all workers.
     pub(crate) fn complete_through(&self, done: Epoch) -> Option<Epoch> {
-        self.asked.range(..=done).next_back().map(|(epoch, _)| *epoch)
+        self.asked.range(..=done).next_back().copied()
     }
 
-    /// Writes the checkpoint of `epoch`; older ones that wait are of no use any more.
-    pub(crate) fn write(&mut self, epoch: Epoch) -> anyhow::Result<()> {
-        let later = self.asked.split_off(&(epoch + 1));
-        let mut waiting = std::mem::replace(&mut self.asked, later);
-        let mut parts = waiting.remove(&epoch).unwrap_or_default();
-        parts.sort_by(|a, b| a.0.cmp(&b.0));
-        if let Some((name, window)) = self.requests.save() {
-            parts.push((format!("{name}#0"), encode(&window)?));
-        }
-        self.store.save(epoch, &parts, self.meta.clone()).context("cannot write a checkpoint")?;
-        self.store.prune(KEEP).context("cannot remove old checkpoints")
+    /// Has the checkpoint of `epoch` made visible: all tables have at least what `tables` says.
+    /// Older ones that wait become part of it.
+    pub(crate) fn write(
+        &mut self,
+        epoch: Epoch,
+        tables: BTreeMap<String, Epoch>,
+    ) -> anyhow::Result<()> {
+        self.asked = self.asked.split_off(&(epoch + 1));
+        self.send(Job::Publish { epoch, tables })
     }
 
-    /// The newest checkpoint in the store, as far as it fits the plan.
-    pub(crate) fn restore(
-        store: &CheckpointStore,
-        pipelines: &[PipelineSpec],
-    ) -> anyhow::Result<Restored> {
-        let Some(checkpoint) = store.latest().context("cannot read checkpoints")? else {
-            return Ok(Restored::default());
+    /// The newest epoch whose checkpoint this run has made visible; 0 before the first.
+    pub(crate) fn written(&self) -> Epoch {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// The pipelines are others from now on: operators that are not the same any more lose their
+    /// files with the next checkpoint.
+    #[allow(dead_code, reason = "for a change while running")]
+    pub(crate) fn replace_pipelines(&mut self, pipelines: &[PipelineSpec]) -> anyhow::Result<()> {
+        self.send(Job::Pipelines(saver::Plan::of(pipelines)))
+    }
+
+    /// Waits until everything is written that was asked for.
+    pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
+        let Worker::Thread { jobs, thread } = std::mem::replace(&mut self.worker, Worker::Gone)
+        else {
+            return Ok(());
         };
-        let changed = changed(&checkpoint.meta, pipelines);
-        let mut restored = Restored { epoch: checkpoint.epoch, changed, ..Restored::default() };
-        for (part, bytes) in checkpoint.parts {
-            let (name, _) = part.rsplit_once('#').context("a checkpoint part without a worker")?;
-            let pipeline = name.split('/').next().unwrap_or_default();
-            if !restored.changed.iter().any(|c| c == pipeline) {
-                restored.state.push((name.to_owned(), decode(&bytes)?));
-            }
+        drop(jobs);
+        match thread.join() {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!("the thread that writes checkpoints is gone"),
         }
-        Ok(restored)
+    }
+
+    fn send(&mut self, job: Job) -> anyhow::Result<()> {
+        match &mut self.worker {
+            #[cfg(test)]
+            Worker::Caller(saver) => return saver.take(job),
+            Worker::Thread { jobs, .. } if jobs.send(job).is_ok() => return Ok(()),
+            Worker::Thread { .. } | Worker::Gone => {}
+        }
+        // The thread has ended before its time: it knows why.
+        self.finish()?;
+        anyhow::bail!("no checkpoints are written any more")
     }
 }
 
-/// Pipelines that changed since a checkpoint with this `meta`.
-pub(crate) fn changed(meta: &Value, pipelines: &[PipelineSpec]) -> Vec<String> {
-    let saved = &meta["fingerprints"];
-    let differs = |p: &&PipelineSpec| {
-        let known = saved[&p.name].as_str();
-        known.is_some_and(|known| known != format!("{:016x}", fingerprint(p)))
-    };
-    pipelines.iter().filter(differs).map(|p| p.name.clone()).collect()
-}
-
-pub(super) fn encode(state: &RecordBatch) -> anyhow::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut writer = StreamWriter::try_new(&mut out, state.schema_ref())?;
-    writer.write(state)?;
-    writer.finish()?;
-    drop(writer);
-    Ok(out)
-}
-
-pub(crate) fn decode(bytes: &[u8]) -> anyhow::Result<RecordBatch> {
-    let mut reader = StreamReader::try_new(bytes, None)?;
-    Ok(reader.next().context("a checkpoint part without rows")??)
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        // The folder must be free when the engine is gone, however it ended.
+        let _ = self.finish();
+    }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Committer {
     flushed: bool,
     /// The newest epoch that a table had when it was opened.
     found: Epoch,
+    /// Epochs of the two newest checkpoints, the older one first.
+    saved: (Epoch, Epoch),
 }
 
 impl Committer {
@@ -103,6 +105,7 @@ impl Committer {
             waiting: None,
             flushed: false,
             found,
+            saved: (0, 0),
         })
     }
 
@@ -112,7 +115,9 @@ impl Committer {
         journal: Arc<Journal>,
         notifications: Notifications,
         checkpoints: Checkpoints,
+        restored: Epoch,
     ) -> Self {
+        self.saved = (0, restored);
         self.journal = Some(journal);
         self.notifications = Some(notifications);
         self.checkpoints = Some(checkpoints);
@@ -153,9 +158,9 @@ impl Committer {
                 self.pending.entry(epoch).or_default().push((table, rows));
             }
             Event::Rows { target: Target::Edge(..), .. } | Event::Ended => {}
-            Event::State { name, epoch, worker, state } => {
+            Event::State { name, epoch, state } => {
                 if let Some(checkpoints) = &mut self.checkpoints {
-                    checkpoints.add(name, epoch, worker, state)?;
+                    checkpoints.add(name, epoch, state)?;
                 }
             }
             Event::Checkpoint(epoch) => {
@@ -186,8 +191,9 @@ impl Committer {
         self.checkpoint()
     }
 
-    /// Has the tables brought up to a checkpoint that is complete, and writes it when they are.
+    /// Has the tables brought up to a checkpoint that is complete, and made visible when they are.
     fn checkpoint(&mut self) -> anyhow::Result<()> {
+        self.forget_saved();
         if let Some((epoch, through)) = self.waiting {
             let early = mutation::on(Mutation::TrimTooEarly);
             if !early && !self.tables.iter().all(|t| t.has_committed(through)) {
@@ -207,16 +213,36 @@ impl Committer {
     }
 
     fn write_checkpoint(&mut self, epoch: Epoch) -> anyhow::Result<()> {
-        if let Some(checkpoints) = &mut self.checkpoints {
-            checkpoints.write(epoch)?;
+        let tables = self.tables.iter().map(Table::committed).collect();
+        match &mut self.checkpoints {
+            Some(checkpoints) => checkpoints.write(epoch, tables),
+            None => Ok(()),
         }
+    }
+
+    /// What recovery will not need again goes: journal and outbox up to the newest checkpoint that
+    /// is visible. It may go because a checkpoint is made visible only after all tables have
+    /// committed its epoch ([`Committer::checkpoint`]), so no replay begins before the epoch after
+    /// it; and if that checkpoint should be damaged, the one before leans on the journal that
+    /// [`Committer::trimmed_through`] leaves.
+    fn forget_saved(&mut self) {
+        let Some(saved) = self.checkpoints.as_ref().map(Checkpoints::written) else { return };
+        if saved <= self.saved.1 {
+            return;
+        }
+        self.saved = (self.saved.1, saved);
         if let Some(journal) = &self.journal {
-            journal.trim(epoch);
+            journal.trim(self.trimmed_through());
         }
         if let Some(notifications) = &self.notifications {
-            notifications.forget(epoch);
+            notifications.forget(self.trimmed_through());
         }
-        Ok(())
+    }
+
+    /// The epoch through which the journal may go: that of the checkpoint before the newest one, so
+    /// that damage to the newest is no loss.
+    fn trimmed_through(&self) -> Epoch {
+        self.saved.0
     }
 
     /// Whether nothing waits: no rows of an open epoch, no checkpoint for its tables.
@@ -266,9 +292,13 @@ impl Committer {
         }
         // Every table has everything: the newest checkpoint holds, whether it waited or not.
         let complete = self.checkpoints.as_ref().and_then(|c| c.complete_through(self.done));
-        match complete.or(self.waiting.map(|w| w.0)) {
-            Some(epoch) => self.write_checkpoint(epoch),
-            None => Ok(()),
+        if let Some(epoch) = complete.or(self.waiting.map(|w| w.0)) {
+            self.write_checkpoint(epoch)?;
         }
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.finish()?;
+        }
+        self.forget_saved();
+        Ok(())
     }
 }

@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
 
 use tidegate_operators::{Epoch, Messages, Tick};
 
+use super::cuts::Cuts;
 use crate::stats::Stats;
 
 /// Bytes of messages that may be in flight before a new epoch has to wait.
@@ -30,7 +30,11 @@ pub(crate) enum Command {
     /// Messages of the open epoch.
     Messages(Arc<Messages>),
     /// Save state as of the end of this epoch (comes before its tick).
-    Checkpoint(Epoch),
+    Checkpoint {
+        epoch: Epoch,
+        /// All key groups, not only those that changed.
+        whole: bool,
+    },
     /// At the end of this epoch, whatever is open is to be emitted (comes before its tick).
     Flush(Epoch),
     /// The end of an epoch.
@@ -116,8 +120,10 @@ pub(crate) struct FeedQueue {
     waiting_bytes: usize,
     epoch_bytes: usize,
     epoch_open: bool,
-    checkpoint_every: Option<Duration>,
-    checkpointed_at: Instant,
+    /// When state is to be cut; never without it, but for the end.
+    cuts: Option<Arc<Cuts>>,
+    /// Offset of the next message.
+    next_offset: u64,
     /// Set by the engine when it shuts down: cut a checkpoint at every tick from now on.
     last_ticks: Arc<std::sync::atomic::AtomicBool>,
 }
@@ -127,7 +133,7 @@ impl FeedQueue {
         ports: Vec<WorkerPort>,
         in_flight: Arc<InFlight>,
         stats: Arc<Stats>,
-        checkpoint_every: Option<Duration>,
+        cuts: Option<Arc<Cuts>>,
         last_ticks: Arc<std::sync::atomic::AtomicBool>,
     ) -> Self {
         Self {
@@ -139,8 +145,8 @@ impl FeedQueue {
             waiting_bytes: 0,
             epoch_bytes: 0,
             epoch_open: false,
-            checkpoint_every,
-            checkpointed_at: Instant::now(),
+            cuts,
+            next_offset: 0,
             last_ticks,
         }
     }
@@ -148,6 +154,7 @@ impl FeedQueue {
     /// Messages of the open epoch.
     pub(crate) fn messages(&mut self, messages: Arc<Messages>) {
         self.begin_epoch();
+        self.next_offset = messages.first_offset + messages.len() as u64;
         let bytes = messages.size_bytes();
         self.epoch_bytes += bytes;
         if self.waiting.last().is_some_and(|last| !follows(last, &messages)) {
@@ -164,11 +171,13 @@ impl FeedQueue {
     pub(crate) fn tick(&mut self, tick: Tick) {
         self.begin_epoch();
         self.send_waiting();
-        let due =
-            self.checkpoint_every.is_some_and(|every| self.checkpointed_at.elapsed() >= every);
-        if due || self.last_ticks.load(std::sync::atomic::Ordering::Acquire) {
-            self.checkpointed_at = Instant::now();
-            self.to_all(&Command::Checkpoint(tick.epoch));
+        let last = self.last_ticks.load(std::sync::atomic::Ordering::Acquire);
+        let due = match &self.cuts {
+            Some(cuts) => cuts.due(tick, self.next_offset, last),
+            None => last.then_some(true),
+        };
+        if let Some(whole) = due {
+            self.to_all(&Command::Checkpoint { epoch: tick.epoch, whole });
         }
         self.seal(tick);
     }
@@ -179,7 +188,7 @@ impl FeedQueue {
         self.begin_epoch();
         self.to_all(&Command::Flush(tick.epoch));
         if save {
-            self.to_all(&Command::Checkpoint(tick.epoch));
+            self.to_all(&Command::Checkpoint { epoch: tick.epoch, whole: true });
         }
         self.seal(tick);
     }

@@ -10,6 +10,8 @@ mod alarms;
 pub(crate) mod checkpoints;
 mod commit;
 mod conditions;
+mod content;
+mod cuts;
 mod feed;
 mod files;
 mod folder;
@@ -41,6 +43,7 @@ use tokio::sync::oneshot;
 use self::alarms::Alarms;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
+use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables};
@@ -85,6 +88,7 @@ struct Live {
     _alarms: Alarms,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
+    cuts: Arc<Cuts>,
 }
 
 impl Engine {
@@ -159,55 +163,46 @@ impl Engine {
         // is let in until the journal is ready.
         let requests = Arc::new(Requests::default());
         let bound = sources::bind(&plan, &options.data, &requests).await?;
-        let checkpoint_store = CheckpointStore::open(options.data.join("checkpoints"))?;
-        let mut restored = Checkpoints::restore(&checkpoint_store, &plan.pipelines)?;
-        requests.restore(&mut restored.state);
+        let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let clock = Clock::system();
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
-        let webhooks = sources::webhooks(&plan);
+        let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
+        let go_on = go_on.with(&requests, &journal);
+        let cuts = Arc::clone(&go_on.cuts);
+        let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
         let last_ticks = Arc::new(AtomicBool::new(false));
-        let spill = SpillBudget::new(options.spill_bytes_max);
-        let (ended, data) = (Arc::clone(&last_ticks), &options.data);
-        let context = TableContext::new(Arc::clone(&stats), ended, data, spill)?;
+        let context = table_context(&options, &stats, &last_ticks)?;
         let troubles = context.troubles.clone();
         let tables = graph::tables(&plan.pipelines);
         let opened = Committer::open(&store, &tables, &instance, context, Arc::clone(&in_flight));
         let committer = opened.await?.with_durable(
             Arc::clone(&journal),
-            Notifications::new(Arc::clone(&outbox), &plan.pipelines)
-                .with_engine(&plan.notifications, Arc::clone(&last_ticks))
-                .with_topics(sources::alert_topics(&bound)),
-            Checkpoints::new(checkpoint_store, &plan.pipelines).with_requests(&requests),
+            notifications(&plan, &outbox, &last_ticks).with_topics(sources::alert_topics(&bound)),
+            checkpoints,
+            restored.epoch,
         );
-        let Restored { epoch, state, changed } = restored;
+        let Restored { epoch, state, changed, damaged, .. } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events)?;
         let finished = spawn_committer(committer, received)?;
-        let queue = FeedQueue::new(
-            ports,
-            in_flight,
-            Arc::clone(&stats),
-            Some(options.checkpoint_every),
-            Arc::clone(&last_ticks),
-        );
+        let (stats_of_feed, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
+        let last = Arc::clone(&last_ticks);
+        let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, last);
         let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
         let (end, ended) = std::sync::mpsc::channel();
         journal.start(Box::new(LiveFeed { queue, requests, ended }))?;
         let (given_up, watched) = (Arc::clone(&outbox), clock.clone());
+        let webhooks = sources::webhooks(&plan);
         let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
         let sources = sources::start(bound, &journal);
         let about = (sources.stats(), troubles.clone(), given_up, Arc::clone(&stats));
-        let alarms = conditions::watch(&options.data, watched, &journal, about)?;
-        let recovery = Recovery {
-            checkpoint: epoch,
-            messages,
-            seconds: started.elapsed().as_secs_f64(),
-            changed,
-        };
-        let live =
-            Some(Live { journal, sources, sender, troubles, _alarms: alarms, last_ticks, end });
+        let _alarms = conditions::watch(&options.data, watched, &journal, about)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let recovery = Recovery { checkpoint: epoch, messages, seconds, changed, damaged };
+        let live = Live { journal, sources, sender, troubles, _alarms, last_ticks, end, cuts };
+        let live = Some(live);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -308,6 +303,10 @@ impl Live {
         Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
         Stats::set(&stats.journal_behind_bytes, journal.behind_bytes);
         Stats::set(&stats.messages_repeated, journal.repeated);
+        if let Some(saved_us) = self.cuts.saved_us() {
+            let age_us = Clock::system().now_us().saturating_sub(saved_us);
+            Stats::set(&stats.checkpoint_age_us, age_us.try_into().unwrap_or(0));
+        }
         let webhooks = self.sender.stats();
         let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
         Stats::set(&stats.webhooks, sum(&|w| w.sent));
@@ -339,6 +338,35 @@ impl Drop for LiveFeed {
             self.queue.end(false);
         }
     }
+}
+
+/// The newest checkpoint that is whole, and where it lies; idempotency keys go to `requests`.
+fn restore(
+    plan: &Plan,
+    options: &EngineOptions,
+    requests: &Requests,
+) -> anyhow::Result<(CheckpointStore, Restored)> {
+    let store = CheckpointStore::open(options.data.join("checkpoints"))?;
+    let mut restored = Restored::read(&store, &plan.pipelines)?;
+    requests.restore(&mut restored.state);
+    Ok((store, restored))
+}
+
+/// What the tables of a live run need.
+fn table_context(
+    options: &EngineOptions,
+    stats: &Arc<Stats>,
+    ended: &Arc<AtomicBool>,
+) -> anyhow::Result<TableContext> {
+    let spill = SpillBudget::new(options.spill_bytes_max);
+    let context = TableContext::new(Arc::clone(stats), Arc::clone(ended), &options.data, spill)?;
+    Ok(context)
+}
+
+/// From alerts, of pipelines and of the engine itself, to the outbox.
+fn notifications(plan: &Plan, outbox: &Arc<Outbox>, ended: &Arc<AtomicBool>) -> Notifications {
+    Notifications::new(Arc::clone(outbox), &plan.pipelines)
+        .with_engine(&plan.notifications, Arc::clone(ended))
 }
 
 /// The journal of the plan's sources, and what it has from an epoch on.

@@ -72,6 +72,8 @@ pub struct Recovery {
     pub messages: u64,
     /// How long it took, seconds.
     pub seconds: f64,
-    /// Pipelines that changed since the checkpoint: they start without state.
+    /// Operators that changed since the checkpoint: they start without state.
     pub changed: Vec<String>,
+    /// Newer checkpoints that could not be used, and why.
+    pub damaged: Vec<String>,
 }

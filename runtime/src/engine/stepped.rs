@@ -100,18 +100,17 @@ impl Stepped {
         let stats = Arc::new(Stats::default());
         let in_flight = Arc::new(InFlight::default());
         let checkpoints = CheckpointStore::open_on(Arc::clone(&storage), data.join("checkpoints"))?;
-        let Restored { epoch, state, .. } = Checkpoints::restore(&checkpoints, &plan.pipelines)?;
+        let mut restored = Restored::read(&checkpoints, &plan.pipelines)?;
+        let mut go_on = restored.go_on(checkpoints, Duration::MAX, &stats);
+        let Restored { epoch, state, .. } = restored;
         let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
-        let (journal, replay) = Journal::open_on(
-            Arc::clone(&storage),
-            setup.journal,
-            Clock::system(),
-            &names,
-            epoch + 1,
-        )?;
+        let (disk, clock) = (Arc::clone(&storage), Clock::system());
+        let (journal, replay) = Journal::open_on(disk, setup.journal, clock, &names, epoch + 1)?;
         let journal = Arc::new(journal);
         let outbox = Arc::new(Outbox::open_on(storage, data.join("outbox"))?);
         let cut = Arc::new(AtomicBool::new(false));
+        go_on.journal = Some(Arc::clone(&journal));
+        let cuts = Arc::clone(&go_on.cuts);
         let mut tables = Vec::new();
         let specs = graph::tables(&plan.pipelines);
         let committer = Committer::open_with(
@@ -128,26 +127,16 @@ impl Stepped {
         let committer = runtime.block_on(committer)?.with_durable(
             Arc::clone(&journal),
             Notifications::new(Arc::clone(&outbox), &plan.pipelines),
-            Checkpoints::new(checkpoints, &plan.pipelines),
+            Checkpoints::by_turns(go_on, &plan.pipelines),
+            epoch,
         );
         let (events, received) = sync_channel(QUEUE_MAX);
         let (turns, workers) = turns(setup.workers);
-        let worker_plan = WorkerPlan {
-            pipelines: plan.pipelines.clone(),
-            workers: setup.workers,
-            first_epoch: epoch + 1,
-            state,
-            tap_edges: false,
-            turns: Some(turns),
-        };
+        let mut worker_plan = WorkerPlan::live(plan, setup.workers, epoch + 1, state);
+        worker_plan.turns = Some(turns);
         let (ports, timely) = workers::start(worker_plan, Arc::clone(&stats), events)?;
-        let queue = FeedQueue::new(
-            ports,
-            Arc::clone(&in_flight),
-            Arc::clone(&stats),
-            None,
-            Arc::clone(&cut),
-        );
+        let (open, counted) = (Arc::clone(&in_flight), Arc::clone(&stats));
+        let queue = FeedQueue::new(ports, open, counted, Some(cuts), Arc::clone(&cut));
         let fed = Fed::default();
         let by_turns = journal.start_stepped(Box::new(fed.clone()));
         let mut engine = Self {
@@ -224,7 +213,7 @@ impl Stepped {
         Ok(any)
     }
 
-    /// Asks for a checkpoint at the next tick that is fed (and those after it) until told otherwise.
+    /// Asks for a checkpoint at the next tick that is fed, and those after it, until told to stop.
     pub(crate) fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::Release);
     }
@@ -276,7 +265,7 @@ impl Stepped {
         Ok(any)
     }
 
-    /// Whether every sealed epoch is through, its rows are with the tables, and no checkpoint waits.
+    /// Whether every sealed epoch is through, its rows are with the tables, no checkpoint waits.
     pub(crate) fn is_at_rest(&self) -> bool {
         let done = self.stats.snapshot().epochs_done;
         done >= self.journal.stats().sealed_epoch && self.committer.is_at_rest()

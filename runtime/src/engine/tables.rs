@@ -132,7 +132,7 @@ impl Table {
         backlog: Backlog,
     ) -> (Self, TableWork) {
         let backlog = Arc::new(backlog);
-        let committed = Arc::new(AtomicU64::new(0));
+        let committed = Arc::new(AtomicU64::new(writer.committed_epoch()));
         let work = TableWork {
             name: name.clone(),
             writer,
@@ -173,6 +173,11 @@ impl Table {
     /// Whether everything up to `epoch` is visible to readers, once it was asked for.
     pub(super) fn has_committed(&self, epoch: Epoch) -> bool {
         self.committed.load(Ordering::Acquire) >= epoch
+    }
+
+    /// The table's name, and the newest epoch that a finished commit of this run covers.
+    pub(super) fn committed(&self) -> (String, Epoch) {
+        (self.name.clone(), self.committed.load(Ordering::Acquire))
     }
 
     /// Waits until all that was handed over is done.

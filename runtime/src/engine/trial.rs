@@ -14,9 +14,9 @@ use tidegate_pipelines::graph::Target;
 use tidegate_pipelines::plan::TestInput;
 
 use super::EVENTS_MAX;
-use super::checkpoints::{decode, encode};
 use super::feed::{FeedQueue, InFlight};
 use super::workers::{Event, WorkerPlan, start};
+use crate::checkpoint::part;
 use crate::stats::Stats;
 
 /// The rows of every edge of a pipeline, by the edge's name, in order.
@@ -73,7 +73,10 @@ fn run_pipelines(
             first_epoch: done as Epoch + 1,
             state: state
                 .iter()
-                .map(|(name, bytes)| Ok((name.clone(), decode(bytes)?)))
+                .map(|(name, bytes)| {
+                    let part = part::decode(bytes).map_err(anyhow::Error::msg)?;
+                    Ok((name.clone(), part.saved.rows))
+                })
                 .collect::<anyhow::Result<_>>()?,
             tap_edges: true,
             #[cfg(test)]
@@ -149,7 +152,9 @@ fn collect(
                 rows.entry((pipeline, edge, epoch)).or_default().push(batch);
             }
             Ok(Event::State { name, epoch, state: saved, .. }) if epoch == last => {
-                state.push((name, encode(&saved)?));
+                // As a file would have it, so that what cannot be written shows here.
+                let bytes = part::encode(&name, &saved.rows()?).map_err(anyhow::Error::msg)?;
+                state.push((name, bytes));
             }
             Ok(Event::Done(tick)) => in_flight.done(tick.epoch),
             Ok(Event::Failed(why)) => anyhow::bail!("{why}"),

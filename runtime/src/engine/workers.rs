@@ -4,16 +4,17 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::Ticks;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::spec::PipelineSpec;
-use tidegate_operators::{Epoch, Tick};
+use tidegate_operators::{Epoch, Snapshot, Tick};
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 use timely::WorkerConfig;
@@ -36,7 +37,7 @@ pub(crate) enum Event {
     /// Rows that left the graph.
     Rows { target: Target, epoch: Epoch, rows: RecordBatch },
     /// State of an operator as of the end of an epoch.
-    State { name: String, epoch: Epoch, worker: usize, state: RecordBatch },
+    State { name: String, epoch: Epoch, state: Snapshot },
     /// A checkpoint of this epoch was asked of all operators.
     Checkpoint(Epoch),
     /// Every epoch up to this one is complete on all workers; with its tick.
@@ -237,8 +238,8 @@ impl Feeder {
                     }
                     return true;
                 }
-                Command::Checkpoint(epoch) => {
-                    self.ticks.checkpoint_at(epoch);
+                Command::Checkpoint { epoch, whole } => {
+                    self.ticks.checkpoint_at(epoch, whole);
                     if let Some(events) = events {
                         let _ = events.send(Event::Checkpoint(epoch));
                     }
@@ -297,6 +298,8 @@ fn context(
     let states = events.clone();
     let failures = events.clone();
     let failed = Cell::new(false);
+    let stalled = Cell::new((0, 0u64));
+    let stall_stats = Arc::clone(stats);
     let stats = Arc::clone(stats);
     let saved = Rc::new(RefCell::new(plan.state.clone()));
     GraphContext {
@@ -317,9 +320,16 @@ fn context(
             };
             Stats::add(counter, count);
         }),
-        save: Rc::new(move |name, epoch, state| {
-            let name = name.to_owned();
-            let _ = states.send(Event::State { name, epoch, worker: index, state });
+        save: Rc::new(move |name, epoch, take| {
+            let started = Instant::now();
+            let state = take();
+            // Operators of one worker are held up one after the other.
+            let (of, sum_us) = stalled.get();
+            let before_us = if of == epoch { sum_us } else { 0 };
+            let stall_us = before_us + started.elapsed().as_micros() as u64;
+            stalled.set((epoch, stall_us));
+            stall_stats.checkpoint_stall_us.fetch_max(stall_us, Ordering::Relaxed);
+            let _ = states.send(Event::State { name: name.to_owned(), epoch, state });
         }),
         fail: Rc::new(move |name, error| {
             if !failed.replace(true) {

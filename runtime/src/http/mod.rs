@@ -26,5 +26,5 @@ mod testing;
 mod tests;
 
 pub(crate) use limits::Timeouts;
-pub(crate) use requests::Requests;
+pub(crate) use requests::{PART as REQUESTS_PART, Requests};
 pub(crate) use server::{HttpConfig, HttpListener, ListenerOptions};

@@ -17,7 +17,7 @@ use tidegate_operators::event::SessionEvent;
 use super::limits::{KEYS_AGE_US, KEYS_MAX};
 
 /// Name of the window in checkpoints; no pipeline can have it.
-const PART: &str = ":requests";
+pub(crate) const PART: &str = ":requests";
 /// What the session event of a request is called.
 const EVENT: &str = "request";
 

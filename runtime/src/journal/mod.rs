@@ -308,6 +308,12 @@ impl Journal {
         self.shared.ask(|inbox| inbox.trim_through = inbox.trim_through.max(through));
     }
 
+    /// Name of the segment file in which the epoch after `epoch` begins or will begin.
+    pub fn segment_after(&self, epoch: Epoch) -> Option<String> {
+        let (path, _) = self.shared.extent().segments_from(epoch + 1).pop_front()?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
+    }
+
     /// How the journal is doing.
     pub fn stats(&self) -> JournalStats {
         lock(&self.shared.stats).clone()

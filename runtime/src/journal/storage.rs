@@ -30,6 +30,16 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// Those of the file system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames where there is no `to` yet, for names that no other process makes.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where there is; those of the file system.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.try_exists()? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.rename(from, to)
+    }
     /// Removes a file.
     ///
     /// # Errors
@@ -85,6 +95,12 @@ impl Storage for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // A link is made or refused as one step; after a crash between both there are two names.
+        std::fs::hard_link(from, to)?;
+        self.remove(from)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

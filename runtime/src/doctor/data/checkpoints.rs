@@ -4,7 +4,7 @@ use super::super::report::Report;
 use super::super::{bytes_text, counted};
 use super::{Newest, Scene, VERDICTS};
 use crate::checkpoint::{Checkpoint, CheckpointStore, Surveyed};
-use crate::engine::checkpoints::{changed, decode};
+use crate::engine::checkpoints::changed;
 
 /// The newest checkpoint that a start would use, and what was found.
 pub(super) fn examine(scene: &Scene<'_>) -> (Newest, Report) {
@@ -44,26 +44,18 @@ fn whole(
     checkpoint: &Checkpoint,
     newest_whole: Newest,
 ) {
-    let bad = checkpoint.parts.iter().find_map(|(name, bytes)| {
-        decode(bytes).err().map(|error| format!("part {name} cannot be decoded: {error}"))
-    });
     let check = format!("epoch {}", one.epoch);
-    if let Some(reason) = bad {
-        let line = format!("move {} elsewhere: the one before it is used then", one.manifest);
-        report.fail(&check, &reason, &[&line]);
-        report.means("its checksums are right, so it was written so: a start refuses it");
-        return;
-    }
-    let bytes = checkpoint.parts.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-    let parts = counted(checkpoint.parts.len() as u64, "part");
+    let parts = &checkpoint.manifest.parts;
+    let bytes = parts.iter().map(|part| part.bytes).sum();
+    let parts = counted(parts.len() as u64, "part");
     let role = if one.epoch == newest_whole { "a start uses it" } else { "kept in reserve" };
     report.ok(&check, &format!("whole: {parts}, {}; {role}", bytes_text(bytes)));
     let Some(pipelines) = scene.pipelines.filter(|_| one.epoch == newest_whole) else { return };
-    let changed = changed(&checkpoint.meta, pipelines);
+    let changed = changed(&checkpoint.manifest, pipelines);
     if !changed.is_empty() {
         let text = format!("changed since this checkpoint: {}", changed.join(", "));
         report.warn("pipelines", &text, &["tidegate explain FILE shows what they do now"]);
-        report.means("these pipelines start without the state of their windows and alerts");
+        report.means("these operators start without their state");
     } else {
         report.ok("pipelines", "the state fits the pipelines given");
     }

@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch};
+use tidegate_operators::SavedRows;
 
 use super::super::report::{Row, Status};
 use super::*;
 use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::manifest::{FORMAT, Manifest, PartRef};
 use crate::journal::examine::testing::{segments, write_journal};
 
 /// A folder with a journal of some segments.
@@ -41,6 +46,11 @@ fn a_whole_folder_is_whole_also_while_it_is_used() {
     assert!(!look(&tempfile::tempdir().unwrap()).is_empty());
 }
 
+fn publish(store: &CheckpointStore, epoch: Epoch, parts: Vec<PartRef>) {
+    let manifest = Manifest { format: FORMAT, epoch, parts, ..Manifest::default() };
+    store.publish(&manifest).unwrap();
+}
+
 #[test]
 fn a_missing_segment_is_named_with_what_it_held() {
     let dir = folder();
@@ -57,7 +67,7 @@ fn a_missing_segment_is_named_with_what_it_held() {
     let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
     let bytes = std::fs::read(&files[3]).unwrap();
     let fourth = crate::journal::examine::scan::header_of(&bytes).unwrap().first_epoch;
-    store.save(fourth, &[], serde_json::json!({})).unwrap();
+    publish(&store, fourth, Vec::new());
     drop(store);
     std::fs::remove_file(&files[0]).unwrap();
     let reports = look(&dir);
@@ -93,6 +103,10 @@ fn checkpoints_are_judged_and_recovery_follows_the_newest_whole_one() {
     store.save(3, &[], serde_json::json!({})).unwrap();
     store.save(5, &[("p/w#0".into(), b"no arrow".to_vec())], serde_json::json!({})).unwrap();
     drop(store);
+    assert!(look(&dir).iter().all(Report::passed));
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[30] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
     let reports = look(&dir);
     let fails = rows(&reports, Status::Fail);
     assert!(fails[0].measured.contains("cannot be decoded"), "{fails:?}");
@@ -113,7 +127,7 @@ fn checkpoints_are_judged_and_recovery_follows_the_newest_whole_one() {
 fn a_journal_that_does_not_reach_the_checkpoint_is_a_failure() {
     let dir = folder();
     let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
-    store.save(900, &[], serde_json::json!({})).unwrap();
+    publish(&store, 900, Vec::new());
     drop(store);
     let reports = look(&dir);
     let fails = rows(&reports, Status::Fail);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use tidegate_operators::spec::PipelineSpec;
@@ -135,7 +136,7 @@ fn resume(
 }
 
 fn restore(dir: &std::path::Path, pipelines: &[PipelineSpec]) -> anyhow::Result<Restored> {
-    Checkpoints::restore(&CheckpointStore::open(dir.join(CHECKPOINTS))?, pipelines)
+    Restored::read(&CheckpointStore::open(dir.join(CHECKPOINTS))?, pipelines)
 }
 
 fn forget_checkpoints(dir: &std::path::Path) -> anyhow::Result<()> {
@@ -198,7 +199,10 @@ impl Runner {
                 state = restore(&self.dir, &self.options.pipelines)?.state;
             }
             let store = CheckpointStore::open(self.dir.join(CHECKPOINTS))?;
-            let checkpoints = Checkpoints::new(store, &self.options.pipelines);
+            // Every generation saves all of its state once, at its end.
+            let stats = &self.options.stats;
+            let options = Restored::default().go_on(store, Duration::MAX, stats);
+            let checkpoints = Checkpoints::start(options, &self.options.pipelines)?;
             committer = committer.with_checkpoints(checkpoints);
         }
         let (events, received) = sync_channel(EVENTS_MAX);

@@ -1,0 +1,129 @@
+//! What a checkpoint gives back at a start.
+//!
+//! An operator keeps its state if it is the same as when the state was saved, by its content id:
+//! its own definition and that of everything before it. Others start without state, and are named.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use tidegate_operators::Epoch;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_pipelines::kept;
+
+use super::CheckpointOptions;
+use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::holdings::Holdings;
+use crate::checkpoint::manifest::Manifest;
+use crate::engine::content;
+use crate::engine::cuts::Cuts;
+use crate::stats::Stats;
+
+/// A checkpoint, as far as it fits the plan.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    /// The epoch that it is of; 0 if there is none.
+    pub(crate) epoch: Epoch,
+    /// Tick time of that epoch, microseconds since the Unix epoch.
+    pub(crate) time_us: i64,
+    /// State by operator name.
+    pub(crate) state: Vec<(String, RecordBatch)>,
+    /// Rows of it.
+    pub(crate) rows: u64,
+    /// Operators whose state was left out, because they have changed since.
+    pub(crate) changed: Vec<String>,
+    /// Newer checkpoints that were damaged, and how.
+    pub(crate) damaged: Vec<String>,
+    /// Whether an operator took up the state of one with another name: the first cut must be of
+    /// all groups.
+    pub(crate) renamed: bool,
+    /// Files of the state that is kept.
+    pub(crate) holdings: Holdings,
+}
+
+impl Restored {
+    /// The newest checkpoint in the store that is whole.
+    ///
+    /// # Errors
+    /// Those of the store, and state that is not of one schema.
+    pub(crate) fn read(
+        store: &CheckpointStore,
+        pipelines: &[PipelineSpec],
+    ) -> anyhow::Result<Self> {
+        let Some(checkpoint) = store.latest().context("cannot read checkpoints")? else {
+            return Ok(Self::default());
+        };
+        let manifest = checkpoint.manifest;
+        let now = content::numbers(&content::operators(pipelines));
+        let kept = kept(&content::numbers(&manifest.operators), &now);
+        let was: BTreeMap<&String, &String> = kept.iter().map(|(new, old)| (old, new)).collect();
+        let mut changed = Vec::new();
+        let mut parts: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+        for (name, saved) in checkpoint.state {
+            let requests = (name == crate::http::REQUESTS_PART).then_some(&name);
+            match requests.or(was.get(&name).copied()) {
+                Some(name) => parts.entry(name.clone()).or_default().push(saved.rows),
+                None if now.contains_key(&name) && !changed.contains(&name) => changed.push(name),
+                None => {}
+            }
+        }
+        let mut holdings = Holdings::of(&manifest.parts);
+        // A renamed operator's files bear its old name: the first cut writes all of it anew.
+        holdings.retain(|name| kept.get(name).is_some_and(|old| old == name));
+        let renamed = kept.iter().any(|(new, old)| new != old);
+        let mut restored = Self {
+            epoch: manifest.epoch,
+            time_us: manifest.time_us,
+            changed,
+            damaged: checkpoint.damaged,
+            holdings,
+            renamed,
+            ..Self::default()
+        };
+        for (name, batches) in parts {
+            let rows = match &batches[..] {
+                [one] => one.clone(),
+                _ => concat_batches(batches[0].schema_ref(), &batches)
+                    .with_context(|| format!("the state of {name} is not of one kind"))?,
+            };
+            restored.rows += rows.num_rows() as u64;
+            restored.state.push((name, rows));
+        }
+        Ok(restored)
+    }
+
+    /// How checkpoints go on after this one, about `every` so often.
+    pub(crate) fn go_on(
+        &mut self,
+        store: CheckpointStore,
+        every: Duration,
+        stats: &Arc<Stats>,
+    ) -> CheckpointOptions {
+        let cuts = Arc::new(Cuts::new(every));
+        cuts.note_saved(self.time_us);
+        if self.renamed {
+            cuts.want_whole();
+        }
+        CheckpointOptions {
+            store,
+            incarnation: 0,
+            holdings: std::mem::take(&mut self.holdings),
+            cuts,
+            stats: Arc::clone(stats),
+            requests: Arc::default(),
+            journal: None,
+        }
+    }
+}
+
+/// Operators with state in a checkpoint that are others now, by name.
+pub(crate) fn changed(manifest: &Manifest, pipelines: &[PipelineSpec]) -> Vec<String> {
+    let now = content::operators(pipelines);
+    let old = content::numbers(&manifest.operators);
+    let kept = kept(&old, &content::numbers(&now));
+    let differs = |name: &&String| now.contains_key(*name) && !kept.contains_key(*name);
+    manifest.operators.keys().filter(differs).cloned().collect()
+}

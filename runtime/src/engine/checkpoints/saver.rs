@@ -1,0 +1,227 @@
+//! The thread that saves state: rows, encoding and files, so that no worker and no commit waits.
+//!
+//! Each cut becomes files as soon as it comes, which also gives the memory back that it holds. The
+//! manifest follows when the committer says that the epoch is complete and all tables have it: that
+//! and nothing else makes a checkpoint.
+//!
+//! Invariants, each with its reason:
+//! - [`Saver::apply`]: files are applied in order of epochs and all of them, also those of cuts
+//!   that no manifest was made for, because a later cut leaves out the groups that did not
+//!   change since.
+//! - [`Saver::publish`]: a manifest names only durable files, since `write_part` returns after its
+//!   sync; and only of epochs up to its own, since later ones are not applied before.
+//! - [`Saver::prune`]: a file goes only if no kept manifest, and no manifest to come, can name it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::Context;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::{Epoch, SavedRows, Snapshot};
+
+use super::{CheckpointOptions, KEEP};
+use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest, PartRef};
+use crate::engine::content;
+use crate::journal::DurableError;
+use crate::journal::storage::is_full;
+use crate::stats::Stats;
+
+/// What the thread is to do.
+pub(super) enum Job {
+    /// State of an operator as of the end of an epoch.
+    State { name: String, epoch: Epoch, state: Snapshot },
+    /// Make the checkpoint of this epoch visible.
+    Publish { epoch: Epoch, tables: BTreeMap<String, Epoch> },
+    /// Other pipelines run from now on.
+    #[allow(dead_code, reason = "for a change while running")]
+    Pipelines(Plan),
+}
+
+/// What a manifest says of the pipelines.
+pub(super) struct Plan {
+    pipelines: BTreeMap<String, String>,
+    operators: BTreeMap<String, String>,
+}
+
+impl Plan {
+    pub(super) fn of(pipelines: &[PipelineSpec]) -> Self {
+        Self {
+            pipelines: content::fingerprints(pipelines),
+            operators: content::operators(pipelines),
+        }
+    }
+}
+
+pub(super) struct Saver {
+    options: CheckpointOptions,
+    plan: Plan,
+    /// Files of cuts that are newer than what `options.holdings` has.
+    files: BTreeMap<Epoch, Vec<PartRef>>,
+    /// How long rows and files of the cut took so far, microseconds.
+    busy_us: u64,
+    /// Bytes written for it.
+    written_bytes: u64,
+    written: Arc<AtomicU64>,
+    /// A cut could not be written: there is no checkpoint before a whole one.
+    lost: bool,
+    /// When the newest checkpoint was asked for.
+    asked_at: Option<Instant>,
+}
+
+impl Saver {
+    pub(super) fn new(
+        options: CheckpointOptions,
+        pipelines: &[PipelineSpec],
+        written: Arc<AtomicU64>,
+    ) -> Self {
+        let plan = Plan::of(pipelines);
+        let files = BTreeMap::new();
+        Self {
+            options,
+            plan,
+            files,
+            busy_us: 0,
+            written_bytes: 0,
+            written,
+            lost: false,
+            asked_at: None,
+        }
+    }
+
+    pub(super) fn take(&mut self, job: Job) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let result = match job {
+            Job::State { name, epoch, state } => self.save(&name, epoch, state),
+            Job::Publish { epoch, tables } => self.publish(epoch, tables, started),
+            Job::Pipelines(plan) => {
+                let same = |operator: &str| {
+                    self.plan.operators.get(operator) == plan.operators.get(operator)
+                };
+                self.options.holdings.retain(same);
+                self.plan = plan;
+                Ok(())
+            }
+        };
+        self.busy_us += started.elapsed().as_micros() as u64;
+        result
+    }
+
+    /// Makes a file of an operator's state.
+    fn save(&mut self, name: &str, epoch: Epoch, state: Snapshot) -> anyhow::Result<()> {
+        if state.groups().is_empty() {
+            return Ok(());
+        }
+        let saved = state.rows().with_context(|| format!("cannot save the state of {name}"))?;
+        self.write(name, epoch, &saved)
+    }
+
+    fn write(&mut self, name: &str, epoch: Epoch, saved: &SavedRows) -> anyhow::Result<()> {
+        match self.options.store.write_part(name, saved) {
+            Ok(part) => {
+                self.written_bytes += part.bytes;
+                self.files.entry(epoch).or_default().push(part);
+                Ok(())
+            }
+            Err(error) => self.bear(error),
+        }
+    }
+
+    /// A full disk is borne: the checkpoint before stays, and the next cut is a whole one. The
+    /// journal keeps what is needed until then.
+    fn bear(&mut self, error: DurableError) -> anyhow::Result<()> {
+        match &error {
+            DurableError::Io { source, .. } if is_full(source) => {
+                tracing::error!(%error, "no room for a checkpoint; the one before stays");
+                Stats::add(&self.options.stats.checkpoints_failed, 1);
+                self.lost = true;
+                Ok(())
+            }
+            _ => Err(anyhow::Error::from(error).context("cannot write a checkpoint")),
+        }
+    }
+
+    /// Takes the files of all cuts up to `epoch` into what the next manifest names.
+    fn apply(&mut self, epoch: Epoch) {
+        let later = self.files.split_off(&(epoch + 1));
+        for (_, parts) in std::mem::replace(&mut self.files, later) {
+            parts.into_iter().for_each(|part| self.options.holdings.apply(part));
+        }
+        let operators = &self.plan.operators;
+        let requests = crate::http::REQUESTS_PART;
+        self.options.holdings.retain(|name| name == requests || operators.contains_key(name));
+    }
+
+    fn publish(
+        &mut self,
+        epoch: Epoch,
+        tables: BTreeMap<String, Epoch>,
+        started: Instant,
+    ) -> anyhow::Result<()> {
+        if let Some((name, window)) = self.options.requests.save() {
+            let groups = vec![(0, window.num_rows() as u64)];
+            self.write(&name, epoch, &SavedRows { rows: window, groups })?;
+        }
+        self.apply(epoch);
+        let cut = self.options.cuts.finish(epoch);
+        if std::mem::take(&mut self.lost) {
+            // Nothing of this cut may be leant on: the next one starts afresh.
+            self.options.cuts.want_whole();
+            return Ok(());
+        }
+        let offset = cut.map_or(0, |cut| cut.offset);
+        let segment = self.options.journal.as_ref().and_then(|j| j.segment_after(epoch));
+        let manifest = Manifest {
+            format: FORMAT,
+            epoch,
+            incarnation: self.options.incarnation,
+            time_us: cut.map_or(0, |cut| cut.time_us),
+            journal: JournalPosition { segment: segment.unwrap_or_default(), offset },
+            pipelines: self.plan.pipelines.clone(),
+            operators: self.plan.operators.clone(),
+            tables,
+            parts: self.options.holdings.parts(),
+        };
+        if let Err(error) = self.options.store.publish(&manifest) {
+            self.bear(error)?;
+            self.options.cuts.want_whole();
+            self.lost = false;
+            return Ok(());
+        }
+        self.written.store(epoch, Ordering::Release);
+        self.options.cuts.note_saved(manifest.time_us);
+        if let Some(cut) = cut
+            && let Some(before) = self.asked_at.replace(cut.asked_at)
+        {
+            let interval_us = cut.asked_at.duration_since(before).as_micros() as u64;
+            Stats::set(&self.options.stats.checkpoint_interval_us, interval_us);
+        }
+        self.tell(started);
+        self.prune()
+    }
+
+    /// Counts what the checkpoint cost.
+    fn tell(&mut self, started: Instant) {
+        let stats = &self.options.stats;
+        let busy_us = self.busy_us + started.elapsed().as_micros() as u64;
+        Stats::add(&stats.checkpoints, 1);
+        Stats::set(&stats.checkpoint_us, busy_us);
+        Stats::set(&stats.checkpoint_written_bytes, self.written_bytes);
+        Stats::set(&stats.checkpoint_bytes, self.options.holdings.bytes());
+        Stats::set(&stats.state_rows, self.options.holdings.rows());
+        (self.busy_us, self.written_bytes) = (0, 0);
+        if self.options.holdings.is_scattered() {
+            self.options.cuts.want_whole();
+        }
+    }
+
+    /// Removes old checkpoints and files that nobody can name any more.
+    fn prune(&self) -> anyhow::Result<()> {
+        let mut also: BTreeSet<String> =
+            self.files.values().flatten().map(|part| part.file.clone()).collect();
+        also.extend(self.options.holdings.parts().into_iter().map(|part| part.file));
+        self.options.store.prune(KEEP, &also).context("cannot remove old checkpoints")?;
+        Ok(())
+    }
+}

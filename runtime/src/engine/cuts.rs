@@ -1,0 +1,114 @@
+//! When state is cut: between the feed, which asks for cuts, and the thread that saves them.
+//!
+//! Invariant ([`Cuts::due`]): at most one checkpoint is under way, so what they hold in memory
+//! is bounded by the state itself, however long tables cannot be committed. Only the end of the
+//! process asks for one more.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tidegate_operators::{Epoch, Tick};
+
+/// What is known of a cut when it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Tick time of its epoch, microseconds since the Unix epoch.
+    pub(crate) time_us: i64,
+    /// Offset of the first message after it.
+    pub(crate) offset: u64,
+    /// When it was asked for.
+    pub(crate) asked_at: Instant,
+}
+
+/// Shared by the feed and the saver.
+#[derive(Debug)]
+pub(crate) struct Cuts {
+    every: Duration,
+    under_way: Mutex<State>,
+    /// The next cut has to be of all groups.
+    whole: AtomicBool,
+    /// Tick time of the newest checkpoint; 0 without one.
+    saved_us: AtomicI64,
+}
+
+#[derive(Debug)]
+struct State {
+    cuts: BTreeMap<Epoch, Cut>,
+    last: Instant,
+}
+
+impl Cuts {
+    /// Cuts about `every` so often.
+    pub(crate) fn new(every: Duration) -> Self {
+        let state = State { cuts: BTreeMap::new(), last: Instant::now() };
+        Self {
+            every,
+            under_way: Mutex::new(state),
+            whole: AtomicBool::new(false),
+            saved_us: AtomicI64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether state is to be cut at this tick (then it is under way), and whether all of it.
+    pub(crate) fn due(&self, tick: Tick, offset: u64, always: bool) -> Option<bool> {
+        let mut state = self.lock();
+        let due = state.cuts.is_empty() && state.last.elapsed() >= self.every;
+        if !due && !always {
+            return None;
+        }
+        state.last = Instant::now();
+        let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last };
+        state.cuts.insert(tick.epoch, cut);
+        Some(self.whole.swap(false, Ordering::AcqRel))
+    }
+
+    /// The cut of `epoch` was saved or given up, and so were those before it.
+    pub(crate) fn finish(&self, epoch: Epoch) -> Option<Cut> {
+        let mut state = self.lock();
+        let later = state.cuts.split_off(&(epoch + 1));
+        std::mem::replace(&mut state.cuts, later).remove(&epoch)
+    }
+
+    /// The next cut is to be of all groups: files are scattered, or a cut was lost.
+    pub(crate) fn want_whole(&self) {
+        self.whole.store(true, Ordering::Release);
+    }
+
+    /// Notes the tick time of the newest checkpoint.
+    pub(crate) fn note_saved(&self, time_us: i64) {
+        self.saved_us.store(time_us, Ordering::Release);
+    }
+
+    /// Tick time of the newest checkpoint; `None` without one.
+    pub(crate) fn saved_us(&self) -> Option<i64> {
+        Some(self.saved_us.load(Ordering::Acquire)).filter(|time_us| *time_us != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tick(epoch: Epoch) -> Tick {
+        Tick { epoch, time_us: epoch as i64 }
+    }
+
+    #[test]
+    fn one_checkpoint_at_a_time_but_for_the_last() {
+        let cuts = Cuts::new(Duration::ZERO);
+        assert_eq!(cuts.due(tick(1), 5, false), Some(false));
+        assert_eq!(cuts.due(tick(2), 6, false), None, "the first is under way");
+        cuts.want_whole();
+        assert_eq!(cuts.due(tick(3), 7, true), Some(true), "the end of the process");
+        let cut = cuts.finish(3).expect("it was asked for");
+        assert_eq!((cut.time_us, cut.offset), (3, 7));
+        assert!(cuts.finish(1).is_none(), "given up with the later one");
+        assert_eq!(cuts.due(tick(4), 7, false), Some(false));
+    }
+}
