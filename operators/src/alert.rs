@@ -6,6 +6,7 @@
 //! that the state is what it would be had only the last revision come; what the outside was told
 //! is corrected by a further event. Delivery is not done here.
 
+mod ended;
 mod event;
 mod save;
 
@@ -20,6 +21,7 @@ use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::AlertSpec;
 use crate::system::step_rejects;
+pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
 
 /// Where an alert is in its life.

@@ -119,7 +119,8 @@ pub fn findings_schema() -> SchemaRef {
     ]))
 }
 
-/// Schema of `system.alerts`: changes of alerts.
+/// Schema of `system.alerts`: changes of alerts. `reason` says why an alert ended, if it was not by
+/// a row: `rule_changed`.
 pub fn alerts_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),
@@ -133,6 +134,7 @@ pub fn alerts_schema() -> SchemaRef {
         text("summary"),
         text("row"),
         Field::new("notify", DataType::Boolean, false),
+        Field::new("reason", DataType::Utf8, true),
     ]))
 }
 
@@ -199,6 +201,7 @@ pub(crate) fn engine_alerts(changes: &[(i64, EngineAlert)]) -> RecordBatch {
         text(&|a| a.summary.clone()),
         repeated("{}", count),
         Arc::new(BooleanArray::from(vec![true; count])),
+        new_null_array(&DataType::Utf8, count),
     ];
     RecordBatch::try_new(alerts_schema(), columns).expect("columns follow the schema")
 }

@@ -31,6 +31,8 @@
 //! | `after_commit` | the commit is there, the process has not noted it |
 //! | `snapshot_file` | one part of a checkpoint is durable |
 //! | `snapshot_manifest` | all parts are, and the manifest under a temporary name |
+//! | `apply_before_switch` | a change: the checkpoint of the new plan is ready, not visible |
+//! | `apply_after_switch` | it is visible, nothing runs by it yet |
 //! | `before_gc` | old checkpoints or journal segments are about to be deleted |
 //! | `mid_gc` | one file of them is deleted |
 //!

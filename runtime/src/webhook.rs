@@ -111,6 +111,29 @@ impl WebhookSender {
                 }
             }
         }
+        Ok(Self::run(outbox, endpoints, options, clock))
+    }
+
+    /// The same for targets that come later: those that are not among them are left alone.
+    ///
+    /// # Errors
+    /// As [`WebhookSender::start`].
+    pub fn start_more(
+        outbox: Arc<Outbox>,
+        targets: Vec<WebhookTarget>,
+        options: SenderOptions,
+        clock: Clock,
+    ) -> Result<Self, WebhookError> {
+        let endpoints = targets.into_iter().map(|target| Endpoint::new(target).map(Arc::new));
+        Ok(Self::run(outbox, endpoints.collect::<Result<_, _>>()?, options, clock))
+    }
+
+    fn run(
+        outbox: Arc<Outbox>,
+        endpoints: Vec<Arc<Endpoint>>,
+        options: SenderOptions,
+        clock: Clock,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut sender = Self { counters: Vec::new(), stop, tasks: Vec::new() };
         let listening = requests(outbox.clone(), clock.clone(), stopped.clone());
@@ -122,7 +145,7 @@ impl WebhookSender {
                 Worker::new(outbox.clone(), endpoint, options.clone(), clock.clone(), counters);
             sender.tasks.push(tokio::spawn(worker.run(stopped.clone())));
         }
-        Ok(sender)
+        sender
     }
 
     /// How each target is doing.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    new_null_array,
 };
-use arrow::datatypes::{Float64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
@@ -92,9 +93,9 @@ fn people(column: &ArrayRef, row: usize) -> String {
 }
 
 /// The same for every event of one alert, different for every other: 32 hexadecimal digits.
-fn alert_id(spec: &AlertSpec, keys: &str, since_us: i64) -> String {
+pub(super) fn alert_id((pipeline, rule): (&str, &str), keys: &str, since_us: i64) -> String {
     let mut bytes = Vec::new();
-    for part in [spec.pipeline.as_str(), &spec.name, keys] {
+    for part in [pipeline, rule, keys] {
         bytes.extend((part.len() as u64).to_le_bytes());
         bytes.extend(part.as_bytes());
     }
@@ -123,7 +124,8 @@ pub(super) fn rows(
         let values = changes.iter().map(|(row, change)| f(*row, *change));
         Arc::new(StringArray::from_iter_values(values))
     };
-    let ids = changes.iter().zip(&keys).map(|((_, c), keys)| alert_id(spec, keys, c.since_us));
+    let rule = (spec.pipeline.as_str(), spec.name.as_str());
+    let ids = changes.iter().zip(&keys).map(|((_, c), keys)| alert_id(rule, keys, c.since_us));
     let fresh = |row: &usize| tick.time_us.saturating_sub(times.value(*row)) <= spec.max_age_us;
     let notify: Vec<bool> = changes.iter().map(|(row, _)| fresh(row)).collect();
     RecordBatch::try_new(
@@ -140,6 +142,7 @@ pub(super) fn rows(
             text(&|row, _| summary.fill(rows, row)),
             text(&|row, _| row_json(rows, row)),
             Arc::new(BooleanArray::from(notify)),
+            new_null_array(&DataType::Utf8, changes.len()),
         ],
     )
 }

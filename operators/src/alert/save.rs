@@ -9,21 +9,27 @@ use super::{AlertRule, KeyState, Phase};
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
-const FIXED: [&str; 5] = ["last_us", "before", "before_since_us", "now", "now_since_us"];
+/// A phase in which nobody was told yet.
+pub(super) const PENDING: i64 = 1;
+/// The phase in which the alert was told.
+pub(super) const FIRING: i64 = 2;
+
+/// Columns after the keys.
+pub(super) const FIXED: [&str; 5] = ["last_us", "before", "before_since_us", "now", "now_since_us"];
 
 fn encode(phase: Phase) -> (i64, i64) {
     match phase {
         Phase::Normal => (0, 0),
-        Phase::Pending { since_us } => (1, since_us),
-        Phase::Firing { since_us } => (2, since_us),
+        Phase::Pending { since_us } => (PENDING, since_us),
+        Phase::Firing { since_us } => (FIRING, since_us),
     }
 }
 
 fn decode(code: i64, since_us: i64) -> Result<Phase, OperatorError> {
     match code {
         0 => Ok(Phase::Normal),
-        1 => Ok(Phase::Pending { since_us }),
-        2 => Ok(Phase::Firing { since_us }),
+        PENDING => Ok(Phase::Pending { since_us }),
+        FIRING => Ok(Phase::Firing { since_us }),
         other => Err(OperatorError::State(format!("an alert cannot be in phase {other}"))),
     }
 }

@@ -1,10 +1,11 @@
-//! From a plan to a timely dataflow: the same graph on every worker.
+//! From a plan to timely dataflows: one for each pipeline, and one for what belongs to all.
 //!
-//! Every worker must build exactly this graph in exactly this order, or timely connects the wrong
-//! channels; so nothing here may depend on the worker, on saved state or on a map's order.
+//! Every worker must build exactly these graphs in exactly this order, or timely connects the wrong
+//! channels; so nothing here may depend on the worker, on saved state or on a map's order. That a
+//! pipeline has a dataflow of its own is what lets it be replaced while the others go on.
 //!
 //! What leaves the graph goes through [`GraphContext::deliver`]: rows of tables and, for tests, of
-//! every edge. The graph's probe passes an epoch when all of its rows were delivered.
+//! every edge. A graph's probe passes an epoch when all of its rows were delivered.
 
 mod pipeline;
 mod tables;
@@ -16,12 +17,12 @@ use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{Ticks, split};
 use tidegate_operators::decode::unmatched_rejects;
 use tidegate_operators::event::{EventRows, event_rows};
-use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{dropped_readings, refused_rows};
 use tidegate_operators::{Batch, Epoch, OperatorError, Snapshot};
+use timely::dataflow::Stream;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
-use timely::dataflow::{Scope, Stream};
 
 pub(crate) use self::pipeline::READINGS;
 pub use self::tables::{
@@ -93,20 +94,16 @@ pub struct GraphContext {
     pub tap_edges: bool,
 }
 
-/// Builds the graph of all `pipelines` onto `messages` and returns its probe.
-///
-/// # Errors
-/// Saved state that does not fit its operator.
-pub fn build<'scope>(
-    scope: Scope<'scope, Epoch>,
+/// Builds what belongs to all pipelines onto `messages` and returns its probe: messages that none of
+/// them reads, and events that were journaled. `tables` are those that targets count.
+pub fn build_common<'scope>(
     messages: Stream<'scope, Epoch, MessageRuns>,
     pipelines: &[PipelineSpec],
+    tables: &[TableSpec],
     context: &GraphContext,
-) -> Result<Handle<Epoch>, OperatorError> {
-    let _ = scope;
+) -> Handle<Epoch> {
     let probe = Handle::new();
-    let tables = tables(pipelines);
-    let system = |name: &str| tables::position(&tables, SYSTEM, name);
+    let system = |name: &str| tables::position(tables, SYSTEM, name);
     let decoders: Vec<_> = pipelines.iter().map(|p| p.decode.clone()).collect();
     let unmatched = split(messages.clone(), "unmatched", 1, move |runs: MessageRuns, _, out| {
         let specs: Vec<_> = decoders.iter().collect();
@@ -124,7 +121,7 @@ pub fn build<'scope>(
         }
         sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
     }
-    let events = split(messages.clone(), "events", 3, |runs: MessageRuns, _, out| {
+    let events = split(messages, "events", 3, |runs: MessageRuns, _, out| {
         for run in runs.0.iter().filter(|run| run.index.iter().any(|m| m.event)) {
             let EventRows { sessions, gaps, alerts } = event_rows(run);
             let rows = [sessions, gaps, alerts].into_iter().enumerate();
@@ -136,9 +133,23 @@ pub fn build<'scope>(
     for ((edge, table), counter) in events.into_iter().zip([SESSIONS, GAPS, ALERTS]).zip(counters) {
         sinks.table(edge, system(table), counter);
     }
-    for (index, pipeline) in pipelines.iter().enumerate() {
-        pipeline::build(index, pipeline, messages.clone(), &tables, &sinks)?;
-    }
+    probe
+}
+
+/// Builds the graph of one pipeline onto the messages of its source and returns its probe. `index`
+/// is its place in the plan, `tables` are those that targets count.
+///
+/// # Errors
+/// Saved state that does not fit its operator.
+pub fn build_pipeline<'scope>(
+    messages: Stream<'scope, Epoch, MessageRuns>,
+    (index, pipeline): (usize, &PipelineSpec),
+    tables: &[TableSpec],
+    context: &GraphContext,
+) -> Result<Handle<Epoch>, OperatorError> {
+    let probe = Handle::new();
+    let sinks = Sinks { context, probe: &probe };
+    pipeline::build(index, pipeline, messages, tables, &sinks)?;
     Ok(probe)
 }
 

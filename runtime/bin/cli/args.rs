@@ -48,6 +48,8 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Runs pipelines until Ctrl-C (or until their files are read)
     Run(RunArgs),
+    /// Changes the pipelines of a running instance, the others go on
+    Apply(ApplyArgs),
     /// Checks pipeline files and reports all problems at once
     Check(PathArgs),
     /// Shows what the pipelines do: sources, steps, tables, alerts
@@ -127,6 +129,35 @@ pub(super) struct RunArgs {
     /// beyond it everything waits
     #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = units::size_bytes)]
     pub(super) spill_max: u64,
+    /// Apply the files whenever they change; a bad one is told, and what runs goes on
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+const APPLY_HELP: &str = "\
+The files stand for everything that is to run: a pipeline that is not among them is removed. Other
+pipelines are not touched. Operators that did not change keep their state, also under another name;
+changed ones are made anew from what the journal still has; open alerts of changed or removed rules
+end as resolved, with the reason rule_changed. If it cannot be done, everything goes on as it was.
+
+Examples:
+  tidegate apply pipelines/ --dry-run         what would be kept, rebuilt, new, gone
+  tidegate apply pipelines/
+  tidegate apply a.toml b.toml --data /var/lib/tidegate
+
+Sources are opened and closed at a start only. Exit code: 0 done, 1 refused, with all reasons.";
+
+#[derive(Args, Debug)]
+#[command(after_help = APPLY_HELP)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    pub(super) paths: PathArgs,
+    /// Folder of the running instance
+    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
+    pub(super) data: PathBuf,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 /// Where an instance keeps everything if nobody says otherwise.
@@ -164,14 +195,24 @@ pub(super) struct PathArgs {
     pub(super) paths: Vec<PathBuf>,
 }
 
+const EXPLAIN_HELP: &str = "\
+Examples:
+  tidegate explain pipelines/ --dot | dot -Tsvg > plan.svg
+  tidegate explain new/ --against pipelines/         what a change keeps, rebuilds, ends
+  tidegate explain new/ --against tidegate-data      the same, against what runs there";
+
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  tidegate explain pipelines/ --dot | dot -Tsvg > plan.svg")]
+#[command(after_help = EXPLAIN_HELP)]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pub(super) paths: PathArgs,
     /// Print a graph in the DOT language instead of text
     #[arg(long)]
     pub(super) dot: bool,
+    /// Say instead what becomes of the state if these files (or what runs on this data folder) are
+    /// replaced
+    #[arg(long, value_name = "OLD", num_args = 1.., conflicts_with = "dot")]
+    pub(super) against: Vec<PathBuf>,
 }
 
 const SQL_HELP: &str = "\

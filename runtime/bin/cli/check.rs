@@ -25,6 +25,9 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 pub(super) fn explain(args: &ExplainArgs) -> Outcome {
+    if !args.against.is_empty() {
+        return super::apply::against(args);
+    }
     let (plan, _) = files::load_to_look_at(&args.paths.paths)?;
     let text = match args.dot {
         true => tidegate_pipelines::explain_dot(&plan),

@@ -36,6 +36,13 @@ pub(super) fn load_to_look_at(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), 
     Ok((plan, missing.into_inner().into_iter().collect()))
 }
 
+/// Reads and resolves all files; problems are the error's text.
+pub(super) fn load_quietly(paths: &[PathBuf]) -> Result<Plan, String> {
+    let files = read(paths).map_err(|error| format!("error: {error:#}"))?;
+    tidegate_pipelines::load(&files, &reference)
+        .map_err(|problems| problems.iter().map(|problem| format!("{problem}\n\n")).collect())
+}
+
 /// Resolves files that were read already.
 pub(super) fn resolve(
     files: &[(PathBuf, String)],

@@ -2,8 +2,10 @@
 //!
 //! Exit codes: 0 done, 1 the thing asked for failed, 2 the command line was wrong.
 
+mod apply;
 mod args;
 mod check;
+mod control;
 mod demo;
 mod doctor;
 mod failure;
@@ -46,6 +48,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Docs) => print(&tidegate_pipelines::docs_markdown()),
         Some(Command::Outbox(args)) => outbox::outbox(args),
         Some(Command::Password(args)) => password::password(&args),
+        Some(Command::Apply(args)) => apply::apply(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Explain(args)) => check::explain(&args),
         Some(Command::Test(args)) => test::test(&args),

@@ -34,6 +34,11 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
         true => eprintln!("ready"),
         false => eprintln!("ready: {}", doors.join(", ")),
     }
+    let applier = engine.applier();
+    let _control = applier.as_ref().and_then(|a| super::apply::listen(&data, a, screen));
+    if let Some(applier) = applier.filter(|_| args.watch) {
+        super::apply::watch(&args.paths.paths, &applier, screen);
+    }
     let stats = engine.stats();
     let progress = engine.progress();
     if progress.as_ref().is_some_and(|p| p.files() == 0) {

@@ -3,6 +3,7 @@
 
 mod restore;
 mod saver;
+mod switch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use anyhow::Context;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, Snapshot};
 
 pub(crate) use self::restore::{Restored, changed};
 use self::saver::{Job, Saver};
+pub(crate) use self::switch::{Switch, Switched};
 use super::cuts::Cuts;
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::holdings::Holdings;
@@ -129,11 +132,15 @@ impl Checkpoints {
         self.written.load(Ordering::Acquire)
     }
 
-    /// The pipelines are others from now on: operators that are not the same any more lose their
-    /// files with the next checkpoint.
-    #[allow(dead_code, reason = "for a change while running")]
-    pub(crate) fn replace_pipelines(&mut self, pipelines: &[PipelineSpec]) -> anyhow::Result<()> {
-        self.send(Job::Pipelines(saver::Plan::of(pipelines)))
+    /// Other pipelines take the place of those that run, as of the newest checkpoint. Waits until
+    /// that is durable.
+    ///
+    /// # Errors
+    /// Why everything stays as it was.
+    pub(crate) fn switch(&mut self, switch: Switch) -> anyhow::Result<Switched> {
+        let (reply, answer) = channel();
+        self.send(Job::Switch(Box::new(switch), reply))?;
+        answer.recv().context("the thread that writes checkpoints is gone")?
     }
 
     /// Waits until everything is written that was asked for.

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -20,6 +20,7 @@ use tidegate_sql::{Store, TableWriter};
 use super::checkpoints::Checkpoints;
 use super::feed::InFlight;
 use super::notifications::Notifications;
+use super::switching::{self, Opening, Order};
 use super::tables::{Table, TableContext};
 use super::workers::Event;
 use crate::journal::Journal;
@@ -39,22 +40,26 @@ pub(crate) struct Committer {
     pub(crate) stats: Arc<Stats>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) journal: Option<Arc<Journal>>,
-    tables: Vec<Table>,
-    alerts_table: Option<usize>,
-    notifications: Option<Notifications>,
-    checkpoints: Option<Checkpoints>,
+    pub(super) tables: Vec<Table>,
+    pub(super) alerts_table: Option<usize>,
+    pub(super) notifications: Option<Notifications>,
+    pub(super) checkpoints: Option<Checkpoints>,
     /// Rows of epochs that are not complete.
-    pending: BTreeMap<Epoch, Vec<(usize, RecordBatch)>>,
-    done: Epoch,
+    pub(super) pending: BTreeMap<Epoch, Vec<(usize, RecordBatch)>>,
+    pub(super) done: Epoch,
     time_us: i64,
     /// A checkpoint that has all of its parts, and the epoch that the tables have to reach first.
     waiting: Option<(Epoch, Epoch)>,
     /// The input has ended for good.
     flushed: bool,
     /// The newest epoch that a table had when it was opened.
-    found: Epoch,
+    pub(super) found: Epoch,
     /// Epochs of the two newest checkpoints, the older one first.
     saved: (Epoch, Epoch),
+    /// What tables are opened with while running.
+    pub(super) opening: Option<Opening>,
+    /// A change that waits for its checkpoint.
+    pub(super) order: Option<Order>,
 }
 
 impl Committer {
@@ -106,6 +111,8 @@ impl Committer {
             flushed: false,
             found,
             saved: (0, 0),
+            opening: None,
+            order: None,
         })
     }
 
@@ -144,10 +151,16 @@ impl Committer {
 
     fn take_events(&mut self, events: Receiver<Event>) -> anyhow::Result<()> {
         loop {
-            match events.recv() {
-                Ok(Event::Ended) | Err(_) => return self.finish(),
+            let event = match self.order {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => events.recv_timeout(switching::LOOK),
+            };
+            match event {
+                Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return self.finish(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(event) => self.event(event)?,
             }
+            self.try_switch()?;
         }
     }
 
@@ -170,6 +183,7 @@ impl Committer {
             }
             Event::Done(tick) => self.done(tick)?,
             Event::Flushed => self.flushed = true,
+            Event::Switch(order) => self.order = Some(*order),
             Event::Failed(why) => anyhow::bail!("{why}"),
         }
         Ok(())
@@ -192,7 +206,7 @@ impl Committer {
     }
 
     /// Has the tables brought up to a checkpoint that is complete, and made visible when they are.
-    fn checkpoint(&mut self) -> anyhow::Result<()> {
+    pub(super) fn checkpoint(&mut self) -> anyhow::Result<()> {
         self.forget_saved();
         if let Some((epoch, through)) = self.waiting {
             let early = mutation::on(Mutation::TrimTooEarly);

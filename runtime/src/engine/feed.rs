@@ -12,6 +12,7 @@ use std::thread::Thread;
 use tidegate_operators::{Epoch, Messages, Tick};
 
 use super::cuts::Cuts;
+use super::flows::FlowPlan;
 use crate::stats::Stats;
 
 /// Bytes of messages that may be in flight before a new epoch has to wait.
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Flush(Epoch),
     /// The end of an epoch.
     Tick(Tick),
+    /// Other pipelines from the next epoch on; every epoch so far is complete.
+    Change(Arc<FlowPlan>),
     /// Nothing more comes; `flush` if the input has ended for good and windows are to be closed.
     End { flush: bool },
 }
@@ -120,6 +123,7 @@ pub(crate) struct FeedQueue {
     waiting_bytes: usize,
     epoch_bytes: usize,
     epoch_open: bool,
+    cut_now: bool,
     /// When state is to be cut; never without it, but for the end.
     cuts: Option<Arc<Cuts>>,
     /// Offset of the next message.
@@ -145,6 +149,7 @@ impl FeedQueue {
             waiting_bytes: 0,
             epoch_bytes: 0,
             epoch_open: false,
+            cut_now: false,
             cuts,
             next_offset: 0,
             last_ticks,
@@ -167,11 +172,22 @@ impl FeedQueue {
         }
     }
 
+    /// State is to be cut at the next tick, whenever it was cut last.
+    pub(crate) fn cut_now(&mut self) {
+        self.cut_now = true;
+    }
+
+    /// Other pipelines run from the next epoch on; all epochs so far are complete.
+    pub(crate) fn change(&self, plan: FlowPlan) {
+        self.to_all(&Command::Change(Arc::new(plan)));
+    }
+
     /// The end of the open epoch.
     pub(crate) fn tick(&mut self, tick: Tick) {
         self.begin_epoch();
         self.send_waiting();
-        let last = self.last_ticks.load(std::sync::atomic::Ordering::Acquire);
+        let last = self.last_ticks.load(std::sync::atomic::Ordering::Acquire)
+            || std::mem::take(&mut self.cut_now);
         let due = match &self.cuts {
             Some(cuts) => cuts.due(tick, self.next_offset, last),
             None => last.then_some(true),

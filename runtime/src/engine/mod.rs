@@ -7,6 +7,7 @@
 
 mod access;
 mod alarms;
+mod apply;
 pub(crate) mod checkpoints;
 mod commit;
 mod conditions;
@@ -14,18 +15,24 @@ mod content;
 mod cuts;
 mod feed;
 mod files;
+mod flows;
 mod folder;
+mod live_feed;
 pub(crate) mod notifications;
 mod options;
+mod shadow;
 mod sources;
 #[cfg(test)]
 pub(crate) mod stepped;
+mod switching;
 mod tables;
+mod takeover;
 pub mod trial;
 mod workers;
 
+pub use self::apply::{Applied, Applier};
 pub use self::files::{Progress, Reading};
-pub use self::options::{EngineOptions, Recovery, Report};
+pub use self::options::{EngineOptions, Recovery, Report, moment};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,22 +48,25 @@ use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
 use self::alarms::Alarms;
+use self::apply::Changes;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
 use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables};
+use self::live_feed::LiveFeed;
 use self::notifications::Notifications;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
+use self::switching::Opening;
 use self::tables::{SpillBudget, TableContext, TableTroubles};
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::fault;
 use crate::http::Requests;
-use crate::journal::{Feed, FeedSink, Journal, JournalOptions, Replay};
+use crate::journal::{Feed, Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::Stats;
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
@@ -81,6 +91,7 @@ pub struct Engine {
 
 /// What a plan with live sources has beyond workers and tables.
 struct Live {
+    applier: Arc<Applier>,
     journal: Arc<Journal>,
     sources: Sources,
     sender: WebhookSender,
@@ -174,35 +185,67 @@ impl Engine {
         let last_ticks = Arc::new(AtomicBool::new(false));
         let context = table_context(&options, &stats, &last_ticks)?;
         let troubles = context.troubles.clone();
-        let tables = graph::tables(&plan.pipelines);
-        let opened = Committer::open(&store, &tables, &instance, context, Arc::clone(&in_flight));
-        let committer = opened.await?.with_durable(
+        let specs = graph::tables(&plan.pipelines);
+        let (opened, flying) = (context.clone(), Arc::clone(&in_flight));
+        let opened = Committer::open(&store, &specs, &instance, opened, flying);
+        let mut committer = opened.await?.with_durable(
             Arc::clone(&journal),
             notifications(&plan, &outbox, &last_ticks).with_topics(sources::alert_topics(&bound)),
             checkpoints,
             restored.epoch,
         );
+        committer.opening = Some(Opening { store, instance, context, specs });
+        let told = outbox.through_epoch();
+        let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
         let Restored { epoch, state, changed, damaged, .. } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
-        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events)?;
+        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
         let finished = spawn_committer(committer, received)?;
         let (stats_of_feed, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
         let last = Arc::clone(&last_ticks);
         let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, last);
         let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
         let (end, ended) = std::sync::mpsc::channel();
-        journal.start(Box::new(LiveFeed { queue, requests, ended }))?;
-        let (given_up, watched) = (Arc::clone(&outbox), clock.clone());
+        let changes = Arc::new(Changes::default());
+        let feed = LiveFeed { queue, requests, changes: Arc::clone(&changes), events, ended };
+        journal.start(Box::new(feed))?;
         let webhooks = sources::webhooks(&plan);
-        let sender = WebhookSender::start(outbox, webhooks, SenderOptions::default(), clock)?;
+        let to_send = (Arc::clone(&outbox), clock.clone());
+        let sender =
+            WebhookSender::start(to_send.0, webhooks, SenderOptions::default(), to_send.1)?;
         let sources = sources::start(bound, &journal);
-        let about = (sources.stats(), troubles.clone(), given_up, Arc::clone(&stats));
-        let _alarms = conditions::watch(&options.data, watched, &journal, about)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let recovery = Recovery { checkpoint: epoch, messages, seconds, changed, damaged };
-        let live = Live { journal, sources, sender, troubles, _alarms, last_ticks, end, cuts };
-        let live = Some(live);
+        let conditions = Conditions {
+            journal: Arc::clone(&journal),
+            sources: sources.stats(),
+            tables: troubles.clone(),
+            outbox: Arc::clone(&outbox),
+            stats: Arc::clone(&stats),
+        };
+        let urgent = journal.urgent_intake();
+        let alarms = Alarms::start(&options.data, clock.clone(), urgent, conditions.looker())?;
+        let ours = (Arc::clone(&journal), outbox);
+        let applier = Arc::new(Applier::new(plan, changes, ours, clock));
+        let recovery = Recovery {
+            checkpoint: epoch,
+            messages,
+            seconds: started.elapsed().as_secs_f64(),
+            changed,
+            damaged,
+            rebuilt: taken.rebuilt,
+            rebuilt_since_us: taken.since_us,
+        };
+        let live = Some(Live {
+            applier,
+            journal,
+            sources,
+            sender,
+            troubles,
+            _alarms: alarms,
+            last_ticks,
+            end,
+            cuts,
+        });
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -217,6 +260,11 @@ impl Engine {
         if let Some(live) = &self.live {
             live.refresh(&self.stats);
         }
+    }
+
+    /// What changes the plan while it runs; `None` for files.
+    pub fn applier(&self) -> Option<Arc<Applier>> {
+        self.live.as_ref().map(|live| Arc::clone(&live.applier))
     }
 
     /// What the start found and did.
@@ -276,6 +324,9 @@ impl Engine {
             self.ended().await?;
             live.send_rest().await;
             live.refresh(&self.stats);
+            for sender in live.applier.senders() {
+                sender.shutdown(Duration::from_secs(1)).await;
+            }
             live.sender.shutdown(Duration::from_secs(1)).await;
         } else {
             if let Some(files) = &self.files {
@@ -312,31 +363,6 @@ impl Live {
         Stats::set(&stats.webhooks, sum(&|w| w.sent));
         Stats::set(&stats.webhooks_failed, sum(&|w| w.retried + w.dead));
         Stats::set(&stats.webhooks_pending, sum(&|w| w.pending));
-    }
-}
-
-/// The journal's sink: passes on, and ends the workers' input when it is dropped on shutdown.
-struct LiveFeed {
-    queue: FeedQueue,
-    requests: Arc<Requests>,
-    ended: std::sync::mpsc::Receiver<()>,
-}
-
-impl FeedSink for LiveFeed {
-    fn push(&mut self, feed: Feed) {
-        if let Feed::Messages(messages) = &feed {
-            self.requests.note(messages);
-        }
-        self.queue.push(feed);
-    }
-}
-
-impl Drop for LiveFeed {
-    fn drop(&mut self) {
-        // Only a shutdown that was asked for ends the input; windows stay open in the checkpoint.
-        if self.ended.try_recv().is_ok() {
-            self.queue.end(false);
-        }
     }
 }
 

@@ -66,6 +66,13 @@ impl Notifications {
         Self { engine, stopping, ..self }
     }
 
+    /// Other pipelines run from now on.
+    pub(crate) fn follow(&mut self, pipelines: &[PipelineSpec]) {
+        // Rules that are gone still have to tell that they are.
+        let new = Self::new(Arc::clone(&self.outbox), pipelines);
+        self.targets.extend(new.targets);
+    }
+
     /// Also publishes alerts on these endpoints.
     pub(crate) fn with_topics(self, topics: Vec<AlertTopics>) -> Self {
         Self { topics, ..self }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use tidegate_operators::Epoch;
 
@@ -74,6 +75,17 @@ pub struct Recovery {
     pub seconds: f64,
     /// Operators that changed since the checkpoint: they start without state.
     pub changed: Vec<String>,
+    /// Operators whose state was made anew from the journal.
+    pub rebuilt: Vec<String>,
+    /// From when on, microseconds since the Unix epoch; `None`: from the beginning.
+    pub rebuilt_since_us: Option<i64>,
     /// Newer checkpoints that could not be used, and why.
     pub damaged: Vec<String>,
+}
+
+/// A time for people: microseconds since the Unix epoch as RFC 3339, in UTC.
+pub fn moment(time_us: i64) -> String {
+    DateTime::from_timestamp_micros(time_us)
+        .map(|t| t.to_rfc3339_opts(SecondsFormat::Secs, true))
+        .unwrap_or_default()
 }

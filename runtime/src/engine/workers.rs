@@ -1,4 +1,4 @@
-//! The timely workers: each builds the plan's graph, takes commands, and steps.
+//! The timely workers: each builds the plan's dataflows, takes commands, and steps.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -12,19 +12,17 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::Ticks;
-use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, Snapshot, Tick};
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 use timely::WorkerConfig;
 use timely::communication::Config as CommunicationConfig;
-use timely::dataflow::operators::Input;
-use timely::dataflow::operators::core::input::Handle as InputHandle;
-use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
 
 use super::feed::{Command, WorkerPort};
+use super::flows::{FlowPlan, Flows};
+use super::switching::Order;
 use crate::stats::Stats;
 
 /// Longest sleep of an idle worker. The feed wakes it; this only bounds the damage of a lost wake.
@@ -45,6 +43,8 @@ pub(crate) enum Event {
     /// The input has ended for good: what comes after this and before [`Event::Ended`] is complete,
     /// although no tick seals it.
     Flushed,
+    /// Other pipelines are to run after an epoch: from the feed, which stands still.
+    Switch(Box<Order>),
     /// An operator failed.
     Failed(String),
     /// All workers have ended.
@@ -143,33 +143,38 @@ fn run(
     ready: &Sender<(usize, Result<WorkerPort, String>)>,
 ) {
     let index = worker.index();
-    let ticks = Ticks::default();
-    ticks.start_at(plan.first_epoch);
-    let context = context(index, plan, stats, events, ticks.clone());
-    let (commands, queue) = channel();
-    let built = worker.dataflow::<Epoch, _, _>(|scope| {
-        let (input, messages) = scope.new_input::<MessageRuns>();
-        graph::build(scope, messages, &plan.pipelines, &context).map(|probe| (input, probe))
-    });
-    let (input, probe) = match built {
-        Ok(built) => built,
-        Err(error) => {
-            let _ = ready.send((index, Err(error.to_string())));
-            return;
-        }
+    let context = |ticks: Ticks, state: &[(String, RecordBatch)]| {
+        context((index, plan.workers, plan.tap_edges), state, stats, events, ticks)
     };
+    let first = FlowPlan {
+        pipelines: plan.pipelines.clone(),
+        tables: graph::tables(&plan.pipelines),
+        first_epoch: plan.first_epoch,
+        ..FlowPlan::default()
+    };
+    let mut flows = Flows::default();
+    if let Err(error) = flows.install(worker, &first, |ticks| context(ticks, &plan.state)) {
+        let _ = ready.send((index, Err(error.to_string())));
+        return;
+    }
+    let (commands, queue) = channel();
     let thread: Thread = std::thread::current();
     let _ = ready.send((index, Ok(WorkerPort { commands, thread })));
-    let mut feeder = Feeder { input: Some(input), ticks, probe, queue, done: 0 };
-    feeder.advance_to(plan.first_epoch);
-    feeder.done = plan.first_epoch.saturating_sub(1);
+    let done = plan.first_epoch.saturating_sub(1);
+    let mut feeder = Feeder { flows, ticks: Ticks::default(), queue, done };
     let report = (index == 0).then_some(events);
     #[cfg(test)]
     if let Some(turns) = &plan.turns {
         return stepped(worker, &mut feeder, report, turns);
     }
     loop {
-        let busy = feeder.take_commands(report);
+        let (busy, change) = feeder.take_commands(report);
+        if let Some(change) = change
+            && let Err(error) =
+                feeder.flows.install(worker, &change, |ticks| context(ticks, &change.state))
+        {
+            let _ = events.send(Event::Failed(error.to_string()));
+        }
         let alive = worker.step_or_park(Some(if busy { Duration::ZERO } else { PARK_MAX }));
         feeder.report(report);
         if !alive {
@@ -203,76 +208,67 @@ fn stepped(
         }
     }
     // The process that is simulated is gone.
-    feeder.input = None;
+    feeder.flows.end(false);
 }
 
-type Inputs = InputHandle<Epoch, timely::container::CapacityContainerBuilder<MessageRuns>>;
-
 struct Feeder {
-    input: Option<Inputs>,
+    flows: Flows,
+    /// Those that are not complete in all dataflows.
     ticks: Ticks,
-    probe: Handle<Epoch>,
     queue: Receiver<Command>,
     done: Epoch,
 }
 
 impl Feeder {
-    /// Takes commands up to the next tick; true if there were any.
-    fn take_commands(&mut self, events: Option<&SyncSender<Event>>) -> bool {
+    /// Takes commands up to the next tick or change; true if there were any, and the change.
+    fn take_commands(
+        &mut self,
+        events: Option<&SyncSender<Event>>,
+    ) -> (bool, Option<Arc<FlowPlan>>) {
         let mut busy = false;
         loop {
             let command = match self.queue.try_recv() {
                 Ok(command) => command,
-                Err(TryRecvError::Empty) => return busy,
+                Err(TryRecvError::Empty) => return (busy, None),
                 // The engine is gone without a word: end without closing windows.
                 Err(TryRecvError::Disconnected) => {
-                    self.input = None;
-                    return busy;
+                    self.flows.end(false);
+                    return (busy, None);
                 }
             };
             busy = true;
             match command {
                 Command::Messages(run) => {
-                    if let Some(input) = &mut self.input {
-                        input.send_batch(&mut MessageRuns(vec![run]));
-                    }
-                    return true;
+                    self.flows.messages(&run);
+                    return (true, None);
                 }
                 Command::Checkpoint { epoch, whole } => {
-                    self.ticks.checkpoint_at(epoch, whole);
+                    self.flows.checkpoint_at(epoch, whole);
                     if let Some(events) = events {
                         let _ = events.send(Event::Checkpoint(epoch));
                     }
                 }
-                Command::Flush(epoch) => self.ticks.flush_at(epoch),
+                Command::Flush(epoch) => self.flows.flush_at(epoch),
                 Command::Tick(tick) => {
                     self.ticks.note(tick);
-                    self.advance_to(tick.epoch + 1);
-                    return true;
+                    self.flows.tick(tick);
+                    return (true, None);
                 }
+                Command::Change(change) => return (true, Some(change)),
                 Command::End { flush } => {
-                    if flush {
-                        self.ticks.end();
-                        if let Some(events) = events {
-                            let _ = events.send(Event::Flushed);
-                        }
+                    if flush && let Some(events) = events {
+                        let _ = events.send(Event::Flushed);
                     }
-                    self.input = None;
-                    return true;
+                    self.flows.end(flush);
+                    return (true, None);
                 }
             }
         }
     }
 
-    fn advance_to(&mut self, epoch: Epoch) {
-        if let Some(input) = &mut self.input {
-            input.advance_to(epoch);
-        }
-    }
-
-    /// Notices how far the probe is and tells it.
+    /// Notices how far the dataflows are and tells it.
     fn report(&mut self, events: Option<&SyncSender<Event>>) {
-        let frontier = self.probe.with_frontier(|f| f.first().copied());
+        let frontier = self.flows.frontier();
         let mut last = None;
         while let Some(tick) = self.ticks.next(self.done + 1, frontier) {
             self.done = tick.epoch;
@@ -280,6 +276,7 @@ impl Feeder {
         }
         if let Some(tick) = last {
             self.ticks.forget_before(tick.epoch);
+            self.flows.forget_before(tick.epoch);
             if let Some(events) = events {
                 let _ = events.send(Event::Done(tick));
             }
@@ -288,8 +285,8 @@ impl Feeder {
 }
 
 fn context(
-    index: usize,
-    plan: &WorkerPlan,
+    (index, workers, tap_edges): (usize, usize, bool),
+    state: &[(String, RecordBatch)],
     stats: &Arc<Stats>,
     events: &SyncSender<Event>,
     ticks: Ticks,
@@ -301,7 +298,7 @@ fn context(
     let stalled = Cell::new((0, 0u64));
     let stall_stats = Arc::clone(stats);
     let stats = Arc::clone(stats);
-    let saved = Rc::new(RefCell::new(plan.state.clone()));
+    let saved = Rc::new(RefCell::new(state.to_vec()));
     GraphContext {
         ticks,
         deliver: Rc::new(move |target, epoch, batch| {
@@ -340,7 +337,7 @@ fn context(
             let saved = saved.borrow();
             saved.iter().filter(|s| s.0 == name).map(|s| s.1.clone()).collect()
         }),
-        worker: (index, plan.workers),
-        tap_edges: plan.tap_edges,
+        worker: (index, workers),
+        tap_edges,
     }
 }

@@ -302,6 +302,15 @@ impl Journal {
         Arc::new(SourceIntake { shared: self.shared.clone(), source: 0, urgent: true })
     }
 
+    /// The sealed epochs from `from` on that are still on disk, beside the writer; `sources` are the
+    /// names behind the numbers of sources. A segment that is trimmed before it is read is an error.
+    pub(crate) fn read(&self, sources: &[String], from: Epoch) -> Replay {
+        if let Some(writer) = &*lock(&self.writer) {
+            return Replay::new(&writer.files, sources, from);
+        }
+        Replay::of(self.shared.extent().segments_from(from), sources, from)
+    }
+
     /// Says that no epoch up to `through` is needed again. Segments without later epochs are
     /// deleted soon, by the writer.
     pub fn trim(&self, through: Epoch) {

@@ -15,6 +15,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::kept;
 
 use super::CheckpointOptions;
+use super::switch::ENDED_PREFIX;
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::Manifest;
@@ -35,6 +36,12 @@ pub(crate) struct Restored {
     pub(crate) rows: u64,
     /// Operators whose state was left out, because they have changed since.
     pub(crate) changed: Vec<String>,
+    /// Operators that keep their state.
+    pub(crate) kept: Vec<String>,
+    /// Whether the plan is another one than that of the checkpoint.
+    pub(crate) other_plan: bool,
+    /// Rows of `system.alerts` that end alerts, with the epoch that they belong to.
+    pub(crate) ended: Option<(Epoch, RecordBatch)>,
     /// Newer checkpoints that were damaged, and how.
     pub(crate) damaged: Vec<String>,
     /// Whether an operator took up the state of one with another name: the first cut must be of
@@ -62,7 +69,12 @@ impl Restored {
         let was: BTreeMap<&String, &String> = kept.iter().map(|(new, old)| (old, new)).collect();
         let mut changed = Vec::new();
         let mut parts: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+        let mut ended = None;
         for (name, saved) in checkpoint.state {
+            if let Some(epoch) = name.strip_prefix(ENDED_PREFIX) {
+                ended = Some((epoch.parse().context("a part with an invalid name")?, saved.rows));
+                continue;
+            }
             let requests = (name == crate::http::REQUESTS_PART).then_some(&name);
             match requests.or(was.get(&name).copied()) {
                 Some(name) => parts.entry(name.clone()).or_default().push(saved.rows),
@@ -78,6 +90,9 @@ impl Restored {
             epoch: manifest.epoch,
             time_us: manifest.time_us,
             changed,
+            other_plan: manifest.operators != content::operators(pipelines),
+            ended,
+            kept: kept.keys().cloned().collect(),
             damaged: checkpoint.damaged,
             holdings,
             renamed,

@@ -21,6 +21,7 @@ use anyhow::Context;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, SavedRows, Snapshot};
 
+use super::switch::{Reply, Switch};
 use super::{CheckpointOptions, KEEP};
 use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest, PartRef};
 use crate::engine::content;
@@ -35,14 +36,13 @@ pub(super) enum Job {
     /// Make the checkpoint of this epoch visible.
     Publish { epoch: Epoch, tables: BTreeMap<String, Epoch> },
     /// Other pipelines run from now on.
-    #[allow(dead_code, reason = "for a change while running")]
-    Pipelines(Plan),
+    Switch(Box<Switch>, Reply),
 }
 
 /// What a manifest says of the pipelines.
 pub(super) struct Plan {
-    pipelines: BTreeMap<String, String>,
-    operators: BTreeMap<String, String>,
+    pub(super) pipelines: BTreeMap<String, String>,
+    pub(super) operators: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -55,8 +55,8 @@ impl Plan {
 }
 
 pub(super) struct Saver {
-    options: CheckpointOptions,
-    plan: Plan,
+    pub(super) options: CheckpointOptions,
+    pub(super) plan: Plan,
     /// Files of cuts that are newer than what `options.holdings` has.
     files: BTreeMap<Epoch, Vec<PartRef>>,
     /// How long rows and files of the cut took so far, microseconds.
@@ -95,12 +95,8 @@ impl Saver {
         let result = match job {
             Job::State { name, epoch, state } => self.save(&name, epoch, state),
             Job::Publish { epoch, tables } => self.publish(epoch, tables, started),
-            Job::Pipelines(plan) => {
-                let same = |operator: &str| {
-                    self.plan.operators.get(operator) == plan.operators.get(operator)
-                };
-                self.options.holdings.retain(same);
-                self.plan = plan;
+            Job::Switch(switch, reply) => {
+                let _ = reply.send(self.switch(*switch));
                 Ok(())
             }
         };

@@ -1,0 +1,105 @@
+//! What becomes of alerts whose rule is removed or replaced: from saved state alone.
+//!
+//! The rule itself is gone by then, so nothing here may need it: names of key columns are those of
+//! the state.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::Int64Type;
+use arrow::error::ArrowError;
+
+use super::event::alert_id;
+use super::save::{FIRING, FIXED, PENDING};
+use crate::system::{alerts_schema, keys_json};
+
+/// Why an alert ended: `reason` of `system.alerts`.
+pub const RULE_CHANGED: &str = "rule_changed";
+
+/// A rule that is no more.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedRule<'a> {
+    /// Name of its pipeline.
+    pub pipeline: &'a str,
+    /// Its own name.
+    pub rule: &'a str,
+    /// What its events had as severity.
+    pub severity: &'a str,
+}
+
+fn numbers<'a>(state: &'a RecordBatch, name: &str) -> Option<&'a Int64Array> {
+    state.column_by_name(name)?.as_primitive_opt::<Int64Type>()
+}
+
+/// Rows of `system.alerts` that resolve what fires in the saved `state` of a rule, at `time_us`.
+/// What was only pending was told to nobody, and ends in silence.
+///
+/// # Errors
+/// `state` is not that of a rule.
+pub fn end_alerts(
+    ended: EndedRule<'_>,
+    state: &RecordBatch,
+    time_us: i64,
+) -> Result<RecordBatch, ArrowError> {
+    let not_ours = || ArrowError::SchemaError("this is not the state of an alert".into());
+    let phases = numbers(state, FIXED[3]).ok_or_else(not_ours)?;
+    let since = numbers(state, FIXED[4]).ok_or_else(not_ours)?;
+    let count = state.num_columns().checked_sub(FIXED.len()).ok_or_else(not_ours)?;
+    let schema = state.schema();
+    let names: Vec<&str> = schema.fields()[..count].iter().map(|f| f.name().as_str()).collect();
+    let columns: &[ArrayRef] = &state.columns()[..count];
+    let mut firing: Vec<(String, i64)> = (0..state.num_rows())
+        .filter(|row| phases.value(*row) == FIRING)
+        .map(|row| (keys_json(&names, columns, row), since.value(row)))
+        .collect();
+    firing.sort();
+    let rows = firing.len();
+    let text = |value: &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, rows)))
+    };
+    let keys: ArrayRef = Arc::new(StringArray::from_iter_values(firing.iter().map(|f| &f.0)));
+    let times = |f: &dyn Fn(i64) -> i64| -> ArrayRef {
+        let values = firing.iter().map(|(_, since_us)| f(*since_us));
+        Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+    };
+    let EndedRule { pipeline, rule, severity } = ended;
+    let ids = firing.iter().map(|(keys, since_us)| alert_id((pipeline, rule), keys, *since_us));
+    RecordBatch::try_new(
+        alerts_schema(),
+        vec![
+            times(&|_| time_us),
+            text(pipeline),
+            text(rule),
+            Arc::clone(&keys),
+            text("resolved"),
+            Arc::new(StringArray::from_iter_values(ids)),
+            times(&|since_us| since_us),
+            text(severity),
+            text("the rule was changed or removed"),
+            keys,
+            Arc::new(BooleanArray::from(vec![true; rows])),
+            text(RULE_CHANGED),
+        ],
+    )
+}
+
+/// The state of a rule that was made anew from old messages, in silence: what would be firing is
+/// pending since then, so that its next row tells it.
+///
+/// # Errors
+/// `state` is not that of a rule.
+pub fn untold(state: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = state.schema();
+    let columns = schema.fields().iter().zip(state.columns()).map(|(field, column)| {
+        if field.name() != FIXED[1] && field.name() != FIXED[3] {
+            return Arc::clone(column);
+        }
+        let phases = column.as_primitive::<Int64Type>();
+        let phases = phases.values().iter().map(|p| if *p == FIRING { PENDING } else { *p });
+        Arc::new(Int64Array::from_iter_values(phases)) as ArrayRef
+    });
+    RecordBatch::try_new(state.schema(), columns.collect::<Vec<ArrayRef>>())
+}

@@ -1,0 +1,247 @@
+//! What becomes of everything when one plan takes the place of another.
+//!
+//! Pure, so that it can be said beforehand: `tidegate explain --against`, `tidegate apply
+//! --dry-run` and the change itself ask here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use tidegate_operators::spec::{PipelineSpec, TableSpec};
+
+use crate::content::{content_ids, kept};
+use crate::plan::{NotifySpec, Plan, SourceKind};
+
+/// What becomes of the state of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Kept,
+    /// It stays; the operator had this name.
+    Renamed(String),
+    /// The operator is another one: its state is made anew from the journal.
+    Rebuilt,
+    /// There was no such operator: its state is made from the journal.
+    New,
+    /// The operator goes, and its state with it.
+    Gone,
+}
+
+/// What becomes of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Nothing: it is not touched.
+    Same,
+    /// It is replaced.
+    Changed,
+    /// It is new.
+    Added,
+    /// It goes.
+    Removed,
+}
+
+/// A pipeline of the old plan, the new one, or both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineChange {
+    /// Its name.
+    pub name: String,
+    /// What becomes of it.
+    pub what: What,
+    /// Its operators with state, by name.
+    pub operators: BTreeMap<String, Fate>,
+    /// Tables that it begins to write and tables that it writes no more.
+    pub tables: (Vec<String>, Vec<String>),
+}
+
+/// From one plan to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// All pipelines, by name.
+    pub pipelines: Vec<PipelineChange>,
+}
+
+impl Change {
+    /// What is to be done to get from one plan to the other.
+    pub fn between(old: &[PipelineSpec], new: &[PipelineSpec]) -> Self {
+        let by_name = |list: &[PipelineSpec]| -> BTreeMap<String, PipelineSpec> {
+            list.iter().map(|p| (p.name.clone(), p.clone())).collect()
+        };
+        let (old, new) = (by_name(old), by_name(new));
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let of = |name: &String| pipeline(name, old.get(name), new.get(name));
+        Self { pipelines: names.into_iter().map(of).collect() }
+    }
+
+    /// Pipelines that are not as they were.
+    pub fn touched(&self) -> impl Iterator<Item = &PipelineChange> {
+        self.pipelines.iter().filter(|p| p.what != What::Same)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_nothing(&self) -> bool {
+        self.touched().next().is_none()
+    }
+
+    /// Names of operators whose state has to be made anew.
+    pub fn rebuilt(&self) -> BTreeSet<String> {
+        let all = self.pipelines.iter().flat_map(|p| &p.operators);
+        let anew = all.filter(|(_, fate)| matches!(fate, Fate::Rebuilt | Fate::New));
+        anew.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Alert rules whose open alerts end: `pipeline/alert/rule`.
+    pub fn ended(&self) -> BTreeSet<String> {
+        let all = self.pipelines.iter().flat_map(|p| &p.operators);
+        let ended = all.filter(|(_, fate)| matches!(fate, Fate::Rebuilt | Fate::Gone));
+        ended.map(|(name, _)| name.clone()).filter(|name| rule_of(name).is_some()).collect()
+    }
+
+    /// For people. `from` says from when on state is made anew, if that is known.
+    pub fn show(&self, from: Option<&str>) -> String {
+        let mut out = String::new();
+        for p in &self.pipelines {
+            let what = match p.what {
+                What::Same => "unchanged, not touched",
+                What::Changed => "changed",
+                What::Added => "new",
+                What::Removed => "removed",
+            };
+            let _ = writeln!(out, "pipeline {}: {what}", p.name);
+            if p.what == What::Same {
+                continue;
+            }
+            for (name, fate) in &p.operators {
+                let short = name.strip_prefix(&format!("{}/", p.name)).unwrap_or(name);
+                let _ = writeln!(out, "  {short}: {}", told(name, fate, from));
+            }
+            for (verb, tables) in [("new", &p.tables.0), ("written no more", &p.tables.1)] {
+                for table in tables {
+                    let _ = writeln!(out, "  table {table}: {verb}");
+                }
+            }
+        }
+        out
+    }
+}
+
+fn told(name: &str, fate: &Fate, from: Option<&str>) -> String {
+    let from = from.unwrap_or("what the journal still has");
+    let alerts = match rule_of(name) {
+        Some(_) => "; its open alerts end as rule_changed",
+        None => "",
+    };
+    match fate {
+        Fate::Kept => "keeps its state".to_owned(),
+        Fate::Renamed(before) => format!("keeps its state (it was {before})"),
+        Fate::Rebuilt => format!("changed, rebuilt from {from}{alerts}"),
+        Fate::New => format!("new, built from {from}"),
+        Fate::Gone => format!("goes, with its state{alerts}"),
+    }
+}
+
+/// Pipeline and rule of the operator of an alert.
+pub fn rule_of(operator: &str) -> Option<(&str, &str)> {
+    let (pipeline, rest) = operator.split_once('/')?;
+    Some((pipeline, rest.strip_prefix("alert/")?))
+}
+
+fn pipeline(name: &str, old: Option<&PipelineSpec>, new: Option<&PipelineSpec>) -> PipelineChange {
+    let what = match (old, new) {
+        (None, _) => What::Added,
+        (_, None) => What::Removed,
+        // Everything that is built from it, also what does not decide what it computes.
+        (Some(old), Some(new)) if format!("{old:?}") == format!("{new:?}") => What::Same,
+        _ => What::Changed,
+    };
+    let ids = |p: Option<&PipelineSpec>| p.map(content_ids).unwrap_or_default();
+    let (before, now) = (ids(old), ids(new));
+    let kept = kept(&before, &now);
+    let mut operators = BTreeMap::new();
+    for operator in now.keys() {
+        let fate = match kept.get(operator) {
+            Some(same) if same == operator => Fate::Kept,
+            Some(other) => Fate::Renamed(other.clone()),
+            None if before.contains_key(operator) => Fate::Rebuilt,
+            None => Fate::New,
+        };
+        operators.insert(operator.clone(), fate);
+    }
+    let taken: BTreeSet<&String> = kept.values().collect();
+    for operator in before.keys() {
+        if !now.contains_key(operator) && !taken.contains(operator) {
+            operators.insert(operator.clone(), Fate::Gone);
+        }
+    }
+    let tables = |p: Option<&PipelineSpec>| -> BTreeSet<String> {
+        let full = |t: &TableSpec| format!("{}.{}", t.namespace, t.name);
+        p.map(|p| p.tables.iter().map(full).collect()).unwrap_or_default()
+    };
+    let (before, now) = (tables(old), tables(new));
+    let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect();
+    let tables = (only(&now, &before), only(&before, &now));
+    PipelineChange { name: name.to_owned(), what, operators, tables }
+}
+
+/// Numbers the sources of `new` as those that run, `old`. What cannot change while they run is
+/// said, with what to do.
+pub fn adopt_sources(old: &Plan, new: &mut Plan) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut numbers = Vec::new();
+    let again = "stop Tidegate and start it with the new files: nothing is lost by that";
+    for source in &new.sources {
+        let place = old.sources.iter().position(|s| s.name == source.name);
+        match place {
+            None => problems.push(format!(
+                "source {} does not run: a source cannot be opened or moved while running; {again}",
+                source.name
+            )),
+            Some(place) if !same_source(&old.sources[place].kind, &source.kind) => {
+                problems.push(format!(
+                    "source {}: its settings cannot change while it runs; {again}",
+                    source.name
+                ));
+            }
+            Some(_) => {}
+        }
+        numbers.push(place.unwrap_or_default() as u16);
+    }
+    for (number, source) in old.sources.iter().enumerate() {
+        if !numbers.contains(&(number as u16)) {
+            problems.push(format!(
+                "source {} would be read by no pipeline: it cannot be closed while running; \
+                 {again}",
+                source.name
+            ));
+        }
+    }
+    for pipeline in &mut new.pipelines {
+        pipeline.decode.source = numbers[usize::from(pipeline.decode.source)];
+    }
+    for webhook in &new.notifications {
+        let same = |o: &&NotifySpec| (&o.pipeline, &o.name) == (&webhook.pipeline, &webhook.name);
+        if old.notifications.iter().find(same).is_some_and(|o| o != webhook) {
+            problems.push(format!(
+                "notify {} of pipeline {}: a webhook cannot change while it is in use; give the \
+                 new one another name, or {again}",
+                webhook.name, webhook.pipeline
+            ));
+        }
+    }
+    new.sources.clone_from(&old.sources);
+    problems
+}
+
+/// Whether the doors stay as they are. Which topics are readings is the pipelines' own affair, as
+/// long as the endpoint passes all of them on.
+fn same_source(old: &SourceKind, new: &SourceKind) -> bool {
+    match (old, new) {
+        (SourceKind::Endpoint(old), SourceKind::Endpoint(new)) if old.deliver.is_empty() => {
+            let mut with_filters = new.clone();
+            with_filters.filters.clone_from(&old.filters);
+            *old == with_filters
+        }
+        _ => old == new,
+    }
+}
+
+#[cfg(test)]
+mod tests;

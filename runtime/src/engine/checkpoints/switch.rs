@@ -1,0 +1,179 @@
+//! The checkpoint at which one plan takes the place of another.
+//!
+//! A change is made at an epoch e of which there is a checkpoint of the old plan. What is written
+//! here is another checkpoint of e, of the new plan: with the state that stays, with the state that
+//! was made anew, and with the rows that end alerts. Its manifest takes the place of the old one in
+//! a single rename ([`Saver::switch`]), and that is the change. Before it, a crash finds the old
+//! plan with its state as of e, and no row of a later epoch has left the process, because the feed
+//! stands still; after it, a crash finds the new plan with the state that the running dataflow was
+//! given. So in both cases the replay from e gives the rows that the run would have given, or did.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+
+use anyhow::Context;
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use tidegate_operators::alert::{EndedRule, end_alerts, untold};
+use tidegate_operators::key::{key_group, stable_hashes};
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::{Epoch, SavedRows};
+use tidegate_pipelines::change::rule_of;
+use tidegate_pipelines::kept;
+
+use super::saver::{Plan, Saver};
+use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest};
+use crate::engine::content;
+use crate::fault;
+
+/// Name of the part with the rows that end alerts, before the number of their epoch. They belong to
+/// an epoch that is not complete yet, so a restart has to give them again.
+pub(super) const ENDED_PREFIX: &str = "system/ended@";
+
+/// Severity of alerts whose rule is not known any more.
+const SEVERITY_UNKNOWN: &str = "warning";
+
+/// What the switch is to.
+pub(crate) struct Switch {
+    /// The epoch of the newest checkpoint.
+    pub(crate) epoch: Epoch,
+    /// Tick time of the epoch, microseconds since the Unix epoch.
+    pub(crate) time_us: i64,
+    /// The epoch to which rows that end alerts are to belong.
+    pub(crate) ended_epoch: Epoch,
+    /// What tables have committed.
+    pub(crate) tables: BTreeMap<String, Epoch>,
+    /// The pipelines that ran, as far as they are known.
+    pub(crate) old: Vec<PipelineSpec>,
+    /// The pipelines that are to run.
+    pub(crate) new: Vec<PipelineSpec>,
+    /// State that was made anew, by operator.
+    pub(crate) rebuilt: Vec<(String, SavedRows)>,
+}
+
+/// What a switch gives back.
+pub(crate) struct Switched {
+    /// State by operator of the new pipelines.
+    pub(crate) state: Vec<(String, RecordBatch)>,
+    /// Rows of `system.alerts` that end alerts, of [`Switch::ended_epoch`].
+    pub(crate) ended: Option<RecordBatch>,
+}
+
+/// Where the answer goes.
+pub(super) type Reply = Sender<anyhow::Result<Switched>>;
+
+impl Saver {
+    /// See the head of this file. An error leaves everything as it was.
+    pub(super) fn switch(&mut self, switch: Switch) -> anyhow::Result<Switched> {
+        let checkpoint = self.options.store.latest().context("cannot read checkpoints")?;
+        let checkpoint = checkpoint.context("there is no checkpoint yet")?;
+        let old = checkpoint.manifest;
+        anyhow::ensure!(old.epoch == switch.epoch, "the newest checkpoint is of another epoch");
+        let before = content::numbers(&old.operators);
+        let kept = kept(&before, &content::numbers(&content::operators(&switch.new)));
+        let mut had: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+        for (name, saved) in checkpoint.state {
+            had.entry(name).or_default().push(saved.rows);
+        }
+        let mut holdings = self.options.holdings.clone();
+        let requests = crate::http::REQUESTS_PART;
+        holdings.retain(|name| name == requests || kept.get(name).is_some_and(|o| o == name));
+        let mut state = Vec::new();
+        for (name, was) in &kept {
+            let Some(rows) = had.get(was).map(|parts| joined(parts)).transpose()? else { continue };
+            if name != was {
+                let saved = by_group(&rows, keys_of(&switch.new, name))?;
+                holdings.apply(self.options.store.write_part(name, &saved)?);
+            }
+            state.push((name.clone(), rows));
+        }
+        for (name, mut saved) in switch.rebuilt {
+            if rule_of(&name).is_some() {
+                saved.rows = untold(&saved.rows)?;
+            }
+            holdings.apply(self.options.store.write_part(&name, &saved)?);
+            state.push((name, saved.rows));
+        }
+        let goes = |name: &&String| !kept.values().any(|was| was == *name);
+        let gone = had.keys().filter(goes).filter_map(|name| Some((name, rule_of(name)?)));
+        let mut ended = Vec::new();
+        for (name, rule) in gone {
+            let rows = end(&switch.old, rule, &joined(&had[name])?, switch.time_us)?;
+            ended.extend((rows.num_rows() > 0).then_some(rows));
+        }
+        let ended = if ended.is_empty() { None } else { Some(joined(&ended)?) };
+        if let Some(rows) = &ended {
+            let groups = vec![(0, rows.num_rows() as u64)];
+            let saved = SavedRows { rows: rows.clone(), groups };
+            let name = format!("{ENDED_PREFIX}{}", switch.ended_epoch);
+            holdings.apply(self.options.store.write_part(&name, &saved)?);
+        }
+        let plan = Plan::of(&switch.new);
+        let segment = self.options.journal.as_ref().and_then(|j| j.segment_after(switch.epoch));
+        let manifest = Manifest {
+            format: FORMAT,
+            epoch: switch.epoch,
+            incarnation: self.options.incarnation,
+            time_us: old.time_us,
+            journal: JournalPosition {
+                segment: segment.unwrap_or_default(),
+                offset: old.journal.offset,
+            },
+            pipelines: plan.pipelines.clone(),
+            operators: plan.operators.clone(),
+            tables: switch.tables,
+            parts: holdings.parts(),
+        };
+        fault::point("apply_before_switch");
+        self.options.store.publish(&manifest)?;
+        fault::point("apply_after_switch");
+        (self.options.holdings, self.plan) = (holdings, plan);
+        Ok(Switched { state, ended })
+    }
+}
+
+fn joined(parts: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
+    match parts {
+        [one] => Ok(one.clone()),
+        _ => Ok(concat_batches(parts[0].schema_ref(), parts)?),
+    }
+}
+
+/// Rows that end the alerts of a rule, with what is known of it.
+fn end(
+    old: &[PipelineSpec],
+    (pipeline, rule): (&str, &str),
+    state: &RecordBatch,
+    time_us: i64,
+) -> anyhow::Result<RecordBatch> {
+    let alerts = old.iter().filter(|p| p.name == pipeline).flat_map(|p| &p.alerts);
+    let spec = alerts.map(|(_, alert)| alert).find(|alert| alert.name == rule);
+    let severity = spec.map_or(SEVERITY_UNKNOWN, |alert| alert.severity.as_str());
+    Ok(end_alerts(EndedRule { pipeline, rule, severity }, state, time_us)?)
+}
+
+/// How many key columns the state of an operator begins with.
+fn keys_of(pipelines: &[PipelineSpec], operator: &str) -> usize {
+    use tidegate_operators::spec::StepKind;
+    let Some((pipeline, step)) = operator.split_once('/') else { return 0 };
+    let steps = pipelines.iter().filter(|p| p.name == pipeline).flat_map(|p| &p.steps);
+    match steps.filter(|s| s.name == step).map(|s| &s.kind).next() {
+        Some(StepKind::Window(window)) => window.keys.len(),
+        Some(StepKind::Detect(detect)) => detect.keys.len(),
+        // Only steps can have another name and be the same.
+        _ => 0,
+    }
+}
+
+/// State rows in the order of their key groups.
+fn by_group(rows: &RecordBatch, keys: usize) -> anyhow::Result<SavedRows> {
+    let mut hashes = Vec::new();
+    stable_hashes(&rows.columns()[..keys], rows.num_rows(), &mut hashes);
+    let groups: Vec<u16> = hashes.iter().map(|hash| key_group(*hash)).collect();
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    order.sort_by_key(|row| groups[*row as usize]);
+    let mut counts = vec![0; usize::from(tidegate_operators::key::KEY_GROUPS)];
+    groups.iter().for_each(|group| counts[usize::from(*group)] += 1);
+    let groups = counts.into_iter().enumerate().map(|(group, rows)| (group as u16, rows)).collect();
+    Ok(SavedRows { rows: take_record_batch(rows, &UInt32Array::from(order))?, groups })
+}

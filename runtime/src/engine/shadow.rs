@@ -1,0 +1,204 @@
+//! The shadow run: state of changed operators, made anew from what the journal still has.
+//!
+//! The new pipelines run beside the live ones, on one worker, over the epochs that are still on
+//! disk. Their rows go nowhere; at one epoch, their state is taken. Invariant ([`Pace`]): the
+//! shadow never passes an epoch that the live run was not fed, so the epoch at which it is to stop
+//! is always known in time; and what it does not know, it says: from when on it has seen messages.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::{Epoch, SavedRows};
+
+use super::EVENTS_MAX;
+use super::feed::{FeedQueue, InFlight};
+use super::workers::{Event, WorkerPlan, start};
+use crate::journal::{Feed, Journal};
+use crate::stats::Stats;
+
+/// How often a shadow that has caught up looks for more.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A shadow this close to the live run, in epochs, has caught up.
+const NEAR_EPOCHS: u64 = 64;
+
+/// How far a shadow may go, and how far it is.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The newest epoch that the live run was fed.
+    fed: Arc<AtomicU64>,
+    /// The epoch at which to stop.
+    target: AtomicU64,
+    near: AtomicBool,
+    abandoned: AtomicBool,
+}
+
+impl Pace {
+    /// Behind a live run that says here how far it was fed.
+    pub(super) fn behind(fed: Arc<AtomicU64>) -> Self {
+        let target = AtomicU64::new(Epoch::MAX);
+        Self { fed, target, near: AtomicBool::new(false), abandoned: AtomicBool::new(false) }
+    }
+
+    /// Nothing is live: straight to the epoch `target`.
+    pub(super) fn to(target: Epoch) -> Self {
+        let pace = Self::behind(Arc::new(AtomicU64::new(target)));
+        pace.stop_at(target);
+        pace
+    }
+
+    /// Stop at this epoch, which the live run was not fed yet.
+    pub(super) fn stop_at(&self, epoch: Epoch) {
+        self.target.store(epoch, Ordering::Release);
+    }
+
+    /// Nobody wants the result any more.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    /// The shadow is as near as it will be: it has ended.
+    pub(super) fn come_near(&self) {
+        self.near.store(true, Ordering::Release);
+    }
+
+    /// Whether the shadow has nearly caught up.
+    pub(super) fn is_near(&self) -> bool {
+        self.near.load(Ordering::Acquire)
+    }
+
+    /// Waits until `epoch` may be passed; whether it is the one to stop at.
+    fn wait(&self, epoch: Epoch) -> anyhow::Result<bool> {
+        loop {
+            anyhow::ensure!(!self.abandoned.load(Ordering::Acquire), "it was abandoned");
+            let fed = self.fed.load(Ordering::Acquire);
+            if fed.saturating_sub(epoch) <= NEAR_EPOCHS {
+                self.near.store(true, Ordering::Release);
+            }
+            if epoch <= fed {
+                return Ok(epoch >= self.target.load(Ordering::Acquire));
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// What a shadow run gives.
+#[derive(Debug, Default)]
+pub(super) struct Rebuilt {
+    /// Tick time of the epoch before the first that it saw, microseconds; `None`: it saw none, or
+    /// everything that there ever was.
+    pub(super) since_us: Option<i64>,
+    /// State by operator.
+    pub(super) state: Vec<(String, SavedRows)>,
+}
+
+/// Runs `pipelines` until `pace` says stop, and takes the state of the operators in `wanted`.
+/// `sources` are the names behind the numbers of sources.
+pub(super) fn rebuild(
+    journal: &Journal,
+    sources: &[String],
+    pipelines: Vec<PipelineSpec>,
+    wanted: &BTreeSet<String>,
+    pace: &Pace,
+) -> anyhow::Result<Rebuilt> {
+    let Some((first, first_us)) = first_tick(journal, sources)? else {
+        return Ok(Rebuilt::default());
+    };
+    if first > pace.target.load(Ordering::Acquire) {
+        return Ok(Rebuilt::default());
+    }
+    let stats = Arc::new(Stats::default());
+    let in_flight = Arc::new(InFlight::default());
+    let (events, received) = sync_channel(EVENTS_MAX);
+    let plan = WorkerPlan {
+        pipelines,
+        workers: 1,
+        first_epoch: first,
+        state: vec![],
+        tap_edges: false,
+        #[cfg(test)]
+        turns: None,
+    };
+    let (ports, _) = start(plan, Arc::clone(&stats), events)?;
+    let collector_in_flight = Arc::clone(&in_flight);
+    let wanted = wanted.clone();
+    let collector = std::thread::Builder::new().name("shadow".into()).spawn(move || {
+        let result = collect(&received, &collector_in_flight, &wanted);
+        collector_in_flight.close();
+        result
+    })?;
+    let save = Arc::new(AtomicBool::new(false));
+    let mut queue = FeedQueue::new(ports, in_flight, stats, None, Arc::clone(&save));
+    let fed = feed(journal, sources, first, pace, &save, &mut queue);
+    queue.end(false);
+    drop(queue);
+    let state = collector.join().map_err(|_| anyhow::anyhow!("the shadow run panicked"))??;
+    fed?;
+    Ok(Rebuilt { since_us: (first > 1).then_some(first_us), state })
+}
+
+/// The first epoch that is still there, and its time.
+fn first_tick(journal: &Journal, sources: &[String]) -> anyhow::Result<Option<(Epoch, i64)>> {
+    for feed in journal.read(sources, 0) {
+        if let Feed::Tick(tick) = feed.context("cannot read the journal")? {
+            return Ok(Some((tick.epoch, tick.time_us)));
+        }
+    }
+    Ok(None)
+}
+
+fn feed(
+    journal: &Journal,
+    sources: &[String],
+    first: Epoch,
+    pace: &Pace,
+    save: &AtomicBool,
+    queue: &mut FeedQueue,
+) -> anyhow::Result<()> {
+    let mut next = first;
+    loop {
+        for feed in journal.read(sources, next) {
+            match feed.context("cannot read the journal")? {
+                Feed::Messages(messages) => queue.messages(messages),
+                Feed::Tick(tick) => {
+                    let is_last = pace.wait(tick.epoch)?;
+                    save.store(is_last, Ordering::Release);
+                    queue.tick(tick);
+                    if is_last {
+                        return Ok(());
+                    }
+                    next = tick.epoch + 1;
+                }
+            }
+        }
+        // Everything that is on disk was read; waits for the next epoch to be fed.
+        if pace.wait(next)? && next > pace.target.load(Ordering::Acquire) {
+            anyhow::bail!("the journal ends before epoch {next}");
+        }
+    }
+}
+
+fn collect(
+    received: &Receiver<Event>,
+    in_flight: &InFlight,
+    wanted: &BTreeSet<String>,
+) -> anyhow::Result<Vec<(String, SavedRows)>> {
+    let mut state = Vec::new();
+    loop {
+        match received.recv() {
+            Ok(Event::State { name, state: taken, .. }) if wanted.contains(&name) => {
+                state.push((name, taken.rows()?));
+            }
+            Ok(Event::Done(tick)) => in_flight.done(tick.epoch),
+            Ok(Event::Failed(why)) => anyhow::bail!("{why}"),
+            Ok(Event::Ended) | Err(_) => return Ok(state),
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The committer's part of a change: at one epoch, other pipelines, tables and receivers.
+//!
+//! Invariant ([`Committer::try_switch`]): it is made when the checkpoint of the epoch is visible
+//! and the feed stands still, so nothing that belongs to the old plan is under way, and nothing of
+//! the new one exists before the new plan is durable (see `checkpoints/switch.rs`). If anything
+//! fails before that, the old plan goes on.
+
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use arrow::array::RecordBatch;
+use tidegate_operators::Epoch;
+use tidegate_operators::spec::{PipelineSpec, TableSpec};
+use tidegate_sql::{Store, TableWriter};
+
+use super::checkpoints::Switch;
+use super::commit::Committer;
+use super::shadow::Rebuilt;
+use super::tables::{Table, TableContext};
+
+/// How long a change may wait for its checkpoint and for the shadow run; the dataflow stands still
+/// meanwhile.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the committer is to change to.
+#[derive(Debug)]
+pub(crate) struct Order {
+    /// The last epoch of the old plan.
+    pub(super) epoch: Epoch,
+    /// Tick time of it, microseconds since the Unix epoch.
+    pub(super) time_us: i64,
+    pub(super) old: Vec<PipelineSpec>,
+    pub(super) new: Vec<PipelineSpec>,
+    /// All tables, those that run first.
+    pub(super) tables: Vec<TableSpec>,
+    /// The shadow run's result.
+    pub(super) rebuilt: Receiver<anyhow::Result<Rebuilt>>,
+    /// State for the new dataflows, or why the old ones go on.
+    pub(super) reply: SyncSender<anyhow::Result<Ordered>>,
+    pub(super) asked_at: Instant,
+}
+
+/// What is known when a change is made.
+#[derive(Debug)]
+pub(crate) struct Ordered {
+    /// State for the new dataflows, by operator.
+    pub(super) state: Vec<(String, RecordBatch)>,
+    /// See [`Rebuilt::since_us`].
+    pub(super) since_us: Option<i64>,
+}
+
+/// What is needed to open further tables.
+pub(super) struct Opening {
+    pub(super) store: Store,
+    pub(super) instance: String,
+    pub(super) context: TableContext,
+    /// The tables that are open, in order.
+    pub(super) specs: Vec<TableSpec>,
+}
+
+impl Committer {
+    /// Makes the change that was ordered, if it is time.
+    pub(super) fn try_switch(&mut self) -> anyhow::Result<()> {
+        let Some(order) = self.order.take() else { return Ok(()) };
+        // No tick comes that would look after the checkpoint.
+        self.checkpoint()?;
+        let written = self.checkpoints.as_ref().map_or(0, |c| c.written());
+        if self.done < order.epoch || written < order.epoch {
+            if order.asked_at.elapsed() < PATIENCE {
+                self.order = Some(order);
+                return Ok(());
+            }
+            let why = "no checkpoint could be written in time: are the tables reachable, is there \
+                       room on the disk?";
+            let _ = order.reply.send(Err(anyhow::anyhow!(why)));
+            return Ok(());
+        }
+        let reply = order.reply.clone();
+        let _ = reply.send(self.switch(order));
+        Ok(())
+    }
+
+    fn switch(&mut self, order: Order) -> anyhow::Result<Ordered> {
+        let rebuilt = order.rebuilt.recv_timeout(PATIENCE).context("the shadow run is too slow")?;
+        let rebuilt = rebuilt.context("cannot rebuild state")?;
+        let tables = self.open_tables(&order.tables)?;
+        let checkpoints = self.checkpoints.as_mut().context("there are no checkpoints")?;
+        let switched = checkpoints.switch(Switch {
+            epoch: order.epoch,
+            time_us: order.time_us,
+            ended_epoch: order.epoch + 1,
+            tables: self.tables.iter().map(Table::committed).collect(),
+            old: order.old,
+            new: order.new.clone(),
+            rebuilt: rebuilt.state,
+        })?;
+        // From here on it is the new plan; nothing below can fail for a reason of its own.
+        for (place, spec, writer) in tables {
+            self.put_table(place, &spec, writer)?;
+        }
+        if let Some(opening) = &mut self.opening {
+            opening.specs = order.tables;
+        }
+        if let Some(notifications) = &mut self.notifications {
+            notifications.follow(&order.new);
+        }
+        self.end_alerts(order.epoch + 1, switched.ended);
+        Ok(Ordered { state: switched.state, since_us: rebuilt.since_us })
+    }
+
+    /// Rows that end alerts, which belong to an epoch to come.
+    pub(super) fn end_alerts(&mut self, epoch: Epoch, rows: Option<RecordBatch>) {
+        if let (Some(table), Some(rows)) = (self.alerts_table, rows) {
+            self.pending.entry(epoch).or_default().push((table, rows));
+        }
+    }
+
+    /// Opens the tables that are not open as they are to be, each with its place.
+    fn open_tables(
+        &mut self,
+        specs: &[TableSpec],
+    ) -> anyhow::Result<Vec<(usize, TableSpec, TableWriter)>> {
+        let opening = self.opening.as_ref().context("no tables can be opened")?;
+        let mut opened = Vec::new();
+        for (place, spec) in specs.iter().enumerate() {
+            if opening.specs.get(place).is_some_and(|o| format!("{o:?}") == format!("{spec:?}")) {
+                continue;
+            }
+            let name = format!("{}.{}", spec.namespace, spec.name);
+            let app = format!("{}/{name}", opening.instance);
+            let open = TableWriter::open(&opening.store, spec, app);
+            let writer = opening.context.runtime.block_on(open);
+            let writer = writer.with_context(|| format!("table {name}"))?;
+            opened.push((place, spec.clone(), writer));
+        }
+        Ok(opened)
+    }
+
+    /// Puts a table to work, in the place of the one that was there.
+    fn put_table(
+        &mut self,
+        place: usize,
+        spec: &TableSpec,
+        writer: TableWriter,
+    ) -> anyhow::Result<()> {
+        let opening = self.opening.as_ref().context("no tables can be opened")?;
+        // One at a time uses the folder for what waits.
+        if let Some(old) = self.tables.get_mut(place) {
+            old.finish()?;
+        }
+        let freshness = Duration::from_micros(spec.freshness_us.max(0) as u64);
+        let name = format!("{}.{}", spec.namespace, spec.name);
+        let table = Table::start(name, writer, freshness, opening.context.clone())?;
+        match self.tables.get_mut(place) {
+            Some(old) => *old = table,
+            None => self.tables.push(table),
+        }
+        Ok(())
+    }
+}
+
+/// How often a change that waits is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(5);
+
+/// All tables that there are when `new` comes after `open`: places stay.
+pub(super) fn merged(open: &[TableSpec], new: Vec<TableSpec>) -> Vec<TableSpec> {
+    let mut all = open.to_vec();
+    for spec in new {
+        let same = |o: &TableSpec| (&o.namespace, &o.name) == (&spec.namespace, &spec.name);
+        match all.iter().position(same) {
+            Some(place) => all[place] = spec,
+            None => all.push(spec),
+        }
+    }
+    all
+}
