@@ -210,42 +210,19 @@ impl Engine {
         let changes = Arc::new(Changes::default());
         let feed = LiveFeed { queue, requests, changes: Arc::clone(&changes), events, ended };
         journal.start(Box::new(feed))?;
-        let webhooks = sources::webhooks(&plan);
-        let to_send = (Arc::clone(&outbox), clock.clone());
-        let sender =
-            WebhookSender::start(to_send.0, webhooks, SenderOptions::default(), to_send.1)?;
-        let sources = sources::start(bound, &journal);
-        let conditions = Conditions {
-            journal: Arc::clone(&journal),
-            sources: sources.stats(),
-            tables: troubles.clone(),
-            outbox: Arc::clone(&outbox),
-            stats: Arc::clone(&stats),
-        };
-        let urgent = journal.urgent_intake();
-        let alarms = Alarms::start(&options.data, clock.clone(), urgent, conditions.looker())?;
-        let ours = (Arc::clone(&journal), outbox);
-        let applier = Arc::new(Applier::new(plan, changes, ours, clock));
+        let seconds = started.elapsed().as_secs_f64();
         let recovery = Recovery {
             checkpoint: epoch,
             messages,
-            seconds: started.elapsed().as_secs_f64(),
+            seconds,
             changed,
             damaged,
             rebuilt: taken.rebuilt,
             rebuilt_since_us: taken.since_us,
         };
-        let live = Some(Live {
-            applier,
-            journal,
-            sources,
-            sender,
-            troubles,
-            _alarms: alarms,
-            last_ticks,
-            end,
-            cuts,
-        });
+        let of_stats = Arc::clone(&stats);
+        let begun = Begun { journal, outbox, clock, changes, cuts, troubles, last_ticks, end };
+        let live = Some(begun.go_live(plan, bound, &options.data, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -335,6 +312,49 @@ impl Engine {
             self.ended().await?;
         }
         Ok(Report { stats: self.stats.snapshot(), seconds: self.started.elapsed().as_secs_f64() })
+    }
+}
+
+/// What is there when the journal runs and nobody was let in yet.
+struct Begun {
+    journal: Arc<Journal>,
+    outbox: Arc<Outbox>,
+    clock: Clock,
+    changes: Arc<Changes>,
+    cuts: Arc<Cuts>,
+    troubles: TableTroubles,
+    last_ticks: Arc<AtomicBool>,
+    end: std::sync::mpsc::Sender<()>,
+}
+
+impl Begun {
+    /// Opens the doors.
+    fn go_live(
+        self,
+        plan: Plan,
+        bound: Vec<sources::Bound>,
+        data: &std::path::Path,
+        stats: Arc<Stats>,
+    ) -> anyhow::Result<Live> {
+        let Self { journal, outbox, clock, changes, cuts, troubles, last_ticks, end } = self;
+        let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
+        let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
+        let sources = sources::start(bound, &journal);
+        let about = (sources.stats(), troubles.clone(), Arc::clone(&outbox), stats);
+        let alarms = conditions::watch(data, clock.clone(), &journal, about)?;
+        let ours = (Arc::clone(&journal), outbox);
+        let applier = Arc::new(Applier::new(plan, changes, ours, clock));
+        Ok(Live {
+            applier,
+            journal,
+            sources,
+            sender,
+            troubles,
+            _alarms: alarms,
+            last_ticks,
+            end,
+            cuts,
+        })
     }
 }
 
