@@ -100,8 +100,12 @@ fn swapped_and_empty_segments_are_named() {
 fn checkpoints_are_judged_and_recovery_follows_the_newest_whole_one() {
     let dir = folder();
     let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
-    store.save(3, &[], serde_json::json!({})).unwrap();
-    store.save(5, &[("p/w#0".into(), b"no arrow".to_vec())], serde_json::json!({})).unwrap();
+    publish(&store, 3, Vec::new());
+    let batch = RecordBatch::try_from_iter([("k", Arc::new(Int64Array::from(vec![1])) as _)]);
+    let saved = SavedRows { rows: batch.unwrap(), groups: vec![(4, 1)] };
+    let part = store.write_part("p/w", &saved).unwrap();
+    let file = dir.path().join("checkpoints").join(&part.file);
+    publish(&store, 5, vec![part]);
     drop(store);
     assert!(look(&dir).iter().all(Report::passed));
     let mut bytes = std::fs::read(&file).unwrap();
@@ -109,8 +113,8 @@ fn checkpoints_are_judged_and_recovery_follows_the_newest_whole_one() {
     std::fs::write(&file, bytes).unwrap();
     let reports = look(&dir);
     let fails = rows(&reports, Status::Fail);
-    assert!(fails[0].measured.contains("cannot be decoded"), "{fails:?}");
-    let manifest = dir.path().join("checkpoints/checkpoint-00000000000000000005.json");
+    assert!(fails[0].measured.contains("is not what was saved"), "{fails:?}");
+    let manifest = dir.path().join("checkpoints/checkpoint-00000000000000000005-0000.json");
     let mut bytes = std::fs::read(&manifest).unwrap();
     bytes[20] ^= 1;
     std::fs::write(&manifest, bytes).unwrap();
