@@ -28,4 +28,5 @@ mod sim;
 pub mod source;
 pub mod stats;
 pub mod summary;
+mod time;
 pub mod webhook;

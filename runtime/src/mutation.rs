@@ -5,7 +5,7 @@
 
 /// Where the product can be made wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)]
+#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Mutation {
     /// Offers are answered before the sync that covers them.
     AckBeforeSync,

@@ -23,6 +23,7 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: String,
     folder: Option<PathBuf>,
+    pauses: bool,
 }
 
 impl Store {
@@ -41,7 +42,12 @@ impl Store {
                 };
                 std::fs::create_dir_all(&folder).map_err(|e| bad(&e))?;
                 let objects = DurableLocal::new(&folder).map_err(|e| bad(&e))?;
-                Ok(Self { objects: Arc::new(objects), url: url.into(), folder: Some(folder) })
+                Ok(Self {
+                    objects: Arc::new(objects),
+                    url: url.into(),
+                    folder: Some(folder),
+                    pauses: true,
+                })
             }
             None => Self::open_s3(url),
         }
@@ -79,12 +85,34 @@ impl Store {
         let prefix = parsed.path().trim_matches('/');
         let objects: Arc<dyn ObjectStore> =
             if prefix.is_empty() { Arc::new(s3) } else { Arc::new(PrefixStore::new(s3, prefix)) };
-        Ok(Self { objects, url: url.into(), folder: None })
+        Ok(Self { objects, url: url.into(), folder: None, pauses: true })
     }
 
     /// Tables in a store that the caller made (tests wrap one with faults).
     pub fn from_objects(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.into(), folder: None }
+        Self { objects, url: url.into(), folder: None, pauses: true }
+    }
+
+    /// Makes durable what an earlier process may have left in a table without syncing its folders.
+    /// Object stores have no such thing.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn sync_names(&self, table: &str) -> std::io::Result<()> {
+        match &self.folder {
+            Some(root) => durable::sync_names(root, FsPath::new(table)),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, but what failed is tried again at once: for tests that make it fail.
+    pub fn without_pauses(self) -> Self {
+        Self { pauses: false, ..self }
+    }
+
+    /// Whether to wait before something is tried again.
+    pub(crate) fn pauses(&self) -> bool {
+        self.pauses
     }
 
     /// The objects, by paths relative to the root of the tables.

@@ -84,6 +84,7 @@ impl TableWriter {
         let layout = Arc::new(Layout::new(spec)?);
         let table = table_path(&spec.namespace, &spec.name)?;
         commit::remove_torn_commit(store, &table).await?;
+        store.sync_names(table.as_ref())?;
         let snapshot = commit::ensure_table(store, &table, &layout).await?;
         let layout = Arc::new(layout.for_table(&snapshot.schema));
         Ok(Self {

@@ -77,7 +77,8 @@ impl Active {
         Ok(Self { path, header, file, bytes: bytes.len() as u64 })
     }
 
-    /// Opens the last segment again; what is behind `good_bytes` is cut off.
+    /// Opens the last segment again; what is behind `good_bytes` is cut off. The process that made
+    /// it may have died before its name was durable: now it is.
     pub(crate) fn reopen(
         storage: &dyn Storage,
         path: PathBuf,
@@ -87,6 +88,9 @@ impl Active {
         let mut file = storage.open(&path, good_bytes)?;
         file.truncate(good_bytes)?;
         file.sync()?;
+        if let Some(dir) = path.parent() {
+            storage.sync_dir(dir)?;
+        }
         Ok(Self { path, header, file, bytes: good_bytes })
     }
 

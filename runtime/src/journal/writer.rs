@@ -301,7 +301,7 @@ impl Writer {
     fn sync(&mut self) -> Result<Done, Fatal> {
         let start = instant();
         self.files.active.sync().map_err(|error| self.fatal("sync", &error))?;
-        let took = start.elapsed();
+        let took = instant().saturating_duration_since(start);
         // Who was answered just now offers again in a moment: a sync that starts without them makes
         // them wait for two.
         self.gather_until = instant() + (took / GATHER_PART).min(GATHER_MAX);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
 use super::access::{Access, Peer};
 use super::broker::Broker;
@@ -28,6 +28,7 @@ use super::packets::Goodbye;
 use super::route::Delivered;
 use super::wire::{Violation, frame};
 use crate::source::{Intake, IntakeError, SourceStats, count, now_us, stopped};
+use crate::time::{self, sleep_until, timeout};
 
 mod greet;
 mod leave;
@@ -150,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let reading = session.may_read();
             if !reading {
                 // Not heard is not silent: we did not listen.
-                session.last_received = Instant::now();
+                session.last_received = time::now();
             }
             if session.due() < due {
                 due = session.due();
@@ -172,14 +173,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         Ok(Moved::Read(0)) => return Err(Exit::Gone("closed".to_owned())),
                         Ok(Moved::Read(n)) => {
                             self.buffer.filled(n);
-                            session.last_received = Instant::now();
+                            session.last_received = time::now();
                             self.receive()?;
                         }
                         Err(error) => return Err(Exit::Gone(error.to_string())),
                     }
                 }
                 () = &mut alarm => {
-                    session.alarm(Instant::now(), reading)?;
+                    session.alarm(time::now(), reading)?;
                     due = session.due();
                     alarm.as_mut().reset(due);
                 }

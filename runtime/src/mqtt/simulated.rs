@@ -1,7 +1,5 @@
 //! The endpoint without sockets: the simulation brings the byte streams.
 
-#![allow(dead_code)]
-
 use std::sync::Arc;
 
 use tokio::io::DuplexStream;
@@ -21,7 +19,8 @@ use crate::source::{Intake, IntakeError, SourceStats};
 /// An endpoint for anyone; its connections end when it is dropped.
 pub(crate) struct Listening {
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
+    /// One for each connection: a common one would wake them in an order that is chance.
+    stops: Vec<watch::Sender<bool>>,
     connections: JoinSet<Result<(), IntakeError>>,
     accepted: u16,
 }
@@ -44,22 +43,26 @@ impl Listening {
             intake,
             stats: Arc::new(SourceStats::default()),
         };
-        let (stop, _) = watch::channel(false);
         let connections = JoinSet::new();
-        Self { shared: Arc::new(shared), stop, connections, accepted: 0 }
+        Self { shared: Arc::new(shared), stops: Vec::new(), connections, accepted: 0 }
     }
 
     /// Takes a connection.
     pub(crate) fn accept(&mut self, stream: DuplexStream) {
         self.accepted = self.accepted.wrapping_add(1);
         let peer = Peer { address: ([127, 0, 0, 1], self.accepted).into(), certificate: None };
-        let (shared, stop) = (Arc::clone(&self.shared), self.stop.subscribe());
-        self.connections.spawn(connection::run(stream, peer, shared, None, stop));
+        let (stop, stopped) = watch::channel(false);
+        self.stops.retain(|stop| stop.receiver_count() > 0);
+        self.stops.push(stop);
+        let shared = Arc::clone(&self.shared);
+        self.connections.spawn(connection::run(stream, peer, shared, None, stopped));
     }
 
     /// Asks all connections to end; whether they have.
     pub(crate) fn stop(&mut self) -> bool {
-        let _ = self.stop.send(true);
+        for stop in &self.stops {
+            let _ = stop.send(true);
+        }
         while self.connections.try_join_next().is_some() {}
         self.connections.is_empty()
     }

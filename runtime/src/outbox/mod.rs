@@ -91,7 +91,12 @@ impl Outbox {
             files.pop();
         }
         let state = match files.pop() {
-            Some((_, path)) => State::load(&*storage, path)?,
+            Some((_, path)) => {
+                let state = State::load(&*storage, path)?;
+                // Whoever made it may have died before its name was durable.
+                storage.sync_dir(&dir).map_err(DurableError::io("sync", &dir))?;
+                state
+            }
             None => State::create(&*storage, &dir, 1, 0)?,
         };
         for (_, old) in files {

@@ -5,8 +5,10 @@
 //! anything but the seed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::fuzz::Rng;
@@ -30,6 +32,9 @@ pub(crate) struct Injected {
     mutation: Option<Mutation>,
     wait: RefCell<Option<Wait>>,
     dial: RefCell<Option<Dial>>,
+    /// Who waits, by time.
+    timers: RefCell<BTreeMap<(Instant, u64), Waker>>,
+    next_timer: Cell<u64>,
 }
 
 impl Injected {
@@ -46,6 +51,8 @@ impl Injected {
             mutation,
             wait: RefCell::default(),
             dial: RefCell::default(),
+            timers: RefCell::default(),
+            next_timer: Cell::new(0),
         });
         INJECTED.with_borrow_mut(|slot| *slot = Some(Rc::clone(&injected)));
         (injected, Guard)
@@ -63,15 +70,22 @@ impl Injected {
     pub(crate) fn advance(&self, time: Duration) {
         self.instant.set(self.instant.get() + time);
         self.wall_us.set(self.wall_us.get() + time.as_micros() as i64);
+        loop {
+            // Not held while waking, which may drop other timers.
+            let due = {
+                let mut timers = self.timers.borrow_mut();
+                match timers.first_entry() {
+                    Some(entry) if entry.key().0 <= self.instant.get() => entry.remove(),
+                    _ => return,
+                }
+            };
+            due.wake();
+        }
     }
 
     /// Sets the wall clock forward or back, as an administrator does.
     pub(crate) fn jump(&self, by_us: i64) {
         self.wall_us.set(self.wall_us.get() + by_us);
-    }
-
-    pub(crate) fn wall_us(&self) -> i64 {
-        self.wall_us.get()
     }
 }
 
@@ -85,6 +99,8 @@ impl Drop for Guard {
                 // They may hold what holds them.
                 injected.wait.take();
                 injected.dial.take();
+                let timers = injected.timers.take();
+                drop(timers);
             }
         });
     }
@@ -123,6 +139,28 @@ pub(crate) fn wait(time: Duration) -> bool {
         None => injected.advance(time),
     }
     true
+}
+
+/// A number for a timer that goes by the simulated clock.
+pub(crate) fn timer() -> Option<u64> {
+    let injected = injected()?;
+    let number = injected.next_timer.get();
+    injected.next_timer.set(number + 1);
+    Some(number)
+}
+
+/// Wakes at that time.
+pub(crate) fn set_timer(at: Instant, number: u64, waker: &Waker) {
+    if let Some(injected) = injected() {
+        injected.timers.borrow_mut().insert((at, number), waker.clone());
+    }
+}
+
+/// Does not wake any more.
+pub(crate) fn forget_timer(at: Instant, number: u64) {
+    let forgotten =
+        injected().and_then(|injected| injected.timers.borrow_mut().remove(&(at, number)));
+    drop(forgotten);
 }
 
 /// Connects to a simulated host, where there is one.

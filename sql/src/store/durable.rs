@@ -77,6 +77,30 @@ fn make_folder(folder: &FsPath) -> io::Result<()> {
     parent.map_or(Ok(()), sync_folder)
 }
 
+/// Makes the names in `root` and everywhere below `root/table` durable. A process that died between
+/// placing a file and syncing its folder leaves a name that a power loss can still take; whoever
+/// goes on from what is visible has to make sure of it first.
+pub(super) fn sync_names(root: &FsPath, table: &FsPath) -> io::Result<()> {
+    let folder = root.join(table);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
+        sync_folder(above)?;
+    }
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        sync_folder(&folder)?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A new file next to `target`. Listings skip names that end in `#` and digits.
 fn stage(target: &FsPath) -> io::Result<(File, PathBuf)> {
     for n in 1..STAGED_NAMES_MAX {

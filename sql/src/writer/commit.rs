@@ -102,7 +102,9 @@ pub(super) async fn commit(writer: &TableWriter, through: Epoch) -> Result<u64> 
             Put::Failed(e) => {
                 tracing::warn!(error = %e, attempt, "commit failed, looking at the log");
                 last = Some(e);
-                tokio::time::sleep(pause).await;
+                if writer.store.pauses() {
+                    tokio::time::sleep(pause).await;
+                }
                 pause = (2 * pause).min(PAUSE_MAX);
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::report::Status;
 use super::*;
+use crate::checkpoint::manifest::{FORMAT, Manifest};
 use crate::clock::Clock;
 use crate::journal::examine::testing::{segments, write_journal};
 use crate::journal::{Feed, Journal, JournalOptions};
@@ -35,7 +36,7 @@ fn start(data: &Path) -> Vec<String> {
         ..JournalOptions::new(data.join("journal"))
     };
     let names = ["x".to_owned(), "y".to_owned()];
-    let from = newest.map_or(1, |c| c.epoch + 1);
+    let from = newest.map_or(1, |c| c.manifest.epoch + 1);
     let (_journal, replay) = Journal::open(options, Clock::system(), &names, from).unwrap();
     let mut payloads = Vec::new();
     let mut epochs = Vec::new();
@@ -113,9 +114,10 @@ async fn swapped_segments_and_a_lost_checkpoint_are_put_right() {
     let files = segments(&journal);
     fs::remove_file(&files[0]).unwrap();
     let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
-    store.save(5, &[], serde_json::json!({})).unwrap();
+    let manifest = Manifest { format: FORMAT, epoch: 5, ..Manifest::default() };
+    store.publish(&manifest).unwrap();
     drop(store);
-    let manifest = dir.path().join("checkpoints/checkpoint-00000000000000000005.json");
+    let manifest = dir.path().join("checkpoints/checkpoint-00000000000000000005-0000.json");
     fs::write(manifest, "").unwrap();
     let (to, outcome) = save(dir.path()).await;
     let report = &outcome.unwrap()[0];

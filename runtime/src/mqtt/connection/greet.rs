@@ -7,7 +7,6 @@ use bytes::Bytes;
 use tidegate_operators::MessagesBuilder;
 use tidegate_operators::event::SessionEvent;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Shared;
 use super::session::Session;
@@ -21,6 +20,7 @@ use crate::mqtt::notices::Notice;
 use crate::mqtt::route::{now_ms, will_properties};
 use crate::mqtt::wire::{Frame, frame, kind};
 use crate::source::{IntakeError, count, now_us};
+use crate::time::{self, timeout, timeout_at};
 
 /// Reads the CONNECT and lets the client in.
 pub(super) async fn greet<S: AsyncRead + Unpin>(
@@ -52,7 +52,7 @@ async fn read_connect<S: AsyncRead + Unpin>(
     full: bool,
 ) -> Result<Frame, Refusal> {
     let patience = if full { REFUSAL_TIMEOUT } else { shared.connect_timeout };
-    let deadline = Instant::now() + patience;
+    let deadline = time::now() + patience;
     let limit_bytes = CONNECT_BYTES_MAX.min(shared.terms.packet_bytes_max);
     loop {
         if buffer.received().first().is_some_and(|byte1| *byte1 != kind::CONNECT << 4) {
@@ -182,11 +182,11 @@ pub(super) async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, out
     });
     if matches!(sent.await, Ok(Ok(()))) {
         let mut waste = [0; 1024];
-        let end = Instant::now() + LINGER_MAX;
+        let end = time::now() + LINGER_MAX;
         loop {
-            let deadline = end.min(Instant::now() + LINGER);
+            let deadline = end.min(time::now() + LINGER);
             match timeout_at(deadline, stream.read(&mut waste)).await {
-                Ok(Ok(n)) if n > 0 && Instant::now() < end => {}
+                Ok(Ok(n)) if n > 0 && time::now() < end => {}
                 _ => break,
             }
         }

@@ -23,6 +23,7 @@ use crate::mqtt::route::{Router, now_ms};
 use crate::mqtt::security::RateLimit;
 use crate::mqtt::wire::{Frame, PINGRESP, PUBCOMP, PUBREL, Version, Violation, kind, violation};
 use crate::source::{count, now_us};
+use crate::time;
 
 /// A SUBACK code: "not accepted, and we do not say why"; 3.1.1 has no other. What was refused, to
 /// whom, is in `system.sessions`.
@@ -86,7 +87,7 @@ impl Session {
         let mut out = Outbox::default();
         out.append(hello.accept(&shared.terms, present));
         let patience = Duration::from_millis(u64::from(hello.keep_alive_s) * 1500);
-        let now = Instant::now();
+        let now = time::now();
         let valid_until = identity.valid_until_us().map(|until_us| {
             now + Duration::from_micros(u64::try_from(until_us - now_us()).unwrap_or(0))
         });
@@ -135,7 +136,7 @@ impl Session {
         if let Some(rate) = &mut self.rate
             && messages > 0
         {
-            let now = Instant::now();
+            let now = time::now();
             let pause = rate.take(messages, now.into_std());
             self.paused_until = (!pause.is_zero()).then(|| now + pause);
         }

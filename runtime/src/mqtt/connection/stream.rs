@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::fault;
+use crate::time;
 
 /// An empty outbox gives back memory beyond this: most connections say little.
 const IDLE_BYTES: usize = 4 * 1024;
@@ -103,7 +104,7 @@ impl Outbox {
             self.sent = 0;
         }
         if moved || self.stalled.is_none() {
-            self.stalled = Some(Instant::now());
+            self.stalled = Some(time::now());
             return Poll::Ready(Ok(()));
         }
         Poll::Pending

@@ -6,7 +6,6 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use url::Url;
 
 use super::config::SubscriberConfig;
@@ -17,6 +16,7 @@ use crate::mqtt::wire::{frame, kind};
 use crate::net::tls::ClientTls;
 use crate::net::{BoxStream, ws};
 use crate::source::SourceError;
+use crate::time::timeout;
 
 /// What most often is behind a connection that is closed without a word.
 const CLOSED_HINT: &str = "does it expect TLS (mqtts://), or refuse this user or client_id?";

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tidegate_operators::MessagesBuilder;
 use tidegate_operators::event::SessionEvent;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
 
 use super::Pace;
 use super::backoff::Backoff;
@@ -18,6 +17,7 @@ use super::health::Health;
 use super::memory::Memory;
 use super::session::{End, Session};
 use crate::source::{Intake, IntakeError, SourceError, SourceStats, count, now_us, stopped};
+use crate::time::{self, sleep};
 
 /// A connection that lasted this long was a good one: the next pause starts small again.
 const GOOD_CONNECTION: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ impl Link {
         let mut backoff = Backoff::new();
         let mut outage = String::new();
         loop {
-            let begin = Instant::now();
+            let begin = time::now();
             let end = self.connect_once(&mut memory, &intake, &mut stop, &mut outage).await;
             match end {
                 End::Stopped => {
@@ -83,11 +83,11 @@ impl Link {
                     self.health.ill(self.number, &text);
                 }
             }
-            if begin.elapsed() >= GOOD_CONNECTION && outage.is_empty() {
+            if time::now() - begin >= GOOD_CONNECTION && outage.is_empty() {
                 backoff = Backoff::new();
             }
             let pause = backoff.next_pause().min(self.pace.pause_max);
-            let pause = pause.max(self.pace.spacing.saturating_sub(begin.elapsed()));
+            let pause = pause.max(self.pace.spacing.saturating_sub(time::now() - begin));
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::retained::RetainedTopics;
 use crate::mqtt::limits::{BROKER_PACKET_BYTES_MAX, CONTACT_SAVE_EVERY};
+use crate::time;
 
 /// What is kept in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +80,7 @@ impl Memory {
             packet_bytes_max: BROKER_PACKET_BYTES_MAX,
             files,
             saving: None,
-            next_save: Instant::now() + CONTACT_SAVE_EVERY,
+            next_save: time::now() + CONTACT_SAVE_EVERY,
             changed: false,
             stale: Vec::new(),
         })
@@ -144,7 +145,7 @@ impl Memory {
 
     /// Writes at the next opportunity.
     pub(super) fn save_soon(&mut self) {
-        self.next_save = Instant::now();
+        self.next_save = time::now();
     }
 
     pub(super) fn next_save(&self) -> Instant {
@@ -153,7 +154,7 @@ impl Memory {
 
     /// Writes if it is time and the last write has ended. `durable` as in [`RetainedTopics`].
     pub(super) async fn save_when_due(&mut self, durable: u64) {
-        let now = Instant::now();
+        let now = time::now();
         if now < self.next_save {
             return;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tidegate_operators::event::{Gap, SessionEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
 use super::config::RetainedPolicy;
 use super::dial;
@@ -33,6 +33,7 @@ use crate::mqtt::wire::{
 use crate::mutation::{self, Mutation};
 use crate::net::BoxStream;
 use crate::source::{Intake, IntakeError, SourceStats, count, now_us, stopped};
+use crate::time::{self, sleep_until, timeout};
 
 /// How a connection ended.
 pub(super) enum End {
@@ -90,7 +91,7 @@ impl Session {
             batcher: Batcher::new(Arc::clone(intake), Arc::default()).in_session(link.number),
             out: Vec::new(),
             keep_alive,
-            next_ping: Instant::now() + keep_alive / 2,
+            next_ping: time::now() + keep_alive / 2,
             silent: None,
             subscription: Subscription::new(version, config.wire_filters(), config.qos),
             skip: None,
@@ -153,7 +154,7 @@ impl Session {
                     finished = self.batcher.finish() => match finished {
                         Ok(never_sent) => {
                             if mutation::on(Mutation::NoGeneration) {
-                                memory.stale = never_sent.bytes;
+                                memory.stale.extend(never_sent.bytes);
                             }
                             End::Lost(text)
                         }
@@ -231,7 +232,7 @@ impl Session {
     /// Only after looking whether something was to be read: the clock alone may be late.
     fn give_up_if_silent(&self) -> Result<(), End> {
         match self.silent {
-            Some(at) if Instant::now() >= at => {
+            Some(at) if time::now() >= at => {
                 Err(lost("the broker is silent: no answer to PINGREQ, the connection is half open"))
             }
             _ => Ok(()),
@@ -240,7 +241,7 @@ impl Session {
 
     /// Does what is due by the clock.
     fn tick(&mut self, memory: &Memory, reading: bool) -> Result<(), End> {
-        let now = Instant::now();
+        let now = time::now();
         if now >= self.next_ping {
             self.out.extend_from_slice(&PINGREQ);
             self.next_ping = now + self.keep_alive / 2;

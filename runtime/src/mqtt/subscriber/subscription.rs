@@ -14,6 +14,7 @@ use super::packets;
 use super::reasons;
 use crate::mqtt::limits::{SUBACK_TIMEOUT, SUBSCRIBE_FILTERS_MAX};
 use crate::mqtt::wire::{Version, packet_id};
+use crate::time;
 
 pub(super) struct Subscription {
     version: Version,
@@ -83,7 +84,7 @@ impl Subscription {
             let id = self.id();
             out.extend_from_slice(&packets::subscribe(self.version, id, some, self.qos)?);
             self.asked.insert(id, some.to_vec());
-            self.due = Some(Instant::now() + SUBACK_TIMEOUT);
+            self.due = Some(time::now() + SUBACK_TIMEOUT);
         }
         Ok(())
     }
@@ -106,7 +107,7 @@ impl Subscription {
         memory: &Memory,
         reading: bool,
     ) -> Result<(), String> {
-        let now = Instant::now();
+        let now = time::now();
         if !reading {
             self.due = self.due.map(|_| now + SUBACK_TIMEOUT);
         }
@@ -166,7 +167,7 @@ impl Subscription {
         if self.asked.is_empty() {
             self.due = None;
             if !self.refused.is_empty() {
-                self.retry = Some(Instant::now() + self.backoff.next_pause());
+                self.retry = Some(time::now() + self.backoff.next_pause());
             }
         }
         Ok(answer)
