@@ -121,6 +121,10 @@ pub(super) struct RunArgs {
     /// Time between checkpoints: about as much is replayed after a crash
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub(super) checkpoint_every: Duration,
+    /// How long the journal keeps what no recovery needs, for the operators of changed pipelines;
+    /// never more than half of its budget
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(super) journal_keep: Duration,
     /// Acknowledge nothing while the disk has less free than this: checkpoints, tables and alerts
     /// need room to be written
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size_bytes)]

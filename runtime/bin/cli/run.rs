@@ -19,6 +19,7 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
         tables: args.tables.clone(),
         workers: args.engine.workers(),
         checkpoint_every: args.checkpoint_every,
+        journal_keep: args.journal_keep,
         disk_reserve_bytes: args.disk_reserve,
         spill_bytes_max: args.spill_max,
         ..EngineOptions::new(&data)

@@ -425,6 +425,7 @@ fn open_journal(
     let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
     let mut journal_options = JournalOptions::new(options.data.join("journal"));
     journal_options.budget_bytes = options.journal_bytes_max;
+    journal_options.keep = options.journal_keep;
     journal_options.disk_reserve_bytes = options.disk_reserve_bytes;
     journal_options.on_fatal = Some(Arc::new(|why| {
         // After a failed sync nothing that the kernel says about the file can be trusted.

@@ -28,6 +28,9 @@ pub struct EngineOptions {
     pub checkpoint_every: Duration,
     /// Most bytes of the journal on disk; beyond it sources are slowed down.
     pub journal_bytes_max: u64,
+    /// How long the journal keeps what recovery does not need any more, so that operators of
+    /// changed pipelines can be rebuilt from it; at most half of `journal_bytes_max`.
+    pub journal_keep: Duration,
     /// Most bytes of rows on the local disk that tables cannot take at present.
     pub spill_bytes_max: u64,
     /// Sources wait while the file system has less than this many bytes free, so that checkpoints,
@@ -47,6 +50,7 @@ impl EngineOptions {
             workers,
             checkpoint_every: Duration::from_secs(10),
             journal_bytes_max: 4 << 30,
+            journal_keep: Duration::from_secs(3600),
             spill_bytes_max: SPILL_BYTES_MAX,
             disk_reserve_bytes: DISK_RESERVE_BYTES,
             journal_storage: Arc::new(Disk),

@@ -26,6 +26,17 @@ pub(crate) struct Sealed {
     pub(crate) path: PathBuf,
     pub(crate) bytes: u64,
     pub(crate) last_epoch: Epoch,
+    /// Time of its last tick, microseconds since the Unix epoch.
+    pub(crate) last_time_us: i64,
+}
+
+/// What stays although recovery does not need it: changed pipelines are rebuilt from it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Keep {
+    /// For how long, microseconds.
+    pub(crate) age_us: i64,
+    /// Only while all segments together have no more bytes than this.
+    pub(crate) bytes_max: u64,
 }
 
 /// The segment that is written.
@@ -43,6 +54,7 @@ pub(crate) struct Files {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) sealed: VecDeque<Sealed>,
     pub(crate) active: Active,
+    pub(crate) keep: Keep,
 }
 
 impl Active {
@@ -125,18 +137,29 @@ impl Files {
             path: last.path,
             bytes: last.bytes,
             last_epoch: position.epoch - 1,
+            last_time_us: position.last_time_us,
         });
         Ok(())
     }
 
-    /// Deletes sealed segments that end at or before `through`, oldest first, so that a crash
-    /// leaves no gap. A file that cannot be deleted is tried again the next time.
-    pub(crate) fn trim(&mut self, through: Epoch) {
+    /// Whether the oldest segment may go: nobody needs it to recover, that comes first, and it is
+    /// either too old to be kept or there is no room for that.
+    fn is_due(&self, through: Epoch, now_us: i64) -> bool {
+        self.sealed.front().is_some_and(|sealed| {
+            let old = sealed.last_time_us.saturating_add(self.keep.age_us) <= now_us;
+            sealed.last_epoch <= through && (old || self.bytes() > self.keep.bytes_max)
+        })
+    }
+
+    /// Deletes sealed segments that end at or before `through` and are not kept, oldest first, so
+    /// that a crash leaves no gap. A file that cannot be deleted is tried again the next time.
+    /// With `i64::MAX` as the present nothing is kept.
+    pub(crate) fn trim(&mut self, through: Epoch, now_us: i64) {
         let mut removed = false;
-        if self.sealed.front().is_some_and(|sealed| sealed.last_epoch <= through) {
+        if self.is_due(through, now_us) {
             fault::point("before_gc");
         }
-        while self.sealed.front().is_some_and(|sealed| sealed.last_epoch <= through) {
+        while self.is_due(through, now_us) {
             let Some(sealed) = self.sealed.front() else { break };
             if let Err(error) = self.storage.remove(&sealed.path) {
                 tracing::warn!(path = %sealed.path.display(), %error, "cannot delete a segment");

@@ -38,6 +38,7 @@ use tidegate_operators::{Epoch, Messages, Tick};
 
 pub use self::error::DurableError;
 pub(crate) use self::error::LOCK;
+use self::files::Keep;
 use self::inbox::{Shared, SourceIntake};
 use self::recognize::Recognizer;
 use self::recover::Recovered;
@@ -68,6 +69,9 @@ pub struct JournalOptions {
     /// Offers wait while the file system has less than this many bytes free, so that checkpoints,
     /// tables and alerts can still be written.
     pub disk_reserve_bytes: u64,
+    /// Epochs that were trimmed stay readable for this long, as long as the journal has no more
+    /// than half of its budget; deleted are whole segments.
+    pub keep: Duration,
     /// Offers beyond this many bytes wait before they are queued.
     pub queue_bytes_max: u32,
     /// Messages beyond this many bytes do not wait in memory for the dataflow, but are read back
@@ -88,6 +92,7 @@ impl JournalOptions {
             dir: dir.into(),
             segment_bytes: 64 << 20,
             budget_bytes: 4 << 30,
+            keep: Duration::ZERO,
             disk_reserve_bytes: 0,
             queue_bytes_max: 32 << 20,
             feed_bytes_max: 32 << 20,
@@ -107,6 +112,12 @@ impl JournalOptions {
             return Err(DurableError::Options("queue and segments need a size above 0".into()));
         }
         Ok(())
+    }
+
+    /// Half of the budget is left to what recovery needs.
+    fn keep(&self) -> Keep {
+        let age_us = i64::try_from(self.keep.as_micros()).unwrap_or(i64::MAX);
+        Keep { age_us, bytes_max: self.budget_bytes / 2 }
     }
 
     fn reserve_bytes(&self) -> u64 {
@@ -218,8 +229,9 @@ impl Journal {
         options.check()?;
         let lock = storage::lock_dir(&options.dir).map_err(DurableError::io(LOCK, &options.dir))?;
         let recognizer = Recognizer::new(options.budget_bytes);
-        let Recovered { files, position, recognizer } =
+        let Recovered { mut files, position, recognizer } =
             recover::recover(&options.dir, storage, &clock, source_names, from_epoch, recognizer)?;
+        files.keep = options.keep();
         let replay = Replay::new(&files, source_names, from_epoch);
         let shared = Arc::new(Shared::new(options.queue_bytes_max, options.offer_bytes_max()));
         shared.update_stats(|stats| {

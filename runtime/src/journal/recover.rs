@@ -13,7 +13,7 @@ use tidegate_operators::Epoch;
 
 use super::epoch::{Position, Step};
 use super::error::DurableError;
-use super::files::{Active, Files, PREFIX, Sealed};
+use super::files::{Active, Files, Keep, PREFIX, Sealed};
 use super::group::{Group, Target};
 use super::recognize::Recognizer;
 use super::segment::{self, FileHeader, Frame, FrameReader, ReadFault};
@@ -124,7 +124,8 @@ pub(crate) fn recover(
             let sealed = sealed_segments(segments, &tail.header)?;
             let active = Active::reopen(&*storage, last.clone(), tail.header, tail.good_bytes)
                 .map_err(DurableError::io("open", &last))?;
-            (Files { dir: dir.to_owned(), storage, sealed, active }, position)
+            let keep = Keep::default();
+            (Files { dir: dir.to_owned(), storage, sealed, active, keep }, position)
         }
     };
     check_range(&files, &position, from_epoch)?;
@@ -188,7 +189,8 @@ fn start(
     let position = Position::start_of(&header);
     let active = Active::create(&*storage, dir, 1, &position, recognizer)
         .map_err(DurableError::io("create the first segment", dir))?;
-    Ok((Files { dir: dir.to_owned(), storage, sealed: VecDeque::new(), active }, position))
+    let (dir, sealed, keep) = (dir.to_owned(), VecDeque::new(), Keep::default());
+    Ok((Files { dir, storage, sealed, active, keep }, position))
 }
 
 /// Sizes and epochs of all segments but the last, from their headers.
@@ -197,7 +199,7 @@ fn sealed_segments(
     last: &FileHeader,
 ) -> Result<VecDeque<Sealed>, DurableError> {
     let mut sealed = VecDeque::new();
-    let mut next_epoch = last.first_epoch;
+    let (mut next_epoch, mut last_time_us) = (last.first_epoch, last.last_time_us);
     for (_, path) in segments.into_iter().rev() {
         let reader = FrameReader::open(&path, None).map_err(DurableError::read(&path))?;
         let bytes = std::fs::metadata(&path).map_err(DurableError::io("read", &path))?.len();
@@ -208,8 +210,8 @@ fn sealed_segments(
                 "its epochs do not come before the next's",
             ));
         }
-        sealed.push_front(Sealed { path, bytes, last_epoch: next_epoch - 1 });
-        next_epoch = reader.header.first_epoch;
+        sealed.push_front(Sealed { path, bytes, last_epoch: next_epoch - 1, last_time_us });
+        (next_epoch, last_time_us) = (reader.header.first_epoch, reader.header.last_time_us);
     }
     Ok(sealed)
 }

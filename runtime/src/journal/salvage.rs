@@ -15,7 +15,7 @@ use super::JournalOptions;
 use super::epoch::Position;
 use super::error::DurableError;
 use super::examine::{Examined, Mode, Watch, Whole, examine};
-use super::files::{Active, Files};
+use super::files::{Active, Files, Keep};
 use super::group::{Group, Target};
 use super::recognize::Recognizer;
 use super::segment::FileHeader;
@@ -103,7 +103,7 @@ impl Out {
         let active = Active::create(&*storage, dir, 1, &position, &recognizer)
             .map_err(DurableError::io("create the first segment", dir))?;
         let sealed = VecDeque::new();
-        let files = Files { dir: dir.to_owned(), storage, sealed, active };
+        let files = Files { dir: dir.to_owned(), storage, sealed, active, keep: Keep::default() };
         Ok(Self {
             files,
             position,

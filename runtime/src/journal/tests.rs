@@ -444,6 +444,36 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
 }
 
 #[test]
+fn what_is_kept_goes_when_it_is_old_or_its_room_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |clock: &Clock, budget_bytes| {
+        let keep = Duration::from_secs(60);
+        let options = JournalOptions { keep, budget_bytes, ..options(dir.path()) };
+        Journal::open(options, clock.clone(), &names(&["x", "y"]), 0).unwrap()
+    };
+    let trimmed = |clock: &Clock, budget_bytes| {
+        let (journal, replay) = open(clock, budget_bytes);
+        drop(replay);
+        let through = journal.stats().sealed_epoch;
+        journal.start(Box::new(ChannelSink(mpsc::channel().0))).unwrap();
+        journal.trim(through);
+        journal.shutdown();
+        segments(dir.path()).len()
+    };
+    // Its ticks are of the first second after the epoch.
+    write(dir.path(), 8_000, 200, 60);
+    let before = segments(dir.path()).len();
+    let sizes = segments(dir.path()).into_iter().map(|s| std::fs::metadata(s).unwrap().len());
+    let bytes: u64 = sizes.sum();
+    assert!(before > 4 && bytes > 180 << 10, "{before} segments, {bytes} bytes");
+    assert_eq!(trimmed(&Clock::manual(10_000_000), 64 << 20), before);
+    // Half of this budget is three quarters of the journal.
+    let fewer = trimmed(&Clock::manual(20_000_000), bytes * 3 / 2);
+    assert!(1 < fewer && fewer < before, "{fewer} of {before}");
+    assert_eq!(trimmed(&Clock::manual(120_000_000), 64 << 20), 1);
+}
+
+#[test]
 fn trimming_deletes_only_segments_that_are_not_needed() {
     let dir = tempfile::tempdir().unwrap();
     let live = write(dir.path(), 450, 30, 1);

@@ -333,6 +333,8 @@ impl Writer {
             if pause == FULL_PAUSE_MIN {
                 let path = self.files.dir.display();
                 tracing::error!(%path, %error, "the disk is full, sources wait");
+                self.files.trim(self.trimmed_through, i64::MAX);
+                self.publish_segments();
             }
             let reason = format!("{}: {action}: {error}", self.files.dir.display());
             self.shared.update_stats(|stats| {
@@ -385,7 +387,7 @@ impl Writer {
 
     fn trim(&mut self, through: Epoch) {
         if through > self.trimmed_through {
-            self.files.trim(through);
+            self.files.trim(through, self.clock.now_us());
             self.publish_segments();
             self.trimmed_through = through;
             self.publish_stats(&Group::default());
@@ -395,14 +397,15 @@ impl Writer {
     /// Only closed segments can be trimmed: with the budget used up, the active one is closed too,
     /// so that its room comes back as soon as its epochs are not needed any more.
     fn roll_to_trim(&mut self, through: Epoch) -> Result<Done, Fatal> {
-        if self.position.messages > 0 || self.files.active.bytes < ROLL_BYTES_MIN {
-            return Ok(Done::Yes);
+        let whole = self.position.messages == 0;
+        if whole && self.files.active.bytes >= ROLL_BYTES_MIN && self.roll()? == Done::Stopped {
+            return Ok(Done::Stopped);
         }
-        let done = self.roll()?;
-        self.files.trim(through);
+        // Whoever waits is more than what is only kept.
+        self.files.trim(through, i64::MAX);
         self.publish_segments();
         self.publish_stats(&Group::default());
-        Ok(done)
+        Ok(Done::Yes)
     }
 
     fn roll(&mut self) -> Result<Done, Fatal> {
