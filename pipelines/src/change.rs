@@ -204,8 +204,8 @@ pub fn adopt_sources(old: &Plan, new: &mut Plan) -> Vec<String> {
         }
         numbers.push(place.unwrap_or_default() as u16);
     }
-    for (number, source) in old.sources.iter().enumerate() {
-        if !numbers.contains(&(number as u16)) {
+    for source in &old.sources {
+        if !new.sources.iter().any(|s| s.name == source.name) {
             problems.push(format!(
                 "source {} would be read by no pipeline: it cannot be closed while running; \
                  {again}",

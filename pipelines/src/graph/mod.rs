@@ -94,8 +94,8 @@ pub struct GraphContext {
     pub tap_edges: bool,
 }
 
-/// Builds what belongs to all pipelines onto `messages` and returns its probe: messages that none of
-/// them reads, and events that were journaled. `tables` are those that targets count.
+/// Builds what belongs to all pipelines onto `messages` and returns its probe: messages that none
+/// of them reads, and events that were journaled. `tables` are those that targets count.
 pub fn build_common<'scope>(
     messages: Stream<'scope, Epoch, MessageRuns>,
     pipelines: &[PipelineSpec],

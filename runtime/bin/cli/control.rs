@@ -129,10 +129,13 @@ pub(super) fn ask(data: &Path, ask: &Ask) -> anyhow::Result<Answer> {
         Err(_) => data.join(SOCKET),
     };
     let mut stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow::anyhow!(
-            "no instance runs on {}: a start with the new files makes the change as well",
-            data.display()
-        ),
+        // A path that is too long was never listened on.
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => {
+            anyhow::anyhow!(
+                "no instance runs on {}: a start with the new files makes the change as well",
+                data.display()
+            )
+        }
         _ => anyhow::Error::from(error).context(format!("cannot connect to {}", path.display())),
     })?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;

@@ -314,8 +314,9 @@ impl Journal {
         Arc::new(SourceIntake { shared: self.shared.clone(), source: 0, urgent: true })
     }
 
-    /// The sealed epochs from `from` on that are still on disk, beside the writer; `sources` are the
-    /// names behind the numbers of sources. A segment that is trimmed before it is read is an error.
+    /// The sealed epochs from `from` on that are still on disk, beside the writer; `sources` are
+    /// the names behind the numbers of sources. A segment that is trimmed before it is read is an
+    /// error.
     pub(crate) fn read(&self, sources: &[String], from: Epoch) -> Replay {
         if let Some(writer) = &*lock(&self.writer) {
             return Replay::new(&writer.files, sources, from);
