@@ -446,22 +446,19 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
 #[test]
 fn what_is_kept_goes_when_it_is_old_or_its_room_is_wanted() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |clock: &Clock, budget_bytes| {
+    // Its ticks are of the first second after the epoch.
+    let next = write(dir.path(), 8_000, 200, 60).len() as u64 + 1;
+    let trimmed = |clock: &Clock, budget_bytes| {
         let keep = Duration::from_secs(60);
         let options = JournalOptions { keep, budget_bytes, ..options(dir.path()) };
-        Journal::open(options, clock.clone(), &names(&["x", "y"]), 0).unwrap()
-    };
-    let trimmed = |clock: &Clock, budget_bytes| {
-        let (journal, replay) = open(clock, budget_bytes);
-        drop(replay);
+        let (journal, _) =
+            Journal::open(options, clock.clone(), &names(&["x", "y"]), next).unwrap();
         let through = journal.stats().sealed_epoch;
         journal.start(Box::new(ChannelSink(mpsc::channel().0))).unwrap();
         journal.trim(through);
         journal.shutdown();
         segments(dir.path()).len()
     };
-    // Its ticks are of the first second after the epoch.
-    write(dir.path(), 8_000, 200, 60);
     let before = segments(dir.path()).len();
     let sizes = segments(dir.path()).into_iter().map(|s| std::fs::metadata(s).unwrap().len());
     let bytes: u64 = sizes.sum();
