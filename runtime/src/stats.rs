@@ -102,8 +102,6 @@ counters! {
     state_rows,
     /// Messages that were replayed from the journal at the start.
     replayed_messages,
-    /// Bytes of those.
-    replayed_bytes,
 }
 
 impl Stats {

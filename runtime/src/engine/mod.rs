@@ -206,6 +206,7 @@ impl Engine {
         let last = Arc::clone(&last_ticks);
         let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, last);
         let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
+        Stats::set(&stats.replayed_messages, messages);
         let (end, ended) = std::sync::mpsc::channel();
         let changes = Arc::new(Changes::default());
         let feed = LiveFeed { queue, requests, changes: Arc::clone(&changes), events, ended };
