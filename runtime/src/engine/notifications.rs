@@ -134,7 +134,7 @@ impl Notifications {
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(error = %source, "no room for notifications, they wait");
                     }
-                    std::thread::sleep(FULL_PAUSE);
+                    crate::time::block(FULL_PAUSE);
                 }
                 Err(error) => return Err(error.into()),
             }
