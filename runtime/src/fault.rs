@@ -7,13 +7,15 @@
 //!   comes to the point `after_sync` for the 2nd time, and says so on standard error before;
 //! - `panic:after_recv:1` panics there, with what a panic prints;
 //! - `eio:sync:3` makes the 3rd sync of the journal fail with an input/output error, once;
-//! - `enospc:append:5+` makes the 5th and every later append fail with a full disk.
+//! - `enospc:append:5+` makes the 5th and every later append fail with a full disk;
+//! - `slow:replay:1+` makes each of them take 50 ms longer.
 //!
-//! `kill` works at every point, the failures only at those that ask [`io`]. Points, in the order in
-//! which a message passes them:
+//! `kill` and `slow` work at every point, the failures only at those that ask [`io`]. Points, in
+//! the order in which a message passes them:
 //!
 //! | Point | Where |
 //! |---|---|
+//! | `replay` | a start has handed messages or a tick of the journal to the workers |
 //! | `after_recv` | a source offers what it has received |
 //! | `append` (io) | before the journal's write of a group |
 //! | `after_wal_write` | the group is written, not synced |
@@ -72,11 +74,14 @@ mod armed {
     use std::io;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     const VARIABLE: &str = "TIDEGATE_FAULT";
     /// Linux: input/output error, no space left on device.
     const EIO: i32 = 5;
     pub(super) const ENOSPC: i32 = 28;
+    /// What `slow` takes.
+    const SLOW: Duration = Duration::from_millis(50);
 
     static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
 
@@ -84,6 +89,7 @@ mod armed {
     pub(super) enum Action {
         Kill,
         Panic,
+        Slow,
         /// With this error number of the system.
         Fail(i32),
     }
@@ -111,7 +117,7 @@ mod armed {
         }
     }
 
-    /// A place in the code that only the action `kill` concerns.
+    /// A place in the code that cannot fail.
     pub(crate) fn point(name: &'static str) {
         // Failures are for those who can pass them on.
         let _ = io(name);
@@ -124,9 +130,14 @@ mod armed {
     pub(crate) fn io(name: &'static str) -> io::Result<()> {
         for rule in RULES.get_or_init(from_environment) {
             let Some(hit) = rule.reached(name) else { continue };
+            if rule.action == Action::Slow {
+                std::thread::sleep(SLOW);
+                continue;
+            }
             eprintln!("tidegate: fault {:?} at {name}, hit {hit}", rule.action);
             match rule.action {
                 Action::Kill => std::process::abort(),
+                Action::Slow => {}
                 Action::Panic => panic!("a fault was asked for at {name}"),
                 Action::Fail(error) => return Err(io::Error::from_raw_os_error(error)),
             }
@@ -154,6 +165,7 @@ mod armed {
             let action = match action {
                 "kill" => Action::Kill,
                 "panic" => Action::Panic,
+                "slow" => Action::Slow,
                 "eio" => Action::Fail(EIO),
                 "enospc" => Action::Fail(ENOSPC),
                 _ => return None,

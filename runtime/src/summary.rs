@@ -1,11 +1,14 @@
 //! The live summary of a running engine: a small block on a terminal, else a plain line now and
 //! then; and the totals at the end, for people and as JSON.
 
+mod start;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::start::{recovered, replaying};
 use crate::engine::{Progress, Reading};
 use crate::fleet::FleetTotals;
 use crate::screen::Screen;

@@ -13,5 +13,6 @@ mod kill;
 mod limits;
 mod outputs;
 mod points;
+mod process;
 mod restart;
 mod workers;

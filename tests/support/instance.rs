@@ -238,6 +238,11 @@ impl Instance {
         self.address().expect("`Home::start` waited for it")
     }
 
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything on standard error so far.
     pub(crate) fn said(&self) -> String {
         self.stderr.lock().unwrap().join("\n")

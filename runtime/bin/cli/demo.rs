@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use tidegate_pipelines::examples;
-use tidegate_runtime::engine::{Engine, EngineOptions};
+use tidegate_runtime::engine::EngineOptions;
 use tidegate_runtime::fleet::{Fleet, FleetOptions};
 use tidegate_runtime::receiver::Receiver;
 use tidegate_runtime::screen::Screen;
@@ -19,7 +19,7 @@ use tidegate_runtime::summary::Summary;
 
 use super::args::{DATA_DEFAULT, DemoArgs};
 use super::stop::Stop;
-use super::{Outcome, files, finish};
+use super::{Outcome, files, finish, start};
 
 /// The secret of the demo's webhooks ("tidegate-demo-webhook-key"); it guards nothing.
 const SECRET: &str = "whsec_dGlkZWdhdGUtZGVtby13ZWJob29rLWtleQ==";
@@ -36,10 +36,9 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
     })?;
     let options =
         EngineOptions { workers: args.engine.workers(), ..EngineOptions::new(&args.engine.data) };
-    let mut engine = Engine::start(plan, options).await?;
+    let mut engine = start::start(plan, options, screen).await?;
     let address = engine.endpoint_addr().context("the demo's pipelines have no endpoint")?;
     screen.print(&introduction(&args, address, moved));
-    finish::recovered(&engine, screen);
     stop.restart(args.engine.time);
     let fleet = Fleet::start(&fleet_options(&args, address));
     let stats = engine.stats();

@@ -1,6 +1,6 @@
 //! What `demo` and `run` do alike: show the summary until the end, stop cleanly, print totals.
 
-use tidegate_runtime::engine::{Engine, moment};
+use tidegate_runtime::engine::Engine;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::{self, Picture, Summary};
 use tokio::time::{MissedTickBehavior, interval};
@@ -57,32 +57,6 @@ fn tell_trouble(engine: &Engine, screen: &Screen, last: &mut Option<String>) {
             None => screen.print("the trouble is over"),
         }
         *last = now;
-    }
-}
-
-/// Says what a start found of an earlier run.
-pub(super) fn recovered(engine: &Engine, screen: &Screen) {
-    let found = engine.recovery();
-    if found.messages > 0 {
-        screen.print(&format!(
-            "took up {} messages from the journal in {:.1} s",
-            found.messages, found.seconds
-        ));
-    }
-    for damaged in &found.damaged {
-        screen.print(&format!(
-            "a damaged checkpoint was passed over, the one before is used: {damaged}"
-        ));
-    }
-    if !found.rebuilt.is_empty() {
-        let from = found.rebuilt_since_us.map_or("the first message".to_owned(), moment);
-        screen.print(&format!("changed, rebuilt from {from}: {}", found.rebuilt.join(", ")));
-    }
-    let lost: Vec<&str> = found.changed.iter().map(String::as_str).collect();
-    let lost: Vec<&str> =
-        lost.into_iter().filter(|name| !found.rebuilt.iter().any(|r| r == name)).collect();
-    if !lost.is_empty() {
-        screen.print(&format!("changed, starting without state: {}", lost.join(", ")));
     }
 }
 

@@ -16,6 +16,7 @@ mod outbox;
 mod password;
 mod run;
 mod sql;
+mod start;
 mod stop;
 mod test;
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use tidegate_runtime::engine::{Engine, EngineOptions};
+use tidegate_runtime::engine::EngineOptions;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::Summary;
 
 use super::args::RunArgs;
 use super::stop::Stop;
-use super::{Outcome, files, finish};
+use super::{Outcome, files, finish, start};
 
 pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let plan = files::load(&args.paths.paths)?;
@@ -24,10 +24,9 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
         spill_bytes_max: args.spill_max,
         ..EngineOptions::new(&data)
     };
-    let mut engine = Engine::start(plan, options).await?;
+    let mut engine = start::start(plan, options, screen).await?;
     stop.restart(args.engine.time);
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
-    finish::recovered(&engine, screen);
     // To standard error, also for programs that wait for it: standard output is for results.
     let doors = engine.doors().into_iter();
     let doors: Vec<String> = doors.map(|(what, at)| format!("{what} listening on {at}")).collect();

@@ -9,7 +9,6 @@
 mod config;
 mod data;
 mod disk;
-mod instance;
 mod report;
 mod salvage;
 mod source;

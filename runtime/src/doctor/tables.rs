@@ -115,7 +115,7 @@ fn put(report: &mut Report, finding: Finding) {
 /// What lies in the data folder; `None` if it was never used.
 fn beside(data: &Path) -> Option<Beside> {
     let instance = std::fs::read_to_string(data.join("instance")).ok()?.trim().to_owned();
-    let running = super::instance::running(data).is_some();
+    let running = crate::journal::holder::running(data).is_some();
     let all = CheckpointStore::look_at(data.join("checkpoints")).survey().unwrap_or_default();
     let checkpoint = all.iter().rfind(|s| s.found.is_ok()).map_or(0, |s| s.epoch);
     let dir = data.join("journal");

@@ -5,10 +5,21 @@ use std::path::Path;
 use anyhow::Context;
 use tidegate_sql::{Store, TABLES_URL_FILE};
 
+use crate::journal::{DurableError, holder};
+
 /// Creates the data folder.
 pub(super) fn create_dir(data: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data)
         .with_context(|| format!("cannot create the data folder {}", data.display()))
+}
+
+/// Refuses a folder that another process works on. Its locks would do so too, but later: another
+/// instance with the same pipelines has the ports as well, and those would be blamed.
+pub(super) fn refuse_second(data: &Path) -> Result<(), DurableError> {
+    match holder::running(data) {
+        Some((path, process)) => Err(DurableError::InUse { path, process }),
+        None => Ok(()),
+    }
 }
 
 /// Leaves a note for `tidegate sql` if the tables are not in the data folder.

@@ -20,6 +20,7 @@ mod folder;
 mod live_feed;
 pub(crate) mod notifications;
 mod options;
+mod replaying;
 mod shadow;
 mod sources;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod workers;
 pub use self::apply::{Applied, Applier};
 pub use self::files::{Progress, Reading};
 pub use self::options::{EngineOptions, Recovery, Report, moment};
+pub use self::replaying::{Replayed, Replaying};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,9 +56,10 @@ use self::commit::Committer;
 use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
-use self::folder::{create_dir, instance_id, note_tables};
+use self::folder::{create_dir, instance_id, note_tables, refuse_second};
 use self::live_feed::LiveFeed;
 use self::notifications::Notifications;
+use self::replaying::replay_into;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
 use self::switching::Opening;
@@ -66,7 +69,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::fault;
 use crate::http::Requests;
-use crate::journal::{Feed, Journal, JournalOptions, Replay};
+use crate::journal::{Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::Stats;
 use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
@@ -172,6 +175,7 @@ impl Engine {
         let in_flight = Arc::new(InFlight::default());
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
+        refuse_second(&options.data)?;
         let requests = Arc::new(Requests::default());
         let bound = sources::bind(&plan, &options.data, &requests).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
@@ -197,7 +201,14 @@ impl Engine {
         committer.opening = Some(Opening { store, instance, context, specs });
         let told = outbox.through_epoch();
         let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
-        let Restored { epoch, state, changed, damaged, .. } = restored;
+        let mut recovery = Recovery {
+            tables: committer.found(),
+            notifications: outbox.pending(),
+            rebuilt: taken.rebuilt,
+            rebuilt_since_us: taken.since_us,
+            ..Recovery::of(&restored, clock.now_us())
+        };
+        let Restored { epoch, state, .. } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
@@ -205,22 +216,15 @@ impl Engine {
         let (stats_of_feed, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
         let last = Arc::clone(&last_ticks);
         let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, last);
-        let (queue, messages) = replay_into(replay, queue, Arc::clone(&requests)).await?;
-        Stats::set(&stats.replayed_messages, messages);
+        let replaying = Arc::clone(&options.replaying);
+        let queue = replay_into(replay, queue, Arc::clone(&requests), replaying).await?;
+        recovery.replayed = options.replaying.now();
+        Stats::set(&stats.replayed_messages, recovery.messages());
         let (end, ended) = std::sync::mpsc::channel();
         let changes = Arc::new(Changes::default());
         let feed = LiveFeed { queue, requests, changes: Arc::clone(&changes), events, ended };
         journal.start(Box::new(feed))?;
-        let seconds = started.elapsed().as_secs_f64();
-        let recovery = Recovery {
-            checkpoint: epoch,
-            messages,
-            seconds,
-            changed,
-            damaged,
-            rebuilt: taken.rebuilt,
-            rebuilt_since_us: taken.since_us,
-        };
+        recovery.seconds = started.elapsed().as_secs_f64();
         let of_stats = Arc::clone(&stats);
         let begun = Begun { journal, outbox, clock, changes, cuts, troubles, last_ticks, end };
         let live = Some(begun.go_live(plan, bound, &options.data, of_stats)?);
@@ -245,9 +249,9 @@ impl Engine {
         self.live.as_ref().map(|live| Arc::clone(&live.applier))
     }
 
-    /// What the start found and did.
-    pub fn recovery(&self) -> &Recovery {
-        &self.recovery
+    /// What the start found and did; `None` for files.
+    pub fn recovery(&self) -> Option<&Recovery> {
+        self.live.as_ref().map(|_| &self.recovery)
     }
 
     /// Where Tidegate's own endpoint listens, if the plan has one.
@@ -436,28 +440,6 @@ fn open_journal(
     let storage = Arc::clone(&options.journal_storage);
     let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
     Ok((Arc::new(journal), replay))
-}
-
-async fn replay_into(
-    replay: Replay,
-    mut queue: FeedQueue,
-    requests: Arc<Requests>,
-) -> anyhow::Result<(FeedQueue, u64)> {
-    let work = move || {
-        let mut messages = 0;
-        for feed in replay {
-            match feed? {
-                Feed::Messages(run) => {
-                    messages += run.len() as u64;
-                    requests.note(&run);
-                    queue.messages(run);
-                }
-                Feed::Tick(tick) => queue.tick(tick),
-            }
-        }
-        Ok((queue, messages))
-    };
-    tokio::task::spawn_blocking(work).await.context("the replay ended")?
 }
 
 fn spawn_committer(

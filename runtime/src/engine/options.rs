@@ -8,6 +8,8 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use tidegate_operators::Epoch;
 
+use super::checkpoints::Restored;
+use super::replaying::{Replayed, Replaying};
 use super::tables::SPILL_BYTES_MAX;
 use crate::journal::{Disk, Storage};
 use crate::stats::Snapshot;
@@ -36,6 +38,8 @@ pub struct EngineOptions {
     /// Sources wait while the file system has less than this many bytes free, so that checkpoints,
     /// tables and alerts can still be written.
     pub disk_reserve_bytes: u64,
+    /// Tells those who look how far the replay at the start is.
+    pub replaying: Arc<Replaying>,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
     pub journal_storage: Arc<dyn Storage>,
 }
@@ -53,6 +57,7 @@ impl EngineOptions {
             journal_keep: Duration::from_secs(3600),
             spill_bytes_max: SPILL_BYTES_MAX,
             disk_reserve_bytes: DISK_RESERVE_BYTES,
+            replaying: Arc::default(),
             journal_storage: Arc::new(Disk),
         }
     }
@@ -73,9 +78,17 @@ pub struct Report {
 pub struct Recovery {
     /// Epoch of the checkpoint that was restored; 0 if there was none.
     pub checkpoint: Epoch,
-    /// Messages that were replayed from the journal.
-    pub messages: u64,
-    /// How long it took, seconds.
+    /// How old that checkpoint was: the clock less its tick, microseconds.
+    pub checkpoint_age_us: i64,
+    /// Rows of state in it.
+    pub state_rows: u64,
+    /// What was replayed from the journal; `None` if there was nothing after the checkpoint.
+    pub replayed: Option<Replayed>,
+    /// The newest epoch that a table had: what the replay makes again of it is not written again.
+    pub tables: Epoch,
+    /// Notifications that wait in the outbox.
+    pub notifications: usize,
+    /// How long the start took, seconds.
     pub seconds: f64,
     /// Operators that changed since the checkpoint: they start without state.
     pub changed: Vec<String>,
@@ -85,6 +98,25 @@ pub struct Recovery {
     pub rebuilt_since_us: Option<i64>,
     /// Newer checkpoints that could not be used, and why.
     pub damaged: Vec<String>,
+}
+
+impl Recovery {
+    /// What a checkpoint gave back, at a time in microseconds since the Unix epoch.
+    pub(super) fn of(restored: &Restored, now_us: i64) -> Self {
+        Self {
+            checkpoint: restored.epoch,
+            checkpoint_age_us: now_us.saturating_sub(restored.time_us),
+            state_rows: restored.rows,
+            changed: restored.changed.clone(),
+            damaged: restored.damaged.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Messages that were replayed from the journal.
+    pub fn messages(&self) -> u64 {
+        self.replayed.map_or(0, |replayed| replayed.messages)
+    }
 }
 
 /// A time for people: microseconds since the Unix epoch as RFC 3339, in UTC.

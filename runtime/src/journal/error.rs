@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::holder;
 use super::segment::ReadFault;
 
 /// Why durable state cannot be opened, read or written.
@@ -21,10 +22,12 @@ pub enum DurableError {
         source: io::Error,
     },
     /// Another process holds the directory.
-    #[error("another Tidegate is running on {}", path.display())]
+    #[error("another Tidegate is running on {}{}", path.display(), named(*process))]
     InUse {
         /// The directory.
         path: PathBuf,
+        /// The process that holds it; 0 where the system does not say.
+        process: u32,
     },
     /// Bytes that had been durable are not what was written.
     #[error("{} is damaged at byte {offset}: {reason}", path.display())]
@@ -61,9 +64,15 @@ impl DurableError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
-            io::ErrorKind::ResourceBusy if action == LOCK => Self::InUse { path },
+            io::ErrorKind::ResourceBusy if action == LOCK => Self::in_use(path),
             _ => Self::Io { action, path, source },
         }
+    }
+
+    /// Another process holds `path`.
+    pub(crate) fn in_use(path: PathBuf) -> Self {
+        let process = holder::holder(&path).unwrap_or(0);
+        Self::InUse { path, process }
     }
 
     pub(crate) fn damaged(path: &Path, offset: u64, reason: impl Into<String>) -> Self {
@@ -76,6 +85,14 @@ impl DurableError {
             ReadFault::Io(source) => Self::Io { action: "read", path, source },
             ReadFault::Bad { offset, reason } => Self::Damaged { path, offset, reason },
         }
+    }
+}
+
+/// The process that holds a directory, for people.
+fn named(process: u32) -> String {
+    match process {
+        0 => String::new(),
+        process => format!(" (process {process})"),
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod frame;
 #[cfg(test)]
 mod fuzz;
 mod group;
+pub(crate) mod holder;
 mod inbox;
 mod recognize;
 mod record;
@@ -42,7 +43,7 @@ use self::files::Keep;
 use self::inbox::{Shared, SourceIntake};
 use self::recognize::Recognizer;
 use self::recover::Recovered;
-pub use self::replay::Replay;
+pub use self::replay::{Extent, Replay};
 use self::storage::DirLock;
 pub use self::storage::{AppendFile, Disk, Storage};
 use self::writer::{DiskRoom, Writer};
@@ -232,7 +233,7 @@ impl Journal {
         let Recovered { mut files, position, recognizer } =
             recover::recover(&options.dir, storage, &clock, source_names, from_epoch, recognizer)?;
         files.keep = options.keep();
-        let replay = Replay::new(&files, source_names, from_epoch);
+        let replay = Replay::new(&files, source_names, from_epoch, position.next_offset);
         let shared = Arc::new(Shared::new(options.queue_bytes_max, options.offer_bytes_max()));
         shared.update_stats(|stats| {
             stats.bytes_on_disk = files.bytes();
@@ -319,7 +320,7 @@ impl Journal {
     /// error.
     pub(crate) fn read(&self, sources: &[String], from: Epoch) -> Replay {
         if let Some(writer) = &*lock(&self.writer) {
-            return Replay::new(&writer.files, sources, from);
+            return Replay::new(&writer.files, sources, from, 0);
         }
         Replay::of(self.shared.extent().segments_from(from), sources, from)
     }

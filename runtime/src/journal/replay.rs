@@ -27,11 +27,35 @@ pub struct Replay {
     sources: Vec<String>,
     /// Messages whose source is not in the plan any more.
     orphans: u64,
+    /// Bytes of all segments that are or were to be read, and of those that were read to the end.
+    bytes_all: u64,
+    bytes_read: u64,
+    /// Where what was asked for begins: bytes before it, offset of its first message.
+    begin: Option<(u64, u64)>,
+    /// Offset after the last message of the journal; 0 where that is not known.
+    end_offset: u64,
     done: bool,
 }
 
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes that were read from where the first epoch begins that was asked for.
+    pub bytes: u64,
+    /// Bytes from there to the end of the journal.
+    pub bytes_all: u64,
+    /// Messages from there to the end of the journal; 0 where that is not known.
+    pub messages_all: u64,
+}
+
 impl Replay {
-    pub(crate) fn new(files: &Files, sources: &[String], from_epoch: Epoch) -> Self {
+    /// `end_offset` is the offset after the last message of the journal, 0 if nobody asks for it.
+    pub(crate) fn new(
+        files: &Files,
+        sources: &[String],
+        from_epoch: Epoch,
+        end_offset: u64,
+    ) -> Self {
         let mut segments: VecDeque<_> = files
             .sealed
             .iter()
@@ -39,7 +63,9 @@ impl Replay {
             .map(|sealed| (sealed.path.clone(), None))
             .collect();
         segments.push_back((files.active.path.clone(), Some(files.active.bytes)));
-        Self::of(segments, sources, from_epoch)
+        let sealed = files.sealed.iter().filter(|sealed| sealed.last_epoch >= from_epoch);
+        let bytes_all = sealed.map(|sealed| sealed.bytes).sum::<u64>() + files.active.bytes;
+        Self { bytes_all, end_offset, ..Self::of(segments, sources, from_epoch) }
     }
 
     /// Reads these segments, each to the given end.
@@ -55,7 +81,22 @@ impl Replay {
             from_epoch,
             sources: sources.to_vec(),
             orphans: 0,
+            bytes_all: 0,
+            bytes_read: 0,
+            begin: None,
+            end_offset: 0,
             done: false,
+        }
+    }
+
+    /// How far it is; all zero before the first epoch that was asked for.
+    pub fn extent(&self) -> Extent {
+        let Some((bytes, offset)) = self.begin else { return Extent::default() };
+        let current = self.current.as_ref().map_or(0, |(_, reader)| reader.offset);
+        Extent {
+            bytes: (self.bytes_read + current).saturating_sub(bytes),
+            bytes_all: self.bytes_all.saturating_sub(bytes),
+            messages_all: self.end_offset.saturating_sub(offset),
         }
     }
 
@@ -82,12 +123,16 @@ impl Replay {
                         let reason = "the segment ends within an epoch";
                         return Err(DurableError::damaged(path, reader.offset, reason));
                     }
+                    self.bytes_read += reader.offset;
                     self.current = None;
                     continue;
                 }
                 Err(ReadFault::Io(error)) => return Err(DurableError::io("read", path)(error)),
                 Err(fault) => return Err(DurableError::read(path)(fault)),
             };
+            if frame.epoch >= self.from_epoch {
+                self.begin.get_or_insert((self.bytes_read + frame.offset, position.next_offset));
+            }
             let step = position
                 .step(&frame)
                 .map_err(|reason| DurableError::damaged(path, frame.offset, reason))?;

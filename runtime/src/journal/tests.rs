@@ -300,7 +300,9 @@ fn a_second_instance_is_refused_until_the_first_ends() {
     let first = open().unwrap();
     let error = open().err().unwrap();
     assert!(matches!(&error, DurableError::InUse { .. }), "{error}");
-    assert!(error.to_string().contains("another Tidegate is running"));
+    let holder = format!("(process {})", std::process::id());
+    assert!(error.to_string().contains("another Tidegate is running"), "{error}");
+    assert!(error.to_string().ends_with(&holder), "{error}");
     drop(first);
     open().unwrap();
 }

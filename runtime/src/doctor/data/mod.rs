@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
 
+use super::OnProgress;
 use super::report::{Report, Verdicts};
-use super::{OnProgress, instance};
 use crate::clock::Clock;
+use crate::journal::holder;
 
 const VERDICTS: Verdicts =
     ["whole", "whole; see the warnings", "damaged: what follows from it stands above"];
@@ -70,7 +71,7 @@ pub fn examine(options: &DataOptions, progress: OnProgress<'_>) -> Vec<Report> {
     let scene = Scene {
         data,
         pipelines: options.pipelines.as_deref(),
-        running: instance::running(data),
+        running: holder::running(data).map(|(_, process)| process),
         clock: Clock::system(),
         progress,
     };

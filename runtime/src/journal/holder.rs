@@ -2,10 +2,10 @@
 //! that are held. (Trying the lock would refuse an instance that starts at the same moment.)
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The process that holds the lock of `dir`, or that somebody does (0, where it cannot be told).
-pub(super) fn holder(dir: &Path) -> Option<u32> {
+pub(crate) fn holder(dir: &Path) -> Option<u32> {
     let inode = std::fs::metadata(dir.join("lock")).ok()?.ino();
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     locks.lines().find_map(|line| of_line(line, inode))
@@ -21,9 +21,10 @@ fn of_line(line: &str, inode: u64) -> Option<u32> {
     (kind == "FLOCK" && same).then(|| process.parse().unwrap_or(0))
 }
 
-/// The process that works on a data folder.
-pub(super) fn running(data: &Path) -> Option<u32> {
-    ["journal", "checkpoints", "outbox"].iter().find_map(|part| holder(&data.join(part)))
+/// The process that works on a data folder, and the part of it that it holds.
+pub(crate) fn running(data: &Path) -> Option<(PathBuf, u32)> {
+    let parts = ["journal", "checkpoints", "outbox"].into_iter().map(|part| data.join(part));
+    parts.filter_map(|part| holder(&part).map(|process| (part, process))).next()
 }
 
 #[cfg(test)]

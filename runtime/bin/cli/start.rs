@@ -1,0 +1,68 @@
+//! What `demo` and `run` do alike at the start: show how far a long replay is, and say what was
+//! restored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_pipelines::Plan;
+use tidegate_runtime::engine::{Engine, EngineOptions, Replaying, moment};
+use tidegate_runtime::screen::Screen;
+use tidegate_runtime::summary;
+
+/// A replay that is over before this is not shown.
+const SHOW_AFTER: Duration = Duration::from_secs(1);
+/// How often its line is drawn anew on a terminal, and written elsewhere.
+const DRAW_EVERY: Duration = Duration::from_millis(250);
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Starts the engine; on standard error stands how far it is, and then what it restored.
+pub(super) async fn start(
+    plan: Plan,
+    options: EngineOptions,
+    screen: &Arc<Screen>,
+) -> anyhow::Result<Engine> {
+    // A task of its own: a start works on its thread for long.
+    let shown = tokio::spawn(show(Arc::clone(&options.replaying), Arc::clone(screen)));
+    let started = Engine::start(plan, options).await;
+    shown.abort();
+    // Its end, so that it draws nothing after this.
+    let _ = shown.await;
+    screen.clear();
+    let engine = started?;
+    recovered(&engine, screen);
+    Ok(engine)
+}
+
+async fn show(replaying: Arc<Replaying>, screen: Arc<Screen>) {
+    let every = if screen.is_terminal() { DRAW_EVERY } else { LINE_EVERY };
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(now) = replaying.now().filter(|now| now.elapsed >= SHOW_AFTER) else { continue };
+        match screen.is_terminal() {
+            true => screen.draw(vec![summary::replaying(&now)]),
+            false => eprintln!("{}", summary::replaying(&now)),
+        }
+    }
+}
+
+/// Says what a start found of an earlier run.
+fn recovered(engine: &Engine, screen: &Screen) {
+    // Runs over files say what they have read themselves.
+    let Some(found) = engine.recovery() else { return };
+    eprintln!("{}", summary::recovered(found));
+    for damaged in &found.damaged {
+        screen.print(&format!(
+            "a damaged checkpoint was passed over, the one before is used: {damaged}"
+        ));
+    }
+    if !found.rebuilt.is_empty() {
+        let from = found.rebuilt_since_us.map_or("the first message".to_owned(), moment);
+        screen.print(&format!("changed, rebuilt from {from}: {}", found.rebuilt.join(", ")));
+    }
+    let lost: Vec<&str> = found.changed.iter().map(String::as_str).collect();
+    let lost: Vec<&str> =
+        lost.into_iter().filter(|name| !found.rebuilt.iter().any(|r| r == name)).collect();
+    if !lost.is_empty() {
+        screen.print(&format!("changed, starting without state: {}", lost.join(", ")));
+    }
+}
