@@ -75,18 +75,24 @@ impl Active {
         };
         let path = dir.join(segment::file_name(PREFIX, sequence));
         let mut file = storage.create(&path)?;
-        let mut bytes = header.encode();
-        frame::append(&mut bytes, header.salt, Kind::Sessions, position.epoch, 0, |body| {
+        let mut copy = Vec::new();
+        let synced_to = segment::HEADER_BYTES as u64;
+        frame::append(&mut copy, header.salt, Kind::Sessions, position.epoch, synced_to, |body| {
             recognizer.put(body);
         });
-        if let Err(error) = file.append(&bytes) {
-            storage.remove(&path).map_err(io::Error::other)?;
-            return Err(error);
+        // Each is durable before the next: a power loss may leave the end of what was not synced
+        // without its beginning, and a file is known to be unborn only if nothing follows its
+        // header.
+        for part in [&header.encode(), &copy] {
+            if let Err(error) = file.append(part) {
+                storage.remove(&path).map_err(io::Error::other)?;
+                return Err(error);
+            }
+            // From here on an error is final: after a failed sync nothing is known about the file.
+            file.sync().map_err(io::Error::other)?;
         }
-        // From here on an error is final: after a failed sync nothing is known about the file.
-        file.sync().map_err(io::Error::other)?;
         storage.sync_dir(dir).map_err(io::Error::other)?;
-        Ok(Self { path, header, file, bytes: bytes.len() as u64 })
+        Ok(Self { path, header, file, bytes: synced_to + copy.len() as u64 })
     }
 
     /// Opens the last segment again; what is behind `good_bytes` is cut off. The process that made

@@ -448,3 +448,25 @@ impl AppendFile for SimFile {
         Ok(())
     }
 }
+
+#[test]
+fn a_power_loss_while_the_journal_is_created_leaves_nothing_that_looks_like_damage() {
+    use crate::clock::Clock;
+    use crate::journal::{Journal, JournalOptions};
+    let mut died = 0;
+    for seed in 0..400 {
+        let dir = super::world::folder();
+        let (trace, mut rng) = (Trace::default(), Rng::new(seed));
+        let operations = rng.below(10) as u64;
+        let disk = SimDisk::new(dir.path(), rng, trace.clone(), Marks::new(trace));
+        let open = || {
+            let options = JournalOptions::new(dir.path().join("journal"));
+            Journal::open_on(Arc::new(disk.clone()), options, Clock::manual(1), &[], 1)
+        };
+        disk.die_after(operations);
+        died += u64::from(open().is_err());
+        disk.restart(Crash::PowerLoss);
+        open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
+    assert!(died > 100, "it died in {died} of 400 only");
+}
