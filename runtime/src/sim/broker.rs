@@ -22,6 +22,13 @@ use crate::time::{self, sleep, timeout};
 /// Most messages in flight.
 const IN_FLIGHT_MAX: usize = 10;
 
+/// Longest pause between what is published, milliseconds: so long that readings still come when
+/// the last things break.
+const PAUSE_MS_MAX: usize = 120;
+
+/// A message that was sent so long ago has arrived, unless something broke.
+const ARRIVED: Duration = Duration::from_millis(25);
+
 /// Messages that come at once on a new session.
 const BACKLOG: u32 = 6;
 
@@ -29,7 +36,8 @@ struct Message {
     mark: String,
     payload: Vec<u8>,
     id: u16,
-    sent: bool,
+    /// When it was sent for the first time.
+    sent: Option<Instant>,
 }
 
 struct State {
@@ -77,10 +85,14 @@ impl Broker {
             let pause_ms = {
                 let mut state = self.state.lock().unwrap();
                 if state.left > 0 && state.session {
-                    state.make(&self.marks);
+                    // Often several at once, so that the window of messages in flight is used.
+                    let burst = if state.rng.one_in(3) { 1 + state.rng.below(6) } else { 1 };
+                    for _ in 0..burst.min(state.left as usize) {
+                        state.make(&self.marks);
+                    }
                     self.news.notify_one();
                 }
-                2 + state.rng.below(30) as u64
+                2 + state.rng.below(PAUSE_MS_MAX) as u64
             };
             sleep(Duration::from_millis(pause_ms)).await;
         }
@@ -99,10 +111,13 @@ impl Broker {
         }
     }
 
-    /// Whether a restart now would meet messages that are under way.
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Whether a restart now would meet messages that have arrived and are not durable there: those
+    /// whose acknowledgements wait.
+    pub(crate) fn is_awaited(&self) -> bool {
         let state = self.state.lock().unwrap();
-        state.in_flight.len() > 2 || state.left == 0
+        let arrived = |m: &&Message| m.sent.is_some_and(|at| time::now() >= at + ARRIVED);
+        let awaited = state.in_flight.iter().filter(arrived);
+        awaited.filter(|m| !self.marks.is_durable(&m.mark)).count() > 1 || state.left == 0
     }
 
     pub(crate) fn lost(&self) -> u64 {
@@ -194,7 +209,7 @@ impl State {
         let device = format!("b{}", self.rng.below(3));
         let value = self.rng.below(100) as i64;
         let payload = marks.make(&mark, Reading { device, time_ms: now_ms, value });
-        self.queue.push_back(Message { mark, payload, id: 0, sent: false });
+        self.queue.push_back(Message { mark, payload, id: 0, sent: None });
     }
 
     /// CONNACK, and all that is in flight once more.
@@ -222,7 +237,7 @@ impl State {
             let Some(mut message) = self.queue.pop_front() else { break };
             message.id = self.free_id();
             out.extend(message.packet(false));
-            message.sent = true;
+            message.sent = Some(time::now());
             self.in_flight.push_back(message);
         }
         out

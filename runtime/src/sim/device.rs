@@ -43,6 +43,7 @@ pub(crate) struct Device {
     /// Its own clock: begins here, and runs as the simulated time does.
     began: Instant,
     base_ms: i64,
+    /// Longest pause, milliseconds.
     pause_ms: usize,
     rng: Rng,
     marks: Marks,
@@ -68,10 +69,16 @@ impl Device {
             open: VecDeque::new(),
             began: time::now(),
             base_ms,
-            pause_ms: 20 + rng.below(150),
+            pause_ms: 100 + rng.below(500),
             rng,
             marks,
         }
+    }
+
+    /// Until the next reading: they come in bursts, for about as long as things break.
+    fn pause(&mut self) -> Duration {
+        let longest_ms = if self.rng.one_in(2) { self.pause_ms } else { 20 };
+        Duration::from_millis(1 + self.rng.below(longest_ms) as u64)
     }
 
     fn make(&mut self) {
@@ -214,9 +221,7 @@ async fn serve(device: &Arc<Mutex<Device>>, stream: DuplexStream) {
                     if time::now() - last >= PATIENCE {
                         return;
                     }
-                    let pause_ms = device.pause_ms;
-                    next =
-                        time::now() + Duration::from_millis(1 + device.rng.below(pause_ms) as u64);
+                    next = time::now() + device.pause();
                     let before = device.open.len();
                     if device.left > 0 && before < IN_FLIGHT_MAX {
                         device.make();

@@ -10,7 +10,16 @@ use crate::fuzz::Rng;
 
 /// Parts of the engine that can be slow by themselves: writer, feed, three workers, committer,
 /// tables.
-const PARTS: usize = 16;
+const PARTS: usize = 32;
+
+/// One turn in so many while nothing is slow. Steps of workers and commits of tables cost most of
+/// the real time, and a table that lags a little is what a crash has to find.
+const USUAL_PACE: [usize; PARTS] = {
+    let mut pace = [4; PARTS];
+    (pace[0], pace[1], pace[5]) = (1, 1, 1);
+    (pace[2], pace[3], pace[4]) = (2, 2, 2);
+    pace
+};
 
 /// Faults of one simulation.
 const FAULTS: Range<usize> = 10..22;
@@ -50,7 +59,7 @@ impl Weather {
             store: false,
             failed_sync: false,
             over: false,
-            pace: [1; PARTS],
+            pace: USUAL_PACE,
             half_open: false,
         }
     }
@@ -63,6 +72,12 @@ impl Weather {
     /// Nothing breaks any more.
     pub(super) fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// One tick in so many asks for a checkpoint: more while the store is in trouble, so that
+    /// checkpoints become due that tables are behind of.
+    pub(super) fn cuts_one_in(&self) -> usize {
+        if self.store { 2 } else { 8 }
     }
 
     /// Whether a process that gives up has a reason.
@@ -127,7 +142,7 @@ impl Sim {
         self.weather.left -= 1;
         if self.rng.one_in(2) {
             let slow = if self.rng.one_in(3) { 40 } else { 4 };
-            let mut pace = [1; PARTS];
+            let mut pace = USUAL_PACE;
             pace.iter_mut().for_each(|one_in| *one_in = 1 + self.rng.below(slow));
             self.weather.pace = pace;
             self.disk.set_sync_us_max([2_000, 10_000, 30_000, 150_000][self.rng.below(4)]);
@@ -135,9 +150,9 @@ impl Sim {
         self.break_something(now_us)
     }
 
-    /// The broker restarts as soon as it has something to lose.
+    /// The broker restarts as soon as acknowledgements are under way that must not reach it later.
     fn restart_broker(&mut self) {
-        if self.weather.restarts > 0 && self.broker.is_busy() {
+        if self.weather.restarts > 0 && self.broker.is_awaited() {
             self.weather.restarts -= 1;
             self.counts.broker_restarts += 1;
             let lose_session = !self.rng.one_in(3);
@@ -182,7 +197,10 @@ impl Sim {
                 self.counts.half_open += self.links.hurt(2, Mode::HalfOpen) as u64;
                 self.weather.half_open = true;
             }
-            8 | 9 => self.weather.restarts += 1,
+            8 | 9 => {
+                self.weather.restarts += 2;
+                self.disk.set_sync_us_max(150_000);
+            }
             4 | 10 | 11 => self.trouble_the_store(now_us, lasts_us),
             12 => {
                 self.counts.disks_full += 1;

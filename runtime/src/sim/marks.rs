@@ -61,6 +61,11 @@ impl Marks {
         }
     }
 
+    /// Whether this reading is on disk.
+    pub(crate) fn is_durable(&self, id: &str) -> bool {
+        self.known().durable.contains(id)
+    }
+
     /// Whoever sent this reading was told that it is safe.
     pub(crate) fn acked(&self, id: &str) {
         self.1.line(format_args!("acknowledged {id}"));

@@ -1,7 +1,6 @@
 //! The journal decides: read from its first epoch to its last by a fresh process, with another
 //! number of workers and nothing else, it gives the tables that the long and troubled run gave.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,18 +10,20 @@ use super::disk::SimDisk;
 use super::marks::Marks;
 use super::net::runtime;
 use super::objects::SimObjects;
-use super::tables::{self, Row};
+use super::tables::{self, Row, Tables};
 use super::trace::Trace;
 use super::world::{Sim, folder};
 use crate::engine::stepped::{Setup, Stepped, small_journal};
 use crate::fuzz::Rng;
 
 /// Compares all tables.
-pub(super) fn check(sim: &mut Sim) {
+pub(super) fn check(sim: &mut Sim, tables: Tables) {
     match replayed(sim) {
-        Ok(replayed) => {
-            for (table, rows) in all_rows(&sim.objects) {
-                let fresh = replayed.get(&table).cloned().unwrap_or_default();
+        Ok(mut replayed) => {
+            for (table, mut rows) in tables {
+                let mut fresh = replayed.remove(&table).unwrap_or_default();
+                rows.sort();
+                fresh.sort();
                 if let Some(difference) = difference(&rows, &fresh) {
                     sim.trace.failure(format!("{table}: a replay differs: {difference}"));
                 }
@@ -30,15 +31,6 @@ pub(super) fn check(sim: &mut Sim) {
         }
         Err(error) => sim.trace.failure(format!("the journal cannot be replayed: {error:#}")),
     }
-}
-
-fn all_rows(objects: &SimObjects) -> BTreeMap<String, Vec<Row>> {
-    let sorted = |table: &str| {
-        let mut rows = tables::rows(objects, table).unwrap_or_default();
-        rows.sort();
-        rows
-    };
-    tables::tables(objects).into_iter().map(|table| (table.clone(), sorted(&table))).collect()
 }
 
 fn difference(rows: &[Row], fresh: &[Row]) -> Option<String> {
@@ -53,7 +45,7 @@ fn difference(rows: &[Row], fresh: &[Row]) -> Option<String> {
     ))
 }
 
-fn replayed(sim: &mut Sim) -> anyhow::Result<BTreeMap<String, Vec<Row>>> {
+fn replayed(sim: &mut Sim) -> anyhow::Result<Tables> {
     let folder = folder();
     let quiet = Trace::default();
     let marks = Marks::new(quiet.clone());
@@ -74,5 +66,5 @@ fn replayed(sim: &mut Sim) -> anyhow::Result<BTreeMap<String, Vec<Row>>> {
         runtime: Rc::new(runtime()),
     })?;
     engine.shutdown(true)?;
-    Ok(all_rows(&objects))
+    tables::all(&objects).map_err(anyhow::Error::msg)
 }

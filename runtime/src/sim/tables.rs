@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
-use arrow::util::display::array_value_to_string;
+use arrow::error::ArrowError;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
@@ -13,8 +14,11 @@ use super::objects::SimObjects;
 /// A row, as text by column.
 pub(crate) type Row = BTreeMap<String, String>;
 
+/// The rows of tables by name.
+pub(crate) type Tables = BTreeMap<String, Vec<Row>>;
+
 /// The names of all tables, as `pipeline/table`.
-pub(crate) fn tables(objects: &SimObjects) -> BTreeSet<String> {
+fn tables(objects: &SimObjects) -> BTreeSet<String> {
     let names = objects.names().into_iter();
     names.filter_map(|n| n.split_once("/_delta_log/").map(|n| n.0.to_owned())).collect()
 }
@@ -78,8 +82,12 @@ pub(crate) fn check_whole(objects: &SimObjects) -> Result<(), String> {
     Ok(())
 }
 
-/// All rows of a table.
-pub(crate) fn rows(objects: &SimObjects, table: &str) -> Result<Vec<Row>, String> {
+/// The rows of every table by its name, in the order of files and rows.
+pub(crate) fn all(objects: &SimObjects) -> Result<Tables, String> {
+    tables(objects).into_iter().map(|table| Ok((table.clone(), rows(objects, &table)?))).collect()
+}
+
+fn rows(objects: &SimObjects, table: &str) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for path in files(objects, table)?.into_keys() {
         let content =
@@ -89,18 +97,21 @@ pub(crate) fn rows(objects: &SimObjects, table: &str) -> Result<Vec<Row>, String
             .map_err(|error| format!("{path}: {error}"))?;
         for batch in reader {
             let batch = batch.map_err(|error| format!("{path}: {error}"))?;
-            rows.extend((0..batch.num_rows()).map(|row| row_of(&batch, row)));
+            rows_of(&batch, &mut rows).map_err(|error| format!("{path}: {error}"))?;
         }
     }
     Ok(rows)
 }
 
-fn row_of(batch: &RecordBatch, row: usize) -> Row {
-    let fields = batch.schema();
-    let columns = fields.fields().iter().zip(batch.columns());
-    columns
-        .map(|(field, column)| {
-            (field.name().clone(), array_value_to_string(column, row).unwrap_or_default())
-        })
-        .collect()
+fn rows_of(batch: &RecordBatch, into: &mut Vec<Row>) -> Result<(), ArrowError> {
+    let options = FormatOptions::default();
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        Ok((field.name().clone(), ArrayFormatter::try_new(column.as_ref(), &options)?))
+    });
+    let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+    into.extend((0..batch.num_rows()).map(|row| {
+        columns.iter().map(|(name, column)| (name.clone(), column.value(row).to_string())).collect()
+    }));
+    Ok(())
 }

@@ -27,6 +27,7 @@ use super::objects::SimObjects;
 use super::oracle::{self, Received};
 use super::plan::plan;
 use super::trace::Trace;
+use super::watchdog::Watchdog;
 use super::{replay, tables};
 use crate::engine::stepped::{Setup, Stepped, small_journal};
 use crate::fuzz::Rng;
@@ -59,6 +60,7 @@ pub(crate) struct Outcome {
 /// Runs the simulation of a seed.
 pub(crate) fn run(seed: u64, mutation: Option<Mutation>, print: bool) -> Outcome {
     let trace = Trace::new(print);
+    let _watchdog = Watchdog::new(seed, mutation, &trace);
     let mut sim = Sim::new(seed, mutation, trace.clone());
     sim.run();
     let counts = sim.counts();
@@ -191,10 +193,23 @@ impl Sim {
             }
         }
         if !self.trace.has_failed() {
-            oracle::check(&self.objects, &self.marks, &self.received, &self.trace);
+            self.judge();
         }
-        if !self.trace.has_failed() {
-            replay::check(self);
+    }
+
+    /// Compares what came of it with what must hold.
+    fn judge(&mut self) {
+        let tables = tables::check_whole(&self.objects).and_then(|()| tables::all(&self.objects));
+        match tables {
+            Ok(tables) => {
+                oracle::check(&tables, &self.marks, &self.received, &self.trace);
+                if !self.trace.has_failed() {
+                    replay::check(self, tables);
+                }
+            }
+            Err(why) => {
+                self.trace.failure(format!("a reader would see a torn table: {why}"));
+            }
         }
     }
 
@@ -303,7 +318,7 @@ impl Sim {
             engine.write().map_err(anyhow::Error::msg)?;
         }
         if self.weather.runs(&mut self.rng, 1) {
-            let cut = self.rng.one_in(8);
+            let cut = self.rng.one_in(self.weather.cuts_one_in());
             engine.cut(cut);
             let fed = engine.feed(1 + self.rng.below(4))?;
             self.counts.checkpoints_asked += u64::from(cut && fed);
