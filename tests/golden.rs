@@ -1,5 +1,5 @@
-//! Golden tests: the `[[test]]` tables of `golden/*.toml`, each as it is written, on other numbers
-//! of workers, and with arrival shuffled inside the disorder bound.
+//! Golden tests: the `[[test]]` tables of `golden/*.toml` and of the cookbook, each as it is
+//! written, on other numbers of workers, and with arrival shuffled inside the disorder bound.
 //!
 //! Rows may not depend on the number of workers in any bit. Nor may they depend on the order of
 //! arrival inside the bound, revisions aside; a file about what does says `# golden: in order`.
@@ -13,6 +13,7 @@ use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::util::display::array_value_to_string;
 use tidegate_operators::spec::{PipelineSpec, StepKind};
+use tidegate_pipelines::examples::COOKBOOK;
 use tidegate_pipelines::plan::TestInput;
 use tidegate_pipelines::{Plan, load};
 use tidegate_runtime::cases::problems;
@@ -33,7 +34,8 @@ fn files() -> Vec<(PathBuf, String)> {
     paths.retain(|p| p.extension().is_some_and(|e| e == "toml"));
     paths.sort();
     let read = |p: PathBuf| (p.clone(), std::fs::read_to_string(p).unwrap());
-    paths.into_iter().map(read).collect()
+    let cookbook = COOKBOOK.iter().map(|(name, text)| (PathBuf::from(name), (*text).to_owned()));
+    paths.into_iter().map(read).chain(cookbook).collect()
 }
 
 /// Every file as a plan of its own, with its text.

@@ -11,4 +11,5 @@ mod end_to_end;
 mod golden;
 mod structure;
 mod support;
+mod time_series;
 mod workload;

@@ -25,6 +25,14 @@ pub const WAYS_IN: [(&str, &str); 2] = [
     ("http-influx.toml", include_str!("../examples/http-influx.toml")),
 ];
 
+/// One pipeline for each kind of question, to be copied from.
+pub const COOKBOOK: [(&str, &str); 4] = [
+    ("cookbook-meter.toml", include_str!("../examples/cookbook-meter.toml")),
+    ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
+    ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
+    ("cookbook-latency.toml", include_str!("../examples/cookbook-latency.toml")),
+];
+
 /// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.
 pub const BENCH: [(&str, &str); 3] = [
     ("bench-w1.toml", include_str!("../examples/bench-w1.toml")),
@@ -46,8 +54,11 @@ mod tests {
             .filter(|name| name != FIRST.0)
             .collect();
         files.sort();
-        let mut listed: Vec<&str> =
-            DEMO.iter().chain(&WAYS_IN).chain(&BENCH).map(|(name, _)| *name).collect();
+        let mut listed: Vec<&str> = [&DEMO[..], &WAYS_IN, &COOKBOOK, &BENCH]
+            .concat()
+            .iter()
+            .map(|(name, _)| *name)
+            .collect();
         listed.sort_unstable();
         assert_eq!(files, listed);
     }

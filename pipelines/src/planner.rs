@@ -7,6 +7,7 @@
 //! is a pure function of its plan and its journal.
 
 mod inspect;
+mod times;
 mod types;
 mod window;
 
@@ -14,12 +15,14 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::ExprWithAlias;
+use tidegate_operators::aggregate::time_series;
 use tidegate_operators::spec::Expr;
 
 use inspect::{Inspection, Place};
@@ -110,7 +113,11 @@ static STATE: LazyLock<SessionState> = LazyLock::new(|| {
     let parser = &mut config.options_mut().sql_parser;
     parser.enable_ident_normalization = false;
     parser.map_string_types_to_utf8view = false;
-    SessionStateBuilder::new().with_config(config).with_default_features().build()
+    let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    for function in time_series() {
+        state.register_udaf(function).expect("a session takes any aggregate");
+    }
+    state
 });
 
 fn parse(text: &str) -> Result<ExprWithAlias, PlanProblem> {

@@ -15,6 +15,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use tidegate_operators::aggregate::time_series;
 
 use crate::reader::objects_url;
 use crate::{DeltaTable, Error, Result, Store};
@@ -82,6 +83,9 @@ impl Session {
         let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
         let context = SessionContext::new_with_config_rt(config, runtime);
+        for function in time_series() {
+            context.register_udaf(Arc::unwrap_or_clone(function));
+        }
         context.register_object_store(objects_url().as_ref(), Arc::clone(store.objects()));
         let catalog = Arc::new(TableCatalog::new(store));
         context.register_catalog(CATALOG, Arc::<TableCatalog>::clone(&catalog));

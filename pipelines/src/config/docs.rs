@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use arrow::datatypes::{DataType, Schema};
+use tidegate_operators::aggregate::{StateSize, functions};
 use tidegate_operators::system;
 
 use super::keys::PIPELINE;
@@ -26,8 +27,30 @@ pub fn docs_markdown() -> String {
     let mut out = String::from(BEGIN);
     let _ = write!(out, "\n## An example\n\n```toml\n{}```\n", FIRST.1);
     component(&PIPELINE, &mut out);
+    time_series(&mut out);
     system_tables(&mut out);
     out
+}
+
+/// The aggregates that are there beside DataFusion's.
+fn time_series(out: &mut String) {
+    out.push_str(
+        "\n## Aggregates for time series\n\nIn the `select` of a window and in `tidegate sql`, \
+         beside all aggregates of DataFusion. In a window `time` is left out: it is the time of \
+         the reading (`twa(level)`); in SQL it is named (`twa(level, time)`). For the same \
+         readings both give the same result, to the last bit, in whatever order they came. Nulls, \
+         NaN and infinities are skipped. Of several values of one time the greatest counts.\n\n\
+         | function | meaning | state |\n|---|---|---|\n",
+    );
+    for f in functions() {
+        let names = [&[f.name], f.aliases].concat();
+        let calls: Vec<String> = names.iter().map(|n| format!("`{n}({})`", f.arguments)).collect();
+        let state = match f.state {
+            StateSize::Bounded(bytes) => format!("{bytes} bytes"),
+            StateSize::PerReading(bytes) => format!("{bytes} bytes per reading"),
+        };
+        let _ = writeln!(out, "| {} | {} | {state} |", calls.join(", "), f.doc);
+    }
 }
 
 /// The tables that are there without being asked for.

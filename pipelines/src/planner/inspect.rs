@@ -77,7 +77,7 @@ impl Inspection {
             return Err(PlanProblem::new(format!(
                 "ORDER BY inside `{name}(...)` is not supported"
             ))
-            .hint("rows of a window come in order of arrival; leave ORDER BY out"));
+            .hint("`first(x)` and `last(x)` go by the time of the readings"));
         }
         if !self.functions.contains(&name) {
             self.functions.push(name);

@@ -156,7 +156,8 @@ fn names_get_the_nearest_one() {
         problem("uper(state)"),
         both("there is no function `uper`", "did you mean `upper`?")
     );
-    let p = plan_window(&items(&[("x", "stdev_pop(temperature)")]), &[], &schema()).unwrap_err();
+    let p = plan_window(&items(&[("x", "stdev_pop(temperature)")]), &[], &schema(), "time")
+        .unwrap_err();
     assert_eq!(p[0].1.hint.as_deref(), Some("did you mean `stddev_pop`?"));
 }
 
@@ -167,7 +168,7 @@ fn items(select: &[(&str, &str)]) -> Vec<(String, String)> {
 /// Groups by device (a = 0, b = 1) as the window operator does, in two updates and a merge, and
 /// returns the selected columns.
 fn run_window(select: &[(&str, &str)]) -> (PlannedWindow, Vec<ArrayRef>) {
-    let planned = plan_window(&items(select), &["device".into()], &schema())
+    let planned = plan_window(&items(select), &["device".into()], &schema(), "time")
         .unwrap_or_else(|p| panic!("{p:?}"));
     let mut aggregated: Vec<ArrayRef> = Vec::new();
     for (aggregate, filter) in planned.aggregates.iter().zip(&planned.filters) {
@@ -279,6 +280,69 @@ fn every_common_aggregate_works_in_a_window() {
 }
 
 #[test]
+fn aggregates_over_time_take_the_time_of_the_reading() {
+    for (text, a, b) in [
+        ("first(temperature)", Some(1.0), Some(50.0)),
+        ("last(temperature)", Some(7.0), Some(50.0)),
+        ("last(temperature, time)", Some(7.0), Some(50.0)),
+        ("last(temperature, time - INTERVAL '1 hour')", Some(7.0), Some(50.0)),
+        ("delta(temperature)", Some(6.0), None),
+        ("twa(temperature)", Some(2.5), Some(50.0)),
+        ("time_weighted_avg(temperature)", Some(2.5), Some(50.0)),
+        ("twa(temperature) FILTER (WHERE temperature < 5)", Some(1.0), None),
+        ("twa(temperature, time, TIMESTAMP '1970-01-01T00:00:08Z')", Some(4.75), Some(50.0)),
+        ("twa_linear(temperature)", Some(4.0), Some(50.0)),
+        ("integral(temperature)", Some(10.0), Some(0.0)),
+        ("integral_linear(temperature) / 2", Some(8.0), Some(0.0)),
+        ("increase(count_total)", Some(3.0), None),
+        ("rate(count_total)", Some(1.0), None),
+        ("duration_in(doorOpen)", Some(3.0), Some(0.0)),
+        ("duration_in(temperature > 2)", Some(2.0), Some(0.0)),
+        ("changes(doorOpen)", Some(2.0), Some(0.0)),
+        ("changes(state)", Some(2.0), Some(0.0)),
+        ("filled_slots(temperature, INTERVAL '3 seconds')", Some(2.0), Some(1.0)),
+        ("quantile(temperature, 1)", Some(7.0), Some(50.0)),
+        ("quantile(temperature, 0, 0.001)", Some(1.0), Some(50.0)),
+        ("histogram(temperature, 3, 5)[2]", Some(1.0), Some(0.0)),
+        ("resample(temperature, INTERVAL '1 second')[2]['value']", Some(1.0), None),
+        ("date_part('epoch', first(time))", Some(0.0), Some(1.0)),
+    ] {
+        assert_eq!(number(text), [a, b], "{text}");
+    }
+    let (planned, out) = run_window(&[
+        ("state", "last(state)"),
+        ("counts", "array_to_string(histogram(temperature, 3, 5), ' ')"),
+        ("again", "last(state, time)"),
+    ]);
+    assert_eq!(out[0].as_string::<i32>().value(0), "ok");
+    assert_eq!(out[1].as_string::<i32>().value(0), "1 1 1");
+    assert_eq!(planned.aggregates.len(), 2);
+}
+
+#[test]
+fn aggregates_over_time_say_what_they_take() {
+    for (text, part) in [
+        ("twa(state)", "`twa` takes (value, time [, until]), but was given (Utf8"),
+        ("twa()", "`twa` takes"),
+        ("duration_in(temperature)", "`duration_in` takes (condition"),
+        ("filled_slots(temperature)", "`filled_slots` takes"),
+        ("filled_slots(temperature, INTERVAL '1 month')", "without months"),
+        ("filled_slots(temperature, INTERVAL '0 seconds')", "without months"),
+        ("quantile(temperature, 95)", "from 0 to 1"),
+        ("quantile(temperature, temperature)", "must be a number"),
+        ("quantile(temperature, 0.5, 0.5)", "relative error"),
+        ("histogram(temperature, 5, 3)", "ascend"),
+        ("histogram(temperature)", "`histogram` takes"),
+        ("twa(DISTINCT temperature)", "no DISTINCT"),
+        ("histogram(temperature, 5)", "a column cannot be"),
+    ] {
+        let found = plan_window(&items(&[("x", text)]), &[], &schema(), "time").expect_err(text);
+        assert!(found[0].1.message.contains(part), "{text}: {found:?}");
+    }
+    assert!(problem("twa(temperature) > 3").0.contains("`twa` is an aggregate"));
+}
+
+#[test]
 fn equal_calls_are_computed_once() {
     let (planned, _) = run_window(&[
         ("a", "avg(temperature)"),
@@ -304,7 +368,8 @@ fn problems_of_a_window_belong_to_names() {
         ("text", "avg(state)"),
         ("bound", "max(window_end)"),
     ]);
-    let found = plan_window(&select, &["device".into(), "sate".into()], &schema()).unwrap_err();
+    let keys = ["device".into(), "sate".into()];
+    let found = plan_window(&select, &keys, &schema(), "time").unwrap_err();
     let names: Vec<&str> = found.iter().map(|(n, _)| n.as_str()).collect();
     assert_eq!(
         names,
@@ -317,9 +382,9 @@ fn problems_of_a_window_belong_to_names() {
     assert!(texts[5].contains("ORDER BY"));
     assert_eq!(texts[8], "Function 'avg' requires Float64, but received String");
     assert!(texts[9].contains("outside"));
-    let reserved = plan_window(&items(&[("n", "count(*)")]), &["window_start".into()], &{
-        Arc::new(Schema::new(vec![Field::new("window_start", time_type(), false)]))
-    });
+    let bound = Arc::new(Schema::new(vec![Field::new("window_start", time_type(), false)]));
+    let select = items(&[("n", "count(*)")]);
+    let reserved = plan_window(&select, &["window_start".into()], &bound, "window_start");
     assert_eq!(reserved.unwrap_err()[0].0, "window_start");
 }
 

@@ -17,6 +17,7 @@ use tidegate_operators::aggregate::create_groups_accumulator;
 use tidegate_operators::spec::{Clock, Expr, LatePolicy, WindowSpec, time_type};
 
 use super::inspect::{Inspection, Place};
+use super::times::add_times;
 use super::{PlanProblem, STATE, df_schema, logical, nearest, parse, physical, types};
 
 /// What a window computes: the parts of a [`WindowSpec`] that come from SQL.
@@ -33,6 +34,7 @@ pub struct PlannedWindow {
 const BOUNDS: [&str; 2] = ["window_start", "window_end"];
 
 /// Plans the items `select` (name, SQL) of a window over `schema`, grouped by the columns `keys`.
+/// `time` is the column of event time: aggregates over time take it if they name none.
 ///
 /// # Errors
 /// All problems, each with the name of the item (or key) that has it.
@@ -40,9 +42,10 @@ pub fn plan_window(
     select: &[(String, String)],
     keys: &[String],
     schema: &SchemaRef,
+    time: &str,
 ) -> Result<PlannedWindow, Vec<(String, PlanProblem)>> {
     let mut problems = key_problems(keys, schema);
-    let mut planning = match Planning::new(keys, schema) {
+    let mut planning = match Planning::new(keys, schema, time) {
         Ok(planning) => planning,
         Err(problem) => {
             problems.push((String::new(), problem));
@@ -109,6 +112,7 @@ fn is_aggregate_column(name: &str) -> bool {
 struct Planning<'a> {
     keys: &'a [String],
     schema: &'a SchemaRef,
+    time: &'a str,
     input: DFSchema,
     /// The input, and the window's bounds if the input has no columns of these names.
     visible: DFSchema,
@@ -119,7 +123,7 @@ struct Planning<'a> {
 }
 
 impl<'a> Planning<'a> {
-    fn new(keys: &'a [String], schema: &'a SchemaRef) -> Result<Self, PlanProblem> {
+    fn new(keys: &'a [String], schema: &'a SchemaRef, time: &'a str) -> Result<Self, PlanProblem> {
         let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
         for bound in BOUNDS {
             if schema.index_of(bound).is_err() {
@@ -130,6 +134,7 @@ impl<'a> Planning<'a> {
         Ok(Self {
             keys,
             schema,
+            time,
             input: df_schema(schema)?,
             visible: df_schema(&Arc::new(Schema::new(fields)))?,
             columns,
@@ -141,9 +146,10 @@ impl<'a> Planning<'a> {
 
     /// Plans one item as an expression over the aggregated schema.
     fn item(&mut self, text: &str) -> Result<LogicalExpr, PlanProblem> {
-        let ast = parse(text)?;
+        let mut ast = parse(text)?;
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
         Inspection::of(&ast.expr)?.check(&STATE, &columns, Place::Window)?;
+        add_times(&mut ast.expr, self.time, &self.input);
         let expr = logical(ast, &self.visible)?;
         let mut problem = None;
         let rewritten = expr.transform_down(|e| {
@@ -241,7 +247,7 @@ impl<'a> Planning<'a> {
         Err(PlanProblem::new(format!(
             "`{column}` has many values in a window: it must be inside an aggregate or in `by`"
         ))
-        .hint(format!("for example max({column}) or last_value({column})")))
+        .hint(format!("for example max({column}) or last({column})")))
     }
 
     fn aggregated_schema(&self) -> SchemaRef {

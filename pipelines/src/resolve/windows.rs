@@ -184,7 +184,7 @@ fn selected(
         .filter(|(_, text)| !text.trim().is_empty())
         .collect();
     good &= texts.len() == entries.len();
-    match plan_window(&texts, keys, &input.schema) {
+    match plan_window(&texts, keys, &input.schema, input.start()) {
         Ok(planned) => good.then_some(planned),
         Err(problems) => {
             for (name, PlanProblem { message, hint }) in problems {

@@ -140,7 +140,7 @@ pub(super) static WINDOW: Component = Component {
             "select",
             Kind::SqlMap,
             "The columns: SQL expressions over aggregates and key columns; every aggregate \
-             function of DataFusion.",
+             function of DataFusion, and those for time series (below).",
             "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
         )
         .required(),

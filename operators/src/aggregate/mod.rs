@@ -1,4 +1,23 @@
-//! Aggregate functions as windows use them: every one, with or without a grouped form of its own.
+//! Aggregate functions as windows use them: every one, with or without a grouped form of its own;
+//! and those for time series, which DataFusion lacks.
+//!
+//! What holds for all aggregates for time series: the result depends on the readings alone, to the
+//! last bit, and neither on the order in which they came nor on how they were dealt out to epochs,
+//! workers or files. Nulls, NaN and infinities are skipped. Of several values of one time, the
+//! greatest counts (true over false, texts by their bytes): a rule about values, because order of
+//! arrival is known to no table.
+
+mod catalog;
+mod distribution;
+mod edge;
+mod groups;
+mod measure;
+mod series;
+mod sketch;
+#[cfg(test)]
+mod tests;
+mod udaf;
+mod value;
 
 use std::sync::Arc;
 
@@ -8,6 +27,9 @@ use datafusion_physical_expr::GroupsAccumulatorAdapter;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::spec::Expr;
+
+pub use catalog::{Function, StateSize, functions};
+pub use udaf::{takes_time, time_series};
 
 /// State of one aggregate call for many groups. Functions that have only a one-group form get it
 /// wrapped, one per group: slower, equal in result.
