@@ -1,0 +1,414 @@
+//! What checkpoints cost while all is well, and how long a killed instance takes to be back.
+//!
+//! `cargo bench --bench recovery -- [--parts cost,kill] [--devices 10000,1000000] [--seconds N]`
+//! The instance is a process of its own, as it is killed and as its memory is measured. Devices
+//! publish at QoS 1 over one connection; a window of 10 s and an alert keep state for each of them.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[allow(dead_code, reason = "other benches use other parts of it")]
+#[path = "intake/wire.rs"]
+mod wire;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tidegate_runtime::engine::{Engine, EngineOptions};
+
+use wire::Packets;
+
+/// No progress for this long ends a measurement.
+const STUCK: Duration = Duration::from_secs(60);
+/// Messages that are published in one go.
+const PART: usize = 50_000;
+/// Event time of the first readings, milliseconds.
+const BEGIN_MS: u64 = 1_760_000_000_000;
+/// Digits of a time, and what follows it in a payload.
+const TIME_BEFORE_END: usize = 14;
+/// Time between checkpoints where there are any.
+const CHECKPOINT: Duration = Duration::from_secs(10);
+/// Readings per second of a fleet that is killed; 0 means as fast as it is taken.
+const LIVE_RATES: [u64; 2] = [200_000, 0];
+
+const PIPELINE: &str = r#"
+name = "bench"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:0"
+topics = ["site/+/dev/+/telemetry"]
+[reading]
+device = "device"
+time = { field = "ts", format = "ms" }
+disorder = "5s"
+future_bound = "10000d"
+[reading.fields]
+temperature = "float64"
+status = "string"
+[[step]]
+name = "ok_only"
+type = "filter"
+where = "status = 'ok'"
+[[step]]
+name = "per_10s"
+type = "window"
+from = "ok_only"
+every = "10s"
+late = "table"
+select = { n = "count(*)", t_avg = "avg(temperature)", t_sd = "stddev_pop(temperature)" }
+[[alert]]
+name = "too-warm"
+from = "per_10s"
+fire = "t_avg > 50"
+clear = "t_avg < 40"
+[[table]]
+from = "per_10s"
+"#;
+
+fn main() -> Result<()> {
+    // The allocator reads this when the process starts; the product's binary sets it for itself.
+    const PURGE: &str = "MIMALLOC_PURGE_DELAY";
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if let [child, data, every_ms] = &arguments[..]
+        && child == "--child"
+    {
+        let every = Duration::from_millis(every_ms.parse()?);
+        return serve(Path::new(data), every);
+    }
+    if std::env::var_os(PURGE).is_none() {
+        let mut again = Command::new(std::env::current_exe()?);
+        let status = again.args(&arguments).env(PURGE, "10000").status()?;
+        ensure!(status.success(), "the bench failed");
+        return Ok(());
+    }
+    let (mut parts, mut devices) = ("cost,kill".to_owned(), "10000,1000000".to_owned());
+    let mut seconds = 25;
+    let mut rest = arguments.into_iter();
+    while let Some(name) = rest.next() {
+        let value = rest.next().with_context(|| format!("{name} needs a value"))?;
+        match name.as_str() {
+            "--parts" => parts = value,
+            "--devices" => devices = value,
+            "--seconds" => seconds = value.parse()?,
+            _ => bail!("unknown option {name}"),
+        }
+    }
+    for count in devices.split(',') {
+        let fleet = Fleet::new(count.parse()?);
+        for part in parts.split(',') {
+            match part {
+                "cost" => cost(&fleet, Duration::from_secs(seconds))?,
+                "kill" => LIVE_RATES.iter().try_for_each(|rate| kill(&fleet, *rate))?,
+                _ => bail!("unknown part {part}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rate with checkpoints beside the rate without, alternately.
+fn cost(fleet: &Fleet, time: Duration) -> Result<()> {
+    let mut rates = [0.0; 2];
+    let mut with = State::default();
+    for _ in 0..2 {
+        for (rate, every) in rates.iter_mut().zip([Duration::from_hours(1), CHECKPOINT]) {
+            let folder = Folder::new("cost")?;
+            let instance = Instance::start(&folder.0, every)?;
+            let begin = Instant::now();
+            let published = fleet.publish(instance.addr, 0, until(begin + time))?;
+            let last = instance.wait_for(published)?;
+            *rate += published as f64 / (last - begin).as_secs_f64() / 2.0;
+            if every == CHECKPOINT {
+                with = instance.state().max(&with);
+            }
+        }
+    }
+    println!(
+        "cost devices={} readings_s_without={:.0} readings_s_with={:.0} ratio={:.2} \
+         checkpoints={} stall_ms={:.2} rows={} written_mb={} took_ms={:.0}",
+        fleet.devices,
+        rates[0],
+        rates[1],
+        rates[1] / rates[0],
+        with.checkpoints,
+        with.stall_us as f64 / 1e3,
+        with.rows,
+        with.written_bytes / 1_000_000,
+        with.took_us as f64 / 1e3,
+    );
+    Ok(())
+}
+
+/// Kills an instance that all devices have reported to, about as long after a checkpoint as there
+/// is between two, and starts it again.
+fn kill(fleet: &Fleet, rate: u64) -> Result<()> {
+    let folder = Folder::new("kill")?;
+    let instance = Instance::start(&folder.0, CHECKPOINT)?;
+    let begin = Instant::now();
+    let all = fleet.devices as u64;
+    // Until a checkpoint holds all devices, and most of the time to the next one.
+    let mut covered: Option<(u64, Instant)> = None;
+    let published = fleet.publish(instance.addr, rate, |published| {
+        let state = instance.state();
+        if covered.is_none() && published >= all && state.readings >= all {
+            covered = Some((state.checkpoints, Instant::now()));
+        }
+        covered.is_some_and(|(before, _)| {
+            state.checkpoints > before + 1 && state.age > CHECKPOINT.mul_f64(0.7)
+        }) || begin.elapsed() > Duration::from_secs(120)
+    })?;
+    let live = published as f64 / begin.elapsed().as_secs_f64();
+    let state = instance.state();
+    drop(instance);
+    let instance = Instance::start(&folder.0, CHECKPOINT)?;
+    let Ready { seconds, replay_s, messages } = instance.ready;
+    let replay_rate = messages as f64 / replay_s.max(1e-9);
+    println!(
+        "kill devices={} live_readings_s={live:.0} state_rows={} ready_s={seconds:.2} \
+         replay_s={replay_s:.2} replayed={messages} replay_readings_s={replay_rate:.0} \
+         times_live={:.1}",
+        fleet.devices,
+        state.rows,
+        replay_rate / live,
+    );
+    Ok(())
+}
+
+fn until(end: Instant) -> impl FnMut(u64) -> bool {
+    move |_| Instant::now() >= end
+}
+
+/// Devices that report one after the other, every `step_ms` of their time.
+struct Fleet {
+    devices: usize,
+    step_ms: u64,
+    parts: Mutex<Vec<Packets>>,
+}
+
+impl Fleet {
+    fn new(devices: usize) -> Self {
+        let message = |device: usize| {
+            let payload = format!(
+                "{{\"device\":\"d-{device:07}\",\"status\":\"ok\",\"temperature\":{:.1},\
+                 \"ts\":{BEGIN_MS}}}",
+                18.0 + (device % 100) as f64 / 10.0
+            );
+            (format!("site/a/dev/{device:07}/telemetry"), payload.into_bytes())
+        };
+        // A part has whole rounds of a small fleet, or a share of a round of a large one.
+        let numbers: Vec<usize> = (0..devices.max(PART)).map(|i| i % devices).collect();
+        let part = |numbers: &[usize]| {
+            Packets::encode(&numbers.iter().map(|d| message(*d)).collect::<Vec<_>>(), 1)
+        };
+        let parts = Mutex::new(numbers.chunks(PART).map(part).collect());
+        // As if each had one reading a second, or every five where they are very many.
+        Self { devices, step_ms: if devices > 100_000 { 5_000 } else { 1_000 }, parts }
+    }
+
+    /// Publishes at most `rate` readings a second (0: as fast as they are taken) until `enough`,
+    /// which is asked after each part with the number of readings so far; gives that number.
+    fn publish(
+        &self,
+        to: SocketAddr,
+        rate: u64,
+        mut enough: impl FnMut(u64) -> bool,
+    ) -> Result<u64> {
+        let stream: TcpStream = wire::connect(to, "bench")?;
+        let mut parts = self.parts.lock().expect("nobody panics");
+        let (begin, mut published) = (Instant::now(), 0_u64);
+        for turn in 0.. {
+            let at = turn % parts.len();
+            let packets = &mut parts[at];
+            let first = published;
+            packets.rewrite(TIME_BEFORE_END, |i| {
+                let round = (first + i as u64) / self.devices as u64;
+                (BEGIN_MS + round * self.step_ms).to_string()
+            });
+            packets.publish(stream.try_clone()?)?;
+            published += packets.len();
+            if enough(published) {
+                break;
+            }
+            if rate > 0 {
+                let due = begin + Duration::from_secs_f64(published as f64 / rate as f64);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+        }
+        Ok(published)
+    }
+}
+
+/// What an instance said when it was ready.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    /// From its first instruction.
+    seconds: f64,
+    /// Of that, reading the journal again.
+    replay_s: f64,
+    messages: u64,
+}
+
+/// What an instance says of itself all the time.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    readings: u64,
+    checkpoints: u64,
+    stall_us: u64,
+    rows: u64,
+    written_bytes: u64,
+    took_us: u64,
+    age: Duration,
+}
+
+impl State {
+    fn parse(line: &str) -> Option<Self> {
+        let mut numbers = line.split(' ').map(|word| word.parse::<u64>().ok());
+        let mut next = || numbers.next().flatten();
+        Some(Self {
+            readings: next()?,
+            checkpoints: next()?,
+            stall_us: next()?,
+            rows: next()?,
+            written_bytes: next()?,
+            took_us: next()?,
+            age: Duration::from_micros(next()?),
+        })
+    }
+
+    /// The worse of two runs.
+    fn max(self, other: &Self) -> Self {
+        if self.stall_us >= other.stall_us { self } else { *other }
+    }
+}
+
+/// A process that runs the pipeline; killed when dropped.
+struct Instance {
+    child: Child,
+    addr: SocketAddr,
+    ready: Ready,
+    state: Arc<Mutex<State>>,
+}
+
+impl Instance {
+    fn start(data: &Path, every: Duration) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("--child")
+            .arg(data)
+            .arg(every.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut said = BufReader::new(child.stdout.take().context("piped")?).lines();
+        let first = said.next().context("the instance ended before it was ready")??;
+        let words: Vec<&str> = first.split(' ').collect();
+        let [addr, seconds, replay_s, messages] = words[..] else { bail!("it said {first}") };
+        let ready = Ready {
+            seconds: seconds.parse()?,
+            replay_s: replay_s.parse()?,
+            messages: messages.parse()?,
+        };
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for state in said.map_while(Result::ok).filter_map(|line| State::parse(&line)) {
+                *shared.lock().expect("nobody panics") = state;
+            }
+        });
+        Ok(Self { addr: addr.parse()?, child, ready, state })
+    }
+
+    fn state(&self) -> State {
+        *self.state.lock().expect("nobody panics")
+    }
+
+    /// Waits until so many readings are through; the time of the last.
+    fn wait_for(&self, readings: u64) -> Result<Instant> {
+        let (mut last, mut seen) = (Instant::now(), 0);
+        while seen < readings {
+            let now = self.state().readings;
+            if now > seen {
+                (last, seen) = (Instant::now(), now);
+            }
+            ensure!(last.elapsed() < STUCK, "{seen} of {readings} readings, and no more");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(last)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In the child: runs the pipeline and says how it is, until it is killed.
+fn serve(data: &Path, checkpoint_every: Duration) -> Result<()> {
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let files = [(PathBuf::from("bench.toml"), PIPELINE.to_owned())];
+    let none = |kind: &str, name: &str| Err(format!("no {kind}:{name} in a bench"));
+    let plan = tidegate_pipelines::load(&files, &none).map_err(|problems| {
+        anyhow::anyhow!(problems.iter().map(|p| p.to_string()).collect::<String>())
+    })?;
+    let options = EngineOptions {
+        checkpoint_every,
+        // Without checkpoints nothing is trimmed, and nothing may wait for that.
+        journal_bytes_max: 64 << 30,
+        journal_keep: Duration::ZERO,
+        ..EngineOptions::new(data)
+    };
+    let engine = runtime.block_on(Engine::start(plan, options))?;
+    let recovery = engine.recovery().context("a start")?;
+    let replay_s = recovery.replayed.map_or(0.0, |replayed| replayed.seconds);
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{} {} {replay_s} {}",
+        engine.endpoint_addr().context("an endpoint")?,
+        started.elapsed().as_secs_f64(),
+        recovery.messages()
+    )?;
+    loop {
+        out.flush()?;
+        std::thread::sleep(Duration::from_millis(5));
+        let now = engine.stats().snapshot();
+        writeln!(
+            out,
+            "{} {} {} {} {} {} {}",
+            now.readings + now.rejects,
+            now.checkpoints,
+            now.checkpoint_stall_us,
+            now.state_rows,
+            now.checkpoint_written_bytes,
+            now.checkpoint_us,
+            now.checkpoint_age_us
+        )?;
+    }
+}
+
+/// A folder below `target/`, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Result<Self> {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("recovery").join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
+        }
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
