@@ -99,6 +99,11 @@ impl Replay {
         }
     }
 
+    /// The newest version of each application so far.
+    pub(crate) fn txns(&self) -> impl Iterator<Item = (&String, &i64)> {
+        self.txns.iter()
+    }
+
     pub(crate) fn apply(&mut self, path: &str, actions: Vec<Action>) -> Result<()> {
         for action in actions {
             if let Some(protocol) = action.protocol {

@@ -6,6 +6,7 @@
 //! before it counts.
 
 mod bucket;
+mod chain;
 mod files;
 mod history;
 mod rebuild;

@@ -1,14 +1,14 @@
 //! What can be saved of a table, as a new table elsewhere: one log entry that names the files which
 //! are there and whole, with the epochs that the old log had reached.
 //!
-//! Where a log entry is lost, files of ours tell by their names which epochs they hold: those that
-//! close a gap between known epochs are named again.
+//! Where a log entry is lost, files of ours tell by their names which epochs they hold: see [`chain`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt};
 
+use super::chain::{self, Closed, Known, Part};
 use super::{files, history, list};
 use crate::delta::action::{Action, Add, Txn, encode};
 use crate::delta::log::{self, Replay, Snapshot, commit_path};
@@ -30,17 +30,22 @@ pub struct Rebuilt {
     pub found: usize,
     /// Versions of the log that were missing or unreadable.
     pub bad_versions: Vec<u64>,
+    /// The newest of them is the newest of the log: it is as if it had not been written.
+    pub rolled_back: bool,
+    /// Epochs of lost entries whose files could not be told, by application: first and last.
+    pub open: Vec<(String, u64, u64)>,
     /// The newest epoch of each application in the new table.
     pub committed: BTreeMap<String, u64>,
 }
 
-/// Epochs that a file of ours holds, by its name: `part-APP-FIRST-THROUGH-NUMBER-HASH.parquet`.
-fn epochs_of(location: &str) -> Option<(String, u64, u64)> {
+/// Application and place of a file of ours, by its name:
+/// `part-APP-FIRST-THROUGH-NUMBER-HASH.parquet`.
+fn part_of(location: &str, file: usize) -> Option<(String, Part)> {
     let name = location.rsplit('/').next()?.strip_prefix("part-")?.strip_suffix(".parquet")?;
     let mut parts = name.rsplitn(5, '-');
-    let (_hash, _number) = (parts.next()?, parts.next()?);
+    let (_hash, number) = (parts.next()?, parts.next()?.parse().ok()?);
     let (through, first) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some((parts.next()?.to_owned(), first, through))
+    Some((parts.next()?.to_owned(), Part { file, first, through, number }))
 }
 
 /// Values of the partition columns, by the folders of a file.
@@ -56,29 +61,40 @@ fn partition_values(below_table: &str) -> BTreeMap<String, Option<String>> {
 }
 
 /// Writes a new table into `to` of what is whole of the table in `from`; `None` if nothing says
-/// what columns it has.
+/// what columns it has. What the application `reached.0` wrote of epochs up to `reached.1` is known
+/// to have been committed, and will not be written again.
 ///
 /// # Errors
 /// A store fails, or the log needs features that we do not have.
-pub async fn rebuild(from: &Store, to: &Store, name: &TableName) -> Result<Option<Rebuilt>> {
+pub async fn rebuild(
+    from: &Store,
+    to: &Store,
+    name: &TableName,
+    reached: (&str, u64),
+) -> Result<Option<Rebuilt>> {
     let table = table_path(&name.schema, &name.name)?;
     let listing = list(from, &table).await?;
-    let (replay, next) = base(from, &table).await?;
-    let mut replay = replay;
+    let (mut replay, next) = base(from, &table).await?;
+    let floor: BTreeMap<String, u64> = replay.txns().map(word_and_epoch).collect();
     let (good, mut bad) = history::readable(from, &table, &listing, next).await?;
     let newest = good.iter().map(|(v, _)| *v).chain(bad.iter().copied()).max();
     let known: Vec<u64> = good.iter().map(|(v, _)| *v).collect();
     let expected = next..newest.map_or(next, |n| n + 1);
     bad.extend(expected.filter(|v| !known.contains(v) && !bad.contains(v)).collect::<Vec<_>>());
     bad.sort_unstable();
+    let mut ends: BTreeSet<(String, u64)> = floor.clone().into_iter().collect();
     for (version, actions) in good {
+        let txns = actions.iter().filter_map(|action| action.txn.as_ref());
+        ends.extend(txns.map(|txn| word_and_epoch((&txn.app_id, &txn.version))));
         replay.apply(commit_path(&table, version).as_ref(), actions)?;
     }
     let Ok(mut snapshot) = replay.finish(&table, newest.unwrap_or(0)) else { return Ok(None) };
-    let mut rebuilt = Rebuilt { bad_versions: bad, ..Rebuilt::default() };
+    let rolled_back = bad.last().is_some_and(|bad| Some(*bad) == newest);
+    let mut rebuilt = Rebuilt { bad_versions: bad, rolled_back, ..Rebuilt::default() };
     let mut adds: Vec<Add> = snapshot.files.values().map(|f| f.add.clone()).collect();
     if !rebuilt.bad_versions.is_empty() {
-        let again = nameless(from, &table, &listing, &snapshot).await?;
+        let lost = Lost { ends, floor, reached, rolled_back };
+        let again = nameless(from, &table, &listing, &mut snapshot, &lost, &mut rebuilt).await?;
         rebuilt.found = again.len();
         adds.extend(again);
     }
@@ -90,6 +106,21 @@ pub async fn rebuild(from: &Store, to: &Store, name: &TableName) -> Result<Optio
     rebuilt.files = kept.len();
     write(to, &table, &snapshot, kept, &mut rebuilt).await?;
     Ok(Some(rebuilt))
+}
+
+/// What is known about lost entries beside the files.
+struct Lost<'a> {
+    /// Epochs with which commits ended, by application as files spell it.
+    ends: BTreeSet<(String, u64)>,
+    /// The newest of those that the table's checkpoint tells.
+    floor: BTreeMap<String, u64>,
+    reached: (&'a str, u64),
+    rolled_back: bool,
+}
+
+/// How files spell an application, and its epoch.
+fn word_and_epoch((app_id, version): (&String, &i64)) -> (String, u64) {
+    (path::file_word(app_id), u64::try_from(*version).unwrap_or(0))
 }
 
 /// The newest checkpoint if it can be read, and the version to go on with.
@@ -108,44 +139,77 @@ async fn base(store: &Store, table: &Path) -> Result<(Replay, u64)> {
     Ok((replay, version + 1))
 }
 
-/// Files that no readable version names and whose epochs close a gap of those that are named.
+/// Files that no readable version names and that lost ones did; their epochs become those of the
+/// snapshot.
 async fn nameless(
     store: &Store,
     table: &Path,
     listing: &super::Listing,
-    snapshot: &Snapshot,
+    snapshot: &mut Snapshot,
+    lost: &Lost<'_>,
+    rebuilt: &mut Rebuilt,
 ) -> Result<Vec<Add>> {
     let named = snapshot.files.keys().chain(snapshot.removed.keys());
-    let named: Vec<Path> = named.filter_map(|e| path::from_log(table, e).ok()).collect();
-    let known: Vec<_> = named.iter().filter_map(|p| epochs_of(p.as_ref())).collect();
-    let committed = |app: &str| {
-        let of = |(id, v): (&String, &i64)| (path::file_word(id) == app).then_some(*v);
-        snapshot.txns.iter().find_map(of).and_then(|v| u64::try_from(v).ok()).unwrap_or(0)
-    };
-    let mut adds = Vec::new();
-    for (location, meta) in &listing.files {
-        let Some((app, first, through)) = epochs_of(location.as_ref()) else { continue };
-        let of_app = || known.iter().filter(|k| k.0 == app);
-        let overlaps = of_app().any(|k| k.1 <= through && first <= k.2);
-        let after = of_app().any(|k| k.2 + 1 == first) || first == 1;
-        let before = of_app().any(|k| k.1 == through + 1);
-        if named.contains(location) || overlaps || !after || !before || through > committed(&app) {
-            continue;
+    let named: BTreeSet<Path> = named.filter_map(|e| path::from_log(table, e).ok()).collect();
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    for (app, part) in named.iter().filter_map(|path| part_of(path.as_ref(), 0)) {
+        known.entry(app).or_default().named.push((part.first, part.through));
+    }
+    for (app, end) in &lost.ends {
+        known.entry(app.clone()).or_default().ends.insert(*end);
+    }
+    let mut parts: BTreeMap<String, Vec<Part>> = BTreeMap::new();
+    for (file, (location, _)) in listing.files.iter().enumerate() {
+        if !named.contains(location)
+            && let Some((app, part)) = part_of(location.as_ref(), file)
+        {
+            known.entry(app.clone()).or_default();
+            parts.entry(app).or_default().push(part);
         }
-        let Ok(footer) = files::footer(store, location, meta.size).await? else { continue };
-        let below = location.as_ref().strip_prefix(&format!("{table}/")).unwrap_or_default();
-        let rows = footer.file_metadata().num_rows();
-        adds.push(Add {
-            path: path::to_log(below),
-            partition_values: partition_values(below),
-            size: i64::try_from(meta.size).unwrap_or(i64::MAX),
-            modification_time: meta.last_modified.timestamp_millis(),
-            data_change: true,
-            stats: Some(serde_json::json!({ "numRecords": rows }).to_string()),
-            deletion_vector: None,
-        });
+    }
+    let mut adds = Vec::new();
+    for (app, mut known) in known {
+        let of_app = |id: &&String| path::file_word(id) == app;
+        let ours = Some(lost.reached.0.to_owned()).filter(|id| of_app(&id));
+        let Some(app_id) = snapshot.txns.keys().find(of_app).cloned().or(ours) else { continue };
+        let committed = snapshot.txns.get(&app_id).map_or(0, |v| u64::try_from(*v).unwrap_or(0));
+        let reached = if app_id == lost.reached.0 { lost.reached.1 } else { 0 };
+        known.floor = lost.floor.get(&app).copied().unwrap_or(0);
+        known.committed = committed.max(reached);
+        known.newest_lost = lost.rolled_back && reached > committed;
+        let Closed { files, through, open } =
+            chain::close(&known, parts.remove(&app).unwrap_or_default());
+        for file in files {
+            let Some((location, meta)) = listing.files.iter().nth(file) else { continue };
+            adds.extend(add_of(store, table, location, meta).await?);
+        }
+        if through > committed {
+            snapshot.txns.insert(app_id.clone(), i64::try_from(through).unwrap_or(i64::MAX));
+        }
+        rebuilt.open.extend(open.into_iter().map(|(from, to)| (app_id.clone(), from, to)));
     }
     Ok(adds)
+}
+
+/// The entry of a file, as far as the file says it; `None` if it is not whole.
+async fn add_of(
+    store: &Store,
+    table: &Path,
+    location: &Path,
+    meta: &ObjectMeta,
+) -> Result<Option<Add>> {
+    let Ok(footer) = files::footer(store, location, meta.size).await? else { return Ok(None) };
+    let below = location.as_ref().strip_prefix(&format!("{table}/")).unwrap_or_default();
+    let rows = footer.file_metadata().num_rows();
+    Ok(Some(Add {
+        path: path::to_log(below),
+        partition_values: partition_values(below),
+        size: i64::try_from(meta.size).unwrap_or(i64::MAX),
+        modification_time: meta.last_modified.timestamp_millis(),
+        data_change: true,
+        stats: Some(serde_json::json!({ "numRecords": rows }).to_string()),
+        deletion_vector: None,
+    }))
 }
 
 /// Copies a file that is whole.

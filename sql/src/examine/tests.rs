@@ -43,8 +43,14 @@ fn parquet_files(folder: &tempfile::TempDir) -> Vec<PathBuf> {
 
 /// Rows and their sum in the table that is rebuilt, and what was lost.
 async fn rebuilt(store: &Store) -> (Vec<String>, Rebuilt) {
+    rebuilt_up_to(store, 0).await
+}
+
+/// The same where no replay reaches epochs up to this one.
+async fn rebuilt_up_to(store: &Store, reached: u64) -> (Vec<String>, Rebuilt) {
     let (_folder, to) = local();
-    let report = rebuild(store, &to, &TableName::new("plant", "t")).await.unwrap().unwrap();
+    let name = TableName::new("plant", "t");
+    let report = rebuild(store, &to, &name, ("i/plant.t", reached)).await.unwrap().unwrap();
     let health = look(&to).await;
     assert!(fails(&health).is_empty(), "{:?}", health.findings);
     (lines(&to, "SELECT count(*), sum(value) FROM plant.t").await, report)
@@ -78,6 +84,34 @@ async fn a_missing_and_a_torn_entry_are_named_and_closed_by_the_names_of_files()
         assert_eq!((rows, report.found), (vec!["100 5950.0".to_owned()], 1));
         assert_eq!(report.bad_versions, [4]);
     }
+}
+
+#[tokio::test]
+async fn several_lost_entries_are_closed_and_what_is_not_is_told() {
+    let (folder, store) = filled().await;
+    for version in [4, 5] {
+        fs::remove_file(entry(&folder, version)).unwrap();
+    }
+    let (rows, report) = rebuilt(&store).await;
+    assert_eq!((rows, report.found), (vec!["100 5950.0".to_owned()], 2));
+    assert!(report.open.is_empty() && !report.rolled_back, "{report:?}");
+    // A file of theirs is gone, too: then nobody writes those rows again.
+    fs::remove_file(&parquet_files(&folder)[4]).unwrap();
+    let (rows, report) = rebuilt(&store).await;
+    assert_eq!((rows, report.found), (vec!["90 5405.0".to_owned()], 1));
+    assert_eq!(report.open, [("i/plant.t".to_owned(), 5, 5)]);
+}
+
+#[tokio::test]
+async fn a_torn_newest_entry_that_no_replay_reaches_is_closed() {
+    let (folder, store) = filled().await;
+    fs::write(entry(&folder, 10), "").unwrap();
+    let (rows, report) = rebuilt_up_to(&store, 10).await;
+    assert_eq!((rows, report.committed["i/plant.t"]), (vec!["100 5950.0".to_owned()], 10));
+    fs::remove_file(&parquet_files(&folder)[9]).unwrap();
+    let (rows, report) = rebuilt_up_to(&store, 10).await;
+    assert_eq!(rows, ["90 4905.0"]);
+    assert_eq!(report.open, [("i/plant.t".to_owned(), 10, 10)]);
 }
 
 #[tokio::test]
