@@ -52,7 +52,7 @@ pub(crate) struct Surveyed {
     /// Name of the manifest's file.
     pub(crate) manifest: String,
     /// The checkpoint, or why it is not whole.
-    pub(crate) found: Result<Checkpoint, String>,
+    pub(crate) found: Result<Checkpoint, Unusable>,
 }
 
 impl CheckpointStore {
@@ -93,11 +93,9 @@ impl CheckpointStore {
     pub(crate) fn survey(&self) -> Result<Vec<Surveyed>, DurableError> {
         let mut all = Vec::new();
         for (epoch, manifest) in self.manifests()? {
-            let found = match self.load(epoch, &manifest) {
-                Ok((manifest, state)) => Ok(Checkpoint { manifest, state, damaged: Vec::new() }),
-                Err(Unusable::Damaged(reason)) => Err(reason),
-                Err(Unusable::OtherFormat(format)) => Err(format!("it is of format {format}")),
-            };
+            let checkpoint =
+                |(manifest, state)| Checkpoint { manifest, state, damaged: Vec::new() };
+            let found = self.load(epoch, &manifest).map(checkpoint);
             if found.is_ok() || self.dir.join(&manifest).exists() {
                 all.push(Surveyed { epoch, manifest, found });
             }

@@ -2,7 +2,6 @@
 //! is, and what kind of file system it is. It writes a file of its own and removes it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::report::{Report, Verdicts};
@@ -152,8 +151,8 @@ fn kind_in(mounts: &str, dir: &Path) -> Option<String> {
 }
 
 fn room(report: &mut Report, dir: &Path, journal_bytes_max: u64) {
-    let Some(free) = free_bytes(dir) else {
-        report.check("room", "`df` does not tell how much is free", &[]);
+    let Some(free) = Disk.free_bytes(dir) else {
+        report.check("room", "the system does not tell how much is free", &[]);
         return;
     };
     let used: u64 = std::fs::read_dir(dir.join("journal"))
@@ -169,14 +168,6 @@ fn room(report: &mut Report, dir: &Path, journal_bytes_max: u64) {
     } else {
         report.ok("room", &text);
     }
-}
-
-/// Bytes that this user may still write there, as `df` tells.
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let output = Command::new("df").arg("-Pk").arg(dir).env("LC_ALL", "C").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let blocks: u64 = text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
-    blocks.checked_mul(1024)
 }
 
 fn descriptors(report: &mut Report) {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use tidegate_sql::examine::{self, Finding, Severity, TableHealth};
-use tidegate_sql::{Store, tables_of};
+use tidegate_sql::{Store, TableName, tables_of};
 
 use super::OnProgress;
 use super::report::{Report, Verdicts};
@@ -33,8 +33,11 @@ struct Beside {
     /// Begins the application id of its commits.
     instance: String,
     checkpoint: u64,
-    /// The last sealed or open epoch of its journal; `None` without a journal.
-    journal: Option<u64>,
+    /// Tables that the newest checkpoint relies on.
+    tables: Vec<String>,
+    /// The last sealed or open epoch of its journal; where there is none, a start begins a new one
+    /// after the checkpoint.
+    journal: u64,
     running: bool,
 }
 
@@ -49,10 +52,14 @@ pub async fn examine(options: &TablesOptions, progress: OnProgress<'_>) -> Vec<R
         Ok(url) => url,
         Err(why) => return vec![failed("tables", &why)],
     };
+    let beside = options.data.as_deref().and_then(beside);
     let missing = Store::local_folder(&url).ok().flatten().is_some_and(|folder| !folder.is_dir());
     if missing {
         let mut report = Report::new(&format!("tables in {url}"), STORE);
-        report.note("tables", "there is no such folder yet: the first start makes it");
+        match beside.as_ref().map_or(0, |beside| beside.tables.len()) {
+            0 => report.note("tables", "there is no such folder yet: the first start makes it"),
+            _ => gone(&mut report, beside.as_ref(), &[]),
+        }
         return vec![report];
     }
     let store = match Store::open(&url) {
@@ -72,7 +79,7 @@ pub async fn examine(options: &TablesOptions, progress: OnProgress<'_>) -> Vec<R
         Err(_) if !reports[0].passed() => return reports,
         Err(error) => return vec![failed(&format!("tables in {url}"), &error.to_string())],
     };
-    let beside = options.data.as_deref().and_then(beside);
+    gone(&mut reports[0], beside.as_ref(), &names);
     for name in names {
         let told = |done, total| progress(&name.to_string(), done, total);
         let mut report = Report::new(&format!("table {name}"), TABLE);
@@ -90,6 +97,17 @@ pub async fn examine(options: &TablesOptions, progress: OnProgress<'_>) -> Vec<R
         reports.push(report);
     }
     reports
+}
+
+/// Tells tables that the newest checkpoint relies on and that are not there.
+fn gone(report: &mut Report, beside: Option<&Beside>, there: &[TableName]) {
+    let there: Vec<String> = there.iter().map(ToString::to_string).collect();
+    let relied_on = beside.map(|beside| beside.tables.as_slice()).unwrap_or_default();
+    for name in relied_on.iter().filter(|name| !there.contains(*name)) {
+        let change = ["mount or restore them", "say where they are: --tables"];
+        report.fail("tables", &format!("{name} is gone, with all its log"), &change);
+        report.means("a start would begin an empty one: what the journal has not is not there");
+    }
 }
 
 fn failed(subject: &str, why: &str) -> Report {
@@ -117,7 +135,9 @@ fn beside(data: &Path) -> Option<Beside> {
     let instance = std::fs::read_to_string(data.join("instance")).ok()?.trim().to_owned();
     let running = crate::journal::holder::running(data).is_some();
     let all = CheckpointStore::look_at(data.join("checkpoints")).survey().unwrap_or_default();
-    let checkpoint = all.iter().rfind(|s| s.found.is_ok()).map_or(0, |s| s.epoch);
+    let newest = all.iter().rev().find_map(|s| s.found.as_ref().ok());
+    let checkpoint = newest.map_or(0, |c| c.manifest.epoch);
+    let tables = newest.map(|c| c.manifest.tables.keys().cloned().collect()).unwrap_or_default();
     let dir = data.join("journal");
     let mode = if running { Mode::Live } else { Mode::Stopped };
     let mut visit = |_, _: Whole<'_>| Ok(());
@@ -128,7 +148,8 @@ fn beside(data: &Path) -> Option<Beside> {
         (epoch, 0) => epoch.saturating_sub(1),
         (epoch, _) => epoch,
     });
-    Some(Beside { instance, checkpoint, journal, running })
+    let journal = journal.unwrap_or(checkpoint);
+    Some(Beside { instance, checkpoint, tables, journal, running })
 }
 
 fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
@@ -143,7 +164,7 @@ fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
     };
     let text = format!("epoch {epoch} is its newest; checkpoint {}", beside.checkpoint);
     match beside.journal {
-        Some(last) if last < epoch && !beside.running => {
+        last if last < epoch && !beside.running => {
             let text = format!("{text}; the journal ends at epoch {last}");
             let change = ["restore the newest segments of the journal", SALVAGE];
             report.fail("epochs", &text, &change);

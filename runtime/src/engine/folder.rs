@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context;
+use tidegate_operators::Epoch;
 use tidegate_sql::{Store, TABLES_URL_FILE};
 
-use crate::journal::{DurableError, holder};
+use crate::journal::{DurableError, Journal, holder};
 
 /// Creates the data folder.
 pub(super) fn create_dir(data: &Path) -> anyhow::Result<()> {
@@ -20,6 +21,28 @@ pub(super) fn refuse_second(data: &Path) -> Result<(), DurableError> {
         Some((path, process)) => Err(DurableError::InUse { path, process }),
         None => Ok(()),
     }
+}
+
+/// Refuses a journal that ends before what tables and outbox have of it: new epochs would bear the
+/// numbers of those that are gone, and be taken for repetitions.
+pub(super) fn belong_together(
+    data: &Path,
+    journal: &Journal,
+    tables: Epoch,
+    outbox: Epoch,
+) -> Result<(), DurableError> {
+    let sealed = journal.stats().sealed_epoch;
+    let (what, epoch) = if tables >= outbox { ("tables", tables) } else { ("outbox", outbox) };
+    if epoch <= sealed {
+        return Ok(());
+    }
+    let reason = format!(
+        "the journal ends at epoch {sealed}, the {what} have epoch {epoch} already: they do not \
+         belong together, or its newest segments are gone. `tidegate doctor data --data {} \
+         --salvage NEW_FOLDER` makes a folder that goes on behind them",
+        data.display()
+    );
+    Err(DurableError::Mismatch { path: data.join("journal"), reason })
 }
 
 /// Leaves a note for `tidegate sql` if the tables are not in the data folder.

@@ -200,6 +200,7 @@ impl Engine {
         );
         committer.opening = Some(Opening { store, instance, context, specs });
         let told = outbox.through_epoch();
+        folder::belong_together(&options.data, &journal, committer.found(), told)?;
         let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
         let mut recovery = Recovery {
             tables: committer.found(),

@@ -45,9 +45,11 @@ pub(crate) struct SavedJournal {
 pub(crate) struct Range {
     pub(crate) from: Option<Epoch>,
     pub(crate) through: Epoch,
+    /// Time of the tick before `from`, µs: ticks that are made up come after it.
+    pub(crate) time_us: i64,
 }
 
-/// Writes into the empty folder `to` what is whole of the journal in `from`.
+/// Writes into the empty folder `to` what is whole of the journal in `from`, which may be missing.
 ///
 /// # Errors
 /// Those of the file system, and a range that is too far from what the journal has.
@@ -60,17 +62,21 @@ pub(crate) fn salvage(
     // The first pass learns where it begins, and the names of sources.
     let mut nothing = |_, _: Whole<'_>| Ok(());
     let watch = Watch { progress: &|_, _| {}, visit: &mut nothing, sources: &[] };
-    let found = examine(from, Mode::Everything, watch)?;
-    let first = found.first_epoch().filter(|epoch| *epoch > 0);
-    let first = match (first, range.from) {
-        (Some(first), Some(wanted)) => first.min(wanted),
-        (first, wanted) => first.or(wanted).unwrap_or(range.through + 1),
+    let found = match from.is_dir() {
+        true => examine(from, Mode::Everything, watch)?,
+        false => Examined::default(),
     };
-    let mut out = Out::create(to, first, found.first_offset.unwrap_or(0))?;
+    let first = found.first_epoch().filter(|epoch| *epoch > 0);
+    let wanted = range.from.filter(|wanted| first.is_none_or(|first| *wanted <= first));
+    let time_us = if wanted.is_some() { range.time_us } else { 0 };
+    let first = wanted.or(first).unwrap_or(range.through + 1);
+    let mut out = Out::create(to, (first, time_us), found.first_offset.unwrap_or(0))?;
     let names = found.sources.clone();
     let mut visit = |epoch, whole: Whole<'_>| out.take(epoch, whole);
     let watch = Watch { progress, visit: &mut visit, sources: &names };
-    examine(from, Mode::Everything, watch)?;
+    if from.is_dir() {
+        examine(from, Mode::Everything, watch)?;
+    }
     out.reach(range.through + 1)?;
     out.finish()?;
     let epochs = (first, out.position.epoch.saturating_sub(1));
@@ -88,7 +94,11 @@ struct Out {
 }
 
 impl Out {
-    fn create(dir: &Path, first: Epoch, first_offset: u64) -> Result<Self, DurableError> {
+    fn create(
+        dir: &Path,
+        (first, time_us): (Epoch, i64),
+        first_offset: u64,
+    ) -> Result<Self, DurableError> {
         let options = JournalOptions::new(dir);
         let recognizer = Recognizer::new(options.budget_bytes);
         let header = FileHeader {
@@ -96,7 +106,7 @@ impl Out {
             salt: 0,
             first_epoch: first.max(1),
             first_offset,
-            last_time_us: 0,
+            last_time_us: time_us,
         };
         let position = Position::start_of(&header);
         let storage = Arc::new(Disk);

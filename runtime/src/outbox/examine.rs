@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tidegate_operators::Epoch;
 
 use super::PREFIX;
 use super::record::{self, Outcome};
@@ -107,10 +108,23 @@ pub(crate) fn look_at(dir: &Path) -> Result<Option<Seen>, DurableError> {
     Ok(Some(Seen { path, bytes, items, pending, dead, damages }))
 }
 
-/// Writes an outbox into the empty folder `to` that holds every whole frame of the one in `from`;
-/// how many frames, and what had to be left out.
-pub(crate) fn salvage(from: &Path, to: &Path) -> Result<(u64, Vec<Bad>), DurableError> {
-    let Some(opened) = open(from)? else { return Ok((0, Vec::new())) };
+/// What was saved of an outbox.
+#[derive(Default)]
+pub(crate) struct SavedOutbox {
+    /// Frames of the new one.
+    pub(crate) records: u64,
+    /// What had to be left out.
+    pub(crate) damages: Vec<Bad>,
+    /// Bytes of a write that was under way when the process ended.
+    pub(crate) torn: Option<u64>,
+    /// The newest epoch whose alerts are in it.
+    pub(crate) through: Epoch,
+}
+
+/// Writes an outbox into the folder `to`, which has none, that holds every whole frame of the one in
+/// `from`.
+pub(crate) fn salvage(from: &Path, to: &Path) -> Result<SavedOutbox, DurableError> {
+    let Some(opened) = open(from)? else { return Ok(SavedOutbox::default()) };
     let header = FileHeader { salt: segment::new_salt(opened.header.sequence), ..opened.header };
     let mut out = header.encode();
     for frame in &opened.frames {
@@ -123,5 +137,14 @@ pub(crate) fn salvage(from: &Path, to: &Path) -> Result<(u64, Vec<Bad>), Durable
     file.append(&out).map_err(DurableError::io("write", &path))?;
     file.sync().map_err(DurableError::io("sync", &path))?;
     Disk.sync_dir(to).map_err(DurableError::io("sync", to))?;
-    Ok((opened.frames.len() as u64, opened.damages))
+    let of_alerts = |frame: &&Frame| matches!(frame.kind, Kind::Enqueued | Kind::Known);
+    let newest = opened.frames.iter().filter(of_alerts).map(|frame| frame.epoch).max();
+    let is_end = |bad: &Bad| bad.proof.is_none() && bad.until == opened.bytes;
+    let (torn, damages): (Vec<_>, Vec<_>) = opened.damages.into_iter().partition(is_end);
+    Ok(SavedOutbox {
+        records: opened.frames.len() as u64,
+        damages,
+        torn: torn.first().map(|bad| bad.until - bad.offset),
+        through: header.first_epoch.max(newest.unwrap_or(0)),
+    })
 }

@@ -3,6 +3,7 @@
 use super::super::report::Report;
 use super::super::{bytes_text, counted};
 use super::{Newest, Scene, VERDICTS};
+use crate::checkpoint::manifest::{FORMAT, Unusable};
 use crate::checkpoint::{Checkpoint, CheckpointStore, Surveyed};
 use crate::engine::checkpoints::changed;
 
@@ -30,7 +31,13 @@ pub(super) fn examine(scene: &Scene<'_>) -> (Newest, Report) {
         let file = dir.join(&one.manifest).display().to_string();
         match &one.found {
             Ok(checkpoint) => whole(scene, &mut report, one, checkpoint, newest_whole),
-            Err(reason) => broken(&mut report, one, reason, newest_whole),
+            Err(Unusable::Damaged(why)) => broken(&mut report, one, why, newest_whole),
+            Err(Unusable::OtherFormat(format)) => {
+                let text = format!("{} is of format {format}, not {FORMAT}", one.manifest);
+                let change = ["go on with the version that wrote it"];
+                report.fail(&format!("epoch {}", one.epoch), &text, &change);
+                report.means("a start refuses the folder: it may be newer than all that it reads");
+            }
         }
         report.at(file, None, Some(one.epoch));
     }
@@ -55,7 +62,7 @@ fn whole(
     if !changed.is_empty() {
         let text = format!("changed since this checkpoint: {}", changed.join(", "));
         report.warn("pipelines", &text, &["tidegate explain FILE shows what they do now"]);
-        report.means("these operators start without their state");
+        report.means("these operators are made anew from what the journal still has");
     } else {
         report.ok("pipelines", "the state fits the pipelines given");
     }

@@ -12,7 +12,7 @@ mod sessions;
 mod tests;
 
 pub(super) use journal::lost_text;
-pub(super) use sessions::look_at_copy as look_at_sessions;
+pub(super) use sessions::{Unsound, look_at_copy as look_at_sessions};
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,8 @@
 //! The endpoint's session stores: whether they open, and whether every page is as it was written.
 //! A copy is looked at, because opening one may repair it; and only while no instance has it open.
 
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use redb::Database;
@@ -34,9 +36,12 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
             continue;
         }
         (scene.progress)("sessions", 0, bytes);
-        match look_at_copy(&path) {
+        match look_at_copy(&path, &std::env::temp_dir()) {
             Ok(()) => report.ok(&name, &format!("whole, {}", bytes_text(bytes))),
-            Err(reason) => {
+            Err(Unsound::NotLookedAt(error)) => {
+                report.check(&name, &format!("not looked at: {error}"), &["set TMPDIR elsewhere"]);
+            }
+            Err(Unsound::Damaged(reason)) => {
                 let away = format!("move {} elsewhere, or restore it from a copy", path.display());
                 report.fail(&name, &reason, &[&away, &scene.salvage()]);
                 report.means(
@@ -50,23 +55,32 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
     Some(report)
 }
 
-/// Whether the store at `path` is whole.
-///
-/// # Errors
-/// What is wrong with it.
-pub(in super::super) fn look_at_copy(path: &Path) -> Result<(), String> {
-    let copy = std::env::temp_dir().join(format!("tidegate-doctor-{}.redb", std::process::id()));
-    let outcome = std::fs::copy(path, &copy)
-        .map_err(|error| format!("cannot copy it to {}: {error}", copy.display()))
-        .and_then(|_| {
-            let mut store = Database::open(&copy).map_err(|error| error.to_string())?;
-            match store.check_integrity() {
-                Ok(true) => Ok(()),
-                Ok(false) => Err("pages of it are damaged".to_owned()),
-                Err(error) => Err(error.to_string()),
-            }
-        });
-    // Best effort: it lies in the folder for temporary files.
+/// Why a store is not known to be whole.
+pub(in super::super) enum Unsound {
+    /// It could not be copied, which says nothing of it.
+    NotLookedAt(io::Error),
+    /// What is wrong with it.
+    Damaged(String),
+}
+
+/// Whether the store at `path` is whole, by a copy of it in `folder`.
+pub(in super::super) fn look_at_copy(path: &Path, folder: &Path) -> Result<(), Unsound> {
+    let salt = crate::journal::segment::new_salt(0);
+    let copy = folder.join(format!("doctor-{}-{salt:016x}.tmp", std::process::id()));
+    let copied = File::open(path).and_then(|mut from| {
+        // Never something that is there already, whoever put it there.
+        io::copy(&mut from, &mut OpenOptions::new().write(true).create_new(true).open(&copy)?)
+    });
+    let outcome = copied.map_err(Unsound::NotLookedAt).and_then(|_| {
+        let damaged = |reason: String| Err(Unsound::Damaged(reason));
+        match Database::open(&copy).map(|mut store| store.check_integrity()) {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => damaged("pages of it are damaged".to_owned()),
+            Ok(Err(error)) => damaged(error.to_string()),
+            Err(error) => damaged(error.to_string()),
+        }
+    });
+    // Best effort: the name is never used again.
     let _ = std::fs::remove_file(&copy);
     outcome
 }

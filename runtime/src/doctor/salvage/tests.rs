@@ -145,3 +145,95 @@ async fn it_never_writes_in_place_nor_beside_a_running_instance() {
     let error = save(dir.path()).await.1.unwrap_err().to_string();
     assert!(error.contains("an instance is running"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_left_behind_is_no_hindrance() {
+    let dir = tempfile::tempdir().unwrap();
+    let payloads = filled(&dir.path().join("journal"), 4);
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("control.sock")).unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(dir.path().join("other.sock")).unwrap();
+    fs::create_dir(dir.path().join("spill")).unwrap();
+    fs::write(dir.path().join("spill/rows"), "many").unwrap();
+    fs::create_dir(dir.path().join("mine")).unwrap();
+    fs::write(dir.path().join("mine/note"), "kept").unwrap();
+    // The last write was under way.
+    let newest = segments(&dir.path().join("journal")).pop().unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    bytes.extend([0x5a; 100]);
+    fs::write(&newest, bytes).unwrap();
+    let (to, outcome) = save(dir.path()).await;
+    let report = &outcome.unwrap()[0];
+    assert!(report.passed(), "{}", report.table());
+    let saved = to.path().join("saved");
+    assert_eq!(start(&saved), payloads);
+    assert_eq!(fs::read_to_string(saved.join("mine/note")).unwrap(), "kept");
+    assert!(!saved.join("spill").exists() && !saved.join("control.sock").exists());
+}
+
+/// The row of a check.
+fn row<'a>(report: &'a Report, check: &str) -> &'a super::super::report::Row {
+    report.rows.iter().find(|r| r.check == check).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_gone_or_begins_too_late_is_made_and_told() {
+    use crate::outbox::{Notification, Outbox};
+    let dir = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
+    let time_us = 1_767_225_600_000_000;
+    let manifest = Manifest { format: FORMAT, epoch: 5, time_us, ..Manifest::default() };
+    store.publish(&manifest).unwrap();
+    drop(store);
+    let outbox = Outbox::open(dir.path().join("outbox")).unwrap();
+    let item = Notification {
+        id: "one".into(),
+        target: "p/ops".into(),
+        key: "k".into(),
+        created_us: 1,
+        body: "{}".into(),
+    };
+    outbox.enqueue(9, vec![item]).unwrap();
+    drop(outbox);
+    let (to, outcome) = save(dir.path()).await;
+    let report = &outcome.unwrap()[0];
+    let journal = row(report, "journal");
+    assert_eq!(journal.status, Status::Fail, "{}", report.table());
+    assert!(journal.change[0].contains("epochs 6 to 9 are in no segment"), "{journal:?}");
+    // Alerts of epoch 10 and later are told, and time goes on after the checkpoint's.
+    let options = JournalOptions::new(to.path().join("saved/journal"));
+    let (journal, replay) = Journal::open(options, Clock::manual(0), &["x".into()], 6).unwrap();
+    assert_eq!(journal.stats().sealed_epoch, 9);
+    let ticks = replay.map(|feed| match feed.unwrap() {
+        Feed::Tick(tick) => tick.time_us,
+        Feed::Messages(_) => panic!("there are none"),
+    });
+    assert!(ticks.collect::<Vec<_>>().iter().all(|tick_us| *tick_us > time_us));
+
+    // Its first segments are gone, and the checkpoint is older.
+    let dir = tempfile::tempdir().unwrap();
+    filled(&dir.path().join("journal"), 24);
+    let store = CheckpointStore::open(dir.path().join("checkpoints")).unwrap();
+    store.publish(&Manifest { format: FORMAT, epoch: 1, ..Manifest::default() }).unwrap();
+    drop(store);
+    let files = segments(&dir.path().join("journal"));
+    for file in &files[..3] {
+        fs::remove_file(file).unwrap();
+    }
+    let (_to, outcome) = save(dir.path()).await;
+    let report = &outcome.unwrap()[0];
+    let journal = row(report, "journal");
+    assert_eq!(journal.status, Status::Fail, "{}", report.table());
+    assert!(journal.change[0].contains("lost: epochs 2 to "), "{journal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_elsewhere_stay_there_and_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(&dir.path().join("journal"), 4);
+    fs::write(dir.path().join(tidegate_sql::TABLES_URL_FILE), "nowhere://bucket/plant").unwrap();
+    let (_to, outcome) = save(dir.path()).await;
+    let report = &outcome.unwrap()[0];
+    assert!(report.rows.iter().any(|r| r.check == "tables" && r.status == Status::Warn));
+    let commands = &report.rows.last().unwrap().change;
+    assert!(commands[1].ends_with("--tables nowhere://bucket/plant"), "{commands:?}");
+}

@@ -204,7 +204,7 @@ fn what_is_saved_is_what_was_whole_in_its_epochs() {
             let hit = frames.iter().find(|(range, _)| range.contains(&at));
             let gone: BTreeSet<&String> = hit.iter().flat_map(|(_, lost)| lost).collect();
             let to = tempfile::tempdir().unwrap();
-            let range = super::super::salvage::Range { from: None, through: 0 };
+            let range = super::super::salvage::Range::default();
             let saved = super::super::salvage::salvage(dir.path(), to.path(), range, &|_, _| {});
             let saved = saved.unwrap();
             let left: Vec<_> =

@@ -40,6 +40,8 @@ pub(super) struct Walk<'a> {
     read_bytes: u64,
     state: Option<State>,
     before: Option<u64>,
+    /// The newest names of sources.
+    names: Vec<String>,
     pub(super) out: Examined,
 }
 
@@ -60,6 +62,7 @@ impl<'a> Walk<'a> {
             read_bytes: 0,
             state: None,
             before: None,
+            names: Vec::new(),
             out: Examined::default(),
         }
     }
@@ -80,7 +83,12 @@ impl<'a> Walk<'a> {
             let dir = self.dir.clone();
             self.damage(&dir, None, 0, missing, true);
         }
-        let Some(bytes) = self.read(path, last)? else { return Ok(()) };
+        let Some(bytes) = self.read(path, last)? else {
+            // Trimmed meanwhile, and all before it: the journal begins with the next.
+            self.state = None;
+            self.out = Examined { unborn: self.out.unborn.take(), ..Examined::default() };
+            return Ok(());
+        };
         let current = Current { number, path, last };
         let header = header_of(&bytes);
         if let Ok(header) = &header {
@@ -174,7 +182,9 @@ impl<'a> Walk<'a> {
                 let known = state.offset_known;
                 self.state = Some(state);
                 if whole && !fits && known {
-                    self.damage(current.path, Some(0), 0, reason, false);
+                    // A start compares the headers of all segments.
+                    let begins = self.out.segments.last().map_or(0, |before| before.epochs.0);
+                    self.damage(current.path, Some(0), 0, reason, begins >= next.epoch);
                     if let Some(mut state) = self.state.take() {
                         self.settle(&mut state, next.epoch.saturating_sub(1), next.next_offset);
                     }
@@ -267,7 +277,8 @@ impl<'a> Walk<'a> {
             state.gap = Some(self.out.damages.len());
         }
         if state.position.sources.is_empty() {
-            state.position.sources = self.watch.sources.to_vec();
+            let known = if self.names.is_empty() { self.watch.sources } else { &self.names };
+            state.position.sources = known.to_vec();
         }
         self.out.damages.push(Damage {
             path: path.to_owned(),
@@ -327,6 +338,9 @@ impl<'a> Walk<'a> {
 
     fn whole(&mut self, epoch: Epoch, step: Step) -> Result<(), DurableError> {
         let sources = self.state.as_ref().map_or(&[][..], |s| s.position.sources.as_slice());
+        if matches!(step, Step::Sources) {
+            self.names = sources.to_vec();
+        }
         if self.out.sources.is_empty() {
             self.out.sources = sources.to_vec();
         }
@@ -370,6 +384,10 @@ impl<'a> Walk<'a> {
     fn lenient_messages(&mut self, state: &mut State, frame: &Frame) -> Option<Step> {
         let messages = record::get_messages(&frame.body)?;
         let position = &state.position;
+        if usize::from(messages.source) >= position.sources.len() {
+            // Whose they are is lost: they would become readings of another pipeline.
+            return None;
+        }
         let behind = messages.first_offset < position.next_offset || frame.epoch < position.epoch;
         if state.offset_known && behind {
             // It was handed on before, or belongs to another journal.
