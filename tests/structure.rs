@@ -129,6 +129,26 @@ fn ratchet(measured: &[(String, usize)], max: usize, exceptions: &[(&str, usize)
     problems
 }
 
+/// A point that no test comes to is a promise of `fault.rs` that nobody keeps.
+#[test]
+fn every_fault_point_is_reached_by_a_test() {
+    let Some(sources) = sources() else { return };
+    let Some(faults) = sources.iter().find(|s| s.path.ends_with("runtime/src/fault.rs")) else {
+        panic!("fault.rs is gone")
+    };
+    let point = |line: &str| Some(line.strip_prefix("//! | `")?.split('`').next()?.to_owned());
+    let points: Vec<String> = faults.lines().filter_map(|(_, line)| point(line)).collect();
+    assert!(points.len() > 20, "{points:?}");
+    let used = |point: &String| {
+        let (listed, asked) = (format!("\"{point}\""), format!(":{point}:"));
+        let has = |(_, line): (usize, &str)| line.contains(&listed) || line.contains(&asked);
+        let mut tests = sources.iter().filter(|s| s.path.starts_with("tests/end_to_end"));
+        tests.any(|source| source.lines().any(has))
+    };
+    let unused: Vec<String> = points.into_iter().filter(|point| !used(point)).collect();
+    assert_none("fault points that no test names", &unused);
+}
+
 #[test]
 fn the_top_level_holds_only_what_the_design_names() {
     let Some(paths) = tracked() else { return };

@@ -7,12 +7,12 @@ import os
 import re
 import subprocess
 
-from harness import (BINARY, ENDPOINT, PIPELINE, Device, Tidegate, eventually, free_port)
+from harness import ENDPOINT, PIPELINE, Device, Mosquitto, Tidegate, eventually, free_port
 from receiver import SECRET, Receiver
 
 # Found by these words alone, however they are cut or quoted.
 CANARIES = {name: f"canary-{name}-{os.urandom(6).hex()}"
-            for name in ("path", "query", "file", "broker", "token", "user")}
+            for name in ("path", "query", "broker", "token", "user")}
 
 ALERTS = """
 [[alert]]
@@ -101,16 +101,21 @@ def post(port, credentials, body):
          f"http://127.0.0.1:{port}/ingest/by-http"], capture_output=True, text=True).stdout
 
 
-def pipelines(folder):
+def pipelines(folder, broker):
     secret = folder / "by-file"
     secret.write_text(SECRET + "\n")
     http, mqtt = folder / "http.toml", folder / "mqtt.toml"
     http.write_text(HTTP)
-    mqtt.write_text(MQTT.replace("PORT", str(free_port())))
+    mqtt.write_text(MQTT.replace("PORT", str(broker.port)))
     return secret, [http, mqtt]
 
 
 def main():
+    with Mosquitto() as broker:
+        run(broker)
+
+
+def run(broker):
     receiver, port = Receiver(), free_port()
     receiver.become(200)
     env = {
@@ -121,7 +126,7 @@ def main():
         "BROKER_PASSWORD": CANARIES["broker"], "RUST_BACKTRACE": "full",
     }
     tidegate = Tidegate("", env=env, more=["-vvv", "--checkpoint-every", "500ms"])
-    secret, others = pipelines(tidegate.folder)
+    secret, others = pipelines(tidegate.folder, broker)
     source = ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}")
     tidegate.pipeline.write_text(
         PIPELINE.replace("SOURCE", source) + ALERTS.replace("FILE", str(secret)))
@@ -145,6 +150,8 @@ def main():
         assert answers[0][0] == answers[1][0] == "2" and answers[2] == "401", answers
         eventually("webhooks by both", lambda: len(
             {r["id"].split("-")[-1] for r in receiver.accepted() if r["genuine"]}) >= 2)
+        # With the password: anybody is let in, but it was sent.
+        broker.wait_for_subscription("secrets", "x/+")
         device.finish()
         tidegate.stop()
         said += tidegate.lines

@@ -166,7 +166,8 @@ def main():
     source = ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}")
     with S3(proxied=True) as s3:
         env = {**s3.env, "OPS_URL": receiver.url, "OPS_SECRET": SECRET}
-        more = ["--checkpoint-every", "5s"]
+        # What no recovery needs goes at once: for an hour, the journal would only grow.
+        more = ["--checkpoint-every", "5s", "--journal-keep", "1s"]
         with Tidegate(PIPELINE.replace("SOURCE", source).replace('"1s"', '"2s"') + ALERT,
                       tables="s3://plant/history", env=env, more=more) as tidegate:
             tidegate.port()

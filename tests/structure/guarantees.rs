@@ -42,8 +42,22 @@ fn has(source: &Source, name: &str) -> bool {
     }
     let function = format!("fn {last}(");
     let module = format!("mod {last}");
-    let is_module = parts.contains(last) && source.lines().any(|(_, l)| l.contains("#[test]"));
-    is_module || source.lines().any(|(_, l)| l.contains(&function) || l.starts_with(&module))
+    let lines: Vec<&str> = source.lines().map(|(_, line)| line).collect();
+    let is_module = parts.contains(last) && lines.iter().any(|line| is_test(line));
+    let is_run = |at: usize| {
+        let above = lines[..at].iter().rev();
+        let attributes: Vec<&&str> = above.take_while(|l| l.trim().starts_with("#[")).collect();
+        attributes.iter().any(|line| is_test(line))
+            && !attributes.iter().any(|line| line.contains("#[ignore"))
+    };
+    let functions = lines.iter().enumerate().filter(|(_, line)| line.contains(&function));
+    is_module
+        || functions.map(|(at, _)| at).any(is_run)
+        || lines.iter().any(|line| line.starts_with(&module))
+}
+
+fn is_test(line: &str) -> bool {
+    line.trim().starts_with("#[test]") || line.trim().starts_with("#[tokio::test")
 }
 
 #[cfg(test)]
@@ -55,13 +69,17 @@ mod tests {
     #[test]
     fn a_name_that_no_test_has_is_found() {
         let table = "| Fault | What | Shown by | Not yet |\n|---|---|---|---|\n\
-            | a kill | all | `kill::it_dies`, `...lives`, `kill::tests` (all) | - |\n";
+            | a kill | all | `kill::it_dies`, `...lives`, `kill::tests` (all) | - |\n\
+            | two | all | `kill::helper` | - |\n";
         let source = Source::new(
             Path::new("runtime/src/kill/tests.rs"),
-            "//! x\n#[test]\nfn it_dies() {}\n",
+            "//! x\n#[test]\nfn it_dies() {}\n#[test]\n#[ignore]\nfn lives() {}\nfn helper() {}\n",
         );
         let found = problems(table, &[source], &[]);
-        assert_eq!(found, ["README.md: `...lives`, beside \"a kill\", is no test"]);
+        let said = |name: &str, fault: &str| {
+            format!("README.md: `{name}`, beside \"{fault}\", is no test")
+        };
+        assert_eq!(found, [said("...lives", "a kill"), said("kill::helper", "two")]);
         assert_eq!(problems("no table", &[], &[]).len(), 1);
     }
 }
