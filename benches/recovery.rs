@@ -366,7 +366,7 @@ fn serve(data: &Path, checkpoint_every: Duration) -> Result<()> {
     };
     let engine = runtime.block_on(Engine::start(plan, options))?;
     let recovery = engine.recovery().context("a start")?;
-    let replay_s = recovery.replayed.map_or(0.0, |replayed| replayed.seconds);
+    let replay_s = recovery.replayed.map_or(0.0, |replayed| replayed.elapsed.as_secs_f64());
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
