@@ -70,6 +70,12 @@ fn calls() -> Vec<Call> {
             }
             f => calls.push(call(f, "v", "")),
         }
+        if function.arguments.ends_with("[, until]") {
+            let end = "date_bin(INTERVAL '1 minute', time) + INTERVAL '1 minute'";
+            let value = if f == "duration_in" { "on" } else { "v" };
+            let window = format!("{f}({value}, window_end)");
+            calls.push((window, format!("{f}({value}, time, {end})")));
+        }
     }
     let named = calls.into_iter().enumerate();
     named.map(|(i, (window, sql))| (format!("c{i}"), window, sql)).collect()

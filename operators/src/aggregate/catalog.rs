@@ -44,9 +44,18 @@ pub(super) enum Name {
     ResampleStraight,
     Quantile,
     Histogram,
+    /// Hidden, see [`super::until`].
+    PartsHeld,
+    PartsStraight,
 }
 
 impl Name {
+    /// The aggregate of a name or alias.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        let entry = ALL.iter().find(|(_, f)| f.name == name || f.aliases.contains(&name));
+        entry.map(|(name, _)| *name)
+    }
+
     /// Whether the second argument is the time of the reading.
     pub(super) fn takes_time(self) -> bool {
         !matches!(self, Self::Quantile | Self::Histogram)
@@ -236,6 +245,12 @@ pub(super) static ALL: [(Name, Function); 16] = [
              one of them.",
         ),
     ),
+];
+
+/// Aggregates that are planned for others and have no name in SQL.
+pub(super) static PARTS: [(Name, Function); 2] = [
+    (Name::PartsHeld, function("parts", "value, time", NUMBER, "See `until`.")),
+    (Name::PartsStraight, function("parts_linear", "value, time", NUMBER, "See `until`.")),
 ];
 
 /// The aggregates for time series, for documentation.

@@ -25,46 +25,82 @@ fn straight(left: f64, right: f64) -> f64 {
     left.midpoint(right)
 }
 
-/// Area over time above the first value, value times microseconds, and the time it covers. With
-/// the first value taken off, the mean of a constant is that constant to the last bit.
-fn area(points: &[Point<f64>], until_us: Option<i64>, between: Between) -> Option<(f64, f64, f64)> {
-    let ((first_us, first), (last_us, last)) = (*points.first()?, *points.last()?);
-    let mut area: f64 =
-        points.windows(2).map(|p| (between(p[0].1, p[1].1) - first) * length(p[0].0, p[1].0)).sum();
-    let end_us = until_us.unwrap_or(last_us).max(last_us);
-    area += (last - first) * length(last_us, end_us);
-    Some((first, area, length(first_us, end_us)))
+/// What readings give up to the last of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    /// Time of the first reading.
+    pub(super) first_us: i64,
+    /// Time of the last reading.
+    pub(super) last_us: i64,
+    /// Value of the first reading.
+    pub(super) first: f64,
+    /// Value of the last reading.
+    pub(super) last: f64,
+    /// Area over time above the first value, value times microseconds. With the first value taken
+    /// off, the mean of a constant is that constant to the last bit.
+    pub(super) area: f64,
 }
 
-fn average(points: &[Point<f64>], until_us: Option<i64>, between: Between) -> Option<f64> {
-    let (first, area, covered) = area(points, until_us, between)?;
-    // A single reading is all that is known.
-    Some(if covered > 0.0 { first + area / covered } else { first })
+impl Parts {
+    fn new<V: Copy>(points: &[Point<V>], number: fn(V) -> f64, between: Between) -> Option<Self> {
+        let ((first_us, first), (last_us, last)) = (*points.first()?, *points.last()?);
+        let (first, last) = (number(first), number(last));
+        let below = |p: &[Point<V>]| {
+            (between(number(p[0].1), number(p[1].1)) - first) * length(p[0].0, p[1].0)
+        };
+        let area = points.windows(2).map(below).sum();
+        Some(Self { first_us, last_us, first, last, area })
+    }
+
+    /// Each value held until the next reading.
+    pub(super) fn held(points: &[Point<f64>]) -> Option<Self> {
+        Self::new(points, |v| v, held)
+    }
+
+    /// Straight lines between the readings.
+    pub(super) fn straight(points: &[Point<f64>]) -> Option<Self> {
+        Self::new(points, |v| v, straight)
+    }
+
+    /// Area above the first value and length, with the last reading held.
+    fn until(&self, until_us: Option<i64>) -> (f64, f64) {
+        let end_us = until_us.unwrap_or(self.last_us).max(self.last_us);
+        let area = self.area + (self.last - self.first) * length(self.last_us, end_us);
+        (area, length(self.first_us, end_us))
+    }
+
+    /// Mean over time.
+    pub(super) fn mean(&self, until_us: Option<i64>) -> f64 {
+        let (area, covered) = self.until(until_us);
+        // A single reading is all that is known.
+        if covered > 0.0 { self.first + area / covered } else { self.first }
+    }
+
+    /// Value times seconds.
+    pub(super) fn integral(&self, until_us: Option<i64>) -> f64 {
+        let (area, covered) = self.until(until_us);
+        (self.first * covered + area) / US_PER_SECOND
+    }
 }
 
 /// Mean over time, each value held until the next reading.
 pub(super) fn average_held(points: &[Point<f64>], until_us: Option<i64>) -> Option<f64> {
-    average(points, until_us, held)
+    Some(Parts::held(points)?.mean(until_us))
 }
 
 /// Mean over time, straight lines between the readings.
 pub(super) fn average_straight(points: &[Point<f64>], until_us: Option<i64>) -> Option<f64> {
-    average(points, until_us, straight)
-}
-
-fn integral(points: &[Point<f64>], until_us: Option<i64>, between: Between) -> Option<f64> {
-    let (first, area, covered) = area(points, until_us, between)?;
-    Some((first * covered + area) / US_PER_SECOND)
+    Some(Parts::straight(points)?.mean(until_us))
 }
 
 /// Value times seconds, each value held until the next reading.
 pub(super) fn integral_held(points: &[Point<f64>], until_us: Option<i64>) -> Option<f64> {
-    integral(points, until_us, held)
+    Some(Parts::held(points)?.integral(until_us))
 }
 
 /// Value times seconds, straight lines between the readings.
 pub(super) fn integral_straight(points: &[Point<f64>], until_us: Option<i64>) -> Option<f64> {
-    integral(points, until_us, straight)
+    Some(Parts::straight(points)?.integral(until_us))
 }
 
 /// By how much a counter has grown. A counter that falls was reset to 0 in between, so its whole
@@ -80,16 +116,10 @@ pub(super) fn rate(points: &[Point<f64>], until_us: Option<i64>) -> Option<f64> 
     Some(grown / (length(points.first()?.0, points.last()?.0) / US_PER_SECOND))
 }
 
-/// Seconds in which a condition held, each answer held until the next reading.
+/// Seconds in which a condition held, each answer held until the next reading. Sums of whole
+/// microseconds, which are exact.
 pub(super) fn duration_in(points: &[Point<bool>], until_us: Option<i64>) -> Option<f64> {
-    let (last_us, last) = *points.last()?;
-    let inside = points.windows(2).filter(|p| p[0].1);
-    // Whole microseconds: no order of adding could matter.
-    let mut total_us: i64 = inside.map(|p| p[1].0.saturating_sub(p[0].0)).sum();
-    if last {
-        total_us += until_us.unwrap_or(last_us).max(last_us).saturating_sub(last_us);
-    }
-    Some(total_us as f64 / US_PER_SECOND)
+    Some(Parts::new(points, f64::from, held)?.integral(until_us))
 }
 
 /// How often the value differs from the one before.

@@ -17,6 +17,7 @@ mod sketch;
 #[cfg(test)]
 mod tests;
 mod udaf;
+mod until;
 mod value;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::spec::Expr;
 
 pub use catalog::{Function, StateSize, functions};
 pub use udaf::{takes_time, time_series};
+pub use until::{Held, held};
 
 /// State of one aggregate call for many groups. Functions that have only a one-group form get it
 /// wrapped, one per group: slower, equal in result.

@@ -15,7 +15,8 @@ use arrow::datatypes::{DataType, Field, Fields, Int64Type};
 use datafusion_common::{Result, exec_err};
 
 use super::groups::Kind;
-use super::measure::Point;
+use super::measure::{Parts, Point};
+use super::until::parts_column;
 use super::value::{Value, argument, downcast};
 use crate::spec::time_type;
 
@@ -60,6 +61,8 @@ impl<V: Value> Series<V> {
 pub(super) enum Measure<V> {
     /// A number (or nothing); the second argument is until when the last reading holds.
     Number(fn(&[Point<V>], Option<i64>) -> Option<f64>),
+    /// What there is up to the last reading, for a function that lets that one hold longer.
+    Parts(fn(&[Point<V>]) -> Option<Parts>),
     /// A count.
     Count(fn(&[Point<V>]) -> i64),
     /// Values at regular times: what is known at a time that lies between two points.
@@ -145,6 +148,10 @@ impl<V: Value> Kind for SeriesKind<V> {
                     compute(s.points(), until_us).filter(|v| v.is_finite())
                 };
                 f64::column(states.iter_mut().map(number))
+            }
+            Measure::Parts(compute) => {
+                let parts: Vec<_> = states.iter_mut().map(|s| compute(s.points())).collect();
+                parts_column(&parts)?
             }
             Measure::Count(compute) => {
                 i64::column(states.iter_mut().map(|s| Some(compute(s.points()))))

@@ -252,6 +252,9 @@ fn expected(points: &[(i64, f64)], name: &str, until: Option<i64>) -> Option<f64
 }
 
 proptest! {
+    // Each case is all calls in all ways.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn results_do_not_depend_on_order_or_parts(
         readings in readings(),

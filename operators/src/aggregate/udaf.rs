@@ -12,13 +12,14 @@ use datafusion_expr::{
     GroupsAccumulator, Signature, Volatility,
 };
 
-use super::catalog::{ALL, Function, Name};
+use super::catalog::{ALL, Function, Name, PARTS};
 use super::distribution::{HistogramKind, QuantileKind};
 use super::edge::{DeltaKind, Edge, EdgeKind};
 use super::groups::Planned;
-use super::measure;
+use super::measure::{self, Parts};
 use super::series::{Measure, SeriesKind, SlotsKind, resampled_type};
 use super::sketch::{ERROR, ERRORS, Scale};
+use super::until::parts_type;
 use super::value::{Time, Value};
 use crate::spec::time_type;
 
@@ -37,8 +38,13 @@ pub fn time_series() -> Vec<Arc<AggregateUDF>> {
 /// Whether an aggregate's second argument is the time of the reading; false of those that are not
 /// in this module.
 pub fn takes_time(name: &str) -> bool {
-    let entry = ALL.iter().find(|(_, f)| f.name == name || f.aliases.contains(&name));
-    entry.is_some_and(|(name, _)| name.takes_time())
+    Name::find(name).is_some_and(Name::takes_time)
+}
+
+/// The hidden aggregate for the parts of means and integrals.
+pub(super) fn parts(straight: bool) -> Arc<AggregateUDF> {
+    let (name, function) = &PARTS[usize::from(straight)];
+    Arc::new(AggregateUDF::from(TimeSeries::new(*name, function)))
 }
 
 #[derive(Debug)]
@@ -130,6 +136,8 @@ impl TimeSeries {
             N::Increase => number_of(measure::increase, args),
             N::Rate => number_of(measure::rate, args),
             N::DurationIn => number_of(measure::duration_in, args),
+            N::PartsHeld => parts_of(Parts::held),
+            N::PartsStraight => parts_of(Parts::straight),
             N::FilledSlots => Box::new(SlotsKind { step_us: self.interval(args, 2)? }),
             N::ResampleHeld => self.resample(args, measure::last_known)?,
             N::ResampleStraight => self.resample(args, measure::interpolated)?,
@@ -213,6 +221,10 @@ fn number_of<V: Value>(
     args: &AccumulatorArgs<'_>,
 ) -> Box<dyn Planned> {
     Box::new(SeriesKind { measure: Measure::Number(compute), has_until: args.exprs.len() > 2 })
+}
+
+fn parts_of(compute: fn(&[measure::Point<f64>]) -> Option<Parts>) -> Box<dyn Planned> {
+    Box::new(SeriesKind { measure: Measure::Parts(compute), has_until: false })
 }
 
 /// A call that takes values of any type.
@@ -300,6 +312,7 @@ impl AggregateUDFImpl for TimeSeries {
             Name::Changes | Name::FilledSlots => DataType::Int64,
             Name::Histogram => list_of(DataType::Int64),
             Name::ResampleHeld | Name::ResampleStraight => resampled_type(),
+            Name::PartsHeld | Name::PartsStraight => parts_type(),
             _ => DataType::Float64,
         })
     }

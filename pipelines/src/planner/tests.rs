@@ -306,6 +306,10 @@ fn aggregates_over_time_take_the_time_of_the_reading() {
         ("histogram(temperature, 3, 5)[2]", Some(1.0), Some(0.0)),
         ("resample(temperature, INTERVAL '1 second')[2]['value']", Some(1.0), None),
         ("date_part('epoch', first(time))", Some(0.0), Some(1.0)),
+        // The window of `run_window` ends after a minute.
+        ("twa(temperature, window_end)", Some(6.7), Some(50.0)),
+        ("integral_linear(temperature, window_end)", Some(408.0), Some(2950.0)),
+        ("duration_in(doorOpen, window_end - INTERVAL '10 seconds')", Some(49.0), Some(0.0)),
     ] {
         assert_eq!(number(text), [a, b], "{text}");
     }
@@ -334,6 +338,8 @@ fn aggregates_over_time_say_what_they_take() {
         ("histogram(temperature, 5, 3)", "ascend"),
         ("histogram(temperature)", "`histogram` takes"),
         ("twa(DISTINCT temperature)", "no DISTINCT"),
+        ("rate(count_total, window_end)", "`rate` takes (counter, time), but"),
+        ("twa(temperature, greatest(window_end, time))", "many values in a window"),
         ("histogram(temperature, 5)", "a column cannot be"),
     ] {
         let found = plan_window(&items(&[("x", text)]), &[], &schema(), "time").expect_err(text);

@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError};
-use datafusion::logical_expr::Expr as LogicalExpr;
+use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
-use tidegate_operators::aggregate::create_groups_accumulator;
+use tidegate_operators::aggregate::{create_groups_accumulator, held};
 use tidegate_operators::spec::{Clock, Expr, LatePolicy, WindowSpec, time_type};
 
 use super::inspect::{Inspection, Place};
@@ -154,7 +155,10 @@ impl<'a> Planning<'a> {
         let mut problem = None;
         let rewritten = expr.transform_down(|e| {
             let step = match &e {
-                LogicalExpr::AggregateFunction(_) => self.call(&e).map(Some),
+                LogicalExpr::AggregateFunction(call) => match self.held(call) {
+                    Ok(None) => self.call(&e).map(Some),
+                    found => found,
+                },
                 LogicalExpr::Column(c) => self.outside(&c.name).map(|()| None),
                 _ => Ok(None),
             };
@@ -171,6 +175,27 @@ impl<'a> Planning<'a> {
             Some(problem) => Err(problem),
             None => rewritten.map(|t| t.data).map_err(|e| PlanProblem::from_planner(&e)),
         }
+    }
+
+    /// What stands for an aggregate whose last reading holds until a bound of the window.
+    fn held(&mut self, call: &AggregateFunction) -> Result<Option<LogicalExpr>, PlanProblem> {
+        let [value, time, until] = call.params.args.as_slice() else { return Ok(None) };
+        let mut of_window: Vec<&Column> = until.column_refs().into_iter().collect();
+        of_window.sort_by(|a, b| a.name.cmp(&b.name));
+        if of_window.iter().all(|c| self.schema.index_of(&c.name).is_ok()) {
+            return Ok(None);
+        }
+        let Some(held) = held(call.func.name()) else { return Ok(None) };
+        for column in of_window {
+            self.outside(&column.name)?;
+        }
+        let value = value.clone().cast_to(&DataType::Float64, &self.input);
+        let value = value.map_err(|e| PlanProblem::from_planner(&e))?;
+        let mut parts = call.clone();
+        parts.func = held.parts;
+        parts.params.args = vec![value, time.clone()];
+        let parts = self.call(&LogicalExpr::AggregateFunction(parts))?;
+        Ok(Some(held.finish.call(vec![parts, until.clone()])))
     }
 
     /// The column that stands for an aggregate call.

@@ -113,6 +113,30 @@ async fn errors_name_what_is_close() {
     assert!(error(&session, "").await.contains("exactly one"));
 }
 
+#[tokio::test]
+async fn aggregates_for_time_series_are_there() {
+    let (_folder, store) = local();
+    write(&store, &spec("readings", &many(0, 15)), &[many(0, 8), many(8, 7)]).await;
+    // The readings of device-0 are 7 s apart.
+    let gaps = "SELECT unnest(resample_linear(value, time, INTERVAL '1 second')) AS p \
+                FROM readings WHERE device = 'device-0'";
+    let filled = format!("SELECT count(*), sum(p['value']), max(p['time']) FROM ({gaps})");
+    assert_eq!(lines(&store, &filled).await, ["15 105.0 2026-01-01T00:00:14Z"]);
+    let grouped = "SELECT device, twa(value, time) FROM readings GROUP BY 1 ORDER BY 1 LIMIT 1";
+    assert_eq!(lines(&store, grouped).await, ["device-0 3.5"]);
+    let whole = "SELECT last(value, time), increase(value, time) FROM readings";
+    assert_eq!(lines(&store, whole).await, ["14.0 14.0"]);
+    let running = "SELECT sum(l) FROM (SELECT last(value, time) OVER (ORDER BY time) AS l \
+                   FROM readings)";
+    assert_eq!(lines(&store, running).await, ["105.0"]);
+    let known = "SELECT DISTINCT syntax_example FROM information_schema.routines \
+                 WHERE routine_name = 'twa'";
+    assert_eq!(lines(&store, known).await, ["twa(value, time [, until])"]);
+    let session = Session::over(store, 1 << 28).unwrap();
+    let problem = error(&session, "SELECT twa(value) FROM readings").await;
+    assert!(problem.contains("`twa` takes (value, time [, until])"), "{problem}");
+}
+
 async fn run(options: &QueryOptions, sql: &str, format: OutputFormat) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     run_query(options, sql, format, &mut out).await?;
