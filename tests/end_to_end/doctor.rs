@@ -46,6 +46,17 @@ fn segments(home: &Home) -> Vec<PathBuf> {
     files
 }
 
+/// A data file of the table of readings.
+fn table_file(home: &Home) -> PathBuf {
+    let table = home.data().join("tables/cold_chain/readings");
+    eventually("a file of the table", || {
+        let mut command = std::process::Command::new("find");
+        let found = command.arg(&table).args(["-name", "*.parquet"]).output().unwrap();
+        let text = String::from_utf8(found.stdout).unwrap();
+        text.lines().next().map(PathBuf::from).ok_or_else(|| text.clone())
+    })
+}
+
 #[test]
 fn a_running_instance_under_load_is_well_and_a_damaged_one_is_saved() {
     let home = Home::with(&ColdChain::on_endpoint().text());
@@ -77,16 +88,7 @@ fn a_running_instance_under_load_is_well_and_a_damaged_one_is_saved() {
     assert_well(&doctor(&home, &["tables"]));
 
     // A file of a table is gone, and a byte of the journal is another one.
-    let table = home.data().join("tables/cold_chain/readings");
-    let gone = eventually("a file of the table", || {
-        let found = std::process::Command::new("find")
-            .arg(&table)
-            .args(["-name", "*.parquet"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(found.stdout).unwrap();
-        text.lines().next().map(PathBuf::from).ok_or_else(|| text.clone())
-    });
+    let gone = table_file(&home);
     std::fs::remove_file(&gone).unwrap();
     let file = segments(&home).pop().unwrap();
     let mut bytes = std::fs::read(&file).unwrap();

@@ -81,6 +81,25 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_a_restart_is_exact() {
 }
 
 #[test]
+fn an_append_without_room_is_tried_again_and_nothing_is_there_twice() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let mut command = home.run_command(2);
+    let instance = home.start_command(command.env("TIDEGATE_FAULT", "enospc:append:20"));
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    for seq in 0..60 {
+        let next = Reading::regular("north", "d1", seq, EVERY_MS);
+        device.send(&next.topic(), &next.payload()).unwrap();
+        device.acknowledged().unwrap();
+    }
+    let said = instance.said();
+    assert!(said.contains("at append, hit 20"), "{said}");
+    instance.stop();
+    let rows = home.rows("SELECT seq FROM readings ORDER BY seq");
+    let seqs: Vec<i64> = rows.iter().map(|r| r["seq"].as_i64().unwrap()).collect();
+    assert_eq!(seqs, (0..60).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_second_instance_is_refused_and_the_first_goes_on() {
     let home = Home::with(&ColdChain::on_endpoint().text());
     let instance = home.start();

@@ -165,8 +165,8 @@ fn save_checkpoints(options: &SalvageOptions, report: &mut Report) -> anyhow::Re
     Ok(saved)
 }
 
-/// Copies what is whole of the outbox, and wishes to send again; gives the newest epoch whose alerts
-/// it has.
+/// Copies what is whole of the outbox, and wishes to send again; gives the newest epoch whose
+/// alerts it has.
 fn save_outbox(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<Epoch> {
     let dir = options.data.join("outbox");
     if !dir.is_dir() {

@@ -121,8 +121,8 @@ pub(crate) struct SavedOutbox {
     pub(crate) through: Epoch,
 }
 
-/// Writes an outbox into the folder `to`, which has none, that holds every whole frame of the one in
-/// `from`.
+/// Writes an outbox into the folder `to`, which has none, that holds every whole frame of the one
+/// in `from`.
 pub(crate) fn salvage(from: &Path, to: &Path) -> Result<SavedOutbox, DurableError> {
     let Some(opened) = open(from)? else { return Ok(SavedOutbox::default()) };
     let header = FileHeader { salt: segment::new_salt(opened.header.sequence), ..opened.header };

@@ -1,9 +1,9 @@
 //! Which files the lost entries of a log named, by the epochs in the files' names.
 //!
 //! Every commit of an application begins with the epoch after the one that its commit before ended
-//! with, and all its files bear that first epoch and numbers from 0 on. So files that no entry names
-//! are those of a lost one if they begin where a known commit ended and no number is missing or
-//! there twice (as where a commit that crashed was done again with other files).
+//! with, and all its files bear that first epoch and numbers from 0 on. So files that no entry
+//! names are those of a lost one if they begin where a known commit ended and no number is missing
+//! or there twice (as where a commit that crashed was done again with other files).
 
 use std::collections::{BTreeMap, BTreeSet};
 

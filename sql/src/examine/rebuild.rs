@@ -1,7 +1,8 @@
 //! What can be saved of a table, as a new table elsewhere: one log entry that names the files which
 //! are there and whole, with the epochs that the old log had reached.
 //!
-//! Where a log entry is lost, files of ours tell by their names which epochs they hold: see [`chain`].
+//! Where a log entry is lost, files of ours tell by their names which epochs they hold:
+//! see [`chain`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
