@@ -10,8 +10,8 @@ mod target;
 mod worker;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -59,6 +59,9 @@ struct Counters {
     pending: AtomicU64,
 }
 
+/// Targets by name.
+type Counted = Vec<(String, Arc<Counters>)>;
+
 /// How one target is doing, since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookStats {
@@ -74,9 +77,40 @@ pub struct WebhookStats {
     pub pending: u64,
 }
 
+/// The counters of all targets, to look at while senders work.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watched(Arc<Mutex<Counted>>);
+
+impl Watched {
+    /// The targets of a sender as well.
+    pub(crate) fn add(&self, sender: &WebhookSender) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(sender.counters.iter().cloned());
+    }
+
+    /// How each target is doing.
+    pub(crate) fn stats(&self) -> Vec<WebhookStats> {
+        stats(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn stats(counters: &[(String, Arc<Counters>)]) -> Vec<WebhookStats> {
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    counters
+        .iter()
+        .map(|(name, counters)| WebhookStats {
+            name: name.clone(),
+            sent: get(&counters.sent),
+            retried: get(&counters.retried),
+            dead: get(&counters.dead),
+            pending: get(&counters.pending),
+        })
+        .collect()
+}
+
 /// The running senders.
 pub struct WebhookSender {
-    counters: Vec<(String, Arc<Counters>)>,
+    counters: Counted,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -150,17 +184,7 @@ impl WebhookSender {
 
     /// How each target is doing.
     pub fn stats(&self) -> Vec<WebhookStats> {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        self.counters
-            .iter()
-            .map(|(name, counters)| WebhookStats {
-                name: name.clone(),
-                sent: get(&counters.sent),
-                retried: get(&counters.retried),
-                dead: get(&counters.dead),
-                pending: get(&counters.pending),
-            })
-            .collect()
+        stats(&self.counters)
     }
 
     /// Stops: attempts in flight may end, for at most `at_most`. What is pending stays in the

@@ -11,6 +11,7 @@ mod http;
 mod intake;
 mod kill;
 mod limits;
+mod metrics;
 mod outputs;
 mod points;
 mod process;

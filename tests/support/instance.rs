@@ -225,6 +225,13 @@ impl Instance {
         self.listening(HTTP_LISTENING).expect("`Home::start_http` waited for it")
     }
 
+    /// Where questions are answered, of an instance that was started with `--metrics`.
+    pub(crate) fn metrics(&self) -> Option<SocketAddr> {
+        let lines = self.stderr.lock().unwrap();
+        let line = lines.iter().find_map(|l| l.strip_prefix("metrics on http://"))?;
+        line.strip_suffix("/metrics")?.parse().ok()
+    }
+
     fn listening(&self, what: &str) -> Option<SocketAddr> {
         let lines = self.stderr.lock().unwrap();
         lines.iter().filter(|l| l.contains("ready")).find_map(|line| {

@@ -8,6 +8,7 @@ mod device;
 mod instance;
 mod publisher;
 mod rng;
+mod scrape;
 mod webhook;
 
 use std::io::Write as _;
@@ -18,6 +19,7 @@ pub(crate) use device::Device;
 pub(crate) use instance::{Home, Instance, Row, tidegate};
 pub(crate) use publisher::{Published, Site, Traffic, publish};
 pub(crate) use rng::Rng;
+pub(crate) use scrape::{Scrape, get};
 pub(crate) use webhook::Receiver;
 
 /// How long any wait may take before the test fails: far more than a debug build on two busy cores

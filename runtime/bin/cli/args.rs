@@ -179,6 +179,9 @@ pub(super) struct EngineArgs {
     /// End after this time, such as 30s or 10m
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub(super) time: Option<Duration>,
+    /// Answer HTTP on this address: /metrics (Prometheus, OpenMetrics), /health, /ready
+    #[arg(long, value_name = "ADDR")]
+    pub(super) metrics: Option<String>,
     /// Print the totals as one JSON object on the last line of standard output
     #[arg(long)]
     pub(super) json: bool,

@@ -36,7 +36,9 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
     })?;
     let options =
         EngineOptions { workers: args.engine.workers(), ..EngineOptions::new(&args.engine.data) };
-    let mut engine = start::start(plan, options, screen).await?;
+    let metrics = args.engine.metrics.as_deref();
+    let mut started = start::start(plan, options, metrics, screen).await?;
+    let engine = &mut started.engine;
     let address = engine.endpoint_addr().context("the demo's pipelines have no endpoint")?;
     screen.print(&introduction(&args, address, moved));
     stop.restart(args.engine.time);
@@ -44,11 +46,11 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
     let stats = engine.stats();
     let totals = Box::new(fleet.totals_reader());
     let mut summary = Summary::new("tidegate demo", stats, Some(totals));
-    let watched = finish::watch(&mut engine, &mut summary, screen, &mut stop).await;
+    let watched = finish::watch(engine, &mut summary, screen, &mut stop).await;
     stop.next_signal_exits();
     // The fleet first: its last messages are still acknowledged and then processed.
     fleet.stop().await;
-    let stopped = engine.shutdown().await;
+    let stopped = started.shutdown().await;
     watched?;
     stopped?;
     let arrived = receiver.totals();

@@ -24,7 +24,9 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
         spill_bytes_max: args.spill_max,
         ..EngineOptions::new(&data)
     };
-    let mut engine = start::start(plan, options, screen).await?;
+    let metrics = args.engine.metrics.as_deref();
+    let mut started = start::start(plan, options, metrics, screen).await?;
+    let engine = &mut started.engine;
     stop.restart(args.engine.time);
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
     // To standard error, also for programs that wait for it: standard output is for results.
@@ -45,10 +47,10 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
         screen.print("all files were read before: there is nothing new");
     }
     let mut summary = Summary::new("tidegate run", stats, None).of_files(progress.clone());
-    let watched = finish::watch(&mut engine, &mut summary, screen, &mut stop).await;
+    let watched = finish::watch(engine, &mut summary, screen, &mut stop).await;
     stop.next_signal_exits();
     // Also after a failure: whatever can be committed still is.
-    let stopped = engine.shutdown().await;
+    let stopped = started.shutdown().await;
     watched?;
     stopped?;
     if progress.is_some_and(|p| !p.is_complete()) {

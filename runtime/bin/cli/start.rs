@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_pipelines::Plan;
 use tidegate_runtime::engine::{Engine, EngineOptions, Replaying, moment};
+use tidegate_runtime::metrics::MetricsServer;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary;
 
@@ -15,12 +16,37 @@ const SHOW_AFTER: Duration = Duration::from_secs(1);
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// Starts the engine; on standard error stands how far it is, and then what it restored.
+/// A running engine, and who answers questions about it.
+pub(super) struct Started {
+    pub(super) engine: Engine,
+    pub(super) metrics: Option<MetricsServer>,
+}
+
+impl Started {
+    /// Stops the engine; until it has ended, questions are answered.
+    pub(super) async fn shutdown(self) -> anyhow::Result<()> {
+        if let Some(metrics) = &self.metrics {
+            metrics.stopping();
+        }
+        self.engine.shutdown().await.map(drop)
+    }
+}
+
+/// Starts the engine; on standard error stands how far it is, and then what it restored. Metrics
+/// are there from the beginning, if they are asked for.
 pub(super) async fn start(
     plan: Plan,
     options: EngineOptions,
+    metrics: Option<&str>,
     screen: &Arc<Screen>,
-) -> anyhow::Result<Engine> {
+) -> anyhow::Result<Started> {
+    let metrics = match metrics {
+        Some(listen) => Some(MetricsServer::start(listen, Arc::clone(&options.replaying)).await?),
+        None => None,
+    };
+    if let Some(metrics) = &metrics {
+        eprintln!("metrics on http://{}/metrics", metrics.address());
+    }
     // A task of its own: a start works on its thread for long.
     let shown = tokio::spawn(show(Arc::clone(&options.replaying), Arc::clone(screen)));
     let started = Engine::start(plan, options).await;
@@ -29,8 +55,11 @@ pub(super) async fn start(
     let _ = shown.await;
     screen.clear();
     let engine = started?;
+    if let Some(metrics) = &metrics {
+        metrics.watch(engine.observer());
+    }
     recovered(&engine, screen);
-    Ok(engine)
+    Ok(Started { engine, metrics })
 }
 
 async fn show(replaying: Arc<Replaying>, screen: Arc<Screen>) {

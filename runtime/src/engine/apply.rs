@@ -35,7 +35,7 @@ use super::workers::Event;
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::outbox::Outbox;
-use crate::webhook::{SenderOptions, WebhookSender};
+use crate::webhook::{SenderOptions, Watched, WebhookSender};
 
 /// How long a change may take from the tick at which it is made.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -138,6 +138,7 @@ pub struct Applier {
     changes: Arc<Changes>,
     journal: Arc<Journal>,
     outbox: Arc<Outbox>,
+    webhooks: Watched,
     clock: Clock,
     runtime: tokio::runtime::Handle,
 }
@@ -146,13 +147,13 @@ impl Applier {
     pub(super) fn new(
         plan: Plan,
         changes: Arc<Changes>,
-        (journal, outbox): (Arc<Journal>, Arc<Outbox>),
+        (journal, outbox, webhooks): (Arc<Journal>, Arc<Outbox>, Watched),
         clock: Clock,
     ) -> Self {
         let tables = graph::tables(&plan.pipelines);
         let running = Mutex::new(Running { plan, tables, senders: Vec::new() });
         let runtime = tokio::runtime::Handle::current();
-        Self { running, changes, journal, outbox, clock, runtime }
+        Self { running, changes, journal, outbox, webhooks, clock, runtime }
     }
 
     /// What a change to this plan would be.
@@ -259,6 +260,7 @@ impl Applier {
         let _inside = self.runtime.enter();
         let (outbox, clock) = (Arc::clone(&self.outbox), self.clock.clone());
         let sender = WebhookSender::start_more(outbox, new, SenderOptions::default(), clock)?;
+        self.webhooks.add(&sender);
         running.senders.push(sender);
         Ok(())
     }

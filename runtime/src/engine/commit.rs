@@ -198,6 +198,7 @@ impl Committer {
         self.done = tick.epoch;
         self.time_us = tick.time_us;
         Stats::set(&self.stats.epochs_done, tick.epoch);
+        Stats::set(&self.stats.done_tick_us, tick.time_us.max(0).unsigned_abs());
         self.in_flight.done(tick.epoch);
         for table in &mut self.tables {
             table.commit(tick.epoch, false)?;

@@ -6,33 +6,63 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::alarms::{Alarms, Conditions as Holding, Rule};
+use super::sources::SourceState;
 use super::tables::TableTroubles;
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::outbox::Outbox;
-use crate::source::SourceStats;
 use crate::stats::Stats;
 
-/// What is asked besides the journal: sources, tables, notifications, counters.
-pub(super) type About = (Vec<(String, Arc<SourceStats>)>, TableTroubles, Arc<Outbox>, Arc<Stats>);
+/// What is asked besides the states: notifications, counters.
+pub(super) type About = (Arc<Outbox>, Arc<Stats>);
 
 /// Watches all of it and tells what changes to the journal.
 pub(super) fn watch(
     data: &Path,
     clock: Clock,
-    journal: &Arc<Journal>,
-    (sources, tables, outbox, stats): About,
+    states: States,
+    (outbox, stats): About,
 ) -> std::io::Result<Alarms> {
-    let urgent = journal.urgent_intake();
-    let conditions = Conditions { journal: Arc::clone(journal), sources, tables, outbox, stats };
+    let urgent = states.journal.urgent_intake();
+    let conditions = Conditions { states, outbox, stats };
     Alarms::start(data, clock, urgent, conditions.looker())
+}
+
+/// Parts of the engine that can be in a bad state.
+#[derive(Clone)]
+pub(super) struct States {
+    pub(super) journal: Arc<Journal>,
+    pub(super) sources: Vec<SourceState>,
+    pub(super) tables: TableTroubles,
+}
+
+impl States {
+    /// What is wrong at present, the most important first.
+    pub(super) fn problems(&self) -> Vec<(Rule, String)> {
+        let journal = self.journal.stats();
+        let mut all = Vec::new();
+        let full = journal.disk_full.is_some();
+        all.extend(journal.disk_full.map(|why| (Rule::DiskFull, why)));
+        if journal.waiting_for_room && !full {
+            let why = format!("the journal has {} bytes, sources wait", journal.bytes_on_disk);
+            all.push((Rule::JournalFull, why));
+        }
+        all.extend(self.sources.iter().filter_map(|source| {
+            Some((Rule::SourceDown, format!("{}: {}", source.name, source.problem()?)))
+        }));
+        all.extend(
+            self.tables
+                .now()
+                .into_iter()
+                .map(|(table, _, why)| (Rule::TablesUnreachable, format!("table {table}: {why}"))),
+        );
+        all
+    }
 }
 
 /// The parts that are asked.
 struct Conditions {
-    journal: Arc<Journal>,
-    sources: Vec<(String, Arc<SourceStats>)>,
-    tables: TableTroubles,
+    states: States,
     outbox: Arc<Outbox>,
     stats: Arc<Stats>,
 }
@@ -44,18 +74,10 @@ impl Conditions {
         let mut refused_before = 0;
         let mut dead_before = self.outbox.dead_count();
         move || {
-            let journal = self.journal.stats();
             let mut all = Holding::new();
-            all.extend(journal.disk_full.map(|why| (Rule::DiskFull, why)));
-            if journal.waiting_for_room && !all.contains_key(&Rule::DiskFull) {
-                let why = format!("the journal has {} bytes, sources wait", journal.bytes_on_disk);
-                all.insert(Rule::JournalFull, why);
+            for (rule, why) in self.states.problems() {
+                all.entry(rule).or_insert(why);
             }
-            let down = self.sources.iter().find_map(|(name, stats)| {
-                stats.problem().map(|why| (Rule::SourceDown, format!("{name}: {why}")))
-            });
-            all.extend(down);
-            all.extend(self.tables.first().map(|why| (Rule::TablesUnreachable, why)));
             let refused = self.stats.keys_refused.load(Ordering::Relaxed);
             if refused > refused_before {
                 let why = format!("{refused} rows of new keys found no place since the start");

@@ -19,6 +19,7 @@ mod flows;
 mod folder;
 mod live_feed;
 pub(crate) mod notifications;
+mod observer;
 mod options;
 mod replaying;
 mod shadow;
@@ -33,8 +34,10 @@ mod workers;
 
 pub use self::apply::{Applied, Applier};
 pub use self::files::{Progress, Reading};
+pub use self::observer::Observer;
 pub use self::options::{EngineOptions, Recovery, Report, moment};
 pub use self::replaying::{Replayed, Replaying};
+pub use self::tables::TableState;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,10 +52,11 @@ use tidegate_pipelines::graph;
 use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
-use self::alarms::Alarms;
+use self::alarms::{Alarms, Rule};
 use self::apply::Changes;
 use self::checkpoints::{Checkpoints, Restored};
 use self::commit::Committer;
+use self::conditions::States;
 use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
@@ -63,7 +67,7 @@ use self::replaying::replay_into;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
 use self::switching::Opening;
-use self::tables::{SpillBudget, TableContext, TableTroubles};
+use self::tables::{SpillBudget, TableContext, TableTroubles, TablesWatched};
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -72,7 +76,7 @@ use crate::http::Requests;
 use crate::journal::{Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::Stats;
-use crate::webhook::{SenderOptions, WebhookSender, WebhookStats};
+use crate::webhook::{SenderOptions, Watched, WebhookSender};
 
 /// Rows and reports on their way to the committer. A full queue holds the workers back.
 const EVENTS_MAX: usize = 1024;
@@ -98,11 +102,10 @@ struct Live {
     journal: Arc<Journal>,
     sources: Sources,
     sender: WebhookSender,
-    troubles: TableTroubles,
+    observed: Arc<observer::Live>,
     _alarms: Alarms,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
-    cuts: Arc<Cuts>,
 }
 
 impl Engine {
@@ -188,7 +191,7 @@ impl Engine {
         let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
         let last_ticks = Arc::new(AtomicBool::new(false));
         let context = table_context(&options, &stats, &last_ticks)?;
-        let troubles = context.troubles.clone();
+        let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
         let specs = graph::tables(&plan.pipelines);
         let (opened, flying) = (context.clone(), Arc::clone(&in_flight));
         let opened = Committer::open(&store, &specs, &instance, opened, flying);
@@ -227,7 +230,8 @@ impl Engine {
         journal.start(Box::new(feed))?;
         recovery.seconds = started.elapsed().as_secs_f64();
         let of_stats = Arc::clone(&stats);
-        let begun = Begun { journal, outbox, clock, changes, cuts, troubles, last_ticks, end };
+        let begun =
+            Begun { journal, outbox, clock, changes, cuts, troubles, tables, last_ticks, end };
         let live = Some(begun.go_live(plan, bound, &options.data, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
@@ -240,9 +244,13 @@ impl Engine {
 
     /// Brings counters up to date that other parts keep.
     pub fn refresh(&self) {
-        if let Some(live) = &self.live {
-            live.refresh(&self.stats);
-        }
+        self.observer().refresh();
+    }
+
+    /// What anybody may look at while it runs, without holding it up.
+    pub fn observer(&self) -> Observer {
+        let live = self.live.as_ref().map(|live| Arc::clone(&live.observed));
+        Observer { stats: Arc::clone(&self.stats), live }
     }
 
     /// What changes the plan while it runs; `None` for files.
@@ -271,11 +279,11 @@ impl Engine {
         self.files.as_ref().map(|run| Arc::clone(&run.progress))
     }
 
-    /// What is wrong with a source at present, if anything is.
+    /// What is wrong at present, if anything is, for people. A full journal is not: it is what
+    /// slows sources down.
     pub fn unhealthy(&self) -> Option<String> {
-        let live = self.live.as_ref()?;
-        let journal = || live.journal.stats().unhealthy;
-        live.sources.unhealthy().or_else(journal).or_else(|| live.troubles.first())
+        let mut problems = self.observer().problems().into_iter();
+        problems.find(|(what, _)| *what != Rule::JournalFull.name()).map(|(_, why)| why)
     }
 
     /// Resolves when the engine ends by itself: all files read, or a fatal error.
@@ -296,9 +304,10 @@ impl Engine {
     /// # Errors
     /// What kept it from finishing; nothing that was acknowledged is lost by that.
     pub async fn shutdown(mut self) -> anyhow::Result<Report> {
+        let observer = self.observer();
         if let Some(live) = self.live.take() {
             live.sources.stop().await?;
-            live.refresh(&self.stats);
+            observer.refresh();
             live.last_ticks.store(true, Ordering::Release);
             let _ = live.end.send(());
             let journal = Arc::clone(&live.journal);
@@ -306,7 +315,7 @@ impl Engine {
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
             live.send_rest().await;
-            live.refresh(&self.stats);
+            observer.refresh();
             for sender in live.applier.senders() {
                 sender.shutdown(Duration::from_secs(1)).await;
             }
@@ -329,6 +338,7 @@ struct Begun {
     changes: Arc<Changes>,
     cuts: Arc<Cuts>,
     troubles: TableTroubles,
+    tables: TablesWatched,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -342,25 +352,22 @@ impl Begun {
         data: &std::path::Path,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
-        let Self { journal, outbox, clock, changes, cuts, troubles, last_ticks, end } = self;
+        let Self { journal, outbox, clock, changes, cuts, troubles, tables, last_ticks, end } =
+            self;
         let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
         let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
         let sources = sources::start(bound, &journal);
-        let about = (sources.stats(), troubles.clone(), Arc::clone(&outbox), stats);
-        let alarms = conditions::watch(data, clock.clone(), &journal, about)?;
-        let ours = (Arc::clone(&journal), outbox);
+        let watched = Watched::default();
+        watched.add(&sender);
+        let states =
+            States { journal: Arc::clone(&journal), sources: sources.states(), tables: troubles };
+        let about = (Arc::clone(&outbox), stats);
+        let alarms = conditions::watch(data, clock.clone(), states.clone(), about)?;
+        let (webhooks, of) = (watched.clone(), clock.clone());
+        let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock: of });
+        let ours = (Arc::clone(&journal), outbox, watched);
         let applier = Arc::new(Applier::new(plan, changes, ours, clock));
-        Ok(Live {
-            applier,
-            journal,
-            sources,
-            sender,
-            troubles,
-            _alarms: alarms,
-            last_ticks,
-            end,
-            cuts,
-        })
+        Ok(Live { applier, journal, sources, sender, observed, _alarms: alarms, last_ticks, end })
     }
 }
 
@@ -371,24 +378,6 @@ impl Live {
         while self.sender.stats().iter().any(|w| w.pending > 0) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-
-    /// Sums the counters of sources and webhooks into the engine's.
-    fn refresh(&self, stats: &Stats) {
-        self.sources.refresh(stats);
-        let journal = self.journal.stats();
-        Stats::set(&stats.journal_bytes, journal.bytes_on_disk);
-        Stats::set(&stats.journal_behind_bytes, journal.behind_bytes);
-        Stats::set(&stats.messages_repeated, journal.repeated);
-        if let Some(saved_us) = self.cuts.saved_us() {
-            let age_us = Clock::system().now_us().saturating_sub(saved_us);
-            Stats::set(&stats.checkpoint_age_us, age_us.try_into().unwrap_or(0));
-        }
-        let webhooks = self.sender.stats();
-        let sum = |f: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(f).sum();
-        Stats::set(&stats.webhooks, sum(&|w| w.sent));
-        Stats::set(&stats.webhooks_failed, sum(&|w| w.retried + w.dead));
-        Stats::set(&stats.webhooks_pending, sum(&|w| w.pending));
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,7 +23,6 @@ use crate::mqtt::{
     AlertTopics, Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig,
 };
 use crate::source::{Source, SourceError, SourceStats};
-use crate::stats::Stats;
 use crate::webhook::WebhookTarget;
 
 /// A source that is ready to start.
@@ -236,6 +234,24 @@ pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
     Sources { running, stop }
 }
 
+/// A source, to look at while it runs.
+#[derive(Clone)]
+pub(super) struct SourceState {
+    pub(super) name: String,
+    pub(super) stats: Arc<SourceStats>,
+    task: tokio::task::AbortHandle,
+}
+
+impl SourceState {
+    /// Why it does not work at present, if it does not.
+    pub(super) fn problem(&self) -> Option<String> {
+        match self.task.is_finished() {
+            true => Some("it has ended".to_owned()),
+            false => self.stats.problem(),
+        }
+    }
+}
+
 impl Sources {
     pub(super) fn endpoint_addr(&self) -> Option<SocketAddr> {
         self.running.iter().find_map(|r| r.addr)
@@ -249,27 +265,14 @@ impl Sources {
         all
     }
 
-    /// Sums the sources' counters into the engine's.
-    pub(super) fn refresh(&self, stats: &Stats) {
-        let sum = |f: &dyn Fn(&SourceStats) -> u64| self.running.iter().map(|r| f(&r.stats)).sum();
-        Stats::set(&stats.messages_received, sum(&|s| s.received.load(Ordering::Relaxed)));
-        Stats::set(&stats.messages_acked, sum(&|s| s.acked.load(Ordering::Relaxed)));
-        Stats::set(&stats.connections, sum(&|s| s.connections.load(Ordering::Relaxed)));
-    }
-
-    /// The first source that is not well, and why.
-    pub(super) fn unhealthy(&self) -> Option<String> {
-        self.running.iter().find_map(|r| {
-            if r.task.is_finished() {
-                return Some(format!("{} has ended", r.name));
-            }
-            r.stats.problem().map(|why| format!("{}: {why}", r.name))
-        })
-    }
-
-    /// The names of the sources, each with what it counts.
-    pub(super) fn stats(&self) -> Vec<(String, Arc<SourceStats>)> {
-        self.running.iter().map(|r| (r.name.clone(), Arc::clone(&r.stats))).collect()
+    /// The sources, to look at while they run.
+    pub(super) fn states(&self) -> Vec<SourceState> {
+        let state = |r: &Running| SourceState {
+            name: r.name.clone(),
+            stats: Arc::clone(&r.stats),
+            task: r.task.abort_handle(),
+        };
+        self.running.iter().map(state).collect()
     }
 
     /// Tells all sources to stop and waits until they have acknowledged what is durable.

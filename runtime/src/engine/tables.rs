@@ -7,6 +7,7 @@
 
 mod backlog;
 mod spill;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ pub(super) use self::backlog::Backlog;
 use self::backlog::Refused;
 pub(crate) use self::spill::SpillBudget;
 use self::spill::{Job, Spill};
+pub use self::watched::TableState;
+pub(crate) use self::watched::TablesWatched;
+use self::watched::{Unseen, Watched};
 use crate::stats::Stats;
 
 /// Folder of waiting rows below the data folder.
@@ -53,11 +57,6 @@ impl TableTroubles {
         entry.1 = why;
     }
 
-    /// One table that cannot be written, and why, for people.
-    pub(crate) fn first(&self) -> Option<String> {
-        self.now().first().map(|(table, _, why)| format!("table {table}: {why}"))
-    }
-
     /// The tables that cannot be written, each with the time since then and the reason.
     pub(crate) fn now(&self) -> Vec<(String, Duration, String)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,6 +75,7 @@ pub(super) struct TableContext {
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) troubles: TableTroubles,
     pub(super) spill: SpillBudget,
+    pub(super) watched: TablesWatched,
     spill_dir: PathBuf,
 }
 
@@ -90,7 +90,8 @@ impl TableContext {
         let spill_dir = data.join(SPILL);
         spill::remove_leftovers(&spill_dir)?;
         let runtime = Handle::current();
-        Ok(Self { runtime, stats, stopping, troubles: TableTroubles::default(), spill, spill_dir })
+        let (troubles, watched) = (TableTroubles::default(), TablesWatched::default());
+        Ok(Self { runtime, stats, stopping, troubles, spill, watched, spill_dir })
     }
 }
 
@@ -102,6 +103,7 @@ pub(super) struct Table {
     thread: Option<JoinHandle<anyhow::Result<()>>>,
     /// The newest epoch that a finished commit covers.
     committed: Arc<AtomicU64>,
+    unseen: Arc<Unseen>,
     freshness: Duration,
     committed_at: Instant,
     dirty: bool,
@@ -118,6 +120,7 @@ impl Table {
         let spill = Spill::new(context.spill_dir.join(&name), context.spill.clone())?;
         let (mut table, work) = Self::new(name, writer, freshness, Backlog::new(spill));
         table.stopping = Arc::clone(&context.stopping);
+        context.watched.put(&table.name, table.watched());
         let thread =
             std::thread::Builder::new().name("table".into()).spawn(move || work.run(&context))?;
         table.thread = Some(thread);
@@ -138,6 +141,7 @@ impl Table {
             writer,
             backlog: Arc::clone(&backlog),
             committed: Arc::clone(&committed),
+            unseen: Arc::default(),
             job: None,
         };
         let table = Self {
@@ -146,6 +150,7 @@ impl Table {
             stopping: Arc::default(),
             thread: None,
             committed,
+            unseen: Arc::clone(&work.unseen),
             freshness,
             committed_at: Instant::now(),
             dirty: false,
@@ -153,9 +158,18 @@ impl Table {
         (table, work)
     }
 
+    fn watched(&self) -> Watched {
+        Watched {
+            backlog: Arc::clone(&self.backlog),
+            committed: Arc::clone(&self.committed),
+            unseen: Arc::clone(&self.unseen),
+        }
+    }
+
     /// Hands rows of a complete epoch to the table.
     pub(super) fn rows(&mut self, epoch: Epoch, rows: RecordBatch) -> anyhow::Result<()> {
         self.dirty = true;
+        self.unseen.rows();
         self.send(Job::Rows(epoch, rows))
     }
 
@@ -165,6 +179,7 @@ impl Table {
         if due || always {
             self.dirty = false;
             self.committed_at = Instant::now();
+            self.unseen.asked(through);
             self.send(Job::Commit(through))?;
         }
         Ok(())
@@ -211,6 +226,7 @@ pub(super) struct TableWork {
     writer: TableWriter,
     backlog: Arc<Backlog>,
     committed: Arc<AtomicU64>,
+    unseen: Arc<Unseen>,
     /// The job at hand, until it is done.
     job: Option<Job>,
 }
@@ -246,6 +262,7 @@ impl TableWork {
                 Stats::add(&stats.table_rows, report.rows);
                 Stats::add(&stats.table_bytes, report.bytes);
                 self.committed.store(through, Ordering::Release);
+                self.unseen.seen(through);
             }
             None => {}
         }

@@ -26,5 +26,6 @@ mod testing;
 mod tests;
 
 pub(crate) use limits::Timeouts;
+pub(crate) use listen::{Door, Peer};
 pub(crate) use requests::{PART as REQUESTS_PART, Requests};
 pub(crate) use server::{HttpConfig, HttpListener, ListenerOptions};

@@ -175,6 +175,8 @@ pub struct JournalStats {
     pub last_sync_us: u64,
     /// The newest epoch that has its tick.
     pub sealed_epoch: Epoch,
+    /// Its tick time, microseconds since the Unix epoch; 0 before the first.
+    pub sealed_time_us: i64,
     /// Messages made durable since the start.
     pub messages: u64,
     /// Messages that were not written because the journal had them: their sender had missed the
@@ -239,6 +241,7 @@ impl Journal {
             stats.bytes_on_disk = files.bytes();
             stats.segments = files.sealed.len() + 1;
             stats.sealed_epoch = position.epoch - 1;
+            stats.sealed_time_us = position.last_time_us;
         });
         let writer = Writer {
             shared: shared.clone(),

@@ -444,6 +444,7 @@ impl Writer {
             stats.bytes_on_disk = self.files.bytes();
             stats.segments = self.files.sealed.len() + 1;
             stats.sealed_epoch = self.position.epoch - 1;
+            stats.sealed_time_us = self.position.last_time_us;
             stats.messages += group.messages;
             stats.repeated += group.repeated;
         });

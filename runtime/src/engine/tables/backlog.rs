@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ struct State {
 pub(crate) struct Backlog {
     state: Mutex<State>,
     changed: Condvar,
+    /// Bytes that wait in memory and on disk, to look at without the lock: it may be held while
+    /// the disk is waited for.
+    memory_bytes: AtomicU64,
+    disk_bytes: AtomicU64,
 }
 
 /// Why a job was not taken.
@@ -69,7 +74,12 @@ impl Backlog {
             gone: false,
             stuck: None,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            memory_bytes: AtomicU64::new(0),
+            disk_bytes: AtomicU64::new(0),
+        }
     }
 
     /// Everything waits in memory: for a simulation, which has its own bounds.
@@ -107,6 +117,7 @@ impl Backlog {
             }
         }
         state.stuck = None;
+        self.tell(&state);
         self.changed.notify_all();
         Ok(())
     }
@@ -133,6 +144,7 @@ impl Backlog {
         let mut state = self.lock();
         loop {
             if let Some(job) = state.next()? {
+                self.tell(&state);
                 self.changed.notify_all();
                 if matches!(job, Job::Commit(_)) {
                     state.commits -= 1;
@@ -165,6 +177,17 @@ impl Backlog {
     #[cfg(test)]
     pub(crate) fn stuck(&self) -> Option<String> {
         self.lock().stuck.clone()
+    }
+
+    /// Bytes of rows that wait in memory, and on disk.
+    pub(crate) fn waiting(&self) -> (u64, u64) {
+        (self.memory_bytes.load(Ordering::Relaxed), self.disk_bytes.load(Ordering::Relaxed))
+    }
+
+    fn tell(&self, state: &State) {
+        let memory = state.head_bytes + state.tail_bytes;
+        self.memory_bytes.store(memory as u64, Ordering::Relaxed);
+        self.disk_bytes.store(state.spill.bytes(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

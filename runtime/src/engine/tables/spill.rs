@@ -105,6 +105,11 @@ impl Spill {
         self.parts.is_empty()
     }
 
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes - part.read_bytes).sum()
+    }
+
     /// Appends jobs, all or none of them.
     pub(super) fn write(&mut self, jobs: &[Job]) -> io::Result<()> {
         let record = encode(jobs)?;
@@ -162,8 +167,7 @@ impl Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        let left: u64 = self.parts.iter().map(|part| part.bytes - part.read_bytes).sum();
-        self.budget.give_back(left);
+        self.budget.give_back(self.bytes());
         while !self.parts.is_empty() {
             self.remove(0);
         }

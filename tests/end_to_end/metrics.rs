@@ -1,0 +1,151 @@
+//! `--metrics`: what monitoring sees, from before a start is done until after trouble is over.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::support::{
+    ColdChain, Device, Home, Instance, Reading, Receiver, Scrape, eventually, get,
+};
+
+fn publish(instance: &Instance, range: std::ops::Range<i64>) {
+    let readings: Vec<Reading> =
+        range.map(|seq| Reading::regular("north", "d1", seq, 1_000)).collect();
+    let topic = readings[0].topic();
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    device.publish_all(readings.iter().map(|r| (topic.as_str(), r.payload()))).unwrap();
+}
+
+fn scrape(address: SocketAddr) -> Scrape {
+    let (status, text) = get(address, "/metrics").unwrap();
+    assert_eq!(status, 200, "{text}");
+    Scrape::read(&text)
+}
+
+fn json(address: SocketAddr, path: &str) -> (u16, Value) {
+    let (status, text) = get(address, path).unwrap();
+    (status, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e} in {text:?}")))
+}
+
+#[test]
+fn every_metric_is_there_well_formed_and_in_the_readme() {
+    let receiver = Receiver::start();
+    let home = Home::notifying(&receiver);
+    let mut command = home.run_command(2);
+    command.args(["--metrics", "127.0.0.1:0", "--checkpoint-every", "200ms"]);
+    let instance = home.start_command(&mut command);
+    let address = instance.metrics().expect("it is said before the ready line");
+    publish(&instance, 0..200);
+    home.wait_for_count("SELECT count(*) FROM cold_chain.readings", 200);
+    let seen = eventually("a checkpoint and all readings", || {
+        let now = scrape(address);
+        let lag = now.value("tidegate_table_lag_seconds{table=\"cold_chain.readings\"}");
+        let readings = now.value("tidegate_readings_total");
+        match now.value("tidegate_checkpoint_bytes") {
+            bytes if bytes > 0.0 && readings == 200.0 && lag == 0.0 => Ok(now),
+            bytes => Err(format!("{bytes} bytes of checkpoint, {readings} readings, {lag} s")),
+        }
+    });
+    let source = seen.samples.keys().find_map(|s| {
+        s.strip_prefix("tidegate_source_messages_acknowledged_total").map(str::to_owned)
+    });
+    let source = source.expect("the endpoint is a source");
+    let of = |name: &str| seen.value(&format!("tidegate_source_{name}{source}"));
+    assert_eq!((of("messages_acknowledged_total"), of("healthy")), (200.0, 1.0));
+    assert_eq!(seen.value("tidegate_ready"), 1.0);
+    assert!(seen.value("tidegate_journal_bytes") > 0.0);
+    assert!(seen.value("tidegate_checkpoints_total") > 0.0);
+    assert!(seen.value("tidegate_checkpoint_age_seconds") < 60.0);
+    assert!(seen.value("tidegate_table_committed_epoch{table=\"cold_chain.readings\"}") > 0.0);
+    assert!(seen.value("tidegate_lag_seconds") < 60.0);
+    assert!(seen.value("process_resident_memory_bytes") > 1e6);
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let tick_age_s = now_s.as_secs_f64() - seen.value("tidegate_epoch_done_tick_seconds");
+    assert!((0.0..60.0).contains(&tick_age_s), "{tick_age_s}");
+    let webhooks = "tidegate_webhook_pending{target=\"cold-chain/ops\"}";
+    assert!(seen.samples.contains_key(webhooks), "{webhooks} in {:?}", seen.samples.keys());
+    // Both ways: what is there is documented, and what is documented is there.
+    let readme = include_str!("../../README.md");
+    let documented: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|name| name.starts_with("tidegate_") || name.starts_with("process_"))
+        .collect();
+    let families: Vec<&str> = seen.families.keys().map(String::as_str).collect();
+    let lacks = |have: &[&str], name: &&&str| !have.contains(name);
+    let unknown: Vec<_> = families.iter().filter(|f| lacks(&documented, f)).collect();
+    let gone: Vec<_> = documented.iter().filter(|d| lacks(&families, d)).collect();
+    assert!(unknown.is_empty() && gone.is_empty(), "not in the README {unknown:?}, gone {gone:?}");
+    let open = get(address, "/nothing").unwrap();
+    assert_eq!(open.0, 404);
+    assert_eq!(json(address, "/health").0, 200);
+    instance.stop();
+}
+
+#[test]
+fn a_start_that_takes_long_is_told_from_one_that_hangs() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let mut command = home.run_command(1);
+    command.args(["--checkpoint-every", "1h", "--metrics", "127.0.0.1:0"]);
+    let first = home.start_command(&mut command);
+    for seq in 0..30 {
+        publish(&first, seq..seq + 1);
+    }
+    first.kill();
+    let second = Instance::spawn(command.env("TIDEGATE_FAULT", "slow:replay:1+"));
+    let address = eventually("its address", || second.metrics().ok_or_else(|| second.said()));
+    let (mut last, mut looks) = (0.0, 0);
+    while second.address().is_none() {
+        let now = scrape(address);
+        let (messages, ready) =
+            (now.value("tidegate_replay_messages"), now.value("tidegate_ready"));
+        assert!(messages >= last);
+        let (status, body) = json(address, "/ready");
+        if ready == 0.0 && messages > 0.0 && status == 503 {
+            assert_eq!(body["status"], "starting");
+            assert!(body["replay"]["messages"].as_u64().unwrap() as f64 >= messages, "{body}");
+            assert_eq!(json(address, "/health").0, 200, "it must not be ended for that");
+            looks += 1;
+        }
+        last = messages;
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(looks >= 3, "only {looks} looks at the replay");
+    eventually("it is ready", || match json(address, "/ready") {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    second.stop();
+}
+
+#[test]
+fn health_is_red_while_tables_are_away() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let mut command = home.run_command(1);
+    let instance = home.start_command(command.args(["--metrics", "127.0.0.1:0"]));
+    let address = instance.metrics().unwrap();
+    assert_eq!(json(address, "/health").0, 200);
+    let [tables, away] = ["tables", "away"].map(|name| home.data().join(name));
+    std::fs::rename(&tables, &away).unwrap();
+    std::fs::write(&tables, "away").unwrap();
+    publish(&instance, 0..10);
+    let body = eventually("red", || match json(address, "/health") {
+        (503, body) => Ok(body),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(body["status"], "failing");
+    let reasons = body["reasons"].as_array().unwrap();
+    assert!(reasons.iter().all(|r| r["what"] == "tables_unreachable"), "{body}");
+    assert!(reasons.iter().any(|r| r["why"].as_str().unwrap().contains("cold_chain.readings")));
+    let now = scrape(address);
+    assert_eq!(now.value("tidegate_table_reachable{table=\"cold_chain.readings\"}"), 0.0);
+    assert!(now.value("tidegate_table_lag_seconds{table=\"cold_chain.readings\"}") > 0.0);
+    std::fs::remove_file(&tables).unwrap();
+    std::fs::rename(&away, &tables).unwrap();
+    eventually("green again", || match json(address, "/health") {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    home.wait_for_count("SELECT count(*) FROM cold_chain.readings", 10);
+    instance.stop();
+}
