@@ -10,12 +10,13 @@ mod ended;
 mod event;
 mod save;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
 use crate::intern::KeyInterner;
+use crate::keys::{KeyedStep, Remnant, Remnants, Silence};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
@@ -23,6 +24,10 @@ use crate::spec::AlertSpec;
 use crate::system::step_rejects;
 pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
+
+/// A key that is normal and of which no row came for this long, in tick time, is put away: what is
+/// left of it makes the key as it was when it comes back, so no row changes by it; microseconds.
+const PUT_AWAY_AFTER_US: i64 = 3_600_000_000;
 
 /// Where an alert is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,23 @@ struct KeyState {
     now: Phase,
 }
 
+impl KeyState {
+    /// What is left of a key that is normal now.
+    fn remnant(&self) -> Remnant {
+        let (code, since_us) = save::encode(self.before);
+        Remnant { bound: self.last_us, extra: since_us << 2 | code }
+    }
+
+    /// The key as it was. Below the floor of its group nothing else is known than that.
+    fn back(remnant: Remnant) -> Result<Self, OperatorError> {
+        let before = match remnant.extra {
+            i64::MIN => Phase::Normal,
+            extra => save::decode(extra & 3, extra >> 2)?,
+        };
+        Ok(Self { last_us: remnant.bound, before, now: Phase::Normal })
+    }
+}
+
 impl Default for KeyState {
     fn default() -> Self {
         Self { last_us: i64::MIN, before: Phase::Normal, now: Phase::Normal }
@@ -82,6 +104,12 @@ pub struct AlertRule {
     spec: AlertSpec,
     interner: KeyInterner,
     states: Slabs<KeyState>,
+    silence: Silence,
+    /// What is left of keys that were put away.
+    remnants: Remnants,
+    /// Nothing is put away, to compare with.
+    #[cfg(test)]
+    keep_all: bool,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
     summary: Summary,
@@ -100,6 +128,10 @@ impl AlertRule {
         Ok(Self {
             interner: KeyInterner::new(&types)?,
             states: Slabs::default(),
+            silence: Silence::new(PUT_AWAY_AFTER_US),
+            remnants: Remnants::new(spec.limits.share()),
+            #[cfg(test)]
+            keep_all: false,
             changed: GroupSet::default(),
             summary: Summary::parse(&spec.summary, &spec.input),
             counts: AlertCounts::default(),
@@ -168,14 +200,76 @@ impl KeyedOperator for AlertRule {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        if rows.num_rows() == 0 {
-            return Ok(());
+        if rows.num_rows() > 0 {
+            self.rows(rows, tick, emit)?;
         }
-        let keys: Vec<ArrayRef> =
-            self.spec.keys.iter().map(|k| ArrayRef::clone(rows.column(*k))).collect();
-        let mut ids = std::mem::take(&mut self.ids);
-        self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
-        self.states.grow(self.interner.len(), KeyState::default);
+        self.put_away(tick)
+    }
+
+    /// An alert that is firing when its input ends stays so: nothing said that it is over.
+    fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
+
+impl AlertRule {
+    /// Takes the rows whose keys have or find a place; sets `ids`.
+    fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
+        let AlertSpec { pipeline, name, keys, limits, .. } = &self.spec;
+        let step = KeyedStep { pipeline, name, limits: *limits };
+        let rows = step.admitted(&mut self.interner, keys, rows, &mut self.ids, emit)?;
+        for key in self.interner.fresh() {
+            let left = self.remnants.take(*key).map(KeyState::back).transpose()?;
+            self.states.put(key.id as usize, left.unwrap_or_default());
+            self.silence.start(key.id, i64::MIN);
+        }
+        Ok(rows)
+    }
+
+    /// Puts keys away that are normal and were silent for long enough.
+    fn put_away(&mut self, tick: Tick) -> Result<(), OperatorError> {
+        let mut silent = self.silence.silent(tick.time_us);
+        self.changed.extend(silent.iter().map(|id| self.interner.group(*id)));
+        silent.retain(|id| self.states[*id as usize].now == Phase::Normal);
+        #[cfg(test)]
+        silent.retain(|_| !self.keep_all);
+        let left = silent.iter().map(|id| (*id, self.states[*id as usize].remnant()));
+        let left: Vec<(u32, Remnant)> = left.collect();
+        self.remnants.keep(&self.interner, &left)?;
+        for id in silent {
+            let is_last = self.interner.forget(id);
+            self.states.forget(id as usize, is_last);
+            self.silence.forget(id, is_last);
+        }
+        Ok(())
+    }
+
+    /// Bytes held.
+    pub fn size_bytes(&self) -> usize {
+        self.interner.size_bytes()
+            + self.states.size_bytes()
+            + self.silence.size_bytes()
+            + self.remnants.size_bytes()
+    }
+
+    fn rows(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let rows = &self.admit(rows, emit)?;
+        let ids = std::mem::take(&mut self.ids);
+        ids.iter().for_each(|id| self.silence.heard(*id, tick.time_us));
         self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
         let (fire, clear, failed) = self.conditions(rows)?;
         if !failed.is_empty() {
@@ -208,20 +302,6 @@ impl KeyedOperator for AlertRule {
         }
         self.ids = ids;
         Ok(())
-    }
-
-    /// An alert that is firing when its input ends stays so: nothing said that it is over.
-    fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {
-        Ok(())
-    }
-
-    fn cut(&mut self, whole: bool) -> Snapshot {
-        let changed = std::mem::take(&mut self.changed);
-        self.cut_state(if whole { GroupSet::ALL } else { changed })
-    }
-
-    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        self.load_state(state)
     }
 }
 

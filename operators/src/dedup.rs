@@ -4,9 +4,13 @@
 //! A reading is remembered, by a hash of its key, for `horizon_us` of tick time after it came in:
 //! repetitions follow soon after the first copy, whatever time the reading itself bears, so it is
 //! the arrival that counts. Per device at most `keys_max` readings are remembered; beyond that the
-//! oldest is forgotten early, which is counted. Both are bounds per device, so what is dropped
-//! depends on the journal alone and not on the number of workers.
+//! oldest is forgotten early, which is counted. So it is beyond the share that a key group has of
+//! `fleet_max`: then the readings of the oldest tick go, of all devices of the group. A device that
+//! finds no place among those of its group has its readings rejected. All of it is a bound per
+//! device or per key group, so what is dropped depends on the journal alone and not on the number
+//! of workers.
 
+mod room;
 mod save;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -49,8 +53,10 @@ pub struct Dedup {
     devices: Vec<Arc<HashTable<Device>>>,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
-    /// Tick times with the devices of which something came in, oldest first.
-    arrivals: VecDeque<(i64, Arc<str>)>,
+    /// By key group: tick times with the devices of which something came in, oldest first.
+    arrivals: Vec<VecDeque<(i64, Arc<str>)>>,
+    /// By key group: how many readings are remembered.
+    sizes: Vec<u32>,
 }
 
 /// What an epoch has to say of one device.
@@ -73,7 +79,8 @@ impl Dedup {
             known: HashTable::new(),
             devices: vec![Arc::default(); usize::from(KEY_GROUPS)],
             changed: GroupSet::default(),
-            arrivals: VecDeque::new(),
+            arrivals: vec![VecDeque::new(); usize::from(KEY_GROUPS)],
+            sizes: vec![0; usize::from(KEY_GROUPS)],
         }
     }
 
@@ -83,7 +90,12 @@ impl Dedup {
     }
 
     /// Which rows are no repetitions, remembering them.
-    fn judge(&mut self, rows: &RecordBatch, tick: Tick, emit: &mut Emit) -> Option<BooleanArray> {
+    fn judge(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<Option<BooleanArray>, OperatorError> {
         let spec = self.spec.clone();
         let keys: Vec<ArrayRef> = spec.key.iter().map(|k| Arc::clone(rows.column(*k))).collect();
         let hashes = hashes(&keys, rows.num_rows());
@@ -92,16 +104,22 @@ impl Dedup {
         let offsets = rows.column(spec.offset).as_primitive::<Int64Type>();
         let mut tallies = Tallies::new();
         let mut keep = vec![true; rows.num_rows()];
+        let mut refused = Vec::new();
         for (row, hash) in hashes.into_iter().enumerate() {
             if keys.iter().any(|k| k.is_null(row)) {
                 continue;
             }
-            let is_new = !self.knows(hash);
-            keep[row] = is_new;
-            let reason = match is_new {
-                false => REPEATED,
-                true if self.remember(devices.value(row), hash, tick.time_us) => FORGOTTEN,
-                true => continue,
+            let known = self.knows(hash);
+            if !known && !self.has_place(devices.value(row)) {
+                keep[row] = false;
+                refused.push(row);
+                continue;
+            }
+            keep[row] = !known;
+            let reason = match known {
+                true => REPEATED,
+                false if self.remember(devices.value(row), hash, tick.time_us) => FORGOTTEN,
+                false => continue,
             };
             let tally = tallies.entry((devices.value(row), reason)).or_default();
             if tally.readings == 0 {
@@ -111,9 +129,7 @@ impl Dedup {
             tally.readings += 1;
             tally.last_offset = offsets.value(row);
         }
-        if tallies.is_empty() {
-            return None;
-        }
+        self.refuse(rows, &refused, emit)?;
         let told = tallies.iter().map(|((device, reason), tally)| DuplicateRow {
             time_us: tally.time_us,
             device,
@@ -122,7 +138,7 @@ impl Dedup {
             offsets: (tally.first_offset, tally.last_offset),
         });
         emit.late.push(duplicates(&spec.pipeline, told));
-        keep.contains(&false).then(|| keep.into())
+        Ok(keep.contains(&false).then(|| keep.into()))
     }
 
     fn knows(&self, hash: Hash) -> bool {
@@ -133,17 +149,20 @@ impl Dedup {
     fn remember(&mut self, device: &str, hash: Hash, now_us: i64) -> bool {
         self.known.insert_unique(table_hash(hash), hash, |h| table_hash(*h));
         let named = name_hash(device);
+        let group = usize::from(key_group(named));
         self.changed.insert(key_group(named));
-        let devices = Arc::make_mut(&mut self.devices[usize::from(key_group(named))]);
+        self.sizes[group] += 1;
+        let (arrivals, devices) = (&mut self.arrivals[group], &mut self.devices[group]);
+        let devices = Arc::make_mut(devices);
         let Some(found) = devices.find_mut(named, |d| &*d.name == device) else {
             let name: Arc<str> = device.into();
-            self.arrivals.push_back((now_us, Arc::clone(&name)));
+            arrivals.push_back((now_us, Arc::clone(&name)));
             let new = Device { name, seen: [(now_us, hash)].into() };
             devices.insert_unique(named, new, |d| name_hash(&d.name));
             return false;
         };
         if found.seen.back().is_none_or(|(last_us, _)| *last_us != now_us) {
-            self.arrivals.push_back((now_us, Arc::clone(&found.name)));
+            arrivals.push_back((now_us, Arc::clone(&found.name)));
         }
         found.seen.push_back((now_us, hash));
         if found.seen.len() <= self.spec.keys_max {
@@ -151,31 +170,9 @@ impl Dedup {
         }
         if let Some((_, oldest)) = found.seen.pop_front() {
             forget(&mut self.known, oldest);
+            self.sizes[group] -= 1;
         }
         true
-    }
-
-    /// Forgets what came in `horizon_us` before `now_us` or earlier.
-    fn forget_old(&mut self, now_us: i64) {
-        let until_us = now_us.saturating_sub(self.spec.horizon_us);
-        while self.arrivals.front().is_some_and(|(seen_us, _)| *seen_us <= until_us) {
-            let Some((_, name)) = self.arrivals.pop_front() else { return };
-            let named = name_hash(&name);
-            self.changed.insert(key_group(named));
-            let devices = Arc::make_mut(&mut self.devices[usize::from(key_group(named))]);
-            let Ok(mut entry) = devices.find_entry(named, |d| d.name == name) else {
-                continue;
-            };
-            let seen = &mut entry.get_mut().seen;
-            while seen.front().is_some_and(|(seen_us, _)| *seen_us <= until_us) {
-                if let Some((_, hash)) = seen.pop_front() {
-                    forget(&mut self.known, hash);
-                }
-            }
-            if seen.is_empty() {
-                entry.remove();
-            }
-        }
     }
 }
 
@@ -213,7 +210,8 @@ impl KeyedOperator for Dedup {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let keep = self.judge(rows, tick, emit);
+        let keep = self.judge(rows, tick, emit)?;
+        self.make_room(tick, emit);
         let rows = rows.project(&self.spec.output)?;
         emit.rows.push(match keep {
             Some(keep) => filter_record_batch(&rows, &keep)?,

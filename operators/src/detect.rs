@@ -21,6 +21,7 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondTyp
 use crate::batch::Tick;
 use crate::expression::{Failed, evaluate, expression_failed};
 use crate::intern::KeyInterner;
+use crate::keys::{KeyedStep, Silence};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{DetectOrder, DetectSpec};
@@ -47,6 +48,7 @@ pub struct Detector {
     method: Box<dyn Method>,
     /// Present in event-time order only.
     reorder: Option<Reorder>,
+    silence: Silence,
     counts: DetectCounts,
     ids: Vec<u32>,
     verdicts: Vec<Verdict>,
@@ -79,6 +81,7 @@ impl Detector {
             interner: KeyInterner::new(&types)?,
             method: method(&spec.method),
             reorder,
+            silence: Silence::new(spec.forget_after_us.max(spec.idle_close_us)),
             counts: DetectCounts::default(),
             ids: Vec::new(),
             verdicts: Vec::new(),
@@ -124,6 +127,50 @@ impl Detector {
         Ok((Cow::Owned(rows), values.as_primitive::<Float64Type>().clone()))
     }
 
+    /// The rows that can be judged and whose keys have a place, with the ids of these.
+    fn admitted<'a>(
+        &mut self,
+        rows: &'a RecordBatch,
+        ids: &mut Vec<u32>,
+        emit: &mut Emit,
+    ) -> Result<(Cow<'a, RecordBatch>, Float64Array), OperatorError> {
+        let (rows, values) = self.usable(rows, emit)?;
+        let DetectSpec { pipeline, name, keys, limits, .. } = &self.spec;
+        let step = KeyedStep { pipeline, name, limits: *limits };
+        let keep = step.admit(&mut self.interner, keys, &rows, ids, emit)?;
+        for key in self.interner.fresh() {
+            self.method.start(key.id);
+            self.silence.start(key.id, i64::MIN);
+            if let Some(reorder) = &mut self.reorder {
+                reorder.start(key.id);
+            }
+        }
+        let Some(keep) = keep else { return Ok((rows, values)) };
+        let values = arrow::compute::filter(&values, &keep)?;
+        let rows = arrow::compute::filter_record_batch(&rows, &keep)?;
+        Ok((Cow::Owned(rows), values.as_primitive::<Float64Type>().clone()))
+    }
+
+    /// Forgets keys that were silent for long enough. Nothing of them waits: the tick that ends
+    /// their silence has released it.
+    fn forget_silent(&mut self, tick: Tick) {
+        for id in self.silence.silent(tick.time_us) {
+            self.changed.insert(self.interner.group(id));
+            let is_last = self.interner.forget(id);
+            self.method.forget(id, is_last);
+            self.silence.forget(id, is_last);
+            if let Some(reorder) = &mut self.reorder {
+                reorder.forget(id, is_last);
+            }
+        }
+    }
+
+    /// Bytes held.
+    pub fn size_bytes(&self) -> usize {
+        let waiting = self.reorder.as_ref().map_or(0, |r| r.size_bytes(self.interner.ids()));
+        self.interner.size_bytes() + self.method.size_bytes() + self.silence.size_bytes() + waiting
+    }
+
     fn judge(
         &mut self,
         ids: &[u32],
@@ -134,7 +181,6 @@ impl Detector {
         self.counts.judged += ids.len() as u64;
         self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
         self.verdicts.clear();
-        self.method.resize(self.interner.len());
         self.method.judge(ids, values, &mut self.verdicts);
         if self.verdicts.is_empty() {
             return Ok(());
@@ -177,19 +223,13 @@ impl KeyedOperator for Detector {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         let mut ids = std::mem::take(&mut self.ids);
-        ids.clear();
-        let (rows, values) = self.usable(rows, emit)?;
-        if rows.num_rows() > 0 {
-            let keys: Vec<ArrayRef> =
-                self.spec.keys.iter().map(|k| Arc::clone(rows.column(*k))).collect();
-            self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
-        }
+        let (rows, values) = self.admitted(rows, &mut ids, emit)?;
+        ids.iter().for_each(|id| self.silence.heard(*id, tick.time_us));
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
         match &mut self.reorder {
             None => self.judge(&ids, times.values(), values.values(), emit)?,
             Some(reorder) => {
                 let mut ready = Readings::default();
-                reorder.resize(self.interner.len());
                 self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
                 for ((id, time_us), value) in ids.iter().zip(times.values()).zip(values.values()) {
                     reorder.push(*id, *time_us, *value, tick.time_us, &mut ready, &mut self.counts);
@@ -199,13 +239,14 @@ impl KeyedOperator for Detector {
             }
         }
         self.ids = ids;
+        self.forget_silent(tick);
         Ok(())
     }
 
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
         let Some(reorder) = &mut self.reorder else { return Ok(()) };
         let mut ready = Readings::default();
-        reorder.release_all(&mut ready);
+        reorder.release_all(self.interner.ids(), &mut ready);
         self.judge_ready(&ready, emit)
     }
 

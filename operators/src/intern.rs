@@ -1,7 +1,12 @@
 //! Dense ids for keys: per-key state is a vector indexed by id, not a map of structs.
 //!
 //! A single text column, the usual key of a fleet, takes a fast path over raw bytes; any other key
-//! goes through Arrow's row format. Ids are given in order of first appearance and never reused.
+//! goes through Arrow's row format. Which id a key gets means nothing: a key that was forgotten
+//! gives its id back, and the next new key takes the lowest one that is free. How many keys a key
+//! group may have is decided here, at the one place where a key can be new: by the rows of that
+//! group alone, so that it is the same on any number of workers.
+
+mod names;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::datatypes::DataType;
@@ -11,19 +16,35 @@ use hashbrown::HashTable;
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::key::{key_group, stable_hashes};
+use self::names::{NameStore, Names};
+use crate::key::{KEY_GROUPS, key_group, stable_hashes};
 use crate::snapshot::GroupSet;
 
-/// Keys of a segment of names.
-const SEGMENT: usize = 1 << 14;
+/// What a row gets instead of an id if its key is new and found no place.
+pub const NO_PLACE: u32 = u32::MAX;
+
+/// Entries of the table below which it is not made smaller.
+const TABLE_MIN: usize = 1 << 10;
+
+/// A key that the last batch brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// Its id.
+    pub id: u32,
+    /// Its stable hash.
+    pub hash: u64,
+}
 
 /// Maps key values to dense ids and back.
 pub struct KeyInterner {
     table: HashTable<(u64, u32)>,
-    names: Names,
+    names: NameStore,
     encoding: Encoding,
     types: Vec<DataType>,
     hashes: Vec<u64>,
+    /// Keys by key group.
+    counts: Vec<u32>,
+    fresh: Vec<Fresh>,
 }
 
 enum Encoding {
@@ -46,13 +67,17 @@ impl Encoding {
         })
     }
 
-    fn columns(&self, names: &Names, ids: &[u32]) -> Result<Vec<ArrayRef>, ArrowError> {
+    /// The key columns of encoded keys.
+    fn columns<'n>(
+        &self,
+        keys: impl ExactSizeIterator<Item = &'n [u8]>,
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
         match self {
             Self::Empty => Ok(Vec::new()),
             Self::Text => {
-                let mut out = StringBuilder::with_capacity(ids.len(), ids.len() * 16);
-                for id in ids {
-                    match std::str::from_utf8(names.bytes(*id)) {
+                let mut out = StringBuilder::with_capacity(keys.len(), keys.len() * 16);
+                for key in keys {
+                    match std::str::from_utf8(key) {
                         Ok(text) => out.append_value(text),
                         Err(_) => out.append_null(),
                     }
@@ -60,64 +85,9 @@ impl Encoding {
                 Ok(vec![Arc::new(out.finish())])
             }
             Self::Rows { converter, parser } => {
-                converter.convert_rows(ids.iter().map(|id| parser.parse(names.bytes(*id))))
+                converter.convert_rows(keys.map(|key| parser.parse(key)))
             }
         }
-    }
-}
-
-/// The encoded bytes of keys by id, in segments that are shared with snapshots: full ones never
-/// change, and the last is copied before it grows if a snapshot has it.
-#[derive(Clone, Debug, Default)]
-struct Names {
-    segments: Vec<Arc<Segment>>,
-    len: usize,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Segment {
-    arena: Vec<u8>,
-    ends: Vec<usize>,
-    /// Key groups, below 256; known once the batch that brought the key was interned.
-    groups: Vec<u8>,
-}
-
-impl Names {
-    fn bytes(&self, id: u32) -> &[u8] {
-        let segment = &self.segments[id as usize / SEGMENT];
-        let at = id as usize % SEGMENT;
-        let start = if at == 0 { 0 } else { segment.ends[at - 1] };
-        &segment.arena[start..segment.ends[at]]
-    }
-
-    fn group(&self, id: u32) -> u16 {
-        let groups = &self.segments[id as usize / SEGMENT].groups;
-        groups[id as usize % SEGMENT].into()
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> u32 {
-        if self.len.is_multiple_of(SEGMENT) {
-            self.segments.push(Arc::default());
-        }
-        let last = self.segments.last_mut().expect("there is one after the push above");
-        let segment = Arc::make_mut(last);
-        segment.arena.extend_from_slice(bytes);
-        segment.ends.push(segment.arena.len());
-        segment.groups.push(0);
-        self.len += 1;
-        (self.len - 1) as u32
-    }
-
-    fn set_group(&mut self, id: u32, group: u16) {
-        let segment = Arc::make_mut(&mut self.segments[id as usize / SEGMENT]);
-        segment.groups[id as usize % SEGMENT] = group as u8;
-    }
-
-    fn size_bytes(&self) -> usize {
-        let size = |s: &Arc<Segment>| {
-            s.arena.capacity() + s.ends.capacity() * size_of::<usize>() + s.groups.capacity()
-        };
-        self.segments.iter().map(size).sum()
     }
 }
 
@@ -130,7 +100,7 @@ pub(crate) struct KeyNames {
 impl KeyNames {
     /// The ids of the keys in these groups, by group, then key.
     pub(crate) fn ids(&self, groups: &GroupSet) -> Vec<u32> {
-        let ids = 0..self.names.len as u32;
+        let ids = self.names.ids();
         let mut ids: Vec<u32> = ids.filter(|id| groups.contains(self.names.group(*id))).collect();
         ids.sort_unstable_by(|a, b| {
             let groups = self.names.group(*a).cmp(&self.names.group(*b));
@@ -146,7 +116,12 @@ impl KeyNames {
 
     /// The key columns of the given ids, in their order.
     pub(crate) fn columns(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, ArrowError> {
-        Encoding::new(&self.types)?.columns(&self.names, ids)
+        Encoding::new(&self.types)?.columns(ids.iter().map(|id| self.names.bytes(*id)))
+    }
+
+    /// The key columns of keys as [`KeyInterner::bytes`] gives them.
+    pub(crate) fn columns_of(&self, keys: &[&[u8]]) -> Result<Vec<ArrayRef>, ArrowError> {
+        Encoding::new(&self.types)?.columns(keys.iter().copied())
     }
 }
 
@@ -155,21 +130,28 @@ impl KeyInterner {
     pub fn new(types: &[DataType]) -> Result<Self, ArrowError> {
         Ok(Self {
             table: HashTable::new(),
-            names: Names::default(),
+            names: NameStore::default(),
             encoding: Encoding::new(types)?,
             types: types.to_vec(),
             hashes: Vec::new(),
+            counts: vec![0; usize::from(KEY_GROUPS)],
+            fresh: Vec::new(),
         })
     }
 
-    /// Number of distinct keys seen.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.names.len
     }
 
-    /// Whether no key was seen yet.
+    /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.names.len == 0
+    }
+
+    /// The ids of all keys, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.names.names.ids()
     }
 
     /// Replaces `ids` by the ids of `rows` keys.
@@ -179,94 +161,160 @@ impl KeyInterner {
         rows: usize,
         ids: &mut Vec<u32>,
     ) -> Result<(), ArrowError> {
+        self.intern_within(u32::MAX, keys, rows, ids)
+    }
+
+    /// The same, but a new key whose group has `share` keys gets [`NO_PLACE`].
+    pub fn intern_within(
+        &mut self,
+        share: u32,
+        keys: &[ArrayRef],
+        rows: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), ArrowError> {
         ids.clear();
         ids.reserve(rows);
-        let known = self.len();
-        let (table, names) = (&mut self.table, &mut self.names);
+        self.fresh.clear();
+        self.hashes.clear();
+        let Self { table, names, hashes, counts, fresh, .. } = self;
+        let mut places = Places { share, keys, rows, table, names, hashes, counts, fresh };
         match &mut self.encoding {
-            Encoding::Empty => {
-                if names.len == 0 && rows > 0 {
-                    names.push(&[]);
-                }
-                ids.resize(rows, 0);
-            }
+            Encoding::Empty => ids.extend((0..rows).map(|row| places.id_of(row, &[]))),
             Encoding::Text => {
                 let values = keys[0].as_string::<i32>();
                 if values.null_count() == 0 {
-                    for i in 0..rows {
-                        ids.push(id_of(table, names, values.value(i).as_bytes()));
+                    for row in 0..rows {
+                        ids.push(places.id_of(row, values.value(row).as_bytes()));
                     }
                 } else {
-                    for i in 0..rows {
+                    for row in 0..rows {
                         // A text key never contains the byte 0xff, so null gets it as its name.
-                        let bytes: &[u8] =
-                            if values.is_null(i) { &[0xff] } else { values.value(i).as_bytes() };
-                        ids.push(id_of(table, names, bytes));
+                        let null: &[u8] = &[0xff];
+                        let valid = values.is_valid(row);
+                        let bytes = if valid { values.value(row).as_bytes() } else { null };
+                        ids.push(places.id_of(row, bytes));
                     }
                 }
             }
             Encoding::Rows { converter, .. } => {
                 let encoded = converter.convert_columns(keys)?;
-                for row in &encoded {
-                    ids.push(id_of(table, names, row.as_ref()));
+                for (row, key) in encoded.iter().enumerate() {
+                    ids.push(places.id_of(row, key.as_ref()));
                 }
             }
-        }
-        if self.len() > known {
-            self.set_groups(keys, rows, known, ids);
         }
         Ok(())
     }
 
-    /// Notes the key groups of the keys from id `known` on, which this batch brought.
-    fn set_groups(&mut self, keys: &[ArrayRef], rows: usize, known: usize, ids: &[u32]) {
-        stable_hashes(keys, rows, &mut self.hashes);
-        let mut next = known as u32;
-        for (id, hash) in ids.iter().zip(&self.hashes) {
-            // Ids are given in order of first appearance.
-            if *id == next {
-                self.names.set_group(next, key_group(*hash));
-                next += 1;
-            }
+    /// The keys that were new in the last batch. They have no state yet, or, where an id is used
+    /// again, that of a key which is no more.
+    pub fn fresh(&self) -> &[Fresh] {
+        &self.fresh
+    }
+
+    /// Forgets a key: its id is free. Whether that leaves no key in its slab (see
+    /// [`crate::slabs::Slabs::forget`]).
+    pub fn forget(&mut self, id: u32) -> bool {
+        let names = &self.names.names;
+        self.counts[usize::from(names.group(id))] -= 1;
+        let found = self.table.find_entry(xxh3_64(names.bytes(id)), |entry| entry.1 == id);
+        if let Ok(entry) = found {
+            entry.remove();
         }
+        if self.table.len() > TABLE_MIN && self.table.len() < self.table.capacity() / 4 {
+            self.table.shrink_to(self.table.len() * 2, |entry| entry.0);
+        }
+        self.names.remove(id)
     }
 
     /// The key columns of the given ids, in their order.
     pub fn keys(&self, ids: &[u32]) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.encoding.columns(&self.names, ids)
+        self.encoding.columns(ids.iter().map(|id| self.names.names.bytes(*id)))
     }
 
     /// The encoded bytes of a key. Their order is the order of the key columns (nulls aside), so
     /// that sorting by them is sorting by key.
     pub fn bytes(&self, id: u32) -> &[u8] {
-        self.names.bytes(id)
+        self.names.names.bytes(id)
     }
 
     /// The key group of a key.
     pub fn group(&self, id: u32) -> u16 {
-        self.names.group(id)
+        self.names.names.group(id)
+    }
+
+    /// The stable hashes of keys.
+    pub fn hashes_of(&self, ids: &[u32]) -> Result<Vec<u64>, ArrowError> {
+        let mut hashes = Vec::new();
+        stable_hashes(&self.keys(ids)?, ids.len(), &mut hashes);
+        Ok(hashes)
+    }
+
+    /// Keys as [`KeyInterner::bytes`] gives them, without taking them in.
+    pub(crate) fn encoded(
+        &self,
+        keys: &[ArrayRef],
+        rows: usize,
+    ) -> Result<Vec<Box<[u8]>>, ArrowError> {
+        let mut own = Self::new(&self.types)?;
+        let mut ids = Vec::new();
+        own.intern(keys, rows, &mut ids)?;
+        Ok(ids.into_iter().map(|id| own.bytes(id).into()).collect())
     }
 
     /// All keys as of now, without a copy.
     pub(crate) fn snapshot(&self) -> KeyNames {
-        KeyNames { names: self.names.clone(), types: self.types.clone() }
+        KeyNames { names: self.names.names.clone(), types: self.types.clone() }
     }
 
-    /// Bytes held, for budgets.
+    /// Bytes held.
     pub fn size_bytes(&self) -> usize {
-        self.names.size_bytes() + self.table.capacity() * 16
+        // Of a table, seven of eight places can be used, each with one byte of its own.
+        let places = self.table.capacity() * 8 / 7;
+        self.names.names.size_bytes() + places * (size_of::<(u64, u32)>() + 1)
     }
 }
 
-fn id_of(table: &mut HashTable<(u64, u32)>, names: &mut Names, bytes: &[u8]) -> u32 {
-    let hash = xxh3_64(bytes);
-    let same = |entry: &(u64, u32)| entry.0 == hash && names.bytes(entry.1) == bytes;
-    if let Some(entry) = table.find(hash, same) {
-        return entry.1;
+/// The keys of a batch on their way to ids.
+struct Places<'a> {
+    share: u32,
+    keys: &'a [ArrayRef],
+    rows: usize,
+    table: &'a mut HashTable<(u64, u32)>,
+    names: &'a mut NameStore,
+    /// The stable hashes of all rows, once one of them is new.
+    hashes: &'a mut Vec<u64>,
+    counts: &'a mut [u32],
+    fresh: &'a mut Vec<Fresh>,
+}
+
+impl Places<'_> {
+    fn id_of(&mut self, row: usize, bytes: &[u8]) -> u32 {
+        let hash = xxh3_64(bytes);
+        let names = &self.names.names;
+        let same = |entry: &(u64, u32)| entry.0 == hash && names.bytes(entry.1) == bytes;
+        match self.table.find(hash, same) {
+            Some(entry) => entry.1,
+            None => self.new_id(row, bytes, hash),
+        }
     }
-    let id = names.push(bytes);
-    table.insert_unique(hash, (hash, id), |entry| entry.0);
-    id
+
+    #[cold]
+    fn new_id(&mut self, row: usize, bytes: &[u8], table_hash: u64) -> u32 {
+        if self.hashes.is_empty() {
+            stable_hashes(self.keys, self.rows, self.hashes);
+        }
+        let hash = self.hashes[row];
+        let count = &mut self.counts[usize::from(key_group(hash))];
+        if *count >= self.share {
+            return NO_PLACE;
+        }
+        *count += 1;
+        let id = self.names.put(bytes, key_group(hash));
+        self.table.insert_unique(table_hash, (table_hash, id), |entry| entry.0);
+        self.fresh.push(Fresh { id, hash });
+        id
+    }
 }
 
 #[cfg(test)]
@@ -318,5 +366,60 @@ mod tests {
             }
             assert!(ids.is_sorted_by_key(|id| (names.group(*id), key(*id as usize))));
         }
+    }
+
+    #[test]
+    fn forgotten_keys_give_back_ids_room_and_their_place_in_the_group() {
+        let keys = |from: usize, count: usize| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(
+                (from..from + count).map(|i| format!("key-{i}")),
+            ))
+        };
+        let mut interner = KeyInterner::new(&[DataType::Utf8]).expect("text key");
+        let mut ids = Vec::new();
+        let (mut sizes, mut kept) = (Vec::new(), Vec::new());
+        for wave in 0..8 {
+            interner.intern(&[keys(wave * 20_000, 20_000)], 20_000, &mut ids).expect("interned");
+            assert_eq!(interner.fresh().len(), 20_000);
+            let last = interner.snapshot();
+            sizes.push(interner.size_bytes());
+            // One key of each wave stays.
+            kept.push(ids[7]);
+            for id in ids.iter().filter(|id| **id != ids[7]) {
+                interner.forget(*id);
+            }
+            assert_eq!(interner.len(), wave + 1);
+            assert_eq!(last.ids(&GroupSet::ALL).len(), 20_000 + wave);
+        }
+        assert!(kept.iter().all(|id| *id < 30_000), "ids are used again: {kept:?}");
+        assert!(sizes[7] < sizes[0] * 11 / 10, "{sizes:?}");
+        assert!(interner.size_bytes() < sizes[0] / 4, "{} of {}", interner.size_bytes(), sizes[0]);
+        let mut alive: Vec<u32> = interner.ids().collect();
+        alive.sort_unstable();
+        kept.sort_unstable();
+        assert_eq!(alive, kept);
+        let names = interner.keys(&kept).expect("keys");
+        interner.intern(&names, kept.len(), &mut ids).expect("interned");
+        assert_eq!((ids, interner.fresh()), (kept, &[][..]));
+    }
+
+    #[test]
+    fn a_group_takes_its_share_and_again_when_a_key_is_forgotten() {
+        let keys: Vec<String> = (0..40_000).map(|i| format!("key-{i}")).collect();
+        let column: ArrayRef = Arc::new(StringArray::from(keys));
+        let mut interner = KeyInterner::new(&[DataType::Utf8]).expect("text key");
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let columns = std::slice::from_ref(&column);
+            interner.intern_within(100, columns, 40_000, &mut ids).expect("interned");
+            assert_eq!(interner.len(), 100 * usize::from(KEY_GROUPS));
+            assert_eq!(ids.iter().filter(|id| **id == NO_PLACE).count(), 40_000 - 25_600);
+        }
+        let gone = ids.iter().copied().find(|id| *id != NO_PLACE).expect("most have a place");
+        let group = interner.group(gone);
+        interner.forget(gone);
+        interner.intern_within(100, &[column], 40_000, &mut ids).expect("interned");
+        let fresh: Vec<u16> = interner.fresh().iter().map(|f| key_group(f.hash)).collect();
+        assert_eq!(fresh, [group]);
     }
 }

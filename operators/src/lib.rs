@@ -15,6 +15,7 @@ pub mod event;
 pub mod expression;
 pub mod intern;
 pub mod key;
+pub(crate) mod keys;
 pub(crate) mod late;
 pub mod message;
 pub mod operator;

@@ -20,6 +20,17 @@ pub enum OperatorError {
     /// An expression or aggregate failed where it cannot be isolated.
     #[error("{0}")]
     DataFusion(#[from] DataFusionError),
+    /// A key is new, there is no place for it, and the step is to stop then.
+    #[error(
+        "there is no place for another key: {key} is new, and `keys_max` is {keys_max}. Raise it, \
+         or write `at_keys_max = \"reject\"`, and start again: nothing is lost"
+    )]
+    KeysMax {
+        /// The budget.
+        keys_max: u64,
+        /// The key as JSON.
+        key: String,
+    },
     /// Saved state does not belong to this operator.
     #[error("saved state does not fit: {0}")]
     State(String),

@@ -8,56 +8,53 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 /// Elements of a slab: few enough that the copy of one is no pause anybody notices.
-const SLAB: usize = 1 << 10;
+pub(crate) const SLAB: usize = 1 << 10;
 
 /// A vector of state, by key id.
 #[derive(Clone, Debug)]
 pub struct Slabs<T> {
     slabs: Vec<Arc<Vec<T>>>,
-    len: usize,
 }
 
 impl<T> Default for Slabs<T> {
     fn default() -> Self {
-        Self { slabs: Vec::new(), len: 0 }
+        Self { slabs: Vec::new() }
     }
 }
 
-impl<T: Clone> Slabs<T> {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Grows to `len` elements; never shrinks.
-    pub fn grow(&mut self, len: usize, mut make: impl FnMut() -> T) {
-        while self.len < len {
-            if self.len.is_multiple_of(SLAB) {
-                self.slabs.push(Arc::new(Vec::with_capacity(SLAB)));
-            }
-            let Some(last) = self.slabs.last_mut() else { return };
-            let room = SLAB - last.len();
-            let more = room.min(len - self.len);
-            let slab = Arc::make_mut(last);
-            slab.reserve_exact(room);
-            slab.extend(std::iter::repeat_with(&mut make).take(more));
-            self.len += more;
+impl<T: Clone + Default> Slabs<T> {
+    /// Puts an element where there was none, or one that is not needed any more.
+    pub fn put(&mut self, at: usize, value: T) {
+        let (number, at) = (at / SLAB, at % SLAB);
+        if self.slabs.len() <= number {
+            self.slabs.resize_with(number + 1, Arc::default);
         }
+        let slab = Arc::make_mut(&mut self.slabs[number]);
+        if slab.len() <= at {
+            slab.resize_with(at + 1, T::default);
+        }
+        slab[at] = value;
     }
 
-    /// All elements in order.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slabs.iter().flat_map(|slab| slab.iter())
+    /// Forgets what an element holds; the whole slab if no other element of it is needed
+    /// (`is_last`).
+    pub fn forget(&mut self, at: usize, is_last: bool) {
+        if is_last {
+            self.slabs[at / SLAB] = Arc::default();
+        } else {
+            self[at] = T::default();
+        }
     }
 
     /// The element at `at`, if there is one.
     pub fn get(&self, at: usize) -> Option<&T> {
         self.slabs.get(at / SLAB)?.get(at % SLAB)
+    }
+
+    /// Bytes held, without what elements hold elsewhere.
+    pub fn size_bytes(&self) -> usize {
+        let slabs = self.slabs.iter().map(|slab| slab.capacity() * size_of::<T>() + 40);
+        slabs.sum::<usize>() + self.slabs.capacity() * size_of::<usize>()
     }
 }
 
@@ -79,30 +76,41 @@ impl<T: Clone> IndexMut<usize> for Slabs<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    type Plain = BTreeMap<usize, u32>;
 
     proptest! {
         #[test]
         fn a_copy_keeps_what_it_took(
-            steps in prop::collection::vec((0usize..3000, 0u32..1000, prop::bool::ANY), 1..60)
+            steps in prop::collection::vec(
+                (0usize..3000, 0u32..1000, 0u8..3, prop::bool::ANY), 1..60
+            )
         ) {
-            let (mut slabs, mut plain) = (Slabs::<u32>::default(), Vec::<u32>::new());
-            let mut taken: Vec<(Slabs<u32>, Vec<u32>)> = Vec::new();
-            for (at, value, take) in steps {
-                if at >= plain.len() {
-                    plain.resize(at + 1, 7);
-                    slabs.grow(at + 1, || 7);
+            let (mut slabs, mut plain) = (Slabs::<u32>::default(), Plain::new());
+            let mut taken: Vec<(Slabs<u32>, Plain)> = Vec::new();
+            for (at, value, what, take) in steps {
+                if what > 0 || !plain.contains_key(&at) {
+                    plain.insert(at, value);
+                    slabs.put(at, value);
+                } else {
+                    plain.remove(&at);
+                    let slab = at / SLAB * SLAB;
+                    slabs.forget(at, plain.range(slab..slab + SLAB).next().is_none());
                 }
-                plain[at] = value;
-                slabs[at] = value;
                 if take {
                     taken.push((slabs.clone(), plain.clone()));
                 }
             }
             taken.push((slabs, plain));
             for (slabs, plain) in &taken {
-                prop_assert_eq!(slabs.len(), plain.len());
-                prop_assert_eq!(slabs.iter().copied().collect::<Vec<_>>(), plain.clone());
-                prop_assert_eq!(slabs.get(plain.len()), None);
+                for (at, value) in plain {
+                    prop_assert_eq!(slabs.get(*at), Some(value));
+                    prop_assert_eq!(&slabs[*at], value);
+                }
+                for at in (0..3000).filter(|at| !plain.contains_key(at)) {
+                    prop_assert_eq!(slabs.get(at).copied().unwrap_or_default(), 0);
+                }
             }
         }
     }

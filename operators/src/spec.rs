@@ -2,6 +2,7 @@
 //! configuration; everything unclear has been resolved by then, so nothing here can be "invalid".
 
 mod dedup;
+mod limits;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::properties::Property;
 use crate::topic::TopicTemplate;
 
 pub use dedup::DedupSpec;
+pub use limits::{AtKeysMax, KeyLimits, share_of};
 
 /// A planned SQL expression over the columns of one edge.
 pub type Expr = Arc<dyn PhysicalExpr>;
@@ -253,6 +255,8 @@ pub struct WindowSpec {
     pub clock: Clock,
     /// What happens to late rows.
     pub late: LatePolicy,
+    /// How many keys it may have.
+    pub limits: KeyLimits,
 }
 
 impl WindowSpec {
@@ -340,6 +344,11 @@ pub struct DetectSpec {
     pub disorder_us: i64,
     /// See [`WindowSpec::idle_close_us`].
     pub idle_close_us: i64,
+    /// A key that was silent for this long (tick time), and at least for `idle_close_us`, is
+    /// forgotten: it is new when it comes back; microseconds.
+    pub forget_after_us: i64,
+    /// How many keys it may have.
+    pub limits: KeyLimits,
 }
 
 impl DetectSpec {
@@ -384,6 +393,8 @@ pub struct AlertSpec {
     pub notify: Vec<String>,
     /// Notifications are not sent for changes whose event time is this much before the tick, µs.
     pub max_age_us: i64,
+    /// How many keys it may have.
+    pub limits: KeyLimits,
 }
 
 /// A stateless or stateful step between two edges.

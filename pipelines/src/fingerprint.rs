@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use tidegate_operators::spec::{
-    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, Expr, PipelineSpec, StepKind, WindowSpec,
+    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, Expr, PipelineSpec, StepKind,
+    WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -34,20 +35,25 @@ fn names(schema: &arrow::datatypes::SchemaRef, keys: &[usize]) -> Vec<String> {
 }
 
 fn canonical(p: &PipelineSpec) -> String {
-    let mut out = format!("tidegate plan 2\n{}\n{}", p.name, decode_text(&p.decode));
+    let mut out = format!("tidegate plan 3\n{}\n{}", p.name, decode_text(&p.decode));
     if let Some(d) = &p.dedup {
-        out += &dedup_text(d);
+        let _ = writeln!(out, "{}{:?}", dedup_text(d), d.limits);
     }
     for step in &p.steps {
         let text = format!("{} {}", state_text(&step.kind), shown_text(&step.kind));
         let _ = writeln!(out, "step {} from {}: {text}", step.name, step.from);
+        if let StepKind::Window(WindowSpec { limits, .. })
+        | StepKind::Detect(DetectSpec { limits, .. }) = &step.kind
+        {
+            let _ = writeln!(out, "{limits:?}");
+        }
     }
     for (from, a) in &p.alerts {
         let condition = alert_condition(a);
         let _ = writeln!(
             out,
-            "alert {} from {from} {condition} {} {} {:?} {}",
-            a.name, a.severity, a.summary, a.notify, a.max_age_us
+            "alert {} from {from} {condition} {} {} {:?} {} {:?}",
+            a.name, a.severity, a.summary, a.notify, a.max_age_us, a.limits
         );
     }
     for t in &p.tables {
@@ -77,7 +83,8 @@ pub(crate) fn decode_text(d: &DecodeSpec) -> String {
 
 /// What decides which readings are repetitions.
 pub(crate) fn dedup_text(d: &DedupSpec) -> String {
-    format!("dedup {:?} {} {}\n", names(&d.input, &d.key), d.horizon_us, d.keys_max)
+    let key = names(&d.input, &d.key);
+    format!("dedup {key:?} {} {} {}\n", d.horizon_us, d.keys_max, d.fleet_max)
 }
 
 /// What decides the phase of an alert.
@@ -101,12 +108,13 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
         StepKind::Detect(d) => {
             let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
-                "detect {:?} {} ewma_z {alpha} {:?} {} {}",
+                "detect {:?} {} ewma_z {alpha} {:?} {} {} {}",
                 names(&d.input, &d.keys),
                 expr(&d.on),
                 d.order,
                 d.disorder_us,
-                d.idle_close_us
+                d.idle_close_us,
+                d.forget_after_us
             )
         }
     }

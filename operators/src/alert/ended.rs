@@ -13,7 +13,7 @@ use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 
 use super::event::alert_id;
-use super::save::{FIRING, FIXED, PENDING};
+use super::save::{FIRING, FIXED, OTHERS, PENDING};
 use crate::system::{alerts_schema, keys_json};
 
 /// Why an alert ended: `reason` of `system.alerts`.
@@ -47,7 +47,7 @@ pub fn end_alerts(
     let not_ours = || ArrowError::SchemaError("this is not the state of an alert".into());
     let phases = numbers(state, FIXED[3]).ok_or_else(not_ours)?;
     let since = numbers(state, FIXED[4]).ok_or_else(not_ours)?;
-    let count = state.num_columns().checked_sub(FIXED.len()).ok_or_else(not_ours)?;
+    let count = state.num_columns().checked_sub(OTHERS).ok_or_else(not_ours)?;
     let schema = state.schema();
     let names: Vec<&str> = schema.fields()[..count].iter().map(|f| f.name().as_str()).collect();
     let columns: &[ArrayRef] = &state.columns()[..count];

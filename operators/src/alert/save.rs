@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::{AlertRule, KeyState, Phase};
+use crate::keys::forgotten_field;
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
@@ -14,10 +15,15 @@ pub(super) const PENDING: i64 = 1;
 /// The phase in which the alert was told.
 pub(super) const FIRING: i64 = 2;
 
-/// Columns after the keys.
-pub(super) const FIXED: [&str; 5] = ["last_us", "before", "before_since_us", "now", "now_since_us"];
+/// Columns after the keys; the last one is the tick time of the key's last row. What is left of
+/// keys that were put away is one more column, in rows of its own.
+pub(super) const FIXED: [&str; 6] =
+    ["last_us", "before", "before_since_us", "now", "now_since_us", "last_tick_us"];
 
-fn encode(phase: Phase) -> (i64, i64) {
+/// Columns that are no keys.
+pub(super) const OTHERS: usize = FIXED.len() + 1;
+
+pub(super) fn encode(phase: Phase) -> (i64, i64) {
     match phase {
         Phase::Normal => (0, 0),
         Phase::Pending { since_us } => (PENDING, since_us),
@@ -25,7 +31,7 @@ fn encode(phase: Phase) -> (i64, i64) {
     }
 }
 
-fn decode(code: i64, since_us: i64) -> Result<Phase, OperatorError> {
+pub(super) fn decode(code: i64, since_us: i64) -> Result<Phase, OperatorError> {
     match code {
         0 => Ok(Phase::Normal),
         PENDING => Ok(Phase::Pending { since_us }),
@@ -39,13 +45,15 @@ impl AlertRule {
         let keys = self.spec.keys.iter();
         let mut fields: Vec<Field> =
             keys.map(|k| self.spec.input.field(*k).clone().with_nullable(true)).collect();
-        fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, false)));
+        fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
+        fields.push(forgotten_field());
         Schema::new(fields)
     }
 
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let schema = Arc::new(self.state_schema());
         let (names, states) = (self.interner.snapshot(), self.states.clone());
+        let (seen_us, remnants) = (self.silence.seen_us.clone(), self.remnants.clone());
         Snapshot::new(groups, move |groups| {
             let ids = names.ids(groups);
             let number = |f: &dyn Fn(&KeyState) -> i64| -> ArrayRef {
@@ -60,9 +68,12 @@ impl AlertRule {
                 number(&|s| encode(s.before).1),
                 number(&|s| encode(s.now).0),
                 number(&|s| encode(s.now).1),
+                Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| seen_us[*id as usize]))),
+                new_null_array(forgotten_field().data_type(), ids.len()),
             ]);
             let rows = RecordBatch::try_new(schema, columns)?;
-            Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
+            let groups = counts(groups, ids.iter().map(|id| names.group(*id)));
+            remnants.save(&names, SavedRows { rows, groups })
         })
     }
 
@@ -76,18 +87,20 @@ impl AlertRule {
             return Err(OperatorError::State(format!("rule `{}` has other keys", self.spec.name)));
         }
         let keys = self.spec.keys.len();
+        let state = &self.remnants.load(state, keys, &self.interner)?;
         let mut ids = Vec::new();
         self.interner.intern(&state.columns()[..keys], state.num_rows(), &mut ids)?;
-        self.states.grow(self.interner.len(), KeyState::default);
         let number = |i: usize, row: usize| -> i64 {
             state.column(keys + i).as_primitive::<Int64Type>().value(row)
         };
         for (row, id) in ids.iter().enumerate() {
-            self.states[*id as usize] = KeyState {
+            let key = KeyState {
                 last_us: number(0, row),
                 before: decode(number(1, row), number(2, row))?,
                 now: decode(number(3, row), number(4, row))?,
             };
+            self.states.put(*id as usize, key);
+            self.silence.start(*id, number(5, row));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion_expr::{col, lit};
 use datafusion_physical_expr::planner::logical2physical;
@@ -11,8 +11,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::check;
-use crate::spec::time_type;
+use crate::spec::{KeyLimits, time_type};
 use crate::system::alerts_schema;
+
+mod forget;
 
 /// Device, time, value, revision.
 type Row = (&'static str, i64, Option<f64>, i64);
@@ -40,6 +42,7 @@ fn rule(for_us: i64) -> AlertRule {
         summary: "{device} is at {t_avg} °C {not_a_column} {".into(),
         notify: vec!["ops".into()],
         max_age_us: 1_000,
+        limits: KeyLimits::default(),
     })
     .unwrap()
 }
@@ -185,7 +188,7 @@ fn any_rows() -> impl Strategy<Value = Vec<Row>> {
 /// Final phases of all keys, whatever their ids.
 fn phases(rule: &AlertRule) -> Vec<(Vec<u8>, Phase)> {
     let of = |id: u32| (rule.interner.bytes(id).to_vec(), rule.states[id as usize].now);
-    let mut all: Vec<_> = (0..rule.states.len() as u32).map(of).collect();
+    let mut all: Vec<_> = rule.interner.ids().map(of).collect();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all
 }

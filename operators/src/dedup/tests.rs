@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::key::{owner, stable_hashes};
 use crate::snapshot::check;
-use crate::spec::time_type;
+use crate::spec::{KeyLimits, time_type};
 use crate::system::duplicates_schema;
 
 const DEVICES: [&str; 4] = ["a", "b", "", "d-with-a-long-name"];
@@ -37,6 +37,8 @@ fn spec(horizon_us: i64, keys_max: usize) -> DedupSpec {
         order: vec![3],
         horizon_us,
         keys_max,
+        fleet_max: 1_000_000,
+        limits: KeyLimits::default(),
     }
 }
 
@@ -102,7 +104,7 @@ fn run(spec: &DedupSpec, epochs: &[(i64, Vec<Reading>)], workers: &[usize]) -> O
         states = all.iter_mut().map(|dedup| dedup.save().unwrap()).collect();
     }
     out.0.sort_unstable();
-    out.1.sort_unstable_by(|a, b| (a.3, a.4, &a.0, &a.1).cmp(&(b.3, b.4, &b.0, &b.1)));
+    out.1.sort_unstable_by(|a, b| (a.3, a.4, a).cmp(&(b.3, b.4, b)));
     out
 }
 
@@ -167,6 +169,19 @@ proptest! {
         }
     }
 
+    /// A group that has no room left forgets its oldest ticks, the same on any workers.
+    #[test]
+    fn the_memory_of_a_fleet_has_an_end(epochs in fleet(), fleet_max in 1..12_u64) {
+        let spec = DedupSpec { fleet_max, ..spec(1_000, 1_000) };
+        let found = run(&spec, &epochs, &[1]);
+        let new: usize = found.0.len() - nulls(&epochs);
+        let held = new as i64 - sums(&found, FORGOTTEN);
+        prop_assert!(held <= DEVICES.len() as i64 * fleet_max as i64);
+        for workers in [&[3][..], &[2, 1, 3, 2]] {
+            prop_assert_eq!(run(&spec, &epochs, workers), found.clone());
+        }
+    }
+
     #[test]
     fn the_order_of_arrival_does_not_change_what_is_kept(
         (readings, shuffled) in prop::collection::vec(
@@ -186,6 +201,41 @@ proptest! {
     }
 }
 
+fn nulls(epochs: &[(i64, Vec<Reading>)]) -> usize {
+    epochs.iter().flat_map(|e| &e.1).filter(|r| r.2.is_none()).count()
+}
+
+#[test]
+fn readings_of_a_device_without_a_place_are_rejected() {
+    let limits = KeyLimits { keys_max: 1, ..KeyLimits::default() };
+    let spec = DedupSpec { limits, ..spec(100, 10) };
+    let names: Vec<String> = (0..600).map(|i| format!("device-{i}")).collect();
+    let rows = |offset: i64| {
+        let times = TimestampMicrosecondArray::from(vec![1; 600]).with_timezone("UTC");
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(names.clone())),
+            Arc::new(times),
+            Arc::new(Int64Array::from(vec![1; 600])),
+            Arc::new(Int64Array::from_iter_values(offset..offset + 600)),
+        ];
+        RecordBatch::try_new(Arc::clone(&spec.input), columns).unwrap()
+    };
+    let mut dedup = Dedup::new(spec.clone());
+    let mut outcomes = Vec::new();
+    for (epoch, time_us) in [(1, 0), (2, 50), (3, 100)] {
+        let mut emit = Emit::default();
+        dedup.epoch(&rows(epoch as i64 * 600), Tick { epoch, time_us }, &mut emit).unwrap();
+        let refused: usize = emit.rejects.iter().map(RecordBatch::num_rows).sum();
+        let reasons = emit.rejects[0]["reason"].as_string::<i32>();
+        assert!(reasons.iter().all(|r| r == Some("keys_max")));
+        outcomes.push((emit.rows[0].num_rows(), refused));
+    }
+    let devices = outcomes[0].0;
+    assert!(devices > 100 && devices <= 256, "one of each group: {devices}");
+    // Those that are known are known again, the others still have no place; then it is forgotten.
+    assert_eq!(outcomes, [(devices, 600 - devices), (0, 600 - devices), (devices, 600 - devices)]);
+}
+
 #[test]
 fn what_is_forgotten_leaves_no_memory_behind() {
     let spec = spec(100, 1_000);
@@ -202,7 +252,7 @@ fn what_is_forgotten_leaves_no_memory_behind() {
         (
             dedup.remembered(),
             dedup.devices.iter().map(|d| d.len()).sum::<usize>(),
-            dedup.arrivals.len()
+            dedup.arrivals.iter().map(|a| a.len()).sum::<usize>()
         ),
         (0, 0, 0)
     );

@@ -48,8 +48,16 @@ impl Method for EwmaZ {
         "ewma_z"
     }
 
-    fn resize(&mut self, keys: usize) {
-        self.states.grow(keys, State::default);
+    fn start(&mut self, id: u32) {
+        self.states.put(id as usize, State::default());
+    }
+
+    fn forget(&mut self, id: u32, is_last: bool) {
+        self.states.forget(id as usize, is_last);
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.states.size_bytes()
     }
 
     fn judge(&mut self, ids: &[u32], values: &[f64], found: &mut Vec<Verdict>) {

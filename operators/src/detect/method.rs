@@ -25,8 +25,14 @@ pub(super) trait Method {
     /// Its name in configurations and findings.
     fn name(&self) -> &'static str;
 
-    /// Makes room for keys with ids below `keys`.
-    fn resize(&mut self, keys: usize);
+    /// A key that has no state yet.
+    fn start(&mut self, id: u32);
+
+    /// A key is forgotten, with what is held for it; see [`crate::slabs::Slabs::forget`].
+    fn forget(&mut self, id: u32, is_last: bool);
+
+    /// Bytes held.
+    fn size_bytes(&self) -> usize;
 
     /// Judges finite values in order, then learns from them. A method may not look ahead.
     fn judge(&mut self, ids: &[u32], values: &[f64], found: &mut Vec<Verdict>);

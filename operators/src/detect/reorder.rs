@@ -70,8 +70,22 @@ impl Reorder {
         Self { disorder_us, idle_close_us, keys: Slabs::default(), wake: BTreeMap::new() }
     }
 
-    pub(super) fn resize(&mut self, keys: usize) {
-        self.keys.grow(keys, Waiting::default);
+    /// A key of which nothing waits yet.
+    pub(super) fn start(&mut self, id: u32) {
+        self.keys.put(id as usize, Waiting::default());
+    }
+
+    /// A key is forgotten; nothing of it waits.
+    pub(super) fn forget(&mut self, id: u32, is_last: bool) {
+        self.keys.forget(id as usize, is_last);
+    }
+
+    /// Bytes held, given the keys that there are.
+    pub(super) fn size_bytes(&self, ids: impl Iterator<Item = u32>) -> usize {
+        let waiting = ids.map(|id| self.keys[id as usize].readings.capacity());
+        let waiting = waiting.sum::<usize>() * size_of::<(i64, f64)>();
+        let wake = self.wake.values().map(|ids| ids.capacity() * size_of::<u32>() + 64);
+        self.keys.size_bytes() + waiting + wake.sum::<usize>()
     }
 
     /// Takes a reading and releases what its time allows.
@@ -137,11 +151,11 @@ impl Reorder {
         }
     }
 
-    /// Releases everything.
-    pub(super) fn release_all(&mut self, ready: &mut Readings) {
-        for id in 0..self.keys.len() {
-            while !self.keys[id].readings.is_empty() {
-                self.keys[id].release(id as u32, ready);
+    /// Releases everything of the keys that there are.
+    pub(super) fn release_all(&mut self, ids: impl Iterator<Item = u32>, ready: &mut Readings) {
+        for id in ids {
+            while !self.keys[id as usize].readings.is_empty() {
+                self.keys[id as usize].release(id, ready);
             }
         }
     }

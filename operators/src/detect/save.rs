@@ -1,5 +1,5 @@
 //! The state of a detector as rows, one per key: the key columns, the method's columns, and in
-//! event-time order the clocks and what waits.
+//! event-time order the clocks and what waits; last the tick of the key's last row.
 
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use super::Detector;
 use super::reorder::Waiting;
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
+
+/// Tick time of a key's last row.
+const SEEN: &str = "last_tick_us";
 
 fn waiting_fields() -> [Field; 5] {
     let list = |name: &str, item| Field::new(name, DataType::new_list(item, true), false);
@@ -56,12 +59,14 @@ impl Detector {
         if self.reorder.is_some() {
             fields.extend(waiting_fields());
         }
+        fields.push(Field::new(SEEN, DataType::Int64, false));
         Schema::new(fields)
     }
 
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let schema = Arc::new(self.state_schema());
         let (names, methods) = (self.interner.snapshot(), self.method.states());
+        let seen_us = self.silence.seen_us.clone();
         let waiting = self.reorder.as_ref().map(|reorder| reorder.keys.clone());
         Snapshot::new(groups, move |groups| {
             let ids = names.ids(groups);
@@ -71,6 +76,8 @@ impl Detector {
                 let keys: Vec<&Waiting> = ids.iter().map(|id| &waiting[*id as usize]).collect();
                 columns.extend(waiting_columns(&keys));
             }
+            let seen = ids.iter().map(|id| seen_us[*id as usize]);
+            columns.push(Arc::new(Int64Array::from_iter_values(seen)));
             let rows = RecordBatch::try_new(schema, columns)?;
             Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
         })
@@ -92,10 +99,13 @@ impl Detector {
         let columns = state.columns();
         let mut ids = Vec::new();
         self.interner.intern(&columns[..keys], state.num_rows(), &mut ids)?;
-        self.method.resize(self.interner.len());
+        let seen = columns[columns.len() - 1].as_primitive::<Int64Type>();
+        for (row, id) in ids.iter().enumerate() {
+            self.method.start(*id);
+            self.silence.start(*id, seen.value(row));
+        }
         self.method.load(&ids, &columns[keys..keys + methods])?;
         let Some(reorder) = &mut self.reorder else { return Ok(()) };
-        reorder.resize(self.interner.len());
         let columns = &columns[keys + methods..];
         let number = |i: usize| columns[i].as_primitive::<Int64Type>();
         for (row, id) in ids.iter().enumerate() {
@@ -103,6 +113,7 @@ impl Detector {
             let values = columns[4].as_list::<i32>().value(row);
             let times = times.as_primitive::<Int64Type>().values().iter().copied();
             let values = values.as_primitive::<Float64Type>().values().iter().copied();
+            reorder.start(*id);
             let key = &mut reorder.keys[*id as usize];
             key.clock_us = number(0).value(row);
             key.judged_us = number(1).value(row);

@@ -12,8 +12,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::check;
-use crate::spec::{DetectMethod, time_type};
+use crate::spec::{DetectMethod, KeyLimits, time_type};
 use crate::system::{findings_from, findings_schema};
+
+mod forget;
 
 /// Device, event time, value.
 type Reading = (&'static str, i64, Option<f64>);
@@ -41,6 +43,8 @@ fn spec(order: DetectOrder, disorder_us: i64, on: Logical) -> DetectSpec {
         order,
         disorder_us,
         idle_close_us: 1_000,
+        forget_after_us: 5_000,
+        limits: KeyLimits::default(),
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
+use super::KeyLimits;
+
 /// Drops readings that came before, one memory per device.
 #[derive(Clone, Debug)]
 pub struct DedupSpec {
@@ -28,6 +30,10 @@ pub struct DedupSpec {
     pub horizon_us: i64,
     /// Most readings of one device that are remembered.
     pub keys_max: usize,
+    /// Most readings of all devices that are remembered.
+    pub fleet_max: u64,
+    /// How many devices it may know.
+    pub limits: KeyLimits,
 }
 
 impl DedupSpec {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use datafusion_expr::EmitTo;
 
+use super::keys::KeyState;
 use super::{WindowOperator, int64};
 use crate::batch::Tick;
 use crate::expression::{evaluate, expression_failed};
+use crate::keys::Remnant;
 use crate::operator::{Emit, OperatorError};
 use crate::spec::{Clock, LatePolicy};
 use crate::system::step_rejects;
@@ -38,7 +40,8 @@ impl WindowOperator {
             Clock::Device => touched.iter().for_each(|id| self.close_ended(*id)),
             Clock::Fleet => {
                 if !touched.is_empty() {
-                    (0..self.keys.len() as u32).for_each(|id| self.close_ended(id));
+                    let ids: Vec<u32> = self.interner.ids().collect();
+                    ids.into_iter().for_each(|id| self.close_ended(id));
                 }
             }
         }
@@ -106,6 +109,7 @@ impl WindowOperator {
                     // The next reading puts it on the list again.
                     key.last_tick_us = i64::MIN;
                     self.touched.push(id);
+                    self.gone.push(id);
                     continue;
                 };
                 self.idle.entry(look_us).or_default().push(id);
@@ -196,7 +200,7 @@ impl WindowOperator {
         let ids = match self.spec.clock {
             Clock::Device => &self.touched,
             Clock::Fleet => {
-                all = (0..self.keys.len() as u32).collect();
+                all = self.interner.ids().collect();
                 &all
             }
         };
@@ -226,5 +230,39 @@ impl WindowOperator {
             }
             key.revisions.retain(|(window, _)| *window > dropped);
         }
+    }
+
+    /// Forgets the keys that have neither windows nor readings to wait for, but for how far they
+    /// came: what is older stays late when they come back.
+    pub(super) fn forget_gone(&mut self) -> Result<(), OperatorError> {
+        let gone = std::mem::take(&mut self.gone);
+        #[cfg(test)]
+        if self.keep_all {
+            return Ok(());
+        }
+        let left = gone.iter().map(|id| {
+            let key = &self.keys[*id as usize];
+            (*id, Remnant { bound: key.dropped, extra: key.clock_us })
+        });
+        let left: Vec<(u32, Remnant)> = left.collect();
+        self.remnants.keep(&self.interner, &left)?;
+        for id in gone {
+            let is_last = self.interner.forget(id);
+            self.keys.forget(id as usize, is_last);
+        }
+        Ok(())
+    }
+
+    /// The state of a key that was forgotten: as if it had been there all the time.
+    pub(super) fn come_back(&self, (dropped, clock_us): (i64, i64)) -> KeyState {
+        let mut key = KeyState::back(dropped, clock_us);
+        if self.spec.clock == Clock::Fleet {
+            // The clock of the fleet has closed and dropped windows of all keys meanwhile.
+            let horizon_us = self.fleet_clock_us.saturating_sub(self.spec.disorder_us);
+            key.closed = key.closed.max(self.grid.last_ended(horizon_us));
+            let kept_us = horizon_us.saturating_sub(self.keep_us());
+            key.dropped = key.dropped.max(self.grid.last_ended(kept_us).min(key.closed));
+        }
+        key
     }
 }

@@ -60,6 +60,11 @@ impl Default for KeyState {
 }
 
 impl KeyState {
+    /// A key that was forgotten after its windows up to `dropped` were.
+    pub(super) fn back(dropped: i64, clock_us: i64) -> Self {
+        Self { clock_us, closed: dropped, dropped, ..Self::default() }
+    }
+
     /// The pane of this number, made if it is missing.
     pub(super) fn pane_mut(&mut self, number: i64) -> &mut Pane {
         let position = match self.position(number) {
@@ -71,6 +76,12 @@ impl KeyState {
             }
         };
         &mut self.panes[position]
+    }
+
+    /// Bytes held besides the struct itself.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.panes.capacity() * size_of::<Pane>()
+            + self.revisions.capacity() * size_of::<(i64, i64)>()
     }
 
     /// The pane of this number.

@@ -35,6 +35,7 @@ use crate::aggregate::{aggregate_inputs, create_groups_accumulator};
 use crate::batch::{Epoch, Tick};
 use crate::expression::{evaluate, expression_failed};
 use crate::intern::KeyInterner;
+use crate::keys::{KeyedStep, Remnants};
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::slabs::Slabs;
@@ -50,6 +51,13 @@ pub struct WindowOperator {
     aggregated: SchemaRef,
     interner: KeyInterner,
     keys: Slabs<KeyState>,
+    /// What is left of keys without windows.
+    remnants: Remnants,
+    /// Keys that lost their last window in the current epoch.
+    gone: Vec<u32>,
+    /// Nothing is forgotten, to compare with.
+    #[cfg(test)]
+    keep_all: bool,
     store: Store,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     /// Number of state columns of each accumulator.
@@ -107,6 +115,10 @@ impl WindowOperator {
             aggregated: spec.aggregated_schema(),
             interner: KeyInterner::new(&types)?,
             keys: Slabs::default(),
+            remnants: Remnants::new(spec.limits.share()),
+            gone: Vec::new(),
+            #[cfg(test)]
+            keep_all: false,
             changed: GroupSet::default(),
             store: Store::default(),
             accumulators: accumulators?,
@@ -121,12 +133,22 @@ impl WindowOperator {
         })
     }
 
+    /// Which readings have keys with a place; sets `ids`.
+    fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
+        let WindowSpec { pipeline, name, keys, limits, .. } = &self.spec;
+        let step = KeyedStep { pipeline, name, limits: *limits };
+        let rows = step.admitted(&mut self.interner, keys, rows, &mut self.ids, emit)?;
+        for key in self.interner.fresh() {
+            let left = self.remnants.take(*key).map(|r| (r.bound, r.extra));
+            let state = left.map_or_else(KeyState::default, |left| self.come_back(left));
+            self.keys.put(key.id as usize, state);
+        }
+        Ok(rows)
+    }
+
     /// Step 1: which pane each reading goes to.
     fn assign(&mut self, rows: &RecordBatch, tick: Tick) -> Result<Groups, OperatorError> {
-        let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|k| rows.column(*k).clone()).collect();
-        let mut ids = std::mem::take(&mut self.ids);
-        self.interner.intern(&keys, rows.num_rows(), &mut ids)?;
-        self.keys.grow(self.interner.len(), KeyState::default);
+        let ids = std::mem::take(&mut self.ids);
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
         let mut groups =
             Groups { of_row: Vec::with_capacity(rows.num_rows()), ..Default::default() };
@@ -262,6 +284,18 @@ impl WindowOperator {
         Ok(())
     }
 
+    /// Bytes held, without the accumulators' room for the windows of one epoch.
+    pub fn size_bytes(&self) -> usize {
+        let keys = self.interner.ids().map(|id| self.keys[id as usize].size_bytes());
+        let idle = self.idle.values().map(|ids| ids.capacity() * size_of::<u32>() + 64);
+        self.interner.size_bytes()
+            + self.keys.size_bytes()
+            + self.remnants.size_bytes()
+            + self.store.size_bytes()
+            + keys.sum::<usize>()
+            + idle.sum::<usize>()
+    }
+
     fn horizon_us(&self, key: &KeyState) -> i64 {
         let clock_us = match self.spec.clock {
             Clock::Device => key.clock_us,
@@ -293,7 +327,9 @@ impl WindowOperator {
         let keys = std::cell::RefCell::new(&mut self.keys);
         self.store.compact(
             |(id, number), slot| {
-                keys.borrow()[id as usize].pane(number).is_some_and(|p| p.slot == Some(slot))
+                let keys = keys.borrow();
+                let pane = keys.get(id as usize).and_then(|key| key.pane(number));
+                pane.is_some_and(|p| p.slot == Some(slot))
             },
             |(id, number), slot| {
                 keys.borrow_mut()[id as usize].pane_mut(number).slot = Some(slot);
@@ -312,8 +348,9 @@ impl KeyedOperator for WindowOperator {
     ) -> Result<(), OperatorError> {
         self.touched.clear();
         if rows.num_rows() > 0 {
-            let groups = self.assign(rows, tick)?;
-            self.accumulate(rows, groups, emit)?;
+            let rows = self.admit(rows, emit)?;
+            let groups = self.assign(&rows, tick)?;
+            self.accumulate(&rows, groups, emit)?;
         }
         self.close_by_clock(tick);
         self.close_idle(tick);
@@ -321,13 +358,13 @@ impl KeyedOperator for WindowOperator {
         self.late.finish(&self.interner, &self.spec, emit)?;
         self.drop_old();
         self.note_changed();
+        self.forget_gone()?;
         self.compact()
     }
 
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
-        for id in 0..self.keys.len() as u32 {
-            self.close_all(id);
-        }
+        let ids: Vec<u32> = self.interner.ids().collect();
+        ids.into_iter().for_each(|id| self.close_all(id));
         self.changed = GroupSet::ALL;
         self.emit_due(emit)
     }

@@ -1,7 +1,8 @@
 //! The state of a window operator as rows, one per pane (or one for a key without panes):
 //! by key group, key, and pane.
 //!
-//! Columns: the key columns, then those of [`FIXED`], then one per state column of the aggregates.
+//! Columns: the key columns, then those of [`FIXED`], then one per state column of the aggregates,
+//! then what is left of forgotten keys, in rows of its own.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use super::store::{Slot, Store};
 use super::{KeyState, WindowOperator};
 use crate::intern::KeyNames;
+use crate::keys::{Remnants, forgotten_field};
 use crate::operator::OperatorError;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
@@ -28,6 +30,7 @@ struct Cut {
     schema: Schema,
     names: KeyNames,
     keys: Slabs<KeyState>,
+    remnants: Remnants,
     store: Store,
     /// Of a fleet with one clock; else the least time, as the clocks of keys are all there are.
     fleet_clock_us: i64,
@@ -72,7 +75,7 @@ impl Cut {
         columns.push(Arc::new(StringArray::from(revisions)));
         let rows = UInt32Array::from(slot_of_row);
         let state = self.store.gather(&slots)?;
-        for i in 0..self.schema.fields().len() - columns.len() {
+        for i in 0..self.schema.fields().len() - columns.len() - 1 {
             columns.push(match state.get(i) {
                 Some(column) => take(column, &rows, None)?,
                 None => {
@@ -81,23 +84,26 @@ impl Cut {
                 }
             });
         }
+        columns.push(new_null_array(forgotten_field().data_type(), rows.len()));
         let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
-        Ok(SavedRows { rows, groups: counts })
+        self.remnants.save(&self.names, SavedRows { rows, groups: counts })
     }
 }
 
 impl WindowOperator {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let fields = self.state_fields();
+        let fleet_clock_us = match self.spec.clock {
+            Clock::Fleet => self.fleet_clock_us,
+            Clock::Device => i64::MIN,
+        };
         let cut = fields.map(|fields| Cut {
             schema: self.state_schema(&fields),
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
+            remnants: self.remnants.noting(fleet_clock_us),
             store: self.store.snapshot(),
-            fleet_clock_us: match self.spec.clock {
-                Clock::Fleet => self.fleet_clock_us,
-                Clock::Device => i64::MIN,
-            },
+            fleet_clock_us,
         });
         Snapshot::new(groups, move |groups| cut?.rows(groups))
     }
@@ -123,19 +129,24 @@ impl WindowOperator {
         fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
         fields.push(Field::new(REVISIONS, DataType::Utf8, true));
         fields.extend_from_slice(state);
+        fields.push(forgotten_field());
         Schema::new(fields)
     }
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
         let key_count = self.spec.keys.len();
         let types = self.state_fields()?;
-        if state.num_columns() != key_count + FIXED.len() + 1 + types.len() {
+        if state.num_columns() != key_count + FIXED.len() + 1 + types.len() + 1 {
             let text = format!("window `{}` has other keys or aggregates", self.spec.name);
             return Err(OperatorError::State(text));
         }
+        let state = &self.remnants.load(state, key_count, &self.interner)?;
+        self.fleet_clock_us = self.fleet_clock_us.max(self.remnants.note);
         let mut ids = Vec::new();
         self.interner.intern(&state.columns()[..key_count], state.num_rows(), &mut ids)?;
-        self.keys.grow(self.interner.len(), KeyState::default);
+        for key in self.interner.fresh() {
+            self.keys.put(key.id as usize, KeyState::default());
+        }
         let column = |i: usize| state.column(key_count + i).as_primitive::<Int64Type>();
         let revisions = state.column(key_count + FIXED.len()).as_string::<i32>();
         let mut owners = Vec::new();
@@ -159,7 +170,8 @@ impl WindowOperator {
         }
         if !owners.is_empty() {
             let rows = UInt32Array::from(rows);
-            let columns: Result<Vec<ArrayRef>, _> = state.columns()[key_count + FIXED.len() + 1..]
+            let first = key_count + FIXED.len() + 1;
+            let columns: Result<Vec<ArrayRef>, _> = state.columns()[first..first + types.len()]
                 .iter()
                 .map(|c| take(c, &rows, None))
                 .collect();
@@ -176,10 +188,11 @@ impl WindowOperator {
     /// Puts every key on the list of those to look at for silence.
     fn wake_all(&mut self) {
         self.idle.clear();
-        for (id, key) in self.keys.iter().enumerate() {
-            if key.last_tick_us != i64::MIN {
-                let look_us = key.last_tick_us.saturating_add(self.spec.idle_close_us);
-                self.idle.entry(look_us).or_default().push(id as u32);
+        for id in self.interner.ids() {
+            let last_tick_us = self.keys[id as usize].last_tick_us;
+            if last_tick_us != i64::MIN {
+                let look_us = last_tick_us.saturating_add(self.spec.idle_close_us);
+                self.idle.entry(look_us).or_default().push(id);
             }
         }
     }

@@ -61,6 +61,15 @@ impl Store {
         Self { chunks: chunks.collect(), free: Vec::new() }
     }
 
+    /// Bytes held.
+    pub(super) fn size_bytes(&self) -> usize {
+        let chunks = self.chunks.iter().flatten().map(|chunk| {
+            let columns = chunk.columns.iter().map(|c| c.get_array_memory_size());
+            columns.sum::<usize>() + chunk.owners.capacity() * size_of::<Owner>()
+        });
+        chunks.sum::<usize>() + self.chunks.capacity() * size_of::<Option<Chunk>>()
+    }
+
     fn put(&mut self, chunk: Chunk) -> u32 {
         match self.free.pop() {
             Some(number) => {

@@ -25,7 +25,9 @@ use super::WindowOperator;
 use crate::batch::Tick;
 use crate::operator::{Emit, KeyedOperator};
 use crate::snapshot::{GroupSet, check};
-use crate::spec::{Clock, LatePolicy, WindowSpec, time_type};
+use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, WindowSpec, time_type};
+
+mod forget;
 
 fn input() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -65,6 +67,7 @@ fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> Wind
         idle_close_us: 1_000,
         clock: Clock::Device,
         late,
+        limits: KeyLimits::default(),
     };
     let aggregated = spec.aggregated_schema();
     spec.select = ["n", "avg", "min", "max", "sd"]

@@ -5,6 +5,7 @@
 mod endpoint;
 mod file;
 mod http;
+mod limits;
 mod mqtt;
 mod steps;
 
@@ -12,6 +13,8 @@ use super::kinds::{Component, Key, Kind};
 use endpoint::ENDPOINT;
 use file::FILE;
 use http::HTTP;
+pub(crate) use limits::LIMITS;
+use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
 use mqtt::MQTT;
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, WINDOW};
 
@@ -43,6 +46,7 @@ pub(crate) static PIPELINE: Component = Component {
         )
         .required(),
         Key::new("reading", Kind::Section(&READING), "What one row is.", "").required(),
+        Key::new("limits", Kind::Section(&LIMITS), "How much is kept in memory.", ""),
         Key::new(
             "step",
             Kind::Variants(&[&FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT]),
@@ -139,6 +143,9 @@ static READING: Component = Component {
 /// Most readings of one device that can be remembered: about 60 bytes each.
 const DEDUP_KEYS_MAX: i64 = 10_000_000;
 
+/// Most readings of all devices that can be remembered.
+const DEDUP_FLEET_MAX: i64 = 1_000_000_000;
+
 static DEDUP: Component = Component {
     id: "reading.dedup",
     heading: "[reading.dedup]",
@@ -169,6 +176,15 @@ static DEDUP: Component = Component {
             "10000",
         )
         .default("10000"),
+        Key::new(
+            "fleet_max",
+            Kind::Int(1, DEDUP_FLEET_MAX),
+            "Most readings of all devices that are remembered (about 60 bytes each). They are \
+             counted in 256 groups of devices; where one has more than its share, the readings \
+             that came in longest ago are forgotten early, which `system.duplicates` tells.",
+            "10000000",
+        )
+        .default("10000000"),
     ],
 };
 
@@ -288,6 +304,8 @@ static ALERT: Component = Component {
             "\"1h\"",
         )
         .default("1h"),
+        STEP_KEYS_MAX,
+        STEP_AT_KEYS_MAX,
     ],
 };
 

@@ -26,6 +26,11 @@ impl<'t> Section<'t> {
         Self { component, at, table: node.table().unwrap_or(&NOTHING) }
     }
 
+    /// A table that was not written: every key has its default.
+    pub fn nothing(component: &'static Component, at: At) -> Self {
+        Self { component, at, table: &NOTHING }
+    }
+
     fn key(&self, name: &str) -> &'static Key {
         self.component
             .key(name)

@@ -211,6 +211,7 @@ fn run_window(select: &[(&str, &str)]) -> (PlannedWindow, Vec<ArrayRef>) {
         idle_close_us: 0,
         clock: Default::default(),
         late: tidegate_operators::spec::LatePolicy::Table,
+        limits: Default::default(),
     };
     let bound = |v| -> ArrayRef {
         Arc::new(TimestampMicrosecondArray::from(vec![v; 2]).with_timezone("UTC"))

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
 use tidegate_operators::aggregate::{create_groups_accumulator, held};
-use tidegate_operators::spec::{Clock, Expr, LatePolicy, WindowSpec, time_type};
+use tidegate_operators::spec::{Clock, Expr, KeyLimits, LatePolicy, WindowSpec, time_type};
 
 use super::inspect::{Inspection, Place};
 use super::times::add_times;
@@ -292,6 +292,7 @@ impl<'a> Planning<'a> {
             idle_close_us: 0,
             clock: Clock::Device,
             late: LatePolicy::Table,
+            limits: KeyLimits::default(),
         };
         spec.aggregated_schema()
     }

@@ -1,7 +1,7 @@
 //! `[reading.dedup]`: which readings are repetitions.
 
 use tidegate_operators::key::is_key_type;
-use tidegate_operators::spec::{DecodeSpec, DedupSpec};
+use tidegate_operators::spec::{DecodeSpec, DedupSpec, KeyLimits};
 
 use super::usage::Needs;
 use crate::config::problem::{Reporter, hint_of};
@@ -42,6 +42,7 @@ pub(super) fn dedup(
     reading: &Section<'_>,
     decode: &DecodeSpec,
     needs: Option<&Needs>,
+    limits: KeyLimits,
     report: &mut Reporter<'_>,
 ) -> Option<DedupSpec> {
     let dedup = reading.section("dedup")?;
@@ -88,6 +89,8 @@ pub(super) fn dedup(
         order: order.iter().filter_map(|name| index(name)).collect(),
         horizon_us,
         keys_max: usize::try_from(dedup.int("keys_max")?).ok()?,
+        fleet_max: u64::try_from(dedup.int("fleet_max")?).ok()?,
+        limits,
         input,
     })
 }

@@ -7,6 +7,7 @@
 pub(crate) mod cases;
 mod dedup;
 pub(crate) mod edges;
+mod limits;
 mod outputs;
 mod reading;
 mod source;
@@ -121,9 +122,11 @@ fn pipeline(
     let topics = source::templates(file);
     report.set_unsure(reading::of_unknown_type(&reading));
     let decode = reading::decode(name, source, &reading, &topics, needs, report);
-    let dedup = dedup::dedup(name, &reading, &decode, needs, report);
+    let devices = limits::of_pipeline(&limits::table(file));
+    let dedup = dedup::dedup(name, &reading, &decode, needs, devices, report);
     let readings = dedup.as_ref().map_or_else(|| decode.schema(), DedupSpec::schema);
-    let mut resolved = steps::Steps::new(name, reading, edges::Edges::of_readings(readings));
+    let edges = edges::Edges::of_readings(readings);
+    let mut resolved = steps::Steps::new(name, reading, limits::table(file), edges);
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);

@@ -7,7 +7,7 @@ use tidegate_operators::spec::{AlertSpec, TableSpec};
 use tidegate_operators::topic::is_identifier;
 
 use super::edges::{Edge, Edges, RowKind};
-use super::sql;
+use super::{limits, sql};
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::references::Resolver;
 use crate::config::secret::Secret;
@@ -122,6 +122,7 @@ fn one_alert(
             .map(|(name, _)| name.to_owned())
             .collect(),
         max_age_us: alert.duration_us("max_age")?,
+        limits: limits::of_step(&limits::table(file), alert),
     })
 }
 

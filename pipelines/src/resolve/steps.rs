@@ -18,14 +18,20 @@ use crate::config::tree::Entry;
 pub(crate) struct Steps<'t> {
     pub(super) pipeline: String,
     pub(super) reading: Section<'t>,
+    pub(super) limits: Section<'t>,
     edges: Edges,
     specs: Vec<StepSpec>,
 }
 
 impl<'t> Steps<'t> {
     /// No step yet, only the readings.
-    pub(crate) fn new(pipeline: &str, reading: Section<'t>, edges: Edges) -> Self {
-        Self { pipeline: pipeline.to_owned(), reading, edges, specs: Vec::new() }
+    pub(crate) fn new(
+        pipeline: &str,
+        reading: Section<'t>,
+        limits: Section<'t>,
+        edges: Edges,
+    ) -> Self {
+        Self { pipeline: pipeline.to_owned(), reading, limits, edges, specs: Vec::new() }
     }
 
     /// What was resolved.

@@ -7,7 +7,7 @@ use tidegate_operators::spec::{
 
 use super::edges::{Edge, RowKind};
 use super::steps::Steps;
-use super::{is_consequence, sql};
+use super::{is_consequence, limits, sql};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::units::show_duration;
@@ -61,6 +61,7 @@ pub(crate) fn window(
         idle_close_us: inherited(steps, step, "idle_close"),
         clock: if step.text("clock") == Some("fleet") { Clock::Fleet } else { Clock::Device },
         late,
+        limits: limits::of_step(&steps.limits, step),
     };
     let revised = matches!(late, LatePolicy::Revise { .. });
     let rows = RowKind::Windows { keys: key_names, revised };
@@ -243,6 +244,8 @@ pub(crate) fn detect(
         },
         disorder_us: inherited(steps, step, "disorder"),
         idle_close_us: inherited(steps, step, "idle_close"),
+        forget_after_us: limits::forget_after_us(&steps.limits, step)?,
+        limits: limits::of_step(&steps.limits, step),
     };
     let edge = Edge { schema: spec.schema(), rows: RowKind::Findings { keys: key_names } };
     Some((StepKind::Detect(spec), edge))

@@ -1,6 +1,7 @@
 //! The steps in the table of keys.
 
 use super::super::kinds::{Component, Key, Kind};
+use super::limits::{STEP_AT_KEYS_MAX, STEP_FORGET_AFTER, STEP_KEYS_MAX};
 
 const STEP_NAME: Key =
     Key::new("name", Kind::Name, "Name of the step and of its output edge.", "\"per_minute\"")
@@ -170,6 +171,8 @@ pub(super) static WINDOW: Component = Component {
             "\"1h\"",
         )
         .default("1h"),
+        STEP_KEYS_MAX,
+        STEP_AT_KEYS_MAX,
     ],
 };
 
@@ -225,5 +228,8 @@ pub(super) static DETECT: Component = Component {
         .default("event_time"),
         DISORDER,
         IDLE_CLOSE,
+        STEP_FORGET_AFTER,
+        STEP_KEYS_MAX,
+        STEP_AT_KEYS_MAX,
     ],
 };

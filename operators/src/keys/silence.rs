@@ -1,0 +1,66 @@
+//! Which keys were silent for long enough, by ticks alone.
+//!
+//! Invariant: a key is told at the first tick that is `after_us` or more later than the tick of its
+//! last row, also if its operator was stopped and loaded in between.
+
+use std::collections::BTreeMap;
+
+use crate::slabs::Slabs;
+
+/// Watches the keys of one operator.
+pub(crate) struct Silence {
+    after_us: i64,
+    /// Tick time of each key's last row; the least time if the key is not watched.
+    pub(crate) seen_us: Slabs<i64>,
+    /// Watched keys by the tick time at which to look at them, each once.
+    due: BTreeMap<i64, Vec<u32>>,
+}
+
+impl Silence {
+    pub(crate) fn new(after_us: i64) -> Self {
+        Self { after_us, seen_us: Slabs::default(), due: BTreeMap::new() }
+    }
+
+    /// A key that is new, or was loaded, with the tick time of its last row (the least time: none).
+    pub(crate) fn start(&mut self, id: u32, seen_us: i64) {
+        self.seen_us.put(id as usize, i64::MIN);
+        if seen_us != i64::MIN {
+            self.heard(id, seen_us);
+        }
+    }
+
+    /// A row of a key.
+    pub(crate) fn heard(&mut self, id: u32, now_us: i64) {
+        let seen_us = &mut self.seen_us[id as usize];
+        if *seen_us == i64::MIN {
+            self.due.entry(now_us.saturating_add(self.after_us)).or_default().push(id);
+        }
+        *seen_us = now_us;
+    }
+
+    /// Keys that are silent for long enough now. They are no longer watched until they are heard.
+    pub(crate) fn silent(&mut self, now_us: i64) -> Vec<u32> {
+        let mut silent = Vec::new();
+        while let Some(entry) = self.due.first_entry().filter(|e| *e.key() <= now_us) {
+            for id in entry.remove() {
+                let due_us = self.seen_us[id as usize].saturating_add(self.after_us);
+                if due_us <= now_us {
+                    self.seen_us[id as usize] = i64::MIN;
+                    silent.push(id);
+                } else {
+                    self.due.entry(due_us).or_default().push(id);
+                }
+            }
+        }
+        silent
+    }
+
+    pub(crate) fn forget(&mut self, id: u32, is_last: bool) {
+        self.seen_us.forget(id as usize, is_last);
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        let due = self.due.values().map(|ids| ids.capacity() * size_of::<u32>() + 64);
+        self.seen_us.size_bytes() + due.sum::<usize>()
+    }
+}

@@ -1,0 +1,79 @@
+//! `[limits]` in the table of keys, and those of its keys that a step can have for itself.
+
+use super::super::kinds::{Component, Key, Kind};
+
+/// Most keys that can be asked for: a step with more belongs on more machines.
+const KEYS_MAX: i64 = 1_000_000_000;
+
+const AT_KEYS_MAX: Kind = Kind::OneOf(&["reject", "stop"]);
+
+pub(super) const STEP_KEYS_MAX: Key = Key::new(
+    "keys_max",
+    Kind::Int(1, KEYS_MAX),
+    "Most keys at a time; if absent, as in `[limits]`.",
+    "20000",
+);
+pub(super) const STEP_AT_KEYS_MAX: Key = Key::new(
+    "at_keys_max",
+    AT_KEYS_MAX,
+    "What happens with rows of further new keys; if absent, as in `[limits]`.",
+    "\"stop\"",
+);
+pub(super) const STEP_FORGET_AFTER: Key = Key::new(
+    "forget_after",
+    Kind::Duration,
+    "A key that is silent for this long (in receive time) is forgotten; if absent, as in \
+     `[limits]`.",
+    "\"30d\"",
+);
+
+pub(crate) static LIMITS: Component = Component {
+    id: "limits",
+    heading: "[limits]",
+    tag: None,
+    doc: "How much is kept in memory. Windows forget a key once they cannot be revised any more, \
+          and alerts put it away while it is normal, without a difference to any row; detectors \
+          forget what they have learnt of it after `forget_after`. A step refuses new keys at \
+          `keys_max`; which ones does not depend on the number of workers or on restarts: keys \
+          are dealt to 256 groups by a hash, and a group takes its share and so much more that no \
+          fleet of `keys_max` keys is refused one of them.",
+    keys: &[
+        Key::new(
+            "devices",
+            Kind::Int(1, KEYS_MAX),
+            "How many devices there are, about: `explain` says how much memory they need.",
+            "5000",
+        ),
+        Key::new(
+            "keys_max",
+            Kind::Int(1, KEYS_MAX),
+            "Most keys of each step at a time; a step can say otherwise.",
+            "20000",
+        )
+        .default("1000000"),
+        Key::new(
+            "at_keys_max",
+            AT_KEYS_MAX,
+            "What happens with rows of further new keys: they are rows of `system.rejects` (reason \
+             `keys_max`), counted, and an alert of the engine; or the process stops.",
+            "\"reject\"",
+        )
+        .default("reject"),
+        Key::new(
+            "forget_after",
+            Kind::Duration,
+            "What a detector has learnt of a key that is silent for this long (in receive time) is \
+             forgotten: the key is new when it comes back.",
+            "\"7d\"",
+        )
+        .default("7d"),
+        Key::new(
+            "unbounded",
+            Kind::Bool,
+            "Allows aggregates whose state grows with every row of a window, such as \
+             `count(DISTINCT x)`, `array_agg` and `median`.",
+            "true",
+        )
+        .default("false"),
+    ],
+};
