@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use arrow::datatypes::{DataType, SchemaRef};
+use tidegate_operators::aggregate::{StateSize, state_size};
 use tidegate_operators::properties::Property;
 use tidegate_operators::spec::{
     AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DedupSpec, DetectMethod, DetectOrder,
@@ -214,10 +215,20 @@ fn window(w: &WindowSpec, out: &mut String) {
     // Open windows, those within the disorder, and those that can still be revised.
     let span_us = w.size_us.saturating_add(w.disorder_us).saturating_add(keep_us);
     let windows = span_us / w.slide_us + i64::from(span_us % w.slide_us != 0) + 1;
-    let state = match w.aggregates.len() {
+    let mut state = match w.aggregates.len() {
         1 => format!("per key at most about {windows} windows of one aggregate"),
         n => format!("per key at most about {windows} windows of {n} aggregates"),
     };
+    let sizes = w.aggregates.iter().filter_map(|a| state_size(a.fun().name()));
+    let per_reading: usize = sizes
+        .map(|size| match size {
+            StateSize::PerReading(bytes) => bytes,
+            StateSize::Bounded(_) => 0,
+        })
+        .sum();
+    if per_reading > 0 {
+        let _ = write!(state, ", and {per_reading} bytes for each reading in them");
+    }
     line(out, "state", &state);
 }
 
@@ -314,4 +325,23 @@ fn one_notification(n: &NotifySpec, out: &mut String) {
         show_duration(n.timeout_us),
         show_duration(n.max_age_us)
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::examples::COOKBOOK;
+
+    #[test]
+    fn state_that_grows_with_readings_is_told() {
+        let explained = |name: &str| {
+            let (name, text) = COOKBOOK.iter().find(|(n, _)| *n == name).expect("an example");
+            let file = (name.into(), (*text).to_owned());
+            explain(&crate::load(&[file], &|_, n| Err(n.into())).expect("examples are good"))
+        };
+        // Two areas over time, and slots of 8 bytes.
+        let tank = explained("cookbook-tank.toml");
+        assert!(tank.contains("of 5 aggregates, and 40 bytes for each reading in them"), "{tank}");
+        assert!(!explained("cookbook-latency.toml").contains("for each reading"));
+    }
 }

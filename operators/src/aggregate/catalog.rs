@@ -253,6 +253,12 @@ pub(super) static PARTS: [(Name, Function); 2] = [
     (Name::PartsStraight, function("parts_linear", "value, time", NUMBER, "See `until`.")),
 ];
 
+/// Bound of the state of an aggregate; none of DataFusion's own.
+pub fn state_size(name: &str) -> Option<StateSize> {
+    let entry = ALL.iter().chain(&PARTS).find(|(_, f)| f.name == name);
+    entry.map(|(_, function)| function.state)
+}
+
 /// The aggregates for time series, for documentation.
 pub fn functions() -> impl Iterator<Item = &'static Function> {
     ALL.iter().map(|(_, function)| function)

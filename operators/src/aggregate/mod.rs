@@ -29,7 +29,7 @@ use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::spec::Expr;
 
-pub use catalog::{Function, StateSize, functions};
+pub use catalog::{Function, StateSize, functions, state_size};
 pub use udaf::{takes_time, time_series};
 pub use until::{Held, held};
 
