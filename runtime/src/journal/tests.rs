@@ -445,6 +445,57 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
     assert_eq!(rows, 100);
 }
 
+/// Each segment begins with a copy of what is recognised: one that only holds that copy must not be
+/// followed by another for as long as offers wait.
+#[test]
+fn while_offers_wait_no_segments_are_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions {
+        budget_bytes: 256 << 10,
+        idle_interval: Duration::from_millis(2),
+        ..options(dir.path())
+    };
+    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        // More than 8 KiB of records.
+        let mut many = MessagesBuilder::default();
+        for packet_id in 1..=1_500 {
+            let meta = MessageMeta { received_us: 1_000, packet_id, qos: 1, ..Default::default() };
+            many.push(b"a/b", b"", b"client", meta);
+        }
+        journal.intake(0).offer(many).await.unwrap();
+        let intake = journal.intake(0);
+        let offers = tokio::spawn(async move {
+            for i in 0..40 {
+                intake.offer(builder(&[format!("{i}{}", "x".repeat(10_000))])).await.unwrap();
+            }
+        });
+        while !journal.stats().waiting_for_room {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let before = journal.stats();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let after = journal.stats();
+        assert!(after.sealed_epoch > before.sealed_epoch + 20, "{after:?}");
+        assert_eq!(after.segments, before.segments);
+        assert!(after.bytes_on_disk < before.bytes_on_disk + (16 << 10), "{before:?} {after:?}");
+        while !offers.is_finished() {
+            journal.trim(journal.stats().sealed_epoch.saturating_sub(1));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        offers.await.unwrap();
+    });
+    journal.shutdown();
+    let count = |feed| match feed {
+        Feed::Messages(run) => run.len(),
+        Feed::Tick(_) => 0,
+    };
+    assert_eq!(receiver.try_iter().map(count).sum::<usize>(), 1_540);
+}
+
 #[test]
 fn what_is_kept_goes_when_it_is_old_or_its_room_is_wanted() {
     let dir = tempfile::tempdir().unwrap();

@@ -39,8 +39,6 @@ const FULL_PAUSE_MAX: Duration = Duration::from_secs(2);
 const DISK_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// This close to the reserve a disk counts as full: the next message may not fit.
 const DISK_LOW_BYTES: u64 = 64 << 10;
-/// With the budget used up, an active segment larger than this is closed so that it can be trimmed.
-const ROLL_BYTES_MIN: u64 = 4096;
 
 /// Why the thread gives up; nobody is answered `Ok` after it.
 pub(crate) struct Fatal(pub(crate) String);
@@ -395,10 +393,12 @@ impl Writer {
     }
 
     /// Only closed segments can be trimmed: with the budget used up, the active one is closed too,
-    /// so that its room comes back as soon as its epochs are not needed any more.
+    /// so that its room comes back as soon as its epochs are not needed any more. One without
+    /// messages gives no room back: the next one begins with the same copy of what is recognised.
     fn roll_to_trim(&mut self, through: Epoch) -> Result<Done, Fatal> {
         let whole = self.position.messages == 0;
-        if whole && self.files.active.bytes >= ROLL_BYTES_MIN && self.roll()? == Done::Stopped {
+        let holds = self.files.active.header.first_offset < self.position.next_offset;
+        if whole && holds && self.roll()? == Done::Stopped {
             return Ok(Done::Stopped);
         }
         // Whoever waits is more than what is only kept.
