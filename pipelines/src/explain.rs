@@ -12,7 +12,7 @@ use tidegate_operators::spec::{
 };
 
 use crate::config::units::{show_duration, show_size};
-use crate::fingerprint::expr;
+use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
 
 /// What one remembered reading takes: time and hash in a queue, and the hash in a table.
@@ -288,8 +288,8 @@ fn one_alert(from: &str, a: &AlertSpec, out: &mut String) {
         0 => "at the first row".to_owned(),
         us => format!("after {}", show_duration(us)),
     };
-    line(out, "fires", &format!("{wait} of {}", expr(&a.fire)));
-    line(out, "clears", &expr(&a.clear));
+    line(out, "fires", &format!("{wait} of {}", shown(&a.fire)));
+    line(out, "clears", &shown(&a.clear));
     let age = show_duration(a.max_age_us);
     let whom = match a.notify.is_empty() {
         true => "nobody: its changes are rows of system.alerts".to_owned(),

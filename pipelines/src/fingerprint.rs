@@ -4,26 +4,48 @@
 //! which columns others need, nor a secret, nor where messages come from is in it.
 
 use std::fmt::Write as _;
-use std::sync::LazyLock;
+use std::sync::Arc;
 
-use regex::Regex;
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
     AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, Expr, PipelineSpec, StepKind,
     WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Positions of columns in the text of an expression, `temperature@2`: they depend on the others.
-static POSITION: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"@\d+").expect("a valid pattern"));
-
 /// The fingerprint of a pipeline.
 pub fn fingerprint(pipeline: &PipelineSpec) -> u64 {
     xxh3_64(canonical(pipeline).as_bytes())
 }
 
-/// An expression without the positions of its columns.
+/// An expression as people read it: columns by name, without their positions, which depend on the
+/// others.
+pub(crate) fn shown(e: &Expr) -> String {
+    let by_name = Arc::clone(e).transform(|node| {
+        Ok(match node.downcast_ref::<Column>() {
+            Some(column) => Transformed::yes(Arc::new(UnKnownColumn::new(column.name())) as Expr),
+            None => Transformed::no(node),
+        })
+    });
+    // A node takes as many children as it had: there is no other reason to refuse them.
+    by_name.map_or_else(|_| e.to_string(), |by_name| by_name.data.to_string())
+}
+
+/// An expression, to be compared: what people read, and its constants with their types, because
+/// a text may read like anything else.
 pub(crate) fn expr(e: &Expr) -> String {
-    POSITION.replace_all(&e.to_string(), "").into_owned()
+    let mut constants: Vec<ScalarValue> = Vec::new();
+    // The closure does not fail.
+    let _ = e.apply(|node| {
+        constants.extend(node.downcast_ref::<Literal>().map(|l| l.value().clone()));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    match constants.is_empty() {
+        true => shown(e),
+        false => format!("{} with {constants:?}", shown(e)),
+    }
 }
 
 pub(crate) fn exprs<N: std::fmt::Display>(list: &[(N, Expr)]) -> String {

@@ -119,6 +119,19 @@ fn an_edit_changes_what_is_edited_and_what_is_below_it() {
 }
 
 #[test]
+fn constants_are_told_apart_whatever_they_read_like() {
+    let with = |condition: &str| ids(&base().replace("v > 0", condition))["p/sums"];
+    for (one, other) in [
+        ("s = 'pump@1'", "s = 'pump@2'"),
+        ("s = 'a' or s = 'b'", "s = 'a OR s = b'"),
+        ("s in ('a', 'b')", "s in ('a, b')"),
+        ("s = '1' or v > 1", "s = '2' or v > 1"),
+    ] {
+        assert_ne!(with(one), with(other), "{one}, {other}");
+    }
+}
+
+#[test]
 fn what_decides_no_state_changes_no_number() {
     let none: [&str; 0] = [];
     for (from, to) in [
