@@ -3,6 +3,8 @@
 //! The id is that of the alert and its status, so it is the same after a restart, in a replay and
 //! at every retry: a receiver can recognise a request that it has seen.
 
+mod body;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,7 +183,7 @@ impl Notifications {
                 "row": json_of(text("row")?),
             },
         });
-        let body = Bytes::from(serde_json::to_vec(&body)?);
+        let body = Bytes::from(body::encode(body)?);
         let names = match pipeline == ENGINE {
             true => Some(&self.engine),
             false => self.targets.get(&(pipeline, rule)),

@@ -143,8 +143,8 @@ pub fn request(dir: &Path, wish: &Resend) -> Result<(), DurableError> {
     placed.and(removed).map_err(DurableError::io("write", dir))
 }
 
-/// The wishes in `dir`, oldest first, with their files.
-pub(super) fn requests(dir: &Path) -> Result<Vec<(PathBuf, Resend)>, DurableError> {
+/// The files of wishes in `dir`, oldest first.
+pub(super) fn requests(dir: &Path) -> Result<Vec<PathBuf>, DurableError> {
     let list = || -> io::Result<Vec<PathBuf>> {
         std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
     };
@@ -154,10 +154,11 @@ pub(super) fn requests(dir: &Path) -> Result<Vec<(PathBuf, Resend)>, DurableErro
         name.is_some_and(|name| name.starts_with(REQUEST.0) && name.ends_with(REQUEST.1))
     });
     paths.sort_unstable();
-    let read = |path: PathBuf| {
-        let id = std::fs::read_to_string(&path).map_err(DurableError::io("read", &path))?;
-        let wish = if id.is_empty() { Resend::All } else { Resend::One(id) };
-        Ok((path, wish))
-    };
-    paths.into_iter().map(read).collect()
+    Ok(paths)
+}
+
+/// The wish in a file.
+pub(super) fn wish(path: &Path) -> Result<Resend, DurableError> {
+    let id = std::fs::read_to_string(path).map_err(DurableError::io("read", path))?;
+    Ok(if id.is_empty() { Resend::All } else { Resend::One(id) })
 }

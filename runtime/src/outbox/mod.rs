@@ -11,7 +11,7 @@ mod record;
 mod state;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ const PREFIX: &str = "outbox";
 /// not fill memory. Alerts themselves are in their table whatever happens here.
 const PENDING_MAX: usize = 100_000;
 /// No receiver takes larger ones; and so many of them fit into a frame.
-const ITEM_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const ITEM_BYTES_MAX: u64 = 1 << 20;
 const FRAME_ITEMS_MAX: usize = 32;
 const _: () = assert!(ITEM_BYTES_MAX as usize * FRAME_ITEMS_MAX < frame::BODY_BYTES_MAX);
 /// The file is rewritten when it is larger than this and three quarters of it are history.
@@ -208,22 +208,37 @@ impl Outbox {
     /// Those of the file system; what was not done is done at the next call.
     pub fn take_requests(&self, now_us: i64) -> Result<usize, DurableError> {
         let mut count = 0;
-        for (path, wish) in letters::requests(&self.dir)? {
-            let mut state = self.state();
-            let ids = match wish {
-                Resend::All => state.dead_ids(),
-                Resend::One(id) => vec![id],
-            };
-            for id in ids {
-                count += usize::from(state.again(&id, now_us)?);
-            }
-            drop(state);
-            self.storage.remove(&path).map_err(DurableError::io("remove", &path))?;
-        }
+        let taken = letters::requests(&self.dir)?
+            .into_iter()
+            .try_for_each(|path| self.take_request(&path, now_us, &mut count));
+        // Also before an error is told: nobody asks again for what was done.
         if count > 0 {
             self.news.notify_waiters();
         }
-        Ok(count)
+        taken.map(|()| count)
+    }
+
+    fn take_request(
+        &self,
+        path: &Path,
+        now_us: i64,
+        count: &mut usize,
+    ) -> Result<(), DurableError> {
+        let wish = letters::wish(path)?;
+        let mut state = self.state();
+        let ids = match wish {
+            Resend::All => state.dead_ids(),
+            Resend::One(id) => vec![id],
+        };
+        for id in ids {
+            *count += usize::from(state.again(&id, now_us)?);
+        }
+        drop(state);
+        match self.storage.remove(path) {
+            // Somebody was faster, and it is done.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(DurableError::io("remove", path)),
+        }
     }
 
     /// No epoch up to `through` will be replayed again: identifiers of handled notifications from

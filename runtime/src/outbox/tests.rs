@@ -188,3 +188,21 @@ fn dead_letters_outlive_restarts_and_compaction_and_can_be_sent_again() {
     assert_eq!(outbox.enqueue(1, vec![big("a"), big("b"), big("c")]).unwrap(), 0);
     assert_eq!(ids(&outbox.fetch("ops")), ["c", "b"]);
 }
+
+/// Two wishes, of which the second cannot be read: what the first one asked for is told to senders
+/// all the same.
+#[tokio::test]
+async fn what_is_sent_again_is_told_although_another_wish_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Outbox::open(dir.path()).unwrap();
+    outbox.enqueue(1, vec![note("a", "k")]).unwrap();
+    outbox.fetch("ops");
+    outbox.dead("a", "HTTP 404").unwrap();
+    request(dir.path(), &Resend::All).unwrap();
+    std::fs::write(dir.path().join("resend-000002.request"), [0xff, 0xfe]).unwrap();
+    let mut news = std::pin::pin!(outbox.news.notified());
+    news.as_mut().enable();
+    outbox.take_requests(9).unwrap_err();
+    tokio::time::timeout(std::time::Duration::from_secs(5), news).await.expect("it was told");
+    assert_eq!(ids(&outbox.fetch("ops")), ["a"]);
+}
