@@ -20,6 +20,8 @@ pub(crate) struct Cut {
     pub(crate) offset: u64,
     /// When it was asked for.
     pub(crate) asked_at: Instant,
+    /// It is of all groups.
+    pub(crate) whole: bool,
 }
 
 /// Shared by the feed and the saver.
@@ -63,9 +65,17 @@ impl Cuts {
             return None;
         }
         state.last = Instant::now();
-        let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last };
+        let whole = self.whole.swap(false, Ordering::AcqRel);
+        let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last, whole };
         state.cuts.insert(tick.epoch, cut);
-        Some(self.whole.swap(false, Ordering::AcqRel))
+        Some(whole)
+    }
+
+    /// Whether a cut after epoch `after`, and up to `through`, is of all groups. Of those that are
+    /// not finished.
+    pub(crate) fn has_whole(&self, after: Epoch, through: Epoch) -> bool {
+        let state = self.lock();
+        after < through && state.cuts.range(after + 1..=through).any(|(_, cut)| cut.whole)
     }
 
     /// The cut of `epoch` was saved or given up, and so were those before it.

@@ -37,7 +37,7 @@ impl Committer {
         told: Epoch,
     ) -> anyhow::Result<TakenOver> {
         let pipelines = &plan.pipelines;
-        if let Some((epoch, rows)) = restored.ended.take() {
+        for (epoch, rows) in std::mem::take(&mut restored.ended) {
             self.end_alerts(epoch, Some(rows));
         }
         if restored.epoch == 0 || !restored.other_plan {

@@ -15,7 +15,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::kept;
 
 use super::CheckpointOptions;
-use super::switch::ENDED_PREFIX;
+use super::parts;
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::Manifest;
@@ -40,8 +40,8 @@ pub(crate) struct Restored {
     pub(crate) kept: Vec<String>,
     /// Whether the plan is another one than that of the checkpoint.
     pub(crate) other_plan: bool,
-    /// Rows of `system.alerts` that end alerts, with the epoch that they belong to.
-    pub(crate) ended: Option<(Epoch, RecordBatch)>,
+    /// Rows of `system.alerts` that end alerts, each with the epoch that they belong to.
+    pub(crate) ended: Vec<(Epoch, RecordBatch)>,
     /// Newer checkpoints that were damaged, and how.
     pub(crate) damaged: Vec<String>,
     /// Whether an operator took up the state of one with another name: the first cut must be of
@@ -68,23 +68,24 @@ impl Restored {
         let kept = kept(&content::numbers(&manifest.operators), &now);
         let was: BTreeMap<&String, &String> = kept.iter().map(|(new, old)| (old, new)).collect();
         let mut changed = Vec::new();
-        let mut parts: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
-        let mut ended = None;
+        let mut all: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
+        let mut ended = Vec::new();
         for (name, saved) in checkpoint.state {
-            if let Some(epoch) = name.strip_prefix(ENDED_PREFIX) {
-                ended = Some((epoch.parse().context("a part with an invalid name")?, saved.rows));
+            if let Some(epoch) = parts::ended_epoch(&name) {
+                ended.push((epoch, saved.rows));
                 continue;
             }
             let requests = (name == crate::http::REQUESTS_PART).then_some(&name);
             match requests.or(was.get(&name).copied()) {
-                Some(name) => parts.entry(name.clone()).or_default().push(saved.rows),
+                Some(name) => all.entry(name.clone()).or_default().push(saved.rows),
                 None if now.contains_key(&name) && !changed.contains(&name) => changed.push(name),
                 None => {}
             }
         }
         let mut holdings = Holdings::of(&manifest.parts);
         // A renamed operator's files bear its old name: the first cut writes all of it anew.
-        holdings.retain(|name| kept.get(name).is_some_and(|old| old == name));
+        let same = |name: &str| kept.get(name).is_some_and(|old| old == name);
+        holdings.retain(|name| parts::stays(name, manifest.epoch) || same(name));
         let renamed = kept.iter().any(|(new, old)| new != old);
         let mut restored = Self {
             epoch: manifest.epoch,
@@ -98,7 +99,7 @@ impl Restored {
             renamed,
             ..Self::default()
         };
-        for (name, batches) in parts {
+        for (name, batches) in all {
             let rows = match &batches[..] {
                 [one] => one.clone(),
                 _ => concat_batches(batches[0].schema_ref(), &batches)

@@ -22,7 +22,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, SavedRows, Snapshot};
 
 use super::switch::{Reply, Switch};
-use super::{CheckpointOptions, KEEP};
+use super::{CheckpointOptions, KEEP, parts};
 use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest, PartRef};
 use crate::engine::content;
 use crate::journal::DurableError;
@@ -64,8 +64,9 @@ pub(super) struct Saver {
     /// Bytes written for it.
     written_bytes: u64,
     written: Arc<AtomicU64>,
-    /// A cut could not be written: there is no checkpoint before a whole one.
-    lost: bool,
+    /// The newest cut that could not be written in full: what is written after it leaves out groups
+    /// that did not change since, so there is no checkpoint before a whole one that is newer.
+    lost: Option<Epoch>,
     /// When the newest checkpoint was asked for.
     asked_at: Option<Instant>,
 }
@@ -85,7 +86,7 @@ impl Saver {
             busy_us: 0,
             written_bytes: 0,
             written,
-            lost: false,
+            lost: None,
             asked_at: None,
         }
     }
@@ -120,18 +121,19 @@ impl Saver {
                 self.files.entry(epoch).or_default().push(part);
                 Ok(())
             }
-            Err(error) => self.bear(error),
+            Err(error) => self.bear(epoch, error),
         }
     }
 
     /// A full disk is borne: the checkpoint before stays, and the next cut is a whole one. The
     /// journal keeps what is needed until then.
-    fn bear(&mut self, error: DurableError) -> anyhow::Result<()> {
+    fn bear(&mut self, epoch: Epoch, error: DurableError) -> anyhow::Result<()> {
         match &error {
             DurableError::Io { source, .. } if is_full(source) => {
                 tracing::error!(%error, "no room for a checkpoint; the one before stays");
                 Stats::add(&self.options.stats.checkpoints_failed, 1);
-                self.lost = true;
+                self.lost = self.lost.max(Some(epoch));
+                self.options.cuts.want_whole();
                 Ok(())
             }
             _ => Err(anyhow::Error::from(error).context("cannot write a checkpoint")),
@@ -145,8 +147,8 @@ impl Saver {
             parts.into_iter().for_each(|part| self.options.holdings.apply(part));
         }
         let operators = &self.plan.operators;
-        let requests = crate::http::REQUESTS_PART;
-        self.options.holdings.retain(|name| name == requests || operators.contains_key(name));
+        let stays = |name: &str| parts::stays(name, epoch) || operators.contains_key(name);
+        self.options.holdings.retain(stays);
     }
 
     fn publish(
@@ -160,12 +162,15 @@ impl Saver {
             self.write(&name, epoch, &SavedRows { rows: window, groups })?;
         }
         self.apply(epoch);
-        let cut = self.options.cuts.finish(epoch);
-        if std::mem::take(&mut self.lost) {
-            // Nothing of this cut may be leant on: the next one starts afresh.
-            self.options.cuts.want_whole();
+        let cuts = Arc::clone(&self.options.cuts);
+        if self.lost.is_some_and(|lost| !cuts.has_whole(lost, epoch)) {
+            // Before this one is finished, which lets the next one be asked for.
+            cuts.want_whole();
+            cuts.finish(epoch);
             return Ok(());
         }
+        self.lost = None;
+        let cut = cuts.finish(epoch);
         let offset = cut.map_or(0, |cut| cut.offset);
         let segment = self.options.journal.as_ref().and_then(|j| j.segment_after(epoch));
         let manifest = Manifest {
@@ -180,10 +185,7 @@ impl Saver {
             parts: self.options.holdings.parts(),
         };
         if let Err(error) = self.options.store.publish(&manifest) {
-            self.bear(error)?;
-            self.options.cuts.want_whole();
-            self.lost = false;
-            return Ok(());
+            return self.bear(epoch, error);
         }
         self.written.store(epoch, Ordering::Release);
         self.options.cuts.note_saved(manifest.time_us);

@@ -21,14 +21,11 @@ use tidegate_operators::{Epoch, SavedRows};
 use tidegate_pipelines::change::rule_of;
 use tidegate_pipelines::kept;
 
+use super::parts;
 use super::saver::{Plan, Saver};
 use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest};
 use crate::engine::content;
 use crate::fault;
-
-/// Name of the part with the rows that end alerts, before the number of their epoch. They belong to
-/// an epoch that is not complete yet, so a restart has to give them again.
-pub(super) const ENDED_PREFIX: &str = "system/ended@";
 
 /// Severity of alerts whose rule is not known any more.
 const SEVERITY_UNKNOWN: &str = "warning";
@@ -76,8 +73,8 @@ impl Saver {
             had.entry(name).or_default().push(saved.rows);
         }
         let mut holdings = self.options.holdings.clone();
-        let requests = crate::http::REQUESTS_PART;
-        holdings.retain(|name| name == requests || kept.get(name).is_some_and(|o| o == name));
+        let same = |name: &str| kept.get(name).is_some_and(|old| old == name);
+        holdings.retain(|name| parts::stays(name, switch.epoch) || same(name));
         let mut state = Vec::new();
         for (name, was) in &kept {
             let Some(rows) = had.get(was).map(|parts| joined(parts)).transpose()? else { continue };
@@ -94,18 +91,15 @@ impl Saver {
             holdings.apply(self.options.store.write_part(&name, &saved)?);
             state.push((name, saved.rows));
         }
-        let goes = |name: &&String| !kept.values().any(|was| was == *name);
-        let gone = had.keys().filter(goes).filter_map(|name| Some((name, rule_of(name)?)));
-        let mut ended = Vec::new();
-        for (name, rule) in gone {
-            let rows = end(&switch.old, rule, &joined(&had[name])?, switch.time_us)?;
-            ended.extend((rows.num_rows() > 0).then_some(rows));
-        }
-        let ended = if ended.is_empty() { None } else { Some(joined(&ended)?) };
+        let ended = end_gone((&switch.old, switch.time_us), &had, &kept)?;
         if let Some(rows) = &ended {
+            let name = parts::ended_name(switch.ended_epoch);
+            // A change before this one may have left rows of the same epoch.
+            let mut all = had.remove(&name).unwrap_or_default();
+            all.push(rows.clone());
+            let rows = joined(&all)?;
             let groups = vec![(0, rows.num_rows() as u64)];
-            let saved = SavedRows { rows: rows.clone(), groups };
-            let name = format!("{ENDED_PREFIX}{}", switch.ended_epoch);
+            let saved = SavedRows { rows, groups };
             holdings.apply(self.options.store.write_part(&name, &saved)?);
         }
         let plan = Plan::of(&switch.new);
@@ -137,6 +131,22 @@ fn joined(parts: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
         [one] => Ok(one.clone()),
         _ => Ok(concat_batches(parts[0].schema_ref(), parts)?),
     }
+}
+
+/// Rows that end the alerts of all rules whose state does not go on.
+fn end_gone(
+    (old, time_us): (&[PipelineSpec], i64),
+    had: &BTreeMap<String, Vec<RecordBatch>>,
+    kept: &BTreeMap<String, String>,
+) -> anyhow::Result<Option<RecordBatch>> {
+    let goes = |name: &&String| !kept.values().any(|was| was == *name);
+    let gone = had.keys().filter(goes).filter_map(|name| Some((name, rule_of(name)?)));
+    let mut ended = Vec::new();
+    for (name, rule) in gone {
+        let rows = end(old, rule, &joined(&had[name])?, time_us)?;
+        ended.extend((rows.num_rows() > 0).then_some(rows));
+    }
+    if ended.is_empty() { Ok(None) } else { joined(&ended).map(Some) }
 }
 
 /// Rows that end the alerts of a rule, with what is known of it.

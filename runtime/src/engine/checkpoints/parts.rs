@@ -1,0 +1,26 @@
+//! Parts of a checkpoint that are no operator's state: idempotency keys, and rows that end alerts.
+//!
+//! Invariant ([`stays`]): whoever writes a manifest takes over those that are still needed; all
+//! that write one ask here which ones they are.
+
+use tidegate_operators::Epoch;
+
+/// Name of the part with the rows that end alerts, before the number of their epoch.
+const ENDED_PREFIX: &str = "system/ended@";
+
+/// Name of the part with rows that end alerts and belong to `epoch`.
+pub(super) fn ended_name(epoch: Epoch) -> String {
+    format!("{ENDED_PREFIX}{epoch}")
+}
+
+/// What [`ended_name`] was made of.
+pub(super) fn ended_epoch(name: &str) -> Option<Epoch> {
+    name.strip_prefix(ENDED_PREFIX)?.parse().ok()
+}
+
+/// Whether a part that is no operator's belongs into a checkpoint of `epoch`: the keys always; rows
+/// that end alerts as long as their own epoch is still to come, since a restart has to give them
+/// again.
+pub(super) fn stays(name: &str, epoch: Epoch) -> bool {
+    name == crate::http::REQUESTS_PART || ended_epoch(name).is_some_and(|of| of > epoch)
+}

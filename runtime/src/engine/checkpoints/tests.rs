@@ -1,0 +1,240 @@
+//! The saver on a disk that is full at times, and what checkpoints take over from one another.
+#![allow(clippy::unwrap_used)]
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+use tidegate_operators::{GroupSet, SavedRows, Tick};
+
+use super::*;
+use crate::checkpoint::manifest::{FORMAT, Manifest};
+use crate::http::REQUESTS_PART;
+use crate::journal::{AppendFile, Disk, Storage};
+
+/// A disk on which nothing can be created while it is full.
+#[derive(Clone, Default)]
+struct Full(Arc<AtomicBool>);
+
+impl Storage for Full {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Disk.create(path),
+        }
+    }
+    fn open(&self, path: &Path, len: u64) -> io::Result<Box<dyn AppendFile>> {
+        Disk.open(path, len)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        Disk.sync_dir(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename(from, to)
+    }
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename_new(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Disk.remove(path)
+    }
+}
+
+fn go_on(store: CheckpointStore) -> (CheckpointOptions, Restored) {
+    let mut restored = Restored::read(&store, &[]).unwrap();
+    (restored.go_on(store, Duration::ZERO, &Arc::default()), restored)
+}
+
+/// One key in each of these groups, with this value.
+fn snapshot(groups: &[u16], value: i64) -> Snapshot {
+    let mut set = GroupSet::default();
+    set.extend(groups.iter().copied());
+    Snapshot::new(set, move |groups| {
+        let groups: Vec<u16> = groups.iter().collect();
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
+            groups.iter().map(|group| format!("key of {group}")),
+        ));
+        let values: ArrayRef = Arc::new(Int64Array::from(vec![value; groups.len()]));
+        let rows = RecordBatch::try_from_iter([("key", keys), ("value", values)]).unwrap();
+        Ok(SavedRows { rows, groups: groups.into_iter().map(|group| (group, 1)).collect() })
+    })
+}
+
+/// A saver by turns whose only operator has been saved in one whole cut, of epoch 1.
+fn begun(dir: &Path, disk: &Full) -> (Checkpoints, Arc<Cuts>) {
+    let store = CheckpointStore::open_on(Arc::new(disk.clone()), dir).unwrap();
+    let (options, _) = go_on(store);
+    let cuts = Arc::clone(&options.cuts);
+    cuts.want_whole();
+    let mut checkpoints = Checkpoints::by_turns(options, &[]);
+    let Worker::Caller(saver) = &mut checkpoints.worker else { unreachable!() };
+    saver.plan.operators.insert("p/step".into(), "0".into());
+    assert_eq!(cuts.due(Tick { epoch: 1, time_us: 1 }, 0, false), Some(true));
+    checkpoints.add("p/step".into(), 1, snapshot(&[1, 2, 3], 1)).unwrap();
+    checkpoints.write(1, BTreeMap::new()).unwrap();
+    assert_eq!(checkpoints.written(), 1);
+    (checkpoints, cuts)
+}
+
+/// What the newest checkpoint has of the operator: its epoch, and the sum of all values.
+fn newest(dir: &Path) -> (Epoch, i64) {
+    let checkpoint = CheckpointStore::look_at(dir).latest().unwrap().unwrap();
+    let values = checkpoint
+        .state
+        .iter()
+        .flat_map(|(_, saved)| saved.rows.column(1).as_primitive::<Int64Type>().values().to_vec());
+    (checkpoint.manifest.epoch, values.sum())
+}
+
+#[test]
+fn after_a_lost_cut_there_is_no_checkpoint_before_a_whole_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Full::default();
+    let (mut checkpoints, cuts) = begun(dir.path(), &disk);
+    let tick = |epoch| Tick { epoch, time_us: epoch as i64 };
+    assert_eq!(cuts.due(tick(2), 0, false), Some(false));
+    disk.0.store(true, Ordering::SeqCst);
+    checkpoints.add("p/step".into(), 2, snapshot(&[1, 2], 10)).unwrap();
+    disk.0.store(false, Ordering::SeqCst);
+    // The next two are asked for before anybody says what became of the one that was lost.
+    assert_eq!(cuts.due(tick(3), 0, true), Some(true), "as soon as it was lost");
+    cuts.finish(3);
+    assert_eq!(cuts.due(tick(4), 0, true), Some(false));
+    checkpoints.write(2, BTreeMap::new()).unwrap();
+    checkpoints.add("p/step".into(), 4, snapshot(&[3], 10)).unwrap();
+    checkpoints.write(4, BTreeMap::new()).unwrap();
+    assert_eq!(newest(dir.path()), (1, 3), "4 has not what was lost with 2");
+    // A whole one that comes later has everything, also if one after it is made visible.
+    assert_eq!(cuts.due(tick(5), 0, false), Some(true));
+    checkpoints.add("p/step".into(), 5, snapshot(&[1, 2, 3], 10)).unwrap();
+    assert_eq!(cuts.due(tick(6), 0, true), Some(false));
+    checkpoints.add("p/step".into(), 6, snapshot(&[1], 20)).unwrap();
+    checkpoints.write(6, BTreeMap::new()).unwrap();
+    assert_eq!((newest(dir.path()), checkpoints.written()), ((6, 40), 6));
+}
+
+#[test]
+fn a_manifest_that_cannot_be_written_is_made_up_for_by_a_whole_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Full::default();
+    let (mut checkpoints, cuts) = begun(dir.path(), &disk);
+    let tick = |epoch| Tick { epoch, time_us: epoch as i64 };
+    assert_eq!(cuts.due(tick(2), 0, false), Some(false));
+    checkpoints.add("p/step".into(), 2, snapshot(&[1], 10)).unwrap();
+    disk.0.store(true, Ordering::SeqCst);
+    checkpoints.write(2, BTreeMap::new()).unwrap();
+    disk.0.store(false, Ordering::SeqCst);
+    assert_eq!(newest(dir.path()), (1, 3));
+    assert_eq!(cuts.due(tick(3), 0, false), Some(true));
+    checkpoints.add("p/step".into(), 3, snapshot(&[1, 2, 3], 10)).unwrap();
+    checkpoints.write(3, BTreeMap::new()).unwrap();
+    assert_eq!(newest(dir.path()), (3, 30));
+}
+
+/// The state of a rule that fires for one device.
+fn firing() -> SavedRows {
+    let device: ArrayRef = Arc::new(StringArray::from(vec!["d1"]));
+    let number = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
+    let rows = RecordBatch::try_from_iter([
+        ("device", device),
+        ("last_us", number(7)),
+        ("before", number(2)),
+        ("before_since_us", number(5)),
+        ("now", number(2)),
+        ("now_since_us", number(5)),
+    ]);
+    SavedRows { rows: rows.unwrap(), groups: vec![(0, 1)] }
+}
+
+/// Writes a checkpoint of a plan with two rules that both fire, and of a request.
+fn with_rules(store: &CheckpointStore) {
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["an id"]));
+    let rows = RecordBatch::try_from_iter([("key", keys)]).unwrap();
+    let requests = SavedRows { rows, groups: vec![(0, 1)] };
+    let rules = ["p/alert/a", "p/alert/b"];
+    let mut parts: Vec<_> =
+        rules.iter().map(|rule| store.write_part(rule, &firing()).unwrap()).collect();
+    parts.push(store.write_part(REQUESTS_PART, &requests).unwrap());
+    let operators = rules.iter().map(|rule| ((*rule).to_owned(), "00000000000000aa".to_owned()));
+    store
+        .publish(&Manifest {
+            format: FORMAT,
+            epoch: 80,
+            operators: operators.collect(),
+            parts,
+            ..Manifest::default()
+        })
+        .unwrap();
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let checkpoint = CheckpointStore::look_at(dir).latest().unwrap().unwrap();
+    checkpoint.manifest.parts.into_iter().map(|part| part.operator).collect()
+}
+
+fn ended_of(restored: &Restored) -> Vec<(Epoch, usize)> {
+    restored.ended.iter().map(|(epoch, rows)| (*epoch, rows.num_rows())).collect()
+}
+
+fn switch(ended_epoch: Epoch) -> Switch {
+    Switch {
+        epoch: 80,
+        time_us: 9,
+        ended_epoch,
+        tables: BTreeMap::new(),
+        old: Vec::new(),
+        new: Vec::new(),
+        rebuilt: Vec::new(),
+    }
+}
+
+#[test]
+fn keys_of_requests_and_ends_of_alerts_stay_until_they_are_not_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || CheckpointStore::open(dir.path()).unwrap();
+    with_rules(&open());
+    let (options, restored) = go_on(open());
+    assert!(restored.ended.is_empty());
+    let mut checkpoints = Checkpoints::by_turns(options, &[]);
+    let ended = checkpoints.switch(switch(100)).unwrap().ended.unwrap();
+    assert_eq!(ended.num_rows(), 2);
+    assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
+    drop(checkpoints);
+    // Another start with other files, before that epoch is complete: it loses none of them.
+    let (options, restored) = go_on(open());
+    assert_eq!(ended_of(&restored), [(100, 2)]);
+    let mut checkpoints = Checkpoints::by_turns(options, &[]);
+    assert!(checkpoints.switch(switch(101)).unwrap().ended.is_none());
+    // The first cut of the replay.
+    checkpoints.write(85, BTreeMap::new()).unwrap();
+    assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
+    checkpoints.write(100, BTreeMap::new()).unwrap();
+    assert_eq!(names(dir.path()), [REQUESTS_PART]);
+}
+
+#[test]
+fn ends_of_alerts_from_two_changes_come_to_one_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || CheckpointStore::open(dir.path()).unwrap();
+    with_rules(&open());
+    let (options, _) = go_on(open());
+    let mut checkpoints = Checkpoints::by_turns(options, &[]);
+    checkpoints.switch(switch(100)).unwrap();
+    drop(checkpoints);
+    // As if the files in between had had one of the rules again.
+    let store = open();
+    let mut manifest = store.latest().unwrap().unwrap().manifest;
+    manifest.operators.insert("p/alert/a".into(), "00000000000000aa".into());
+    manifest.parts.push(store.write_part("p/alert/a", &firing()).unwrap());
+    store.publish(&manifest).unwrap();
+    let (options, _) = go_on(store);
+    let mut checkpoints = Checkpoints::by_turns(options, &[]);
+    let ended = checkpoints.switch(switch(100)).unwrap().ended.unwrap();
+    assert_eq!(ended.num_rows(), 1, "the other two were given to the committer before");
+    drop(checkpoints);
+    let (_, restored) = go_on(open());
+    assert_eq!(ended_of(&restored), [(100, 3)]);
+}
