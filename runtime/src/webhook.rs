@@ -11,9 +11,10 @@ mod worker;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -59,9 +60,6 @@ struct Counters {
     pending: AtomicU64,
 }
 
-/// Targets by name.
-type Counted = Vec<(String, Arc<Counters>)>;
-
 /// How one target is doing, since the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebhookStats {
@@ -77,42 +75,30 @@ pub struct WebhookStats {
     pub pending: u64,
 }
 
-/// The counters of all targets, to look at while senders work.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Watched(Arc<Mutex<Counted>>);
-
-impl Watched {
-    /// The targets of a sender as well.
-    pub(crate) fn add(&self, sender: &WebhookSender) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend(sender.counters.iter().cloned());
-    }
-
-    /// How each target is doing.
-    pub(crate) fn stats(&self) -> Vec<WebhookStats> {
-        stats(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-fn stats(counters: &[(String, Arc<Counters>)]) -> Vec<WebhookStats> {
-    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    counters
-        .iter()
-        .map(|(name, counters)| WebhookStats {
-            name: name.clone(),
-            sent: get(&counters.sent),
-            retried: get(&counters.retried),
-            dead: get(&counters.dead),
-            pending: get(&counters.pending),
-        })
-        .collect()
-}
-
-/// The running senders.
-pub struct WebhookSender {
-    counters: Counted,
+/// One target at work.
+struct Running {
+    endpoint: Arc<Endpoint>,
+    counters: Arc<Counters>,
     stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
+    /// `None` after the end: then only its counts are of interest.
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct All {
+    running: Vec<Running>,
+    ended: bool,
+}
+
+/// The running senders: one task per target, of which there are never two with one name.
+pub struct WebhookSender {
+    outbox: Arc<Outbox>,
+    options: SenderOptions,
+    clock: Clock,
+    runtime: Handle,
+    all: Mutex<All>,
+    stop: watch::Sender<bool>,
+    listening: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl WebhookSender {
@@ -129,15 +115,8 @@ impl WebhookSender {
         options: SenderOptions,
         clock: Clock,
     ) -> Result<Self, WebhookError> {
-        let mut endpoints = Vec::new();
-        let mut names = HashSet::new();
-        for target in targets {
-            if !names.insert(target.name.clone()) {
-                let problem = "there are two targets of this name".into();
-                return Err(WebhookError { name: target.name, problem });
-            }
-            endpoints.push(Arc::new(Endpoint::new(target)?));
-        }
+        let endpoints = checked(targets)?;
+        let names: HashSet<&String> = endpoints.iter().map(|e| &e.target.name).collect();
         for gone in outbox.fresh_targets().into_iter().filter(|name| !names.contains(name)) {
             for item in outbox.fetch(&gone) {
                 if let Err(error) = outbox.dead(&item.id, "its target is not configured any more") {
@@ -145,59 +124,128 @@ impl WebhookSender {
                 }
             }
         }
-        Ok(Self::run(outbox, endpoints, options, clock))
+        let (stop, stopped) = watch::channel(false);
+        let runtime = Handle::current();
+        let listening = runtime.spawn(requests(outbox.clone(), clock.clone(), stopped));
+        let (all, listening) = (Mutex::default(), Mutex::new(Some(listening)));
+        let sender = Self { outbox, options, clock, runtime, all, stop, listening };
+        sender.run_all(endpoints);
+        Ok(sender)
     }
 
-    /// The same for targets that come later: those that are not among them are left alone.
+    /// These are the targets from now on: starts those that do not run, and puts others in the
+    /// place of those whose settings have changed. Who is replaced ends its attempts first; what it
+    /// has not delivered goes to the new one. Those that are not among them go on, because the last
+    /// of what is for them may be still to come.
     ///
     /// # Errors
-    /// As [`WebhookSender::start`].
-    pub fn start_more(
-        outbox: Arc<Outbox>,
-        targets: Vec<WebhookTarget>,
-        options: SenderOptions,
-        clock: Clock,
-    ) -> Result<Self, WebhookError> {
-        let endpoints = targets.into_iter().map(|target| Endpoint::new(target).map(Arc::new));
-        Ok(Self::run(outbox, endpoints.collect::<Result<_, _>>()?, options, clock))
+    /// As [`WebhookSender::start`]; then nothing was changed.
+    pub fn follow(&self, targets: Vec<WebhookTarget>) -> Result<(), WebhookError> {
+        self.run_all(checked(targets)?);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run_all(&self, endpoints: Vec<Arc<Endpoint>>) {
+        let mut all = self.lock();
+        if all.ended {
+            return;
+        }
+        let running = &mut all.running;
+        for endpoint in endpoints {
+            let name = &endpoint.target.name;
+            match running.iter().position(|r| r.endpoint.target.name == *name) {
+                None => running.push(self.run(endpoint, Arc::default(), None)),
+                Some(at) if running[at].endpoint.target == endpoint.target => {}
+                Some(at) => {
+                    let before = running.remove(at);
+                    let counters = Arc::clone(&before.counters);
+                    running.insert(at, self.run(endpoint, counters, Some(before)));
+                }
+            }
+        }
     }
 
     fn run(
-        outbox: Arc<Outbox>,
-        endpoints: Vec<Arc<Endpoint>>,
-        options: SenderOptions,
-        clock: Clock,
-    ) -> Self {
+        &self,
+        endpoint: Arc<Endpoint>,
+        counters: Arc<Counters>,
+        before: Option<Running>,
+    ) -> Running {
         let (stop, stopped) = watch::channel(false);
-        let mut sender = Self { counters: Vec::new(), stop, tasks: Vec::new() };
-        let listening = requests(outbox.clone(), clock.clone(), stopped.clone());
-        sender.tasks.push(tokio::spawn(listening));
-        for endpoint in endpoints {
-            let counters = Arc::new(Counters::default());
-            sender.counters.push((endpoint.target.name.clone(), counters.clone()));
-            let worker =
-                Worker::new(outbox.clone(), endpoint, options.clone(), clock.clone(), counters);
-            sender.tasks.push(tokio::spawn(worker.run(stopped.clone())));
-        }
-        sender
+        let worker = Worker::new(
+            self.outbox.clone(),
+            endpoint.clone(),
+            self.options.clone(),
+            self.clock.clone(),
+            counters.clone(),
+        );
+        let (outbox, name, count) =
+            (self.outbox.clone(), endpoint.target.name.clone(), counters.clone());
+        let task = self.runtime.spawn(async move {
+            if let Some(Running { stop, task: Some(task), .. }) = before {
+                stop.send_replace(true);
+                // If it panicked, what it left behind is taken over all the more.
+                let _ = task.await;
+                count.pending.store(0, Ordering::Relaxed);
+                outbox.release(&name);
+            }
+            worker.run(stopped).await;
+        });
+        Running { endpoint, counters, stop, task: Some(task) }
     }
 
     /// How each target is doing.
     pub fn stats(&self) -> Vec<WebhookStats> {
-        stats(&self.counters)
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let of = |running: &Running| WebhookStats {
+            name: running.endpoint.target.name.clone(),
+            sent: get(&running.counters.sent),
+            retried: get(&running.counters.retried),
+            dead: get(&running.counters.dead),
+            pending: get(&running.counters.pending),
+        };
+        self.lock().running.iter().map(of).collect()
     }
 
     /// Stops: attempts in flight may end, for at most `at_most`. What is pending stays in the
     /// outbox for the next start.
-    pub async fn shutdown(mut self, at_most: Duration) {
+    pub async fn shutdown(&self, at_most: Duration) {
         self.stop.send_replace(true);
+        let mut tasks = Vec::new();
+        {
+            let mut all = self.lock();
+            all.ended = true;
+            for one in &mut all.running {
+                one.stop.send_replace(true);
+                tasks.extend(one.task.take());
+            }
+        }
+        let listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
         let end = tokio::time::Instant::now() + at_most;
-        for mut task in std::mem::take(&mut self.tasks) {
+        for mut task in tasks.into_iter().chain(listening) {
             if tokio::time::timeout_at(end, &mut task).await.is_err() {
                 task.abort();
             }
         }
     }
+}
+
+/// What can be sent to, of targets with names of their own.
+fn checked(targets: Vec<WebhookTarget>) -> Result<Vec<Arc<Endpoint>>, WebhookError> {
+    let mut names = HashSet::new();
+    let mut endpoints = Vec::new();
+    for target in targets {
+        if !names.insert(target.name.clone()) {
+            let problem = "there are two targets of this name".into();
+            return Err(WebhookError { name: target.name, problem });
+        }
+        endpoints.push(Arc::new(Endpoint::new(target)?));
+    }
+    Ok(endpoints)
 }
 
 /// Looks again and again whether somebody wants dead letters to be sent again.

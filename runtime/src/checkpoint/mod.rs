@@ -46,6 +46,12 @@ pub struct CheckpointStore {
     _lock: Option<DirLock>,
 }
 
+/// A manifest that is durable and has no name yet.
+pub(crate) struct Prepared {
+    epoch: Epoch,
+    temporary: PathBuf,
+}
+
 /// A checkpoint as a doctor finds it.
 pub(crate) struct Surveyed {
     pub(crate) epoch: Epoch,
@@ -133,16 +139,41 @@ impl CheckpointStore {
     /// # Errors
     /// Those of the file system.
     pub fn publish(&self, manifest: &Manifest) -> Result<(), DurableError> {
+        self.place(self.prepare(manifest)?)
+    }
+
+    /// The first half of [`CheckpointStore::publish`]: all that may fail and change nothing.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn prepare(&self, manifest: &Manifest) -> Result<Prepared, DurableError> {
         let temporary = self.dir.join(format!("checkpoint-{:020}.tmp", manifest.epoch));
         let text = manifest::encode(manifest)
             .map_err(|error| DurableError::io("encode", &temporary)(error.into()))?;
+        // After a crash in the middle of a rename it may be a second name of what was published:
+        // that must not be written over.
+        match self.storage.remove(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DurableError::io("remove", &temporary)(error));
+            }
+            _ => {}
+        }
         self.write(&temporary, text.as_bytes())?;
         fault::point("snapshot_manifest");
         // Parts have to be reachable before the manifest can be.
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))?;
+        Ok(Prepared { epoch: manifest.epoch, temporary })
+    }
+
+    /// The second half: after an error nobody knows whether it is the newest checkpoint, before the
+    /// next start.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn place(&self, prepared: Prepared) -> Result<(), DurableError> {
         for attempt in 0.. {
-            let path = self.dir.join(manifest_name(manifest.epoch, attempt));
-            match self.storage.rename_new(&temporary, &path) {
+            let path = self.dir.join(manifest_name(prepared.epoch, attempt));
+            match self.storage.rename_new(&prepared.temporary, &path) {
                 Ok(()) => break,
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(DurableError::io("rename", &path)(error)),
@@ -463,6 +494,22 @@ mod tests {
         }
         assert_eq!(tried, 2);
         assert_eq!(store.latest().unwrap().unwrap().manifest.epoch, 2);
+    }
+
+    /// A crash in the middle of a rename leaves two names of one file.
+    #[test]
+    fn a_temporary_that_is_a_second_name_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path()).unwrap();
+        save(&store, 7, "old");
+        let published = dir.path().join(manifest_name(7, 0));
+        let text = std::fs::read(&published).unwrap();
+        let temporary = dir.path().join("checkpoint-00000000000000000007.tmp");
+        std::fs::hard_link(&published, &temporary).unwrap();
+        save(&store, 7, "new");
+        assert_eq!(std::fs::read(&published).unwrap(), text);
+        assert_eq!(store.latest().unwrap().unwrap().state, state("new"));
+        assert!(!temporary.exists());
     }
 
     #[test]

@@ -15,9 +15,9 @@
 //! Who starts with the old files after the change gets the change back, in the same way.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -28,29 +28,49 @@ use tidegate_pipelines::{Plan, graph};
 
 use super::feed::FeedQueue;
 use super::flows::FlowPlan;
+use super::notifications::EngineTargets;
 use super::shadow::{self, Pace, Rebuilt};
 use super::sources;
 use super::switching::{Order, Ordered, merged};
 use super::workers::Event;
-use crate::clock::Clock;
 use crate::journal::Journal;
-use crate::outbox::Outbox;
-use crate::webhook::{SenderOptions, Watched, WebhookSender};
+use crate::webhook::WebhookSender;
 
-/// How long a change may take from the tick at which it is made.
+/// How long a change may wait for the tick at which it is to be made.
 const PATIENCE: Duration = Duration::from_secs(150);
 
+/// What is said where nothing can be made any more.
+const ENDED: &str = "the engine ends; the next start says which plan runs";
+
 /// What the feed is asked to do, and how far it is.
-#[derive(Default)]
 pub(super) struct Changes {
-    request: Mutex<Option<Request>>,
+    asked: Mutex<Asked>,
     fed: Arc<AtomicU64>,
 }
 
+#[derive(Default)]
+struct Asked {
+    /// The change to be made at the next tick.
+    request: Option<Request>,
+    /// The shadow run for it.
+    pace: Option<Arc<Pace>>,
+    /// Nothing is fed any more.
+    closed: bool,
+}
+
 impl Changes {
+    /// After the replay, which went up to the epoch `fed`.
+    pub(super) fn after(fed: Epoch) -> Self {
+        Self { asked: Mutex::default(), fed: Arc::new(AtomicU64::new(fed)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The change to be made at the next tick.
     pub(super) fn take(&self) -> Option<Request> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().request.take()
     }
 
     /// This epoch was fed.
@@ -58,20 +78,66 @@ impl Changes {
         self.fed.store(epoch, Ordering::Release);
     }
 
-    fn ask(&self, request: Request) {
-        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+    /// The end of the feed: whoever asks for a change, or waits for one, is answered at once.
+    pub(super) fn close(&self) {
+        let Asked { pace, .. } =
+            std::mem::replace(&mut *self.lock(), Asked { closed: true, ..Asked::default() });
+        if let Some(pace) = pace {
+            pace.abandon();
+        }
+    }
+
+    /// A change is prepared.
+    fn begin(&self, pace: &Arc<Pace>) -> anyhow::Result<()> {
+        let mut asked = self.lock();
+        anyhow::ensure!(!asked.closed, ENDED);
+        asked.pace = Some(Arc::clone(pace));
+        Ok(())
+    }
+
+    /// It is ready to be made.
+    fn ask(&self, request: Request) -> anyhow::Result<()> {
+        let mut asked = self.lock();
+        anyhow::ensure!(!asked.closed, ENDED);
+        asked.request = Some(request);
+        Ok(())
+    }
+
+    /// It is made, or given up.
+    fn end(&self) {
+        let mut asked = self.lock();
+        asked.request = None;
+        if let Some(pace) = asked.pace.take() {
+            pace.abandon();
+        }
     }
 }
 
+/// Who decides about a change that was asked for: the feed, by making it, or the one who asked, by
+/// giving up. Whoever is first, once and for all: so what was called given up is never made.
+#[derive(Debug, Default)]
+struct Claim(AtomicBool);
+
+impl Claim {
+    /// Whether the caller is the first.
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// The last epoch of the old plan, and [`Rebuilt::since_us`].
+type Made = (Epoch, Option<i64>);
+
 /// A change that is to be made at the next tick.
 pub(super) struct Request {
+    claim: Arc<Claim>,
     pace: Arc<Pace>,
     old: Vec<PipelineSpec>,
     new: Vec<PipelineSpec>,
     gone: BTreeSet<String>,
     tables: Vec<TableSpec>,
-    rebuilt: std::sync::mpsc::Receiver<anyhow::Result<Rebuilt>>,
-    done: Sender<anyhow::Result<(Epoch, Option<i64>)>>,
+    rebuilt: Receiver<anyhow::Result<Rebuilt>>,
+    done: Sender<anyhow::Result<Made>>,
 }
 
 impl Request {
@@ -80,8 +146,12 @@ impl Request {
         self.pace.stop_at(epoch);
     }
 
-    /// Makes the change after the tick was fed. Blocks until it is made or given up.
+    /// Makes the change after the tick was fed, unless it was given up. Blocks until it is made or
+    /// refused.
     pub(super) fn make(self, tick: Tick, queue: &FeedQueue, events: &SyncSender<Event>) {
+        if !self.claim.take() {
+            return;
+        }
         let (reply, answer) = sync_channel(1);
         let order = Order {
             epoch: tick.epoch,
@@ -94,8 +164,7 @@ impl Request {
             asked_at: Instant::now(),
         };
         let _ = events.send(Event::Switch(Box::new(order)));
-        let ordered =
-            answer.recv().unwrap_or_else(|_| Err(anyhow::anyhow!("the engine has ended")));
+        let ordered = answer.recv().unwrap_or_else(|_| Err(anyhow::anyhow!(ENDED)));
         let result = ordered.map(|Ordered { state, since_us }| {
             queue.change(FlowPlan {
                 pipelines: self.new,
@@ -108,6 +177,25 @@ impl Request {
         });
         let _ = self.done.send(result);
     }
+}
+
+/// Waits until a change was made, for at most `patience` until it is begun; what was begun is waited
+/// for to its end, because then it may be made at any moment.
+fn wait_for(
+    answer: &Receiver<anyhow::Result<Made>>,
+    claim: &Claim,
+    patience: Duration,
+) -> anyhow::Result<Made> {
+    let answered = match answer.recv_timeout(patience) {
+        Err(RecvTimeoutError::Timeout) if claim.take() => anyhow::bail!(
+            "the engine did not come to a tick in {} s, the old plan goes on: can tables and \
+             notifications be written?",
+            patience.as_secs()
+        ),
+        Err(RecvTimeoutError::Timeout) => answer.recv().ok(),
+        other => other.ok(),
+    };
+    answered.context(ENDED)?
 }
 
 /// How a change went.
@@ -128,8 +216,6 @@ pub struct Applied {
 struct Running {
     plan: Plan,
     tables: Vec<TableSpec>,
-    /// Senders of webhooks that came with a change.
-    senders: Vec<WebhookSender>,
 }
 
 /// Changes the plan of a running engine.
@@ -137,23 +223,20 @@ pub struct Applier {
     running: Mutex<Running>,
     changes: Arc<Changes>,
     journal: Arc<Journal>,
-    outbox: Arc<Outbox>,
-    webhooks: Watched,
-    clock: Clock,
-    runtime: tokio::runtime::Handle,
+    sender: Arc<WebhookSender>,
+    engine_targets: EngineTargets,
 }
 
 impl Applier {
     pub(super) fn new(
         plan: Plan,
         changes: Arc<Changes>,
-        (journal, outbox, webhooks): (Arc<Journal>, Arc<Outbox>, Watched),
-        clock: Clock,
+        journal: Arc<Journal>,
+        (sender, engine_targets): (Arc<WebhookSender>, EngineTargets),
     ) -> Self {
         let tables = graph::tables(&plan.pipelines);
-        let running = Mutex::new(Running { plan, tables, senders: Vec::new() });
-        let runtime = tokio::runtime::Handle::current();
-        Self { running, changes, journal, outbox, webhooks, clock, runtime }
+        let running = Mutex::new(Running { plan, tables });
+        Self { running, changes, journal, sender, engine_targets }
     }
 
     /// What a change to this plan would be.
@@ -174,23 +257,22 @@ impl Applier {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let (plan, change) = looked(&running, plan)?;
         let mut applied = Applied { change, epoch: None, since_us: None, seconds: 0.0 };
+        // Before anything can be for them; also where no pipeline changes. If the change fails they
+        // are there for the next attempt, with nothing to do.
+        let told = self.sender.follow(sources::webhooks(&plan));
+        told.map_err(|error| vec![error.to_string()])?;
         if !applied.change.is_nothing() {
             let made = self.make(&mut running, &plan, &applied.change);
             let (epoch, since_us) = made.map_err(|error| vec![format!("{error:#}")])?;
             (applied.epoch, applied.since_us) = (Some(epoch), since_us);
         }
+        self.engine_targets.set(&plan.notifications);
         running.plan = plan;
         applied.seconds = started.elapsed().as_secs_f64();
         Ok(applied)
     }
 
-    fn make(
-        &self,
-        running: &mut Running,
-        plan: &Plan,
-        change: &Change,
-    ) -> anyhow::Result<(Epoch, Option<i64>)> {
-        self.start_senders(running, plan)?;
+    fn make(&self, running: &mut Running, plan: &Plan, change: &Change) -> anyhow::Result<Made> {
         let touched = |what: &[What]| -> BTreeSet<String> {
             let names = change.touched().filter(|p| what.contains(&p.what));
             names.map(|p| p.name.clone()).collect()
@@ -200,13 +282,16 @@ impl Applier {
         let changed = touched(&[What::Changed, What::Added]);
         let pipelines: Vec<PipelineSpec> =
             plan.pipelines.iter().filter(|p| changed.contains(&p.name)).cloned().collect();
+        self.changes.begin(&pace)?;
         let rebuilt = self.shadow(plan, pipelines, change.rebuilt(), &pace)?;
-        let (done, answer) = channel();
         while !pace.is_near() {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.changes.ask(Request {
-            pace: Arc::clone(&pace),
+        let (done, answer) = channel();
+        let claim = Arc::new(Claim::default());
+        let asked = self.changes.ask(Request {
+            claim: Arc::clone(&claim),
+            pace,
             old: running.plan.pipelines.clone(),
             new: plan.pipelines.clone(),
             gone: touched(&[What::Changed, What::Removed]),
@@ -214,14 +299,10 @@ impl Applier {
             rebuilt,
             done,
         });
-        let made = answer.recv_timeout(PATIENCE).context("the engine did not come to a tick");
-        let made = made.and_then(|made| made);
-        match &made {
-            Ok(_) => running.tables = tables,
-            Err(_) => {
-                drop(self.changes.take());
-                pace.abandon();
-            }
+        let made = asked.and_then(|()| wait_for(&answer, &claim, PATIENCE));
+        self.changes.end();
+        if made.is_ok() {
+            running.tables = tables;
         }
         made
     }
@@ -233,7 +314,7 @@ impl Applier {
         pipelines: Vec<PipelineSpec>,
         wanted: BTreeSet<String>,
         pace: &Arc<Pace>,
-    ) -> anyhow::Result<std::sync::mpsc::Receiver<anyhow::Result<Rebuilt>>> {
+    ) -> anyhow::Result<Receiver<anyhow::Result<Rebuilt>>> {
         let (result, rebuilt) = channel();
         let (journal, pace) = (Arc::clone(&self.journal), Arc::clone(pace));
         let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
@@ -246,29 +327,6 @@ impl Applier {
             pace.come_near();
         })?;
         Ok(rebuilt)
-    }
-
-    /// Webhooks that are new, before anything can be for them.
-    fn start_senders(&self, running: &mut Running, plan: &Plan) -> anyhow::Result<()> {
-        let known: BTreeSet<String> =
-            sources::webhooks(&running.plan).into_iter().map(|w| w.name).collect();
-        let mut new = sources::webhooks(plan);
-        new.retain(|webhook| !known.contains(&webhook.name));
-        if new.is_empty() {
-            return Ok(());
-        }
-        let _inside = self.runtime.enter();
-        let (outbox, clock) = (Arc::clone(&self.outbox), self.clock.clone());
-        let sender = WebhookSender::start_more(outbox, new, SenderOptions::default(), clock)?;
-        self.webhooks.add(&sender);
-        running.senders.push(sender);
-        Ok(())
-    }
-
-    /// The senders that came with changes, for the end.
-    pub(super) fn senders(&self) -> Vec<WebhookSender> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut running.senders)
     }
 }
 
@@ -304,4 +362,76 @@ fn conflict(open: &TableSpec, new: &TableSpec) -> Option<String> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::engine::feed::InFlight;
+
+    const TICK: Tick = Tick { epoch: 7, time_us: 7 };
+
+    /// A request, and where its answer comes.
+    fn request(claim: &Arc<Claim>, pace: &Arc<Pace>) -> (Request, Receiver<anyhow::Result<Made>>) {
+        let (done, answer) = channel();
+        let (_, rebuilt) = channel();
+        let request = Request {
+            claim: Arc::clone(claim),
+            pace: Arc::clone(pace),
+            old: Vec::new(),
+            new: Vec::new(),
+            gone: BTreeSet::new(),
+            tables: Vec::new(),
+            rebuilt,
+            done,
+        };
+        (request, answer)
+    }
+
+    fn queue() -> FeedQueue {
+        FeedQueue::new(vec![], Arc::new(InFlight::default()), Arc::default(), None, Arc::default())
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_made_afterwards() {
+        let (claim, pace) = (Arc::default(), Arc::new(Pace::to(0)));
+        let (request, answer) = request(&claim, &pace);
+        // The feed has taken it, and then waits for room before the tick.
+        let error = wait_for(&answer, &claim, Duration::from_millis(1)).unwrap_err();
+        assert!(error.to_string().contains("the old plan goes on"), "{error}");
+        let (events, ordered) = sync_channel(1);
+        request.make(TICK, &queue(), &events);
+        assert!(ordered.try_recv().is_err(), "nothing was ordered");
+    }
+
+    #[test]
+    fn what_was_begun_is_waited_for() {
+        let (claim, pace) = (Arc::default(), Arc::new(Pace::to(0)));
+        let (request, answer) = request(&claim, &pace);
+        let (events, ordered) = sync_channel(1);
+        let feed = std::thread::spawn(move || request.make(TICK, &queue(), &events));
+        let Event::Switch(order) = ordered.recv().unwrap() else { panic!("another event") };
+        let waiting = std::thread::spawn(move || wait_for(&answer, &claim, Duration::ZERO));
+        std::thread::sleep(Duration::from_millis(50));
+        order.reply.send(Ok(Ordered { state: Vec::new(), since_us: Some(3) })).unwrap();
+        assert_eq!(waiting.join().unwrap().unwrap(), (7, Some(3)));
+        feed.join().unwrap();
+    }
+
+    #[test]
+    fn at_the_end_of_the_feed_nobody_waits() {
+        let changes = Changes::after(5);
+        assert_eq!(changes.fed.load(Ordering::Acquire), 5);
+        let (claim, pace) = (Arc::default(), Arc::new(Pace::behind(Arc::clone(&changes.fed))));
+        changes.begin(&pace).unwrap();
+        let (asked, answer) = request(&claim, &pace);
+        changes.ask(asked).unwrap();
+        changes.close();
+        let error = wait_for(&answer, &claim, PATIENCE).unwrap_err().to_string();
+        assert_eq!(error, ENDED);
+        assert!(pace.is_abandoned());
+        assert!(changes.begin(&pace).is_err() && changes.take().is_none());
+        assert!(changes.ask(request(&claim, &pace).0).is_err());
+    }
 }

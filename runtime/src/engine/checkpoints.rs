@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use anyhow::Context;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, Snapshot};
 
@@ -137,11 +136,16 @@ impl Checkpoints {
     /// that is durable.
     ///
     /// # Errors
-    /// Why everything stays as it was.
-    pub(crate) fn switch(&mut self, switch: Switch) -> anyhow::Result<Switched> {
+    /// The inner one: why everything stays as it was. The outer one: the change may be durable or
+    /// not, and the process has to end.
+    pub(crate) fn switch(&mut self, switch: Switch) -> anyhow::Result<anyhow::Result<Switched>> {
         let (reply, answer) = channel();
         self.send(Job::Switch(Box::new(switch), reply))?;
-        answer.recv().context("the thread that writes checkpoints is gone")?
+        if let Ok(answer) = answer.recv() {
+            return Ok(answer);
+        }
+        self.finish()?;
+        anyhow::bail!("the thread that writes checkpoints is gone")
     }
 
     /// Waits until everything is written that was asked for.

@@ -72,7 +72,7 @@ impl Conditions {
     /// was asked last.
     fn looker(self) -> impl FnMut() -> Holding + Send + 'static {
         let mut refused_before = 0;
-        let mut dead_before = self.outbox.dead_count();
+        let mut dead_before = self.outbox.given_up();
         move || {
             let mut all = Holding::new();
             for (rule, why) in self.states.problems() {
@@ -83,9 +83,12 @@ impl Conditions {
                 let why = format!("{refused} rows of new keys found no place since the start");
                 all.insert(Rule::KeysMax, why);
             }
-            let dead = self.outbox.dead_count();
+            let dead = self.outbox.given_up();
             if dead > dead_before {
-                all.insert(Rule::WebhookDead, format!("{dead} notifications were given up"));
+                all.insert(
+                    Rule::WebhookDead,
+                    format!("{dead} notifications were given up since the start"),
+                );
             }
             (refused_before, dead_before) = (refused, dead);
             all

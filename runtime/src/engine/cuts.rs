@@ -2,7 +2,7 @@
 //!
 //! Invariant ([`Cuts::due`]): at most one checkpoint is under way, so what they hold in memory
 //! is bounded by the state itself, however long tables cannot be committed. Only the end of the
-//! process asks for one more.
+//! process and a change of the plan ask for one more.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

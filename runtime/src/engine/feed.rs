@@ -128,7 +128,7 @@ pub(crate) struct FeedQueue {
     cuts: Option<Arc<Cuts>>,
     /// Offset of the next message.
     next_offset: u64,
-    /// Set by the engine when it shuts down: cut a checkpoint at every tick from now on.
+    /// While it is set, state is cut at every tick.
     last_ticks: Arc<std::sync::atomic::AtomicBool>,
 }
 

@@ -62,7 +62,7 @@ use self::feed::{FeedQueue, InFlight};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables, refuse_second};
 use self::live_feed::LiveFeed;
-use self::notifications::Notifications;
+use self::notifications::{EngineTargets, Notifications};
 use self::replaying::replay_into;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
@@ -76,7 +76,7 @@ use crate::http::Requests;
 use crate::journal::{Journal, JournalOptions, Replay};
 use crate::outbox::Outbox;
 use crate::stats::Stats;
-use crate::webhook::{SenderOptions, Watched, WebhookSender};
+use crate::webhook::{SenderOptions, WebhookSender};
 
 /// Rows and reports on their way to the committer. A full queue holds the workers back.
 const EVENTS_MAX: usize = 1024;
@@ -101,7 +101,7 @@ struct Live {
     applier: Arc<Applier>,
     journal: Arc<Journal>,
     sources: Sources,
-    sender: WebhookSender,
+    sender: Arc<WebhookSender>,
     observed: Arc<observer::Live>,
     _alarms: Alarms,
     last_ticks: Arc<AtomicBool>,
@@ -150,6 +150,7 @@ impl Engine {
             elsewhere: options.tables,
             data: options.data,
             stats: Arc::clone(&stats),
+            spill_bytes_max: options.spill_bytes_max,
         };
         let (run, finished) = files::start(sources, file_options).await?;
         Ok(Self { files: Some(run), ..Self::new(stats, finished) })
@@ -192,16 +193,16 @@ impl Engine {
         let last_ticks = Arc::new(AtomicBool::new(false));
         let context = table_context(&options, &stats, &last_ticks)?;
         let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
-        let specs = graph::tables(&plan.pipelines);
-        let (opened, flying) = (context.clone(), Arc::clone(&in_flight));
-        let opened = Committer::open(&store, &specs, &instance, opened, flying);
-        let mut committer = opened.await?.with_durable(
+        let place = (store, instance);
+        let opened = open_committer(&plan, place, context, Arc::clone(&in_flight)).await?;
+        let notifications = notifications(&plan, &outbox, &last_ticks);
+        let engine_targets = notifications.engine_targets();
+        let mut committer = opened.with_durable(
             Arc::clone(&journal),
-            notifications(&plan, &outbox, &last_ticks).with_topics(sources::alert_topics(&bound)),
+            notifications.with_topics(sources::alert_topics(&bound)),
             checkpoints,
             restored.epoch,
         );
-        committer.opening = Some(Opening { store, instance, context, specs });
         let told = outbox.through_epoch();
         folder::belong_together(&options.data, &journal, committer.found(), told)?;
         let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
@@ -218,20 +219,21 @@ impl Engine {
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
         let finished = spawn_committer(committer, received)?;
         let (stats_of_feed, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
-        let last = Arc::clone(&last_ticks);
-        let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, last);
+        let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, Arc::default());
         let replaying = Arc::clone(&options.replaying);
         let queue = replay_into(replay, queue, Arc::clone(&requests), replaying).await?;
         recovery.replayed = options.replaying.now();
         Stats::set(&stats.replayed_messages, recovery.messages());
         let (end, ended) = std::sync::mpsc::channel();
-        let changes = Arc::new(Changes::default());
-        let feed = LiveFeed { queue, requests, changes: Arc::clone(&changes), events, ended };
+        let changes = Arc::new(Changes::after(journal.stats().sealed_epoch));
+        let of_end = (ended, Arc::clone(&last_ticks));
+        let feed = LiveFeed::new(queue, requests, Arc::clone(&changes), events, of_end);
         journal.start(Box::new(feed))?;
         recovery.seconds = started.elapsed().as_secs_f64();
         let of_stats = Arc::clone(&stats);
+        let told = (outbox, engine_targets);
         let begun =
-            Begun { journal, outbox, clock, changes, cuts, troubles, tables, last_ticks, end };
+            Begun { journal, told, clock, changes, cuts, troubles, tables, last_ticks, end };
         let live = Some(begun.go_live(plan, bound, &options.data, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
@@ -316,9 +318,6 @@ impl Engine {
             self.ended().await?;
             live.send_rest().await;
             observer.refresh();
-            for sender in live.applier.senders() {
-                sender.shutdown(Duration::from_secs(1)).await;
-            }
             live.sender.shutdown(Duration::from_secs(1)).await;
         } else {
             if let Some(files) = &self.files {
@@ -333,7 +332,7 @@ impl Engine {
 /// What is there when the journal runs and nobody was let in yet.
 struct Begun {
     journal: Arc<Journal>,
-    outbox: Arc<Outbox>,
+    told: (Arc<Outbox>, EngineTargets),
     clock: Clock,
     changes: Arc<Changes>,
     cuts: Arc<Cuts>,
@@ -352,21 +351,20 @@ impl Begun {
         data: &std::path::Path,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
-        let Self { journal, outbox, clock, changes, cuts, troubles, tables, last_ticks, end } =
-            self;
+        let Self { journal, told, clock, changes, cuts, troubles, tables, last_ticks, end } = self;
+        let (outbox, engine_targets) = told;
         let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
         let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
+        let sender = Arc::new(sender);
         let sources = sources::start(bound, &journal);
-        let watched = Watched::default();
-        watched.add(&sender);
         let states =
             States { journal: Arc::clone(&journal), sources: sources.states(), tables: troubles };
-        let about = (Arc::clone(&outbox), stats);
+        let about = (outbox, stats);
         let alarms = conditions::watch(data, clock.clone(), states.clone(), about)?;
-        let (webhooks, of) = (watched.clone(), clock.clone());
-        let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock: of });
-        let ours = (Arc::clone(&journal), outbox, watched);
-        let applier = Arc::new(Applier::new(plan, changes, ours, clock));
+        let webhooks = Arc::clone(&sender);
+        let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
+        let told = (Arc::clone(&sender), engine_targets);
+        let applier = Arc::new(Applier::new(plan, changes, Arc::clone(&journal), told));
         Ok(Live { applier, journal, sources, sender, observed, _alarms: alarms, last_ticks, end })
     }
 }
@@ -402,6 +400,20 @@ fn table_context(
     let spill = SpillBudget::new(options.spill_bytes_max);
     let context = TableContext::new(Arc::clone(stats), Arc::clone(ended), &options.data, spill)?;
     Ok(context)
+}
+
+/// The committer of a live run with its tables, and what it needs to open more.
+async fn open_committer(
+    plan: &Plan,
+    (store, instance): (Store, String),
+    context: TableContext,
+    in_flight: Arc<InFlight>,
+) -> anyhow::Result<Committer> {
+    let specs = graph::tables(&plan.pipelines);
+    let opened = Committer::open(&store, &specs, &instance, context.clone(), in_flight);
+    let mut committer = opened.await?;
+    committer.opening = Some(Opening { store, instance, context, specs });
+    Ok(committer)
 }
 
 /// From alerts, of pipelines and of the engine itself, to the outbox.

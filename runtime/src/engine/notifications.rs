@@ -6,8 +6,8 @@
 mod body;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -36,10 +36,27 @@ pub(crate) struct Notifications {
     targets: BTreeMap<(String, String), Vec<String>>,
     /// Endpoints on which alerts are topics, besides.
     topics: Vec<AlertTopics>,
-    /// Names of the targets that are told of the engine's own alerts.
-    engine: Vec<String>,
+    engine: EngineTargets,
     /// Set when the process is to end: then nothing waits for room on the disk any more.
     stopping: Arc<AtomicBool>,
+}
+
+/// Names of the targets that are told of the engine's own alerts. Shared with whoever changes the
+/// plan, because a webhook alone is no change that an epoch has to wait for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EngineTargets(Arc<Mutex<Vec<String>>>);
+
+impl EngineTargets {
+    /// From now on it is those of `notify` that want it.
+    pub(crate) fn set(&self, notify: &[NotifySpec]) {
+        let wanting = notify.iter().filter(|n| n.engine);
+        let names = wanting.map(|n| target_name(&n.pipeline, &n.name)).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The name under which the outbox knows a target.
@@ -56,16 +73,20 @@ impl Notifications {
                 targets.insert((pipeline.name.clone(), alert.name.clone()), names);
             }
         }
-        let (topics, engine) = (Vec::new(), Vec::new());
+        let (topics, engine) = (Vec::new(), EngineTargets::default());
         Self { outbox, targets, topics, engine, stopping: Arc::default() }
     }
 
     /// Also tells these webhooks, if they want it, of the engine's own alerts. While the disk is
     /// full, notifications wait until `stopping` is set.
     pub(crate) fn with_engine(self, notify: &[NotifySpec], stopping: Arc<AtomicBool>) -> Self {
-        let wanting = notify.iter().filter(|n| n.engine);
-        let engine = wanting.map(|n| target_name(&n.pipeline, &n.name)).collect();
-        Self { engine, stopping, ..self }
+        self.engine.set(notify);
+        Self { stopping, ..self }
+    }
+
+    /// Who is told of the engine's own alerts, to be changed while it runs.
+    pub(crate) fn engine_targets(&self) -> EngineTargets {
+        self.engine.clone()
     }
 
     /// Other pipelines run from now on.
@@ -185,10 +206,10 @@ impl Notifications {
         });
         let body = Bytes::from(body::encode(body)?);
         let names = match pipeline == ENGINE {
-            true => Some(&self.engine),
-            false => self.targets.get(&(pipeline, rule)),
+            true => self.engine.names(),
+            false => self.targets.get(&(pipeline, rule)).cloned().unwrap_or_default(),
         };
-        for name in names.into_iter().flatten() {
+        for name in &names {
             let notification = Notification {
                 id: format!("{alert_id}-{status}-{:08x}", crc32fast::hash(name.as_bytes())),
                 target: name.clone(),

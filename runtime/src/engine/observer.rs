@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::journal::JournalStats;
 use crate::source::SourceStats;
 use crate::stats::{Snapshot, Stats};
-use crate::webhook::{Watched, WebhookStats};
+use crate::webhook::{WebhookSender, WebhookStats};
 
 /// See the head of this module. Clones look at the same engine.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub struct Observer {
 pub(super) struct Live {
     pub(super) states: States,
     pub(super) tables: TablesWatched,
-    pub(super) webhooks: Watched,
+    pub(super) webhooks: Arc<WebhookSender>,
     pub(super) cuts: Arc<Cuts>,
     pub(super) clock: Clock,
 }

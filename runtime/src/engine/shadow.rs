@@ -62,6 +62,11 @@ impl Pace {
         self.abandoned.store(true, Ordering::Release);
     }
 
+    #[cfg(test)]
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     /// The shadow is as near as it will be: it has ended.
     pub(super) fn come_near(&self) {
         self.near.store(true, Ordering::Release);

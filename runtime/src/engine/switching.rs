@@ -3,7 +3,8 @@
 //! Invariant ([`Committer::try_switch`]): it is made when the checkpoint of the epoch is visible
 //! and the feed stands still, so nothing that belongs to the old plan is under way, and nothing of
 //! the new one exists before the new plan is durable (see `checkpoints/switch.rs`). If anything
-//! fails before that, the old plan goes on.
+//! fails before that, the old plan goes on; if anything fails from then on, the process ends, since
+//! the old plan must not go on beside checkpoints of the new one.
 
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
@@ -77,36 +78,55 @@ impl Committer {
             return Ok(());
         }
         let reply = order.reply.clone();
-        let _ = reply.send(self.switch(order));
+        // Whoever asked learns from the missing answer that the engine ends.
+        let answer = self.switch(order)?;
+        let _ = reply.send(answer);
         Ok(())
     }
 
-    fn switch(&mut self, order: Order) -> anyhow::Result<Ordered> {
-        let rebuilt = order.rebuilt.recv_timeout(PATIENCE).context("the shadow run is too slow")?;
-        let rebuilt = rebuilt.context("cannot rebuild state")?;
-        let tables = self.open_tables(&order.tables)?;
-        let checkpoints = self.checkpoints.as_mut().context("there are no checkpoints")?;
+    /// The inner error: the old plan goes on. The outer one: nothing can go on.
+    fn switch(&mut self, order: Order) -> anyhow::Result<anyhow::Result<Ordered>> {
+        let prepared = self.prepare(&order);
+        let Order { epoch, tables: specs, new, .. } = order;
+        let (rebuilt, tables) = match prepared {
+            Ok(prepared) => prepared,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let Some(checkpoints) = self.checkpoints.as_mut() else {
+            return Ok(Err(anyhow::anyhow!("there are no checkpoints")));
+        };
         let switched = checkpoints.switch(Switch {
-            epoch: order.epoch,
+            epoch,
             time_us: order.time_us,
-            ended_epoch: order.epoch + 1,
+            ended_epoch: epoch + 1,
             tables: self.tables.iter().map(Table::committed).collect(),
             old: order.old,
-            new: order.new.clone(),
+            new: new.clone(),
             rebuilt: rebuilt.state,
         })?;
-        // From here on it is the new plan; nothing below can fail for a reason of its own.
+        let switched = match switched {
+            Ok(switched) => switched,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        // From here on it is the new plan.
         for (place, spec, writer) in tables {
-            self.put_table(place, &spec, writer)?;
+            self.put_table(place, &spec, writer).context("the change was made")?;
         }
         if let Some(opening) = &mut self.opening {
-            opening.specs = order.tables;
+            opening.specs = specs;
         }
         if let Some(notifications) = &mut self.notifications {
-            notifications.follow(&order.new);
+            notifications.follow(&new);
         }
-        self.end_alerts(order.epoch + 1, switched.ended);
-        Ok(Ordered { state: switched.state, since_us: rebuilt.since_us })
+        self.end_alerts(epoch + 1, switched.ended);
+        Ok(Ok(Ordered { state: switched.state, since_us: rebuilt.since_us }))
+    }
+
+    /// State made anew, and the tables that were not open: what may take long or be refused.
+    fn prepare(&self, order: &Order) -> anyhow::Result<(Rebuilt, Vec<Opened>)> {
+        let rebuilt = order.rebuilt.recv_timeout(PATIENCE).context("the shadow run is too slow")?;
+        let rebuilt = rebuilt.context("cannot rebuild state")?;
+        Ok((rebuilt, self.open_tables(&order.tables)?))
     }
 
     /// Rows that end alerts, which belong to an epoch to come.
@@ -117,10 +137,7 @@ impl Committer {
     }
 
     /// Opens the tables that are not open as they are to be, each with its place.
-    fn open_tables(
-        &mut self,
-        specs: &[TableSpec],
-    ) -> anyhow::Result<Vec<(usize, TableSpec, TableWriter)>> {
+    fn open_tables(&self, specs: &[TableSpec]) -> anyhow::Result<Vec<Opened>> {
         let opening = self.opening.as_ref().context("no tables can be opened")?;
         let mut opened = Vec::new();
         for (place, spec) in specs.iter().enumerate() {
@@ -159,6 +176,9 @@ impl Committer {
         Ok(())
     }
 }
+
+/// A table that was opened, and its place.
+type Opened = (usize, TableSpec, TableWriter);
 
 /// How often a change that waits is looked at.
 pub(super) const LOOK: Duration = Duration::from_millis(5);

@@ -247,7 +247,6 @@ impl TableWork {
                 return Ok(());
             }
             self.until_it_works(context)?;
-            Stats::set(&context.stats.spilled_bytes, context.spill.used_bytes());
         }
     }
 
@@ -295,6 +294,8 @@ impl TableWork {
         let TableContext { runtime, stats, stopping, troubles, .. } = context;
         let mut pause = STORE_PAUSE_MIN;
         loop {
+            // Also while nothing works: that is when rows wait.
+            Stats::set(&stats.spilled_bytes, context.spill.used_bytes());
             let error = match runtime.block_on(self.work(stats)) {
                 Ok(()) => break,
                 Err(error @ (Error::Store { .. } | Error::Io(_))) => error,

@@ -71,7 +71,7 @@ impl Committer {
             old: Vec::new(),
             new: pipelines.clone(),
             rebuilt: std::mem::take(&mut made.state),
-        })?;
+        })??;
         restored.state = switched.state;
         self.end_alerts(ended_epoch, switched.ended);
         Ok(taken)

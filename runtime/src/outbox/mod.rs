@@ -201,6 +201,12 @@ impl Outbox {
         self.state().dead.len()
     }
 
+    /// Notifications that were given up since the outbox was opened: unlike
+    /// [`Outbox::dead_count`] it has no bound.
+    pub fn given_up(&self) -> u64 {
+        self.state().given_up
+    }
+
     /// Does what `tidegate outbox resend` has asked for since the last call, and says how many
     /// notifications are pending again. Their ages count from `now_us`.
     ///
@@ -258,6 +264,20 @@ impl Outbox {
         self.state().fresh.remove(target).unwrap_or_default()
     }
 
+    /// The sender of a target has ended: what it had fetched and not dealt with is there to be
+    /// fetched by the next one.
+    pub(crate) fn release(&self, target: &str) {
+        let mut state = self.state();
+        let pending = state.entries.values().filter_map(|entry| match &entry.what {
+            What::Pending(item) if item.target == target => Some(Arc::clone(item)),
+            _ => None,
+        });
+        let pending: Vec<_> = pending.collect();
+        if !pending.is_empty() {
+            state.fresh.insert(target.to_owned(), pending);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -299,6 +319,7 @@ impl Outbox {
         next.publish(&*self.storage, &self.dir)?;
         // What a sender has fetched stays with it; only what it has not is fresh again.
         next.fresh = std::mem::take(&mut state.fresh);
+        next.given_up = state.given_up;
         let old = std::mem::replace(state, next);
         self.storage.remove(&old.path).map_err(DurableError::io("remove", &old.path))
     }

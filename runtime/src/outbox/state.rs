@@ -64,6 +64,8 @@ pub(super) struct State {
     /// Numbers of those that were given up and can be sent again, in the order of their end.
     pub(super) dead: VecDeque<u64>,
     pub(super) dead_bytes: u64,
+    /// Notifications that were given up since the outbox was opened.
+    pub(super) given_up: u64,
 }
 
 impl State {
@@ -126,6 +128,7 @@ impl State {
             fresh: BTreeMap::new(),
             dead: VecDeque::new(),
             dead_bytes: 0,
+            given_up: 0,
         }
     }
 
@@ -224,10 +227,12 @@ impl State {
         id: &str,
         reason: &str,
     ) -> Result<(), DurableError> {
+        self.note(outcome, id, reason)?;
         if outcome == Outcome::Dead {
             tracing::error!(id, reason, "a notification is given up");
+            self.given_up += 1;
         }
-        self.note(outcome, id, reason)
+        Ok(())
     }
 
     pub(super) fn note(

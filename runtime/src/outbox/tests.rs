@@ -206,3 +206,17 @@ async fn what_is_sent_again_is_told_although_another_wish_fails() {
     tokio::time::timeout(std::time::Duration::from_secs(5), news).await.expect("it was told");
     assert_eq!(ids(&outbox.fetch("ops")), ["a"]);
 }
+
+#[test]
+fn how_many_were_given_up_is_counted_beyond_what_is_kept_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Outbox::open(dir.path()).unwrap();
+    let big = |id: &str| Notification { body: vec![b'x'; 1 << 19].into(), ..note(id, "k") };
+    for n in 0..200 {
+        let id = n.to_string();
+        outbox.enqueue(n + 1, vec![big(&id)]).unwrap();
+        outbox.dead(&id, "HTTP 404").unwrap();
+    }
+    // 64 MiB of letters are kept.
+    assert_eq!((outbox.given_up(), outbox.dead_count()), (200, 127));
+}

@@ -23,7 +23,7 @@ const RESPONSE_BYTES_MAX: usize = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A webhook target as configured.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WebhookTarget {
     /// Its name in the configuration.
     pub name: String,

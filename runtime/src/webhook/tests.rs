@@ -274,3 +274,38 @@ async fn too_old_and_too_slow_end_too() {
     until("given up", || outbox.pending() == 0).await;
     assert_eq!(receiver.seen.lock().unwrap().len(), sent, "too old: not even tried");
 }
+
+/// Removed and added again under the same name, with another URL: nothing more goes to the old
+/// one, nothing is lost, and the order of an alert is kept.
+#[tokio::test]
+async fn a_target_with_other_settings_takes_the_place_of_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Arc::new(Outbox::open(dir.path()).unwrap());
+    let (old, old_url) = listen(&[200, 500]).await;
+    let (new, new_url) = listen(&[]).await;
+    let slow = SenderOptions { pause_min: Duration::from_secs(600), ..options() };
+    let sender =
+        WebhookSender::start(outbox.clone(), vec![target(&old_url)], slow, clock()).unwrap();
+    outbox.enqueue(1, vec![note("a", "k"), note("b", "k"), note("c", "k")]).unwrap();
+    until("a failed attempt", || sender.stats()[0].retried == 1).await;
+    // Those that are not named go on, and the same again changes nothing.
+    sender.follow(vec![]).unwrap();
+    sender.follow(vec![target(&old_url)]).unwrap();
+    let other = WebhookTarget { name: "other".into(), ..target(&new_url) };
+    sender.follow(vec![other.clone(), other.clone()]).unwrap_err();
+    assert_eq!((sender.stats().len(), sender.stats()[0].pending), (1, 2));
+    sender.follow(vec![target(&new_url), other]).unwrap();
+    until("the rest", || outbox.pending() == 0).await;
+    outbox.enqueue(2, vec![note("d", "k")]).unwrap();
+    outbox.enqueue(3, vec![Notification { target: "other".into(), ..note("e", "l") }]).unwrap();
+    until("what came later", || outbox.pending() == 0).await;
+    assert_eq!(seen_ids(&old), ["a", "b"]);
+    assert_eq!(seen_ids(&new), ["b", "c", "d", "e"]);
+    let stats = sender.stats();
+    assert_eq!(stats.iter().map(|s| s.sent).collect::<Vec<_>>(), [4, 1]);
+    assert_eq!(stats.iter().map(|s| s.pending).sum::<u64>(), 0);
+    sender.shutdown(Duration::from_secs(5)).await;
+    let third = WebhookTarget { name: "third".into(), ..target(&old_url) };
+    sender.follow(vec![third]).unwrap();
+    assert_eq!(sender.stats(), stats, "nothing is started after the end, and counts stay");
+}

@@ -97,8 +97,8 @@ impl Saver {
             Job::State { name, epoch, state } => self.save(&name, epoch, state),
             Job::Publish { epoch, tables } => self.publish(epoch, tables, started),
             Job::Switch(switch, reply) => {
-                let _ = reply.send(self.switch(*switch));
-                Ok(())
+                // Without an answer whoever asked learns how the thread ended.
+                self.switch(*switch).map(|answer| drop(reply.send(answer)))
             }
         };
         self.busy_us += started.elapsed().as_micros() as u64;

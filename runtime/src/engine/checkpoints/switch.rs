@@ -23,6 +23,8 @@ use tidegate_pipelines::kept;
 
 use super::parts;
 use super::saver::{Plan, Saver};
+use crate::checkpoint::Prepared;
+use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest};
 use crate::engine::content;
 use crate::fault;
@@ -56,12 +58,33 @@ pub(crate) struct Switched {
     pub(crate) ended: Option<RecordBatch>,
 }
 
-/// Where the answer goes.
+/// Where the answer goes: what the switch gave, or why it was refused.
 pub(super) type Reply = Sender<anyhow::Result<Switched>>;
 
+/// Everything for the switch, but the name of its manifest.
+struct Ready {
+    manifest: Prepared,
+    holdings: Holdings,
+    plan: Plan,
+    switched: Switched,
+}
+
 impl Saver {
-    /// See the head of this file. An error leaves everything as it was.
-    pub(super) fn switch(&mut self, switch: Switch) -> anyhow::Result<Switched> {
+    /// See the head of this file. The inner error leaves everything as it was. After the outer one
+    /// it is not known which plan is the durable one, and the process has to end.
+    pub(super) fn switch(&mut self, switch: Switch) -> anyhow::Result<anyhow::Result<Switched>> {
+        let ready = match self.prepare(switch) {
+            Ok(ready) => ready,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        fault::point("apply_before_switch");
+        self.options.store.place(ready.manifest).context("cannot make the change")?;
+        fault::point("apply_after_switch");
+        (self.options.holdings, self.plan) = (ready.holdings, ready.plan);
+        Ok(Ok(ready.switched))
+    }
+
+    fn prepare(&self, switch: Switch) -> anyhow::Result<Ready> {
         let checkpoint = self.options.store.latest().context("cannot read checkpoints")?;
         let checkpoint = checkpoint.context("there is no checkpoint yet")?;
         let old = checkpoint.manifest;
@@ -118,11 +141,8 @@ impl Saver {
             tables: switch.tables,
             parts: holdings.parts(),
         };
-        fault::point("apply_before_switch");
-        self.options.store.publish(&manifest)?;
-        fault::point("apply_after_switch");
-        (self.options.holdings, self.plan) = (holdings, plan);
-        Ok(Switched { state, ended })
+        let manifest = self.options.store.prepare(&manifest)?;
+        Ok(Ready { manifest, holdings, plan, switched: Switched { state, ended } })
     }
 }
 

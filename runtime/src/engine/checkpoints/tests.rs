@@ -15,9 +15,10 @@ use crate::checkpoint::manifest::{FORMAT, Manifest};
 use crate::http::REQUESTS_PART;
 use crate::journal::{AppendFile, Disk, Storage};
 
-/// A disk on which nothing can be created while it is full.
+/// A disk on which nothing can be created while it is full, and whose folders cannot be synced after
+/// a rename, if that is wanted.
 #[derive(Clone, Default)]
-struct Full(Arc<AtomicBool>);
+struct Full(Arc<AtomicBool>, Arc<AtomicBool>);
 
 impl Storage for Full {
     fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
@@ -30,12 +31,16 @@ impl Storage for Full {
         Disk.open(path, len)
     }
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        Disk.sync_dir(dir)
+        match self.1.load(Ordering::SeqCst) && dir.join("renamed").exists() {
+            true => Err(io::Error::other("injected: input/output error")),
+            false => Disk.sync_dir(dir),
+        }
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         Disk.rename(from, to)
     }
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::write(to.with_file_name("renamed"), "")?;
         Disk.rename_new(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -199,7 +204,7 @@ fn keys_of_requests_and_ends_of_alerts_stay_until_they_are_not_needed() {
     let (options, restored) = go_on(open());
     assert!(restored.ended.is_empty());
     let mut checkpoints = Checkpoints::by_turns(options, &[]);
-    let ended = checkpoints.switch(switch(100)).unwrap().ended.unwrap();
+    let ended = checkpoints.switch(switch(100)).unwrap().unwrap().ended.unwrap();
     assert_eq!(ended.num_rows(), 2);
     assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
     drop(checkpoints);
@@ -207,7 +212,7 @@ fn keys_of_requests_and_ends_of_alerts_stay_until_they_are_not_needed() {
     let (options, restored) = go_on(open());
     assert_eq!(ended_of(&restored), [(100, 2)]);
     let mut checkpoints = Checkpoints::by_turns(options, &[]);
-    assert!(checkpoints.switch(switch(101)).unwrap().ended.is_none());
+    assert!(checkpoints.switch(switch(101)).unwrap().unwrap().ended.is_none());
     // The first cut of the replay.
     checkpoints.write(85, BTreeMap::new()).unwrap();
     assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
@@ -222,7 +227,7 @@ fn ends_of_alerts_from_two_changes_come_to_one_epoch() {
     with_rules(&open());
     let (options, _) = go_on(open());
     let mut checkpoints = Checkpoints::by_turns(options, &[]);
-    checkpoints.switch(switch(100)).unwrap();
+    checkpoints.switch(switch(100)).unwrap().unwrap();
     drop(checkpoints);
     // As if the files in between had had one of the rules again.
     let store = open();
@@ -232,9 +237,28 @@ fn ends_of_alerts_from_two_changes_come_to_one_epoch() {
     store.publish(&manifest).unwrap();
     let (options, _) = go_on(store);
     let mut checkpoints = Checkpoints::by_turns(options, &[]);
-    let ended = checkpoints.switch(switch(100)).unwrap().ended.unwrap();
+    let ended = checkpoints.switch(switch(100)).unwrap().unwrap().ended.unwrap();
     assert_eq!(ended.num_rows(), 1, "the other two were given to the committer before");
     drop(checkpoints);
     let (_, restored) = go_on(open());
     assert_eq!(ended_of(&restored), [(100, 3)]);
+}
+
+#[test]
+fn a_switch_is_refused_or_made_and_what_is_neither_is_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Full::default();
+    with_rules(&CheckpointStore::open(dir.path()).unwrap());
+    let store = CheckpointStore::open_on(Arc::new(disk.clone()), dir.path()).unwrap();
+    let mut checkpoints = Checkpoints::start(go_on(store).0, &[]).unwrap();
+    disk.0.store(true, Ordering::SeqCst);
+    let refused = checkpoints.switch(switch(100)).unwrap().err().unwrap();
+    assert!(format!("{refused:#}").contains("create"), "{refused:#}");
+    assert!(names(dir.path()).contains(&"p/alert/a".to_owned()), "nothing was changed");
+    disk.0.store(false, Ordering::SeqCst);
+    disk.1.store(true, Ordering::SeqCst);
+    let fatal = checkpoints.switch(switch(100)).err().unwrap();
+    assert!(format!("{fatal:#}").contains("cannot make the change"), "{fatal:#}");
+    assert!(!names(dir.path()).contains(&"p/alert/a".to_owned()), "the rename was done");
+    assert!(checkpoints.write(81, BTreeMap::new()).is_err(), "and nothing comes after it");
 }

@@ -21,7 +21,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::engine::checkpoints::{Checkpoints, Restored};
 use crate::engine::commit::Committer;
 use crate::engine::feed::{FeedQueue, InFlight};
-use crate::engine::tables::{SPILL_BYTES_MAX, SpillBudget, TableContext};
+use crate::engine::tables::{SpillBudget, TableContext};
 use crate::engine::workers::{self, Event, WorkerPlan};
 use crate::engine::{EVENTS_MAX, spawn_committer};
 use crate::journal::storage::{DirLock, lock_dir};
@@ -54,6 +54,8 @@ pub(in crate::engine) struct FileOptions {
     /// The data folder.
     pub(in crate::engine) data: PathBuf,
     pub(in crate::engine) stats: Arc<Stats>,
+    /// How many bytes of rows may wait on disk for tables.
+    pub(in crate::engine) spill_bytes_max: u64,
 }
 
 /// Resolves when a run has ended, and why.
@@ -181,7 +183,7 @@ impl Runner {
                 Arc::clone(&self.options.stats),
                 Arc::default(),
                 &self.dir,
-                SpillBudget::new(SPILL_BYTES_MAX),
+                SpillBudget::new(self.options.spill_bytes_max),
             )?,
             Arc::clone(&in_flight),
         )
