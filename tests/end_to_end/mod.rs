@@ -16,4 +16,5 @@ mod outputs;
 mod points;
 mod process;
 mod restart;
+mod rules;
 mod workers;

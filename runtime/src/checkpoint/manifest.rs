@@ -1,4 +1,5 @@
-//! The manifest of a checkpoint: what makes it visible. Format 2.
+//! The manifest of a checkpoint: what makes it visible. Format 3; format 2, which had no rules, is
+//! read as well.
 //!
 //! One line of JSON, then a line with its CRC-32. Unknown fields are an error: whoever writes more
 //! must write another format.
@@ -10,7 +11,9 @@ use tidegate_operators::key::KEY_GROUPS;
 use tidegate_operators::{Epoch, GroupSet};
 
 /// Version of the format.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+/// The oldest version that can be read.
+const FORMAT_MIN: u32 = 2;
 
 /// What is in a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,26 @@ pub struct Manifest {
     pub tables: BTreeMap<String, Epoch>,
     /// Files that hold the state.
     pub parts: Vec<PartRef>,
+    /// Alert rules, `pipeline/alert/rule`.
+    #[serde(default)]
+    pub rules: BTreeMap<String, Rule>,
+    /// Rules that were removed or replaced, as they were: by the epoch to which the rows that end
+    /// their alerts belong.
+    #[serde(default)]
+    pub ended: BTreeMap<Epoch, BTreeMap<String, Rule>>,
+}
+
+/// What is told of an alert rule's events, and to whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// `severity` of its events.
+    pub severity: String,
+    /// Targets in the outbox.
+    pub targets: Vec<String>,
+    /// The first epoch in which this rule, and not one before it of the same name, tells anything;
+    /// 0: always.
+    pub since_epoch: Epoch,
 }
 
 /// Where epoch + 1 begins in the journal.
@@ -136,7 +159,7 @@ pub fn decode(text: &str) -> Result<Manifest, Unusable> {
         return Err("the checksum of the manifest is wrong".into());
     }
     let version: Version = serde_json::from_str(line).map_err(|_| "the manifest says no format")?;
-    if version.format != FORMAT {
+    if !(FORMAT_MIN..=FORMAT).contains(&version.format) {
         return Err(Unusable::OtherFormat(version.format));
     }
     serde_json::from_str(line).map_err(|error| Unusable::Damaged(error.to_string()))
@@ -159,6 +182,15 @@ mod tests {
         )
     }
 
+    fn rule() -> impl Strategy<Value = Rule> {
+        let targets = prop::collection::vec("[a-z/]{1,9}", 0..3);
+        ("[a-z]{1,9}", targets, any::<u64>()).prop_map(|(severity, targets, since_epoch)| Rule {
+            severity,
+            targets,
+            since_epoch,
+        })
+    }
+
     fn names<T: std::fmt::Debug>(
         values: impl Strategy<Value = T>,
     ) -> impl Strategy<Value = BTreeMap<String, T>> {
@@ -174,12 +206,14 @@ mod tests {
             operators in names("[0-9a-f]{16}"),
             tables in names(any::<u64>()),
             parts in prop::collection::vec(part(), 0..4),
+            rules in names(rule()),
+            ended in prop::collection::btree_map(any::<u64>(), names(rule()), 0..3),
             at in any::<prop::sample::Index>(),
         ) {
             let journal = JournalPosition { segment, offset };
             let manifest = Manifest {
                 format: FORMAT, epoch, incarnation, time_us, journal, pipelines, operators, tables,
-                parts,
+                parts, rules, ended,
             };
             let text = encode(&manifest).expect("it can be written");
             prop_assert_eq!(decode(&text), Ok(manifest));
@@ -201,5 +235,11 @@ mod tests {
         let text = format!("{line}\n{{\"crc32\":{}}}\n", crc32fast::hash(line.as_bytes()));
         assert_eq!(decode(&text), Err(Unusable::OtherFormat(1)));
         assert!(matches!(decode(line), Err(Unusable::Damaged(_))));
+        let before = Manifest { format: 2, epoch: 7, ..Manifest::default() };
+        let line = encode(&before).expect("it can be written");
+        let line = line.lines().next().expect("a line").replace(",\"rules\":{},\"ended\":{}", "");
+        assert!(!line.contains("rules"));
+        let text = format!("{line}\n{{\"crc32\":{}}}\n", crc32fast::hash(line.as_bytes()));
+        assert_eq!(decode(&text), Ok(before), "what the version before wrote");
     }
 }

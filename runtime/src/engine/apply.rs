@@ -132,8 +132,8 @@ type Made = (Epoch, Option<i64>);
 pub(super) struct Request {
     claim: Arc<Claim>,
     pace: Arc<Pace>,
-    old: Vec<PipelineSpec>,
     new: Vec<PipelineSpec>,
+    built: BTreeSet<String>,
     gone: BTreeSet<String>,
     tables: Vec<TableSpec>,
     rebuilt: Receiver<anyhow::Result<Rebuilt>>,
@@ -156,8 +156,8 @@ impl Request {
         let order = Order {
             epoch: tick.epoch,
             time_us: tick.time_us,
-            old: self.old,
             new: self.new.clone(),
+            built: self.built,
             tables: self.tables.clone(),
             rebuilt: self.rebuilt,
             reply,
@@ -179,8 +179,8 @@ impl Request {
     }
 }
 
-/// Waits until a change was made, for at most `patience` until it is begun; what was begun is waited
-/// for to its end, because then it may be made at any moment.
+/// Waits until a change was made, for at most `patience` until it is begun; what was begun is
+/// waited for to its end, because then it may be made at any moment.
 fn wait_for(
     answer: &Receiver<anyhow::Result<Made>>,
     claim: &Claim,
@@ -292,8 +292,8 @@ impl Applier {
         let asked = self.changes.ask(Request {
             claim: Arc::clone(&claim),
             pace,
-            old: running.plan.pipelines.clone(),
             new: plan.pipelines.clone(),
+            built: changed,
             gone: touched(&[What::Changed, What::Removed]),
             tables: tables.clone(),
             rebuilt,
@@ -379,8 +379,8 @@ mod tests {
         let request = Request {
             claim: Arc::clone(claim),
             pace: Arc::clone(pace),
-            old: Vec::new(),
             new: Vec::new(),
+            built: BTreeSet::new(),
             gone: BTreeSet::new(),
             tables: Vec::new(),
             rebuilt,

@@ -3,6 +3,7 @@
 
 mod parts;
 mod restore;
+mod rules;
 mod saver;
 mod switch;
 
@@ -16,6 +17,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, Snapshot};
 
 pub(crate) use self::restore::{Restored, changed};
+pub(crate) use self::rules::{Rules, add_ended, rule_name};
 use self::saver::{Job, Saver};
 pub(crate) use self::switch::{Switch, Switched};
 use super::cuts::Cuts;
@@ -36,6 +38,9 @@ pub(crate) struct CheckpointOptions {
     pub(crate) incarnation: u64,
     /// Files that hold the state that was restored.
     pub(crate) holdings: Holdings,
+    /// Alert rules, as they are since when; and those that ended, by the epoch of their end.
+    pub(crate) rules: Rules,
+    pub(crate) ended: BTreeMap<Epoch, Rules>,
     pub(crate) cuts: Arc<Cuts>,
     pub(crate) stats: Arc<Stats>,
     /// Idempotency keys, saved beside the state of operators.

@@ -47,6 +47,8 @@ pub(crate) struct Committer {
     /// Rows of epochs that are not complete.
     pub(super) pending: BTreeMap<Epoch, Vec<(usize, RecordBatch)>>,
     pub(super) done: Epoch,
+    /// Before this epoch is complete no checkpoint is made visible; see [`Committer::alerts_held`].
+    pub(super) hold: Epoch,
     time_us: i64,
     /// A checkpoint that has all of its parts, and the epoch that the tables have to reach first.
     waiting: Option<(Epoch, Epoch)>,
@@ -106,6 +108,7 @@ impl Committer {
             checkpoints: None,
             pending: BTreeMap::new(),
             done: 0,
+            hold: 0,
             time_us: 0,
             waiting: None,
             flushed: false,
@@ -168,6 +171,12 @@ impl Committer {
     pub(super) fn event(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Rows { target: Target::Table(table), epoch, rows } => {
+                if Some(table) == self.alerts_table && epoch < self.hold {
+                    for (epoch, rows) in self.alerts_held(epoch, rows)? {
+                        self.pending.entry(epoch).or_default().push((table, rows));
+                    }
+                    return Ok(());
+                }
                 self.pending.entry(epoch).or_default().push((table, rows));
             }
             Event::Rows { target: Target::Edge(..), .. } | Event::Ended => {}
@@ -209,6 +218,9 @@ impl Committer {
     /// Has the tables brought up to a checkpoint that is complete, and made visible when they are.
     pub(super) fn checkpoint(&mut self) -> anyhow::Result<()> {
         self.forget_saved();
+        if self.done < self.hold {
+            return Ok(());
+        }
         if let Some((epoch, through)) = self.waiting {
             let early = mutation::on(Mutation::TrimTooEarly);
             if !early && !self.tables.iter().all(|t| t.has_committed(through)) {
@@ -307,7 +319,9 @@ impl Committer {
         }
         // Every table has everything: the newest checkpoint holds, whether it waited or not.
         let complete = self.checkpoints.as_ref().and_then(|c| c.complete_through(self.done));
-        if let Some(epoch) = complete.or(self.waiting.map(|w| w.0)) {
+        if let Some(epoch) = complete.or(self.waiting.map(|w| w.0))
+            && self.done >= self.hold
+        {
             self.write_checkpoint(epoch)?;
         }
         if let Some(checkpoints) = &mut self.checkpoints {

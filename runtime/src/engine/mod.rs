@@ -54,7 +54,7 @@ use tokio::sync::oneshot;
 
 use self::alarms::{Alarms, Rule};
 use self::apply::Changes;
-use self::checkpoints::{Checkpoints, Restored};
+use self::checkpoints::{Checkpoints, Restored, Rules};
 use self::commit::Committer;
 use self::conditions::States;
 use self::cuts::Cuts;
@@ -195,7 +195,8 @@ impl Engine {
         let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
         let place = (store, instance);
         let opened = open_committer(&plan, place, context, Arc::clone(&in_flight)).await?;
-        let notifications = notifications(&plan, &outbox, &last_ticks);
+        let rules = restored.rules.clone();
+        let notifications = notifications(&plan, &outbox, rules, &last_ticks);
         let engine_targets = notifications.engine_targets();
         let mut committer = opened.with_durable(
             Arc::clone(&journal),
@@ -417,8 +418,13 @@ async fn open_committer(
 }
 
 /// From alerts, of pipelines and of the engine itself, to the outbox.
-fn notifications(plan: &Plan, outbox: &Arc<Outbox>, ended: &Arc<AtomicBool>) -> Notifications {
-    Notifications::new(Arc::clone(outbox), &plan.pipelines)
+fn notifications(
+    plan: &Plan,
+    outbox: &Arc<Outbox>,
+    rules: Rules,
+    ended: &Arc<AtomicBool>,
+) -> Notifications {
+    Notifications::new(Arc::clone(outbox), rules)
         .with_engine(&plan.notifications, Arc::clone(ended))
 }
 

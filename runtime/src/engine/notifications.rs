@@ -5,21 +5,21 @@
 
 mod body;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 use tidegate_operators::Epoch;
 use tidegate_operators::event::ENGINE;
-use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::plan::NotifySpec;
 
+use super::checkpoints::{Rules, add_ended, rule_name};
 use crate::fault;
 use crate::journal::DurableError;
 use crate::journal::storage::is_full;
@@ -32,8 +32,11 @@ const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// Puts alert rows into the outbox.
 pub(crate) struct Notifications {
     outbox: Arc<Outbox>,
-    /// (pipeline, rule) to the names of its targets.
-    targets: BTreeMap<(String, String), Vec<String>>,
+    rules: Rules,
+    /// Rules that ended, as they were: by the epoch of the rows that end their alerts.
+    ended: BTreeMap<Epoch, Rules>,
+    /// Names of the targets that have a sender; `None`: all.
+    known: Option<BTreeSet<String>>,
     /// Endpoints on which alerts are topics, besides.
     topics: Vec<AlertTopics>,
     engine: EngineTargets,
@@ -65,23 +68,18 @@ pub(crate) fn target_name(pipeline: &str, notify: &str) -> String {
 }
 
 impl Notifications {
-    pub(crate) fn new(outbox: Arc<Outbox>, pipelines: &[PipelineSpec]) -> Self {
-        let mut targets = BTreeMap::new();
-        for pipeline in pipelines {
-            for (_, alert) in &pipeline.alerts {
-                let names = alert.notify.iter().map(|n| target_name(&pipeline.name, n)).collect();
-                targets.insert((pipeline.name.clone(), alert.name.clone()), names);
-            }
-        }
+    pub(crate) fn new(outbox: Arc<Outbox>, rules: Rules) -> Self {
         let (topics, engine) = (Vec::new(), EngineTargets::default());
-        Self { outbox, targets, topics, engine, stopping: Arc::default() }
+        let (ended, known) = (BTreeMap::new(), None);
+        Self { outbox, rules, ended, known, topics, engine, stopping: Arc::default() }
     }
 
-    /// Also tells these webhooks, if they want it, of the engine's own alerts. While the disk is
-    /// full, notifications wait until `stopping` is set.
+    /// There are these webhooks; those that want it are told of the engine's own alerts too. While
+    /// the disk is full, notifications wait until `stopping` is set.
     pub(crate) fn with_engine(self, notify: &[NotifySpec], stopping: Arc<AtomicBool>) -> Self {
         self.engine.set(notify);
-        Self { stopping, ..self }
+        let known = notify.iter().map(|n| target_name(&n.pipeline, &n.name)).collect();
+        Self { stopping, known: Some(known), ..self }
     }
 
     /// Who is told of the engine's own alerts, to be changed while it runs.
@@ -89,11 +87,29 @@ impl Notifications {
         self.engine.clone()
     }
 
-    /// Other pipelines run from now on.
-    pub(crate) fn follow(&mut self, pipelines: &[PipelineSpec]) {
-        // Rules that are gone still have to tell that they are.
-        let new = Self::new(Arc::clone(&self.outbox), pipelines);
-        self.targets.extend(new.targets);
+    /// These are the rules from now on. Webhooks that they do not name any more stay known: their
+    /// senders go on until the process ends.
+    pub(crate) fn follow(&mut self, rules: Rules) {
+        if let Some(known) = &mut self.known {
+            known.extend(rules.values().flat_map(|rule| rule.targets.iter().cloned()));
+        }
+        self.rules = rules;
+    }
+
+    /// Rows that end alerts because their rule has changed are told as these rules did, by the
+    /// epoch of the rows.
+    pub(crate) fn end(&mut self, rules: BTreeMap<Epoch, Rules>) {
+        add_ended(&mut self.ended, rules);
+    }
+
+    /// The epoch to which each of these alert rows belongs: its own, or the first of its rule.
+    pub(crate) fn epochs_of(&self, epoch: Epoch, rows: &RecordBatch) -> anyhow::Result<Vec<Epoch>> {
+        let (pipelines, rules) = (texts(rows, "pipeline")?, texts(rows, "rule")?);
+        let since = |row: usize| {
+            let name = rule_name(pipelines.value(row), rules.value(row));
+            self.rules.get(&name).map_or(epoch, |rule| rule.since_epoch.max(epoch))
+        };
+        Ok((0..rows.num_rows()).map(since).collect())
     }
 
     /// Also publishes alerts on these endpoints.
@@ -127,7 +143,7 @@ impl Notifications {
         let mut notifications = Vec::new();
         for rows in alerts {
             for row in 0..rows.num_rows() {
-                self.push(rows, row, tick_us, &mut notifications)?;
+                self.push(rows, row, (epoch, tick_us), &mut notifications)?;
             }
         }
         if !notifications.is_empty() {
@@ -164,17 +180,35 @@ impl Notifications {
         }
     }
 
+    /// The targets of a rule, and since when it is the one that it is; of one that ended with the
+    /// epoch `ended`: as it was.
+    fn told(&self, name: &str, ended: Option<Epoch>) -> (Vec<String>, Epoch) {
+        let was = ended.and_then(|epoch| self.ended.get(&epoch)?.get(name));
+        let Some(rule) = was.or_else(|| self.rules.get(name)) else { return (Vec::new(), 0) };
+        let (there, gone): (Vec<_>, Vec<_>) =
+            rule.targets.iter().cloned().partition(|name| self.is_known(name));
+        for target in gone {
+            tracing::warn!(
+                target,
+                rule = name,
+                "nobody is told: the webhook is not there any more"
+            );
+        }
+        (there, rule.since_epoch)
+    }
+
+    fn is_known(&self, target: &str) -> bool {
+        self.known.as_ref().is_none_or(|known| known.contains(target))
+    }
+
     fn push(
         &self,
         rows: &RecordBatch,
         row: usize,
-        tick_us: i64,
+        (epoch, tick_us): (Epoch, i64),
         into: &mut Vec<(i64, Notification)>,
     ) -> anyhow::Result<()> {
-        let column = |name: &str| {
-            rows.column_by_name(name)
-                .ok_or_else(|| anyhow::anyhow!("alert rows have no column {name}"))
-        };
+        let column = |name: &str| column(rows, name);
         let notify = column("notify")?.as_boolean();
         if notify.is_null(row) || !notify.value(row) {
             return Ok(());
@@ -205,13 +239,16 @@ impl Notifications {
             },
         });
         let body = Bytes::from(body::encode(body)?);
-        let names = match pipeline == ENGINE {
-            true => self.engine.names(),
-            false => self.targets.get(&(pipeline, rule)).cloned().unwrap_or_default(),
+        let ends = column("reason").is_ok_and(|reason| reason.is_valid(row));
+        let (names, since_epoch) = match pipeline == ENGINE {
+            true => (self.engine.names(), 0),
+            false => self.told(&rule_name(&pipeline, &rule), ends.then_some(epoch)),
         };
+        // A rule that was changed tells the same alert once more, after it was said to be over.
+        let again = if since_epoch > 0 { format!("-{since_epoch}") } else { String::new() };
         for name in &names {
             let notification = Notification {
-                id: format!("{alert_id}-{status}-{:08x}", crc32fast::hash(name.as_bytes())),
+                id: format!("{alert_id}-{status}-{:08x}{again}", crc32fast::hash(name.as_bytes())),
                 target: name.clone(),
                 body: body.clone(),
                 created_us: tick_us,
@@ -223,8 +260,19 @@ impl Notifications {
     }
 }
 
+fn column<'a>(rows: &'a RecordBatch, name: &str) -> anyhow::Result<&'a ArrayRef> {
+    rows.column_by_name(name).ok_or_else(|| anyhow::anyhow!("alert rows have no column {name}"))
+}
+
+fn texts<'a>(rows: &'a RecordBatch, name: &str) -> anyhow::Result<&'a StringArray> {
+    Ok(column(rows, name)?.as_string::<i32>())
+}
+
 fn rfc3339(time_us: i64) -> String {
     DateTime::from_timestamp_micros(time_us)
         .map(|t| t.to_rfc3339_opts(SecondsFormat::Micros, true))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

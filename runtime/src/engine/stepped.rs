@@ -1,8 +1,10 @@
 //! The live engine without threads of its own: the simulation says who runs next.
 //!
-//! It is put together as [`super::Engine::start`] does it, from the same parts; only what their
-//! threads would do is done by calls. Timely's workers do have threads, because their channels want
-//! them, but each runs only while the caller waits for it.
+//! It is put together from the parts of which [`super::Engine::start`] is made; only what their
+//! threads would do is done by calls. Not in it is whatever changes a plan (the take-over of a
+//! checkpoint of other pipelines, rows that end alerts, changes while running), nor HTTP's keys.
+//! Timely's workers do have threads, because their channels want them, but each runs only while the
+//! caller waits for it.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -103,7 +105,7 @@ impl Stepped {
         let checkpoints = CheckpointStore::open_on(Arc::clone(&storage), data.join("checkpoints"))?;
         let mut restored = Restored::read(&checkpoints, &plan.pipelines)?;
         let mut go_on = restored.go_on(checkpoints, Duration::MAX, &stats);
-        let Restored { epoch, state, .. } = restored;
+        let Restored { epoch, state, rules, .. } = restored;
         let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
         let (disk, clock) = (Arc::clone(&storage), Clock::system());
         let (journal, replay) = Journal::open_on(disk, setup.journal, clock, &names, epoch + 1)?;
@@ -116,7 +118,7 @@ impl Stepped {
         let (committer, tables) = open_tables(plan, store, shared, &runtime)?;
         let committer = committer.with_durable(
             Arc::clone(&journal),
-            Notifications::new(Arc::clone(&outbox), &plan.pipelines),
+            Notifications::new(Arc::clone(&outbox), rules),
             Checkpoints::by_turns(go_on, &plan.pipelines),
             epoch,
         );

@@ -6,6 +6,7 @@
 //! fails before that, the old plan goes on; if anything fails from then on, the process ends, since
 //! the old plan must not go on beside checkpoints of the new one.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,9 @@ pub(crate) struct Order {
     pub(super) epoch: Epoch,
     /// Tick time of it, microseconds since the Unix epoch.
     pub(super) time_us: i64,
-    pub(super) old: Vec<PipelineSpec>,
     pub(super) new: Vec<PipelineSpec>,
+    /// Names of the pipelines whose dataflow is built.
+    pub(super) built: BTreeSet<String>,
     /// All tables, those that run first.
     pub(super) tables: Vec<TableSpec>,
     /// The shadow run's result.
@@ -87,7 +89,7 @@ impl Committer {
     /// The inner error: the old plan goes on. The outer one: nothing can go on.
     fn switch(&mut self, order: Order) -> anyhow::Result<anyhow::Result<Ordered>> {
         let prepared = self.prepare(&order);
-        let Order { epoch, tables: specs, new, .. } = order;
+        let Order { epoch, tables: specs, new, built, time_us, .. } = order;
         let (rebuilt, tables) = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => return Ok(Err(refused)),
@@ -97,11 +99,11 @@ impl Committer {
         };
         let switched = checkpoints.switch(Switch {
             epoch,
-            time_us: order.time_us,
+            time_us,
             ended_epoch: epoch + 1,
             tables: self.tables.iter().map(Table::committed).collect(),
-            old: order.old,
-            new: new.clone(),
+            new,
+            built: Some(built),
             rebuilt: rebuilt.state,
         })?;
         let switched = match switched {
@@ -116,7 +118,8 @@ impl Committer {
             opening.specs = specs;
         }
         if let Some(notifications) = &mut self.notifications {
-            notifications.follow(&new);
+            notifications.follow(switched.rules);
+            notifications.end(switched.ended_rules);
         }
         self.end_alerts(epoch + 1, switched.ended);
         Ok(Ok(Ordered { state: switched.state, since_us: rebuilt.since_us }))

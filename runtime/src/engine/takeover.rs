@@ -2,17 +2,22 @@
 //! running (see `apply.rs`), as of that checkpoint.
 //!
 //! What the old pipelines did after the checkpoint is in the tables already if the process was
-//! killed; those epochs are not written again. After a clean stop the checkpoint is the end, and
-//! nothing is between the two plans.
+//! killed; those epochs are not written again. But what new and changed rules have to tell of them
+//! is told, in the first epoch that tables and receivers do not have; and until that one is
+//! complete no checkpoint is made, since it would not give those rows again. After a clean stop the
+//! checkpoint is the end, and nothing is between the two plans.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::{Plan, content_ids};
 
 use super::checkpoints::{Restored, Switch};
 use super::commit::Committer;
+use super::notifications::Notifications;
 use super::shadow::{Pace, rebuild};
 use super::tables::Table;
 use crate::journal::Journal;
@@ -40,6 +45,9 @@ impl Committer {
         for (epoch, rows) in std::mem::take(&mut restored.ended) {
             self.end_alerts(epoch, Some(rows));
         }
+        let ended = std::mem::take(&mut restored.ended_rules);
+        self.notify(|notifications| notifications.end(ended));
+        self.hold_for(restored);
         if restored.epoch == 0 || !restored.other_plan {
             return Ok(TakenOver::default());
         }
@@ -68,12 +76,49 @@ impl Committer {
             time_us: restored.time_us,
             ended_epoch,
             tables: self.tables.iter().map(Table::committed).collect(),
-            old: Vec::new(),
             new: pipelines.clone(),
+            built: None,
             rebuilt: std::mem::take(&mut made.state),
         })??;
-        restored.state = switched.state;
+        (restored.state, restored.rules) = (switched.state, switched.rules);
+        self.notify(|notifications| {
+            notifications.follow(restored.rules.clone());
+            notifications.end(switched.ended_rules);
+        });
         self.end_alerts(ended_epoch, switched.ended);
+        self.hold_for(restored);
         Ok(taken)
+    }
+
+    fn notify(&mut self, tell: impl FnOnce(&mut Notifications)) {
+        if let Some(notifications) = &mut self.notifications {
+            tell(notifications);
+        }
+    }
+
+    /// Rules that are others only from an epoch on that is still to come: what they tell in the
+    /// replay before it belongs there ([`Committer::alerts_held`]), because tables and receivers
+    /// take nothing more of the epochs before.
+    fn hold_for(&mut self, restored: &Restored) {
+        let since = restored.rules.values().map(|rule| rule.since_epoch).max().unwrap_or_default();
+        self.hold = if since > restored.epoch + 1 { since } else { 0 };
+    }
+
+    /// Of alert rows in a replayed epoch: those that belong to a later one, by that epoch.
+    pub(super) fn alerts_held(
+        &self,
+        epoch: Epoch,
+        rows: RecordBatch,
+    ) -> anyhow::Result<BTreeMap<Epoch, RecordBatch>> {
+        let of = match &self.notifications {
+            Some(notifications) if epoch < self.hold => notifications.epochs_of(epoch, &rows)?,
+            _ => return Ok(BTreeMap::from([(epoch, rows)])),
+        };
+        let epochs: BTreeSet<Epoch> = of.iter().copied().collect();
+        let those = |wanted: Epoch| {
+            let mask: BooleanArray = of.iter().map(|epoch| Some(*epoch == wanted)).collect();
+            Ok((wanted, filter_record_batch(&rows, &mask)?))
+        };
+        epochs.into_iter().map(those).collect()
     }
 }

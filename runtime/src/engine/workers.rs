@@ -92,6 +92,10 @@ pub(crate) fn start(
     events: SyncSender<Event>,
 ) -> anyhow::Result<(Vec<WorkerPort>, JoinHandle<()>)> {
     let workers = plan.workers;
+    let mut plan = plan;
+    // Each worker gives its share back when it is built: the rows may be as large as all state.
+    let state = Arc::new(std::mem::take(&mut plan.state));
+    let states = Mutex::new(vec![Some(state); workers]);
     let plan = Arc::new(plan);
     let (ready, is_ready) = channel::<(usize, Result<WorkerPort, String>)>();
     let ready = Mutex::new(ready);
@@ -107,7 +111,10 @@ pub(crate) fn start(
             let result = timely::execute(config, move |worker| {
                 let ready = ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let index = worker.index();
-                let body = || run(worker, &plan, &stats, &body_events, &ready);
+                let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+                let state = states[index].take().unwrap_or_default();
+                drop(states);
+                let body = || run(worker, (&plan, state), &stats, &body_events, &ready);
                 // A worker that is gone in silence would leave the others waiting for ever.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
                     let why = format!("worker {index} panicked: {}", text_of(panic.as_ref()));
@@ -137,7 +144,7 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 
 fn run(
     worker: &mut Worker,
-    plan: &WorkerPlan,
+    (plan, state): (&WorkerPlan, Arc<Vec<(String, RecordBatch)>>),
     stats: &Arc<Stats>,
     events: &SyncSender<Event>,
     ready: &Sender<(usize, Result<WorkerPort, String>)>,
@@ -153,10 +160,11 @@ fn run(
         ..FlowPlan::default()
     };
     let mut flows = Flows::default();
-    if let Err(error) = flows.install(worker, &first, |ticks| context(ticks, &plan.state)) {
+    if let Err(error) = flows.install(worker, &first, |ticks| context(ticks, &state)) {
         let _ = ready.send((index, Err(error.to_string())));
         return;
     }
+    drop(state);
     let (commands, queue) = channel();
     let thread: Thread = std::thread::current();
     let _ = ready.send((index, Ok(WorkerPort { commands, thread })));

@@ -243,7 +243,7 @@ async fn private_targets_are_refused_without_a_connection() {
         [(0, 1), (0, 1), (1, 0)]
     );
     sender.shutdown(Duration::from_secs(1)).await;
-    drop(outbox);
+    drop((sender, outbox));
     // What waits for a target that is not configured is given up at the next start.
     let outbox = Arc::new(Outbox::open(dir.path()).unwrap());
     let _sender = start(&outbox, target(&url));

@@ -14,8 +14,8 @@ use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::kept;
 
-use super::CheckpointOptions;
-use super::parts;
+use super::rules::{self, Rules};
+use super::{CheckpointOptions, parts};
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::Manifest;
@@ -42,6 +42,10 @@ pub(crate) struct Restored {
     pub(crate) other_plan: bool,
     /// Rows of `system.alerts` that end alerts, each with the epoch that they belong to.
     pub(crate) ended: Vec<(Epoch, RecordBatch)>,
+    /// Alert rules of the plan. Those that have changed are replaced by what a switch says.
+    pub(crate) rules: Rules,
+    /// Rules that ended, as they were, by the epoch of the rows that end their alerts.
+    pub(crate) ended_rules: BTreeMap<Epoch, Rules>,
     /// Newer checkpoints that were damaged, and how.
     pub(crate) damaged: Vec<String>,
     /// Whether an operator took up the state of one with another name: the first cut must be of
@@ -61,7 +65,7 @@ impl Restored {
         pipelines: &[PipelineSpec],
     ) -> anyhow::Result<Self> {
         let Some(checkpoint) = store.latest().context("cannot read checkpoints")? else {
-            return Ok(Self::default());
+            return Ok(Self { rules: rules::of(pipelines), ..Self::default() });
         };
         let manifest = checkpoint.manifest;
         let now = content::numbers(&content::operators(pipelines));
@@ -93,6 +97,8 @@ impl Restored {
             changed,
             other_plan: manifest.operators != content::operators(pipelines),
             ended,
+            rules: rules::after(&manifest.rules, pipelines, &kept, 0),
+            ended_rules: manifest.ended,
             kept: kept.keys().cloned().collect(),
             damaged: checkpoint.damaged,
             holdings,
@@ -127,6 +133,8 @@ impl Restored {
             store,
             incarnation: 0,
             holdings: std::mem::take(&mut self.holdings),
+            rules: self.rules.clone(),
+            ended: self.ended_rules.clone(),
             cuts,
             stats: Arc::clone(stats),
             requests: Arc::default(),

@@ -149,6 +149,7 @@ impl Saver {
         let operators = &self.plan.operators;
         let stays = |name: &str| parts::stays(name, epoch) || operators.contains_key(name);
         self.options.holdings.retain(stays);
+        self.options.ended.retain(|of, _| *of > epoch);
     }
 
     fn publish(
@@ -183,6 +184,8 @@ impl Saver {
             operators: self.plan.operators.clone(),
             tables,
             parts: self.options.holdings.parts(),
+            rules: self.options.rules.clone(),
+            ended: self.options.ended.clone(),
         };
         if let Err(error) = self.options.store.publish(&manifest) {
             return self.bear(epoch, error);

@@ -8,7 +8,7 @@
 //! stands still; after it, a crash finds the new plan with the state that the running dataflow was
 //! given. So in both cases the replay from e gives the rows that the run would have given, or did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
 
 use anyhow::Context;
@@ -22,6 +22,7 @@ use tidegate_pipelines::change::rule_of;
 use tidegate_pipelines::kept;
 
 use super::parts;
+use super::rules::{self, Rules, add_ended};
 use super::saver::{Plan, Saver};
 use crate::checkpoint::Prepared;
 use crate::checkpoint::holdings::Holdings;
@@ -29,7 +30,7 @@ use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest};
 use crate::engine::content;
 use crate::fault;
 
-/// Severity of alerts whose rule is not known any more.
+/// Severity of alerts whose rule is not known: of checkpoints that had no rules in them.
 const SEVERITY_UNKNOWN: &str = "warning";
 
 /// What the switch is to.
@@ -42,20 +43,24 @@ pub(crate) struct Switch {
     pub(crate) ended_epoch: Epoch,
     /// What tables have committed.
     pub(crate) tables: BTreeMap<String, Epoch>,
-    /// The pipelines that ran, as far as they are known.
-    pub(crate) old: Vec<PipelineSpec>,
     /// The pipelines that are to run.
     pub(crate) new: Vec<PipelineSpec>,
+    /// The pipelines of which state is wanted; `None`: all.
+    pub(crate) built: Option<BTreeSet<String>>,
     /// State that was made anew, by operator.
     pub(crate) rebuilt: Vec<(String, SavedRows)>,
 }
 
 /// What a switch gives back.
 pub(crate) struct Switched {
-    /// State by operator of the new pipelines.
+    /// State by operator of the new pipelines, at least of [`Switch::built`].
     pub(crate) state: Vec<(String, RecordBatch)>,
     /// Rows of `system.alerts` that end alerts, of [`Switch::ended_epoch`].
     pub(crate) ended: Option<RecordBatch>,
+    /// The alert rules from now on.
+    pub(crate) rules: Rules,
+    /// The rules of which there are rows in [`Switched::ended`], as they were, by that epoch.
+    pub(crate) ended_rules: BTreeMap<Epoch, Rules>,
 }
 
 /// Where the answer goes: what the switch gave, or why it was refused.
@@ -66,6 +71,7 @@ struct Ready {
     manifest: Prepared,
     holdings: Holdings,
     plan: Plan,
+    ended: BTreeMap<Epoch, Rules>,
     switched: Switched,
 }
 
@@ -81,6 +87,7 @@ impl Saver {
         self.options.store.place(ready.manifest).context("cannot make the change")?;
         fault::point("apply_after_switch");
         (self.options.holdings, self.plan) = (ready.holdings, ready.plan);
+        (self.options.rules, self.options.ended) = (ready.switched.rules.clone(), ready.ended);
         Ok(Ok(ready.switched))
     }
 
@@ -99,7 +106,9 @@ impl Saver {
         let same = |name: &str| kept.get(name).is_some_and(|old| old == name);
         holdings.retain(|name| parts::stays(name, switch.epoch) || same(name));
         let mut state = Vec::new();
-        for (name, was) in &kept {
+        let built =
+            |name: &String| switch.built.as_ref().is_none_or(|b| b.contains(pipeline(name)));
+        for (name, was) in kept.iter().filter(|(name, was)| name != was || built(name)) {
             let Some(rows) = had.get(was).map(|parts| joined(parts)).transpose()? else { continue };
             if name != was {
                 let saved = by_group(&rows, keys_of(&switch.new, name))?;
@@ -114,7 +123,7 @@ impl Saver {
             holdings.apply(self.options.store.write_part(&name, &saved)?);
             state.push((name, saved.rows));
         }
-        let ended = end_gone((&switch.old, switch.time_us), &had, &kept)?;
+        let (ended, ended_rules) = end_gone((&old.rules, switch.time_us), &had, &kept)?;
         if let Some(rows) = &ended {
             let name = parts::ended_name(switch.ended_epoch);
             // A change before this one may have left rows of the same epoch.
@@ -122,10 +131,13 @@ impl Saver {
             all.push(rows.clone());
             let rows = joined(&all)?;
             let groups = vec![(0, rows.num_rows() as u64)];
-            let saved = SavedRows { rows, groups };
-            holdings.apply(self.options.store.write_part(&name, &saved)?);
+            holdings.apply(self.options.store.write_part(&name, &SavedRows { rows, groups })?);
         }
         let plan = Plan::of(&switch.new);
+        let rules = rules::after(&old.rules, &switch.new, &kept, switch.ended_epoch);
+        let ended_rules = BTreeMap::from([(switch.ended_epoch, ended_rules)]);
+        let mut ends = old.ended;
+        add_ended(&mut ends, ended_rules.clone());
         let segment = self.options.journal.as_ref().and_then(|j| j.segment_after(switch.epoch));
         let manifest = Manifest {
             format: FORMAT,
@@ -140,10 +152,17 @@ impl Saver {
             operators: plan.operators.clone(),
             tables: switch.tables,
             parts: holdings.parts(),
+            rules: rules.clone(),
+            ended: ends.clone(),
         };
         let manifest = self.options.store.prepare(&manifest)?;
-        Ok(Ready { manifest, holdings, plan, switched: Switched { state, ended } })
+        let switched = Switched { state, ended, rules, ended_rules };
+        Ok(Ready { manifest, holdings, plan, ended: ends, switched })
     }
+}
+
+fn pipeline(operator: &str) -> &str {
+    operator.split('/').next().unwrap_or_default()
 }
 
 fn joined(parts: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
@@ -153,33 +172,27 @@ fn joined(parts: &[RecordBatch]) -> anyhow::Result<RecordBatch> {
     }
 }
 
-/// Rows that end the alerts of all rules whose state does not go on.
+/// Rows that end the alerts of all rules whose state does not go on, and those rules.
 fn end_gone(
-    (old, time_us): (&[PipelineSpec], i64),
+    (rules, time_us): (&Rules, i64),
     had: &BTreeMap<String, Vec<RecordBatch>>,
     kept: &BTreeMap<String, String>,
-) -> anyhow::Result<Option<RecordBatch>> {
+) -> anyhow::Result<(Option<RecordBatch>, Rules)> {
     let goes = |name: &&String| !kept.values().any(|was| was == *name);
     let gone = had.keys().filter(goes).filter_map(|name| Some((name, rule_of(name)?)));
-    let mut ended = Vec::new();
-    for (name, rule) in gone {
-        let rows = end(old, rule, &joined(&had[name])?, time_us)?;
-        ended.extend((rows.num_rows() > 0).then_some(rows));
+    let (mut ended, mut ended_rules) = (Vec::new(), Rules::new());
+    for (name, (pipeline, rule)) in gone {
+        let was = rules.get(name);
+        let severity = was.map_or(SEVERITY_UNKNOWN, |was| was.severity.as_str());
+        let of = EndedRule { pipeline, rule, severity };
+        let rows = end_alerts(of, &joined(&had[name])?, time_us)?;
+        if rows.num_rows() > 0 {
+            ended.push(rows);
+            ended_rules.extend(was.map(|was| (name.clone(), was.clone())));
+        }
     }
-    if ended.is_empty() { Ok(None) } else { joined(&ended).map(Some) }
-}
-
-/// Rows that end the alerts of a rule, with what is known of it.
-fn end(
-    old: &[PipelineSpec],
-    (pipeline, rule): (&str, &str),
-    state: &RecordBatch,
-    time_us: i64,
-) -> anyhow::Result<RecordBatch> {
-    let alerts = old.iter().filter(|p| p.name == pipeline).flat_map(|p| &p.alerts);
-    let spec = alerts.map(|(_, alert)| alert).find(|alert| alert.name == rule);
-    let severity = spec.map_or(SEVERITY_UNKNOWN, |alert| alert.severity.as_str());
-    Ok(end_alerts(EndedRule { pipeline, rule, severity }, state, time_us)?)
+    let ended = if ended.is_empty() { None } else { Some(joined(&ended)?) };
+    Ok((ended, ended_rules))
 }
 
 /// How many key columns the state of an operator begins with.

@@ -15,8 +15,8 @@ use crate::checkpoint::manifest::{FORMAT, Manifest};
 use crate::http::REQUESTS_PART;
 use crate::journal::{AppendFile, Disk, Storage};
 
-/// A disk on which nothing can be created while it is full, and whose folders cannot be synced after
-/// a rename, if that is wanted.
+/// A disk on which nothing can be created while it is full, and whose folders cannot be synced
+/// after a rename, if that is wanted.
 #[derive(Clone, Default)]
 struct Full(Arc<AtomicBool>, Arc<AtomicBool>);
 
@@ -190,8 +190,8 @@ fn switch(ended_epoch: Epoch) -> Switch {
         time_us: 9,
         ended_epoch,
         tables: BTreeMap::new(),
-        old: Vec::new(),
         new: Vec::new(),
+        built: None,
         rebuilt: Vec::new(),
     }
 }
