@@ -15,7 +15,7 @@ pub mod planner;
 mod resolve;
 
 pub use compare::compare_rows;
-pub use config::{Problem, Secret, Severity, docs_markdown, load, schema};
+pub use config::{Problem, Secret, Severity, docs_markdown, load, process_schema, schema};
 pub use content::{content_ids, kept};
 pub use dot::explain_dot;
 pub use explain::explain;

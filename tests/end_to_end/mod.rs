@@ -17,4 +17,5 @@ mod points;
 mod process;
 mod restart;
 mod rules;
+mod settings;
 mod workers;

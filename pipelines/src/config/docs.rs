@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Schema};
 use tidegate_operators::aggregate::{StateSize, functions};
 use tidegate_operators::system;
 
-use super::keys::PIPELINE;
+use super::keys::{PIPELINE, PROCESS_FILE};
 use super::kinds::{Component, Key, Kind};
 use crate::examples::FIRST;
 
@@ -22,13 +22,14 @@ Durations have a unit: `us`, `ms`, `s`, `m`, `h`, `d`. Sizes too: `B`, `KB`, `MB
 `${file:PATH}`.
 ";
 
-/// Reference of all keys of a pipeline file.
+/// Reference of all keys of a pipeline file and of `tidegate.toml`.
 pub fn docs_markdown() -> String {
     let mut out = String::from(BEGIN);
     let _ = write!(out, "\n## An example\n\n```toml\n{}```\n", FIRST.1);
     component(&PIPELINE, &mut out);
     time_series(&mut out);
     system_tables(&mut out);
+    component(&PROCESS_FILE, &mut out);
     out
 }
 

@@ -7,6 +7,7 @@ mod file;
 mod http;
 mod limits;
 mod mqtt;
+mod process;
 mod steps;
 
 use super::kinds::{Component, Key, Kind};
@@ -16,6 +17,7 @@ use http::HTTP;
 pub(crate) use limits::LIMITS;
 use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
 use mqtt::MQTT;
+pub(crate) use process::PROCESS_FILE;
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, WINDOW};
 
 /// Most messages that one test can send: it runs in memory.

@@ -7,6 +7,7 @@ mod docs;
 pub(crate) mod keys;
 pub mod kinds;
 pub mod problem;
+pub mod process;
 pub mod references;
 mod schema;
 pub mod secret;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 
 pub use docs::docs_markdown;
 pub use problem::{Problem, Severity};
-pub use schema::schema;
+pub use schema::{process_schema, schema};
 pub use secret::Secret;
 
 use crate::plan::Plan;

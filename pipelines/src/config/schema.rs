@@ -1,16 +1,26 @@
-//! The JSON Schema of a pipeline file, for editors, derived from the table of keys.
+//! The JSON Schemas of pipeline files and of `tidegate.toml`, for editors, derived from the table of
+//! keys.
 
 use serde_json::{Map, Value, json};
 
-use super::keys::PIPELINE;
+use super::keys::{PIPELINE, PROCESS_FILE};
 use super::kinds::{Component, Key, Kind};
 
 /// JSON Schema (draft 2020-12) of a pipeline file.
 pub fn schema() -> Value {
-    let mut root = object(&PIPELINE);
+    titled(&PIPELINE, "Tidegate pipeline")
+}
+
+/// JSON Schema (draft 2020-12) of `tidegate.toml`.
+pub fn process_schema() -> Value {
+    titled(&PROCESS_FILE, "Tidegate process")
+}
+
+fn titled(c: &Component, title: &str) -> Value {
+    let mut root = object(c);
     let members = root.as_object_mut().expect("an object");
     members.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
-    members.insert("title".into(), "Tidegate pipeline".into());
+    members.insert("title".into(), title.into());
     root
 }
 

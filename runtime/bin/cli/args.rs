@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::doctor;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_pipelines::config::process::JOURNAL_BYTES_MIN;
 use tidegate_pipelines::config::units;
 
 /// What `tidegate` alone says.
@@ -55,8 +56,8 @@ pub(super) enum Command {
     /// Shows what the pipelines do: sources, steps, tables, alerts
     Explain(ExplainArgs),
     /// Prints the JSON Schema of a pipeline file, for editors
-    Schema,
-    /// Prints the reference of all keys of a pipeline file (Markdown)
+    Schema(SchemaArgs),
+    /// Prints the reference of all keys of pipeline files and of tidegate.toml (Markdown)
     Docs,
     /// Runs the [[test]] tables of pipeline files, in process
     Test(PathArgs),
@@ -68,6 +69,13 @@ pub(super) enum Command {
     Password(PasswordArgs),
     /// Examines what Tidegate works with
     Doctor(doctor::DoctorArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SchemaArgs {
+    /// That of tidegate.toml instead
+    #[arg(long)]
+    pub(super) process: bool,
 }
 
 const DEMO_HELP: &str = "\
@@ -104,6 +112,10 @@ Examples:
   tidegate run pipelines/                        all *.toml files of a folder
   tidegate run cold.toml pumps.toml --for 1h     ends by itself
   tidegate run cold.toml --tables s3://bucket/plant
+  tidegate run pipelines/ --config /etc/tidegate.toml
+
+Settings can stand in a file: --config FILE, else tidegate.toml in the current folder, else in the
+folder of the (first) pipelines. Options of the command line win over it.
 
 Ctrl-C (or SIGTERM) ends cleanly: what was acknowledged is processed and committed first.
 A second Ctrl-C ends at once; nothing is lost then either: the next start replays the journal.";
@@ -115,24 +127,30 @@ pub(super) struct RunArgs {
     pub(super) paths: PathArgs,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
+    /// Settings of the process; see `tidegate docs`
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// Where tables go: a folder or s3://bucket/prefix [default: DATA/tables]
     #[arg(long, value_name = "URL")]
     pub(super) tables: Option<String>,
-    /// Time between checkpoints: about as much is replayed after a crash
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    pub(super) checkpoint_every: Duration,
+    /// Time between checkpoints: about as much is replayed after a crash [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) checkpoint_every: Option<Duration>,
     /// How long the journal keeps what no recovery needs, for the operators of changed pipelines;
-    /// never more than half of its budget
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
-    pub(super) journal_keep: Duration,
+    /// never more than half of its budget [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) journal_keep: Option<Duration>,
+    /// Most bytes of the journal on disk; beyond it sources are slowed down [default: 4GiB]
+    #[arg(long, value_name = "SIZE", value_parser = journal_max)]
+    pub(super) journal_max: Option<u64>,
     /// Acknowledge nothing while the disk has less free than this: checkpoints, tables and alerts
-    /// need room to be written
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = units::size_bytes)]
-    pub(super) disk_reserve: u64,
+    /// need room to be written [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
+    pub(super) disk_reserve: Option<u64>,
     /// Most rows on the local disk that wait for tables, such as while the object store is away;
-    /// beyond it everything waits
-    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = units::size_bytes)]
-    pub(super) spill_max: u64,
+    /// beyond it everything waits [default: 4GiB]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
+    pub(super) spill_max: Option<u64>,
     /// Apply the files whenever they change; a bad one is told, and what runs goes on
     #[arg(long)]
     pub(super) watch: bool,
@@ -170,9 +188,9 @@ pub(super) const DATA_DEFAULT: &str = "./tidegate-data";
 /// What `demo` and `run` share.
 #[derive(Args, Debug)]
 pub(super) struct EngineArgs {
-    /// Folder for journal, checkpoints and tables
-    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
-    pub(super) data: PathBuf,
+    /// Folder for journal, checkpoints and tables [default: ./tidegate-data]
+    #[arg(long, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
     /// Dataflow workers [default: the number of cores]
     #[arg(long, value_name = "N")]
     pub(super) workers: Option<NonZeroUsize>,
@@ -188,6 +206,11 @@ pub(super) struct EngineArgs {
 }
 
 impl EngineArgs {
+    /// The data folder.
+    pub(super) fn data(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| DATA_DEFAULT.into())
+    }
+
     /// The number of workers to use.
     pub(super) fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -330,6 +353,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// As in `tidegate.toml`.
+fn journal_max(text: &str) -> Result<u64, String> {
+    match units::size_bytes(text)? {
+        bytes if bytes >= JOURNAL_BYTES_MIN => Ok(bytes),
+        _ => Err(format!("at least {}KiB are needed", JOURNAL_BYTES_MIN >> 10)),
+    }
+}
+
 /// More devices than this would need more ports and file descriptors than a usual machine gives.
 const DEVICES_MAX: usize = 10_000;
 
@@ -368,7 +399,7 @@ mod tests {
         let Some(Command::Demo(demo)) = cli.command else { unreachable!("demo was asked for") };
         assert_eq!(demo.engine.time, Some(Duration::from_secs(90)));
         assert_eq!((demo.devices, demo.engine.json), (600, true));
-        assert_eq!(demo.engine.data, PathBuf::from("./tidegate-data"));
+        assert_eq!(demo.engine.data(), PathBuf::from("./tidegate-data"));
         let Some(Command::Run(run)) = parse("tidegate run a.toml dir --workers 2").unwrap().command
         else {
             unreachable!("run was asked for")
@@ -387,6 +418,7 @@ mod tests {
         for line in [
             "tidegate run",
             "tidegate run a.toml --workers 0",
+            "tidegate run a.toml --journal-max 1KiB",
             "tidegate demo --for 30",
             "tidegate demo --for 0s",
             "tidegate demo --devices 0",

@@ -1,17 +1,18 @@
 //! `tidegate check` and `tidegate explain`: what a plan is, without running it.
 
 use super::args::{ExplainArgs, PathArgs};
-use super::{Outcome, files, print};
+use super::{Outcome, files, print, settings};
 
 pub(super) fn check(args: &PathArgs) -> Outcome {
     let (plan, missing) = files::load_to_look_at(&args.paths)?;
     for why in missing {
         eprintln!("warning: {why}; `tidegate run` needs it");
     }
+    let settings = if settings::check(&args.paths)? { ", settings of the process" } else { "" };
     let tables: usize = plan.pipelines.iter().map(|p| p.tables.len()).sum();
     let alerts: usize = plan.pipelines.iter().map(|p| p.alerts.len()).sum();
     print(&format!(
-        "ok: {}, {}, {}, {}, {}",
+        "ok: {}, {}, {}, {}, {}{settings}",
         counted(plan.pipelines.len(), "pipeline"),
         counted(plan.sources.len(), "source"),
         counted(tables, "table"),

@@ -35,7 +35,7 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
         _ => files::reference(kind, name),
     })?;
     let options =
-        EngineOptions { workers: args.engine.workers(), ..EngineOptions::new(&args.engine.data) };
+        EngineOptions { workers: args.engine.workers(), ..EngineOptions::new(args.engine.data()) };
     let metrics = args.engine.metrics.as_deref();
     let mut started = start::start(plan, options, metrics, screen).await?;
     let engine = &mut started.engine;
@@ -60,8 +60,8 @@ pub(super) async fn demo(args: DemoArgs, screen: &Arc<Screen>) -> Outcome {
     let hint = format!(
         "Everything stays in {}: run the demo again to go on, or ask\n  \
          {} \"SELECT rule, status, count(*) AS n FROM system.alerts GROUP BY ALL\"",
-        args.engine.data.display(),
-        sql_command(&args.engine.data)
+        args.engine.data().display(),
+        sql_command(&args.engine.data())
     );
     finish::totals(screen, &summary.picture(), args.engine.json, &hint);
     Ok(())
@@ -102,7 +102,7 @@ fn introduction(args: &DemoArgs, address: SocketAddr, moved: bool) -> String {
         true => format!(" (port {} is taken)", examples::LISTEN.rsplit(':').next().unwrap_or("")),
         false => String::new(),
     };
-    let sql = sql_command(&args.engine.data);
+    let sql = sql_command(&args.engine.data());
     format!(
         "{} simulated devices (cold rooms, pumps, energy meters) with the faults of real ones\n\
          publish by MQTT to {address}{taken}. Three pipelines make windows, findings, alerts\n\
@@ -116,7 +116,7 @@ fn introduction(args: &DemoArgs, address: SocketAddr, moved: bool) -> String {
          FROM system.rejects GROUP BY ALL ORDER BY n DESC\"\n  \
          {sql}   (a prompt with history; \\d lists tables and columns)\n",
         args.devices,
-        args.engine.data.join("tables").display(),
+        args.engine.data().join("tables").display(),
     )
 }
 

@@ -6,8 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tidegate_pipelines::Plan;
+use tidegate_pipelines::config::process::PROCESS_FILE_NAME;
 use tidegate_pipelines::config::references::UNSET;
+use tidegate_pipelines::{Plan, Problem};
 
 use super::failure::Failure;
 
@@ -55,18 +56,22 @@ pub(super) fn resolve(
             }
             Ok(plan)
         }
-        Err(problems) => {
-            for problem in &problems {
-                eprintln!("{problem}\n");
-            }
-            let s = if problems.len() == 1 { "" } else { "s" };
-            eprintln!("{} problem{s} found", problems.len());
-            Err(Failure::Reported)
-        }
+        Err(problems) => Err(tell(&problems)),
     }
 }
 
-/// The texts of files and of the `*.toml` files of folders, in the order of names, each once.
+/// Prints problems to standard error.
+pub(super) fn tell(problems: &[Problem]) -> Failure {
+    for problem in problems {
+        eprintln!("{problem}\n");
+    }
+    let s = if problems.len() == 1 { "" } else { "s" };
+    eprintln!("{} problem{s} found", problems.len());
+    Failure::Reported
+}
+
+/// The texts of files and of the `*.toml` files of folders, but for the settings of the process, in
+/// the order of names, each once.
 pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for path in paths {
@@ -94,7 +99,8 @@ fn toml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(cannot)? {
         let path = entry.with_context(cannot)?.path();
-        if path.extension().is_some_and(|e| e == "toml") && path.is_file() {
+        let settings = path.file_name().is_some_and(|name| name == PROCESS_FILE_NAME);
+        if path.extension().is_some_and(|e| e == "toml") && path.is_file() && !settings {
             files.push(path);
         }
     }
@@ -138,7 +144,7 @@ mod tests {
     #[test]
     fn folders_give_their_toml_files_in_order_and_each_file_once() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.toml", "a.toml", "note.txt"] {
+        for name in ["b.toml", "a.toml", "tidegate.toml", "note.txt"] {
             std::fs::write(folder.path().join(name), name).unwrap();
         }
         let paths = [folder.path().to_owned(), folder.path().join("a.toml")];

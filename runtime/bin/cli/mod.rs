@@ -15,6 +15,7 @@ mod logging;
 mod outbox;
 mod password;
 mod run;
+mod settings;
 mod sql;
 mod start;
 mod stop;
@@ -45,7 +46,10 @@ pub(crate) fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         None => print(args::INTRODUCTION),
-        Some(Command::Schema) => print(&format!("{:#}", tidegate_pipelines::schema())),
+        Some(Command::Schema(args)) => print(&match args.process {
+            true => format!("{:#}", tidegate_pipelines::process_schema()),
+            false => format!("{:#}", tidegate_pipelines::schema()),
+        }),
         Some(Command::Docs) => print(&tidegate_pipelines::docs_markdown()),
         Some(Command::Outbox(args)) => outbox::outbox(args),
         Some(Command::Password(args)) => password::password(&args),

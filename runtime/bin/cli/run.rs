@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tidegate_runtime::engine::EngineOptions;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::Summary;
 
 use super::args::RunArgs;
+use super::settings::Settings;
 use super::stop::Stop;
 use super::{Outcome, files, finish, start};
 
@@ -14,18 +14,9 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let plan = files::load(&args.paths.paths)?;
     let mut stop = Stop::new(args.engine.time)?;
     let names: Vec<String> = plan.pipelines.iter().map(|p| p.name.clone()).collect();
-    let data = args.engine.data.clone();
-    let options = EngineOptions {
-        tables: args.tables.clone(),
-        workers: args.engine.workers(),
-        checkpoint_every: args.checkpoint_every,
-        journal_keep: args.journal_keep,
-        disk_reserve_bytes: args.disk_reserve,
-        spill_bytes_max: args.spill_max,
-        ..EngineOptions::new(&data)
-    };
-    let metrics = args.engine.metrics.as_deref();
-    let mut started = start::start(plan, options, metrics, screen).await?;
+    let Settings { options, metrics, watch } = Settings::of(&args)?;
+    let (data, tables) = (options.data.clone(), options.tables.clone());
+    let mut started = start::start(plan, options, metrics.as_deref(), screen).await?;
     let engine = &mut started.engine;
     stop.restart(args.engine.time);
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
@@ -38,7 +29,7 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     }
     let applier = engine.applier();
     let _control = applier.as_ref().and_then(|a| super::apply::listen(&data, a, screen));
-    if let Some(applier) = applier.filter(|_| args.watch) {
+    if let Some(applier) = applier.filter(|_| watch) {
         super::apply::watch(&args.paths.paths, &applier, screen);
     }
     let stats = engine.stats();
@@ -56,7 +47,7 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     if progress.is_some_and(|p| !p.is_complete()) {
         screen.print("stopped before the end of the files: the same command goes on");
     }
-    let hint = match args.tables {
+    let hint = match tables {
         Some(url) => format!("query the tables with: tidegate sql --tables {url}"),
         None => format!("query the tables with: tidegate sql --data {}", data.display()),
     };

@@ -1,0 +1,154 @@
+//! How a process runs: options of the command line over `tidegate.toml` over defaults.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate_pipelines::config::process::{PROCESS_FILE_NAME, ProcessSpec, load_process};
+use tidegate_runtime::engine::EngineOptions;
+
+use super::args::{DATA_DEFAULT, RunArgs};
+use super::failure::Failure;
+use super::files;
+
+/// All settings of a run.
+pub(super) struct Settings {
+    pub(super) options: EngineOptions,
+    pub(super) metrics: Option<String>,
+    pub(super) watch: bool,
+}
+
+impl Settings {
+    /// Finds and reads the file, if there is one; its problems are printed to standard error.
+    pub(super) fn of(args: &RunArgs) -> Result<Self, Failure> {
+        let Some(path) = find(args.config.as_deref(), &args.paths.paths)? else {
+            return Ok(Self::merged(args, ProcessSpec::default(), Path::new("")));
+        };
+        let spec = load(&path)?;
+        eprintln!("settings from {}", path.display());
+        Ok(Self::merged(args, spec, path.parent().unwrap_or(Path::new(""))))
+    }
+
+    fn merged(args: &RunArgs, spec: ProcessSpec, folder: &Path) -> Self {
+        let beside = |text: String| match text.contains("://") {
+            true => text,
+            // An absolute path stays what it is.
+            false => folder.join(text).display().to_string(),
+        };
+        let data = args.engine.data.clone().or_else(|| Some(beside(spec.data?).into()));
+        let workers = args.engine.workers.or_else(|| NonZeroUsize::new(spec.workers?));
+        let defaults = EngineOptions::new(data.unwrap_or_else(|| DATA_DEFAULT.into()));
+        let duration = Duration::from_micros;
+        let options = EngineOptions {
+            tables: args.tables.clone().or_else(|| Some(beside(spec.tables?))),
+            workers: workers.map_or(defaults.workers, NonZeroUsize::get),
+            checkpoint_every: args
+                .checkpoint_every
+                .unwrap_or_else(|| duration(spec.checkpoint_every_us)),
+            journal_bytes_max: args.journal_max.unwrap_or(spec.journal_bytes_max),
+            journal_keep: args.journal_keep.unwrap_or_else(|| duration(spec.journal_keep_us)),
+            disk_reserve_bytes: args.disk_reserve.unwrap_or(spec.disk_reserve_bytes),
+            spill_bytes_max: args.spill_max.unwrap_or(spec.spill_bytes_max),
+            ..defaults
+        };
+        let metrics = args.engine.metrics.clone().or(spec.metrics);
+        Self { options, metrics, watch: args.watch || spec.watch }
+    }
+}
+
+/// The file that counts: the one that is named, else one that lies where it may.
+fn find(named: Option<&Path>, pipelines: &[PathBuf]) -> anyhow::Result<Option<PathBuf>> {
+    if let Some(path) = named {
+        anyhow::ensure!(path.is_file(), "there is no file {}", path.display());
+        return Ok(Some(path.to_owned()));
+    }
+    let beside = pipelines.first().and_then(|path| match path.is_dir() {
+        true => Some(path.as_path()),
+        false => path.parent(),
+    });
+    let folders = [Some(Path::new("")), beside];
+    let mut files = folders.into_iter().flatten().map(|folder| folder.join(PROCESS_FILE_NAME));
+    Ok(files.find(|file| file.is_file()))
+}
+
+fn load(path: &Path) -> Result<ProcessSpec, Failure> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    load_process(path.to_owned(), text, &files::reference)
+        .map_err(|problems| files::tell(&problems))
+}
+
+/// Checks the file of settings that a run of these pipelines would read; true if there is one.
+pub(super) fn check(pipelines: &[PathBuf]) -> Result<bool, Failure> {
+    match find(None, pipelines)? {
+        Some(path) => load(&path).map(|_| true),
+        None => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command};
+    use super::*;
+
+    fn run(line: &str) -> RunArgs {
+        let Some(Command::Run(args)) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            unreachable!("run was asked for")
+        };
+        args
+    }
+
+    #[test]
+    fn options_win_over_the_file_and_its_paths_are_beside_it() {
+        let spec = ProcessSpec {
+            data: Some("d".into()),
+            tables: Some("/abs".into()),
+            workers: Some(7),
+            metrics: Some("127.0.0.1:1".into()),
+            spill_bytes_max: 5 << 20,
+            ..ProcessSpec::default()
+        };
+        let all = Settings::merged(&run("tidegate run p"), spec.clone(), Path::new("conf"));
+        assert_eq!(all.options.data, PathBuf::from("conf/d"));
+        assert_eq!(all.options.tables.as_deref(), Some("/abs"));
+        assert_eq!((all.options.workers, all.options.spill_bytes_max), (7, 5 << 20));
+        assert_eq!(all.metrics.as_deref(), Some("127.0.0.1:1"));
+        let line = "tidegate run p --data x --tables s3://b --workers 2 --metrics [::1]:2 \
+                    --spill-max 1MiB --journal-max 8MiB --checkpoint-every 3s";
+        let all = Settings::merged(&run(line), spec, Path::new("conf"));
+        assert_eq!(all.options.data, PathBuf::from("x"));
+        assert_eq!(all.options.tables.as_deref(), Some("s3://b"));
+        assert_eq!((all.options.workers, all.options.spill_bytes_max), (2, 1 << 20));
+        assert_eq!(all.options.checkpoint_every, Duration::from_secs(3));
+        assert_eq!(all.options.journal_bytes_max, 8 << 20);
+        assert_eq!(all.metrics.as_deref(), Some("[::1]:2"));
+    }
+
+    #[test]
+    fn without_a_file_the_defaults_are_those_of_the_engine() {
+        let none = Settings::merged(&run("tidegate run p"), ProcessSpec::default(), Path::new(""));
+        let engine = EngineOptions::new(DATA_DEFAULT);
+        let numbers = |o: &EngineOptions| {
+            let times = (o.checkpoint_every, o.journal_keep);
+            (o.data.clone(), times, o.journal_bytes_max, o.disk_reserve_bytes, o.spill_bytes_max)
+        };
+        assert_eq!(numbers(&none.options), numbers(&engine));
+        assert!(!none.watch && none.metrics.is_none());
+    }
+
+    #[test]
+    fn it_is_found_beside_the_pipelines_and_one_that_is_named_must_be_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = [folder.path().join("p.toml")];
+        let file = folder.path().join(PROCESS_FILE_NAME);
+        assert_eq!(find(None, &paths).unwrap(), None);
+        std::fs::write(&file, "[process]\n").unwrap();
+        assert_eq!(find(None, &paths).unwrap(), Some(file.clone()));
+        assert_eq!(find(None, &[folder.path().to_owned()]).unwrap(), Some(file));
+        assert!(find(Some(&folder.path().join("other.toml")), &paths).is_err());
+    }
+}
