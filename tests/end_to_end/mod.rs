@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod faults;
 mod files;
+mod flood;
 mod http;
 mod intake;
 mod kill;
