@@ -185,7 +185,11 @@ fn latest_of(batches: &[RecordBatch]) -> Vec<RecordBatch> {
     let all = concat_batches(&schema, batches).unwrap();
     let Some(revisions) = all.column_by_name("revision") else { return batches.to_vec() };
     let bound = schema.index_of("window_start").unwrap();
-    let columns: Vec<&ArrayRef> = all.columns()[..=bound].iter().collect();
+    let mut columns: Vec<&ArrayRef> = all.columns()[..=bound].iter().collect();
+    if let Some(number) = all.column_by_name("window_number") {
+        columns[bound] = number;
+    }
+    let counts = all.column_by_name("rows").unwrap().as_primitive::<Int64Type>();
     // Newest revisions first; the first row of each identity stays.
     let descending = arrow::compute::SortOptions { descending: true, nulls_first: false };
     let by = [SortColumn { values: Arc::clone(revisions), options: Some(descending) }];
@@ -197,7 +201,9 @@ fn latest_of(batches: &[RecordBatch]) -> Vec<RecordBatch> {
         .copied()
         .filter(|row| {
             let cell = |c: &&ArrayRef| array_value_to_string(c, *row as usize).unwrap();
+            // The last revision of a window that was withdrawn says so, and is not shown.
             seen.insert(columns.iter().map(cell).collect::<Vec<_>>())
+                && counts.value(*row as usize) > 0
         })
         .collect();
     assert!(revisions.as_primitive::<Int64Type>().values().iter().all(|r| *r >= 0));

@@ -4,13 +4,16 @@
 //! last evaluated one changes nothing (and is counted). If the edge has a `revision` and the last
 //! evaluated row is revised, the state before it is taken back and moved by the revised row, so
 //! that the state is what it would be had only the last revision come; what the outside was told
-//! is corrected by a further event. Delivery is not done here.
+//! is corrected by a further event. A window whose bounds come from the data may be revised to end
+//! at another time, or be withdrawn: then the state before it stands. Delivery is not done here.
 
 mod ended;
 mod event;
 mod save;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{
+    Array, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 
 use crate::batch::Tick;
@@ -57,10 +60,18 @@ impl Phase {
     }
 }
 
+/// The last evaluated row of a key is known by its time only: it was withdrawn, or the key was
+/// away.
+const UNKNOWN: i64 = i64::MIN;
+
 #[derive(Clone, Copy, Debug)]
 struct KeyState {
     /// Time of the last evaluated row.
     last_us: i64,
+    /// Time of the row evaluated before it.
+    before_us: i64,
+    /// What tells the last evaluated row from others, see [`Window::id`], or [`UNKNOWN`].
+    id: i64,
     /// The phase before that row.
     before: Phase,
     /// The phase after it.
@@ -80,13 +91,58 @@ impl KeyState {
             i64::MIN => Phase::Normal,
             extra => save::decode(extra & 3, extra >> 2)?,
         };
-        Ok(Self { last_us: remnant.bound, before, now: Phase::Normal })
+        let (last_us, now) = (remnant.bound, Phase::Normal);
+        Ok(Self { last_us, before_us: last_us, id: UNKNOWN, before, now })
     }
 }
 
 impl Default for KeyState {
     fn default() -> Self {
-        Self { last_us: i64::MIN, before: Phase::Normal, now: Phase::Normal }
+        let (before, now) = (Phase::Normal, Phase::Normal);
+        Self { last_us: i64::MIN, before_us: i64::MIN, id: UNKNOWN, before, now }
+    }
+}
+
+/// Which row of its key a row is.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    time_us: i64,
+    /// Number or start of a window; of another row its time.
+    id: i64,
+    /// It replaces an earlier row.
+    revised: bool,
+    /// It replaces it by nothing.
+    withdrawn: bool,
+}
+
+/// The columns that say which row a row is.
+struct Windows<'a> {
+    times: &'a TimestampMicrosecondArray,
+    ids: Option<&'a [i64]>,
+    revisions: Option<&'a Int64Array>,
+    rows: Option<&'a Int64Array>,
+}
+
+impl<'a> Windows<'a> {
+    fn of(rows: &'a RecordBatch, time: usize) -> Self {
+        let number =
+            |name: &str| rows.column_by_name(name).and_then(|c| c.as_primitive_opt::<Int64Type>());
+        let start = rows.column_by_name("window_start");
+        let start = start.and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+        let numbers = number("window_number").map(|c| &c.values()[..]);
+        Self {
+            times: rows.column(time).as_primitive(),
+            ids: numbers.or(start.map(|c| &c.values()[..])),
+            revisions: number("revision"),
+            rows: start.and_then(|_| number("rows")),
+        }
+    }
+
+    fn at(&self, row: usize) -> Window {
+        let time_us = self.times.value(row);
+        let revised = self.revisions.is_some_and(|r| r.value(row) > 0);
+        let withdrawn = revised && self.rows.is_some_and(|r| r.value(row) == 0);
+        Window { time_us, id: self.ids.map_or(time_us, |ids| ids[row]), revised, withdrawn }
     }
 }
 
@@ -164,26 +220,30 @@ impl AlertRule {
         Ok((fire, clear, failed))
     }
 
-    /// Moves the state of a key by a row; `revised` if the row replaces an earlier one.
-    fn step(
-        &mut self,
-        id: u32,
-        time_us: i64,
-        revised: bool,
-        (fire, clear): (bool, bool),
-    ) -> Option<Change> {
+    /// Moves the state of a key by a row.
+    fn step(&mut self, id: u32, row: Window, (fire, clear): (bool, bool)) -> Option<Change> {
         let state = &mut self.states[id as usize];
-        if time_us < state.last_us {
+        let same = match state.id {
+            UNKNOWN => row.time_us == state.last_us,
+            id => row.id == id,
+        };
+        let again = row.revised && same;
+        if !again && (row.withdrawn || row.time_us < state.last_us) {
             self.counts.out_of_order += 1;
             return None;
         }
         self.counts.evaluated += 1;
-        if time_us > state.last_us || !revised {
-            state.last_us = time_us;
-            state.before = state.now;
-        }
         let told = state.now;
-        state.now = state.before.next(time_us, fire, clear, self.spec.for_us);
+        if again && row.withdrawn {
+            state.now = state.before;
+            (state.last_us, state.id) = (state.before_us, UNKNOWN);
+        } else {
+            if !again {
+                (state.before, state.before_us) = (state.now, state.last_us);
+            }
+            (state.last_us, state.id) = (row.time_us, row.id);
+            state.now = state.before.next(row.time_us, fire, clear, self.spec.for_us);
+        }
         match (told, state.now) {
             (Phase::Firing { .. }, Phase::Firing { .. }) => None,
             (Phase::Firing { since_us }, _) => Some(Change { firing: false, since_us }),
@@ -276,18 +336,19 @@ impl AlertRule {
             let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
             emit.rejects.push(step_rejects(pipeline, rule, rows, &failed)?);
         }
-        let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
-        let revisions =
-            rows.column_by_name("revision").and_then(|r| r.as_primitive_opt::<Int64Type>());
-        let mut skip = failed.iter().map(|f| f.row).peekable();
+        let windows = Windows::of(rows, self.spec.time);
+        let times = windows.times;
+        // First what takes back, or it would be the state before what takes its place.
+        let at: Vec<Window> = (0..ids.len()).map(|row| windows.at(row)).collect();
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.sort_by_key(|row| !at[*row].withdrawn);
         let mut changes: Vec<(usize, Change)> = Vec::new();
-        for (row, id) in ids.iter().enumerate() {
-            if skip.next_if_eq(&row).is_some() || times.is_null(row) {
+        for row in order {
+            if times.is_null(row) || failed.binary_search_by_key(&row, |f| f.row).is_ok() {
                 continue;
             }
-            let revised = revisions.is_some_and(|r| r.value(row) > 0);
             let conditions = (fire.value(row), clear.value(row));
-            if let Some(change) = self.step(*id, times.value(row), revised, conditions) {
+            if let Some(change) = self.step(ids[row], at[row], conditions) {
                 changes.push((row, change));
             }
         }

@@ -3,18 +3,19 @@
 
 mod dedup;
 mod limits;
+mod window;
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_physical_expr::PhysicalExpr;
-use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::properties::Property;
 use crate::topic::TopicTemplate;
 
 pub use dedup::DedupSpec;
 pub use limits::{AtKeysMax, KeyLimits, share_of};
+pub use window::{Clock, LatePolicy, Shape, WindowSpec};
 
 /// A planned SQL expression over the columns of one edge.
 pub type Expr = Arc<dyn PhysicalExpr>;
@@ -195,101 +196,6 @@ impl DecodeSpec {
             })
             .collect();
         Arc::new(Schema::new(fields))
-    }
-}
-
-/// Whose clock closes windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Clock {
-    /// Each key's own event time.
-    #[default]
-    Device,
-    /// The maximum over all keys. (One clock for the fleet: the usual global watermark.)
-    Fleet,
-}
-
-/// What happens to a row whose window was emitted already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LatePolicy {
-    /// The window is emitted again with `revision + 1`, as long as its state is kept; rows later
-    /// than that go to `system.late`.
-    Revise {
-        /// How long (event time of the key's clock past the window's end) state is kept, µs.
-        keep_us: i64,
-    },
-    /// Every late row goes to `system.late`.
-    Table,
-}
-
-/// A tumbling or hopping window aggregate.
-#[derive(Clone, Debug)]
-pub struct WindowSpec {
-    /// Name of the pipeline, for `system.late`.
-    pub pipeline: String,
-    /// Name of the step.
-    pub name: String,
-    /// Schema of the input edge.
-    pub input: SchemaRef,
-    /// Input columns to group by.
-    pub keys: Vec<usize>,
-    /// Input column that holds event time (type [`time_type`]).
-    pub time: usize,
-    /// Length of a window, microseconds.
-    pub size_us: i64,
-    /// Distance between starts of windows, microseconds; equal to the size for tumbling windows,
-    /// and never longer than it. Windows are aligned to the Unix epoch plus `offset_us`.
-    pub slide_us: i64,
-    /// Shift of the alignment, microseconds.
-    pub offset_us: i64,
-    /// The distinct aggregate calls.
-    pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
-    /// `FILTER (WHERE ...)` of each aggregate, over the input.
-    pub filters: Vec<Option<Expr>>,
-    /// Output columns by name, each over [`WindowSpec::aggregated_schema`].
-    pub select: Vec<(String, Expr)>,
-    /// How much older than the newest reading of its key a reading may be, microseconds.
-    pub disorder_us: i64,
-    /// A key silent for this long (tick time) has its open windows closed, microseconds.
-    pub idle_close_us: i64,
-    /// Whose clock closes windows.
-    pub clock: Clock,
-    /// What happens to late rows.
-    pub late: LatePolicy,
-    /// How many keys it may have.
-    pub limits: KeyLimits,
-}
-
-impl WindowSpec {
-    /// What `select` sees: the keys, `window_start`, `window_end`, then one column per aggregate,
-    /// named `agg0`, `agg1`, ...
-    pub fn aggregated_schema(&self) -> SchemaRef {
-        let mut fields = self.key_and_bound_fields();
-        for (i, a) in self.aggregates.iter().enumerate() {
-            fields.push(Arc::new(a.field().as_ref().clone().with_name(format!("agg{i}"))));
-        }
-        Arc::new(Schema::new(fields))
-    }
-
-    /// Schema of the output edge: the keys, `window_start`, `window_end`, the selected columns,
-    /// then `rows` (readings in the window) and `revision` (0 at first, 1 after late rows, ...).
-    pub fn schema(&self) -> SchemaRef {
-        let mut fields = self.key_and_bound_fields();
-        let aggregated = self.aggregated_schema();
-        for (name, e) in &self.select {
-            let data_type = e.data_type(&aggregated).expect("checked when planned");
-            fields.push(Arc::new(Field::new(name, data_type, true)));
-        }
-        fields.push(Arc::new(Field::new("rows", DataType::Int64, false)));
-        fields.push(Arc::new(Field::new("revision", DataType::Int64, false)));
-        Arc::new(Schema::new(fields))
-    }
-
-    fn key_and_bound_fields(&self) -> Vec<Arc<Field>> {
-        let mut fields: Vec<Arc<Field>> =
-            self.keys.iter().map(|k| Arc::clone(&self.input.fields()[*k])).collect();
-        fields.push(Arc::new(Field::new("window_start", time_type(), false)));
-        fields.push(Arc::new(Field::new("window_end", time_type(), false)));
-        fields
     }
 }
 

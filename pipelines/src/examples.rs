@@ -26,11 +26,15 @@ pub const WAYS_IN: [(&str, &str); 2] = [
 ];
 
 /// One pipeline for each kind of question, to be copied from.
-pub const COOKBOOK: [(&str, &str); 4] = [
+pub const COOKBOOK: [(&str, &str); 8] = [
     ("cookbook-meter.toml", include_str!("../examples/cookbook-meter.toml")),
     ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
     ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
     ("cookbook-latency.toml", include_str!("../examples/cookbook-latency.toml")),
+    ("cookbook-trips.toml", include_str!("../examples/cookbook-trips.toml")),
+    ("cookbook-samples.toml", include_str!("../examples/cookbook-samples.toml")),
+    ("cookbook-door.toml", include_str!("../examples/cookbook-door.toml")),
+    ("cookbook-around.toml", include_str!("../examples/cookbook-around.toml")),
 ];
 
 /// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.

@@ -1,12 +1,13 @@
 //! A plan in words, for people who want to see what they wrote.
 
+mod shape;
+
 use std::fmt::Write as _;
 
 use arrow::datatypes::{DataType, SchemaRef};
-use tidegate_operators::aggregate::{StateSize, state_size};
 use tidegate_operators::properties::Property;
 use tidegate_operators::spec::{
-    AlertSpec, Clock, ColumnSpec, ColumnType, DecodeSpec, DedupSpec, DetectMethod, DetectOrder,
+    AlertSpec, ColumnSpec, ColumnType, DecodeSpec, DedupSpec, DetectMethod, DetectOrder,
     DetectSpec, Format, LatePolicy, OnInvalid, Origin, PipelineSpec, StepKind, StepSpec, TableSpec,
     WindowSpec,
 };
@@ -182,25 +183,9 @@ fn key_names(schema: &SchemaRef, keys: &[usize]) -> String {
 }
 
 fn window(w: &WindowSpec, out: &mut String) {
-    let mut length = format!("every {}", show_duration(w.slide_us));
-    if w.slide_us != w.size_us {
-        length = format!("{} long, {length}", show_duration(w.size_us));
-    }
-    if w.offset_us != 0 {
-        let _ = write!(length, ", shifted by {}", show_duration(w.offset_us));
-    }
-    line(out, "length", &length);
+    line(out, "windows", &shape::bounds(&w.shape));
     line(out, "key", &key_names(&w.input, &w.keys));
-    let whose = match w.clock {
-        Clock::Device => "its key's newest reading",
-        Clock::Fleet => "the newest reading of all",
-    };
-    let closes = format!(
-        "when {whose} is {} past its end, or its key is silent for {}",
-        show_duration(w.disorder_us),
-        show_duration(w.idle_close_us)
-    );
-    line(out, "closes", &closes);
+    line(out, "closes", &shape::closes(w));
     let (late, keep_us) = match w.late {
         LatePolicy::Revise { keep_us } => (
             format!(
@@ -212,24 +197,7 @@ fn window(w: &WindowSpec, out: &mut String) {
         LatePolicy::Table => ("system.late".to_owned(), 0),
     };
     line(out, "late", &late);
-    // Open windows, those within the disorder, and those that can still be revised.
-    let span_us = w.size_us.saturating_add(w.disorder_us).saturating_add(keep_us);
-    let windows = span_us / w.slide_us + i64::from(span_us % w.slide_us != 0) + 1;
-    let mut state = match w.aggregates.len() {
-        1 => format!("per key at most about {windows} windows of one aggregate"),
-        n => format!("per key at most about {windows} windows of {n} aggregates"),
-    };
-    let sizes = w.aggregates.iter().filter_map(|a| state_size(a.fun().name()));
-    let per_reading: usize = sizes
-        .map(|size| match size {
-            StateSize::PerReading(bytes) => bytes,
-            StateSize::Bounded(_) => 0,
-        })
-        .sum();
-    if per_reading > 0 {
-        let _ = write!(state, ", and {per_reading} bytes for each reading in them");
-    }
-    line(out, "state", &state);
+    line(out, "state", &shape::state(w, keep_us));
 }
 
 fn detect(d: &DetectSpec, out: &mut String) {

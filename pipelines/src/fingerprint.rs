@@ -10,8 +10,8 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
-    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, Expr, PipelineSpec, StepKind,
-    WindowSpec,
+    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, Expr, PipelineSpec, Shape,
+    StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -172,14 +172,30 @@ fn window_text(w: &WindowSpec) -> String {
         })
         .collect();
     format!(
-        "window {:?} {} {} {} {calls:?} {} {} {:?} {:?}",
+        "window {:?} {} {calls:?} {} {} {:?} {:?}",
         names(&w.input, &w.keys),
-        w.size_us,
-        w.slide_us,
-        w.offset_us,
+        shape_text(&w.shape),
         w.disorder_us,
         w.idle_close_us,
         w.clock,
         w.late
     )
+}
+
+fn shape_text(shape: &Shape) -> String {
+    let maybe = |e: &Option<Expr>| e.as_ref().map(expr);
+    match shape {
+        Shape::Grid { size_us, slide_us, offset_us } => format!("{size_us} {slide_us} {offset_us}"),
+        Shape::Session { gap_us, max_us } => format!("session {gap_us} {max_us:?}"),
+        Shape::Count { size, hop } => format!("count {size} {hop}"),
+        Shape::State { begin, until, abort, min_us, max_us } => format!(
+            "state {} {:?} {:?} {min_us} {max_us:?}",
+            expr(begin),
+            maybe(until),
+            maybe(abort)
+        ),
+        Shape::Sliding { before_us, after_us, at } => {
+            format!("sliding {before_us} {after_us} {:?}", maybe(at))
+        }
+    }
 }

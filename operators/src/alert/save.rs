@@ -15,10 +15,18 @@ pub(super) const PENDING: i64 = 1;
 /// The phase in which the alert was told.
 pub(super) const FIRING: i64 = 2;
 
-/// Columns after the keys; the last one is the tick time of the key's last row. What is left of
+/// Columns after the keys; `last_tick_us` is the tick time of the key's last row. What is left of
 /// keys that were put away is one more column, in rows of its own.
-pub(super) const FIXED: [&str; 6] =
-    ["last_us", "before", "before_since_us", "now", "now_since_us", "last_tick_us"];
+pub(super) const FIXED: [&str; 8] = [
+    "last_us",
+    "before",
+    "before_since_us",
+    "now",
+    "now_since_us",
+    "last_tick_us",
+    "before_us",
+    "window",
+];
 
 /// Columns that are no keys.
 pub(super) const OTHERS: usize = FIXED.len() + 1;
@@ -69,6 +77,8 @@ impl AlertRule {
                 number(&|s| encode(s.now).0),
                 number(&|s| encode(s.now).1),
                 Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| seen_us[*id as usize]))),
+                number(&|s| s.before_us),
+                number(&|s| s.id),
                 new_null_array(forgotten_field().data_type(), ids.len()),
             ]);
             let rows = RecordBatch::try_new(schema, columns)?;
@@ -98,6 +108,8 @@ impl AlertRule {
                 last_us: number(0, row),
                 before: decode(number(1, row), number(2, row))?,
                 now: decode(number(3, row), number(4, row))?,
+                before_us: number(6, row),
+                id: number(7, row),
             };
             self.states.put(*id as usize, key);
             self.silence.start(*id, number(5, row));

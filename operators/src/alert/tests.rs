@@ -249,6 +249,51 @@ proptest! {
     }
 }
 
+/// Start, end, mean, rows, revision.
+type Span = (i64, i64, f64, i64, i64);
+
+/// Rows of one device's windows whose bounds come from the data.
+fn spans(rows: &[Span]) -> RecordBatch {
+    let times = |f: &dyn Fn(&Span) -> i64| -> ArrayRef {
+        let values = rows.iter().map(f);
+        Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+    };
+    let number = |f: &dyn Fn(&Span) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(f)))
+    };
+    let mut fields: Vec<Arc<Field>> = input().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("window_start", time_type(), false)));
+    fields.push(Arc::new(Field::new("rows", DataType::Int64, false)));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec!["a"; rows.len()])),
+        times(&|r| r.1),
+        Arc::new(Float64Array::from_iter(rows.iter().map(|r| (r.3 > 0).then_some(r.2)))),
+        number(&|r| r.4),
+        times(&|r| r.0),
+        number(&|r| r.3),
+    ];
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+#[test]
+fn windows_that_move_or_are_withdrawn_take_their_effect_with_them() {
+    let mut rule = rule(0);
+    let mut feed = |rows: &[Span]| {
+        let mut emit = Emit::default();
+        let tick = Tick { epoch: 1, time_us: 100 };
+        rule.epoch(&spans(rows), tick, &mut emit).unwrap();
+        let told = events(&emit.rows).into_iter().map(|e| (e.1, e.2));
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(feed(&[(0, 10, 6.0, 3, 0), (20, 60, 9.0, 3, 0)]), [(60, true)]);
+    // It ends earlier than before, which is not out of order.
+    assert_eq!(feed(&[(20, 30, 6.0, 1, 1)]), [(30, false)]);
+    assert_eq!(feed(&[(40, 60, 9.0, 2, 0)]), [(60, true)]);
+    assert_eq!(feed(&[(40, 60, 0.0, 0, 1)]), [(60, false)], "withdrawn");
+    assert_eq!(feed(&[(40, 60, 0.0, 0, 2), (0, 10, 0.0, 0, 1)]), [], "of no effect any more");
+    assert_eq!(feed(&[(32, 50, 9.0, 2, 0)]), [(50, true)], "after the row before it");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
-use datafusion_expr::EmitTo;
 
 use super::keys::KeyState;
 use super::{WindowOperator, int64};
 use crate::batch::Tick;
-use crate::expression::{evaluate, expression_failed};
 use crate::keys::Remnant;
 use crate::operator::{Emit, OperatorError};
 use crate::spec::{Clock, LatePolicy};
-use crate::system::step_rejects;
 
 /// A window to emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,14 +136,8 @@ impl WindowOperator {
                 rows[i] += pane.rows;
             }
         }
-        let mut aggregates = Vec::with_capacity(self.accumulators.len());
         let state = self.store.gather(&slots)?;
-        let mut first = 0;
-        for (accumulator, width) in self.accumulators.iter_mut().zip(&self.widths) {
-            accumulator.merge_batch(&state[first..first + width], &groups, due.len())?;
-            aggregates.push(accumulator.evaluate(EmitTo::All)?);
-            first += width;
-        }
+        let aggregates = self.aggregation.values(&state, &groups, due.len())?;
         self.output_batch(&due, rows, aggregates, emit)?;
         due.clear();
         self.due = due;
@@ -168,17 +159,7 @@ impl WindowOperator {
         let mut columns = self.interner.keys(&ids)?;
         columns.push(times(&|w| self.grid.start(w)));
         columns.push(times(&|w| self.grid.end(w)));
-        let keys_and_bounds = columns.len();
-        columns.extend(aggregates);
-        let aggregated = RecordBatch::try_new(Arc::clone(&self.aggregated), columns)?;
-        let mut columns = aggregated.columns()[..keys_and_bounds].to_vec();
-        let mut failed = Vec::new();
-        for (name, e) in &self.spec.select {
-            let (values, errors) = evaluate(e, &aggregated)?;
-            columns.push(values);
-            let errors = errors.into_iter().map(|(row, text)| (row, format!("`{name}`: {text}")));
-            failed.extend(errors.map(expression_failed));
-        }
+        let mut columns = self.aggregation.selected(columns, aggregates, emit)?;
         columns.push(int64(rows.into_iter()));
         let revisions: Vec<i64> = due
             .iter()
@@ -186,11 +167,6 @@ impl WindowOperator {
             .collect();
         columns.push(int64(revisions.into_iter()));
         emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
-        if !failed.is_empty() {
-            // The window row stays, with null where its expression failed.
-            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, &aggregated, &failed)?);
-        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::store::Slot;
+use crate::partial::Slot;
 
 /// One pane with data.
 #[derive(Clone, Copy, Debug)]

@@ -8,47 +8,40 @@
 //! All of it depends on the key's own readings and on ticks, never on other keys or workers (with
 //! `clock = "fleet"` the rows of all keys are on one worker).
 //!
-//! Partial state lives in Arrow arrays ([`store`]), in the form in which DataFusion's accumulators
-//! hand it out, so every aggregate that DataFusion has can be checkpointed and revised.
+//! Partial state lives in Arrow arrays ([`crate::partial`]).
 
 mod close;
 mod grid;
 mod keys;
 mod save;
-mod store;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
-use datafusion_expr::{EmitTo, GroupsAccumulator};
 
 use self::close::Due;
 use self::grid::Grid;
 use self::keys::KeyState;
-use self::store::{Slot, Store};
-use crate::aggregate::{aggregate_inputs, create_groups_accumulator};
 use crate::batch::{Epoch, Tick};
-use crate::expression::{evaluate, expression_failed};
 use crate::intern::KeyInterner;
 use crate::keys::{KeyedStep, Remnants};
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::partial::{Aggregation, Slot, Store};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
-use crate::spec::{Clock, Expr, LatePolicy, WindowSpec};
-use crate::system::step_rejects;
+use crate::spec::{Clock, LatePolicy, Shape, WindowSpec};
 
 /// A window step at work on the keys of one worker.
 pub struct WindowOperator {
     spec: WindowSpec,
     grid: Grid,
     output: SchemaRef,
-    aggregated: SchemaRef,
     interner: KeyInterner,
     keys: Slabs<KeyState>,
     /// What is left of keys without windows.
@@ -59,9 +52,7 @@ pub struct WindowOperator {
     #[cfg(test)]
     keep_all: bool,
     store: Store,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    /// Number of state columns of each accumulator.
-    widths: Vec<usize>,
+    aggregation: Aggregation,
     /// Keys by the tick time at which to look whether they have been silent for long enough.
     idle: BTreeMap<i64, Vec<u32>>,
     /// Newest event time of any key, for `clock = "fleet"`.
@@ -103,16 +94,15 @@ impl Groups {
 impl WindowOperator {
     /// An operator without state.
     pub fn new(spec: WindowSpec) -> Result<Self, OperatorError> {
+        let Shape::Grid { size_us, slide_us, offset_us } = spec.shape else {
+            let text = format!("the windows of `{}` have bounds from the data", spec.name);
+            return Err(OperatorError::State(text));
+        };
         let types: Vec<_> =
             spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
-        let accumulators: Result<Vec<_>, _> =
-            spec.aggregates.iter().map(|a| create_groups_accumulator(a)).collect();
-        let widths: Result<Vec<_>, _> =
-            spec.aggregates.iter().map(|a| a.state_fields().map(|f| f.len())).collect();
         Ok(Self {
-            grid: Grid::new(spec.size_us, spec.slide_us, spec.offset_us),
+            grid: Grid::new(size_us, slide_us, offset_us),
             output: spec.schema(),
-            aggregated: spec.aggregated_schema(),
             interner: KeyInterner::new(&types)?,
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
@@ -121,8 +111,7 @@ impl WindowOperator {
             keep_all: false,
             changed: GroupSet::default(),
             store: Store::default(),
-            accumulators: accumulators?,
-            widths: widths?,
+            aggregation: Aggregation::new(&spec)?,
             idle: BTreeMap::new(),
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
@@ -242,36 +231,10 @@ impl WindowOperator {
             }
         }
         let state = self.store.gather(&slots)?;
-        let mut failed = Vec::new();
-        let mut columns = Vec::with_capacity(self.widths.iter().sum());
-        let mut from = 0;
-        for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
-            let to = from + self.widths[i];
-            if !earlier.is_empty() {
-                accumulator.merge_batch(&state[from..to], &earlier, total)?;
-            }
-            from = to;
-            let mut computed = |e: &Expr| -> Result<ArrayRef, OperatorError> {
-                let (values, errors) = evaluate(e, rows)?;
-                failed.extend(errors.into_iter().map(expression_failed));
-                Ok(values)
-            };
-            let inputs = aggregate_inputs(&self.spec.aggregates[i]);
-            let values = inputs.iter().map(&mut computed).collect::<Result<Vec<_>, _>>()?;
-            let filter = self.spec.filters[i].as_ref().map(&mut computed).transpose()?;
-            let filter: Option<&BooleanArray> = filter.as_ref().map(|f| f.as_boolean());
-            accumulator.update_batch(&values, &groups.of_row, filter, total)?;
-            columns.extend(accumulator.state(EmitTo::All)?);
-        }
+        let (earlier, of_row) = ((&state[..], &earlier[..]), &groups.of_row);
+        let columns = self.aggregation.update(earlier, rows, of_row, total, emit)?;
         for slot in slots {
             self.store.release(slot);
-        }
-        if !failed.is_empty() {
-            // The reading stays, with null for what could not be computed.
-            failed.sort_by_key(|f| f.row);
-            failed.dedup_by_key(|f| f.row);
-            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
         }
         let mut counts = vec![0i64; total];
         groups.of_row.iter().for_each(|g| counts[*g] += 1);
@@ -331,7 +294,7 @@ impl WindowOperator {
                 let pane = keys.get(id as usize).and_then(|key| key.pane(number));
                 pane.is_some_and(|p| p.slot == Some(slot))
             },
-            |(id, number), slot| {
+            |(id, number), _, slot| {
                 keys.borrow_mut()[id as usize].pane_mut(number).slot = Some(slot);
             },
         )?;

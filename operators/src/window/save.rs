@@ -12,11 +12,11 @@ use arrow::array::{
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::store::{Slot, Store};
 use super::{KeyState, WindowOperator};
 use crate::intern::KeyNames;
 use crate::keys::{Remnants, forgotten_field};
 use crate::operator::OperatorError;
+use crate::partial::{Slot, Store};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 use crate::spec::Clock;
@@ -92,7 +92,7 @@ impl Cut {
 
 impl WindowOperator {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
-        let fields = self.state_fields();
+        let fields = self.aggregation.state_fields();
         let fleet_clock_us = match self.spec.clock {
             Clock::Fleet => self.fleet_clock_us,
             Clock::Device => i64::MIN,
@@ -106,17 +106,6 @@ impl WindowOperator {
             fleet_clock_us,
         });
         Snapshot::new(groups, move |groups| cut?.rows(groups))
-    }
-
-    fn state_fields(&self) -> Result<Vec<Field>, OperatorError> {
-        let mut fields = Vec::new();
-        for aggregate in &self.spec.aggregates {
-            for field in aggregate.state_fields()? {
-                let name = format!("state{}", fields.len());
-                fields.push(Field::new(name, field.data_type().clone(), true));
-            }
-        }
-        Ok(fields)
     }
 
     fn state_schema(&self, state: &[Field]) -> Schema {
@@ -135,7 +124,7 @@ impl WindowOperator {
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
         let key_count = self.spec.keys.len();
-        let types = self.state_fields()?;
+        let types = self.aggregation.state_fields()?;
         if state.num_columns() != key_count + FIXED.len() + 1 + types.len() + 1 {
             let text = format!("window `{}` has other keys or aggregates", self.spec.name);
             return Err(OperatorError::State(text));

@@ -25,9 +25,11 @@ use super::WindowOperator;
 use crate::batch::Tick;
 use crate::operator::{Emit, KeyedOperator};
 use crate::snapshot::{GroupSet, check};
-use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, WindowSpec, time_type};
+use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, Shape, WindowSpec, time_type};
 
 mod forget;
+
+const OFFSET: i64 = 3;
 
 fn input() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -57,9 +59,7 @@ fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> Wind
         input: schema,
         keys: vec![0],
         time: 1,
-        size_us,
-        slide_us,
-        offset_us: 3,
+        shape: Shape::Grid { size_us, slide_us, offset_us: OFFSET },
         filters: aggregates.iter().map(|_| None).collect(),
         aggregates,
         select: Vec::new(),
@@ -118,11 +118,12 @@ fn collect(emit: &Emit, into: &mut Result) {
 
 fn oracle(spec: &WindowSpec, readings: &[Reading]) -> BTreeMap<(String, i64), Vec<f64>> {
     let mut out: BTreeMap<(String, i64), Vec<f64>> = BTreeMap::new();
+    let Shape::Grid { size_us, slide_us, .. } = spec.shape else { unreachable!() };
     for (device, time, value) in readings {
-        let newest = (time - spec.offset_us).div_euclid(spec.slide_us);
+        let newest = (time - OFFSET).div_euclid(slide_us);
         let mut window = newest;
-        while spec.offset_us + window * spec.slide_us + spec.size_us > *time {
-            let start = spec.offset_us + window * spec.slide_us;
+        while OFFSET + window * slide_us + size_us > *time {
+            let start = OFFSET + window * slide_us;
             out.entry((format!("d{device}"), start)).or_default().push(*value);
             window -= 1;
         }

@@ -9,6 +9,7 @@ mod limits;
 mod mqtt;
 mod process;
 mod steps;
+mod window;
 
 use super::kinds::{Component, Key, Kind};
 use endpoint::ENDPOINT;
@@ -18,7 +19,8 @@ pub(crate) use limits::LIMITS;
 use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
 use mqtt::MQTT;
 pub(crate) use process::PROCESS_FILE;
-use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, WINDOW};
+use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT};
+use window::WINDOW;
 
 /// Most messages that one test can send: it runs in memory.
 pub(crate) const TEST_MESSAGES_MAX: i64 = 1_000_000;

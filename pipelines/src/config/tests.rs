@@ -20,6 +20,7 @@ const ENDPOINT: &str = include_str!("../../tests-data/endpoint.toml");
 const BROKER: &str = include_str!("../../tests-data/broker.toml");
 const FILE: &str = include_str!("../../tests-data/file.toml");
 const HTTP: &str = include_str!("../../tests-data/http.toml");
+const SPANS: &str = include_str!("../../tests-data/spans.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
 
 fn files(texts: &[&str]) -> Vec<(PathBuf, String)> {
@@ -191,12 +192,12 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP]);
+    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS]);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
     let mut seen = BTreeSet::new();
     let public = ENDPOINT.replace("secret = \"${env", "key_file = \"${env");
-    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP] {
+    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP, SPANS] {
         used(&PIPELINE, &tree(text), &mut seen);
     }
     let mut all = Vec::new();
@@ -393,6 +394,9 @@ fn tables_know_what_identifies_a_row() {
     let spec = &plan.pipelines[0].tables[0];
     assert_eq!(spec.identity, ["s", "device", "window_start"]);
     assert_eq!((&spec.sort[..], &*spec.time), (&["device".to_owned()][..], "window_start"));
+    let counted = window.replace("every = \"1m\"", "count = 5");
+    let spec = &good(&[&with(&format!("{counted}{table}"))]).pipelines[0].tables[0];
+    assert_eq!(spec.identity, ["s", "device", "window_number"]);
     let last = window.replace("every", "late = \"table\"\nevery");
     assert!(good(&[&with(&format!("{last}{table}"))]).pipelines[0].tables[0].identity.is_empty());
 }
@@ -437,6 +441,8 @@ fn tests_are_written_out() {
 fn the_explanation_is_calm() {
     let plan = good(&[PLANT, BROKER]);
     assert_eq!(explain(&plan), include_str!("../../tests-data/explain.txt"));
+    let spans = explain(&good(&[SPANS]));
+    assert_eq!(spans, include_str!("../../tests-data/explain-spans.txt"));
     let dot = explain_dot(&plan);
     assert!(dot.contains("\"window per_minute\"") && dot.contains("p0_step4 -> \"p0_step5\""));
     assert_eq!(dot.matches('{').count(), dot.matches('}').count());

@@ -14,8 +14,9 @@ use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
+use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
-    Clock, DedupSpec, Expr, PipelineSpec, StepKind, StepSpec, TableSpec,
+    Clock, DedupSpec, Expr, PipelineSpec, Shape, StepKind, StepSpec, TableSpec,
 };
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
@@ -164,7 +165,10 @@ impl<'scope> Builder<'_, 'scope> {
             StepKind::Window(spec) => {
                 // One clock for the fleet needs all keys in one place.
                 let spread = spec.clock == Clock::Device;
-                let operator = Box::new(WindowOperator::new(spec.clone())?);
+                let operator: Box<dyn KeyedOperator> = match spec.shape {
+                    Shape::Grid { .. } => Box::new(WindowOperator::new(spec.clone())?),
+                    _ => Box::new(SpanOperator::new(spec.clone())?),
+                };
                 (operator, spec.keys.clone(), spread, Counter::Windows)
             }
             StepKind::Detect(spec) => {

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
 use tidegate_operators::aggregate::{create_groups_accumulator, held};
-use tidegate_operators::spec::{Clock, Expr, KeyLimits, LatePolicy, WindowSpec, time_type};
+use tidegate_operators::spec::{Clock, Expr, KeyLimits, LatePolicy, Shape, WindowSpec, time_type};
 
 use super::inspect::{Inspection, Place};
 use super::times::add_times;
@@ -282,9 +282,7 @@ impl<'a> Planning<'a> {
             input: Arc::clone(self.schema),
             keys: self.keys.iter().filter_map(|k| self.schema.index_of(k).ok()).collect(),
             time: 0,
-            size_us: 1,
-            slide_us: 1,
-            offset_us: 0,
+            shape: Shape::Grid { size_us: 1, slide_us: 1, offset_us: 0 },
             aggregates: self.aggregates.clone(),
             filters: self.filters.clone(),
             select: Vec::new(),

@@ -16,8 +16,16 @@ pub(crate) const RESERVED: [&str; 6] =
 pub(crate) enum RowKind {
     /// Readings, keyed by device.
     Readings,
-    /// Windows with their key; `revised` if a window can come more than once.
-    Windows { keys: Vec<String>, revised: bool },
+    /// Windows with their key.
+    Windows {
+        keys: Vec<String>,
+        /// The column that tells the windows of a key apart.
+        id: &'static str,
+        /// A window can come more than once.
+        revised: bool,
+        /// A window that came can turn out to be none: it comes again with `rows` = 0.
+        withdrawn: bool,
+    },
     /// Findings with their key.
     Findings { keys: Vec<String> },
 }
@@ -48,6 +56,11 @@ impl Edge {
             RowKind::Readings | RowKind::Findings { .. } => &["time"],
         };
         names.extend(rest.iter().map(|n| (*n).to_owned()));
+        if let RowKind::Windows { id, .. } = self.rows
+            && !rest.contains(&id)
+        {
+            names.push(id.to_owned());
+        }
         names
     }
 
@@ -65,6 +78,11 @@ impl Edge {
             RowKind::Windows { .. } => "window_start",
             _ => "time",
         }
+    }
+
+    /// Whether a row can say that an earlier one is to be forgotten.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        matches!(self.rows, RowKind::Windows { withdrawn: true, .. })
     }
 
     /// Index of a column that is there.

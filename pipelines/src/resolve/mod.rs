@@ -10,6 +10,7 @@ pub(crate) mod edges;
 mod limits;
 mod outputs;
 mod reading;
+mod shapes;
 mod source;
 mod steps;
 mod usage;

@@ -177,8 +177,8 @@ fn one_table(
     }
     let keys = edge.keys();
     let identity = match &edge.rows {
-        RowKind::Windows { revised: true, .. } => {
-            keys.iter().cloned().chain(["window_start".to_owned()]).collect()
+        RowKind::Windows { revised: true, id, .. } => {
+            keys.iter().cloned().chain([(*id).to_owned()]).collect()
         }
         _ => Vec::new(),
     };

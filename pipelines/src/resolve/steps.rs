@@ -163,7 +163,12 @@ fn unique<'t>(steps: &[Section<'t>], report: &mut Reporter<'_>) -> Vec<Section<'
 fn filter(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {
     let text = step.text("where")?;
     let want = Some(&DataType::Boolean);
-    let expr = sql(text, step.at("where"), &input.schema, want, report)?;
+    let mut expr = sql(text, step.at("where"), &input.schema, want, report)?;
+    if input.is_withdrawn() {
+        // What withdraws a window must come as far as the window came.
+        let text = format!("({text}) OR \"rows\" = 0");
+        expr = sql(&text, step.at("where"), &input.schema, want, report)?;
+    }
     Some((StepKind::Filter(expr), input.clone()))
 }
 
@@ -172,6 +177,13 @@ fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<
     let entries = step.entries("branches");
     if entries.is_empty() {
         report.error(step.at("branches"), "a route needs a branch", None);
+    }
+    if input.is_withdrawn() {
+        let from = step.text("from").unwrap_or_default();
+        let message = format!("a window of `{from}` may be withdrawn, which no branch would know");
+        let hint = "write filters, or `late = \"table\"` in the window".to_owned();
+        report.error(step.at("from"), message, hint);
+        return None;
     }
     let branches: Vec<(String, Expr)> = entries
         .iter()

@@ -133,6 +133,9 @@ fn of_step(step: &Section<'_>, edges: &BTreeMap<String, Needs>) -> Needs {
         Some("window") => {
             needs.read_map(step, "select");
             needs.name_list(step, "by");
+            for key in ["while", "begin", "until", "abort", "at"] {
+                needs.read_key(step, key);
+            }
         }
         Some("detect") => {
             needs.read_key(step, "on");

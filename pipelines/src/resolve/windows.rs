@@ -6,19 +6,12 @@ use tidegate_operators::spec::{
 };
 
 use super::edges::{Edge, RowKind};
+use super::shapes::shape;
 use super::steps::Steps;
 use super::{is_consequence, limits, sql};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
-use crate::config::units::show_duration;
 use crate::planner::{PlanProblem, plan_window};
-
-/// Most windows that one reading may be in: a day that slides by a minute. Each costs an update.
-const WINDOWS_PER_READING_MAX: i64 = 1_440;
-
-/// Most panes (see `operators::window`) of one window: partial results that are kept per key and
-/// merged whenever a window closes. Only a slide that does not go into the size makes so many.
-const PANES_PER_WINDOW_MAX: i64 = 10_000;
 
 /// Columns that every window has.
 const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
@@ -36,14 +29,14 @@ pub(crate) fn window(
     input: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
-    let length = length(step, report);
+    let shape = shape(step, input, report);
     let late = late(step, report);
     not_over_revisions(step, input, report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
     let planned = selected(step, &key_names, input, report);
-    let (size_us, slide_us, offset_us) = length?;
+    let shape = shape?;
     let planned = planned.filter(|_| complete)?;
     let spec = WindowSpec {
         pipeline: steps.pipeline.clone(),
@@ -51,9 +44,7 @@ pub(crate) fn window(
         input: input.schema.clone(),
         keys,
         time: input.index(input.start()),
-        size_us,
-        slide_us,
-        offset_us,
+        shape,
         aggregates: planned.aggregates,
         filters: planned.filters,
         select: planned.select,
@@ -64,82 +55,11 @@ pub(crate) fn window(
         limits: limits::of_step(&steps.limits, step),
     };
     let revised = matches!(late, LatePolicy::Revise { .. });
-    let rows = RowKind::Windows { keys: key_names, revised };
+    let id = spec.shape.identity();
+    let withdrawn = revised && spec.shape.withdraws();
+    let rows = RowKind::Windows { keys: key_names, id, revised, withdrawn };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Window(spec), edge))
-}
-
-/// Size, slide and offset, microseconds.
-fn length(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<(i64, i64, i64)> {
-    let [every, size, slide] = ["every", "size", "slide"].map(|key| step.entry(key));
-    let (key, size_us, slide_us) = match (every, size, slide) {
-        (Some(_), None, None) => {
-            let us = step.duration_us("every")?;
-            ("every", us, us)
-        }
-        (None, Some(_), Some(_)) => {
-            ("slide", step.duration_us("size")?, step.duration_us("slide")?)
-        }
-        (None, Some(entry), None) => {
-            let hint = "add `slide`, or write `every` if windows shall not overlap".to_owned();
-            report.error(entry.key_at, "`size` without `slide`", hint);
-            return None;
-        }
-        (None, None, Some(entry)) => {
-            report.error(entry.key_at, "`slide` without `size`", "add `size`".to_owned());
-            return None;
-        }
-        (None, None, None) => {
-            let hint = "for example `every = \"1m\"`, or `size = \"1m\"` and `slide = \"10s\"`";
-            report.error(step.at, "how long is the window?", hint.to_owned());
-            return None;
-        }
-        (Some(entry), _, _) => {
-            let hint = "`every` is for windows that follow each other".to_owned();
-            report.error(entry.key_at, "`every` together with `size` or `slide`", hint);
-            return None;
-        }
-    };
-    if size_us == 0 || slide_us == 0 {
-        report.error(step.at(key), "a window must be longer than nothing", None);
-        return None;
-    }
-    if slide_us > size_us {
-        let message = format!(
-            "`slide` {} is longer than `size` {}: readings between windows would be lost",
-            show_duration(slide_us),
-            show_duration(size_us)
-        );
-        report.error(step.at("slide"), message, None);
-        return None;
-    }
-    if size_us / slide_us > WINDOWS_PER_READING_MAX {
-        let message = format!("every reading would be in {} windows", size_us / slide_us);
-        let hint = format!("{WINDOWS_PER_READING_MAX} is the most; make `slide` longer");
-        report.error(step.at("slide"), message, hint);
-        return None;
-    }
-    let panes = size_us / common_divisor(size_us, slide_us);
-    if panes > PANES_PER_WINDOW_MAX {
-        let message = format!("every window would be put together from {panes} pieces");
-        let hint = format!(
-            "{PANES_PER_WINDOW_MAX} is the most; choose a `slide` that goes into `size` evenly, \
-             or round both"
-        );
-        report.error(step.at("slide"), message, hint);
-        return None;
-    }
-    let offset_us = step.duration_us("offset")?;
-    if offset_us >= slide_us {
-        let hint = format!("windows start every {}", show_duration(slide_us));
-        report.error(step.at("offset"), "`offset` is a whole distance or more", hint);
-        return None;
-    }
-    Some((size_us, slide_us, offset_us))
-}
-
-fn common_divisor(a: i64, b: i64) -> i64 {
-    if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
 fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {
@@ -173,7 +93,8 @@ fn selected(
     let mut good = true;
     for entry in entries {
         let name = entry.key.as_str();
-        if WINDOW_COLUMNS.contains(&name) || keys.iter().any(|k| k == name) {
+        let numbered = name == "window_number" && step.entry("count").is_some();
+        if WINDOW_COLUMNS.contains(&name) || numbered || keys.iter().any(|k| k == name) {
             good = false;
             let message = format!("every window here has a column `{name}` anyway");
             report.error(entry.key_at, message, "choose another name".to_owned());

@@ -2,11 +2,13 @@
 //!
 //! A table whose files all have `max(revision) = 0` is scanned as it is. Otherwise only the days
 //! that hold a revised row are compared, as long as the day is a function of the identity (the
-//! time column is part of it); all others are again scanned as they are.
+//! time column is part of it); all others are again scanned as they are. A window whose newest
+//! revision has no readings was withdrawn, and is not shown.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::{Column, ScalarValue};
@@ -20,6 +22,8 @@ use crate::delta::DataFile;
 use crate::writer::{DAY, IDENTITY_KEY, TIME_KEY};
 
 const REVISION: &str = "revision";
+/// Readings of a window; none if the window was withdrawn.
+const ROWS: &str = "rows";
 const RANK: &str = "__rank";
 
 /// Columns that identify a row of this table up to its revision, `None` if it has no revisions.
@@ -67,8 +71,15 @@ fn deduplicated(raw: DeltaProvider, identity: &[String]) -> DfResult<LogicalPlan
         .order_by(vec![column(REVISION).sort(false, false)])
         .build()?
         .alias(RANK);
+    let newest = column(RANK).eq(lit(1_u64));
+    let shown = match schema.field_with_name(ROWS) {
+        Ok(field) if field.data_type() == &DataType::Int64 => {
+            newest.and(column(ROWS).not_eq(lit(0_i64)))
+        }
+        _ => newest,
+    };
     LogicalPlanBuilder::scan("revisions", provider_as_source(Arc::new(raw)), None)?
         .window(vec![rank])?
-        .filter(column(RANK).eq(lit(1_u64)))?
+        .filter(shown)?
         .project(schema.fields().iter().map(|f| column(f.name())))
 }

@@ -52,6 +52,24 @@ async fn the_plain_name_shows_the_latest_revision() {
 }
 
 #[tokio::test]
+async fn a_withdrawn_window_is_not_shown() {
+    let (_folder, store) = local();
+    let with_rows = |rows: &[(&str, i64, i64, i64)]| {
+        let windows = windows(rows);
+        let columns = ["device", "window_start", "rows", "revision"].into_iter();
+        RecordBatch::try_from_iter(columns.zip(windows.columns().iter().cloned())).unwrap()
+    };
+    let (one, other) = (START_US, START_US + 60_000_000);
+    let first = with_rows(&[("a", one, 1, 0), ("a", other, 2, 0), ("b", one, 3, 0)]);
+    let spec = spec("sessions", &first);
+    write(&store, &spec, &[first, with_rows(&[("a", one, 3, 1), ("a", other, 0, 1)])]).await;
+    let all = "SELECT device, rows, revision FROM sessions ORDER BY device";
+    assert_eq!(lines(&store, all).await, ["a 3 1", "b 3 0"]);
+    let raw = "SELECT count(*) FROM sessions_revisions";
+    assert_eq!(lines(&store, raw).await, ["5"]);
+}
+
+#[tokio::test]
 async fn names_resolve_and_new_tables_appear() {
     let (_folder, store) = local();
     let session = Session::over(store.clone(), 1 << 28).unwrap();

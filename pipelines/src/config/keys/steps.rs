@@ -3,10 +3,10 @@
 use super::super::kinds::{Component, Key, Kind};
 use super::limits::{STEP_AT_KEYS_MAX, STEP_FORGET_AFTER, STEP_KEYS_MAX};
 
-const STEP_NAME: Key =
+pub(super) const STEP_NAME: Key =
     Key::new("name", Kind::Name, "Name of the step and of its output edge.", "\"per_minute\"")
         .required();
-const STEP_FROM: Key =
+pub(super) const STEP_FROM: Key =
     Key::new("from", Kind::Name, "The edge that it reads.", "\"readings\"").default("readings");
 
 pub(super) static FILTER: Component = Component {
@@ -85,96 +85,25 @@ pub(super) static ROUTE: Component = Component {
     ],
 };
 
-const BY_WINDOW: Key = Key::new(
+pub(super) const BY_WINDOW: Key = Key::new(
     "by",
     Kind::Names,
     "Columns that make the key; if absent, the key of the edge (of readings: `device`).",
     "[\"site\", \"device\"]",
 );
-const DISORDER: Key = Key::new(
+pub(super) const DISORDER: Key = Key::new(
     "disorder",
     Kind::Duration,
     "How long to wait for rows that come out of order, in event time. If absent, as in \
      `[reading]`.",
     "\"5s\"",
 );
-const IDLE_CLOSE: Key = Key::new(
+pub(super) const IDLE_CLOSE: Key = Key::new(
     "idle_close",
     Kind::Duration,
     "How long a silent key is waited for. If absent, as in `[reading]`.",
     "\"1m\"",
 );
-
-pub(super) static WINDOW: Component = Component {
-    id: "step.window",
-    heading: "[[step]]",
-    tag: Some("window"),
-    doc: "Aggregates over windows of event time. The output has the key, `window_start`, \
-          `window_end`, the selected columns, `rows` (readings in it) and `revision` (0 at first).",
-    keys: &[
-        STEP_NAME,
-        STEP_FROM,
-        Key::new(
-            "every",
-            Kind::Duration,
-            "Length of windows that follow each other (tumbling). Either this, or `size` and \
-             `slide`.",
-            "\"1m\"",
-        ),
-        Key::new("size", Kind::Duration, "Length of windows that overlap (hopping).", "\"1m\""),
-        Key::new(
-            "slide",
-            Kind::Duration,
-            "Distance of the starts of windows that overlap.",
-            "\"10s\"",
-        ),
-        Key::new(
-            "offset",
-            Kind::Duration,
-            "Shift of the windows; without it they start at multiples of their distance since \
-             1970-01-01 in UTC.",
-            "\"0s\"",
-        )
-        .default("0s"),
-        BY_WINDOW,
-        Key::new(
-            "select",
-            Kind::SqlMap,
-            "The columns: SQL expressions over aggregates and key columns; every aggregate \
-             function of DataFusion, and those for time series (below).",
-            "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
-        )
-        .required(),
-        Key::new(
-            "clock",
-            Kind::OneOf(&["device", "fleet"]),
-            "Whose time closes a window: that of its key, so that one fast clock disturbs nobody \
-             else, or the newest of all keys.",
-            "\"device\"",
-        )
-        .default("device"),
-        DISORDER,
-        IDLE_CLOSE,
-        Key::new(
-            "late",
-            Kind::OneOf(&["revise", "table"]),
-            "A late row makes its window be emitted again with the next `revision`, or goes to \
-             `system.late`.",
-            "\"revise\"",
-        )
-        .default("revise"),
-        Key::new(
-            "revise_for",
-            Kind::Duration,
-            "How long, in event time, a closed window keeps its state to be revised; what is later \
-             goes to `system.late`. Longer needs more memory.",
-            "\"1h\"",
-        )
-        .default("1h"),
-        STEP_KEYS_MAX,
-        STEP_AT_KEYS_MAX,
-    ],
-};
 
 pub(super) static DETECT: Component = Component {
     id: "step.detect",

@@ -1,7 +1,8 @@
-//! Partial aggregates of panes, as Arrow arrays.
+//! Where partial aggregates lie: in chunks of Arrow arrays.
 //!
-//! A chunk holds the accumulator states of many panes, one row each, and is never changed: a pane
-//! that grows gets a new row in a newer chunk and its old row dies. Chunks are merged by size so
+//! A chunk holds the accumulator states of many pieces (panes of a grid, parts of a span), one row
+//! each, and is never changed: a piece that grows gets a new row in a newer chunk and its old row
+//! dies. Chunks are merged by size so
 //! that their number stays small; merging copies rows and never does arithmetic, so when it
 //! happens cannot be seen in any result.
 
@@ -12,15 +13,15 @@ use arrow::error::ArrowError;
 /// Chunks of one size class that are merged into one of the next.
 const MERGE_WIDTH: usize = 8;
 
-/// Where the state of a pane lies.
+/// Where the state of a piece lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) chunk: u32,
-    pub(super) row: u32,
+pub(crate) struct Slot {
+    pub(crate) chunk: u32,
+    pub(crate) row: u32,
 }
 
-/// Who owns a row: key id and pane number.
-pub(super) type Owner = (u32, i64);
+/// Who owns a row: key id, and the number or time of the piece.
+pub(crate) type Owner = (u32, i64);
 
 struct Chunk {
     columns: Vec<ArrayRef>,
@@ -31,26 +32,26 @@ struct Chunk {
 
 /// All chunks of one operator.
 #[derive(Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     chunks: Vec<Option<Chunk>>,
     free: Vec<u32>,
 }
 
 impl Store {
     /// Adds a chunk whose row `i` belongs to `owners[i]`; returns its number.
-    pub(super) fn add(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
+    pub(crate) fn add(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
         self.put(Chunk { live: owners.len(), columns, owners, level: 0 })
     }
 
     /// The same for the rows of a checkpoint: many, so they are not to be merged with the small
     /// chunks of epochs again and again.
-    pub(super) fn add_large(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
+    pub(crate) fn add_large(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
         let level = (owners.len().max(1).ilog2() / MERGE_WIDTH.ilog2()) as u8;
         self.put(Chunk { live: owners.len(), columns, owners, level })
     }
 
     /// What [`Store::gather`] needs, as it is now: shares all columns and copies no row.
-    pub(super) fn snapshot(&self) -> Self {
+    pub(crate) fn snapshot(&self) -> Self {
         let columns_only = |chunk: &Chunk| Chunk {
             columns: chunk.columns.clone(),
             owners: Vec::new(),
@@ -62,7 +63,7 @@ impl Store {
     }
 
     /// Bytes held.
-    pub(super) fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         let chunks = self.chunks.iter().flatten().map(|chunk| {
             let columns = chunk.columns.iter().map(|c| c.get_array_memory_size());
             columns.sum::<usize>() + chunk.owners.capacity() * size_of::<Owner>()
@@ -88,7 +89,7 @@ impl Store {
     }
 
     /// A row is no longer needed.
-    pub(super) fn release(&mut self, slot: Slot) {
+    pub(crate) fn release(&mut self, slot: Slot) {
         let chunk = self.chunks[slot.chunk as usize].as_mut().expect("a slot names a live chunk");
         chunk.live -= 1;
         if chunk.live == 0 {
@@ -98,7 +99,7 @@ impl Store {
     }
 
     /// The state columns of the given slots, in their order.
-    pub(super) fn gather(&self, slots: &[Slot]) -> Result<Vec<ArrayRef>, ArrowError> {
+    pub(crate) fn gather(&self, slots: &[Slot]) -> Result<Vec<ArrayRef>, ArrowError> {
         let Some(first) = slots.first() else { return Ok(Vec::new()) };
         if slots.iter().all(|s| s.chunk == first.chunk) {
             let rows = UInt32Array::from_iter_values(slots.iter().map(|s| s.row));
@@ -126,11 +127,11 @@ impl Store {
     }
 
     /// Merges chunks of one size class where there are many. `is_live` tells whether the row at a
-    /// slot is still its owner's; `moved` is told the new slot of each row that moves.
-    pub(super) fn compact(
+    /// slot is still its owner's; `moved` is told the old and the new slot of each row that moves.
+    pub(crate) fn compact(
         &mut self,
         is_live: impl Fn(Owner, Slot) -> bool,
-        mut moved: impl FnMut(Owner, Slot),
+        mut moved: impl FnMut(Owner, Slot, Slot),
     ) -> Result<(), ArrowError> {
         let mut level = 0;
         loop {
@@ -142,14 +143,16 @@ impl Store {
             }
             let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
             let mut owners = Vec::new();
+            let mut old = Vec::new();
             for number in &numbers {
                 let chunk = self.chunk(*number);
                 let mut rows = Vec::with_capacity(chunk.live);
                 for (row, owner) in chunk.owners.iter().enumerate() {
-                    let row = row as u32;
-                    if is_live(*owner, Slot { chunk: *number, row }) {
-                        rows.push(row);
+                    let slot = Slot { chunk: *number, row: row as u32 };
+                    if is_live(*owner, slot) {
+                        rows.push(slot.row);
                         owners.push(*owner);
+                        old.push(slot);
                     }
                 }
                 let rows = UInt32Array::from(rows);
@@ -165,16 +168,17 @@ impl Store {
                 .collect();
             for number in &numbers {
                 self.chunks[*number as usize] = None;
-                self.free.push(*number);
             }
             let merged = Chunk { columns: columns?, live: owners.len(), owners, level: level + 1 };
             let owners = merged.owners.clone();
             if !owners.is_empty() {
                 let chunk = self.put(merged);
-                for (row, owner) in owners.into_iter().enumerate() {
-                    moved(owner, Slot { chunk, row: row as u32 });
+                for (row, (owner, old)) in owners.into_iter().zip(old).enumerate() {
+                    moved(owner, old, Slot { chunk, row: row as u32 });
                 }
             }
+            // Only now, or the new slot of one row could be the old one of another.
+            self.free.extend(numbers);
             level += 1;
         }
     }

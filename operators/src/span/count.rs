@@ -1,0 +1,88 @@
+//! Windows of a fixed number of readings, in the order of their times.
+//!
+//! Window `k` of a key has its readings `k * hop` to `k * hop + size - 1`, counted from 0 since the
+//! key was first seen. Readings of a block of `gcd(size, hop)` are in the same windows, so a block
+//! becomes one entry when no reading can come between. Only whole windows are emitted.
+
+use super::keys::{Cursor, KeyState};
+use super::rule::{Folding, Found, Horizon};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count {
+    pub(super) size: i64,
+    pub(super) hop: i64,
+}
+
+impl Count {
+    fn block(&self) -> i64 {
+        let (mut a, mut b) = (self.size, self.hop);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    }
+
+    pub(super) fn scan(
+        &self,
+        key: &KeyState,
+        cursor: &mut Cursor,
+        horizon: Horizon,
+        found: &mut Vec<Found>,
+    ) -> i64 {
+        let entries = &key.entries;
+        while let Some(last) = entries.get(cursor.at) {
+            if last.first_us >= horizon.us {
+                return last.first_us.saturating_add(1);
+            }
+            cursor.at += 1;
+            cursor.passed += last.rows;
+            let start = cursor.passed - self.size;
+            // Windows that begin before the first entry are final.
+            if start < key.passed || start % self.hop != 0 {
+                continue;
+            }
+            let (mut from, mut rows) = (cursor.at, 0);
+            while rows < self.size {
+                from -= 1;
+                rows += entries[from].rows;
+            }
+            let bounds = (entries[from].first_us, last.last_us);
+            found.push(Found::of(entries, (from, cursor.at), start / self.hop, bounds));
+        }
+        i64::MAX
+    }
+
+    pub(super) fn fold(&self, key: &KeyState, final_us: i64) -> Folding {
+        let mut complete = key.passed;
+        let mut to = 0;
+        for entry in key.entries.iter().take_while(|e| e.first_us < final_us) {
+            complete += entry.rows;
+            to += 1;
+        }
+        // The first window of which not all readings are there.
+        let first_id = match complete < self.size {
+            true => 0,
+            false => (complete - self.size) / self.hop + 1,
+        };
+        let mut folding = Folding { first_id, ..Folding::default() };
+        let block = self.block();
+        let mut passed = key.passed;
+        let mut from = 0;
+        for at in 0..to {
+            let number = passed / block;
+            passed += key.entries[at].rows;
+            if passed <= first_id * self.hop {
+                folding.drop = at + 1;
+                from = at + 1;
+                continue;
+            }
+            if at + 1 == to || passed / block != number {
+                if at > from {
+                    folding.ranges.push((from, at + 1));
+                }
+                from = at + 1;
+            }
+        }
+        folding
+    }
+}

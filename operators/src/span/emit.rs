@@ -1,0 +1,95 @@
+//! Step 4: the due windows of an epoch are put together from their parts and emitted.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
+
+use super::SpanOperator;
+use super::due::Due;
+use super::keys::Record;
+use crate::operator::{Emit, OperatorError};
+use crate::partial::Slot;
+use crate::spec::Shape;
+
+impl SpanOperator {
+    /// Does all the work of an epoch.
+    pub(super) fn finish(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        self.merge_all()?;
+        let mut due = std::mem::take(&mut self.work.due);
+        let interner = &self.interner;
+        due.sort_by(|a, b| {
+            let times = |d: &Due| (d.record.end_us, d.record.start_us);
+            let by_key = || interner.bytes(a.key).cmp(interner.bytes(b.key));
+            times(a).cmp(&times(b)).then_with(by_key).then(a.record.id.cmp(&b.record.id))
+        });
+        let (there, withdrawn): (Vec<Due>, Vec<Due>) =
+            due.into_iter().partition(|d| d.record.rows > 0);
+        if !there.is_empty() {
+            self.emit_windows(&there, emit)?;
+        }
+        if !withdrawn.is_empty() {
+            self.emit_withdrawn(&withdrawn, emit)?;
+        }
+        self.work.parts.clear();
+        for slot in self.work.released.drain(..) {
+            self.store.release(slot);
+        }
+        Ok(())
+    }
+
+    fn emit_windows(&mut self, due: &[Due], emit: &mut Emit) -> Result<(), OperatorError> {
+        let mut slots: Vec<Slot> = Vec::with_capacity(self.work.parts.len());
+        let mut groups = Vec::with_capacity(self.work.parts.len());
+        for (group, window) in due.iter().enumerate() {
+            let parts = &self.work.parts[window.parts.0..window.parts.1];
+            slots.extend(parts);
+            groups.extend(parts.iter().map(|_| group));
+        }
+        let state = self.store.gather(&slots)?;
+        let values = self.aggregation.values(&state, &groups, due.len())?;
+        let columns = self.keys_and_bounds(due)?;
+        let selected = self.aggregation.selected(columns, values, emit)?;
+        self.push_rows(due, selected, emit)
+    }
+
+    /// A window that is none any more: its key and bounds as they were, and nothing else.
+    fn emit_withdrawn(&mut self, due: &[Due], emit: &mut Emit) -> Result<(), OperatorError> {
+        let mut columns = self.keys_and_bounds(due)?;
+        for (name, _) in &self.spec.select {
+            let field = self.output.field_with_name(name)?;
+            columns.push(new_null_array(field.data_type(), due.len()));
+        }
+        self.push_rows(due, columns, emit)
+    }
+
+    fn keys_and_bounds(&self, due: &[Due]) -> Result<Vec<ArrayRef>, OperatorError> {
+        let ids: Vec<u32> = due.iter().map(|d| d.key).collect();
+        let times = |f: &dyn Fn(&Record) -> i64| -> ArrayRef {
+            let values = due.iter().map(|d| f(&d.record));
+            Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+        };
+        let mut columns = self.interner.keys(&ids)?;
+        columns.push(times(&|r| r.start_us));
+        columns.push(times(&|r| r.end_us));
+        Ok(columns)
+    }
+
+    /// Adds what is not selected and emits the rows.
+    fn push_rows(
+        &self,
+        due: &[Due],
+        mut columns: Vec<ArrayRef>,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let numbers = |f: &dyn Fn(&Record) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(due.iter().map(|d| f(&d.record))))
+        };
+        if let Shape::Count { .. } = self.spec.shape {
+            columns.insert(self.spec.keys.len() + 2, numbers(&|r| r.id));
+        }
+        columns.push(numbers(&|r| r.rows));
+        columns.push(numbers(&|r| r.revision));
+        emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! Per-key state of a span operator: the key's clock, its readings in order, what was emitted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::partial::Slot;
+
+/// What the expressions of a shape say about a reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks(pub(super) u8);
+
+impl Marks {
+    pub(super) const BEGIN: u8 = 1;
+    pub(super) const UNTIL: u8 = 2;
+    pub(super) const ABORT: u8 = 4;
+    /// A window is to be around it.
+    pub(super) const AT: u8 = 8;
+
+    pub(super) fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+}
+
+/// A reading, or several that follow each other and are in the same windows for ever.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// Event time of its first reading, µs.
+    pub(super) first_us: i64,
+    /// Event time of its last reading, µs.
+    pub(super) last_us: i64,
+    pub(super) rows: i64,
+    /// Stands for the set of its readings, see [`member`].
+    pub(super) members: u64,
+    /// Of its first reading.
+    pub(super) marks: Marks,
+    /// Where its partial aggregates lie.
+    pub(super) slot: Slot,
+}
+
+/// A number that stands for a reading of a key, by its place in the order of arrival. The sum of
+/// such numbers stands for a set of readings: a window whose sum and number of readings are as they
+/// were has the same readings (up to one chance in 2^64).
+pub(super) fn member(number: u64) -> u64 {
+    xxh3_64(&number.to_le_bytes())
+}
+
+/// A window as it was last emitted; kept as long as it can be revised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    /// What tells it from the key's others: its start, or its number.
+    pub(super) id: i64,
+    pub(super) start_us: i64,
+    pub(super) end_us: i64,
+    /// 0: it was withdrawn.
+    pub(super) rows: i64,
+    pub(super) members: u64,
+    pub(super) revision: i64,
+}
+
+/// How far the entries of a key were gone through. It follows from the rest of the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cursor {
+    /// The next entry to look at.
+    pub(super) at: usize,
+    /// First entry of the window that is open.
+    pub(super) open: Option<usize>,
+    /// Readings of the key before `at`, of all times.
+    pub(super) passed: i64,
+    /// The entries that may be in the next sliding window, and their sums.
+    pub(super) low: usize,
+    pub(super) high: usize,
+    pub(super) rows: i64,
+    pub(super) members: u64,
+    /// Time of the last sliding window's reading.
+    pub(super) around_us: Option<i64>,
+}
+
+/// One key.
+#[derive(Clone, Debug)]
+pub(super) struct KeyState {
+    /// Newest event time seen, µs.
+    pub(super) clock_us: i64,
+    /// Tick time of the last epoch with a reading of this key, µs.
+    pub(super) last_tick_us: i64,
+    /// What is older than this is in order and in its windows: every window that this time ends has
+    /// been emitted, µs.
+    pub(super) settled_us: i64,
+    /// Readings before the first entry.
+    pub(super) passed: i64,
+    /// Readings taken so far.
+    pub(super) readings: u64,
+    /// By time; of the same time by arrival.
+    pub(super) entries: Arc<VecDeque<Entry>>,
+    /// By [`Record::id`].
+    pub(super) records: Arc<VecDeque<Record>>,
+    /// Partial aggregates of whole panes that sliding windows share, by number of the pane. Made
+    /// when needed.
+    pub(super) panes: Arc<VecDeque<(i64, Slot)>>,
+    /// None if the entries must be gone through from the first.
+    pub(super) cursor: Option<Cursor>,
+    /// With no further reading the next window is emitted when `settled_us` reaches this.
+    pub(super) next_us: i64,
+    /// Tick time at which to look at this key if it stays silent; what is on the list for other
+    /// times is out of date.
+    pub(super) wake_us: i64,
+    /// The last epoch with a reading of this key.
+    pub(super) epoch: u64,
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self {
+            clock_us: i64::MIN,
+            last_tick_us: i64::MIN,
+            settled_us: i64::MIN,
+            passed: 0,
+            readings: 0,
+            entries: Arc::default(),
+            records: Arc::default(),
+            panes: Arc::default(),
+            cursor: Some(Cursor::default()),
+            next_us: i64::MAX,
+            wake_us: i64::MAX,
+            epoch: 0,
+        }
+    }
+}
+
+impl KeyState {
+    /// Takes a reading in; its place is behind those of the same time.
+    pub(super) fn insert(&mut self, time_us: i64, marks: Marks, slot: Slot) {
+        let members = member(self.readings);
+        self.readings += 1;
+        if time_us < self.settled_us {
+            self.cursor = None;
+        }
+        let entry = Entry { first_us: time_us, last_us: time_us, rows: 1, members, marks, slot };
+        let entries = Arc::make_mut(&mut self.entries);
+        match entries.back() {
+            Some(last) if last.first_us > time_us => {
+                let place = entries.partition_point(|e| e.first_us <= time_us);
+                entries.insert(place, entry);
+            }
+            _ => entries.push_back(entry),
+        }
+    }
+
+    /// The entry of this first time whose state is at `slot`.
+    pub(super) fn position(&self, first_us: i64, slot: Slot) -> Option<usize> {
+        let from = self.entries.partition_point(|e| e.first_us < first_us);
+        let same = self.entries.range(from..).take_while(|e| e.first_us == first_us);
+        same.zip(from..).find(|(e, _)| e.slot == slot).map(|(_, at)| at)
+    }
+
+    /// Where the pane of this number is in `panes`, or would have to be.
+    pub(super) fn pane(&self, number: i64) -> Result<usize, usize> {
+        self.panes.binary_search_by_key(&number, |p| p.0)
+    }
+
+    /// Removes entries so that `cursor` still means the same: the first `dropped`, and of each
+    /// range, of which the first stands for all, the others.
+    pub(super) fn fold(&mut self, dropped: usize, ranges: &[(usize, usize)]) {
+        if dropped == 0 && ranges.is_empty() {
+            return;
+        }
+        if let Some(cursor) = &mut self.cursor {
+            while cursor.low < dropped.min(cursor.high) {
+                let entry = &self.entries[cursor.low];
+                cursor.rows -= entry.rows;
+                cursor.members = cursor.members.wrapping_sub(entry.members);
+                cursor.low += 1;
+            }
+            let gone = |at: usize| -> usize {
+                let of_range = |(from, to): &(usize, usize)| at.min(*to).saturating_sub(from + 1);
+                dropped.min(at) + ranges.iter().map(of_range).sum::<usize>()
+            };
+            for at in [&mut cursor.at, &mut cursor.low, &mut cursor.high] {
+                *at -= gone(*at);
+            }
+            cursor.open = cursor.open.map(|at| at - gone(at));
+        }
+        let entries = Arc::make_mut(&mut self.entries);
+        for (from, to) in ranges.iter().rev() {
+            entries.drain(from + 1..*to);
+        }
+        entries.drain(..dropped);
+    }
+}

@@ -1,0 +1,226 @@
+//! The state of a span operator as rows, one per entry (or one for a key without entries): by key
+//! group, key, and time.
+//!
+//! Columns: the key columns, then those of [`FIXED`], what was emitted (in the first row of a key),
+//! then one per state column of the aggregates. Cursors and shared panes are not saved: they follow
+//! from the rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, UInt32Array, new_null_array,
+};
+use arrow::compute::take;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+use super::SpanOperator;
+use super::keys::{Entry, KeyState, Marks, Record};
+use super::rule::Horizon;
+use crate::intern::KeyNames;
+use crate::operator::OperatorError;
+use crate::partial::{Slot, Store};
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
+use crate::spec::Clock;
+
+/// Of the key, then of the entry.
+const FIXED: [&str; 11] = [
+    "clock_us",
+    "last_tick_us",
+    "settled_us",
+    "fleet_clock_us",
+    "passed",
+    "readings",
+    "first_us",
+    "last_us",
+    "rows",
+    "members",
+    "marks",
+];
+const RECORDS: &str = "records";
+/// Bytes of a record: six numbers, little-endian.
+const RECORD_BYTES: usize = 48;
+
+/// The state as of a cut.
+struct Cut {
+    schema: Schema,
+    names: KeyNames,
+    keys: Slabs<KeyState>,
+    store: Store,
+    /// Of a fleet with one clock; else the least time, as the clocks of keys are all there are.
+    fleet_clock_us: i64,
+}
+
+impl Cut {
+    fn rows(self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
+        let mut ids = Vec::new();
+        let mut slots = Vec::new();
+        let mut slot_of_row = Vec::new();
+        let mut fixed: [Vec<Option<i64>>; FIXED.len()] = Default::default();
+        let mut records: Vec<Option<Vec<u8>>> = Vec::new();
+        for id in self.names.ids(groups) {
+            let key = &self.keys[id as usize];
+            for i in 0..key.entries.len().max(1) {
+                let entry = key.entries.get(i);
+                ids.push(id);
+                slot_of_row.push(entry.map(|_| slots.len() as u32));
+                slots.extend(entry.map(|e| e.slot));
+                let values = [
+                    Some(key.clock_us),
+                    Some(key.last_tick_us),
+                    Some(key.settled_us),
+                    Some(self.fleet_clock_us),
+                    Some(key.passed),
+                    Some(key.readings as i64),
+                    entry.map(|e| e.first_us),
+                    entry.map(|e| e.last_us),
+                    entry.map(|e| e.rows),
+                    entry.map(|e| e.members as i64),
+                    entry.map(|e| i64::from(e.marks.0)),
+                ];
+                fixed.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+                records.push((i == 0 && !key.records.is_empty()).then(|| encode(&key.records)));
+            }
+        }
+        let counts = counts(groups, ids.iter().map(|id| self.names.group(*id)));
+        let mut columns = self.names.columns(&ids)?;
+        columns.extend(fixed.into_iter().map(|c| Arc::new(Int64Array::from(c)) as ArrayRef));
+        columns.push(Arc::new(BinaryArray::from_iter(records)));
+        let rows = UInt32Array::from(slot_of_row);
+        let state = self.store.gather(&slots)?;
+        for i in 0..self.schema.fields().len() - columns.len() {
+            columns.push(match state.get(i) {
+                Some(column) => take(column, &rows, None)?,
+                None => {
+                    let field = self.schema.field(columns.len());
+                    new_null_array(field.data_type(), rows.len())
+                }
+            });
+        }
+        let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
+        Ok(SavedRows { rows, groups: counts })
+    }
+}
+
+impl SpanOperator {
+    pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
+        let fields = self.aggregation.state_fields();
+        let cut = fields.map(|fields| Cut {
+            schema: self.state_schema(&fields),
+            names: self.interner.snapshot(),
+            keys: self.keys.clone(),
+            store: self.store.snapshot(),
+            fleet_clock_us: match self.spec.clock {
+                Clock::Fleet => self.fleet_clock_us,
+                Clock::Device => i64::MIN,
+            },
+        });
+        Snapshot::new(groups, move |groups| cut?.rows(groups))
+    }
+
+    fn state_schema(&self, state: &[Field]) -> Schema {
+        let keys = self.spec.keys.iter();
+        let mut fields: Vec<Field> =
+            keys.map(|k| self.spec.input.field(*k).clone().with_nullable(true)).collect();
+        fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
+        fields.push(Field::new(RECORDS, DataType::Binary, true));
+        fields.extend_from_slice(state);
+        Schema::new(fields)
+    }
+
+    pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        let key_count = self.spec.keys.len();
+        let first_state = key_count + FIXED.len() + 1;
+        let types = self.aggregation.state_fields()?;
+        if state.num_columns() != first_state + types.len() {
+            let text = format!("window `{}` has other keys or aggregates", self.spec.name);
+            return Err(OperatorError::State(text));
+        }
+        let mut ids = Vec::new();
+        self.interner.intern(&state.columns()[..key_count], state.num_rows(), &mut ids)?;
+        for key in self.interner.fresh() {
+            self.keys.put(key.id as usize, KeyState::default());
+        }
+        let column = |i: usize| state.column(key_count + i).as_primitive::<Int64Type>();
+        let records = state.column(key_count + FIXED.len()).as_binary::<i32>();
+        let filled: Vec<u32> =
+            (0..state.num_rows() as u32).filter(|r| column(6).is_valid(*r as usize)).collect();
+        let owner = |r: &u32| (ids[*r as usize], column(6).value(*r as usize));
+        let owners = filled.iter().map(owner).collect();
+        let at = UInt32Array::from(filled);
+        let columns: Result<Vec<ArrayRef>, _> =
+            state.columns()[first_state..].iter().map(|c| take(c, &at, None)).collect();
+        let chunk = match at.is_empty() {
+            true => 0,
+            false => self.store.add_large(columns?, owners),
+        };
+        let mut slots = (0u32..).map(|row| Slot { chunk, row });
+        for (row, id) in ids.iter().enumerate() {
+            let value = |i: usize| column(i).value(row);
+            let key = &mut self.keys[*id as usize];
+            key.clock_us = value(0);
+            key.last_tick_us = value(1);
+            key.settled_us = value(2);
+            self.fleet_clock_us = self.fleet_clock_us.max(value(3));
+            key.passed = value(4);
+            key.readings = value(5) as u64;
+            if column(6).is_valid(row)
+                && let Some(slot) = slots.next()
+            {
+                Arc::make_mut(&mut key.entries).push_back(Entry {
+                    first_us: value(6),
+                    last_us: value(7),
+                    rows: value(8),
+                    members: value(9) as u64,
+                    marks: Marks(value(10) as u8),
+                    slot,
+                });
+            }
+            if records.is_valid(row) {
+                key.records = Arc::new(decode(records.value(row))?);
+            }
+        }
+        ids.dedup();
+        for id in ids {
+            self.go_through(id);
+            self.watch(id);
+        }
+        Ok(())
+    }
+
+    /// Puts the cursor of a key where it was when the state was saved. What this finds was emitted.
+    fn go_through(&mut self, id: u32) {
+        let final_us = self.final_us(self.keys[id as usize].settled_us);
+        let key = &mut self.keys[id as usize];
+        let mut cursor = self.rule.start(key);
+        let horizon = Horizon { us: key.settled_us, final_us, end: false };
+        key.next_us = self.rule.scan(key, &mut cursor, horizon, &mut Vec::new());
+        key.cursor = Some(cursor);
+    }
+}
+
+fn encode(records: &VecDeque<Record>) -> Vec<u8> {
+    let numbers = |r: &Record| [r.id, r.start_us, r.end_us, r.rows, r.members as i64, r.revision];
+    records.iter().flat_map(numbers).flat_map(i64::to_le_bytes).collect()
+}
+
+fn decode(bytes: &[u8]) -> Result<VecDeque<Record>, OperatorError> {
+    let (chunks, rest) = bytes.as_chunks::<RECORD_BYTES>();
+    if !rest.is_empty() {
+        return Err(OperatorError::State(format!("{} bytes of records", bytes.len())));
+    }
+    let record = |chunk: &[u8; RECORD_BYTES]| {
+        let (numbers, _) = chunk.as_chunks::<8>();
+        let number = |i: usize| i64::from_le_bytes(numbers[i]);
+        Record {
+            id: number(0),
+            start_us: number(1),
+            end_us: number(2),
+            rows: number(3),
+            members: number(4) as u64,
+            revision: number(5),
+        }
+    };
+    Ok(chunks.iter().map(record).collect())
+}

@@ -1,0 +1,162 @@
+//! What windows there are, by brute force: each definition as directly as it can be written, over
+//! all readings of a key in order.
+
+use crate::spec::Shape;
+
+/// Time and value.
+pub(super) type Reading = (i64, i64);
+
+/// A window: its id, its bounds and its readings.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Window {
+    pub(super) id: i64,
+    pub(super) start_us: i64,
+    /// Both are right if they differ: the input ended, or silence went on until the maximum.
+    pub(super) end_us: (i64, i64),
+    /// Only if silence went on: it is too short as yet.
+    pub(super) optional: bool,
+    pub(super) readings: Vec<Reading>,
+}
+
+fn window(id: i64, start_us: i64, end_us: i64, readings: &[Reading]) -> Window {
+    let end_us = (end_us, end_us);
+    Window { id, start_us, end_us, optional: false, readings: readings.to_vec() }
+}
+
+/// What the expressions of the tests mean: 8 and 9 begin, 0 and 1 (and 9) end, 5 aborts, and 7 to 9
+/// are worth a window around them.
+pub(super) fn begins(value: i64) -> bool {
+    value >= 8
+}
+pub(super) fn ends(value: i64) -> bool {
+    value <= 1 || value == 9
+}
+pub(super) fn aborts(value: i64) -> bool {
+    value == 5
+}
+pub(super) fn around(value: i64) -> bool {
+    value >= 7
+}
+
+/// All windows of one key, whose readings are in order.
+pub(super) fn windows(shape: &Shape, readings: &[Reading]) -> Vec<Window> {
+    match shape {
+        Shape::Grid { .. } => unreachable!("has its own tests"),
+        Shape::Session { gap_us, max_us } => sessions(*gap_us, *max_us, readings),
+        Shape::Count { size, hop } => (0..)
+            .map(|k| (k, (k * hop) as usize, (k * hop + size) as usize))
+            .take_while(|(_, _, to)| *to <= readings.len())
+            .map(|(k, from, to)| (k, &readings[from..to]))
+            .map(|(k, part)| window(k, part[0].0, part[part.len() - 1].0, part))
+            .collect(),
+        Shape::State { until, abort, min_us, max_us, .. } => {
+            let states = match until.is_some() {
+                true => from_to(abort.is_some(), *max_us, readings),
+                false => whiles(abort.is_some(), *max_us, readings),
+            };
+            let long = |w: &Window, end: i64| {
+                end > w.start_us && end.saturating_sub(w.start_us) >= *min_us
+            };
+            let mut found: Vec<Window> =
+                states.into_iter().filter(|w| long(w, w.end_us.1)).collect();
+            found.iter_mut().for_each(|w| w.optional = !long(w, w.end_us.0));
+            found
+        }
+        Shape::Sliding { before_us, after_us, at } => {
+            let mut found: Vec<Window> = Vec::new();
+            for (time, value) in readings {
+                let (start, end) = (time - before_us, time + after_us);
+                let same = found.last().is_some_and(|w| w.id == start);
+                if !same && (at.is_none() || around(*value)) {
+                    let inside = readings.iter().filter(|r| start <= r.0 && r.0 <= end);
+                    let inside: Vec<Reading> = inside.copied().collect();
+                    found.push(window(start, start, end, &inside));
+                }
+            }
+            found
+        }
+    }
+}
+
+fn sessions(gap_us: i64, max_us: Option<i64>, readings: &[Reading]) -> Vec<Window> {
+    let mut parts: Vec<Vec<Reading>> = Vec::new();
+    for reading in readings {
+        match parts.last_mut() {
+            Some(part)
+                if reading.0 - part[part.len() - 1].0 <= gap_us
+                    && max_us.is_none_or(|max| reading.0 - part[0].0 < max) =>
+            {
+                part.push(*reading);
+            }
+            _ => parts.push(vec![*reading]),
+        }
+    }
+    let bounds = |p: &Vec<Reading>| window(p[0].0, p[0].0, p[p.len() - 1].0, p);
+    parts.iter().map(bounds).collect()
+}
+
+/// The first reading from `from` on that begins a window.
+fn beginning(abort: bool, from: usize, readings: &[Reading]) -> Option<usize> {
+    let begin = |r: &Reading| begins(r.1) && !(abort && aborts(r.1));
+    readings[from..].iter().position(begin).map(|at| from + at)
+}
+
+fn from_to(abort: bool, max_us: Option<i64>, readings: &[Reading]) -> Vec<Window> {
+    let mut found = Vec::new();
+    let mut next = beginning(abort, 0, readings);
+    while let Some(from) = next {
+        let start = readings[from].0;
+        let cut = max_us.map_or(i64::MAX, |max| start + max);
+        let rest = &readings[from + 1..];
+        let stop = rest
+            .iter()
+            .position(|r| r.0 >= cut || (abort && aborts(r.1)) || (ends(r.1) && r.0 > start));
+        next = None;
+        match stop.map(|at| from + 1 + at) {
+            Some(at) if readings[at].0 >= cut => {
+                found.push(window(start, start, cut, &readings[from..at]));
+                next = beginning(abort, at, readings);
+            }
+            Some(at) if abort && aborts(readings[at].1) => {
+                next = beginning(abort, at + 1, readings);
+            }
+            Some(at) => {
+                found.push(window(start, start, readings[at].0, &readings[from..=at]));
+                next = beginning(abort, at, readings);
+            }
+            None => found.push(still_open(start, cut, &readings[from..])),
+        }
+    }
+    found
+}
+
+fn still_open(start: i64, cut: i64, readings: &[Reading]) -> Window {
+    let last = readings[readings.len() - 1].0;
+    Window { end_us: (last, cut), ..window(start, start, last, readings) }
+}
+
+fn whiles(abort: bool, max_us: Option<i64>, readings: &[Reading]) -> Vec<Window> {
+    let mut found = Vec::new();
+    let mut next = beginning(abort, 0, readings);
+    while let Some(from) = next {
+        let start = readings[from].0;
+        let cut = max_us.map_or(i64::MAX, |max| start + max);
+        let rest = &readings[from + 1..];
+        let stop = rest.iter().position(|r| r.0 >= cut || !begins(r.1));
+        next = None;
+        match stop.map(|at| from + 1 + at) {
+            Some(at) if readings[at].0 >= cut => {
+                found.push(window(start, start, cut, &readings[from..at]));
+                next = beginning(abort, at, readings);
+            }
+            Some(at) => {
+                if !(abort && aborts(readings[at].1)) {
+                    found.push(window(start, start, readings[at].0, &readings[from..at]));
+                }
+                next = beginning(abort, at, readings);
+            }
+            None => found.push(still_open(start, cut, &readings[from..])),
+        }
+    }
+    found
+}

@@ -1,0 +1,169 @@
+//! What a window step asks of its operator.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+
+use super::{Expr, KeyLimits, time_type};
+
+/// Whose clock closes windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// Each key's own event time.
+    #[default]
+    Device,
+    /// The maximum over all keys. (One clock for the fleet: the usual global watermark.)
+    Fleet,
+}
+
+/// What happens to a row whose window was emitted already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatePolicy {
+    /// The window is emitted again with `revision + 1`, as long as its state is kept; rows later
+    /// than that go to `system.late`.
+    Revise {
+        /// How long (event time of the key's clock past the window's end) state is kept, µs.
+        keep_us: i64,
+    },
+    /// Every late row goes to `system.late`.
+    Table,
+}
+
+/// Which windows there are. All times in microseconds.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// Windows of one length at fixed distances.
+    Grid {
+        /// Length of a window.
+        size_us: i64,
+        /// Distance between starts of windows; equal to the size for tumbling windows, and never
+        /// longer than it. Windows are aligned to the Unix epoch plus `offset_us`.
+        slide_us: i64,
+        /// Shift of the alignment.
+        offset_us: i64,
+    },
+    /// Readings of a key without a longer pause between them.
+    Session {
+        /// A pause longer than this ends a session.
+        gap_us: i64,
+        /// A session has no reading this long after its first, or later: the next session begins.
+        max_us: Option<i64>,
+    },
+    /// A fixed number of readings of a key, in the order of their times. Windows are numbered.
+    Count {
+        /// Readings of a window.
+        size: i64,
+        /// Readings from the start of one window to that of the next, at most `size`.
+        hop: i64,
+    },
+    /// From a reading of a key to a later one.
+    State {
+        /// The first reading for which this is true begins a window.
+        begin: Expr,
+        /// The next one for which this is true ends it, and belongs to it. Without it the first for
+        /// which `begin` is not true ends it, and does not belong to it.
+        until: Option<Expr>,
+        /// A reading for which this is true ends the window without a row.
+        abort: Option<Expr>,
+        /// A window that is shorter gives no row.
+        min_us: i64,
+        /// A window is cut at this length.
+        max_us: Option<i64>,
+    },
+    /// One window around each reading, or around each time at which there are several.
+    Sliding {
+        /// From so long before the reading.
+        before_us: i64,
+        /// Until so long after it; both ends belong to the window.
+        after_us: i64,
+        /// Only around readings for which this is true.
+        at: Option<Expr>,
+    },
+}
+
+impl Shape {
+    /// The column that tells the windows of a key apart.
+    pub fn identity(&self) -> &'static str {
+        match self {
+            Self::Count { .. } => "window_number",
+            _ => "window_start",
+        }
+    }
+
+    /// Whether a window that was emitted can turn out not to be one: its last row has no readings.
+    pub fn withdraws(&self) -> bool {
+        matches!(self, Self::Session { .. } | Self::State { .. })
+    }
+}
+
+/// A window aggregate.
+#[derive(Clone, Debug)]
+pub struct WindowSpec {
+    /// Name of the pipeline, for `system.late`.
+    pub pipeline: String,
+    /// Name of the step.
+    pub name: String,
+    /// Schema of the input edge.
+    pub input: SchemaRef,
+    /// Input columns to group by.
+    pub keys: Vec<usize>,
+    /// Input column that holds event time (type [`time_type`]).
+    pub time: usize,
+    /// Which windows there are.
+    pub shape: Shape,
+    /// The distinct aggregate calls.
+    pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
+    /// `FILTER (WHERE ...)` of each aggregate, over the input.
+    pub filters: Vec<Option<Expr>>,
+    /// Output columns by name, each over [`WindowSpec::aggregated_schema`].
+    pub select: Vec<(String, Expr)>,
+    /// How much older than the newest reading of its key a reading may be, microseconds.
+    pub disorder_us: i64,
+    /// A key silent for this long (tick time) has its open windows closed, microseconds.
+    pub idle_close_us: i64,
+    /// Whose clock closes windows.
+    pub clock: Clock,
+    /// What happens to late rows.
+    pub late: LatePolicy,
+    /// How many keys it may have.
+    pub limits: KeyLimits,
+}
+
+impl WindowSpec {
+    /// What `select` sees: the keys, `window_start`, `window_end`, then one column per aggregate,
+    /// named `agg0`, `agg1`, ...
+    pub fn aggregated_schema(&self) -> SchemaRef {
+        let mut fields = self.key_and_bound_fields();
+        for (i, a) in self.aggregates.iter().enumerate() {
+            fields.push(Arc::new(a.field().as_ref().clone().with_name(format!("agg{i}"))));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Schema of the output edge: the keys, `window_start`, `window_end`, of counted windows
+    /// `window_number`, the selected columns, then `rows` (readings in the window; 0 if it was
+    /// withdrawn) and `revision` (0 at first, 1 after late rows, ...).
+    pub fn schema(&self) -> SchemaRef {
+        let mut fields = self.key_and_bound_fields();
+        if let Shape::Count { .. } = self.shape {
+            fields.push(Arc::new(Field::new("window_number", DataType::Int64, false)));
+        }
+        let aggregated = self.aggregated_schema();
+        for (name, e) in &self.select {
+            let data_type = e.data_type(&aggregated).expect("checked when planned");
+            fields.push(Arc::new(Field::new(name, data_type, true)));
+        }
+        fields.push(Arc::new(Field::new("rows", DataType::Int64, false)));
+        fields.push(Arc::new(Field::new("revision", DataType::Int64, false)));
+        Arc::new(Schema::new(fields))
+    }
+
+    fn key_and_bound_fields(&self) -> Vec<Arc<Field>> {
+        let mut fields: Vec<Arc<Field>> =
+            self.keys.iter().map(|k| Arc::clone(&self.input.fields()[*k])).collect();
+        fields.push(Arc::new(Field::new("window_start", time_type(), false)));
+        fields.push(Arc::new(Field::new("window_end", time_type(), false)));
+        fields
+    }
+}

@@ -1,0 +1,164 @@
+//! Keys of `[[step]]` with `type = "window"`.
+
+use super::limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
+use super::steps::{BY_WINDOW, DISORDER, IDLE_CLOSE, STEP_FROM, STEP_NAME};
+use crate::config::kinds::{Component, Key, Kind};
+
+/// Most readings of a window that is made of a number of them.
+const COUNT_MAX: i64 = 1_000_000;
+
+pub(super) static WINDOW: Component = Component {
+    id: "step.window",
+    heading: "[[step]]",
+    tag: Some("window"),
+    doc: "Aggregates over windows of event time. The output has the key, `window_start`, \
+          `window_end`, the selected columns, `rows` (readings in it) and `revision` (0 at first). \
+          Which windows there are says one of: `every`; `size` and `slide`; `gap` (sessions); \
+          `count`; `while`, or `begin` and `until` (states); `before` and `after` (around each \
+          reading). The latter are over the readings of a key in the order of their times; the \
+          clock of a key that is silent for `idle_close` goes on with the time of arrival.",
+    keys: &[
+        STEP_NAME,
+        STEP_FROM,
+        Key::new(
+            "every",
+            Kind::Duration,
+            "Length of windows that follow each other (tumbling). Either this, or `size` and \
+             `slide`.",
+            "\"1m\"",
+        ),
+        Key::new("size", Kind::Duration, "Length of windows that overlap (hopping).", "\"1m\""),
+        Key::new(
+            "slide",
+            Kind::Duration,
+            "Distance of the starts of windows that overlap.",
+            "\"10s\"",
+        ),
+        Key::new(
+            "offset",
+            Kind::Duration,
+            "Shift of the windows; without it they start at multiples of their distance since \
+             1970-01-01 in UTC.",
+            "\"0s\"",
+        )
+        .default("0s"),
+        Key::new(
+            "gap",
+            Kind::Duration,
+            "Sessions: a pause of the key that is longer ends one. It lasts from its first reading \
+             to its last.",
+            "\"5m\"",
+        ),
+        Key::new(
+            "count",
+            Kind::Int(1, COUNT_MAX),
+            "Windows of so many readings of the key, numbered from 0 by `window_number`. Only \
+             whole ones are emitted.",
+            "100",
+        ),
+        Key::new(
+            "hop",
+            Kind::Int(1, COUNT_MAX),
+            "Readings from the start of one counted window to that of the next; if absent, \
+             `count`.",
+            "10",
+        ),
+        Key::new(
+            "while",
+            Kind::Sql,
+            "Windows in which every reading meets this condition. One ends at the time of the \
+             first that does not, which is not in it.",
+            "\"state = 'running'\"",
+        ),
+        Key::new(
+            "begin",
+            Kind::Sql,
+            "The first reading that meets this begins a window; `until` says what ends it.",
+            "\"phase = 'heat'\"",
+        ),
+        Key::new(
+            "until",
+            Kind::Sql,
+            "The next reading that meets this ends a window, and is in it. If it meets `begin` as \
+             well, it is also the first of the next one.",
+            "\"phase = 'done'\"",
+        ),
+        Key::new(
+            "abort",
+            Kind::Sql,
+            "A reading that meets this ends a window of `while` or `begin` without a row.",
+            "\"phase = 'cancelled'\"",
+        ),
+        Key::new(
+            "min",
+            Kind::Duration,
+            "A window of `while` or `begin` that is shorter gives no row.",
+            "\"10s\"",
+        )
+        .default("0s"),
+        Key::new(
+            "max",
+            Kind::Duration,
+            "A session, or a window of `while` or `begin`, is cut at this length, exactly, also \
+             if no reading comes; what follows can begin the next. If absent, there is no limit.",
+            "\"8h\"",
+        ),
+        Key::new(
+            "before",
+            Kind::Duration,
+            "One window around each reading, from so long before it; with `after` or alone. Both \
+             ends are in it; of readings of the same time there is one.",
+            "\"5m\"",
+        ),
+        Key::new(
+            "after",
+            Kind::Duration,
+            "The window around a reading lasts so long after it.",
+            "\"30s\"",
+        ),
+        Key::new(
+            "at",
+            Kind::Sql,
+            "With `before` or `after`: only around readings that meet this.",
+            "\"code = 'fault'\"",
+        ),
+        BY_WINDOW,
+        Key::new(
+            "select",
+            Kind::SqlMap,
+            "The columns: SQL expressions over aggregates and key columns; every aggregate \
+             function of DataFusion, and those for time series (below).",
+            "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
+        )
+        .required(),
+        Key::new(
+            "clock",
+            Kind::OneOf(&["device", "fleet"]),
+            "Whose time closes a window: that of its key, so that one fast clock disturbs nobody \
+             else, or the newest of all keys.",
+            "\"device\"",
+        )
+        .default("device"),
+        DISORDER,
+        IDLE_CLOSE,
+        Key::new(
+            "late",
+            Kind::OneOf(&["revise", "table"]),
+            "A late row makes its window be emitted again with the next `revision`, or goes to \
+             `system.late`. A session or state that turns out to be none comes again with `rows` = \
+             0, and the table does not show it.",
+            "\"revise\"",
+        )
+        .default("revise"),
+        Key::new(
+            "revise_for",
+            Kind::Duration,
+            "How long, in event time, a closed window keeps its state to be revised; what is later \
+             goes to `system.late`. Longer needs more memory.",
+            "\"1h\"",
+        )
+        .default("1h"),
+        STEP_KEYS_MAX,
+        STEP_AT_KEYS_MAX,
+    ],
+};
