@@ -96,6 +96,7 @@ fn inputs() -> Vec<TestInput> {
             topic: format!("d{}", rng.below(5)),
             payload: payload.into_bytes(),
             properties: Vec::new(),
+            change: None,
         }
     };
     (0..3_000).map(message).collect()

@@ -124,7 +124,7 @@ impl StatelessStep {
                 debug_assert_eq!(input.fields(), output.fields(), "rows pass unchanged");
             }
             StepKind::Project(_) => {}
-            StepKind::Window(_) | StepKind::Detect(_) => return None,
+            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Enrich(_) => return None,
         }
         Some(Self { kind: kind.clone(), output })
     }
@@ -146,7 +146,9 @@ impl StatelessStep {
             StepKind::Filter(keep) => filter(keep, rows),
             StepKind::Project(columns) => project(columns, rows, &self.output),
             StepKind::Route(branches) => route(branches, rows),
-            StepKind::Window(_) | StepKind::Detect(_) => unreachable!("refused by `new`"),
+            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Enrich(_) => {
+                unreachable!("refused by `new`")
+            }
         }
     }
 }

@@ -78,3 +78,27 @@ pub trait KeyedOperator: 'static {
     /// Takes rows that a cut made, those whose keys belong to this worker. Each key comes once.
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
 }
+
+/// A stateful operator with two inputs and one state per key: both inputs are dealt out by the same
+/// key, and their rows of an epoch come together.
+pub trait JoinOperator: 'static {
+    /// All rows of one completed epoch of both inputs, each in its defined order (maybe none), then
+    /// the tick. Called once per epoch, in order of epochs. Which input comes first in time is not
+    /// known: an operator that needs an order between the two defines it by what is in the rows.
+    fn epoch(
+        &mut self,
+        left: &RecordBatch,
+        right: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError>;
+
+    /// See [`KeyedOperator::end`].
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError>;
+
+    /// See [`KeyedOperator::cut`].
+    fn cut(&mut self, whole: bool) -> Snapshot;
+
+    /// See [`KeyedOperator::load`].
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
+}

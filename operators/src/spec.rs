@@ -3,6 +3,7 @@
 
 mod dedup;
 mod limits;
+mod registry;
 mod window;
 
 use std::sync::Arc;
@@ -15,6 +16,10 @@ use crate::topic::TopicTemplate;
 
 pub use dedup::DedupSpec;
 pub use limits::{AtKeysMax, KeyLimits, share_of};
+pub use registry::{
+    CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
+    VALID_FROM, VALID_TO, registry_topic,
+};
 pub use window::{Clock, LatePolicy, Shape, WindowSpec};
 
 /// A planned SQL expression over the columns of one edge.
@@ -317,6 +322,8 @@ pub enum StepKind {
     Window(WindowSpec),
     /// Detector.
     Detect(DetectSpec),
+    /// As-of join with a registry.
+    Enrich(EnrichSpec),
 }
 
 /// One step.
@@ -367,6 +374,8 @@ pub struct PipelineSpec {
     /// Which readings are repetitions, if they are to be dropped. Its output is the edge
     /// `readings`, else what was decoded is.
     pub dedup: Option<DedupSpec>,
+    /// What is known of devices; each is also the edge `NAME_versions`.
+    pub registries: Vec<RegistrySpec>,
     /// Steps in an order in which every `from` is known before it is used.
     pub steps: Vec<StepSpec>,
     /// Alert rules, each with the edge it reads.

@@ -226,8 +226,25 @@ pub fn adopt_sources(old: &Plan, new: &mut Plan) -> Vec<String> {
             ));
         }
     }
+    problems.extend(other_registries(old, new, again));
     new.sources.clone_from(&old.sources);
     problems
+}
+
+/// Registries that are not what they were: their files are opened at a start.
+fn other_registries(old: &Plan, new: &Plan, again: &str) -> Vec<String> {
+    let only = |a: &Plan, b: &Plan| -> Vec<String> {
+        let other = a.registries.iter().filter(|r| !b.registries.contains(r));
+        other.map(|r| format!("{}.{}", r.pipeline, r.name)).collect()
+    };
+    let mut names = only(new, old);
+    names.extend(only(old, new));
+    names.sort();
+    names.dedup();
+    let said = |name| {
+        format!("registry {name}: it cannot be opened, changed or closed while running; {again}")
+    };
+    names.into_iter().map(said).collect()
 }
 
 /// Whether the doors stay as they are. Which topics are readings is the pipelines' own affair, as

@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_operators::spec::{PipelineSpec, StepKind};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::fingerprint::{alert_condition, decode_text, dedup_text, exprs, shown_text, state_text};
-use crate::graph::READINGS;
+use crate::fingerprint::{
+    alert_condition, decode_text, dedup_text, exprs, registry_text, shown_text, state_text,
+};
+use crate::graph::{READINGS, registry_operator, versions_edge};
 
 /// The content ids of a pipeline's stateful operators, by the names under which their state is
 /// saved (`cold-rooms/per_minute`).
@@ -25,6 +27,11 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
         ids.insert(format!("{}/reading/dedup", p.name), readings);
     }
     let mut edges = BTreeMap::from([(READINGS.to_owned(), readings)]);
+    for registry in &p.registries {
+        let own = id(0, &registry_text(registry));
+        ids.insert(registry_operator(&p.name, &registry.name), own);
+        edges.insert(versions_edge(&registry.name), own);
+    }
     for step in &p.steps {
         let from = edges[&step.from];
         let own = id(from, &state_text(&step.kind));
@@ -38,7 +45,7 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
                 }
                 continue;
             }
-            StepKind::Window(_) | StepKind::Detect(_) => {
+            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Enrich(_) => {
                 ids.insert(format!("{}/{}", p.name, step.name), own);
             }
             StepKind::Filter(_) | StepKind::Project(_) => {}

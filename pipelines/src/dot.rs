@@ -34,6 +34,13 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
     let decode = node(out, format!("p{i}_decode"), "box", "decode");
     arrows.push((format!("s{}", p.decode.source), decode.clone(), String::new()));
     from.insert("readings", decode);
+    let versions: Vec<String> =
+        p.registries.iter().map(|r| crate::graph::versions_edge(&r.name)).collect();
+    for (n, registry) in p.registries.iter().enumerate() {
+        let label = format!("registry {}", registry.name);
+        let id = node(out, format!("p{i}_registry{n}"), "folder", &label);
+        from.insert(&versions[n], id);
+    }
     for (n, step) in p.steps.iter().enumerate() {
         let kind = match &step.kind {
             StepKind::Filter(_) => "filter",
@@ -41,9 +48,14 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
             StepKind::Route(_) => "route",
             StepKind::Window(_) => "window",
             StepKind::Detect(_) => "detect",
+            StepKind::Enrich(_) => "enrich",
         };
         let id = node(out, format!("p{i}_step{n}"), "box", &format!("{kind} {}", step.name));
         arrows.push((from[step.from.as_str()].clone(), id.clone(), step.from.clone()));
+        if let StepKind::Enrich(enrich) = &step.kind {
+            let edge = crate::graph::versions_edge(&enrich.registry.name);
+            arrows.push((from[edge.as_str()].clone(), id.clone(), enrich.registry.name.clone()));
+        }
         match &step.kind {
             StepKind::Route(branches) => {
                 from.extend(branches.iter().map(|(name, _)| (name.as_str(), id.clone())));

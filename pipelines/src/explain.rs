@@ -1,5 +1,6 @@
 //! A plan in words, for people who want to see what they wrote.
 
+mod registry;
 mod shape;
 
 use std::fmt::Write as _;
@@ -39,6 +40,9 @@ fn one_pipeline(plan: &Plan, p: &PipelineSpec, out: &mut String) {
     readings(&p.decode, out);
     if let Some(d) = &p.dedup {
         dedup(d, out);
+    }
+    for spec in &p.registries {
+        registry::registry(spec, plan, out);
     }
     for step in &p.steps {
         one_step(step, out);
@@ -163,6 +167,7 @@ fn one_step(step: &StepSpec, out: &mut String) {
         }
         StepKind::Window(w) => window(w, out),
         StepKind::Detect(d) => detect(d, out),
+        StepKind::Enrich(e) => registry::enrich(e, out),
     }
     line(out, "columns", &columns(&step.output));
 }
@@ -174,6 +179,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Route(_) => "branches",
         StepKind::Window(_) => "windows",
         StepKind::Detect(_) => "unusual values",
+        StepKind::Enrich(_) => "columns of a registry",
     }
 }
 

@@ -10,8 +10,8 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
-    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, Expr, PipelineSpec, Shape,
-    StepKind, WindowSpec,
+    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, EnrichSpec, Expr, PipelineSpec,
+    RegistrySpec, Shape, StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -60,6 +60,9 @@ fn canonical(p: &PipelineSpec) -> String {
     let mut out = format!("tidegate plan 3\n{}\n{}", p.name, decode_text(&p.decode));
     if let Some(d) = &p.dedup {
         let _ = writeln!(out, "{}{:?}", dedup_text(d), d.limits);
+    }
+    for registry in &p.registries {
+        out += &registry_text(registry);
     }
     for step in &p.steps {
         let text = format!("{} {}", state_text(&step.kind), shown_text(&step.kind));
@@ -127,6 +130,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
         }
         StepKind::Route(list) => format!("route {}", exprs(list)),
         StepKind::Window(w) => window_text(w),
+        StepKind::Enrich(e) => enrich_text(e),
         StepKind::Detect(d) => {
             let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
@@ -147,8 +151,44 @@ pub(crate) fn shown_text(kind: &StepKind) -> String {
     match kind {
         StepKind::Window(w) => exprs(&w.select),
         StepKind::Detect(d) => format!("{:?}", d.method),
+        StepKind::Enrich(e) => {
+            let values = e.registry.value_fields();
+            let added = e.columns.iter().zip(&e.defaults);
+            let added: Vec<String> = added
+                .map(|(c, d)| format!("{} {:?}", values[*c].name(), d.as_ref().map(expr)))
+                .collect();
+            format!("{added:?} {:?}", e.missing)
+        }
         StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) => String::new(),
     }
+}
+
+/// What decides the history of a registry.
+pub(crate) fn registry_text(r: &RegistrySpec) -> String {
+    let mut out = format!("registry {} {} {:?}\n", r.name, r.keys, r.versions_max);
+    for c in r.columns.iter().chain(&r.valid_from) {
+        let _ = writeln!(
+            out,
+            "{} {:?} {:?} {:?} {:?}",
+            c.name, c.origin, c.kind, c.rules, c.on_invalid
+        );
+    }
+    out
+}
+
+fn enrich_text(e: &EnrichSpec) -> String {
+    let revise = e.revise.as_ref().map(|r| r.keep_us);
+    // Rows that are kept are whole ones: which columns they have is part of the state.
+    let kept: Vec<&String> = match revise {
+        Some(_) => e.input.fields().iter().map(|f| f.name()).collect(),
+        None => Vec::new(),
+    };
+    format!(
+        "enrich {:?} {} {revise:?} {kept:?} {}",
+        names(&e.input, &e.on),
+        e.input.field(e.time).name(),
+        registry_text(&e.registry)
+    )
 }
 
 fn window_text(w: &WindowSpec) -> String {

@@ -1,12 +1,15 @@
 //! A configuration as it was resolved: everything that runs, and nothing that could be invalid.
 
+mod registry;
 mod source;
 
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+use tidegate_operators::registry::Change;
 use tidegate_operators::spec::PipelineSpec;
 
+pub use self::registry::{RegistryFile, RegistrySource};
 pub use self::source::{
     AclSpec, CertificateName, ClientCert, EndpointSpec, FileFormat, FileSpec, HttpSpec, JwtSpec,
     MqttSpec, Retained, SourceKind, SourceSpec, TlsSpec, WebSocketSpec,
@@ -21,6 +24,8 @@ pub struct Plan {
     pub sources: Vec<SourceSpec>,
     /// Pipelines, in the order of the files.
     pub pipelines: Vec<PipelineSpec>,
+    /// Where the registries of the pipelines come from.
+    pub registries: Vec<RegistrySource>,
     /// Whom alerts tell.
     pub notifications: Vec<NotifySpec>,
     /// Tests that the files contain.
@@ -81,4 +86,15 @@ pub struct TestInput {
     pub payload: Vec<u8>,
     /// Its MQTT 5 properties as they are sent.
     pub properties: Vec<u8>,
+    /// It is a change of a registry, whose topic and row it has.
+    pub change: Option<TestChange>,
+}
+
+/// What a test does to a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TestChange {
+    /// What it does.
+    pub change: Change,
+    /// Since when it holds, microseconds since the Unix epoch; `None`: since ever.
+    pub since_us: Option<i64>,
 }

@@ -1,5 +1,6 @@
 //! Reads Delta tables: a snapshot that follows the log, and DataFusion's view of one snapshot.
 
+mod current;
 mod latest;
 mod provider;
 mod prune;
@@ -7,6 +8,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use current::current;
 pub(crate) use latest::latest_revisions;
 pub use provider::DeltaProvider;
 pub(crate) use provider::objects_url;

@@ -16,6 +16,7 @@ mod metrics;
 mod outputs;
 mod points;
 mod process;
+mod registry;
 mod restart;
 mod rules;
 mod settings;

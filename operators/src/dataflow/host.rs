@@ -1,4 +1,4 @@
-//! The one host of all stateful operators.
+//! The one host of all stateful operators, with one input or two.
 //!
 //! It keeps the rows of each epoch until the frontier has passed it, puts them into the defined
 //! order, and calls the operator once per epoch with the epoch's tick. The order is defined here
@@ -13,16 +13,18 @@ use std::collections::BTreeMap;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::SchemaRef;
+use timely::communication::Pull;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
+use timely::dataflow::channels::Message;
 use timely::dataflow::channels::pact::ParallelizationContract;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 
 use super::ticks::Ticks;
 use crate::batch::{Batch, Epoch, Tick};
-use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::operator::{Emit, JoinOperator, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, Snapshot};
 
 /// How the rows of an epoch are put into order at the input of a stateful operator.
@@ -69,6 +71,16 @@ pub struct Hosted<'scope> {
     pub rejects: Stream<'scope, Epoch, Batch>,
 }
 
+/// The second input of an operator that has two.
+pub struct Second<'scope> {
+    /// Its rows.
+    pub stream: Stream<'scope, Epoch, Batch>,
+    /// Its schema.
+    pub input: SchemaRef,
+    /// The order of its rows.
+    pub order: EdgeOrder,
+}
+
 /// Runs `operator` on `stream`, exchanged by `pact`.
 pub fn host<'scope, P>(
     stream: Stream<'scope, Epoch, Batch>,
@@ -80,7 +92,55 @@ where
     P: ParallelizationContract<Epoch, Batch>,
 {
     let mut builder = OperatorBuilder::new(context.name.clone(), stream.scope());
-    let mut input = builder.new_input(stream, pact);
+    let input = taking(builder.new_input(stream, pact));
+    let orders = vec![(context.input.clone(), context.order.clone())];
+    run(builder, vec![input], orders, Operator::One(operator), context)
+}
+
+/// Runs `operator` on two streams, each exchanged by its own pact so that equal keys meet.
+pub fn host_join<'scope, P>(
+    (left, left_pact): (Stream<'scope, Epoch, Batch>, P),
+    (right, right_pact): (Second<'scope>, P),
+    operator: Box<dyn JoinOperator>,
+    context: HostContext,
+) -> Hosted<'scope>
+where
+    P: ParallelizationContract<Epoch, Batch>,
+{
+    let mut builder = OperatorBuilder::new(context.name.clone(), left.scope());
+    let inputs = vec![
+        taking(builder.new_input(left, left_pact)),
+        taking(builder.new_input(right.stream, right_pact)),
+    ];
+    let orders = vec![(context.input.clone(), context.order.clone()), (right.input, right.order)];
+    run(builder, inputs, orders, Operator::Two(operator), context)
+}
+
+/// Rows of one input by their epochs.
+type Pending = BTreeMap<Epoch, Vec<Batch>>;
+
+/// Takes what has come on one input.
+type Taking = Box<dyn FnMut(&mut Pending)>;
+
+fn taking<P>(mut input: InputHandleCore<Epoch, Batch, P>) -> Taking
+where
+    P: Pull<Message<Epoch, Batch>> + 'static,
+{
+    Box::new(move |pending| {
+        input.for_each_stamp(|capability, batches| {
+            let epoch = *capability.least().expect("messages carry one epoch");
+            pending.entry(epoch).or_default().extend(batches.map(std::mem::take));
+        });
+    })
+}
+
+fn run<'scope>(
+    mut builder: OperatorBuilder<'scope, Epoch>,
+    mut inputs: Vec<Taking>,
+    orders: Vec<(SchemaRef, EdgeOrder)>,
+    operator: Operator,
+    context: HostContext,
+) -> Hosted<'scope> {
     let (rows_out, rows) = builder.new_output();
     let (late_out, late) = builder.new_output();
     let (rejects_out, rejects) = builder.new_output();
@@ -88,15 +148,15 @@ where
         .map(OutputBuilder::<Epoch, CapacityContainerBuilder<Batch>>::from);
     builder.build(move |capabilities| {
         let mut capabilities = Some(capabilities);
-        let mut runner = Runner { operator, context, pending: BTreeMap::new(), failed: false };
+        let pending = inputs.iter().map(|_| Pending::new()).collect();
+        let mut runner = Runner { operator, context, orders, pending, failed: false };
         move |frontiers| {
-            input.for_each_stamp(|capability, batches| {
-                let epoch = *capability.least().expect("messages carry one epoch");
-                let waiting = runner.pending.entry(epoch).or_default();
-                waiting.extend(batches.map(std::mem::take));
-            });
+            for (take, pending) in inputs.iter_mut().zip(&mut runner.pending) {
+                take(pending);
+            }
             let Some(held) = capabilities.as_mut() else { return };
-            let to = frontiers[0].frontier().first().copied();
+            // An input that has ended is complete at every epoch.
+            let to = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
             let mut sessions = outputs.each_mut().map(|o| o.activate());
             let mut give = |held: &[Capability<Epoch>], epoch: Epoch, emit: Emit| {
                 let edges = [emit.rows, emit.late, emit.rejects];
@@ -136,22 +196,69 @@ where
     Hosted { rows, late, rejects }
 }
 
+/// An operator by its number of inputs.
+enum Operator {
+    One(Box<dyn KeyedOperator>),
+    Two(Box<dyn JoinOperator>),
+}
+
+impl Operator {
+    fn epoch(
+        &mut self,
+        rows: &[RecordBatch],
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        match self {
+            Self::One(operator) => operator.epoch(&rows[0], tick, emit),
+            Self::Two(operator) => operator.epoch(&rows[0], &rows[1], tick, emit),
+        }
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        match self {
+            Self::One(operator) => operator.end(emit),
+            Self::Two(operator) => operator.end(emit),
+        }
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        match self {
+            Self::One(operator) => operator.cut(whole),
+            Self::Two(operator) => operator.cut(whole),
+        }
+    }
+}
+
 struct Runner {
-    operator: Box<dyn KeyedOperator>,
+    operator: Operator,
     context: HostContext,
-    pending: BTreeMap<Epoch, Vec<Batch>>,
+    /// Schema and order of each input.
+    orders: Vec<(SchemaRef, EdgeOrder)>,
+    /// The rows of each input.
+    pending: Vec<Pending>,
     failed: bool,
 }
 
 impl Runner {
+    /// The rows of an epoch of each input, in their orders; whether there are any.
+    fn take(&mut self, epoch: Epoch) -> Result<(Vec<RecordBatch>, bool), OperatorError> {
+        let mut rows = Vec::with_capacity(self.orders.len());
+        for (pending, (schema, order)) in self.pending.iter_mut().zip(&self.orders) {
+            rows.push(in_order(schema, order, pending.remove(&epoch).unwrap_or_default())?);
+        }
+        let any = rows.iter().any(|r| r.num_rows() > 0);
+        Ok((rows, any))
+    }
+
     fn epoch(&mut self, tick: Tick) -> Emit {
-        let batches = self.pending.remove(&tick.epoch).unwrap_or_default();
         let mut emit = Emit::default();
+        let rows = self.take(tick.epoch);
         if self.failed {
             return emit;
         }
-        let result = in_order(&self.context.input, &self.context.order, batches)
-            .and_then(|rows| self.operator.epoch(&rows, tick, &mut emit))
+        let result = rows
+            .and_then(|(rows, _)| self.operator.epoch(&rows, tick, &mut emit))
             .and_then(|()| match self.context.ticks.is_flush(tick.epoch) {
                 true => self.operator.end(&mut emit),
                 false => Ok(()),
@@ -170,12 +277,10 @@ impl Runner {
         if self.failed {
             return emit;
         }
-        let batches = self.pending.remove(&last.epoch).unwrap_or_default();
-        let mut result = Ok(());
-        if !batches.is_empty() {
-            result = in_order(&self.context.input, &self.context.order, batches)
-                .and_then(|rows| self.operator.epoch(&rows, last, &mut emit));
-        }
+        let result = self.take(last.epoch).and_then(|(rows, any)| match any {
+            true => self.operator.epoch(&rows, last, &mut emit),
+            false => Ok(()),
+        });
         let result = result.and_then(|()| self.operator.end(&mut emit));
         self.note(result);
         emit

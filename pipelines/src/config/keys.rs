@@ -8,6 +8,7 @@ mod http;
 mod limits;
 mod mqtt;
 mod process;
+mod registry;
 mod steps;
 mod window;
 
@@ -19,6 +20,7 @@ pub(crate) use limits::LIMITS;
 use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
 use mqtt::MQTT;
 pub(crate) use process::PROCESS_FILE;
+use registry::{ENRICH, REGISTRY, TEST_REGISTRY};
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT};
 use window::WINDOW;
 
@@ -51,9 +53,10 @@ pub(crate) static PIPELINE: Component = Component {
         .required(),
         Key::new("reading", Kind::Section(&READING), "What one row is.", "").required(),
         Key::new("limits", Kind::Section(&LIMITS), "How much is kept in memory.", ""),
+        Key::new("registry", Kind::Sections(&REGISTRY), "What is known of devices.", ""),
         Key::new(
             "step",
-            Kind::Variants(&[&FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT]),
+            Kind::Variants(&[&FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH]),
             "What is done with the rows, from edge to edge. Each step's name is the name of its \
              output edge; their order in the file does not matter.",
             "",
@@ -378,8 +381,8 @@ static WEBHOOK: Component = Component {
             "engine",
             Kind::Bool,
             "Also told of Tidegate's own alerts (rows of `system.alerts` of the pipeline \
-             `tidegate`): `disk_full`, `journal_full`, `source_down`, `tables_unreachable`, \
-             `keys_max`, `webhook_dead`.",
+             `tidegate`): `disk_full`, `journal_full`, `source_down`, `registry_unreadable`, \
+             `tables_unreachable`, `keys_max`, `webhook_dead`.",
             "true",
         )
         .default("false"),
@@ -395,6 +398,7 @@ static TEST: Component = Component {
         Key::new("name", Kind::Text, "What it shows.", "\"five warm minutes fire once\"")
             .required(),
         Key::new("input", Kind::Sections(&TEST_INPUT), "The messages.", "").required(),
+        Key::new("registry", Kind::Sections(&TEST_REGISTRY), "What registries say.", ""),
         Key::new(
             "expect",
             Kind::RowsByEdge,

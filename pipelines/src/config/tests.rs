@@ -21,6 +21,7 @@ const BROKER: &str = include_str!("../../tests-data/broker.toml");
 const FILE: &str = include_str!("../../tests-data/file.toml");
 const HTTP: &str = include_str!("../../tests-data/http.toml");
 const SPANS: &str = include_str!("../../tests-data/spans.toml");
+const REGISTRY: &str = include_str!("../../tests-data/registry.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
 
 fn files(texts: &[&str]) -> Vec<(PathBuf, String)> {
@@ -192,12 +193,12 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS]);
+    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY]);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
     let mut seen = BTreeSet::new();
     let public = ENDPOINT.replace("secret = \"${env", "key_file = \"${env");
-    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP, SPANS] {
+    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP, SPANS, REGISTRY] {
         used(&PIPELINE, &tree(text), &mut seen);
     }
     let mut all = Vec::new();
@@ -295,7 +296,7 @@ fn valid(schema: &Json, value: &Json) -> bool {
 #[test]
 fn the_json_schema_knows_good_from_bad() {
     let schema = schema();
-    for text in [PLANT, BROKER, FILE, HTTP] {
+    for text in [PLANT, BROKER, FILE, HTTP, REGISTRY] {
         assert!(valid(&schema, &to_json(&tree(text))));
     }
     for (from, to) in [
@@ -503,7 +504,7 @@ fn windows_are_bounded() {
 #[test]
 fn a_plan_can_be_looked_at_without_its_references() {
     let unset = |_: &str, _: &str| Ok(super::references::UNSET.to_owned());
-    for text in [PLANT, BROKER, FILE, HTTP] {
+    for text in [PLANT, BROKER, FILE, HTTP, REGISTRY] {
         if let Err(problems) = load(&files(&[text]), &unset) {
             panic!("{}", shown(&problems));
         }

@@ -24,7 +24,7 @@ use timely::dataflow::Stream;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 
-pub(crate) use self::pipeline::READINGS;
+pub(crate) use self::pipeline::{READINGS, registry_operator, versions_edge};
 pub use self::tables::{
     ALERTS, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
 };

@@ -1,4 +1,6 @@
-//! The graph of one pipeline: decode, steps, alerts, tables.
+//! The graph of one pipeline: decode, registries, steps, alerts, tables.
+
+mod registry;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -16,7 +18,7 @@ use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
-    Clock, DedupSpec, Expr, PipelineSpec, Shape, StepKind, StepSpec, TableSpec,
+    Clock, DedupSpec, Expr, PipelineSpec, RegistrySpec, Shape, StepKind, StepSpec, TableSpec,
 };
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
@@ -25,6 +27,8 @@ use timely::dataflow::Stream;
 
 use super::tables::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
+
+pub(crate) use self::registry::{registry_operator, versions_edge};
 
 /// Name of the edge of decoded readings.
 pub(crate) const READINGS: &str = "readings";
@@ -40,6 +44,8 @@ struct Builder<'a, 'scope> {
     tables: &'a [TableSpec],
     sinks: &'a Sinks<'a>,
     edges: BTreeMap<String, Edge<'scope>>,
+    /// Changes of registries by their names.
+    changes: BTreeMap<String, Edge<'scope>>,
 }
 
 /// Builds one pipeline onto the messages of all sources.
@@ -50,11 +56,14 @@ pub(super) fn build<'scope>(
     tables: &[TableSpec],
     sinks: &Sinks<'_>,
 ) -> Result<(), OperatorError> {
-    let mut builder = Builder { index, pipeline, tables, sinks, edges: BTreeMap::new() };
+    let (edges, changes) = (BTreeMap::new(), BTreeMap::new());
+    let mut builder = Builder { index, pipeline, tables, sinks, edges, changes };
+    builder.registries(&messages)?;
     builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
             StepKind::Window(_) | StepKind::Detect(_) => builder.keyed_step(step)?,
+            StepKind::Enrich(spec) => builder.enrich(step, spec)?,
             _ => builder.stateless_step(step),
         }
     }
@@ -255,29 +264,49 @@ impl<'scope> Builder<'_, 'scope> {
         mut operator: Box<dyn KeyedOperator>,
         keys: Vec<usize>,
     ) -> Result<Hosted<'scope>, OperatorError> {
+        let owned = self.restore(&name, keys.len(), &mut |rows| operator.load(rows))?;
+        let host_context = self.host_context(name, input, &edge.order, owned);
+        Ok(host(edge.stream.clone(), by_key(keys), operator, host_context))
+    }
+
+    /// Loads the saved state of an operator; the key groups that this worker speaks for.
+    fn restore(
+        &self,
+        name: &str,
+        keys: usize,
+        load: &mut dyn FnMut(&RecordBatch) -> Result<(), OperatorError>,
+    ) -> Result<GroupSet, OperatorError> {
         let context = self.sinks.context;
-        for rows in (context.state)(&name) {
-            let mine = own_rows(&rows, keys.len(), context.worker);
-            operator.load(&mine)?;
+        for rows in (context.state)(name) {
+            load(&own_rows(&rows, keys, context.worker))?;
         }
         let (index, workers) = context.worker;
-        let owned = match (keys.is_empty(), index == owner(0, workers)) {
+        Ok(match (keys == 0, index == owner(0, workers)) {
             (false, _) => GroupSet::owned(index, workers),
             // Without key columns everything is on one worker, whatever group its keys are in.
             (true, true) => GroupSet::ALL,
             (true, false) => GroupSet::default(),
-        };
+        })
+    }
+
+    fn host_context(
+        &self,
+        name: String,
+        input: SchemaRef,
+        order: &EdgeOrder,
+        owned: GroupSet,
+    ) -> HostContext {
+        let context = self.sinks.context;
         let (save, fail) = (Rc::clone(&context.save), Rc::clone(&context.fail));
-        let host_context = HostContext {
+        HostContext {
             name,
             input,
-            order: edge.order.clone(),
+            order: order.clone(),
             owned,
             ticks: context.ticks.clone(),
             save: Box::new(move |name, epoch, take| save(name, epoch, take)),
             fail: Box::new(move |name, error| fail(name, error)),
-        };
-        Ok(host(edge.stream.clone(), by_key(keys), operator, host_context))
+        }
     }
 
     fn rejects(&self, stream: Stream<'scope, Epoch, Batch>) {
@@ -310,6 +339,10 @@ impl<'scope> Builder<'_, 'scope> {
     fn schema_of(&self, edge: &str) -> SchemaRef {
         if edge == READINGS {
             return self.pipeline.readings_schema();
+        }
+        let is_history = |r: &&RegistrySpec| versions_edge(&r.name) == edge;
+        if let Some(registry) = self.pipeline.registries.iter().find(is_history) {
+            return registry.versions_schema();
         }
         let makes = |s: &&StepSpec| match &s.kind {
             StepKind::Route(branches) => branches.iter().any(|b| b.0 == edge),

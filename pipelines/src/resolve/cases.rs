@@ -9,7 +9,7 @@ use tidegate_operators::system::{
 };
 
 use super::edges::Edges;
-use super::source;
+use super::{registry, source};
 use crate::config::keys::TEST_MESSAGES_MAX;
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::section::Section;
@@ -39,7 +39,9 @@ pub(crate) fn tests(
 ) -> Vec<TestSpec> {
     let mut found = Vec::new();
     for test in file.sections("test") {
-        let inputs = inputs(file, &test, report);
+        let mut inputs = inputs(file, &test, report);
+        inputs.splice(0..0, registry::test_inputs(file, &test, &inputs, report));
+        inputs.sort_by_key(|i| i.at_us);
         let expect: Vec<(String, Vec<Map<String, Json>>)> = test
             .entries("expect")
             .iter()
@@ -120,6 +122,7 @@ fn expand(input: &Section<'_>, topic: &str, inputs: &mut Vec<TestInput>) {
             at_us,
             payload: payload.into_bytes(),
             properties: properties.clone(),
+            change: None,
         });
     }
 }

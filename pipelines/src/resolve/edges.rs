@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use tidegate_operators::key::is_key_type;
+use tidegate_operators::spec::{INGEST_TIME, VALID_FROM, VALID_TO};
 
 use crate::config::problem::{At, Reporter, hint_of};
 
@@ -28,6 +29,8 @@ pub(crate) enum RowKind {
     },
     /// Findings with their key.
     Findings { keys: Vec<String> },
+    /// Versions of a registry with their key.
+    Versions { keys: Vec<String> },
 }
 
 /// One edge.
@@ -44,7 +47,9 @@ impl Edge {
     pub(crate) fn keys(&self) -> Vec<String> {
         match &self.rows {
             RowKind::Readings => vec!["device".to_owned()],
-            RowKind::Windows { keys, .. } | RowKind::Findings { keys } => keys.clone(),
+            RowKind::Windows { keys, .. }
+            | RowKind::Findings { keys }
+            | RowKind::Versions { keys } => keys.clone(),
         }
     }
 
@@ -54,6 +59,7 @@ impl Edge {
         let rest: &[&str] = match self.rows {
             RowKind::Windows { .. } => &["window_start", "window_end", "rows", "revision"],
             RowKind::Readings | RowKind::Findings { .. } => &["time"],
+            RowKind::Versions { .. } => &[VALID_FROM, VALID_TO, INGEST_TIME, "revision"],
         };
         names.extend(rest.iter().map(|n| (*n).to_owned()));
         if let RowKind::Windows { id, .. } = self.rows
@@ -68,6 +74,7 @@ impl Edge {
     pub(crate) fn time(&self) -> &'static str {
         match self.rows {
             RowKind::Windows { .. } => "window_end",
+            RowKind::Versions { .. } => INGEST_TIME,
             _ => "time",
         }
     }
@@ -76,6 +83,7 @@ impl Edge {
     pub(crate) fn start(&self) -> &'static str {
         match self.rows {
             RowKind::Windows { .. } => "window_start",
+            RowKind::Versions { .. } => INGEST_TIME,
             _ => "time",
         }
     }

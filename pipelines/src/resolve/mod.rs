@@ -10,6 +10,7 @@ pub(crate) mod edges;
 mod limits;
 mod outputs;
 mod reading;
+mod registry;
 mod shapes;
 mod source;
 mod steps;
@@ -55,6 +56,7 @@ pub(crate) fn plan(
         let source = numbers[index].unwrap_or_default();
         let Some(whole) = pipeline(file, source, None, report) else { continue };
         plan.notifications.extend(outputs::notifications(file, resolve, report));
+        plan.registries.extend(registry::sources(file, &whole.spec.registries, resolve, report));
         plan.tests.extend(cases::tests(file, index, &whole.edges, report));
         plan.pipelines.push(whole.spec);
     }
@@ -126,12 +128,16 @@ fn pipeline(
     let devices = limits::of_pipeline(&limits::table(file));
     let dedup = dedup::dedup(name, &reading, &decode, needs, devices, report);
     let readings = dedup.as_ref().map_or_else(|| decode.schema(), DedupSpec::schema);
-    let edges = edges::Edges::of_readings(readings);
+    let registries = registry::registries(file, report);
+    let mut edges = edges::Edges::of_readings(readings);
+    registry::add_edges(&registries, &mut edges);
     let mut resolved = steps::Steps::new(name, reading, limits::table(file), edges);
+    resolved.registries.clone_from(&registries);
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);
-    let tables = outputs::tables(file, &sql_name(name), &edges, report);
+    let mut tables = outputs::tables(file, &sql_name(name), &edges, report);
+    registry::add_tables(&registries, &sql_name(name), &mut tables);
     if needs.is_none() {
         outputs::unread_steps(file, report);
     }
@@ -148,6 +154,7 @@ fn pipeline(
         sql_name: sql_name(name),
         decode,
         dedup,
+        registries,
         steps,
         alerts,
         tables,

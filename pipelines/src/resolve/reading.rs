@@ -71,6 +71,31 @@ pub(crate) fn decode(
     }
 }
 
+/// The columns that the table below `key` declares, read from objects of their own.
+pub(super) fn declared(
+    section: &Section<'_>,
+    key: &str,
+    report: &mut Reporter<'_>,
+) -> Vec<ColumnSpec> {
+    let mut columns = Columns { topics: &[], needs: None, kept: &[], report, list: Vec::new() };
+    let mut list = Vec::new();
+    for entry in section.entries(key) {
+        let column = match section.named(key, entry) {
+            Some(table) => columns.field_table(&entry.key, &table),
+            None => {
+                let kind = column_type(entry.node.text().unwrap_or("string"), "auto");
+                columns.plain(&entry.key, origin_of_name(&entry.key), kind)
+            }
+        };
+        if !matches!(column.origin, Origin::Path(_) | Origin::Capture(_)) {
+            let hint = "a row has members and nothing else".to_owned();
+            columns.report.error(entry.key_at, "this is not in a row of a registry", hint);
+        }
+        list.push(column);
+    }
+    list
+}
+
 /// Names of the columns that are declared with a type that is none.
 pub(crate) fn of_unknown_type(reading: &Section<'_>) -> Vec<String> {
     let written = |entry: &Entry| -> Option<String> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::expressions::Column;
-use tidegate_operators::spec::{Expr, StepKind, StepSpec};
+use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{sql, windows};
+use super::{registry, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -19,6 +19,7 @@ pub(crate) struct Steps<'t> {
     pub(super) pipeline: String,
     pub(super) reading: Section<'t>,
     pub(super) limits: Section<'t>,
+    pub(super) registries: Vec<RegistrySpec>,
     edges: Edges,
     specs: Vec<StepSpec>,
 }
@@ -31,7 +32,8 @@ impl<'t> Steps<'t> {
         limits: Section<'t>,
         edges: Edges,
     ) -> Self {
-        Self { pipeline: pipeline.to_owned(), reading, limits, edges, specs: Vec::new() }
+        let (pipeline, registries) = (pipeline.to_owned(), Vec::new());
+        Self { pipeline, reading, limits, registries, edges, specs: Vec::new() }
     }
 
     /// What was resolved.
@@ -88,6 +90,7 @@ impl<'t> Steps<'t> {
             Some("select") => select(step, &input, report),
             Some("route") => route(step, &input, report),
             Some("window") => windows::window(self, step, &name, &input, report),
+            Some("enrich") => registry::enrich(self, step, &name, &input, report),
             _ => windows::detect(self, step, &name, &input, report),
         });
         let (kind, edge) = resolved.unzip();

@@ -69,7 +69,7 @@ pub(crate) fn of_readings(file: &Section<'_>) -> Needs {
     // Each pass carries needs at least one step further back, so as many passes as steps do.
     for _ in 0..steps.len() {
         for step in steps.iter().rev() {
-            let add = of_step(step, &edges);
+            let add = of_step(file, step, &edges);
             edges.entry(step.text("from").unwrap_or_default().to_owned()).or_default().add(&add);
         }
     }
@@ -107,7 +107,7 @@ fn of_consumers(file: &Section<'_>) -> BTreeMap<String, Needs> {
 }
 
 /// What a step uses of its input, given what is used of its outputs.
-fn of_step(step: &Section<'_>, edges: &BTreeMap<String, Needs>) -> Needs {
+fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Needs>) -> Needs {
     let of = |name: &str| edges.get(name).cloned().unwrap_or_default();
     let output = of(step.text("name").unwrap_or_default());
     let mut needs = Needs::default();
@@ -140,6 +140,16 @@ fn of_step(step: &Section<'_>, edges: &BTreeMap<String, Needs>) -> Needs {
         Some("detect") => {
             needs.read_key(step, "on");
             needs.name_list(step, "by");
+        }
+        Some("enrich") => {
+            needs = output;
+            needs.read_map(step, "default");
+            needs.name_list(step, "on");
+            // Columns of the key's own names, where nobody says others.
+            let named = |r: &Section<'_>| r.text("name") == step.text("registry");
+            if let Some(registry) = file.sections("registry").into_iter().find(named) {
+                needs.name_list(&registry, "key");
+            }
         }
         _ => needs.declared = true,
     }

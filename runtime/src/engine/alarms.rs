@@ -35,6 +35,8 @@ pub(crate) enum Rule {
     JournalFull,
     /// A source does not work, or its broker is away.
     SourceDown,
+    /// The file of a registry is gone or cannot be read.
+    RegistryUnreadable,
     /// Tables cannot be written.
     TablesUnreachable,
     /// A step has as many keys as it may, and new ones come.
@@ -44,10 +46,11 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::DiskFull,
         Self::JournalFull,
         Self::SourceDown,
+        Self::RegistryUnreadable,
         Self::TablesUnreachable,
         Self::KeysMax,
         Self::WebhookDead,
@@ -59,6 +62,7 @@ impl Rule {
             Self::DiskFull => "disk_full",
             Self::JournalFull => "journal_full",
             Self::SourceDown => "source_down",
+            Self::RegistryUnreadable => "registry_unreadable",
             Self::TablesUnreachable => "tables_unreachable",
             Self::KeysMax => "keys_max",
             Self::WebhookDead => "webhook_dead",
@@ -69,6 +73,8 @@ impl Rule {
     fn fire_after(self) -> Duration {
         Duration::from_secs(match self {
             Self::DiskFull | Self::KeysMax | Self::WebhookDead => 0,
+            // An editor that writes a new file is without one for a moment.
+            Self::RegistryUnreadable => 3,
             Self::JournalFull => 10,
             Self::SourceDown => 30,
             Self::TablesUnreachable => 60,
@@ -78,7 +84,7 @@ impl Rule {
     /// How long it must be over. Of what is no state but happens, it is the time without.
     fn clear_for(self) -> Duration {
         Duration::from_secs(match self {
-            Self::DiskFull => 5,
+            Self::DiskFull | Self::RegistryUnreadable => 5,
             Self::JournalFull | Self::SourceDown | Self::TablesUnreachable => 30,
             Self::KeysMax | Self::WebhookDead => 600,
         })

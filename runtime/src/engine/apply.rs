@@ -29,6 +29,7 @@ use tidegate_pipelines::{Plan, graph};
 use super::feed::FeedQueue;
 use super::flows::FlowPlan;
 use super::notifications::EngineTargets;
+use super::registries::Registries;
 use super::shadow::{self, Pace, Rebuilt};
 use super::sources;
 use super::switching::{Order, Ordered, merged};
@@ -225,6 +226,8 @@ pub struct Applier {
     journal: Arc<Journal>,
     sender: Arc<WebhookSender>,
     engine_targets: EngineTargets,
+    registries: Arc<Registries>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Applier {
@@ -232,11 +235,13 @@ impl Applier {
         plan: Plan,
         changes: Arc<Changes>,
         journal: Arc<Journal>,
+        registries: Arc<Registries>,
         (sender, engine_targets): (Arc<WebhookSender>, EngineTargets),
     ) -> Self {
         let tables = graph::tables(&plan.pipelines);
         let running = Mutex::new(Running { plan, tables });
-        Self { running, changes, journal, sender, engine_targets }
+        let runtime = tokio::runtime::Handle::current();
+        Self { running, changes, journal, registries, sender, engine_targets, runtime }
     }
 
     /// What a change to this plan would be.
@@ -282,6 +287,11 @@ impl Applier {
         let changed = touched(&[What::Changed, What::Added]);
         let pipelines: Vec<PipelineSpec> =
             plan.pipelines.iter().filter(|p| changed.contains(&p.name)).cloned().collect();
+        if !change.rebuilt().is_empty() {
+            // What is rebuilt finds what registries say in the part of the journal that it reads.
+            let intake = self.journal.intake(0);
+            self.runtime.block_on(self.registries.again(&intake))?;
+        }
         self.changes.begin(&pace)?;
         let rebuilt = self.shadow(plan, pipelines, change.rebuilt(), &pace)?;
         while !pace.is_near() {

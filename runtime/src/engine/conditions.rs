@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::alarms::{Alarms, Conditions as Holding, Rule};
+use super::registries::Registries;
 use super::sources::SourceState;
 use super::tables::TableTroubles;
 use crate::clock::Clock;
@@ -33,6 +34,7 @@ pub(super) fn watch(
 pub(super) struct States {
     pub(super) journal: Arc<Journal>,
     pub(super) sources: Vec<SourceState>,
+    pub(super) registries: Arc<Registries>,
     pub(super) tables: TableTroubles,
 }
 
@@ -50,6 +52,8 @@ impl States {
         all.extend(self.sources.iter().filter_map(|source| {
             Some((Rule::SourceDown, format!("{}: {}", source.name, source.problem()?)))
         }));
+        let unreadable = self.registries.problems().into_iter();
+        all.extend(unreadable.map(|why| (Rule::RegistryUnreadable, why)));
         all.extend(
             self.tables
                 .now()

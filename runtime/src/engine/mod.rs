@@ -21,6 +21,7 @@ mod live_feed;
 pub(crate) mod notifications;
 mod observer;
 mod options;
+mod registries;
 mod replaying;
 mod shadow;
 mod sources;
@@ -63,6 +64,7 @@ use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables, refuse_second};
 use self::live_feed::LiveFeed;
 use self::notifications::{EngineTargets, Notifications};
+use self::registries::Registries;
 use self::replaying::replay_into;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
@@ -101,6 +103,7 @@ struct Live {
     applier: Arc<Applier>,
     journal: Arc<Journal>,
     sources: Sources,
+    registries: Arc<Registries>,
     sender: Arc<WebhookSender>,
     observed: Arc<observer::Live>,
     _alarms: Alarms,
@@ -143,7 +146,10 @@ impl Engine {
         sources: &[FileSource],
     ) -> anyhow::Result<Self> {
         let stats = Arc::new(Stats::default());
+        let (registries, registries_print) = registries::for_files(&plan.registries)?;
         let file_options = FileOptions {
+            registries,
+            registries_print,
             pipelines: plan.pipelines,
             workers: options.workers,
             store,
@@ -174,16 +180,16 @@ impl Engine {
         store: Store,
         instance: String,
     ) -> anyhow::Result<Self> {
-        let started = Instant::now();
-        let stats = Arc::new(Stats::default());
+        let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
         let in_flight = Arc::new(InFlight::default());
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
         refuse_second(&options.data)?;
         let requests = Arc::new(Requests::default());
         let bound = sources::bind(&plan, &options.data, &requests).await?;
-        let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let clock = Clock::system();
+        let registries = registries::open(&plan.registries, &options.data, clock.clone())?;
+        let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
         let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
@@ -230,12 +236,12 @@ impl Engine {
         let of_end = (ended, Arc::clone(&last_ticks));
         let feed = LiveFeed::new(queue, requests, Arc::clone(&changes), events, of_end);
         journal.start(Box::new(feed))?;
+        let registries = Arc::new(registries.start(&journal.intake(0)).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
-        let of_stats = Arc::clone(&stats);
-        let told = (outbox, engine_targets);
+        let (of_stats, told) = (Arc::clone(&stats), (outbox, engine_targets));
         let begun =
             Begun { journal, told, clock, changes, cuts, troubles, tables, last_ticks, end };
-        let live = Some(begun.go_live(plan, bound, &options.data, of_stats)?);
+        let live = Some(begun.go_live(plan, (bound, registries), &options.data, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -310,6 +316,7 @@ impl Engine {
         let observer = self.observer();
         if let Some(live) = self.live.take() {
             live.sources.stop().await?;
+            live.registries.stop();
             observer.refresh();
             live.last_ticks.store(true, Ordering::Release);
             let _ = live.end.send(());
@@ -348,7 +355,7 @@ impl Begun {
     fn go_live(
         self,
         plan: Plan,
-        bound: Vec<sources::Bound>,
+        (bound, registries): (Vec<sources::Bound>, Arc<Registries>),
         data: &std::path::Path,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
@@ -358,15 +365,31 @@ impl Begun {
         let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
         let sender = Arc::new(sender);
         let sources = sources::start(bound, &journal);
-        let states =
-            States { journal: Arc::clone(&journal), sources: sources.states(), tables: troubles };
+        let states = States {
+            journal: Arc::clone(&journal),
+            sources: sources.states(),
+            registries: Arc::clone(&registries),
+            tables: troubles,
+        };
         let about = (outbox, stats);
         let alarms = conditions::watch(data, clock.clone(), states.clone(), about)?;
         let webhooks = Arc::clone(&sender);
         let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
         let told = (Arc::clone(&sender), engine_targets);
-        let applier = Arc::new(Applier::new(plan, changes, Arc::clone(&journal), told));
-        Ok(Live { applier, journal, sources, sender, observed, _alarms: alarms, last_ticks, end })
+        let applier =
+            Applier::new(plan, changes, Arc::clone(&journal), Arc::clone(&registries), told);
+        let applier = Arc::new(applier);
+        Ok(Live {
+            applier,
+            journal,
+            sources,
+            registries,
+            sender,
+            observed,
+            _alarms: alarms,
+            last_ticks,
+            end,
+        })
     }
 }
 

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use arrow::array::RecordBatch;
+use tidegate_operators::registry::put;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, MessageMeta, MessagesBuilder, Tick};
 use tidegate_pipelines::graph::Target;
-use tidegate_pipelines::plan::TestInput;
+use tidegate_pipelines::plan::{TestChange, TestInput};
 
 use super::EVENTS_MAX;
 use super::feed::{FeedQueue, InFlight};
@@ -120,6 +121,10 @@ fn run_part(
         let mut builder = MessagesBuilder::default();
         for input in *inputs {
             let meta = MessageMeta { received_us: input.at_us, qos: 1, ..MessageMeta::default() };
+            if let Some(TestChange { change, since_us }) = input.change {
+                put(&mut builder, &input.topic, change, &input.payload, since_us, input.at_us);
+                continue;
+            }
             let (topic, properties) = (input.topic.as_bytes(), &input.properties);
             builder.push_with(topic, &input.payload, b"test", properties, meta);
         }

@@ -14,11 +14,14 @@ use datafusion::error::Result as DfResult;
 use object_store::path::Path;
 
 use super::PUBLIC;
-use crate::reader::latest_revisions;
+use crate::reader::{current, latest_revisions};
 use crate::{DeltaTable, Error, Result, Store};
 
 /// Suffix of the name under which all revisions of a table's rows are visible.
 const REVISIONS: &str = "_revisions";
+
+/// Suffix of the name of the history of a registry, whose own name shows what holds now.
+const VERSIONS: &str = "_versions";
 
 /// Full name of a table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +141,11 @@ impl Shared {
                 let raw = self.delta(&full)?.provider().await?;
                 let has_revisions = latest_revisions(&raw)?.is_some();
                 return Ok(has_revisions.then(|| Arc::new(raw) as _));
+            }
+            if let Some(full) = self.resolve(schema, &format!("{name}{VERSIONS}"))? {
+                let raw = self.delta(&full)?.provider().await?;
+                let history = latest_revisions(&raw)?.unwrap_or_else(|| Arc::new(raw));
+                return Ok(current(history)?);
             }
         }
         Ok(None)

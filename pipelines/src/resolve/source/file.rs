@@ -21,12 +21,7 @@ pub(super) fn file(
     let path = source.resolved("path", resolve, report)?;
     let topic = source.text("topic").map(str::to_owned);
     topic_is_read(&path, topic.as_deref(), source, topics, report);
-    let format = match source.text("format") {
-        Some("ndjson") => Some(FileFormat::Ndjson),
-        Some("csv") => Some(FileFormat::Csv),
-        Some("parquet") => Some(FileFormat::Parquet),
-        _ => None,
-    };
+    let format = file_format(source);
     for key in ["columns", "delimiter"] {
         if let (Some(entry), Some(FileFormat::Ndjson | FileFormat::Parquet)) =
             (source.entry(key), format)
@@ -44,6 +39,16 @@ pub(super) fn file(
             delimiter: delimiter(source, report),
         }),
     })
+}
+
+/// The format that is written down.
+pub(crate) fn file_format(section: &Section<'_>) -> Option<FileFormat> {
+    match section.text("format") {
+        Some("ndjson") => Some(FileFormat::Ndjson),
+        Some("csv") => Some(FileFormat::Csv),
+        Some("parquet") => Some(FileFormat::Parquet),
+        _ => None,
+    }
 }
 
 /// Reports a topic that no template takes, as far as that can be known without the files.
@@ -90,7 +95,8 @@ fn columns(source: &Section<'_>, report: &mut Reporter<'_>) -> Option<Vec<String
     Some(names.into_iter().map(|(name, _)| name.to_owned()).collect())
 }
 
-fn delimiter(source: &Section<'_>, report: &mut Reporter<'_>) -> Option<u8> {
+/// The delimiter that is written down.
+pub(crate) fn delimiter(source: &Section<'_>, report: &mut Reporter<'_>) -> Option<u8> {
     let text = source.text("delimiter")?;
     match text.as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Some(*byte),

@@ -15,6 +15,8 @@ use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::plan::{EndpointSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec};
 
+pub(super) use self::file::{delimiter, file_format};
+
 /// Keys of an endpoint that are the same in all pipelines that write them.
 const ENDPOINT_KEYS: [&str; 18] = [
     "alerts",

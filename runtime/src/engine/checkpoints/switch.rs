@@ -203,6 +203,7 @@ fn keys_of(pipelines: &[PipelineSpec], operator: &str) -> usize {
     match steps.filter(|s| s.name == step).map(|s| &s.kind).next() {
         Some(StepKind::Window(window)) => window.keys.len(),
         Some(StepKind::Detect(detect)) => detect.keys.len(),
+        Some(StepKind::Enrich(enrich)) => enrich.on.len(),
         // Only steps can have another name and be the same.
         _ => 0,
     }

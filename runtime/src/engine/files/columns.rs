@@ -15,14 +15,14 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::sync::Arc;
 
 use super::discover::{Found, Packing};
-use super::feeder::{CHUNK_BYTES, Feeder};
+use super::feeder::{CHUNK_BYTES, Chunks};
 use super::lines::lines;
 
 /// Rows that are in memory at a time, beyond the pages that they are read from.
 const BATCH_ROWS: usize = 1_024;
 
 /// Reads a file of rows.
-pub(super) fn read(found: &Found, feeder: &mut Feeder<'_>) -> anyhow::Result<ControlFlow<()>> {
+pub(super) fn read(found: &Found, feeder: &mut dyn Chunks) -> anyhow::Result<ControlFlow<()>> {
     let packed = found.packing != Packing::Plain;
     anyhow::ensure!(!packed, "Parquet files are packed inside: unpack it first");
     let file = File::open(&found.path)?;
@@ -46,7 +46,7 @@ pub(super) fn read(found: &Found, feeder: &mut Feeder<'_>) -> anyhow::Result<Con
         let fits = u32::try_from(data.len()).is_ok();
         anyhow::ensure!(fits, "the {BATCH_ROWS} rows before row {done} are longer than 4 GiB");
         lines(feeder.received_us(), topic.len(), topic.len(), &data, &mut index);
-        feeder.progress.add_bytes((share(done) - share(before)) as u64);
+        feeder.add_bytes((share(done) - share(before)) as u64);
         if feeder.give(found.source, data, index).is_break() {
             return Ok(ControlFlow::Break(()));
         }

@@ -14,7 +14,7 @@ use anyhow::Context;
 use tidegate_operators::MessageMeta;
 
 use super::discover::Found;
-use super::feeder::{CHUNK_BYTES, Feeder};
+use super::feeder::{CHUNK_BYTES, Chunks};
 use super::lines::BYTE_ORDER_MARK;
 use super::unpack::Unpacked;
 
@@ -28,7 +28,7 @@ const COLUMNS_MAX: usize = 10_000;
 const READ_BYTES: usize = 256 << 10;
 
 /// Reads a file of rows.
-pub(super) fn read(found: &Found, feeder: &mut Feeder<'_>) -> anyhow::Result<ControlFlow<()>> {
+pub(super) fn read(found: &Found, feeder: &mut dyn Chunks) -> anyhow::Result<ControlFlow<()>> {
     let mut line = 0;
     let why = |line: u64| format!("cannot read {} after line {line}", found.path.display());
     read_rows(found, feeder, &mut line).with_context(|| why(line))
@@ -57,7 +57,7 @@ impl Read for Guard {
 
 fn read_rows(
     found: &Found,
-    feeder: &mut Feeder<'_>,
+    feeder: &mut dyn Chunks,
     line: &mut u64,
 ) -> anyhow::Result<ControlFlow<()>> {
     let (since_row, bytes) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -92,7 +92,7 @@ fn read_rows(
             let meta = writer.row(&record, *line, &mut data);
             index.push(MessageMeta { received_us: feeder.received_us(), ..meta });
         }
-        feeder.progress.add_bytes(bytes.replace(0));
+        feeder.add_bytes(bytes.replace(0));
         if feeder.give(found.source, data, index).is_break() {
             return Ok(ControlFlow::Break(()));
         }

@@ -26,7 +26,7 @@ pub(crate) struct FileSource {
 
 /// How a file is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(in crate::engine) enum Packing {
     Plain,
     Gzip,
     Zstd,
@@ -34,9 +34,9 @@ pub(super) enum Packing {
 
 /// A file to read.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(in crate::engine) struct Found {
     pub(super) source: u16,
-    pub(super) path: PathBuf,
+    pub(in crate::engine) path: PathBuf,
     /// The path below that of the source, with `/`: what it is known by.
     pub(super) name: String,
     /// The whole path, wherever the process was started.
@@ -46,7 +46,7 @@ pub(super) struct Found {
     pub(super) packing: Packing,
     pub(super) columns: Option<Vec<String>>,
     pub(super) delimiter: u8,
-    pub(super) bytes: u64,
+    pub(in crate::engine) bytes: u64,
     pub(super) modified_us: i64,
 }
 
@@ -82,7 +82,7 @@ impl FileSource {
     }
 
     /// The files of the source, in order.
-    pub(super) fn find(&self) -> anyhow::Result<Vec<Found>> {
+    pub(in crate::engine) fn find(&self) -> anyhow::Result<Vec<Found>> {
         let root = self.root();
         let meta =
             std::fs::metadata(&root).with_context(|| format!("cannot read {}", root.display()))?;

@@ -48,9 +48,38 @@ impl Buffers {
 }
 
 /// Takes what the formats read. After [`ControlFlow::Break`] a format gives up at once.
+pub(in crate::engine) trait Chunks {
+    /// A chunk that begins with the topic of its messages, and an empty index.
+    fn chunk(&mut self, topic: &[u8]) -> (Vec<u8>, Vec<MessageMeta>);
+
+    /// When what is read now counts as received.
+    fn received_us(&self) -> i64;
+
+    /// So much of the file is done.
+    fn add_bytes(&mut self, bytes: u64);
+
+    /// Hands a chunk on.
+    fn give(&mut self, source: u16, data: Vec<u8>, index: Vec<MessageMeta>) -> ControlFlow<()>;
+}
+
+/// Reads a file, whatever its format.
+pub(in crate::engine) fn read_file(
+    file: &Found,
+    to: &mut dyn Chunks,
+) -> anyhow::Result<ControlFlow<()>> {
+    match file.format {
+        FileFormat::Ndjson => lines::read(file, to),
+        FileFormat::Csv => csv::read(file, to),
+        FileFormat::Parquet => {
+            columns::read(file, to).with_context(|| format!("cannot read {}", file.path.display()))
+        }
+    }
+}
+
+/// Hands what the formats read to the workers.
 pub(super) struct Feeder<'a> {
     queue: &'a mut FeedQueue,
-    pub(super) progress: &'a Progress,
+    progress: &'a Progress,
     stop: &'a AtomicBool,
     place: Place,
     chunks: u64,
@@ -67,41 +96,12 @@ impl<'a> Feeder<'a> {
         Self { queue, progress, stop, place, chunks: 0, buffers: Buffers::default() }
     }
 
-    /// A chunk that begins with the topic of its messages, and an empty index.
-    pub(super) fn chunk(&mut self, topic: &[u8]) -> (Vec<u8>, Vec<MessageMeta>) {
-        let (mut data, index) = self.buffers.take();
-        data.extend_from_slice(topic);
-        (data, index)
-    }
-
-    /// When what is read now counts as received.
-    pub(super) fn received_us(&self) -> i64 {
-        self.place.time_us
-    }
-
-    /// Hands a chunk to the workers.
-    pub(super) fn give(
-        &mut self,
-        source: u16,
-        data: Vec<u8>,
-        index: Vec<MessageMeta>,
-    ) -> ControlFlow<()> {
-        if !index.is_empty() {
-            let data = Bytes::from(data);
-            let messages = Messages { source, first_offset: self.place.offset, data, index };
+    /// What registries say, in the first epoch.
+    pub(super) fn registries(&mut self, said: Vec<Messages>) {
+        for mut messages in said {
+            messages.first_offset = self.place.offset;
             self.place.offset += messages.len() as u64;
-            self.progress.add_rows(messages.len() as u64);
-            let messages = Arc::new(messages);
-            self.buffers.lend(&messages);
-            self.queue.messages(messages);
-            self.chunks += 1;
-            if self.chunks == EPOCH_CHUNKS {
-                self.seal();
-            }
-        }
-        match self.stop.load(Ordering::Acquire) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+            self.queue.messages(Arc::new(messages));
         }
     }
 
@@ -131,12 +131,7 @@ impl<'a> Feeder<'a> {
             self.progress.begin(&file.path);
             let (bytes, modified_us) = state_of(&file.path)?;
             self.place.time_us = self.place.time_us.max(file.modified_us);
-            let read = match file.format {
-                FileFormat::Ndjson => lines::read(file, &mut self)?,
-                FileFormat::Csv => csv::read(file, &mut self)?,
-                FileFormat::Parquet => columns::read(file, &mut self)
-                    .with_context(|| format!("cannot read {}", file.path.display()))?,
-            };
+            let read = read_file(file, &mut self)?;
             if read.is_break() {
                 self.queue.end(false);
                 return Ok(None);
@@ -157,5 +152,41 @@ impl<'a> Feeder<'a> {
         self.queue.flush(tick, save);
         self.queue.end(false);
         Ok(Some(end))
+    }
+}
+
+impl Chunks for Feeder<'_> {
+    fn chunk(&mut self, topic: &[u8]) -> (Vec<u8>, Vec<MessageMeta>) {
+        let (mut data, index) = self.buffers.take();
+        data.extend_from_slice(topic);
+        (data, index)
+    }
+
+    fn received_us(&self) -> i64 {
+        self.place.time_us
+    }
+
+    fn add_bytes(&mut self, bytes: u64) {
+        self.progress.add_bytes(bytes);
+    }
+
+    fn give(&mut self, source: u16, data: Vec<u8>, index: Vec<MessageMeta>) -> ControlFlow<()> {
+        if !index.is_empty() {
+            let data = Bytes::from(data);
+            let messages = Messages { source, first_offset: self.place.offset, data, index };
+            self.place.offset += messages.len() as u64;
+            self.progress.add_rows(messages.len() as u64);
+            let messages = Arc::new(messages);
+            self.buffers.lend(&messages);
+            self.queue.messages(messages);
+            self.chunks += 1;
+            if self.chunks == EPOCH_CHUNKS {
+                self.seal();
+            }
+        }
+        match self.stop.load(Ordering::Acquire) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 }

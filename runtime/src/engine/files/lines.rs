@@ -7,7 +7,7 @@ use anyhow::Context;
 use tidegate_operators::MessageMeta;
 
 use super::discover::Found;
-use super::feeder::{CHUNK_BYTES, Feeder};
+use super::feeder::{CHUNK_BYTES, Chunks};
 use super::unpack::Unpacked;
 
 /// A line longer than this ends the run: it is not newline-delimited.
@@ -17,7 +17,7 @@ const LINE_BYTES_MAX: usize = 256 << 20;
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads a file of lines.
-pub(super) fn read(found: &Found, feeder: &mut Feeder<'_>) -> anyhow::Result<ControlFlow<()>> {
+pub(super) fn read(found: &Found, feeder: &mut dyn Chunks) -> anyhow::Result<ControlFlow<()>> {
     let mut done = 0;
     let why = |done: u64| format!("cannot read {} after line {done}", found.path.display());
     let mut file = Unpacked::open(found).with_context(|| why(done))?;
@@ -27,7 +27,7 @@ pub(super) fn read(found: &Found, feeder: &mut Feeder<'_>) -> anyhow::Result<Con
 fn read_lines(
     found: &Found,
     file: &mut Unpacked,
-    feeder: &mut Feeder<'_>,
+    feeder: &mut dyn Chunks,
     done: &mut u64,
 ) -> anyhow::Result<ControlFlow<()>> {
     let topic = found.topic.as_bytes();
@@ -40,7 +40,7 @@ fn read_lines(
         let read = (&mut file.reader).take(CHUNK_BYTES as u64).read_to_end(&mut data);
         // Whole lines before the place where a file is cut are still whole.
         let broken: Option<io::Error> = read.err();
-        feeder.progress.add_bytes(file.progress((data.len() - before) as u64));
+        feeder.add_bytes(file.progress((data.len() - before) as u64));
         let at_end = data.len() == before || broken.is_some();
         let line_end = match memchr::memrchr(b'\n', &data[before..]) {
             Some(newline) => before + newline + 1,

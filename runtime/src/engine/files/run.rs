@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use tidegate_operators::Messages;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::{fingerprint, graph};
 use tidegate_sql::Store;
@@ -46,6 +47,10 @@ impl FileRun {
 
 /// What a run is started with.
 pub(in crate::engine) struct FileOptions {
+    /// What registries say before the first file is read.
+    pub(in crate::engine) registries: Vec<Messages>,
+    /// A text that is another one if they say something else.
+    pub(in crate::engine) registries_print: String,
     pub(in crate::engine) pipelines: Vec<PipelineSpec>,
     pub(in crate::engine) workers: usize,
     pub(in crate::engine) store: Store,
@@ -92,8 +97,12 @@ pub(in crate::engine) async fn start(
     let folder = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(folder.as_bytes()));
     let dir = options.data.join("files").join(folder);
     let lock = lock_dir(&dir).with_context(|| format!("cannot use {}", dir.display()))?;
-    let prints: Vec<String> =
+    let mut prints: Vec<String> =
         options.pipelines.iter().map(|p| format!("{:016x}", fingerprint(p))).collect();
+    if !options.registries_print.is_empty() {
+        // Another registry is another plan: all files are read again with it.
+        prints.push(options.registries_print.clone());
+    }
     let mut ledger = Ledger::open(&dir, &key, &tables, &prints.join(","), &found)?;
     let grows = sources.iter().any(FileSource::grows);
     let usable = if grows { resume(&dir, &options.pipelines, &mut ledger)? } else { false };
@@ -236,8 +245,11 @@ impl Runner {
         let (sender, fed) = oneshot::channel();
         let (progress, stop) = (Arc::clone(&self.progress), Arc::clone(&self.stop));
         let (ledger, grows) = (Arc::clone(&self.ledger), self.grows);
+        // Later generations go on with the state that has them.
+        let first = (todo.number == 0).then(|| self.options.registries.clone());
         std::thread::Builder::new().name("files".into()).spawn(move || {
-            let feeder = Feeder::new(&mut queue, &progress, &stop, todo.start);
+            let mut feeder = Feeder::new(&mut queue, &progress, &stop, todo.start);
+            feeder.registries(first.unwrap_or_default());
             let closing = |end| {
                 let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
                 ledger.closing(todo.number, end)

@@ -64,6 +64,7 @@ fn inputs() -> Vec<TestInput> {
                 at_us: 1_767_225_600_000_000 + i / 3 * 1_500_000,
                 payload: format!(r#"{{"ts": {ms}, "v": {value}}}"#).into_bytes(),
                 properties: Vec::new(),
+                change: None,
             }
         })
         .collect()

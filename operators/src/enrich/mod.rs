@@ -1,0 +1,341 @@
+//! Joins rows with what a registry said of their key at their time.
+//!
+//! Definition: a row of time t gets the version with the greatest `valid_from` <= t among all that
+//! were journaled up to the row's epoch, its own included; changes of an epoch come before its
+//! rows. A change that comes later leaves rows as they are, unless the step revises: then rows are
+//! kept for a while, and one for which something else holds now is emitted again with a greater
+//! `revision`, as a window is that got a late reading. What is emitted last of a row that is still
+//! kept is so what the whole history says, whatever came first.
+//!
+//! State: the histories of the registry's keys, whether rows of them ever came or not, and the rows
+//! that are kept. A row of an unknown key leaves nothing behind, unless it is kept.
+
+mod save;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::kernels::zip::zip;
+use arrow::compute::{filter_record_batch, is_null, take_record_batch};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+
+use crate::batch::Tick;
+use crate::expression::{Failed, evaluate};
+use crate::grouped::{Grouped, RowCodec};
+use crate::key::stable_hashes;
+use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::registry::{ChangeRows, History, Span};
+use crate::snapshot::Snapshot;
+use crate::spec::{EnrichSpec, Missing, ReviseSpec};
+use crate::system::step_rejects;
+
+/// Reason of a row whose key the registry does not have.
+pub const REASON_UNREGISTERED: &str = "unregistered";
+
+/// A row's values in the registry; `None`: there is nothing.
+type Said = Option<Arc<[u8]>>;
+
+/// A row that can be revised.
+#[derive(Clone, Debug, PartialEq)]
+struct Kept {
+    /// The row as it came, as bytes.
+    row: Arc<[u8]>,
+    /// What it was joined with when it was emitted last.
+    said: Said,
+    /// How often it was emitted again because of the registry: what comes from upstream is so much
+    /// higher in its revisions.
+    again: i64,
+}
+
+/// Which row: its time, and what identifies it as bytes.
+type RowKey = (i64, Arc<[u8]>);
+
+#[derive(Clone, Debug, Default)]
+struct KeyState {
+    history: History,
+    /// The greatest time of a row that is kept.
+    clock_us: i64,
+    /// Tick time of the last row.
+    touched_us: i64,
+    kept: BTreeMap<RowKey, Kept>,
+}
+
+/// The rows' codecs where rows are kept.
+struct Keeping {
+    spec: ReviseSpec,
+    identity: RowCodec,
+    rows: Arc<RowCodec>,
+    /// Tick times with the keys of which a row came then, oldest first.
+    touched: VecDeque<(i64, u64, Arc<[u8]>)>,
+}
+
+/// The operator.
+pub struct Enrich {
+    spec: EnrichSpec,
+    keys: Arc<RowCodec>,
+    values: Arc<RowCodec>,
+    keeping: Option<Keeping>,
+    state: Grouped<KeyState>,
+}
+
+/// Rows and what they are joined with.
+struct Joined {
+    rows: RecordBatch,
+    said: Vec<Said>,
+}
+
+/// Keys with a change, by hash and bytes, each with the times for which something else holds.
+type Changed = BTreeMap<(u64, Vec<u8>), Vec<Span>>;
+
+impl Enrich {
+    /// Without state.
+    ///
+    /// # Errors
+    /// A column of a type that no row can have; planning rules that out.
+    pub fn new(spec: EnrichSpec) -> Result<Self, OperatorError> {
+        let types = |columns: &mut dyn Iterator<Item = usize>| -> Vec<_> {
+            columns.map(|c| spec.input.field(c).data_type().clone()).collect()
+        };
+        let keeping = match &spec.revise {
+            None => None,
+            Some(revise) => Some(Keeping {
+                identity: RowCodec::new(&types(&mut revise.identity.iter().copied()))?,
+                rows: Arc::new(RowCodec::new(&types(&mut (0..spec.input.fields().len())))?),
+                spec: revise.clone(),
+                touched: VecDeque::new(),
+            }),
+        };
+        Ok(Self {
+            keys: Arc::new(RowCodec::new(&spec.registry.key_types())?),
+            values: Arc::new(RowCodec::new(&spec.registry.value_types())?),
+            keeping,
+            state: Grouped::new(),
+            spec,
+        })
+    }
+
+    fn change(&mut self, rows: &RecordBatch) -> Result<Changed, OperatorError> {
+        let mut changed = Changed::new();
+        if rows.num_rows() == 0 {
+            return Ok(changed);
+        }
+        let registry = &self.spec.registry;
+        let changes = ChangeRows::new(registry, rows, (&self.keys, &self.values))?;
+        let (own, most) = (registry.valid_from.is_some(), registry.versions_max);
+        for (row, hash) in changes.hashes.iter().enumerate() {
+            let key = changes.keys.row(row);
+            let (change, version) = changes.row(row);
+            let mut history = self
+                .state
+                .get(*hash, key.as_ref())
+                .map(|state| state.history.clone())
+                .unwrap_or_default();
+            if let Some(span) = history.apply(change, version, own, most) {
+                self.state.entry(*hash, key.as_ref()).history = history;
+                changed.entry((*hash, key.as_ref().to_vec())).or_default().push(span);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// What the registry says of each row, noting the rows that are kept.
+    fn join(&mut self, rows: &RecordBatch, tick: Tick) -> Result<Joined, OperatorError> {
+        let on: Vec<ArrayRef> = self.spec.on.iter().map(|c| rows.column(*c).clone()).collect();
+        let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let mut hashes = Vec::new();
+        stable_hashes(&on, rows.num_rows(), &mut hashes);
+        let keys = self.keys.encode(&on)?;
+        let mut said = Vec::with_capacity(rows.num_rows());
+        for (row, hash) in hashes.iter().enumerate() {
+            let state = self.state.get(*hash, keys.row(row).as_ref());
+            said.push(state.and_then(|s| s.history.at(times.value(row))).cloned());
+        }
+        let Some(keeping) = &mut self.keeping else {
+            return Ok(Joined { rows: rows.clone(), said });
+        };
+        let revision = keeping.spec.revision;
+        let identity: Vec<ArrayRef> =
+            keeping.spec.identity.iter().map(|c| rows.column(*c).clone()).collect();
+        let (identity, whole) =
+            (keeping.identity.encode(&identity)?, keeping.rows.encode(rows.columns())?);
+        let mut revisions = rows.column(revision).as_primitive::<Int64Type>().values().to_vec();
+        for (row, hash) in hashes.iter().enumerate() {
+            let key = keys.row(row);
+            let state = self.state.entry(*hash, key.as_ref());
+            let time_us = times.value(row);
+            let named: RowKey = (time_us, identity.row(row).as_ref().into());
+            let again = state.kept.get(&named).map_or(0, |kept| kept.again);
+            revisions[row] += again;
+            if state.kept.is_empty() || state.touched_us != tick.time_us {
+                keeping.touched.push_back((tick.time_us, *hash, key.as_ref().into()));
+            }
+            let first = state.kept.is_empty();
+            state.clock_us = if first { time_us } else { state.clock_us.max(time_us) };
+            state.touched_us = tick.time_us;
+            let kept = Kept { row: whole.row(row).as_ref().into(), said: said[row].clone(), again };
+            state.kept.insert(named, kept);
+            let from_us = state.clock_us.saturating_sub(keeping.spec.keep_us);
+            state.kept = state.kept.split_off(&(from_us, Arc::from([])));
+        }
+        let rows = with_revisions(rows, revision, revisions)?;
+        Ok(Joined { rows, said })
+    }
+
+    /// Lets go of the rows of keys of which none came for as long as rows are kept: who is silent
+    /// does not move its own clock.
+    fn forget(&mut self, now_us: i64) {
+        let Some(keeping) = &mut self.keeping else { return };
+        let until_us = now_us.saturating_sub(keeping.spec.keep_us);
+        while keeping.touched.front().is_some_and(|(us, ..)| *us < until_us) {
+            let Some((us, hash, key)) = keeping.touched.pop_front() else { return };
+            let Some(state) = self.state.get(hash, &key) else { continue };
+            if state.touched_us != us {
+                continue;
+            }
+            match state.history.0.is_empty() {
+                true => self.state.remove(hash, &key),
+                false => self.state.entry(hash, &key).kept.clear(),
+            }
+        }
+    }
+
+    /// The kept rows for which something else holds than what they were joined with.
+    fn again(&mut self, changed: &Changed) -> Result<Option<Joined>, OperatorError> {
+        let Some(keeping) = &self.keeping else { return Ok(None) };
+        let (mut rows, mut said, mut more) = (Vec::new(), Vec::new(), Vec::new());
+        for ((hash, key), spans) in changed {
+            let is_within = |us: i64| spans.iter().any(|(from, to)| *from <= us && us < *to);
+            let state = self.state.entry(*hash, key);
+            for ((time_us, _), kept) in state.kept.iter_mut().filter(|(k, _)| is_within(k.0)) {
+                let now = state.history.at(*time_us);
+                // A row that was refused and is not any more was never seen: it comes first now.
+                if now == kept.said.as_ref() {
+                    continue;
+                }
+                kept.again += 1;
+                kept.said = now.cloned();
+                rows.push(Arc::clone(&kept.row));
+                said.push(kept.said.clone());
+                more.push(kept.again);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let columns = keeping.rows.decode(rows.iter().map(|r| &**r))?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.spec.input), columns)?;
+        let revision = keeping.spec.revision;
+        let known = rows.column(revision).as_primitive::<Int64Type>().values();
+        let revisions = known.iter().zip(&more).map(|(r, again)| r + again).collect();
+        let rows = with_revisions(&rows, revision, revisions)?;
+        Ok(Some(Joined { rows, said }))
+    }
+
+    /// Emits joined rows. Those of unknown keys are rejects, if the step says so and they are not
+    /// `told` already: what was seen cannot be taken back, it gets nulls.
+    fn give(&self, joined: Joined, told: bool, emit: &mut Emit) -> Result<(), OperatorError> {
+        let Joined { mut rows, mut said } = joined;
+        if self.spec.missing == Missing::Reject && !told && said.iter().any(Option::is_none) {
+            let unknown = (0..rows.num_rows()).filter(|row| said[*row].is_none());
+            let failed: Vec<Failed> = unknown.map(|row| self.unknown(&rows, row)).collect();
+            emit.rejects.push(step_rejects(&self.spec.pipeline, &self.spec.name, &rows, &failed)?);
+            let known: BooleanArray = said.iter().map(|s| Some(s.is_some())).collect();
+            rows = filter_record_batch(&rows, &known)?;
+            said.retain(Option::is_some);
+        }
+        let nulls = self.values.nulls()?;
+        let values = self.values.decode(said.iter().map(|s| s.as_deref().unwrap_or(&nulls)))?;
+        let mut columns = rows.columns().to_vec();
+        let mut failed: BTreeMap<usize, Failed> = BTreeMap::new();
+        for (column, default) in self.spec.columns.iter().zip(&self.spec.defaults) {
+            let mut column = Arc::clone(&values[*column]);
+            if let Some(default) = default.as_ref().filter(|_| column.null_count() > 0) {
+                let (stand_in, errors) = evaluate(default, &rows)?;
+                let errors = errors.into_iter().filter(|(row, _)| column.is_null(*row));
+                failed.extend(
+                    errors.map(|(row, text)| {
+                        (row, crate::expression::expression_failed((row, text)))
+                    }),
+                );
+                column = zip(&is_null(&column)?, &stand_in, &column)?;
+            }
+            columns.push(column);
+        }
+        let mut made = RecordBatch::try_new(self.spec.schema(), columns)?;
+        if !failed.is_empty() {
+            let good = (0..rows.num_rows() as u32).filter(|r| !failed.contains_key(&(*r as usize)));
+            made = take_record_batch(&made, &UInt32Array::from_iter_values(good))?;
+            let failed: Vec<Failed> = failed.into_values().collect();
+            emit.rejects.push(step_rejects(&self.spec.pipeline, &self.spec.name, &rows, &failed)?);
+        }
+        emit.rows.push(made);
+        Ok(())
+    }
+
+    fn unknown(&self, rows: &RecordBatch, row: usize) -> Failed {
+        let key: Vec<String> = self
+            .spec
+            .on
+            .iter()
+            .map(|c| crate::system::json_value(rows.column(*c), row).to_string())
+            .collect();
+        let name = &self.spec.registry.name;
+        let detail =
+            format!("the registry `{name}` has nothing of {} at that time", key.join(", "));
+        Failed { row, reason: REASON_UNREGISTERED, detail }
+    }
+}
+
+fn with_revisions(
+    rows: &RecordBatch,
+    column: usize,
+    revisions: Vec<i64>,
+) -> Result<RecordBatch, OperatorError> {
+    let mut columns = rows.columns().to_vec();
+    columns[column] = Arc::new(Int64Array::from(revisions));
+    Ok(RecordBatch::try_new(rows.schema(), columns)?)
+}
+
+impl JoinOperator for Enrich {
+    fn epoch(
+        &mut self,
+        left: &RecordBatch,
+        right: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        self.forget(tick.time_us);
+        let changed = self.change(right)?;
+        if left.num_rows() > 0 {
+            let joined = self.join(left, tick)?;
+            self.give(joined, false, emit)?;
+        }
+        // Rows of this epoch were joined with what holds now, so none of them comes twice.
+        if let Some(joined) = self.again(&changed)? {
+            self.give(joined, true, emit)?;
+        }
+        for (hash, key) in changed.keys() {
+            let empty = |s: &KeyState| s.history.0.is_empty() && s.kept.is_empty();
+            if self.state.get(*hash, key).is_some_and(empty) {
+                self.state.remove(*hash, key);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        self.cut_state(whole)
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

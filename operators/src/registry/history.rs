@@ -1,0 +1,129 @@
+//! The versions of one key of a registry.
+//!
+//! Definition: a version holds from its `from_us` until that of the next one. What holds at a time
+//! is the last version that begins at it or before. So the history is a function of the set of
+//! (since when, what) that was said, and the order in which it was said does not matter, but where
+//! two say something else of the same time: then the one that came last is right.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::TimestampMicrosecondType;
+use arrow::row::Rows;
+
+use super::Change;
+use crate::grouped::RowCodec;
+use crate::key::stable_hashes;
+use crate::operator::OperatorError;
+use crate::spec::RegistrySpec;
+
+/// Since when the first version holds that no time is known of.
+pub(crate) const SINCE_EVER: i64 = i64::MIN;
+
+/// What was said of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// Since when it holds, microseconds since the Unix epoch.
+    pub(crate) from_us: i64,
+    /// The values as bytes; `None`: from then on there is nothing of this key.
+    pub(crate) values: Option<Arc<[u8]>>,
+    /// When it was taken in, microseconds since the Unix epoch.
+    pub(crate) ingest_us: i64,
+}
+
+/// From a time on, up to another one (not included): microseconds since the Unix epoch.
+pub(crate) type Span = (i64, i64);
+
+/// All versions of a key, by the time since which they hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct History(pub(crate) Vec<Version>);
+
+impl History {
+    /// What holds at a time; `None` if there is nothing.
+    pub(crate) fn at(&self, time_us: i64) -> Option<&Arc<[u8]>> {
+        let after = self.0.partition_point(|v| v.from_us <= time_us);
+        self.0[..after].last()?.values.as_ref()
+    }
+
+    /// Takes a change; the time for which something else holds now, if there is any.
+    pub(crate) fn apply(
+        &mut self,
+        change: Change,
+        version: Version,
+        own_times: bool,
+        versions_max: usize,
+    ) -> Option<Span> {
+        let place = self.0.binary_search_by_key(&version.from_us, |v| v.from_us);
+        let from_us = version.from_us;
+        let end = |at: usize| self.0.get(at).map_or(i64::MAX, |v| v.from_us);
+        let span = match (change, place) {
+            (Change::Withdraw, Err(_)) => return None,
+            (Change::Withdraw, Ok(at)) => {
+                let span = (from_us, end(at + 1));
+                self.0.remove(at);
+                span
+            }
+            (_, Ok(at)) if self.0[at].values == version.values => return None,
+            (_, Ok(at)) => {
+                let span = (from_us, end(at + 1));
+                self.0[at] = version;
+                span
+            }
+            // Without times of its own, a registry that says the same again says nothing.
+            (_, Err(_)) if !own_times && self.at(from_us) == version.values.as_ref() => {
+                return None;
+            }
+            (_, Err(at)) => {
+                let span = (from_us, end(at));
+                self.0.insert(at, version);
+                span
+            }
+        };
+        if self.0.len() > versions_max {
+            self.0.remove(0);
+        }
+        Some(span)
+    }
+}
+
+/// The rows of changes, taken apart.
+pub(crate) struct ChangeRows {
+    /// Stable hashes of the keys.
+    pub(crate) hashes: Vec<u64>,
+    /// The keys as bytes.
+    pub(crate) keys: Rows,
+    values: Rows,
+    from: TimestampMicrosecondArray,
+    change: StringArray,
+    ingest: TimestampMicrosecondArray,
+}
+
+impl ChangeRows {
+    /// Takes rows of [`RegistrySpec::changes_schema`] apart.
+    pub(crate) fn new(
+        spec: &RegistrySpec,
+        rows: &RecordBatch,
+        (keys, values): (&RowCodec, &RowCodec),
+    ) -> Result<Self, OperatorError> {
+        let (own, rest) = rows.columns().split_at(spec.columns.len());
+        let times = |c: &ArrayRef| c.as_primitive::<TimestampMicrosecondType>().clone();
+        let mut hashes = Vec::new();
+        stable_hashes(&own[..spec.keys], rows.num_rows(), &mut hashes);
+        Ok(Self {
+            hashes,
+            keys: keys.encode(&own[..spec.keys])?,
+            values: values.encode(&own[spec.keys..])?,
+            from: times(&rest[0]),
+            change: rest[1].as_string::<i32>().clone(),
+            ingest: times(&rest[2]),
+        })
+    }
+
+    /// What a row does, and what it says.
+    pub(crate) fn row(&self, row: usize) -> (Change, Version) {
+        let change = Change::parse(self.change.value(row));
+        let values = (change == Change::Set).then(|| self.values.row(row).as_ref().into());
+        let from_us = if self.from.is_null(row) { SINCE_EVER } else { self.from.value(row) };
+        (change, Version { from_us, values, ingest_us: self.ingest.value(row) })
+    }
+}

@@ -1,0 +1,53 @@
+//! Registries, and the steps that join them, in words.
+
+use std::fmt::Write as _;
+
+use tidegate_operators::spec::{EnrichSpec, Missing, RegistrySpec};
+
+use super::{columns, key_names, line};
+use crate::config::units::show_duration;
+use crate::plan::Plan;
+
+/// What a registry is.
+pub(super) fn registry(r: &RegistrySpec, plan: &Plan, out: &mut String) {
+    let source = plan.registries.iter().find(|s| (&s.pipeline, &s.name) == (&r.pipeline, &r.name));
+    let from = source.map_or_else(String::new, |s| format!(": {}", s.file.path));
+    let _ = writeln!(out, "  registry {}{from}", r.name);
+    let keys: Vec<&str> = r.columns[..r.keys].iter().map(|c| c.name.as_str()).collect();
+    line(out, "key", &keys.join(", "));
+    let holds = match &r.valid_from {
+        Some(_) => "since when it says itself",
+        None => "what is there first: since ever; a change: from when it was taken in",
+    };
+    line(out, "holds", holds);
+    let state = format!("per key at most {} versions, here and in each join", r.versions_max);
+    line(out, "state", &state);
+    line(out, "columns", &columns(&r.versions_schema()));
+}
+
+/// What a step joins.
+pub(super) fn enrich(e: &EnrichSpec, out: &mut String) {
+    let time = e.input.field(e.time).name();
+    line(
+        out,
+        "joins",
+        &format!("{} as of {time}, by {}", e.registry.name, key_names(&e.input, &e.on)),
+    );
+    line(out, "emits", "each row at once, after the changes of its epoch");
+    let unknown = match e.missing {
+        Missing::Null => "nulls, or the default",
+        Missing::Reject => "system.rejects",
+    };
+    line(out, "unknown", unknown);
+    let (late, kept) = match &e.revise {
+        Some(revise) => {
+            let keep = show_duration(revise.keep_us);
+            let late = format!("a change that comes late revises windows of the last {keep}");
+            (late, format!(", and the windows of {keep}"))
+        }
+        None => ("rows stay as they were joined".to_owned(), String::new()),
+    };
+    line(out, "late", &late);
+    let versions = e.registry.versions_max;
+    line(out, "state", &format!("per key of the registry at most {versions} versions{kept}"));
+}

@@ -1,0 +1,104 @@
+//! Registries in the graph of a pipeline: from the journal's messages to changes, from changes to
+//! the edge of versions, and to the steps that join them.
+
+use std::rc::Rc;
+
+use tidegate_operators::dataflow::container::MessageRuns;
+use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join, split};
+use tidegate_operators::enrich::Enrich;
+use tidegate_operators::registry::{RegistryDecoder, Versions};
+use tidegate_operators::spec::{EnrichSpec, RegistrySpec, StepSpec};
+use tidegate_operators::{Batch, Epoch, OperatorError};
+use timely::dataflow::Stream;
+
+use super::{Builder, Edge, sortable_columns};
+
+/// The edge, and table, with the history of a registry.
+pub(crate) fn versions_edge(registry: &str) -> String {
+    format!("{registry}_versions")
+}
+
+/// Under what name the history of a registry is saved.
+pub(crate) fn registry_operator(pipeline: &str, registry: &str) -> String {
+    format!("{pipeline}/registry/{registry}")
+}
+
+impl<'scope> Builder<'_, 'scope> {
+    /// The changes of all registries, and their histories as edges.
+    pub(super) fn registries(
+        &mut self,
+        messages: &Stream<'scope, Epoch, MessageRuns>,
+    ) -> Result<(), OperatorError> {
+        for spec in &self.pipeline.registries {
+            let changes = self.changes(messages.clone(), spec);
+            let name = registry_operator(&self.pipeline.name, &spec.name);
+            let operator = Box::new(Versions::new(spec.clone())?);
+            let keys = (0..spec.keys).collect();
+            let hosted = self.host_on(&changes, spec.changes_schema(), name, operator, keys)?;
+            self.rejects(hosted.rejects);
+            self.sinks.target(hosted.late, None, None);
+            let order = EdgeOrder::Columns(sortable_columns(&spec.versions_schema()));
+            self.add(&versions_edge(&spec.name), hosted.rows, order);
+            self.changes.insert(spec.name.clone(), changes);
+        }
+        Ok(())
+    }
+
+    /// What the messages of a registry change.
+    fn changes(
+        &self,
+        messages: Stream<'scope, Epoch, MessageRuns>,
+        spec: &RegistrySpec,
+    ) -> Edge<'scope> {
+        let mut decoder = RegistryDecoder::new(spec);
+        let name = format!("{}/decode", registry_operator(&self.pipeline.name, &spec.name));
+        let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
+        let mut ports = split(messages, &name, 2, move |runs: MessageRuns, _, out| {
+            for run in &runs.0 {
+                if !decoder.concerns(run) {
+                    continue;
+                }
+                let sequence = run.first_offset;
+                match decoder.decode(run) {
+                    Ok((changes, rejects)) => {
+                        out.push((0, Batch { sequence, rows: changes }));
+                        out.extend(rejects.into_iter().map(|rows| (1, Batch { sequence, rows })));
+                    }
+                    Err(error) => fail(&failed_name, error),
+                }
+            }
+        });
+        let rejects = ports.pop().expect("two ports");
+        self.rejects(rejects);
+        Edge { stream: ports.pop().expect("two ports"), order: EdgeOrder::Journal }
+    }
+
+    /// A step that joins a registry.
+    pub(super) fn enrich(
+        &mut self,
+        step: &StepSpec,
+        spec: &EnrichSpec,
+    ) -> Result<(), OperatorError> {
+        let name = format!("{}/{}", self.pipeline.name, step.name);
+        let mut operator = Enrich::new(spec.clone())?;
+        let owned = self.restore(&name, spec.on.len(), &mut |rows| {
+            tidegate_operators::JoinOperator::load(&mut operator, rows)
+        })?;
+        let (left, changes) = (&self.edges[&step.from], &self.changes[&spec.registry.name]);
+        let second = Second {
+            stream: changes.stream.clone(),
+            input: spec.registry.changes_schema(),
+            order: changes.order.clone(),
+        };
+        let context = self.host_context(name, self.schema_of(&step.from), &left.order, owned);
+        let keys = (0..spec.registry.keys).collect();
+        let left = (left.stream.clone(), by_key(spec.on.clone()));
+        let hosted = host_join(left, (second, by_key(keys)), Box::new(operator), context);
+        self.rejects(hosted.rejects);
+        self.sinks.target(hosted.late, None, None);
+        self.sinks.target(hosted.rows.clone(), None, None);
+        let order = EdgeOrder::Columns(sortable_columns(&step.output));
+        self.add(&step.name, hosted.rows, order);
+        Ok(())
+    }
+}

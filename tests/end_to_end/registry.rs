@@ -1,0 +1,196 @@
+//! The file of a registry is changed while devices publish, and the process is killed: every window
+//! has the limit that the whole history says, and SQL over that history finds the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::support::{Device, Home, Instance, eventually};
+
+/// First reading, milliseconds since the Unix epoch: on a whole hour.
+const START_MS: i64 = 1_767_225_600_000;
+/// Windows, in readings of one per second.
+const EVERY: i64 = 10;
+const WINDOWS: i64 = 20;
+const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
+
+/// Everything of the history by which a window is joined, in SQL.
+const AS_OF: &str = "FROM p.limited l LEFT JOIN p.limits_versions v ON v.device = l.device \
+    AND (v.valid_from IS NULL OR v.valid_from <= l.window_start) \
+    AND (v.valid_to IS NULL OR l.window_start < v.valid_to)";
+
+fn home() -> Home {
+    let home = Home::with("");
+    let limits = home.write("limits.csv", "device,since,high\n");
+    home.write(
+        "pipelines/one.toml",
+        &format!(
+            r#"
+name = "p"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:0"
+topics = ["p/{{device}}"]
+[reading]
+device = "{{device}}"
+time = "ts"
+disorder = "0s"
+idle_close = "1h"
+fields = {{ v = "int64" }}
+[[registry]]
+name = "limits"
+path = "{}"
+key = ["device"]
+valid_from = "since"
+columns = {{ device = "string", high = "int64" }}
+[[step]]
+name = "sums"
+type = "window"
+every = "10s"
+select = {{ n = "count(*)" }}
+[[step]]
+name = "limited"
+type = "enrich"
+from = "sums"
+registry = "limits"
+revise = true
+revise_for = "1h"
+[[table]]
+from = "limited"
+freshness = "200ms"
+"#,
+            limits.display()
+        ),
+    );
+    home
+}
+
+/// The limits, one row each: device, window from which it holds (`None`: ever), limit.
+type Limits = Vec<(&'static str, Option<i64>, i64)>;
+
+/// Replaces the file as a careful program does.
+fn write(home: &Home, limits: &Limits) {
+    let mut text = "device,since,high\n".to_owned();
+    for (device, window, high) in limits {
+        let since = window.map(|w| (START_MS + w * EVERY * 1000).to_string());
+        text += &format!("{device},{},{high}\n", since.unwrap_or_default());
+    }
+    let new = home.write("limits.new", &text);
+    std::fs::rename(&new, new.with_extension("csv")).unwrap();
+}
+
+fn publish(instance: &Instance, seqs: std::ops::Range<i64>) {
+    for device in DEVICES {
+        let topic = format!("p/{device}");
+        let mut client = Device::connect(instance.endpoint(), device).unwrap();
+        let payload = |seq: i64| format!(r#"{{"ts":{},"v":1}}"#, START_MS + seq * 1000);
+        client.publish_all(seqs.clone().map(|s| (topic.as_str(), payload(s)))).unwrap();
+    }
+}
+
+/// What each window has to have.
+fn expected(limits: &Limits, windows: i64) -> BTreeMap<(String, i64), Option<i64>> {
+    let mut all = BTreeMap::new();
+    for device in DEVICES {
+        for window in 0..windows {
+            let of = limits.iter().filter(|l| l.0 == device && l.1.is_none_or(|w| w <= window));
+            let holds = of.max_by_key(|l| l.1).map(|l| l.2);
+            all.insert((device.to_owned(), window), holds);
+        }
+    }
+    all
+}
+
+/// Waits until the windows have these limits, by the join and by SQL over the history.
+fn wait_for(home: &Home, limits: &Limits, windows: i64) {
+    let expected = expected(limits, windows);
+    let start = START_MS / 1000;
+    let query = format!(
+        "SELECT l.device, (to_unixtime(l.window_start) - {start}) / {EVERY} AS w, l.high, \
+         v.high AS of_sql {AS_OF} WHERE to_unixtime(l.window_end) <= {}",
+        start + windows * EVERY
+    );
+    eventually("the limits", || {
+        let rows = home.try_rows(&query)?;
+        let of = |column: &str| -> BTreeMap<(String, i64), Option<i64>> {
+            let row = |r: &serde_json::Map<String, serde_json::Value>| {
+                let key = (r["device"].as_str().unwrap().to_owned(), r["w"].as_i64().unwrap());
+                (key, r[column].as_i64())
+            };
+            rows.iter().map(row).collect()
+        };
+        if rows.len() != expected.len() {
+            return Err(format!("{} rows instead of {}", rows.len(), expected.len()));
+        }
+        for column in ["high", "of_sql"] {
+            if of(column) != expected {
+                return Err(format!("{column}: {:?}", of(column)));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_changed_registry_and_kills_give_what_the_whole_history_says() {
+    let home = home();
+    let mut limits: Limits = vec![("d1", None, 10), ("d2", Some(5), 20)];
+    write(&home, &limits);
+    let instance = home.start_with(2);
+    publish(&instance, 0..WINDOWS * EVERY / 2 + 1);
+    wait_for(&home, &limits, WINDOWS / 2);
+    // Late changes, of a key that is known, of one that is new, and of one that goes.
+    limits = vec![("d1", None, 10), ("d1", Some(3), 11), ("d3", Some(1), 30)];
+    write(&home, &limits);
+    // Anywhere between nothing read and everything told.
+    std::thread::sleep(Duration::from_millis(700));
+    instance.kill();
+    let instance = home.start_with(1);
+    wait_for(&home, &limits, WINDOWS / 2);
+    limits.push(("d2", Some(15), 22));
+    limits.push(("d1", Some(4), 12));
+    write(&home, &limits);
+    publish(&instance, WINDOWS * EVERY / 2..(WINDOWS + 1) * EVERY);
+    instance.kill();
+    let instance = home.start_with(3);
+    publish(&instance, (WINDOWS + 1) * EVERY..(WINDOWS + 2) * EVERY);
+    wait_for(&home, &limits, WINDOWS);
+    let current = home.rows("SELECT device, high FROM p.limits ORDER BY device");
+    let current: Vec<(&str, i64)> = current
+        .iter()
+        .map(|r| (r["device"].as_str().unwrap(), r["high"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(current, [("d1", 12), ("d2", 22), ("d3", 30)]);
+    instance.stop();
+}
+
+#[test]
+fn a_file_that_is_gone_keeps_what_it_said_and_is_told() {
+    let home = home();
+    let limits: Limits = vec![("d1", None, 10)];
+    write(&home, &limits);
+    let instance = home.start();
+    let path = home.pipelines().parent().unwrap().join("limits.csv");
+    std::fs::remove_file(&path).unwrap();
+    let alerts =
+        "SELECT count(*) FROM system.alerts WHERE rule = 'registry_unreadable' AND status =";
+    home.wait_for_count(&format!("{alerts} 'firing'"), 1);
+    publish(&instance, 0..2 * EVERY + 1);
+    wait_for(&home, &limits, 2);
+    // A bad row costs nothing but itself.
+    std::fs::write(&path, "device,since,high\nd1,,many\nd2,,7\n").unwrap();
+    home.wait_for_count(&format!("{alerts} 'resolved'"), 1);
+    let limits: Limits = vec![("d1", None, 10), ("d2", None, 7)];
+    wait_for(&home, &limits, 2);
+    let why =
+        "SELECT count(*) FROM system.rejects WHERE reason = 'type' AND topic = 'registry/p/limits'";
+    home.wait_for_count(why, 1);
+    instance.stop();
+    std::fs::remove_file(&path).unwrap();
+    let output = home.run_command(1).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("registry limits of pipeline p") && said.contains("limits.csv"),
+        "{said}"
+    );
+}
