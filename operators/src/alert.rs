@@ -27,6 +27,7 @@ use crate::spec::AlertSpec;
 use crate::system::step_rejects;
 pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
+pub use save::FIXED as STATE_COLUMNS;
 
 /// A key that is normal and of which no row came for this long, in tick time, is put away: what is
 /// left of it makes the key as it was when it comes back, so no row changes by it; microseconds.

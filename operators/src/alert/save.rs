@@ -17,7 +17,7 @@ pub(super) const FIRING: i64 = 2;
 
 /// Columns after the keys; `last_tick_us` is the tick time of the key's last row. What is left of
 /// keys that were put away is one more column, in rows of its own.
-pub(super) const FIXED: [&str; 8] = [
+pub const FIXED: [&str; 8] = [
     "last_us",
     "before",
     "before_since_us",

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::Int64Type;
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow::datatypes::{DataType, Int64Type};
+use tidegate_operators::alert::STATE_COLUMNS;
 use tidegate_operators::{GroupSet, SavedRows, Tick};
 
 use super::*;
@@ -142,15 +143,17 @@ fn a_manifest_that_cannot_be_written_is_made_up_for_by_a_whole_cut() {
 /// The state of a rule that fires for one device.
 fn firing() -> SavedRows {
     let device: ArrayRef = Arc::new(StringArray::from(vec!["d1"]));
-    let number = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
-    let rows = RecordBatch::try_from_iter([
-        ("device", device),
-        ("last_us", number(7)),
-        ("before", number(2)),
-        ("before_since_us", number(5)),
-        ("now", number(2)),
-        ("now_since_us", number(5)),
-    ]);
+    let mut columns = vec![("device", device)];
+    for name in STATE_COLUMNS {
+        let value = match name {
+            "before" | "now" => 2,
+            "before_since_us" | "now_since_us" => 5,
+            _ => 7,
+        };
+        columns.push((name, Arc::new(Int64Array::from(vec![value])) as ArrayRef));
+    }
+    columns.push(("forgotten", new_null_array(&DataType::LargeBinary, 1)));
+    let rows = RecordBatch::try_from_iter(columns);
     SavedRows { rows: rows.unwrap(), groups: vec![(0, 1)] }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, new_null_array};
 use arrow::datatypes::DataType;
-use tidegate_operators::alert::{EndedRule, end_alerts};
+use tidegate_operators::alert::{EndedRule, STATE_COLUMNS, end_alerts};
 
 use super::*;
 use crate::checkpoint::manifest::Rule;
@@ -14,15 +14,17 @@ use crate::checkpoint::manifest::Rule;
 /// event of the same alert.
 fn row(status: &str, ends: bool) -> RecordBatch {
     let device: ArrayRef = Arc::new(StringArray::from(vec!["d1"]));
-    let number = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
-    let state = RecordBatch::try_from_iter([
-        ("device", device),
-        ("last_us", number(7)),
-        ("before", number(2)),
-        ("before_since_us", number(5)),
-        ("now", number(2)),
-        ("now_since_us", number(5)),
-    ]);
+    let mut columns = vec![("device", device)];
+    for name in STATE_COLUMNS {
+        let value = match name {
+            "before" | "now" => 2,
+            "before_since_us" | "now_since_us" => 5,
+            _ => 7,
+        };
+        columns.push((name, Arc::new(Int64Array::from(vec![value])) as ArrayRef));
+    }
+    columns.push(("forgotten", new_null_array(&DataType::LargeBinary, 1)));
+    let state = RecordBatch::try_from_iter(columns);
     let rule = EndedRule { pipeline: "p", rule: "r", severity: "critical" };
     let rows = end_alerts(rule, &state.unwrap(), 9).unwrap();
     let mut columns = rows.columns().to_vec();
