@@ -110,6 +110,11 @@ fn tables_lie_on_s3() {
 }
 
 #[test]
+fn two_processes_write_to_one_bucket_and_the_later_one_goes_on() {
+    script("fencing_s3.py");
+}
+
+#[test]
 fn duckdb_and_delta_rs_read_the_tables() {
     script("tables_local.py");
 }

@@ -6,6 +6,7 @@ mod delivery;
 mod demo;
 mod doctor;
 mod faults;
+mod fencing;
 mod files;
 mod flood;
 mod http;

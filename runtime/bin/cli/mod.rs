@@ -1,6 +1,7 @@
 //! The command line. Each command has a file with its body; this one only knows their names.
 //!
-//! Exit codes: 0 done, 1 the thing asked for failed, 2 the command line was wrong.
+//! Exit codes: 0 done, 1 the thing asked for failed, 2 the command line was wrong, 3 another
+//! process of the same instance has taken over its tables.
 
 mod apply;
 mod args;

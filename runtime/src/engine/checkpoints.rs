@@ -55,6 +55,13 @@ impl CheckpointOptions {
     }
 }
 
+impl CheckpointOptions {
+    /// Of this run of the instance.
+    pub(crate) fn of_run(self, incarnation: u64) -> Self {
+        Self { incarnation, ..self }
+    }
+}
+
 /// Who does the work.
 enum Worker {
     Thread {

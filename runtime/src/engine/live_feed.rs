@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 
 use tidegate_operators::Tick;
 
@@ -11,7 +11,7 @@ use super::apply::Changes;
 use super::feed::FeedQueue;
 use super::workers::Event;
 use crate::http::Requests;
-use crate::journal::{Feed, FeedSink};
+use crate::journal::{Feed, FeedSink, Journal};
 
 /// The journal's sink; ends the workers' input when it is dropped on shutdown.
 pub(super) struct LiveFeed {
@@ -26,9 +26,26 @@ pub(super) struct LiveFeed {
 }
 
 impl LiveFeed {
+    /// Has the journal hand on to the workers from now on; `stopping` is set before it is asked to
+    /// stop. Gives what changes can be asked of, and what has to be told before a shutdown.
+    pub(super) fn start(
+        journal: &Journal,
+        queue: FeedQueue,
+        requests: Arc<Requests>,
+        events: SyncSender<Event>,
+        stopping: &Arc<AtomicBool>,
+    ) -> std::io::Result<(Arc<Changes>, Sender<()>)> {
+        let (end, ended) = channel();
+        let changes = Arc::new(Changes::after(journal.stats().sealed_epoch));
+        let of_end = (ended, Arc::clone(stopping));
+        let feed = Self::new(queue, requests, Arc::clone(&changes), events, of_end);
+        journal.start(Box::new(feed))?;
+        Ok((changes, end))
+    }
+
     /// `ended` gets a word when the end was asked for; `stopping` is set before the journal is
     /// asked to stop, and from then on a tick may be the last one.
-    pub(super) fn new(
+    fn new(
         queue: FeedQueue,
         requests: Arc<Requests>,
         changes: Arc<Changes>,

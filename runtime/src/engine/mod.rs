@@ -14,6 +14,7 @@ mod conditions;
 mod content;
 mod cuts;
 mod feed;
+mod fence;
 mod files;
 mod flows;
 mod folder;
@@ -36,7 +37,7 @@ mod workers;
 pub use self::apply::{Applied, Applier};
 pub use self::files::{Progress, Reading};
 pub use self::observer::Observer;
-pub use self::options::{EngineOptions, Recovery, Report, moment};
+pub use self::options::{EngineOptions, FENCED_EXIT_CODE, OnFenced, Recovery, Report, moment};
 pub use self::replaying::{Replayed, Replaying};
 pub use self::tables::TableState;
 
@@ -60,6 +61,7 @@ use self::commit::Committer;
 use self::conditions::States;
 use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
+use self::fence::{Fence, Watching};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables, refuse_second};
 use self::live_feed::LiveFeed;
@@ -106,6 +108,8 @@ struct Live {
     registries: Arc<Registries>,
     sender: Arc<WebhookSender>,
     observed: Arc<observer::Live>,
+    fence: Arc<Fence>,
+    _watching: Watching,
     _alarms: Alarms,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
@@ -182,9 +186,9 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
         let in_flight = Arc::new(InFlight::default());
+        refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
-        refuse_second(&options.data)?;
         let requests = Arc::new(Requests::default());
         let bound = sources::bind(&plan, &options.data, &requests).await?;
         let clock = Clock::system();
@@ -192,12 +196,13 @@ impl Engine {
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
+        let fence = claim(&store, &instance, &options, &clock).await?;
         let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
-        let go_on = go_on.with(&requests, &journal);
+        let go_on = go_on.with(&requests, &journal).of_run(fence.0.number());
         let cuts = Arc::clone(&go_on.cuts);
         let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
         let last_ticks = Arc::new(AtomicBool::new(false));
-        let context = table_context(&options, &stats, &last_ticks)?;
+        let context = table_context(&options, &stats, &last_ticks)?.fenced(&fence.0);
         let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
         let place = (store, instance);
         let opened = open_committer(&plan, place, context, Arc::clone(&in_flight)).await?;
@@ -213,35 +218,26 @@ impl Engine {
         let told = outbox.through_epoch();
         folder::belong_together(&options.data, &journal, committer.found(), told)?;
         let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
-        let mut recovery = Recovery {
-            tables: committer.found(),
-            notifications: outbox.pending(),
-            rebuilt: taken.rebuilt,
-            rebuilt_since_us: taken.since_us,
-            ..Recovery::of(&restored, clock.now_us())
-        };
+        let have = (committer.found(), outbox.pending());
+        let mut recovery = Recovery::of(&restored, taken, have, clock.now_us());
         let Restored { epoch, state, .. } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
         let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
         let finished = spawn_committer(committer, received)?;
-        let (stats_of_feed, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
-        let queue = FeedQueue::new(ports, in_flight, stats_of_feed, due, Arc::default());
+        let (counted, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
+        let queue = FeedQueue::new(ports, in_flight, counted, due, Arc::default());
         let replaying = Arc::clone(&options.replaying);
         let queue = replay_into(replay, queue, Arc::clone(&requests), replaying).await?;
         recovery.replayed = options.replaying.now();
         Stats::set(&stats.replayed_messages, recovery.messages());
-        let (end, ended) = std::sync::mpsc::channel();
-        let changes = Arc::new(Changes::after(journal.stats().sealed_epoch));
-        let of_end = (ended, Arc::clone(&last_ticks));
-        let feed = LiveFeed::new(queue, requests, Arc::clone(&changes), events, of_end);
-        journal.start(Box::new(feed))?;
+        let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
         let registries = Arc::new(registries.start(&journal.intake(0)).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
-        let (of_stats, told) = (Arc::clone(&stats), (outbox, engine_targets));
-        let begun =
-            Begun { journal, told, clock, changes, cuts, troubles, tables, last_ticks, end };
-        let live = Some(begun.go_live(plan, (bound, registries), &options.data, of_stats)?);
+        let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));
+        let begun = Begun { journal, told, clock, changes, watched, fence, last_ticks, end };
+        let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
+        let live = Some(begun.go_live(plan, doors, &options.data, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -324,6 +320,7 @@ impl Engine {
             tokio::task::spawn_blocking(move || journal.shutdown()).await?;
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
+            live.fence.note_ended().await;
             live.send_rest().await;
             observer.refresh();
             live.sender.shutdown(Duration::from_secs(1)).await;
@@ -343,9 +340,8 @@ struct Begun {
     told: (Arc<Outbox>, EngineTargets),
     clock: Clock,
     changes: Arc<Changes>,
-    cuts: Arc<Cuts>,
-    troubles: TableTroubles,
-    tables: TablesWatched,
+    watched: (Arc<Cuts>, TableTroubles, TablesWatched),
+    fence: (Arc<Fence>, Watching),
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -359,7 +355,8 @@ impl Begun {
         data: &std::path::Path,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
-        let Self { journal, told, clock, changes, cuts, troubles, tables, last_ticks, end } = self;
+        let Self { journal, told, clock, changes, last_ticks, end, .. } = self;
+        let ((cuts, troubles, tables), (fence, watching)) = (self.watched, self.fence);
         let (outbox, engine_targets) = told;
         let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
         let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
@@ -386,6 +383,8 @@ impl Begun {
             registries,
             sender,
             observed,
+            fence,
+            _watching: watching,
             _alarms: alarms,
             last_ticks,
             end,
@@ -413,6 +412,19 @@ fn restore(
     let mut restored = Restored::read(&store, &plan.pipelines)?;
     requests.restore(&mut restored.state);
     Ok((store, restored))
+}
+
+/// The right to commit to the tables, and who watches over it.
+async fn claim(
+    store: &Store,
+    instance: &str,
+    options: &EngineOptions,
+    clock: &Clock,
+) -> anyhow::Result<(Arc<Fence>, Watching)> {
+    let (data, on_fenced) = (&options.data, Arc::clone(&options.on_fenced));
+    let fence = Fence::claim(store, instance, data, clock.now_us(), on_fenced).await?;
+    let watching = fence.watch();
+    Ok((fence, watching))
 }
 
 /// What the tables of a live run need.

@@ -11,11 +11,19 @@ use tidegate_operators::Epoch;
 use super::checkpoints::Restored;
 use super::replaying::{Replayed, Replaying};
 use super::tables::SPILL_BYTES_MAX;
+use super::takeover::TakenOver;
 use crate::journal::{Disk, Storage};
 use crate::stats::Snapshot;
 
 /// Enough for a few checkpoints and table files of an edge box.
 const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
+/// Exit code of a process whose tables another process of its instance has taken over.
+pub const FENCED_EXIT_CODE: i32 = 3;
+
+/// Called when another process of the same instance has taken over the tables, with what is to be
+/// said about it. Nothing may be acknowledged after that, so it should not return.
+pub type OnFenced = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How an engine is run.
 #[derive(Clone)]
@@ -38,6 +46,9 @@ pub struct EngineOptions {
     /// Sources wait while the file system has less than this many bytes free, so that checkpoints,
     /// tables and alerts can still be written.
     pub disk_reserve_bytes: u64,
+    /// What is done when another process takes over the tables; the default ends this process with
+    /// [`FENCED_EXIT_CODE`]. What was acknowledged is in the journal.
+    pub on_fenced: OnFenced,
     /// Tells those who look how far the replay at the start is.
     pub replaying: Arc<Replaying>,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
@@ -57,6 +68,10 @@ impl EngineOptions {
             journal_keep: Duration::from_secs(3600),
             spill_bytes_max: SPILL_BYTES_MAX,
             disk_reserve_bytes: DISK_RESERVE_BYTES,
+            on_fenced: Arc::new(|why| {
+                eprintln!("error: {why}");
+                std::process::exit(FENCED_EXIT_CODE);
+            }),
             replaying: Arc::default(),
             journal_storage: Arc::new(Disk),
         }
@@ -101,9 +116,19 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// What a checkpoint gave back, at a time in microseconds since the Unix epoch.
-    pub(super) fn of(restored: &Restored, now_us: i64) -> Self {
+    /// What a checkpoint gave back and what was made anew, at a time in microseconds since the Unix
+    /// epoch; with the newest epoch of tables, and the notifications that wait.
+    pub(super) fn of(
+        restored: &Restored,
+        taken: TakenOver,
+        (tables, notifications): (Epoch, usize),
+        now_us: i64,
+    ) -> Self {
         Self {
+            tables,
+            notifications,
+            rebuilt: taken.rebuilt,
+            rebuilt_since_us: taken.since_us,
             checkpoint: restored.epoch,
             checkpoint_age_us: now_us.saturating_sub(restored.time_us),
             state_rows: restored.rows,

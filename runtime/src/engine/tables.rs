@@ -28,6 +28,7 @@ use self::spill::{Job, Spill};
 pub use self::watched::TableState;
 pub(crate) use self::watched::TablesWatched;
 use self::watched::{Unseen, Watched};
+use super::fence::{CommitRight, Fence};
 use crate::stats::Stats;
 
 /// Folder of waiting rows below the data folder.
@@ -76,6 +77,8 @@ pub(super) struct TableContext {
     pub(super) troubles: TableTroubles,
     pub(super) spill: SpillBudget,
     pub(super) watched: TablesWatched,
+    /// Who may commit; nobody is asked in runs over files.
+    fence: Option<Arc<Fence>>,
     spill_dir: PathBuf,
 }
 
@@ -91,7 +94,12 @@ impl TableContext {
         spill::remove_leftovers(&spill_dir)?;
         let runtime = Handle::current();
         let (troubles, watched) = (TableTroubles::default(), TablesWatched::default());
-        Ok(Self { runtime, stats, stopping, troubles, spill, watched, spill_dir })
+        Ok(Self { runtime, stats, stopping, troubles, spill, watched, fence: None, spill_dir })
+    }
+
+    /// Commits are made only while there is no later process.
+    pub(super) fn fenced(self, fence: &Arc<Fence>) -> Self {
+        Self { fence: Some(Arc::clone(fence)), ..self }
     }
 }
 
@@ -251,11 +259,15 @@ impl TableWork {
     }
 
     /// Does the job at hand; after an error it may be tried again.
-    async fn work(&mut self, stats: &Stats) -> tidegate_sql::Result<()> {
+    async fn work(&mut self, stats: &Stats, fence: Option<&Fence>) -> tidegate_sql::Result<()> {
         match &self.job {
             Some(Job::Rows(epoch, rows)) => self.writer.append(rows.clone(), *epoch).await?,
             Some(Job::Commit(through)) => {
                 let through = *through;
+                let _right = match fence {
+                    Some(fence) => Some(self.right_to_commit(fence).await?),
+                    None => None,
+                };
                 let report = self.writer.commit(through).await?;
                 Stats::add(&stats.table_files, report.files as u64);
                 Stats::add(&stats.table_rows, report.rows);
@@ -267,6 +279,20 @@ impl TableWork {
         }
         self.job = None;
         Ok(())
+    }
+
+    /// Waits for nobody: there is a right to commit as long as no later process is there.
+    async fn right_to_commit<'f>(&self, fence: &'f Fence) -> tidegate_sql::Result<CommitRight<'f>> {
+        let what = || "looking for a later process of this instance".to_owned();
+        let right = fence.guard().await;
+        match right.map_err(|source| Error::Store { what: what(), source })? {
+            Some(right) => Ok(right),
+            None => {
+                fence.stop(&fence.later()).await;
+                let problem = "another process of this instance has taken over".to_owned();
+                Err(Error::Table { table: self.name.clone(), problem })
+            }
+        }
     }
 
     /// Does one job on `runtime`, for the simulation: whether there was one. A store that fails
@@ -283,7 +309,7 @@ impl TableWork {
         if self.job.is_none() {
             return Ok(false);
         }
-        match runtime.block_on(self.work(stats)) {
+        match runtime.block_on(self.work(stats, None)) {
             Ok(()) | Err(Error::Store { .. } | Error::Io(_)) => Ok(true),
             Err(error) => Err(error.into()),
         }
@@ -291,15 +317,21 @@ impl TableWork {
 
     /// Repeats the job at hand while the object store fails. Any other error is final.
     fn until_it_works(&mut self, context: &TableContext) -> anyhow::Result<()> {
-        let TableContext { runtime, stats, stopping, troubles, .. } = context;
+        let TableContext { runtime, stats, stopping, troubles, fence, .. } = context;
+        let fence = fence.as_deref();
         let mut pause = STORE_PAUSE_MIN;
         loop {
             // Also while nothing works: that is when rows wait.
             Stats::set(&stats.spilled_bytes, context.spill.used_bytes());
-            let error = match runtime.block_on(self.work(stats)) {
+            let error = match runtime.block_on(self.work(stats, fence)) {
                 Ok(()) => break,
                 Err(error @ (Error::Store { .. } | Error::Io(_))) => error,
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    if let (Error::Fenced { .. }, Some(fence)) = (&error, fence) {
+                        runtime.block_on(fence.stop(&error.to_string()));
+                    }
+                    return Err(error.into());
+                }
             };
             troubles.note(&self.name, Some(error.to_string()));
             if stopping.load(Ordering::Acquire) {
