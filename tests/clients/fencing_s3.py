@@ -26,6 +26,18 @@ def committed_epochs(s3):
     return tables
 
 
+def copy(data, to):
+    """A copy of a data folder that is written meanwhile: old files may vanish, then again."""
+    def look():
+        shutil.rmtree(to, ignore_errors=True)
+        try:
+            shutil.copytree(data, to, ignore=shutil.ignore_patterns("*.sock"))
+        except (shutil.Error, FileNotFoundError):
+            return False
+        return True
+    eventually("a copy of the data folder", look)
+
+
 def ended(tidegate):
     return tidegate.process.poll() is not None
 
@@ -48,7 +60,7 @@ def main():
             time.sleep(2)
             eventually("no commit comes any more", quiet)
             later = instance()
-            shutil.copytree(older.data, later.data)
+            copy(older.data, later.data)
             begun = time.monotonic()
             with later:
                 eventually("the end of the older process", lambda: ended(older))
