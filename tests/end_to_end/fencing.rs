@@ -165,6 +165,12 @@ fn while_it_is_published_to_nothing_is_acknowledged_after_the_end_and_nothing_is
         other => Err(format!("{other:?}")),
     });
     let copy = copied(&home);
+    // The tables get ahead of what the copy has.
+    let at_copy = acked.load(Ordering::Acquire) + 2;
+    eventually("later commits", || match home.count("SELECT count(*) FROM readings") {
+        n if n > at_copy => Ok(()),
+        n => Err(format!("{n} of {at_copy}")),
+    });
     let begun = Instant::now();
     let mut later = Instance::spawn(&mut run(&home, &copy));
     let status = eventually("the end of the older process", || {

@@ -273,6 +273,14 @@ impl Fence {
         ));
     }
 
+    /// Ends a start that failed: commits that it has begun may end, no other begins.
+    pub(super) async fn give_up(&self) {
+        self.fenced.store(true, Ordering::Release);
+        if tokio::time::timeout(END_MAX, self.commits.write()).await.is_ok() {
+            self.note_ended().await;
+        }
+    }
+
     /// Says that this process commits nothing more.
     pub(super) async fn note_ended(&self) {
         let path = self.path(self.number, "-ended");

@@ -42,9 +42,9 @@ pub use self::replaying::{Replayed, Replaying};
 pub use self::tables::TableState;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -133,7 +133,17 @@ impl Engine {
         let (data, elsewhere) = (options.data.clone(), options.tables.is_some());
         let files = sources::files(&plan)?;
         let engine = if files.is_empty() {
-            Self::start_live(plan, options, store.clone(), instance).await?
+            let claimed = OnceLock::new();
+            match Self::start_live(plan, options, store.clone(), instance, &claimed).await {
+                Ok(engine) => engine,
+                Err(error) => {
+                    // Whoever comes next need not wait for a start that came to nothing.
+                    if let Some(fence) = claimed.get() {
+                        fence.give_up().await;
+                    }
+                    return Err(error);
+                }
+            }
         } else {
             Self::start_files(plan, options, store.clone(), &files).await?
         };
@@ -183,6 +193,7 @@ impl Engine {
         options: EngineOptions,
         store: Store,
         instance: String,
+        claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
         let in_flight = Arc::new(InFlight::default());
@@ -196,7 +207,7 @@ impl Engine {
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
-        let fence = claim(&store, &instance, &options, &clock).await?;
+        let fence = claim(&store, &instance, &options, &clock, claimed).await?;
         let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
         let go_on = go_on.with(&requests, &journal).of_run(fence.0.number());
         let cuts = Arc::clone(&go_on.cuts);
@@ -420,9 +431,11 @@ async fn claim(
     instance: &str,
     options: &EngineOptions,
     clock: &Clock,
+    claimed: &OnceLock<Arc<Fence>>,
 ) -> anyhow::Result<(Arc<Fence>, Watching)> {
     let (data, on_fenced) = (&options.data, Arc::clone(&options.on_fenced));
     let fence = Fence::claim(store, instance, data, clock.now_us(), on_fenced).await?;
+    let fence = Arc::clone(claimed.get_or_init(|| fence));
     let watching = fence.watch();
     Ok((fence, watching))
 }
