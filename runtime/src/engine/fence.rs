@@ -16,8 +16,8 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path as FsPath;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -30,7 +30,8 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::options::{OnFenced, moment};
+use super::options::{EngineOptions, OnFenced, moment};
+use crate::clock::Clock;
 
 /// How often a process looks whether there is a later one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -86,6 +87,24 @@ impl Drop for Watching {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// The right to commit to the tables, and who watches over it; `claimed` gets it too.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn claim(
+    store: &Store,
+    instance: &str,
+    options: &EngineOptions,
+    clock: &Clock,
+    claimed: &OnceLock<Arc<Fence>>,
+) -> anyhow::Result<(Arc<Fence>, Watching)> {
+    let (data, on_fenced) = (&options.data, Arc::clone(&options.on_fenced));
+    let fence = Fence::claim(store, instance, data, clock.now_us(), on_fenced).await?;
+    let fence = Arc::clone(claimed.get_or_init(|| fence));
+    let watching = fence.watch();
+    Ok((fence, watching))
 }
 
 /// The right to make one commit, as long as it lives.

@@ -61,7 +61,7 @@ use self::commit::Committer;
 use self::conditions::States;
 use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
-use self::fence::{Fence, Watching};
+use self::fence::{Fence, Watching, claim};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables, refuse_second};
 use self::live_feed::LiveFeed;
@@ -423,21 +423,6 @@ fn restore(
     let mut restored = Restored::read(&store, &plan.pipelines)?;
     requests.restore(&mut restored.state);
     Ok((store, restored))
-}
-
-/// The right to commit to the tables, and who watches over it.
-async fn claim(
-    store: &Store,
-    instance: &str,
-    options: &EngineOptions,
-    clock: &Clock,
-    claimed: &OnceLock<Arc<Fence>>,
-) -> anyhow::Result<(Arc<Fence>, Watching)> {
-    let (data, on_fenced) = (&options.data, Arc::clone(&options.on_fenced));
-    let fence = Fence::claim(store, instance, data, clock.now_us(), on_fenced).await?;
-    let fence = Arc::clone(claimed.get_or_init(|| fence));
-    let watching = fence.watch();
-    Ok((fence, watching))
 }
 
 /// What the tables of a live run need.
