@@ -25,11 +25,13 @@ impl WindowOperator {
     pub(super) fn close_by_clock(&mut self, tick: Tick) {
         let touched = std::mem::take(&mut self.touched);
         for id in &touched {
-            let key = &mut self.keys[*id as usize];
-            if key.last_tick_us == i64::MIN {
-                let look_us = tick.time_us.saturating_add(self.spec.idle_close_us);
-                self.idle.entry(look_us).or_default().push(*id);
+            let look_us = tick.time_us.saturating_add(self.spec.idle_close_us);
+            // A key that comes back after a silence waits to be dropped: sooner than that it has
+            // to be looked at for its next silence.
+            if look_us < self.keys[*id as usize].look_us {
+                self.look_at(*id, look_us);
             }
+            let key = &mut self.keys[*id as usize];
             key.last_tick_us = tick.time_us;
             self.fleet_clock_us = self.fleet_clock_us.max(key.clock_us);
         }
@@ -84,33 +86,39 @@ impl WindowOperator {
     /// `revise_for` of silence their state goes, too.
     pub(super) fn close_idle(&mut self, tick: Tick) {
         let keep_us = self.keep_us();
-        while let Some(entry) = self.idle.first_entry() {
-            if *entry.key() > tick.time_us {
-                return;
+        while let Some((look_us, id)) = self.idle.first().copied()
+            && look_us <= tick.time_us
+        {
+            let last_tick_us = self.keys[id as usize].last_tick_us;
+            let close_us = last_tick_us.saturating_add(self.spec.idle_close_us);
+            let drop_us = close_us.saturating_add(keep_us).max(close_us.saturating_add(1));
+            if tick.time_us < close_us {
+                self.look_at(id, close_us);
+                continue;
             }
-            for id in entry.remove() {
-                let last_tick_us = self.keys[id as usize].last_tick_us;
-                let close_us = last_tick_us.saturating_add(self.spec.idle_close_us);
-                let drop_us = close_us.saturating_add(keep_us).max(close_us.saturating_add(1));
-                let look_us = if tick.time_us < close_us {
-                    close_us
-                } else if tick.time_us < drop_us {
-                    self.close_all(id);
-                    // Where nothing is revised, what was closed now is dropped now.
-                    self.touched.push(id);
-                    drop_us
-                } else {
-                    self.close_all(id);
-                    let key = &mut self.keys[id as usize];
-                    key.dropped = key.dropped.max(key.closed);
-                    // The next reading puts it on the list again.
-                    key.last_tick_us = i64::MIN;
-                    self.touched.push(id);
-                    self.gone.push(id);
-                    continue;
-                };
-                self.idle.entry(look_us).or_default().push(id);
+            self.close_all(id);
+            // Where nothing is revised, what was closed now is dropped now.
+            self.touched.push(id);
+            if tick.time_us < drop_us {
+                self.look_at(id, drop_us);
+                continue;
             }
+            let key = &mut self.keys[id as usize];
+            key.dropped = key.dropped.max(key.closed);
+            // The next reading puts it on the list again.
+            key.last_tick_us = i64::MIN;
+            self.look_at(id, i64::MAX);
+            self.gone.push(id);
+        }
+    }
+
+    /// Has a key looked at for silence at this tick time and not at another.
+    fn look_at(&mut self, id: u32, look_us: i64) {
+        let key = &mut self.keys[id as usize];
+        self.idle.remove(&(key.look_us, id));
+        key.look_us = look_us;
+        if look_us < i64::MAX {
+            self.idle.insert((look_us, id));
         }
     }
 
@@ -120,9 +128,13 @@ impl WindowOperator {
         if due.is_empty() {
             return Ok(());
         }
-        // By time. Among keys the order is that of first appearance: whoever merges the rows of
-        // several workers sorts by the key's columns anyway.
-        due.sort_unstable_by_key(|d| (d.window, d.id, d.revise));
+        // By time, then key. Not by id, which says when a key came first: after a restart that is
+        // not the same.
+        let name = |d: &Due| self.interner.bytes(d.id);
+        due.sort_unstable_by(|a, b| {
+            let order = a.window.cmp(&b.window).then_with(|| name(a).cmp(name(b)));
+            order.then_with(|| a.revise.cmp(&b.revise))
+        });
         // Several late panes of one epoch can ask for the same window.
         due.dedup();
         let mut slots = Vec::with_capacity(due.len());

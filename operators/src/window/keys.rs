@@ -26,6 +26,8 @@ pub(super) struct KeyState {
     pub(super) clock_us: i64,
     /// Tick time of the last epoch with a reading of this key, µs.
     pub(super) last_tick_us: i64,
+    /// Tick time at which the key is looked at for silence, µs; the largest if it is not.
+    pub(super) look_us: i64,
     /// All windows up to this number were emitted (if they had readings).
     pub(super) closed: i64,
     /// All windows up to this number have lost their state: readings for them are too late.
@@ -47,6 +49,7 @@ impl Default for KeyState {
         Self {
             clock_us: i64::MIN,
             last_tick_us: i64::MIN,
+            look_us: i64::MAX,
             closed: i64::MIN,
             dropped: i64::MIN,
             panes: Vec::new(),

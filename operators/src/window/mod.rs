@@ -17,7 +17,7 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
@@ -53,8 +53,9 @@ pub struct WindowOperator {
     keep_all: bool,
     store: Store,
     aggregation: Aggregation,
-    /// Keys by the tick time at which to look whether they have been silent for long enough.
-    idle: BTreeMap<i64, Vec<u32>>,
+    /// Keys after the tick time at which to look whether they have been silent for long enough:
+    /// one entry for each that has [`KeyState::look_us`].
+    idle: BTreeSet<(i64, u32)>,
     /// Newest event time of any key, for `clock = "fleet"`.
     fleet_clock_us: i64,
     late: LateRows,
@@ -112,7 +113,7 @@ impl WindowOperator {
             changed: GroupSet::default(),
             store: Store::default(),
             aggregation: Aggregation::new(&spec)?,
-            idle: BTreeMap::new(),
+            idle: BTreeSet::new(),
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
@@ -250,13 +251,14 @@ impl WindowOperator {
     /// Bytes held, without the accumulators' room for the windows of one epoch.
     pub fn size_bytes(&self) -> usize {
         let keys = self.interner.ids().map(|id| self.keys[id as usize].size_bytes());
-        let idle = self.idle.values().map(|ids| ids.capacity() * size_of::<u32>() + 64);
+        // A node of the set is at least half full.
+        let idle = self.idle.len() * 2 * size_of::<(i64, u32)>();
         self.interner.size_bytes()
             + self.keys.size_bytes()
             + self.remnants.size_bytes()
             + self.store.size_bytes()
             + keys.sum::<usize>()
-            + idle.sum::<usize>()
+            + idle
     }
 
     fn horizon_us(&self, key: &KeyState) -> i64 {

@@ -178,10 +178,10 @@ impl WindowOperator {
     fn wake_all(&mut self) {
         self.idle.clear();
         for id in self.interner.ids() {
-            let last_tick_us = self.keys[id as usize].last_tick_us;
-            if last_tick_us != i64::MIN {
-                let look_us = last_tick_us.saturating_add(self.spec.idle_close_us);
-                self.idle.entry(look_us).or_default().push(id);
+            let key = &mut self.keys[id as usize];
+            if key.last_tick_us != i64::MIN {
+                key.look_us = key.last_tick_us.saturating_add(self.spec.idle_close_us);
+                self.idle.insert((key.look_us, id));
             }
         }
     }
