@@ -11,6 +11,7 @@ pub mod dataflow;
 pub mod decode;
 pub mod dedup;
 pub mod detect;
+pub mod distinct;
 pub mod enrich;
 pub mod event;
 pub mod expression;

@@ -263,6 +263,8 @@ fn every_common_aggregate_works_in_a_window() {
         ("last_value(temperature)", 7.0, 50.0),
         ("count(DISTINCT count_total)", 2.0, 1.0),
         ("count(DISTINCT state)", 2.0, 0.0),
+        ("sum(DISTINCT count_total + 0.5)", 6.0, 0.5),
+        ("max(DISTINCT temperature)", 7.0, 50.0),
         ("approx_distinct(state)", 2.0, 0.0),
         ("max(temperature) - min(temperature)", 6.0, 0.0),
         ("100.0 * count(temperature) / count(*)", 75.0, 100.0),

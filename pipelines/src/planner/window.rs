@@ -15,6 +15,7 @@ use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
 use tidegate_operators::aggregate::{create_groups_accumulator, held};
+use tidegate_operators::distinct;
 use tidegate_operators::spec::{Clock, Expr, KeyLimits, LatePolicy, Shape, WindowSpec, time_type};
 
 use super::inspect::{Inspection, Place};
@@ -232,10 +233,11 @@ impl<'a> Planning<'a> {
         )
         .with_name(name)
         .build()?;
+        let aggregate = distinct::in_one_order(lowered.aggregate, self.schema)?;
         // Found now and not when the first row comes: an aggregate that lacks what a window needs.
-        create_groups_accumulator(&lowered.aggregate)?;
-        lowered.aggregate.state_fields()?;
-        Ok((lowered.aggregate, lowered.filter))
+        create_groups_accumulator(&aggregate)?;
+        aggregate.state_fields()?;
+        Ok((aggregate, lowered.filter))
     }
 
     fn check_arguments(&self, call: &LogicalExpr) -> Result<(), PlanProblem> {

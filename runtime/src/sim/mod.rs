@@ -40,6 +40,11 @@ use crate::mutation::Mutation;
 /// Seeds of the short set.
 const SEEDS: u64 = 12;
 
+/// Seeds that have failed once, and run in every set. A change of the simulated world makes other
+/// runs of them; what they found has a test of its own where it was mended:
+/// - 33: a key that had been silent was not closed by its next silence, but was after a restart.
+const PINNED: [u64; 1] = [33];
+
 /// Seeds on which each mistake is tried, in the short set and in the long one.
 const MUTANT_SEEDS: u64 = 6;
 const MUTANT_SEEDS_LONG: u64 = 40;
@@ -67,7 +72,7 @@ fn seeds() {
     let (from, seeds) = (from.unwrap_or(0), seeds.unwrap_or(SEEDS));
     let mut counts = Counts::default();
     let mut failed = Vec::new();
-    for seed in from..from + seeds {
+    for seed in (from..from + seeds).chain(PINNED) {
         let outcome = run(seed, None, false);
         counts += &outcome.counts;
         if !outcome.failures.is_empty() {
