@@ -43,6 +43,8 @@ counts! {
     failed_syncs,
     clock_jumps,
     webhooks,
+    /// Rows of operators' state that a fresh replay gave, too.
+    state_rows,
     /// Simulated time.
     seconds,
 }
