@@ -282,7 +282,8 @@ impl Stepped {
         while self.commit()? {}
         self.committer.commit_rest()?;
         // A store that stays away keeps the end from being reached, as it does in the product.
-        for _ in 0..100 {
+        let mut failed = 0;
+        while failed < 100 {
             let mut any = false;
             for table in 0..self.tables.len() {
                 any |= self.table(table)?;
@@ -290,6 +291,7 @@ impl Stepped {
             if !any {
                 return self.committer.finish();
             }
+            failed += usize::from(self.tables.iter().any(TableWork::is_stuck));
         }
         anyhow::bail!("the tables cannot be written")
     }

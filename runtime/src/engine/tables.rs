@@ -315,6 +315,12 @@ impl TableWork {
         }
     }
 
+    /// Whether the job at hand has failed and waits to be tried again.
+    #[cfg(test)]
+    pub(super) fn is_stuck(&self) -> bool {
+        self.job.is_some()
+    }
+
     /// Repeats the job at hand while the object store fails. Any other error is final.
     fn until_it_works(&mut self, context: &TableContext) -> anyhow::Result<()> {
         let TableContext { runtime, stats, stopping, troubles, fence, .. } = context;
