@@ -53,8 +53,9 @@ pub struct Dedup {
     devices: Vec<Arc<HashTable<Device>>>,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
-    /// By key group: tick times with the devices of which something came in, oldest first.
-    arrivals: Vec<VecDeque<(i64, Arc<str>)>>,
+    /// By key group: devices by the tick of the oldest reading that is remembered of them, or an
+    /// earlier one; each device once.
+    oldest: Vec<BTreeMap<i64, Vec<Arc<str>>>>,
     /// By key group: how many readings are remembered.
     sizes: Vec<u32>,
 }
@@ -79,7 +80,7 @@ impl Dedup {
             known: HashTable::new(),
             devices: vec![Arc::default(); usize::from(KEY_GROUPS)],
             changed: GroupSet::default(),
-            arrivals: vec![VecDeque::new(); usize::from(KEY_GROUPS)],
+            oldest: vec![BTreeMap::new(); usize::from(KEY_GROUPS)],
             sizes: vec![0; usize::from(KEY_GROUPS)],
         }
     }
@@ -152,18 +153,14 @@ impl Dedup {
         let group = usize::from(key_group(named));
         self.changed.insert(key_group(named));
         self.sizes[group] += 1;
-        let (arrivals, devices) = (&mut self.arrivals[group], &mut self.devices[group]);
-        let devices = Arc::make_mut(devices);
+        let devices = Arc::make_mut(&mut self.devices[group]);
         let Some(found) = devices.find_mut(named, |d| &*d.name == device) else {
             let name: Arc<str> = device.into();
-            arrivals.push_back((now_us, Arc::clone(&name)));
+            self.oldest[group].entry(now_us).or_default().push(Arc::clone(&name));
             let new = Device { name, seen: [(now_us, hash)].into() };
             devices.insert_unique(named, new, |d| name_hash(&d.name));
             return false;
         };
-        if found.seen.back().is_none_or(|(last_us, _)| *last_us != now_us) {
-            arrivals.push_back((now_us, Arc::clone(&found.name)));
-        }
         found.seen.push_back((now_us, hash));
         if found.seen.len() <= self.spec.keys_max {
             return false;

@@ -54,8 +54,8 @@ impl Dedup {
         let mut forgotten: BTreeMap<Arc<str>, i64> = BTreeMap::new();
         for group in 0..usize::from(KEY_GROUPS) {
             while self.sizes[group] > share {
-                let Some((oldest_us, _)) = self.arrivals[group].front() else { break };
-                self.forget_until(group, *oldest_us, |device, readings| {
+                let Some(oldest_us) = self.oldest[group].keys().next().copied() else { break };
+                self.forget_until(group, oldest_us, |device, readings| {
                     *forgotten.entry(Arc::clone(device)).or_default() += readings;
                 });
             }
@@ -73,24 +73,28 @@ impl Dedup {
 
     /// Forgets what of a group came in at `until_us` or earlier; tells how much of each device.
     fn forget_until(&mut self, group: usize, until_us: i64, mut told: impl FnMut(&Arc<str>, i64)) {
-        let Self { known, devices, changed, arrivals, sizes, .. } = self;
-        while arrivals[group].front().is_some_and(|(seen_us, _)| *seen_us <= until_us) {
-            let Some((_, name)) = arrivals[group].pop_front() else { return };
+        let Self { known, devices, changed, oldest, sizes, .. } = self;
+        let oldest = &mut oldest[group];
+        while let Some(entry) = oldest.first_entry().filter(|e| *e.key() <= until_us) {
             changed.insert(group as u16);
             let devices = Arc::make_mut(&mut devices[group]);
-            let Ok(mut entry) = devices.find_entry(name_hash(&name), |d| d.name == name) else {
-                continue;
-            };
-            let seen = &mut entry.get_mut().seen;
-            let old = seen.partition_point(|(seen_us, _)| *seen_us <= until_us);
-            seen.drain(..old).for_each(|(_, hash)| forget(known, hash));
-            sizes[group] -= old as u32;
-            told(&name, old as i64);
-            if seen.is_empty() {
-                entry.remove();
-                if devices.len() < devices.capacity() / 4 {
-                    devices.shrink_to(devices.len() * 2, |d| name_hash(&d.name));
+            for name in entry.remove() {
+                let Ok(mut device) = devices.find_entry(name_hash(&name), |d| d.name == name)
+                else {
+                    continue;
+                };
+                let seen = &mut device.get_mut().seen;
+                let old = seen.partition_point(|(seen_us, _)| *seen_us <= until_us);
+                seen.drain(..old).for_each(|(_, hash)| forget(known, hash));
+                sizes[group] -= old as u32;
+                told(&name, old as i64);
+                match seen.front() {
+                    Some((next_us, _)) => oldest.entry(*next_us).or_default().push(name),
+                    None => drop(device.remove()),
                 }
+            }
+            if devices.len() < devices.capacity() / 4 {
+                devices.shrink_to(devices.len() * 2, |d| name_hash(&d.name));
             }
         }
         if known.len() < known.capacity() / 4 {
@@ -108,9 +112,10 @@ impl Dedup {
                 .map(|d| d.seen.capacity() * size_of::<(i64, super::Hash)>() + d.name.len() + 16);
             seen.sum::<usize>() + table(devices.capacity(), size_of::<Device>())
         });
-        let arrivals = self.arrivals.iter().map(|a| a.capacity() * size_of::<(i64, Arc<str>)>());
+        let lists = self.oldest.iter().flat_map(BTreeMap::values);
+        let lists = lists.map(|list| list.capacity() * size_of::<Arc<str>>() + 64);
         table(self.known.capacity(), size_of::<super::Hash>())
             + devices.sum::<usize>()
-            + arrivals.sum::<usize>()
+            + lists.sum::<usize>()
     }
 }

@@ -72,7 +72,6 @@ impl Dedup {
         let names = state.column(0).as_string::<i32>();
         let times = state.column(1).as_list::<i64>();
         let hashes = state.column(2).as_binary::<i64>();
-        let mut arrivals: Vec<Vec<(i64, Arc<str>)>> = vec![Vec::new(); self.arrivals.len()];
         for row in 0..state.num_rows() {
             let name: Arc<str> = names.value(row).into();
             let times = times.value(row);
@@ -82,12 +81,11 @@ impl Dedup {
                 times.zip(hashes.iter().map(|h| Hash::from_le_bytes(*h))).collect();
             let named = name_hash(&name);
             let group = usize::from(key_group(named));
-            let mut last_us = None;
-            for (seen_us, hash) in &seen {
+            for (_, hash) in &seen {
                 self.known.insert_unique(table_hash(*hash), *hash, |h| table_hash(*h));
-                if last_us.replace(*seen_us) != Some(*seen_us) {
-                    arrivals[group].push((*seen_us, Arc::clone(&name)));
-                }
+            }
+            if let Some((oldest_us, _)) = seen.first() {
+                self.oldest[group].entry(*oldest_us).or_default().push(Arc::clone(&name));
             }
             if !seen.is_empty() {
                 self.sizes[group] += seen.len() as u32;
@@ -95,11 +93,6 @@ impl Dedup {
                 let devices = Arc::make_mut(&mut self.devices[group]);
                 devices.insert_unique(named, device, |d| name_hash(&d.name));
             }
-        }
-        for (mut loaded, arrivals) in arrivals.into_iter().zip(&mut self.arrivals) {
-            loaded.extend(arrivals.drain(..));
-            loaded.sort();
-            *arrivals = loaded.into();
         }
         Ok(())
     }

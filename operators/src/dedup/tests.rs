@@ -252,7 +252,7 @@ fn what_is_forgotten_leaves_no_memory_behind() {
         (
             dedup.remembered(),
             dedup.devices.iter().map(|d| d.len()).sum::<usize>(),
-            dedup.arrivals.iter().map(|a| a.len()).sum::<usize>()
+            dedup.oldest.iter().map(BTreeMap::len).sum::<usize>()
         ),
         (0, 0, 0)
     );

@@ -39,12 +39,6 @@ pub(crate) static LIMITS: Component = Component {
           fleet of `keys_max` keys is refused one of them.",
     keys: &[
         Key::new(
-            "devices",
-            Kind::Int(1, KEYS_MAX),
-            "How many devices there are, about: `explain` says how much memory they need.",
-            "5000",
-        ),
-        Key::new(
             "keys_max",
             Kind::Int(1, KEYS_MAX),
             "Most keys of each step at a time; a step can say otherwise.",
@@ -67,13 +61,5 @@ pub(crate) static LIMITS: Component = Component {
             "\"7d\"",
         )
         .default("7d"),
-        Key::new(
-            "unbounded",
-            Kind::Bool,
-            "Allows aggregates whose state grows with every row of a window, such as \
-             `count(DISTINCT x)`, `array_agg` and `median`.",
-            "true",
-        )
-        .default("false"),
     ],
 };
