@@ -233,8 +233,10 @@ impl<'a> Planning<'a> {
         )
         .with_name(name)
         .build()?;
+        // Found now and not when the first row comes: an aggregate that lacks what a window needs,
+        // by itself (one may refuse DISTINCT) and over distinct values.
+        create_groups_accumulator(&lowered.aggregate)?;
         let aggregate = distinct::in_one_order(lowered.aggregate, self.schema)?;
-        // Found now and not when the first row comes: an aggregate that lacks what a window needs.
         create_groups_accumulator(&aggregate)?;
         aggregate.state_fields()?;
         Ok((aggregate, lowered.filter))
