@@ -132,7 +132,8 @@ pub(super) fn ask(data: &Path, ask: &Ask) -> anyhow::Result<Answer> {
         // A path that is too long was never listened on.
         ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => {
             anyhow::anyhow!(
-                "no instance runs on {}: a start with the new files makes the change as well",
+                "no instance runs on {} (--data says on which folder it does); if none runs, a \
+                 start with the new files makes the change as well",
                 data.display()
             )
         }

@@ -56,6 +56,12 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
     if matches!(durable, Some(DurableError::InUse { .. })) {
         return Some("stop it first, or choose another folder with --data");
     }
+    if matches!(durable, Some(DurableError::Damaged { .. })) {
+        return Some(
+            "`tidegate doctor data --data DIR` says what is damaged and what follows from it, and \
+             with --salvage NEW_FOLDER saves what is whole",
+        );
+    }
     let kind = error
         .chain()
         .find_map(|cause| cause.downcast_ref::<std::io::Error>())
@@ -75,7 +81,10 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
             Some("there is a file of that name; choose a folder")
         }
-        ErrorKind::NotFound => Some("check the spelling of the path"),
+        ErrorKind::NotFound => Some(
+            "check the spelling of the path, and from where it is read: what is not absolute \
+             begins at the current folder",
+        ),
         _ => None,
     }
 }

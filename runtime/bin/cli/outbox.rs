@@ -10,6 +10,10 @@ use super::{Outcome, print};
 
 pub(super) fn outbox(args: OutboxArgs) -> Outcome {
     let dir = args.data.join("outbox");
+    if !args.data.is_dir() {
+        let data = args.data.display();
+        return Err(anyhow::anyhow!("there is no data folder {data}; say which with --data").into());
+    }
     let letters = letters(&dir).context("cannot read the outbox")?;
     match args.command {
         None | Some(OutboxCommand::List) => print(&list(&letters)),

@@ -79,6 +79,16 @@ fn load(path: &Path) -> Result<ProcessSpec, Failure> {
         .map_err(|problems| files::tell(&problems))
 }
 
+/// Checks files of settings, if these paths are nothing else; true if they are.
+pub(super) fn check_alone(paths: &[PathBuf]) -> Result<bool, Failure> {
+    let is_settings = |path: &PathBuf| path.file_name().is_some_and(|n| n == PROCESS_FILE_NAME);
+    if !paths.iter().all(is_settings) {
+        return Ok(false);
+    }
+    paths.iter().try_for_each(|path| load(path).map(drop))?;
+    Ok(true)
+}
+
 /// Checks the file of settings that a run of these pipelines would read; true if there is one.
 pub(super) fn check(pipelines: &[PathBuf]) -> Result<bool, Failure> {
     match find(None, pipelines)? {

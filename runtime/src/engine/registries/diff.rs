@@ -104,6 +104,13 @@ impl Known {
     }
 }
 
+/// Whether any row can be known by anything.
+pub(super) fn has_keys(source: &RegistrySource, file: &[Messages]) -> bool {
+    file.iter().any(|m| {
+        (0..m.len()).any(|i| !m.index[i].refused && name_of(source, m.payload(i)).is_some())
+    })
+}
+
 /// What a row is known by.
 fn name_of(source: &RegistrySource, row: &[u8]) -> Option<String> {
     let row: Value = serde_json::from_slice(row).ok()?;

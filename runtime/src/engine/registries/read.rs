@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tidegate_operators::{MessageMeta, Messages};
 use tidegate_pipelines::plan::{FileSpec, RegistrySource};
 
+use super::diff::has_keys;
 use crate::engine::files::{Chunks, FileSource, read_file};
 
 /// Bytes of all rows: what a registry says is in memory here and in every join.
@@ -57,7 +58,8 @@ impl Chunks for Rows {
 /// # Errors
 /// It is not there, not one file, empty, damaged or too long.
 pub(super) fn read(source: &RegistrySource) -> anyhow::Result<Vec<Messages>> {
-    let path = &source.file.path;
+    // People know better where a whole path leads.
+    let path = &std::path::absolute(&source.file.path)?.display().to_string();
     let file = FileSource {
         source: 0,
         spec: FileSpec {
@@ -76,5 +78,11 @@ pub(super) fn read(source: &RegistrySource) -> anyhow::Result<Vec<Messages>> {
     let mut rows = Rows::default();
     let read = read_file(found, &mut rows).with_context(|| format!("cannot read {path}"))?;
     anyhow::ensure!(read.is_continue(), "{path} has more than {} MiB of rows", BYTES_MAX >> 20);
+    // Another header or delimiter: nobody takes all away like that either.
+    anyhow::ensure!(
+        rows.all.is_empty() || has_keys(source, &rows.all),
+        "no row of {path} has the key ({}): look at its header and its delimiter",
+        source.key.iter().map(|(_, path)| path.join(".")).collect::<Vec<_>>().join(", ")
+    );
     Ok(rows.all)
 }

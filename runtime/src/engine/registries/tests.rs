@@ -95,6 +95,13 @@ fn what_is_no_file_of_rows_is_told() {
     assert!(why(&source(folder.path(), false)).contains("is not a file"));
     std::fs::write(&path, "a,a\n1,2\n").unwrap();
     assert!(why(&source(&path, false)).contains("two columns `a`"));
+    // Another delimiter, another header: nothing of it is known by its key.
+    for text in ["device;limit\nd1;3\n", "dev,limit\nd1,3\n"] {
+        std::fs::write(&path, text).unwrap();
+        assert!(why(&source(&path, false)).contains("no row of "), "{text}");
+    }
+    std::fs::write(&path, "device,limit\n,2\nd1,3\n").unwrap();
+    assert!(read(&source(&path, false)).is_ok(), "one row is enough");
 }
 
 proptest! {
