@@ -121,14 +121,40 @@ pub async fn run_query(
     }
     let session = open(options).await?;
     let mut summaries = Vec::new();
+    let mut piped = Piped { out, gone: false };
     for statement in statements {
-        match execute(&session, statement, format, options.rows_shown_max, out).await {
+        match execute(&session, statement, format, options.rows_shown_max, &mut piped).await {
             Ok(summary) => summaries.push(summary),
-            Err(Error::Io(e)) if e.kind() == ErrorKind::BrokenPipe => break,
+            Err(_) if piped.gone => break,
             Err(e) => return Err(e),
         }
     }
     Ok(summaries)
+}
+
+/// An output that remembers that its reader went away: some formats make text of that error.
+struct Piped<'o> {
+    out: &'o mut dyn Write,
+    gone: bool,
+}
+
+impl Piped<'_> {
+    fn noticed<T>(&mut self, result: std::io::Result<T>) -> std::io::Result<T> {
+        self.gone |= matches!(&result, Err(e) if e.kind() == ErrorKind::BrokenPipe);
+        result
+    }
+}
+
+impl Write for Piped<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes);
+        self.noticed(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let flushed = self.out.flush();
+        self.noticed(flushed)
+    }
 }
 
 /// Runs one statement. Dropping the future cancels it.

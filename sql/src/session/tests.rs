@@ -197,6 +197,34 @@ async fn results_are_written_in_every_format() {
     assert!(!text(exact).contains("Only the first"));
 }
 
+/// An output whose reader has seen enough.
+struct Closed;
+
+impl std::io::Write for Closed {
+    fn write(&mut self, _bytes: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("tables").to_str().unwrap()).unwrap();
+    write(&store, &spec("t", &many(0, 1)), &[many(0, 30)]).await;
+    let options = QueryOptions::new(folder.path());
+    for format in [OutputFormat::Csv, OutputFormat::Json, OutputFormat::Table] {
+        let ended = run_query(&options, "SELECT * FROM t", format, &mut Closed).await;
+        assert!(ended.is_ok_and(|done| done.is_empty()), "{format:?}");
+    }
+    // Another error stays one.
+    let wrong = run_query(&options, "SELECT x FROM t", OutputFormat::Csv, &mut Closed).await;
+    assert!(wrong.is_err());
+}
+
 /// Against an S3 server: `TIDEGATE_TEST_S3_ENDPOINT=http://127.0.0.1:PORT`, with the bucket
 /// `tidegate-test` and any credentials in the usual `AWS_*` variables.
 #[tokio::test]
