@@ -1,6 +1,5 @@
 //! The JSON Schemas of pipeline files and of `tidegate.toml`, for editors, derived from the
-//! table of
-//! keys.
+//! table of keys.
 
 use serde_json::{Map, Value, json};
 
