@@ -41,9 +41,9 @@ pub(crate) static LIMITS: Component = Component {
         Key::new(
             "keys_max",
             Kind::Int(1, KEYS_MAX),
-            "Keys of each step at a time that always find a place; a step can say otherwise. Chance \
-             deals keys to the groups unevenly, so some more do: 12 % of a million, 140 % of \
-             10,000, and 256 times a handful.",
+            "Keys of each step at a time that always find a place; a step can say otherwise. \
+             Chance deals keys to the groups unevenly, so some more do: 12 % of a million, 140 % \
+             of 10,000, and 256 times a handful.",
             "20000",
         )
         .default("1000000"),
