@@ -7,6 +7,8 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[path = "folder.rs"]
+mod folder;
 #[allow(dead_code, reason = "other benches use other parts of it")]
 #[path = "workload/generate.rs"]
 mod generate;
@@ -24,6 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tidegate_runtime::engine::{Engine, EngineOptions};
 use tidegate_runtime::journal::{AppendFile, Disk, Storage};
 
+use folder::Folder;
 use generate::Workload;
 use wire::Packets;
 
@@ -102,26 +105,6 @@ fn pipeline(source: &str, batch: usize) -> String {
 }
 
 const ENDPOINT: &str = "type = \"endpoint\"\nlisten = \"127.0.0.1:0\"\npacket_max = \"1MiB\"";
-
-/// A folder below `target/`, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Result<Self> {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("intake").join(name);
-        if path.exists() {
-            std::fs::remove_dir_all(&path)?;
-        }
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 async fn start(source: &str, batch: usize, folder: &Folder, sync: Duration) -> Result<Engine> {
     let files = [(PathBuf::from("bench.toml"), pipeline(source, batch))];

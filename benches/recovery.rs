@@ -7,6 +7,8 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[path = "folder.rs"]
+mod folder;
 #[allow(dead_code, reason = "other benches use other parts of it")]
 #[path = "intake/wire.rs"]
 mod wire;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tidegate_runtime::engine::{Engine, EngineOptions};
 
+use folder::Folder;
 use wire::Packets;
 
 /// No progress for this long ends a measurement.
@@ -390,25 +393,5 @@ fn serve(data: &Path, checkpoint_every: Duration) -> Result<()> {
             now.checkpoint_us,
             now.checkpoint_age_us
         )?;
-    }
-}
-
-/// A folder below `target/`, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Result<Self> {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("recovery").join(name);
-        if path.exists() {
-            std::fs::remove_dir_all(&path)?;
-        }
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
