@@ -139,8 +139,8 @@ pub(crate) fn salvage(from: &Path, to: &Path) -> Result<SavedOutbox, DurableErro
     Disk.sync_dir(to).map_err(DurableError::io("sync", to))?;
     let of_alerts = |frame: &&Frame| matches!(frame.kind, Kind::Enqueued | Kind::Known);
     let newest = opened.frames.iter().filter(of_alerts).map(|frame| frame.epoch).max();
-    let is_end = |bad: &Bad| bad.proof.is_none() && bad.until == opened.bytes;
-    let (torn, damages): (Vec<_>, Vec<_>) = opened.damages.into_iter().partition(is_end);
+    let (torn, damages): (Vec<_>, Vec<_>) =
+        opened.damages.into_iter().partition(|bad| bad.is_torn_end(opened.bytes));
     Ok(SavedOutbox {
         records: opened.frames.len() as u64,
         damages,

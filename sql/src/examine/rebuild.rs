@@ -159,9 +159,10 @@ async fn nameless(
     for (app, end) in &lost.ends {
         known.entry(app.clone()).or_default().ends.insert(*end);
     }
+    let listed: Vec<(&Path, &ObjectMeta)> = listing.files.iter().collect();
     let mut parts: BTreeMap<String, Vec<Part>> = BTreeMap::new();
-    for (file, (location, _)) in listing.files.iter().enumerate() {
-        if !named.contains(location)
+    for (file, (location, _)) in listed.iter().enumerate() {
+        if !named.contains(*location)
             && let Some((app, part)) = part_of(location.as_ref(), file)
         {
             known.entry(app.clone()).or_default();
@@ -181,7 +182,7 @@ async fn nameless(
         let Closed { files, through, open } =
             chain::close(&known, parts.remove(&app).unwrap_or_default());
         for file in files {
-            let Some((location, meta)) = listing.files.iter().nth(file) else { continue };
+            let (location, meta) = listed[file];
             adds.extend(add_of(store, table, location, meta).await?);
         }
         if through > committed {

@@ -55,13 +55,13 @@ fn tell(scene: &Scene<'_>, report: &mut Report, seen: &Seen) {
     }
     for bad in &seen.damages {
         let text = format!("{name} at bytes {} to {}: {}", bad.offset, bad.until, bad.reason);
-        match bad.proof {
-            None if bad.until == seen.bytes => {
+        match bad.is_torn_end(seen.bytes) {
+            true => {
                 let bytes = bytes_text(bad.until - bad.offset);
                 report.note("end", &format!("{name} is torn at byte {}: {bytes}", bad.offset));
                 report.means("normal: a start cuts it off; alerts come again from the journal");
             }
-            _ => {
+            false => {
                 report.fail("damage", &text, &[&scene.salvage()]);
                 report.means(
                     "a start stops here; notifications in between are lost, or sent again under \

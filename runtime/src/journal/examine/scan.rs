@@ -25,6 +25,13 @@ pub(crate) struct Bad {
     pub(crate) proof: Option<u64>,
 }
 
+impl Bad {
+    /// Whether it is the end, at `bytes`, of a file of which the last write was under way.
+    pub(crate) fn is_torn_end(&self, bytes: u64) -> bool {
+        self.proof.is_none() && self.until == bytes
+    }
+}
+
 /// All pieces of a file in order.
 pub(crate) struct Scan {
     bytes: Bytes,
