@@ -7,7 +7,6 @@
 
 mod ewma;
 mod method;
-mod reorder;
 mod save;
 
 use std::borrow::Cow;
@@ -21,13 +20,12 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondTyp
 use crate::batch::Tick;
 use crate::expression::{Failed, evaluate, expression_failed};
 use crate::intern::KeyInterner;
-use crate::keys::{KeyedStep, Silence};
+use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{DetectOrder, DetectSpec};
 use crate::system::step_rejects;
 use method::{Method, Verdict, method};
-use reorder::Reorder;
 
 /// What a detector did that no row tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,21 +45,13 @@ pub struct Detector {
     interner: KeyInterner,
     method: Box<dyn Method>,
     /// Present in event-time order only.
-    reorder: Option<Reorder>,
+    reorder: Option<Reorder<f64>>,
     silence: Silence,
     counts: DetectCounts,
     ids: Vec<u32>,
     verdicts: Vec<Verdict>,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
-}
-
-/// Readings in the order in which they are judged.
-#[derive(Default)]
-struct Readings {
-    ids: Vec<u32>,
-    times_us: Vec<i64>,
-    values: Vec<f64>,
 }
 
 impl Detector {
@@ -210,7 +200,7 @@ impl Detector {
         Ok(())
     }
 
-    fn judge_ready(&mut self, ready: &Readings, emit: &mut Emit) -> Result<(), OperatorError> {
+    fn judge_ready(&mut self, ready: &Ready<f64>, emit: &mut Emit) -> Result<(), OperatorError> {
         self.judge(&ready.ids, &ready.times_us, &ready.values, emit)
     }
 }
@@ -229,10 +219,18 @@ impl KeyedOperator for Detector {
         match &mut self.reorder {
             None => self.judge(&ids, times.values(), values.values(), emit)?,
             Some(reorder) => {
-                let mut ready = Readings::default();
+                let mut ready = Ready::default();
                 self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
-                for ((id, time_us), value) in ids.iter().zip(times.values()).zip(values.values()) {
-                    reorder.push(*id, *time_us, *value, tick.time_us, &mut ready, &mut self.counts);
+                let readings = times.values().iter().copied().zip(values.values().iter().copied());
+                for (id, reading) in ids.iter().zip(readings) {
+                    match reorder.push(*id, reading, tick.time_us, &mut ready) {
+                        Pushed::InOrder => {}
+                        Pushed::Forced => self.counts.forced += 1,
+                        Pushed::Late(value) => {
+                            self.counts.late += 1;
+                            ready.push(*id, reading.0, value);
+                        }
+                    }
                 }
                 reorder.release_idle(tick.time_us, &mut ready);
                 self.judge_ready(&ready, emit)?;
@@ -245,7 +243,7 @@ impl KeyedOperator for Detector {
 
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
         let Some(reorder) = &mut self.reorder else { return Ok(()) };
-        let mut ready = Readings::default();
+        let mut ready = Ready::default();
         reorder.release_all(self.interner.ids(), &mut ready);
         self.judge_ready(&ready, emit)
     }

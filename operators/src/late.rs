@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::SchemaRef;
 
 use crate::intern::KeyInterner;
 use crate::operator::{Emit, OperatorError};
@@ -34,11 +35,21 @@ impl LateRows {
         self.rows.push(Late { id, time_us, window_us, behind_us });
     }
 
-    /// Emits what was collected, ordered by time, then key.
+    /// Emits what was collected of a window step, ordered by time, then key.
     pub(crate) fn finish(
         &mut self,
         interner: &KeyInterner,
         spec: &WindowSpec,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        self.finish_of(interner, (&spec.keys, &spec.input), emit)
+    }
+
+    /// The same of any step, with its key columns and the schema that they are in.
+    pub(crate) fn finish_of(
+        &mut self,
+        interner: &KeyInterner,
+        (key_columns, input): (&[usize], &SchemaRef),
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         if self.rows.is_empty() {
@@ -52,7 +63,7 @@ impl LateRows {
         let ids: Vec<u32> = rows.iter().map(|r| r.id).collect();
         let keys = interner.keys(&ids)?;
         let names: Vec<&str> =
-            spec.keys.iter().map(|k| spec.input.field(*k).name().as_str()).collect();
+            key_columns.iter().map(|k| input.field(*k).name().as_str()).collect();
         let times = |f: &dyn Fn(&Late) -> i64| -> ArrayRef {
             let values = rows.iter().map(f);
             Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))

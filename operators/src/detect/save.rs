@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 
 use super::Detector;
-use super::reorder::Waiting;
+use crate::keys::Waiting;
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
@@ -27,8 +27,8 @@ fn waiting_fields() -> [Field; 5] {
     ]
 }
 
-fn waiting_columns(keys: &[&Waiting]) -> [ArrayRef; 5] {
-    let number = |f: &dyn Fn(&Waiting) -> i64| -> ArrayRef {
+fn waiting_columns(keys: &[&Waiting<f64>]) -> [ArrayRef; 5] {
+    let number = |f: &dyn Fn(&Waiting<f64>) -> i64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(keys.iter().map(|k| f(k))))
     };
     let mut times = ListBuilder::new(Int64Builder::new());
@@ -43,7 +43,7 @@ fn waiting_columns(keys: &[&Waiting]) -> [ArrayRef; 5] {
     }
     [
         number(&|k| k.clock_us),
-        number(&|k| k.judged_us),
+        number(&|k| k.through_us),
         number(&|k| k.seen_us),
         Arc::new(times.finish()),
         Arc::new(values.finish()),
@@ -73,7 +73,8 @@ impl Detector {
             let mut columns = names.columns(&ids)?;
             columns.extend(methods.columns(&ids));
             if let Some(waiting) = waiting {
-                let keys: Vec<&Waiting> = ids.iter().map(|id| &waiting[*id as usize]).collect();
+                let keys: Vec<&Waiting<f64>> =
+                    ids.iter().map(|id| &waiting[*id as usize]).collect();
                 columns.extend(waiting_columns(&keys));
             }
             let seen = ids.iter().map(|id| seen_us[*id as usize]);
@@ -116,7 +117,7 @@ impl Detector {
             reorder.start(*id);
             let key = &mut reorder.keys[*id as usize];
             key.clock_us = number(0).value(row);
-            key.judged_us = number(1).value(row);
+            key.through_us = number(1).value(row);
             key.seen_us = number(2).value(row);
             key.readings = times.zip(values).collect();
             reorder.queue(*id);

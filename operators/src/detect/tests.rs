@@ -259,7 +259,7 @@ fn values_that_are_no_numbers_are_rejected_and_do_not_poison() {
 #[test]
 fn a_full_buffer_judges_the_oldest_first() {
     let mut detector = detector(DetectOrder::EventTime, i64::MAX);
-    let many = reorder::READINGS_PER_KEY_MAX as i64 + 3;
+    let many = crate::keys::READINGS_PER_KEY_MAX as i64 + 3;
     let readings: Vec<Reading> = (0..many).map(|i| ("a", i, Some(1.0))).collect();
     detector.epoch(&batch(&readings), tick(1, 0), &mut Emit::default()).unwrap();
     assert_eq!(detector.counts(), DetectCounts { judged: 3, late: 0, forced: 3 });

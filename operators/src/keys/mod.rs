@@ -1,13 +1,17 @@
-//! What keyed operators share about their keys: which find a place, which were silent for long
-//! enough to be forgotten, and what has to be known of those that were.
+//! What keyed operators share about their keys: which find a place, in what order their readings
+//! are, which were silent for long enough to be forgotten, and what has to be known of those.
 //!
 //! Invariant: all of it depends on the rows of a key's own group and on ticks, so it is the same on
 //! any number of workers and after any restart.
 
 mod remnants;
+mod reorder;
 mod silence;
 
 pub(crate) use self::remnants::{Remnant, Remnants, forgotten_field};
+#[cfg(test)]
+pub(crate) use self::reorder::READINGS_PER_KEY_MAX;
+pub(crate) use self::reorder::{Pushed, Ready, Reorder, Waiting};
 pub(crate) use self::silence::Silence;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};

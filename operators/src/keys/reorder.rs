@@ -3,35 +3,36 @@
 //! A reading waits until its key's clock (the newest event time of the key) is `disorder_us` past
 //! it, or the key was silent for `idle_close_us` of tick time. Equal times keep the order of
 //! arrival. Nothing waits for ever, and no key's buffer grows beyond [`READINGS_PER_KEY_MAX`].
+//! What comes when a newer reading of its key is through already is late: whoever asks decides
+//! what becomes of it.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{DetectCounts, Readings};
 use crate::slabs::Slabs;
 
-/// Readings of one key that wait at most; beyond that the oldest is judged early. At ten readings
-/// a second this is more than an hour of disorder, far beyond what a device's clock explains.
-pub(super) const READINGS_PER_KEY_MAX: usize = 1 << 16;
+/// Readings of one key that wait at most; beyond that the oldest goes early. At ten readings a
+/// second this is more than an hour of disorder, far beyond what a device's clock explains.
+pub(crate) const READINGS_PER_KEY_MAX: usize = 1 << 16;
 
 /// What waits for one key.
 #[derive(Clone, Debug)]
-pub(super) struct Waiting {
-    pub(super) clock_us: i64,
-    /// Event time of the newest reading that was judged.
-    pub(super) judged_us: i64,
+pub(crate) struct Waiting<V> {
+    pub(crate) clock_us: i64,
+    /// Event time of the newest reading that went through.
+    pub(crate) through_us: i64,
     /// Tick time of the key's newest reading; 0 before any.
-    pub(super) seen_us: i64,
+    pub(crate) seen_us: i64,
     /// Event time and value, ordered by time.
-    pub(super) readings: VecDeque<(i64, f64)>,
+    pub(crate) readings: VecDeque<(i64, V)>,
     /// Whether `wake` has an entry for the key.
     queued: bool,
 }
 
-impl Default for Waiting {
+impl<V> Default for Waiting<V> {
     fn default() -> Self {
         Self {
             clock_us: i64::MIN,
-            judged_us: i64::MIN,
+            through_us: i64::MIN,
             seen_us: 0,
             readings: VecDeque::new(),
             queued: false,
@@ -39,71 +40,91 @@ impl Default for Waiting {
     }
 }
 
-impl Waiting {
-    fn release(&mut self, id: u32, ready: &mut Readings) {
+impl<V> Waiting<V> {
+    fn release(&mut self, id: u32, ready: &mut Ready<V>) {
         if let Some((time_us, value)) = self.readings.pop_front() {
-            self.judged_us = self.judged_us.max(time_us);
+            self.through_us = self.through_us.max(time_us);
             ready.push(id, time_us, value);
         }
     }
 }
 
-impl Readings {
-    fn push(&mut self, id: u32, time_us: i64, value: f64) {
+/// Readings in the order in which they are to be used.
+pub(crate) struct Ready<V> {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) times_us: Vec<i64>,
+    pub(crate) values: Vec<V>,
+}
+
+impl<V> Default for Ready<V> {
+    fn default() -> Self {
+        Self { ids: Vec::new(), times_us: Vec::new(), values: Vec::new() }
+    }
+}
+
+impl<V> Ready<V> {
+    pub(crate) fn push(&mut self, id: u32, time_us: i64, value: V) {
         self.ids.push(id);
         self.times_us.push(time_us);
         self.values.push(value);
     }
 }
 
+/// What became of a reading.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pushed<V> {
+    /// It waits, or went through at its time.
+    InOrder,
+    /// The same, and an older one had to go before its time, because too many of its key wait.
+    Forced,
+    /// A newer one of its key is through already. It was not taken.
+    Late(V),
+}
+
 /// The buffers of all keys.
-pub(super) struct Reorder {
+pub(crate) struct Reorder<V> {
     disorder_us: i64,
     idle_close_us: i64,
-    pub(super) keys: Slabs<Waiting>,
+    pub(crate) keys: Slabs<Waiting<V>>,
     /// Keys by the tick time at which they may have become idle; at most one entry per key.
     wake: BTreeMap<i64, Vec<u32>>,
 }
 
-impl Reorder {
-    pub(super) fn new(disorder_us: i64, idle_close_us: i64) -> Self {
+impl<V: Clone> Reorder<V> {
+    pub(crate) fn new(disorder_us: i64, idle_close_us: i64) -> Self {
         Self { disorder_us, idle_close_us, keys: Slabs::default(), wake: BTreeMap::new() }
     }
 
     /// A key of which nothing waits yet.
-    pub(super) fn start(&mut self, id: u32) {
+    pub(crate) fn start(&mut self, id: u32) {
         self.keys.put(id as usize, Waiting::default());
     }
 
     /// A key is forgotten; nothing of it waits.
-    pub(super) fn forget(&mut self, id: u32, is_last: bool) {
+    pub(crate) fn forget(&mut self, id: u32, is_last: bool) {
         self.keys.forget(id as usize, is_last);
     }
 
-    /// Bytes held, given the keys that there are.
-    pub(super) fn size_bytes(&self, ids: impl Iterator<Item = u32>) -> usize {
+    /// Bytes held, given the keys that there are, without what values hold elsewhere.
+    pub(crate) fn size_bytes(&self, ids: impl Iterator<Item = u32>) -> usize {
         let waiting = ids.map(|id| self.keys[id as usize].readings.capacity());
-        let waiting = waiting.sum::<usize>() * size_of::<(i64, f64)>();
+        let waiting = waiting.sum::<usize>() * size_of::<(i64, V)>();
         let wake = self.wake.values().map(|ids| ids.capacity() * size_of::<u32>() + 64);
         self.keys.size_bytes() + waiting + wake.sum::<usize>()
     }
 
     /// Takes a reading and releases what its time allows.
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         id: u32,
-        time_us: i64,
-        value: f64,
+        (time_us, value): (i64, V),
         tick_us: i64,
-        ready: &mut Readings,
-        counts: &mut DetectCounts,
-    ) {
+        ready: &mut Ready<V>,
+    ) -> Pushed<V> {
         let key = &mut self.keys[id as usize];
         key.seen_us = tick_us;
-        if time_us < key.judged_us {
-            counts.late += 1;
-            ready.push(id, time_us, value);
-            return;
+        if time_us < key.through_us {
+            return Pushed::Late(value);
         }
         key.clock_us = key.clock_us.max(time_us);
         match key.readings.back() {
@@ -117,15 +138,16 @@ impl Reorder {
         while key.readings.front().is_some_and(|(t, _)| *t <= passed_us) {
             key.release(id, ready);
         }
-        if key.readings.len() > READINGS_PER_KEY_MAX {
-            counts.forced += 1;
+        let is_full = key.readings.len() > READINGS_PER_KEY_MAX;
+        if is_full {
             key.release(id, ready);
         }
         self.queue(id);
+        if is_full { Pushed::Forced } else { Pushed::InOrder }
     }
 
     /// Makes sure that a key with waiting readings is looked at when it may be idle.
-    pub(super) fn queue(&mut self, id: u32) {
+    pub(crate) fn queue(&mut self, id: u32) {
         let key = &mut self.keys[id as usize];
         if !key.queued && !key.readings.is_empty() {
             key.queued = true;
@@ -135,7 +157,7 @@ impl Reorder {
     }
 
     /// Releases everything of keys that were silent for long enough at tick time `now_us`.
-    pub(super) fn release_idle(&mut self, now_us: i64, ready: &mut Readings) {
+    pub(crate) fn release_idle(&mut self, now_us: i64, ready: &mut Ready<V>) {
         while let Some(entry) = self.wake.first_entry().filter(|e| *e.key() <= now_us) {
             for id in entry.remove() {
                 let key = &mut self.keys[id as usize];
@@ -152,7 +174,7 @@ impl Reorder {
     }
 
     /// Releases everything of the keys that there are.
-    pub(super) fn release_all(&mut self, ids: impl Iterator<Item = u32>, ready: &mut Readings) {
+    pub(crate) fn release_all(&mut self, ids: impl Iterator<Item = u32>, ready: &mut Ready<V>) {
         for id in ids {
             while !self.keys[id as usize].readings.is_empty() {
                 self.keys[id as usize].release(id, ready);
