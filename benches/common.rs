@@ -7,18 +7,15 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod product;
 #[allow(dead_code, reason = "tests use other parts of it")]
 mod workload;
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use tidegate_runtime::engine::{Engine, EngineOptions};
 use workload::check::{Checksum, reference};
 use workload::generate::Workload;
 use workload::{Job, hand};
@@ -117,58 +114,51 @@ fn prepare_data(options: &Options) -> Result<PathBuf> {
     if let Some(data) = &options.data {
         return Ok(data.clone());
     }
-    std::fs::create_dir_all(scratch())?;
-    let data = scratch().join(format!("readings-{}.ndjson", options.lines));
-    if !data.exists() {
-        // Renamed when complete, so that an interrupted run leaves no half file behind.
-        let partial = data.with_extension("partial");
-        let mut out = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
-        let standard = Workload::STANDARD;
-        let workload = Workload { lines: standard.lines.max(options.lines), ..standard };
-        workload.write(options.lines, &mut out)?;
-        std::fs::rename(partial, &data)?;
-    }
-    Ok(data)
+    let standard = Workload::STANDARD;
+    let workload = Workload { lines: standard.lines.max(options.lines), ..standard };
+    product::readings(&scratch(), workload, options.lines)
 }
 
 /// Measures in a process of its own.
 fn in_child(side: Side, job: Job, workers: usize, lines: u64, data: &Path) -> Result<Measured> {
     let side = if side == Side::Product { "product" } else { "hand" };
-    let output = Command::new(std::env::current_exe()?)
-        .env("MIMALLOC_PURGE_DELAY", "10000") // as the binary does for itself
-        .args(["--only", side, "--jobs", &job.to_string(), "--workers", &workers.to_string()])
-        .args(["--lines", &lines.to_string(), "--data"])
-        .arg(data)
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{job} {side} failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout)?;
-    let fields: Vec<&str> = text.lines().last().unwrap_or_default().split(' ').collect();
+    let (job, workers, lines) = (job.to_string(), workers.to_string(), lines.to_string());
+    let data = data.to_str().context("the path of the data is UTF-8")?;
+    let text = product::in_child(&[
+        "--only",
+        side,
+        "--jobs",
+        &job,
+        "--workers",
+        &workers,
+        "--lines",
+        &lines,
+        "--data",
+        data,
+    ])?;
+    let fields: Vec<&str> = text.split(' ').collect();
     let [seconds, peak_mb, check] = fields[..] else { bail!("a child said {text}") };
     Ok(Measured { seconds: seconds.parse()?, peak_mb: peak_mb.parse()?, check: check.to_owned() })
 }
 
 /// In the child: measures once and tells the parent in one line.
 fn measure(side: Side, job: Job, workers: usize, lines: u64, data: &Path) -> Result<()> {
-    let folder = scratch().join(format!("{side:?}-{job}-{workers}").to_lowercase());
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
-    }
-    std::fs::create_dir_all(&folder)?;
+    let folder =
+        product::empty(scratch().join(format!("{side:?}-{job}-{workers}").to_lowercase()))?;
     let start = Instant::now();
     let result = match side {
         Side::Hand => {
             hand::run(job, data, &folder, workers)?;
             folder.clone()
         }
-        Side::Product => run_product(&pipeline(job, data)?, &folder, workers, job)?,
+        Side::Product => {
+            product::run(&pipeline(job, data)?, &folder, workers)?;
+            folder.join("tables").join(format!("bench_{job}").to_lowercase()).join("result")
+        }
     };
     let seconds = start.elapsed().as_secs_f64();
     // Before the check, which reads the whole result.
-    let peak_mb = peak_mb()?;
+    let peak_mb = product::peak_mb()?;
     let check = match reference(job, lines) {
         None => "none",
         Some(expected) => {
@@ -194,31 +184,4 @@ fn pipeline(job: Job, data: &Path) -> Result<String> {
     let data = data.to_str().context("the path of the data is UTF-8")?;
     ensure!(text.contains("readings.ndjson"), "the pipeline names its file readings.ndjson");
     Ok(text.replace("readings.ndjson", data))
-}
-
-/// Runs the product to the end of its file; the folder of the result table.
-fn run_product(pipeline: &str, data_dir: &Path, workers: usize, job: Job) -> Result<PathBuf> {
-    let files = [(PathBuf::from("bench.toml"), pipeline.to_owned())];
-    let none = |kind: &str, name: &str| Err(format!("no {kind}:{name} in a bench"));
-    let plan = tidegate_pipelines::load(&files, &none).map_err(|problems| {
-        anyhow::anyhow!(problems.iter().map(|p| p.to_string()).collect::<String>())
-    })?;
-    let options = EngineOptions { workers, ..EngineOptions::new(data_dir) };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut engine = Engine::start(plan, options).await?;
-        // All files read; a shutdown before would stop in the middle.
-        engine.ended().await?;
-        engine.shutdown().await
-    })?;
-    let schema = format!("bench_{job}").to_lowercase();
-    Ok(data_dir.join("tables").join(schema).join("result"))
-}
-
-/// The most memory that this process ever held, in units of a million bytes.
-fn peak_mb() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib * 1024 / 1_000_000)
 }

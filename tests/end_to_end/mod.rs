@@ -21,4 +21,5 @@ mod registry;
 mod restart;
 mod rules;
 mod settings;
+mod shapes;
 mod workers;

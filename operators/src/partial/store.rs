@@ -14,13 +14,13 @@ use arrow::error::ArrowError;
 const MERGE_WIDTH: usize = 8;
 
 /// Where the state of a piece lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) chunk: u32,
     pub(crate) row: u32,
 }
 
-/// Who owns a row: key id, and the number or time of the piece.
+/// Who owns a row, as its owner likes to say it: key id and number of the piece, for example.
 pub(crate) type Owner = (u32, i64);
 
 struct Chunk {

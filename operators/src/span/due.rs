@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use super::SpanOperator;
-use super::keys::{KeyState, Record};
+use super::keys::Record;
+use super::places::owners;
 use super::rule::{Folding, Found, Horizon, Rule};
 use crate::operator::OperatorError;
-use crate::partial::Slot;
 use crate::spec::LatePolicy;
 
-/// The chunk of a slot whose state is still to be merged; its row is the number of the merge.
-const PENDING: u32 = u32::MAX;
+/// Entries that a key may have gained before it is looked what can be folded: folding costs the
+/// same for one as for several.
+const FOLD_EVERY: usize = 8;
 
 /// A window to emit.
 #[derive(Clone, Debug)]
@@ -22,40 +23,30 @@ pub(super) struct Due {
     pub(super) parts: (usize, usize),
 }
 
-/// States to be merged into one.
-#[derive(Clone, Copy, Debug)]
-struct Merge {
-    key: u32,
-    /// First time of the entry, or number of the pane.
-    number: i64,
-    of_pane: bool,
-}
-
 /// What is to be done at the end of an epoch.
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) due: Vec<Due>,
     /// Where the states lie that due windows are put together from.
-    pub(super) parts: Vec<Slot>,
-    merges: Vec<Merge>,
+    pub(super) parts: Vec<u32>,
+    /// Where the state of each merge is to lie.
+    merges: Vec<u32>,
     /// What is merged, and by which merge.
-    merged: Vec<Slot>,
+    merged: Vec<u32>,
     merge_of: Vec<usize>,
     /// What is no longer needed after that.
-    pub(super) released: Vec<Slot>,
+    pub(super) released: Vec<u32>,
     found: Vec<Found>,
 }
 
 impl Work {
-    /// Orders a merge; what it makes is known by the slot that this returns.
-    fn merge(&mut self, merge: Merge, slots: impl Iterator<Item = Slot>) -> Slot {
-        let row = self.merges.len();
-        self.merges.push(merge);
-        for slot in slots {
-            self.merged.push(slot);
-            self.merge_of.push(row);
+    /// Orders a merge, whose state is to lie at `place`.
+    fn merge(&mut self, place: u32, parts: impl Iterator<Item = u32>) {
+        for part in parts {
+            self.merged.push(part);
+            self.merge_of.push(self.merges.len());
         }
-        Slot { chunk: PENDING, row: row as u32 }
+        self.merges.push(place);
     }
 }
 
@@ -68,7 +59,7 @@ impl SpanOperator {
         if us == key.settled_us && key.cursor.is_some() && !end {
             // Nothing is complete that was not before. Sessions still grow together.
             if let Rule::Session(_) = self.rule {
-                self.fold(id);
+                self.fold_some(id);
             }
             return;
         }
@@ -88,9 +79,11 @@ impl SpanOperator {
             self.note_withdrawn(id, &found, open_id);
         }
         self.work.found = found;
-        self.fold(id);
         if end {
+            self.fold(id);
             self.forget_provisional(id);
+        } else {
+            self.fold_some(id);
         }
     }
 
@@ -127,26 +120,26 @@ impl SpanOperator {
     fn note_parts(&mut self, id: u32, window: &Found) {
         let Rule::Sliding(rule) = self.rule else {
             let entries = self.keys[id as usize].entries.range(window.from..window.to);
-            self.work.parts.extend(entries.map(|e| e.slot));
+            self.work.parts.extend(entries.map(|e| e.place));
             return;
         };
         for piece in rule.pieces(&self.keys[id as usize].entries, window) {
             let key = &mut self.keys[id as usize];
-            let slots = key.entries.range(piece.from..piece.to).map(|e| e.slot);
+            let parts = key.entries.range(piece.from..piece.to).map(|e| e.place);
             let Some(number) = piece.pane else {
-                self.work.parts.extend(slots);
+                self.work.parts.extend(parts);
                 continue;
             };
-            let slot = match key.pane(number) {
+            let place = match key.pane(number) {
                 Ok(at) => key.panes[at].1,
                 Err(at) => {
-                    let merge = Merge { key: id, number, of_pane: true };
-                    let slot = self.work.merge(merge, slots);
-                    Arc::make_mut(&mut key.panes).insert(at, (number, slot));
-                    slot
+                    let place = self.places.take();
+                    self.work.merge(place, parts);
+                    Arc::make_mut(&mut key.panes).insert(at, (number, place));
+                    place
                 }
             };
-            self.work.parts.push(slot);
+            self.work.parts.push(place);
         }
     }
 
@@ -165,6 +158,14 @@ impl SpanOperator {
         }
     }
 
+    /// Step 3 if it is worth it.
+    fn fold_some(&mut self, id: u32) {
+        let key = &self.keys[id as usize];
+        if key.entries.len() >= key.folded + FOLD_EVERY {
+            self.fold(id);
+        }
+    }
+
     /// Step 3: drops and folds what is final.
     fn fold(&mut self, id: u32) {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
@@ -180,27 +181,28 @@ impl SpanOperator {
             if key.panes.front().is_some_and(|(number, _)| *number < first) {
                 let panes = Arc::make_mut(&mut key.panes);
                 let gone = panes.partition_point(|(number, _)| *number < first);
-                self.work.released.extend(panes.drain(..gone).map(|(_, slot)| slot));
+                self.work.released.extend(panes.drain(..gone).map(|(_, place)| place));
             }
         }
         for entry in key.entries.range(..drop) {
             key.passed += entry.rows;
-            self.work.released.push(entry.slot);
+            self.work.released.push(entry.place);
         }
         for (from, to) in &ranges {
-            let parts: Vec<Slot> = key.entries.range(*from..*to).map(|e| e.slot).collect();
-            self.work.released.extend(&parts);
+            let parts = key.entries.range(*from..*to).map(|e| e.place);
+            self.work.released.extend(parts.clone());
             let mut whole = key.entries[*from];
             for part in key.entries.range(from + 1..*to) {
                 whole.last_us = whole.last_us.max(part.last_us);
                 whole.rows += part.rows;
                 whole.members = whole.members.wrapping_add(part.members);
             }
-            let merge = Merge { key: id, number: whole.first_us, of_pane: false };
-            whole.slot = self.work.merge(merge, parts.into_iter());
+            whole.place = self.places.take();
+            self.work.merge(whole.place, parts);
             Arc::make_mut(&mut key.entries)[*from] = whole;
         }
         key.fold(drop, &ranges);
+        key.folded = key.entries.len();
     }
 
     /// The input has ended: where nothing is revised, what was emitted now must not come again.
@@ -209,21 +211,11 @@ impl SpanOperator {
         let Rule::State(_) = self.rule else { return };
         let key = &mut self.keys[id as usize];
         let count = key.entries.len();
-        self.work.released.extend(key.entries.iter().map(|e| e.slot));
+        self.work.released.extend(key.entries.iter().map(|e| e.place));
         key.fold(count, &[]);
+        key.folded = 0;
         key.cursor = Some(self.rule.start(key));
         key.records = Arc::default();
-    }
-
-    /// A reading came into a pane whose readings were merged already.
-    pub(super) fn forget_pane(&mut self, id: u32, time_us: i64) {
-        let Rule::Sliding(rule) = self.rule else { return };
-        let key = &mut self.keys[id as usize];
-        if let Ok(at) = key.pane(rule.pane(time_us))
-            && let Some((_, slot)) = Arc::make_mut(&mut key.panes).remove(at)
-        {
-            self.store.release(slot);
-        }
     }
 
     /// Step 4a: the merges of all keys.
@@ -234,22 +226,11 @@ impl SpanOperator {
         }
         // A merge can take what another one makes only from an earlier epoch, or the order of
         // merges would matter: within an epoch a key is settled, and so folded, once.
-        let state = self.store.gather(&self.work.merged)?;
+        let slots = self.places.slots(&self.work.merged);
+        let state = self.store.gather(&slots)?;
         let merged = self.aggregation.merged(&state, &self.work.merge_of, merges.len())?;
-        let owners = merges.iter().map(|m| (m.key, m.number)).collect();
-        let chunk = self.store.add(merged, owners);
-        for (row, merge) in merges.iter().enumerate() {
-            let (pending, slot) = (pending(row), Slot { chunk, row: row as u32 });
-            let key = &mut self.keys[merge.key as usize];
-            if !place(key, merge.number, merge.of_pane, pending, slot) {
-                // Dropped in the same epoch.
-                self.work.released.push(slot);
-            }
-        }
-        for part in self.work.parts.iter_mut().filter(|p| p.chunk == PENDING) {
-            part.chunk = chunk;
-        }
-        self.work.released.retain(|slot| slot.chunk != PENDING);
+        let chunk = self.store.add(merged, owners(&merges));
+        self.places.settle(&merges, chunk);
         self.work.merged.clear();
         self.work.merge_of.clear();
         Ok(())
@@ -257,42 +238,11 @@ impl SpanOperator {
 
     /// Merges chunks of the store where there are many.
     pub(super) fn compact(&mut self) -> Result<(), OperatorError> {
-        let keys = std::cell::RefCell::new(&mut self.keys);
+        let places = std::cell::RefCell::new(&mut self.places);
         self.store.compact(
-            |(id, number), slot| {
-                let keys = keys.borrow();
-                let key = &keys[id as usize];
-                key.position(number, slot).is_some()
-                    || key.pane(number).is_ok_and(|at| key.panes[at].1 == slot)
-            },
-            |(id, number), old, new| {
-                let mut keys = keys.borrow_mut();
-                let key = &mut keys[id as usize];
-                if !place(key, number, false, old, new) {
-                    place(key, number, true, old, new);
-                }
-            },
+            |(place, _), slot| places.borrow().slot(place) == slot,
+            |(place, _), _, new| places.borrow_mut().set(place, new),
         )?;
         Ok(())
     }
-}
-
-fn pending(row: usize) -> Slot {
-    Slot { chunk: PENDING, row: row as u32 }
-}
-
-/// Tells an entry or a pane where its state lies now; false if there is none of it at `old`.
-fn place(key: &mut KeyState, number: i64, of_pane: bool, old: Slot, new: Slot) -> bool {
-    if of_pane {
-        let found = key.pane(number).ok().filter(|at| key.panes[*at].1 == old);
-        if let Some(at) = found {
-            Arc::make_mut(&mut key.panes)[at].1 = new;
-        }
-        return found.is_some();
-    }
-    let found = key.position(number, old);
-    if let Some(at) = found {
-        Arc::make_mut(&mut key.entries)[at].slot = new;
-    }
-    found.is_some()
 }

@@ -8,7 +8,6 @@ use super::SpanOperator;
 use super::due::Due;
 use super::keys::Record;
 use crate::operator::{Emit, OperatorError};
-use crate::partial::Slot;
 use crate::spec::Shape;
 
 impl SpanOperator {
@@ -31,18 +30,18 @@ impl SpanOperator {
             self.emit_withdrawn(&withdrawn, emit)?;
         }
         self.work.parts.clear();
-        for slot in self.work.released.drain(..) {
-            self.store.release(slot);
+        for place in self.work.released.drain(..) {
+            self.store.release(self.places.release(place));
         }
         Ok(())
     }
 
     fn emit_windows(&mut self, due: &[Due], emit: &mut Emit) -> Result<(), OperatorError> {
-        let mut slots: Vec<Slot> = Vec::with_capacity(self.work.parts.len());
+        let mut slots = Vec::with_capacity(self.work.parts.len());
         let mut groups = Vec::with_capacity(self.work.parts.len());
         for (group, window) in due.iter().enumerate() {
             let parts = &self.work.parts[window.parts.0..window.parts.1];
-            slots.extend(parts);
+            slots.extend(parts.iter().map(|place| self.places.slot(*place)));
             groups.extend(parts.iter().map(|_| group));
         }
         let state = self.store.gather(&slots)?;

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::partial::Slot;
-
 /// What the expressions of a shape say about a reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(pub(super) u8);
@@ -35,8 +33,8 @@ pub(super) struct Entry {
     pub(super) members: u64,
     /// Of its first reading.
     pub(super) marks: Marks,
-    /// Where its partial aggregates lie.
-    pub(super) slot: Slot,
+    /// Where its partial aggregates lie, see [`super::places`].
+    pub(super) place: u32,
 }
 
 /// A number that stands for a reading of a key, by its place in the order of arrival. The sum of
@@ -97,7 +95,9 @@ pub(super) struct KeyState {
     pub(super) records: Arc<VecDeque<Record>>,
     /// Partial aggregates of whole panes that sliding windows share, by number of the pane. Made
     /// when needed.
-    pub(super) panes: Arc<VecDeque<(i64, Slot)>>,
+    pub(super) panes: Arc<VecDeque<(i64, u32)>>,
+    /// Entries that were left when it was last looked what can be folded.
+    pub(super) folded: usize,
     /// None if the entries must be gone through from the first.
     pub(super) cursor: Option<Cursor>,
     /// With no further reading the next window is emitted when `settled_us` reaches this.
@@ -120,6 +120,7 @@ impl Default for KeyState {
             entries: Arc::default(),
             records: Arc::default(),
             panes: Arc::default(),
+            folded: 0,
             cursor: Some(Cursor::default()),
             next_us: i64::MAX,
             wake_us: i64::MAX,
@@ -130,28 +131,27 @@ impl Default for KeyState {
 
 impl KeyState {
     /// Takes a reading in; its place is behind those of the same time.
-    pub(super) fn insert(&mut self, time_us: i64, marks: Marks, slot: Slot) {
+    pub(super) fn insert(&mut self, time_us: i64, marks: Marks, place: u32) {
         let members = member(self.readings);
         self.readings += 1;
         if time_us < self.settled_us {
             self.cursor = None;
         }
-        let entry = Entry { first_us: time_us, last_us: time_us, rows: 1, members, marks, slot };
+        let entry = Entry { first_us: time_us, last_us: time_us, rows: 1, members, marks, place };
         let entries = Arc::make_mut(&mut self.entries);
         match entries.back() {
             Some(last) if last.first_us > time_us => {
-                let place = entries.partition_point(|e| e.first_us <= time_us);
-                entries.insert(place, entry);
+                let at = entries.partition_point(|e| e.first_us <= time_us);
+                entries.insert(at, entry);
             }
             _ => entries.push_back(entry),
         }
     }
 
-    /// The entry of this first time whose state is at `slot`.
-    pub(super) fn position(&self, first_us: i64, slot: Slot) -> Option<usize> {
-        let from = self.entries.partition_point(|e| e.first_us < first_us);
-        let same = self.entries.range(from..).take_while(|e| e.first_us == first_us);
-        same.zip(from..).find(|(e, _)| e.slot == slot).map(|(_, at)| at)
+    /// The pane of this number has another reading: what it was merged to is out of date.
+    pub(super) fn forget_pane(&mut self, number: i64) -> Option<u32> {
+        let at = self.pane(number).ok()?;
+        Arc::make_mut(&mut self.panes).remove(at).map(|(_, place)| place)
     }
 
     /// Where the pane of this number is in `panes`, or would have to be.

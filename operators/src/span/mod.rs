@@ -23,6 +23,7 @@ mod count;
 mod due;
 mod emit;
 mod keys;
+mod places;
 mod rule;
 mod save;
 mod session;
@@ -39,6 +40,7 @@ use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 
 use self::due::Work;
 use self::keys::{KeyState, Marks};
+use self::places::{Places, owners};
 use self::rule::Rule;
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
@@ -46,7 +48,7 @@ use crate::intern::KeyInterner;
 use crate::keys::KeyedStep;
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
-use crate::partial::{Aggregation, Slot, Store};
+use crate::partial::{Aggregation, Store};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{Clock, Expr, LatePolicy, Shape, WindowSpec};
@@ -60,6 +62,7 @@ pub struct SpanOperator {
     interner: KeyInterner,
     keys: Slabs<KeyState>,
     store: Store,
+    places: Places,
     aggregation: Aggregation,
     /// Keys by the tick time at which to look whether they have been silent for long enough.
     idle: BTreeMap<i64, Vec<u32>>,
@@ -94,6 +97,7 @@ impl SpanOperator {
             interner: KeyInterner::new(&types)?,
             keys: Slabs::default(),
             store: Store::default(),
+            places: Places::default(),
             aggregation: Aggregation::new(&spec)?,
             idle: BTreeMap::new(),
             fleet_clock_us: i64::MIN,
@@ -139,9 +143,11 @@ impl SpanOperator {
         let rows = &self.admit(rows, emit)?;
         let ids = std::mem::take(&mut self.ids);
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let (marks, mut failed) = self.marks(rows)?;
+        let keep_us = self.keep_us();
         let mut included = Vec::with_capacity(rows.num_rows());
+        let mut places = Vec::with_capacity(rows.num_rows());
         for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
-            let final_us = self.final_us(self.keys[*id as usize].settled_us);
             let key = &mut self.keys[*id as usize];
             if key.epoch != tick.epoch {
                 key.epoch = tick.epoch;
@@ -149,36 +155,44 @@ impl SpanOperator {
                 self.touched.push(*id);
             }
             key.clock_us = key.clock_us.max(*time_us);
-            if *time_us < final_us {
+            if *time_us < key.settled_us.saturating_sub(keep_us) {
                 self.late.push(*id, *time_us, (*time_us, *time_us), key.clock_us - *time_us);
-            } else {
-                included.push(row as u32);
+                continue;
             }
+            let place = self.places.take();
+            key.insert(*time_us, marks[row], place);
+            if let Rule::Sliding(rule) = self.rule
+                && let Some(pane) = key.forget_pane(rule.pane(*time_us))
+            {
+                self.store.release(self.places.release(pane));
+            }
+            included.push(row as u32);
+            places.push(place);
         }
-        let owners = included.iter().map(|row| (ids[*row as usize], times.value(*row as usize)));
-        let owners: Vec<(u32, i64)> = owners.collect();
         self.ids = ids;
-        if owners.is_empty() {
+        if !failed.is_empty() {
+            // The reading stays; what could not be evaluated counts as false.
+            failed.retain(|f| included.binary_search(&(f.row as u32)).is_ok());
+            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+        }
+        if places.is_empty() {
             return Ok(());
         }
         let taken = match included.len() == rows.num_rows() {
             true => rows.clone(),
             false => take_record_batch(rows, &UInt32Array::from(included))?,
         };
-        let marks = self.marks(&taken, emit)?;
-        let of_row: Vec<usize> = (0..owners.len()).collect();
+        let of_row: Vec<usize> = (0..places.len()).collect();
         let nothing: (&[ArrayRef], &[usize]) = (&[], &[]);
-        let state = self.aggregation.update(nothing, &taken, &of_row, owners.len(), emit)?;
-        let chunk = self.store.add(state, owners.clone());
-        for (row, ((id, time_us), marks)) in owners.into_iter().zip(marks).enumerate() {
-            self.forget_pane(id, time_us);
-            self.keys[id as usize].insert(time_us, marks, Slot { chunk, row: row as u32 });
-        }
+        let state = self.aggregation.update(nothing, &taken, &of_row, places.len(), emit)?;
+        let chunk = self.store.add(state, owners(&places));
+        self.places.settle(&places, chunk);
         Ok(())
     }
 
-    /// What the expressions of the shape say about each reading.
-    fn marks(&self, rows: &RecordBatch, emit: &mut Emit) -> Result<Vec<Marks>, OperatorError> {
+    /// What the expressions of the shape say about each reading, and where one of them failed.
+    fn marks(&self, rows: &RecordBatch) -> Result<(Vec<Marks>, Vec<Failed>), OperatorError> {
         let mut marks = vec![Marks::default(); rows.num_rows()];
         let mut failed: Vec<Failed> = Vec::new();
         let mut mark = |e: &Expr, name: &str, bit: u8| -> Result<(), OperatorError> {
@@ -199,14 +213,9 @@ impl SpanOperator {
             Shape::Sliding { at: None, .. } => marks.fill(Marks(Marks::AT)),
             _ => {}
         }
-        if !failed.is_empty() {
-            // The reading stays; what could not be evaluated counts as false.
-            failed.sort_by_key(|f| f.row);
-            failed.dedup_by_key(|f| f.row);
-            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
-        }
-        Ok(marks)
+        failed.sort_by_key(|f| f.row);
+        failed.dedup_by_key(|f| f.row);
+        Ok((marks, failed))
     }
 
     /// Step 2 for the keys that had readings; with one clock for the fleet, for all.

@@ -16,28 +16,33 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::SpanOperator;
 use super::keys::{Entry, KeyState, Marks, Record};
+use super::places::{Places, owners};
 use super::rule::Horizon;
 use crate::intern::KeyNames;
 use crate::operator::OperatorError;
-use crate::partial::{Slot, Store};
+use crate::partial::Store;
+
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 use crate::spec::Clock;
 
 /// Of the key, then of the entry.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "clock_us",
     "last_tick_us",
     "settled_us",
     "fleet_clock_us",
     "passed",
     "readings",
+    "folded",
     "first_us",
     "last_us",
     "rows",
     "members",
     "marks",
 ];
+/// The first of those of the entry.
+const ENTRY: usize = 7;
 const RECORDS: &str = "records";
 /// Bytes of a record: six numbers, little-endian.
 const RECORD_BYTES: usize = 48;
@@ -48,6 +53,7 @@ struct Cut {
     names: KeyNames,
     keys: Slabs<KeyState>,
     store: Store,
+    places: Places,
     /// Of a fleet with one clock; else the least time, as the clocks of keys are all there are.
     fleet_clock_us: i64,
 }
@@ -65,7 +71,7 @@ impl Cut {
                 let entry = key.entries.get(i);
                 ids.push(id);
                 slot_of_row.push(entry.map(|_| slots.len() as u32));
-                slots.extend(entry.map(|e| e.slot));
+                slots.extend(entry.map(|e| self.places.slot(e.place)));
                 let values = [
                     Some(key.clock_us),
                     Some(key.last_tick_us),
@@ -73,6 +79,7 @@ impl Cut {
                     Some(self.fleet_clock_us),
                     Some(key.passed),
                     Some(key.readings as i64),
+                    Some(key.folded as i64),
                     entry.map(|e| e.first_us),
                     entry.map(|e| e.last_us),
                     entry.map(|e| e.rows),
@@ -111,6 +118,7 @@ impl SpanOperator {
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
             store: self.store.snapshot(),
+            places: self.places.snapshot(),
             fleet_clock_us: match self.spec.clock {
                 Clock::Fleet => self.fleet_clock_us,
                 Clock::Device => i64::MIN,
@@ -145,17 +153,16 @@ impl SpanOperator {
         let column = |i: usize| state.column(key_count + i).as_primitive::<Int64Type>();
         let records = state.column(key_count + FIXED.len()).as_binary::<i32>();
         let filled: Vec<u32> =
-            (0..state.num_rows() as u32).filter(|r| column(6).is_valid(*r as usize)).collect();
-        let owner = |r: &u32| (ids[*r as usize], column(6).value(*r as usize));
-        let owners = filled.iter().map(owner).collect();
+            (0..state.num_rows() as u32).filter(|r| column(ENTRY).is_valid(*r as usize)).collect();
         let at = UInt32Array::from(filled);
         let columns: Result<Vec<ArrayRef>, _> =
             state.columns()[first_state..].iter().map(|c| take(c, &at, None)).collect();
-        let chunk = match at.is_empty() {
-            true => 0,
-            false => self.store.add_large(columns?, owners),
-        };
-        let mut slots = (0u32..).map(|row| Slot { chunk, row });
+        let places: Vec<u32> = (0..at.len()).map(|_| self.places.take()).collect();
+        if !places.is_empty() {
+            let chunk = self.store.add_large(columns?, owners(&places));
+            self.places.settle(&places, chunk);
+        }
+        let mut places = places.into_iter();
         for (row, id) in ids.iter().enumerate() {
             let value = |i: usize| column(i).value(row);
             let key = &mut self.keys[*id as usize];
@@ -165,16 +172,17 @@ impl SpanOperator {
             self.fleet_clock_us = self.fleet_clock_us.max(value(3));
             key.passed = value(4);
             key.readings = value(5) as u64;
-            if column(6).is_valid(row)
-                && let Some(slot) = slots.next()
+            key.folded = value(6) as usize;
+            if column(ENTRY).is_valid(row)
+                && let Some(place) = places.next()
             {
                 Arc::make_mut(&mut key.entries).push_back(Entry {
-                    first_us: value(6),
-                    last_us: value(7),
-                    rows: value(8),
-                    members: value(9) as u64,
-                    marks: Marks(value(10) as u8),
-                    slot,
+                    first_us: value(ENTRY),
+                    last_us: value(ENTRY + 1),
+                    rows: value(ENTRY + 2),
+                    members: value(ENTRY + 3) as u64,
+                    marks: Marks(value(ENTRY + 4) as u8),
+                    place,
                 });
             }
             if records.is_valid(row) {

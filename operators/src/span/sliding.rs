@@ -104,7 +104,8 @@ impl Sliding {
             let mut shared = None;
             if first <= pane && pane <= last {
                 let after_us = (pane + 1).saturating_mul(pane_us);
-                to = entries.partition_point(|e| e.first_us < after_us);
+                let inside = entries.range(to..window.to);
+                to += inside.take_while(|e| e.first_us < after_us).count();
                 shared = (to - from >= SHARED_MIN).then_some(pane);
             }
             pieces.push(Piece { from, to, pane: shared });
