@@ -1,6 +1,7 @@
 //! What checkpoints cost while all is well, and how long a killed instance takes to be back.
 //!
-//! `cargo bench --bench recovery -- [--parts cost,kill] [--devices 10000,1000000] [--seconds N]`
+//! `cargo bench --bench recovery -- [--parts cost,kill,journal] [--devices 10000,1000000]
+//! [--seconds N]`
 //! The instance is a process of its own, as it is killed and as its memory is measured. Devices
 //! publish at QoS 1 over one connection; a window of 10 s and an alert keep state for each of them.
 
@@ -36,6 +37,8 @@ const BEGIN_MS: u64 = 1_760_000_000_000;
 const TIME_BEFORE_END: usize = 14;
 /// Time between checkpoints where there are any.
 const CHECKPOINT: Duration = Duration::from_secs(10);
+/// A journal as large as the acceptance test has it.
+const JOURNAL_BYTES: u64 = 1_000_000_000;
 /// Readings per second of a fleet that is killed; 0 means as fast as it is taken.
 const LIVE_RATES: [u64; 2] = [200_000, 0];
 
@@ -89,7 +92,7 @@ fn main() -> Result<()> {
         ensure!(status.success(), "the bench failed");
         return Ok(());
     }
-    let (mut parts, mut devices) = ("cost,kill".to_owned(), "10000,1000000".to_owned());
+    let (mut parts, mut devices) = ("cost,kill,journal".to_owned(), "10000,1000000".to_owned());
     let mut seconds = 25;
     let mut rest = arguments.into_iter();
     while let Some(name) = rest.next() {
@@ -107,6 +110,7 @@ fn main() -> Result<()> {
             match part {
                 "cost" => cost(&fleet, Duration::from_secs(seconds))?,
                 "kill" => LIVE_RATES.iter().try_for_each(|rate| kill(&fleet, *rate))?,
+                "journal" => whole_journal(&fleet)?,
                 _ => bail!("unknown part {part}"),
             }
         }
@@ -180,6 +184,44 @@ fn kill(fleet: &Fleet, rate: u64) -> Result<()> {
         replay_rate / live,
     );
     Ok(())
+}
+
+/// How long a start takes that finds a gigabyte of journal and no checkpoint, and how long it is
+/// until the first acknowledgement of one that finds next to nothing.
+fn whole_journal(fleet: &Fleet) -> Result<()> {
+    const NEVER: Duration = Duration::from_hours(1);
+    let folder = Folder::new("journal")?;
+    let journal = folder.0.join("journal");
+    let instance = Instance::start(&folder.0, NEVER)?;
+    fleet.publish(instance.addr, 0, |_| bytes_in(&journal) >= JOURNAL_BYTES)?;
+    drop(instance);
+    let bytes = bytes_in(&journal);
+    let Ready { seconds, replay_s, messages } = Instance::start(&folder.0, NEVER)?.ready;
+
+    let folder = Folder::new("little")?;
+    let mut one = Packets::encode(&[(String::from("site/a/dev/1/telemetry"), b"{}".to_vec())], 1);
+    let mut begin = || -> Result<Duration> {
+        let begin = Instant::now();
+        let instance = Instance::start(&folder.0, NEVER)?;
+        one.publish(wire::connect(instance.addr, "bench")?)?;
+        Ok(begin.elapsed())
+    };
+    begin()?;
+    let first_ack = begin()?;
+    println!(
+        "journal devices={} journal_mb={} ready_s={seconds:.2} replay_s={replay_s:.2} \
+         replayed={messages} first_ack_s={:.2}",
+        fleet.devices,
+        bytes / 1_000_000,
+        first_ack.as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// Bytes of the files in a folder.
+fn bytes_in(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum()
 }
 
 fn until(end: Instant) -> impl FnMut(u64) -> bool {
