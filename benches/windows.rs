@@ -211,7 +211,12 @@ type = "window"
 from = "ok_only"
 {keys}
 late = "table"
-select = {{ n = "count(*)", avg = "avg(temperature)", min = "min(temperature)", max = "max(temperature)", sd = "stddev_pop(temperature)" }}
+[step.select]
+n = "count(*)"
+avg = "avg(temperature)"
+min = "min(temperature)"
+max = "max(temperature)"
+sd = "stddev_pop(temperature)"
 [[table]]
 from = "result"
 freshness = "500ms"
