@@ -94,6 +94,8 @@ fn spec(explode: bool) -> Result<DecodeSpec, TopicError> {
             column("status", "status", ColumnType::Utf8, false),
         ],
         future_bound_us: 3_600_000_000,
+        past_bound_us: None,
         payload_bytes_max: 256 * 1024,
+        clocks: false,
     })
 }

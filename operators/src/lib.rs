@@ -26,6 +26,7 @@ pub(crate) mod partial;
 pub mod properties;
 pub mod registry;
 pub mod reject;
+pub mod skew;
 pub mod slabs;
 pub mod snapshot;
 pub mod span;

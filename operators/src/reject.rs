@@ -47,6 +47,8 @@ pub enum Reason {
     Time,
     /// The reading's time is too far ahead of its receive time.
     Future,
+    /// The reading's time is too far behind its receive time.
+    Past,
     /// The document is nested too deeply.
     Depth,
     /// No branch of a route takes the row.
@@ -72,6 +74,7 @@ impl Reason {
             Self::OneOf => "one_of",
             Self::Time => "time",
             Self::Future => "future",
+            Self::Past => "past",
             Self::Depth => "depth",
             Self::NoBranch => "no_branch",
             Self::KeysMax => "keys_max",

@@ -4,6 +4,7 @@
 mod dedup;
 mod limits;
 mod registry;
+mod skew;
 mod window;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
     VALID_FROM, VALID_TO, registry_topic,
 };
+pub use skew::SkewSpec;
 pub use window::{Clock, LatePolicy, Shape, WindowSpec};
 
 /// A planned SQL expression over the columns of one edge.
@@ -180,8 +182,13 @@ pub struct DecodeSpec {
     /// A reading whose time is more than this ahead of its receive time is quarantined
     /// (`system.rejects`, reason `future`); microseconds.
     pub future_bound_us: i64,
+    /// A reading whose time is more than this behind its receive time is quarantined (reason
+    /// `past`); microseconds.
+    pub past_bound_us: Option<i64>,
     /// Longest payload that is parsed; a longer one is a reject; bytes.
     pub payload_bytes_max: usize,
+    /// Whether the decoder also says what there is to know of clocks ([`crate::skew`]).
+    pub clocks: bool,
 }
 
 impl DecodeSpec {
@@ -374,6 +381,8 @@ pub struct PipelineSpec {
     /// Which readings are repetitions, if they are to be dropped. Its output is the edge
     /// `readings`, else what was decoded is.
     pub dedup: Option<DedupSpec>,
+    /// How clocks are estimated, if they are.
+    pub skew: Option<SkewSpec>,
     /// What is known of devices; each is also the edge `NAME_versions`.
     pub registries: Vec<RegistrySpec>,
     /// Steps in an order in which every `from` is known before it is used.

@@ -103,6 +103,27 @@ pub fn duplicates_schema() -> SchemaRef {
     ]))
 }
 
+/// Schema of `system.clock_skew`: how far the clocks of devices are from ours. `offset_us` is the
+/// device's clock less ours, the delay of the network included; `off` says whether that is more
+/// than the pipeline allows, `since` from when on it was seen.
+pub fn clock_skew_schema() -> SchemaRef {
+    let number = |name: &str| Field::new(name, DataType::Int64, false);
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("device"),
+        number("offset_us"),
+        Field::new("off", DataType::Boolean, false),
+        time("since"),
+        number("readings"),
+    ]))
+}
+
+/// How many clocks turned out to be off, by rows of `system.clock_skew`.
+pub fn clocks_off(rows: &RecordBatch) -> u64 {
+    rows["off"].as_boolean().true_count() as u64
+}
+
 /// Schema of `system.findings`: what detectors found.
 pub fn findings_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Float64, false);

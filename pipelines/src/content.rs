@@ -15,13 +15,16 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::fingerprint::{
     alert_condition, decode_text, dedup_text, exprs, registry_text, shown_text, state_text,
 };
-use crate::graph::{READINGS, registry_operator, versions_edge};
+use crate::graph::{READINGS, registry_operator, skew_operator, versions_edge};
 
 /// The content ids of a pipeline's stateful operators, by the names under which their state is
 /// saved (`cold-rooms/per_minute`).
 pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
     let mut ids = BTreeMap::new();
     let mut readings = id(0, &decode_text(&p.decode));
+    if p.skew.is_some() {
+        ids.insert(skew_operator(&p.name), id(readings, "clock skew"));
+    }
     if let Some(dedup) = &p.dedup {
         readings = id(readings, &dedup_text(dedup));
         ids.insert(format!("{}/reading/dedup", p.name), readings);

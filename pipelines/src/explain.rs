@@ -41,6 +41,11 @@ fn one_pipeline(plan: &Plan, p: &PipelineSpec, out: &mut String) {
     if let Some(d) = &p.dedup {
         dedup(d, out);
     }
+    if let Some(skew) = &p.skew {
+        let bound = show_duration(skew.bound_us);
+        let text = format!("estimated per device; told (clock_skew) if off by more than {bound}");
+        line(out, "clocks", &text);
+    }
     for spec in &p.registries {
         registry::registry(spec, plan, out);
     }
@@ -77,10 +82,12 @@ fn readings(d: &DecodeSpec, out: &mut String) {
         let pad = " ".repeat(wide - c.name.chars().count());
         line(out, "column", &format!("{}{pad}  {:<7}  {}", c.name, type_of(&c.kind), about(c)));
     }
+    let behind = |bound_us| format!(", or {} behind", show_duration(bound_us));
     let bounds = format!(
-        "payloads over {}, and readings more than {} ahead of their arrival",
+        "payloads over {}, and readings more than {} ahead of their arrival{}",
         show_size(d.payload_bytes_max as u64),
-        show_duration(d.future_bound_us)
+        show_duration(d.future_bound_us),
+        d.past_bound_us.map(behind).unwrap_or_default()
     );
     line(out, "rejects", &bounds);
 }

@@ -61,6 +61,9 @@ fn canonical(p: &PipelineSpec) -> String {
     if let Some(d) = &p.dedup {
         let _ = writeln!(out, "{}{:?}", dedup_text(d), d.limits);
     }
+    if let Some(s) = &p.skew {
+        let _ = writeln!(out, "clock skew {} {} {:?}", s.bound_us, s.forget_after_us, s.limits);
+    }
     for registry in &p.registries {
         out += &registry_text(registry);
     }
@@ -91,8 +94,12 @@ fn canonical(p: &PipelineSpec) -> String {
 pub(crate) fn decode_text(d: &DecodeSpec) -> String {
     let topics: Vec<String> = d.topics.iter().map(ToString::to_string).collect();
     let mut out = format!(
-        "{topics:?} {:?} {:?} {} {}\n",
-        d.format, d.explode, d.future_bound_us, d.payload_bytes_max
+        "{topics:?} {:?} {:?} {} {}{}\n",
+        d.format,
+        d.explode,
+        d.future_bound_us,
+        d.payload_bytes_max,
+        d.past_bound_us.map(|bound_us| format!(" past {bound_us}")).unwrap_or_default()
     );
     // Columns that are always available change nothing for the others, and any order is as good.
     let columns = d.columns.iter().filter(|c| !crate::resolve::is_builtin(&c.name));

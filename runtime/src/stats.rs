@@ -106,6 +106,8 @@ counters! {
     rejects: Counter "rejects",
     /// Reject rows whose keys were beyond `keys_max`.
     keys_refused: Counter "keys_refused",
+    /// Rows that say that a device's clock is off by more than `clock_skew_max`.
+    clocks_off: Counter "clocks_off",
     /// Rows that came too late for a revision of their window.
     late: Counter "late_rows",
     /// Readings that were dropped because they came before.

@@ -155,6 +155,17 @@ impl Column {
         }
     }
 
+    /// The bytes of the last value of a text column; a null is empty.
+    pub(super) fn last_text(&self) -> Option<&[u8]> {
+        match &self.cells {
+            Cells::Text { bytes, ends } => {
+                let [start, end] = *ends.last_chunk::<2>()?;
+                Some(&bytes[start as usize..end as usize])
+            }
+            _ => None,
+        }
+    }
+
     /// Cuts back to `rows` rows.
     pub(super) fn truncate(&mut self, rows: usize) {
         match &mut self.cells {

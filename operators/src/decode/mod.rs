@@ -6,6 +6,7 @@
 //! kept, else the columns are cut back and the message, or the element of an exploded array, is a
 //! reject. One bad message never costs another one.
 
+mod clocks;
 mod column;
 mod influx;
 mod layout;
@@ -29,6 +30,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 pub use self::influx::{Lines, Precision, lines};
 pub use self::topics::{topics_match, unmatched_rejects};
 
+use self::clocks::Clocks;
 use self::column::Column;
 use self::influx::LineReader;
 use self::paths::Paths;
@@ -47,6 +49,9 @@ pub struct Decoded {
     pub readings: RecordBatch,
     /// Rejects in message order, of [`crate::system::rejects_schema`].
     pub rejects: RecordBatch,
+    /// What there is to know of clocks, if [`DecodeSpec::clocks`] asks for it, of
+    /// [`crate::skew::clocks_schema`].
+    pub clocks: Option<RecordBatch>,
     /// Messages whose topic this pipeline takes. The others are no rejects: another pipeline may
     /// take them (see [`unmatched_rejects`]).
     pub matched: u64,
@@ -65,8 +70,9 @@ pub struct Decoder {
     captures: Vec<String>,
     /// Properties that columns use.
     properties: Vec<Property>,
-    /// The column that `future_bound_us` is about.
+    /// The column that `future_bound_us` and `past_bound_us` are about.
     time: Option<usize>,
+    clocks: Option<Clocks>,
     rows: usize,
     rejects: RejectBuilder,
 }
@@ -192,6 +198,7 @@ impl Decoder {
             captures,
             properties,
             time,
+            clocks: Clocks::new(&spec),
             rows: 0,
             rejects: RejectBuilder::default(),
             spec,
@@ -214,7 +221,8 @@ impl Decoder {
         let readings = RecordBatch::try_new_with_options(schema, columns, &options)
             .expect("columns follow the schema");
         self.rows = 0;
-        Decoded { readings, rejects: self.rejects.finish(), matched }
+        let clocks = self.clocks.as_mut().map(Clocks::finish);
+        Decoded { readings, rejects: self.rejects.finish(), clocks, matched }
     }
 
     fn take_messages(&mut self, messages: &Messages) -> u64 {
@@ -359,16 +367,30 @@ impl Decoder {
                 return Err((reason, column.describe(value, reason)));
             }
         }
-        if let Some(time) = self.time {
-            let ahead_us = self.columns[time]
-                .last_time_us()
-                .map_or(0, |us| us.saturating_sub(envelope.received_us));
-            if ahead_us > self.spec.future_bound_us {
-                let detail = format!("`time` is {} s after it was received", ahead_us / 1_000_000);
-                return Err((Reason::Future, detail));
-            }
+        if let Some(clocks) = &mut self.clocks {
+            clocks.note(&self.columns, envelope.received_us);
         }
+        self.is_within_bounds(envelope)?;
         self.rows += 1;
+        Ok(())
+    }
+
+    /// Whether the time of the last row is neither too far in the future nor in the past.
+    #[inline]
+    fn is_within_bounds(&self, envelope: &Envelope<'_>) -> Result<(), (Reason, String)> {
+        let Some(time_us) = self.time.and_then(|time| self.columns[time].last_time_us()) else {
+            return Ok(());
+        };
+        let ahead_us = time_us.saturating_sub(envelope.received_us);
+        if ahead_us > self.spec.future_bound_us {
+            let detail = format!("`time` is {} s after it was received", ahead_us / 1_000_000);
+            return Err((Reason::Future, detail));
+        }
+        let behind_us = envelope.received_us.saturating_sub(time_us);
+        if self.spec.past_bound_us.is_some_and(|bound_us| behind_us > bound_us) {
+            let detail = format!("`time` is {} s before it was received", behind_us / 1_000_000);
+            return Err((Reason::Past, detail));
+        }
         Ok(())
     }
 

@@ -43,7 +43,9 @@ fn spec(explode: Option<&str>, columns: Vec<ColumnSpec>) -> DecodeSpec {
         explode: explode.map(path),
         columns,
         future_bound_us: 3_600_000_000,
+        past_bound_us: None,
         payload_bytes_max: 4096,
+        clocks: false,
     }
 }
 
@@ -352,6 +354,28 @@ fn readings_from_the_future_are_quarantined() {
     let times = decoded.readings["time"].as_primitive::<TimestampMicrosecondType>();
     assert_eq!(times.values(), &[bound]);
     assert_eq!(reasons(&decoded), ["future"]);
+}
+
+#[test]
+fn clocks_are_told_of_all_readings_also_of_those_that_are_too_far_away() {
+    let device = column("device", ColumnType::Utf8, Origin::Path(path("d")));
+    let time = column("time", ColumnType::Time(TimeFormat::Microseconds), Origin::Path(path("t")));
+    let past = Some(5_000_000);
+    let spec = DecodeSpec { clocks: true, past_bound_us: past, ..spec(None, vec![device, time]) };
+    let readings = [("a", 3), ("a", 1), ("ab", -7_200_000_000), ("a", 5_000_001), ("", 5_000_000)];
+    let payloads = readings.map(|(d, lag)| format!(r#"{{"d":"{d}","t":{}}}"#, RECEIVED_US - lag));
+    let mut decoder = Decoder::new(spec);
+    for _ in 0..2 {
+        let decoded = decoder.decode(&messages(payloads.iter().map(|p| p.as_bytes())));
+        assert_eq!((decoded.readings.num_rows(), reasons(&decoded).len()), (3, 2));
+        assert_eq!(reasons(&decoded), ["future", "past"]);
+        let told = decoded.clocks.unwrap();
+        let devices: Vec<_> = told["device"].as_string::<i32>().iter().flatten().collect();
+        assert_eq!(devices, ["a", "ab", "a", ""]);
+        let numbers = |name: &str| told[name].as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!(numbers("lag_us"), [1, -7_200_000_000, 5_000_001, 5_000_000]);
+        assert_eq!(numbers("readings"), [2, 1, 1, 1]);
+    }
 }
 
 #[test]

@@ -149,6 +149,8 @@ fn decode_spec(spec: &RegistrySpec, count: usize) -> DecodeSpec {
         explode: None,
         columns,
         future_bound_us: i64::MAX,
+        past_bound_us: None,
         payload_bytes_max: ROW_BYTES_MAX,
+        clocks: false,
     }
 }

@@ -56,6 +56,7 @@ pipeline a: changed
   alert/high: changed, rebuilt from 12:00; its open alerts end as rule_changed
   hours: changed, rebuilt from 12:00
   min: keeps its state (it was a/minutes)
+  reading/clock_skew: keeps its state
   table a.min: new
   table a.minutes: written no more
 pipeline b: unchanged, not touched

@@ -81,6 +81,17 @@ fn system_tables(out: &mut String) {
             system::duplicates_schema(),
         ),
         (
+            "clock_skew",
+            "How far the clocks of devices are from ours: a row when that has changed by more than \
+             a second and a tenth. `offset_us` is the device's clock less ours, and the delay of \
+             its way to us as if it were behind; `off` says whether that is more than \
+             `clock_skew_max`, `since` when it was seen first. An estimate takes two stretches of \
+             five minutes with readings that agree: a device that sends what it has buffered \
+             catches up, so they do not. A device without a row is right to a second, or not \
+             known yet, or beyond `keys_max`.",
+            system::clock_skew_schema(),
+        ),
+        (
             "sessions",
             "What happened to the sessions of devices, brokers and HTTP clients. `event` is \
              `connected`, `disconnected`, `lost`, `timeout`, `taken_over`, `will` (`detail` is its \

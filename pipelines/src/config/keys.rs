@@ -115,6 +115,29 @@ static READING: Component = Component {
         )
         .default("1h"),
         Key::new(
+            "past_bound",
+            Kind::Duration,
+            "A reading further behind its receive time goes to `system.rejects` (reason `past`); \
+             if absent, none is too old.",
+            "\"30d\"",
+        ),
+        Key::new(
+            "clock_skew",
+            Kind::Bool,
+            "Estimates the clock of each device, as rows of `system.clock_skew`. Files have none, \
+             and times that are those of arrival neither.",
+            "false",
+        )
+        .default("true"),
+        Key::new(
+            "clock_skew_max",
+            Kind::Duration,
+            "A device whose clock is off by more, ahead or behind, is told: `off` in \
+             `system.clock_skew`, and the engine's alert `clock_skew`.",
+            "\"5m\"",
+        )
+        .default("1h"),
+        Key::new(
             "disorder",
             Kind::Duration,
             "How much older than the newest reading of its device a reading may be without being \
@@ -321,8 +344,8 @@ static TABLE: Component = Component {
     heading: "[[table]]",
     tag: None,
     doc: "An edge that is kept as a table. Findings, alerts, rejects and late rows are tables in \
-          any case: `system.findings`, `.alerts`, `.rejects`, `.late`, `.duplicates`, `.sessions`, \
-          `.gaps`.",
+          any case: `system.findings`, `.alerts`, `.rejects`, `.late`, `.duplicates`, \
+          `.clock_skew`, `.sessions`, `.gaps`.",
     keys: &[
         Key::new("from", Kind::Name, "The edge.", "\"per_minute\"").required(),
         Key::new(

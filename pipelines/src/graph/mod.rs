@@ -18,15 +18,15 @@ use tidegate_operators::dataflow::{Ticks, split};
 use tidegate_operators::decode::unmatched_rejects;
 use tidegate_operators::event::{EventRows, event_rows};
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
-use tidegate_operators::system::{dropped_readings, refused_rows};
+use tidegate_operators::system::{clocks_off, dropped_readings, refused_rows};
 use tidegate_operators::{Batch, Epoch, OperatorError, Snapshot};
 use timely::dataflow::Stream;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 
-pub(crate) use self::pipeline::{READINGS, registry_operator, versions_edge};
+pub(crate) use self::pipeline::{READINGS, registry_operator, skew_operator, versions_edge};
 pub use self::tables::{
-    ALERTS, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
+    ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
 };
 
 /// Where rows go.
@@ -57,6 +57,8 @@ pub enum Counter {
     Alerts,
     /// Rows of `system.rejects` whose keys found no place.
     KeysRefused,
+    /// Clocks of devices that turned out to be off.
+    ClocksOff,
 }
 
 /// Takes the state of the operator of this name as of the end of an epoch, which calling the last
@@ -183,6 +185,7 @@ impl Sinks<'_> {
             if let Some(counter) = counter {
                 let rows = match counter {
                     Counter::Duplicates => dropped_readings(&batch.rows),
+                    Counter::ClocksOff => clocks_off(&batch.rows),
                     _ => batch.rows.num_rows() as u64,
                 };
                 count(counter, rows);

@@ -16,19 +16,26 @@ use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
+use tidegate_operators::skew::{ClockSkew, clocks_schema};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
-    Clock, DedupSpec, Expr, PipelineSpec, RegistrySpec, Shape, StepKind, StepSpec, TableSpec,
+    Clock, DedupSpec, Expr, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind, StepSpec,
+    TableSpec,
 };
 use tidegate_operators::system::{findings_from, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, GroupSet, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
-use super::tables::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
+use super::tables::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
 
 pub(crate) use self::registry::{registry_operator, versions_edge};
+
+/// Name of the operator that estimates the clocks of a pipeline.
+pub(crate) fn skew_operator(pipeline: &str) -> String {
+    format!("{pipeline}/reading/clock_skew")
+}
 
 /// Name of the edge of decoded readings.
 pub(crate) const READINGS: &str = "readings";
@@ -80,14 +87,20 @@ impl<'scope> Builder<'_, 'scope> {
         let mut decoder = Decoder::new(self.pipeline.decode.clone());
         let source = self.pipeline.decode.source;
         let name = format!("{}/decode", self.pipeline.name);
-        let mut ports = split(messages, &name, 2, move |runs: MessageRuns, _, out| {
-            for run in runs.0.iter().filter(|r| r.source == source) {
-                let decoded = decoder.decode(run);
-                let sequence = run.first_offset;
-                out.push((0, Batch { sequence, rows: decoded.readings }));
-                out.push((1, Batch { sequence, rows: decoded.rejects }));
-            }
-        });
+        let clocks = self.pipeline.decode.clocks;
+        let mut ports =
+            split(messages, &name, 2 + usize::from(clocks), move |runs: MessageRuns, _, out| {
+                for run in runs.0.iter().filter(|r| r.source == source) {
+                    let decoded = decoder.decode(run);
+                    let sequence = run.first_offset;
+                    out.push((0, Batch { sequence, rows: decoded.readings }));
+                    out.push((1, Batch { sequence, rows: decoded.rejects }));
+                    out.extend(decoded.clocks.map(|rows| (2, Batch { sequence, rows })));
+                }
+            });
+        if let Some(spec) = &self.pipeline.skew {
+            self.skew(ports.pop().expect("the decoder says what it knows of clocks"), spec)?;
+        }
         let rejects = ports.pop().expect("two ports");
         let readings = ports.pop().expect("two ports");
         self.rejects(rejects);
@@ -98,6 +111,23 @@ impl<'scope> Builder<'_, 'scope> {
             None => decoded,
         };
         self.edges.insert(READINGS.to_owned(), edge);
+        Ok(())
+    }
+
+    /// Estimates the clocks of devices.
+    fn skew(
+        &self,
+        clocks: Stream<'scope, Epoch, Batch>,
+        spec: &SkewSpec,
+    ) -> Result<(), OperatorError> {
+        let edge = Edge { stream: clocks, order: EdgeOrder::Journal };
+        let operator = Box::new(ClockSkew::new(spec.clone())?);
+        let name = skew_operator(&self.pipeline.name);
+        let hosted = self.host_on(&edge, clocks_schema(), name, operator, vec![0])?;
+        if self.sinks.context.tap_edges {
+            self.tap(CLOCK_SKEW, hosted.rows.clone());
+        }
+        self.sinks.table(hosted.rows, self.system(CLOCK_SKEW), Some(Counter::ClocksOff));
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use arrow::datatypes::SchemaRef;
 
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{
-    alerts_schema, duplicates_schema, findings_schema, gaps_schema, late_schema, rejects_schema,
-    sessions_schema,
+    alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, gaps_schema, late_schema,
+    rejects_schema, sessions_schema,
 };
 
 /// Namespace of the system tables.
@@ -16,6 +16,8 @@ pub const REJECTS: &str = "rejects";
 pub const LATE: &str = "late";
 /// Readings that came before.
 pub const DUPLICATES: &str = "duplicates";
+/// How far the clocks of devices are from ours.
+pub const CLOCK_SKEW: &str = "clock_skew";
 /// What detectors found.
 pub const FINDINGS: &str = "findings";
 /// Changes of alerts.
@@ -48,6 +50,7 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
         system(REJECTS, rejects_schema(), &["pipeline"]),
         system(LATE, late_schema(), &["pipeline", "step"]),
         system(DUPLICATES, duplicates_schema(), &["pipeline", "device"]),
+        system(CLOCK_SKEW, clock_skew_schema(), &["pipeline", "device"]),
         system(FINDINGS, findings_schema(), &["pipeline", "step", "keys"]),
         system(ALERTS, alerts_schema(), &["pipeline", "rule", "keys"]),
         system(SESSIONS, sessions_schema(), &["source", "client_id"]),

@@ -5,7 +5,8 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Number, Value as Json};
 use tidegate_operators::properties::{self, Property};
 use tidegate_operators::system::{
-    alerts_schema, duplicates_schema, findings_schema, late_schema, rejects_schema,
+    alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, late_schema,
+    rejects_schema,
 };
 
 use super::edges::Edges;
@@ -14,7 +15,7 @@ use crate::config::keys::TEST_MESSAGES_MAX;
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::section::Section;
 use crate::config::tree::{Entry, Node, Value};
-use crate::graph::{ALERTS, DUPLICATES, FINDINGS, LATE, REJECTS};
+use crate::graph::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS};
 use crate::plan::{TestInput, TestSpec};
 
 /// The columns of a table of every plan; `None` if there is no such table. `keys` holds the key
@@ -24,6 +25,7 @@ fn system_table(name: &str) -> Option<SchemaRef> {
         REJECTS => Some(rejects_schema()),
         LATE => Some(late_schema()),
         DUPLICATES => Some(duplicates_schema()),
+        CLOCK_SKEW => Some(clock_skew_schema()),
         FINDINGS => Some(findings_schema()),
         ALERTS => Some(alerts_schema()),
         _ => None,

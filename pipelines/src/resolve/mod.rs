@@ -12,6 +12,7 @@ mod outputs;
 mod reading;
 mod registry;
 mod shapes;
+mod skew;
 mod source;
 mod steps;
 mod usage;
@@ -124,8 +125,10 @@ fn pipeline(
     let reading = file.section("reading")?;
     let topics = source::templates(file);
     report.set_unsure(reading::of_unknown_type(&reading));
-    let decode = reading::decode(name, source, &reading, &topics, needs, report);
+    let mut decode = reading::decode(name, source, &reading, &topics, needs, report);
     let devices = limits::of_pipeline(&limits::table(file));
+    let skew = skew::skew(file, &reading, &decode, devices);
+    decode.clocks = skew.is_some();
     let dedup = dedup::dedup(name, &reading, &decode, needs, devices, report);
     let readings = dedup.as_ref().map_or_else(|| decode.schema(), DedupSpec::schema);
     let registries = registry::registries(file, report);
@@ -154,6 +157,7 @@ fn pipeline(
         sql_name: sql_name(name),
         decode,
         dedup,
+        skew,
         registries,
         steps,
         alerts,

@@ -67,6 +67,8 @@ pub(crate) fn decode(
         explode,
         columns: list,
         future_bound_us: reading.duration_us("future_bound").unwrap_or_default(),
+        past_bound_us: reading.duration_us("past_bound"),
+        clocks: false,
         payload_bytes_max: reading.size_bytes("payload_max").unwrap_or_default() as usize,
     }
 }

@@ -41,18 +41,21 @@ pub(crate) enum Rule {
     TablesUnreachable,
     /// A step has as many keys as it may, and new ones come.
     KeysMax,
+    /// Clocks of devices are off.
+    ClockSkew,
     /// A webhook was given up.
     WebhookDead,
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::DiskFull,
         Self::JournalFull,
         Self::SourceDown,
         Self::RegistryUnreadable,
         Self::TablesUnreachable,
         Self::KeysMax,
+        Self::ClockSkew,
         Self::WebhookDead,
     ];
 
@@ -65,6 +68,7 @@ impl Rule {
             Self::RegistryUnreadable => "registry_unreadable",
             Self::TablesUnreachable => "tables_unreachable",
             Self::KeysMax => "keys_max",
+            Self::ClockSkew => "clock_skew",
             Self::WebhookDead => "webhook_dead",
         }
     }
@@ -72,7 +76,7 @@ impl Rule {
     /// How long its condition must hold before anybody is told.
     fn fire_after(self) -> Duration {
         Duration::from_secs(match self {
-            Self::DiskFull | Self::KeysMax | Self::WebhookDead => 0,
+            Self::DiskFull | Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 0,
             // An editor that writes a new file is without one for a moment.
             Self::RegistryUnreadable => 3,
             Self::JournalFull => 10,
@@ -86,7 +90,7 @@ impl Rule {
         Duration::from_secs(match self {
             Self::DiskFull | Self::RegistryUnreadable => 5,
             Self::JournalFull | Self::SourceDown | Self::TablesUnreachable => 30,
-            Self::KeysMax | Self::WebhookDead => 600,
+            Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 600,
         })
     }
 }

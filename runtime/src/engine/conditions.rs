@@ -75,7 +75,7 @@ impl Conditions {
     /// Asks all of them. What only happens, and is no state, holds when it has happened since it
     /// was asked last.
     fn looker(self) -> impl FnMut() -> Holding + Send + 'static {
-        let mut refused_before = 0;
+        let (mut refused_before, mut off_before) = (0, 0);
         let mut dead_before = self.outbox.given_up();
         move || {
             let mut all = Holding::new();
@@ -87,6 +87,15 @@ impl Conditions {
                 let why = format!("{refused} rows of new keys found no place since the start");
                 all.insert(Rule::KeysMax, why);
             }
+            let off = self.stats.clocks_off.load(Ordering::Relaxed);
+            if off > off_before {
+                let why = format!(
+                    "clocks of devices are off by more than clock_skew_max ({} rows more of \
+                     system.clock_skew, which says whose and by how much)",
+                    off - off_before
+                );
+                all.insert(Rule::ClockSkew, why);
+            }
             let dead = self.outbox.given_up();
             if dead > dead_before {
                 all.insert(
@@ -94,7 +103,7 @@ impl Conditions {
                     format!("{dead} notifications were given up since the start"),
                 );
             }
-            (refused_before, dead_before) = (refused, dead);
+            (refused_before, off_before, dead_before) = (refused, off, dead);
             all
         }
     }

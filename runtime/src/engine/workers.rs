@@ -322,6 +322,7 @@ fn context(
                 Counter::Findings => &stats.findings,
                 Counter::Alerts => &stats.alerts,
                 Counter::KeysRefused => &stats.keys_refused,
+                Counter::ClocksOff => &stats.clocks_off,
             };
             Stats::add(counter, count);
         }),

@@ -95,7 +95,9 @@ fn decoder() -> Decoder {
             column("t", "t", ColumnType::Utf8, false),
         ],
         future_bound_us: i64::MAX,
+        past_bound_us: None,
         payload_bytes_max: BODY_BYTES_MAX,
+        clocks: false,
     })
 }
 

@@ -42,7 +42,9 @@ fn decoder(fields: &[(&str, &str, ColumnType)]) -> Decoder {
         explode: None,
         columns,
         future_bound_us: 3_600_000_000,
+        past_bound_us: None,
         payload_bytes_max: 1000,
+        clocks: false,
     })
 }
 

@@ -76,7 +76,9 @@ fn another_registry_is_another_state() {
     for (from, to) in [("v2 = \"int64\"", "v2 = \"string\""), ("path", "valid_from = \"s\"\npath")]
     {
         let other = ids(&REGISTRY.replace(from, to), STEP);
-        assert!(base.iter().all(|(name, id)| other[name] != *id), "{to}");
+        let of_registry = base.iter().filter(|(name, _)| !name.contains("clock_skew"));
+        assert!(of_registry.clone().count() == 2, "{base:?}");
+        assert!(of_registry.into_iter().all(|(name, id)| other[name] != *id), "{to}");
     }
     // Where it lies, and what of it is shown, is no part of the state.
     assert_eq!(base, ids(&REGISTRY.replace("l.csv", "m.csv"), STEP));
