@@ -133,6 +133,7 @@ fn disorder_us(pipeline: &PipelineSpec) -> Option<i64> {
     let of = |kind: &StepKind| match kind {
         StepKind::Window(window) => Some(window.disorder_us),
         StepKind::Detect(detect) => Some(detect.disorder_us),
+        StepKind::Latest(latest) => Some(latest.disorder_us),
         _ => None,
     };
     pipeline.steps.iter().filter_map(|s| of(&s.kind)).min()

@@ -124,7 +124,10 @@ impl StatelessStep {
                 debug_assert_eq!(input.fields(), output.fields(), "rows pass unchanged");
             }
             StepKind::Project(_) => {}
-            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Enrich(_) => return None,
+            StepKind::Window(_)
+            | StepKind::Detect(_)
+            | StepKind::Enrich(_)
+            | StepKind::Latest(_) => return None,
         }
         Some(Self { kind: kind.clone(), output })
     }
@@ -146,7 +149,10 @@ impl StatelessStep {
             StepKind::Filter(keep) => filter(keep, rows),
             StepKind::Project(columns) => project(columns, rows, &self.output),
             StepKind::Route(branches) => route(branches, rows),
-            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Enrich(_) => {
+            StepKind::Window(_)
+            | StepKind::Detect(_)
+            | StepKind::Enrich(_)
+            | StepKind::Latest(_) => {
                 unreachable!("refused by `new`")
             }
         }

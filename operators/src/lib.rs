@@ -20,6 +20,7 @@ pub mod intern;
 pub mod key;
 pub(crate) mod keys;
 pub(crate) mod late;
+pub mod latest;
 pub mod message;
 pub mod operator;
 pub(crate) mod partial;

@@ -2,6 +2,7 @@
 //! configuration; everything unclear has been resolved by then, so nothing here can be "invalid".
 
 mod dedup;
+mod latest;
 mod limits;
 mod registry;
 mod skew;
@@ -16,6 +17,7 @@ use crate::properties::Property;
 use crate::topic::TopicTemplate;
 
 pub use dedup::DedupSpec;
+pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, KeyLimits, share_of};
 pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
@@ -331,6 +333,8 @@ pub enum StepKind {
     Detect(DetectSpec),
     /// As-of join with a registry.
     Enrich(EnrichSpec),
+    /// Last-known values.
+    Latest(LatestSpec),
 }
 
 /// One step.

@@ -48,7 +48,10 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
                 }
                 continue;
             }
-            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Enrich(_) => {
+            StepKind::Window(_)
+            | StepKind::Detect(_)
+            | StepKind::Enrich(_)
+            | StepKind::Latest(_) => {
                 ids.insert(format!("{}/{}", p.name, step.name), own);
             }
             StepKind::Filter(_) | StepKind::Project(_) => {}

@@ -42,14 +42,7 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
         from.insert(&versions[n], id);
     }
     for (n, step) in p.steps.iter().enumerate() {
-        let kind = match &step.kind {
-            StepKind::Filter(_) => "filter",
-            StepKind::Project(_) => "derive",
-            StepKind::Route(_) => "route",
-            StepKind::Window(_) => "window",
-            StepKind::Detect(_) => "detect",
-            StepKind::Enrich(_) => "enrich",
-        };
+        let kind = kind_of(&step.kind);
         let id = node(out, format!("p{i}_step{n}"), "box", &format!("{kind} {}", step.name));
         arrows.push((from[step.from.as_str()].clone(), id.clone(), step.from.clone()));
         if let StepKind::Enrich(enrich) = &step.kind {
@@ -90,6 +83,19 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
     out.push_str("  }\n");
     for (a, b, label) in arrows {
         let _ = writeln!(out, "  {a} -> {} [label = {}];", quoted(&b), quoted(&label));
+    }
+}
+
+/// What is written in the node of a step.
+fn kind_of(kind: &StepKind) -> &'static str {
+    match kind {
+        StepKind::Filter(_) => "filter",
+        StepKind::Project(_) => "derive",
+        StepKind::Route(_) => "route",
+        StepKind::Window(_) => "window",
+        StepKind::Detect(_) => "detect",
+        StepKind::Enrich(_) => "enrich",
+        StepKind::Latest(_) => "latest",
     }
 }
 

@@ -1,5 +1,6 @@
 //! A plan in words, for people who want to see what they wrote.
 
+mod latest;
 mod registry;
 mod shape;
 
@@ -175,6 +176,7 @@ fn one_step(step: &StepSpec, out: &mut String) {
         StepKind::Window(w) => window(w, out),
         StepKind::Detect(d) => detect(d, out),
         StepKind::Enrich(e) => registry::enrich(e, out),
+        StepKind::Latest(l) => latest::latest(l, out),
     }
     line(out, "columns", &columns(&step.output));
 }
@@ -187,6 +189,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Window(_) => "windows",
         StepKind::Detect(_) => "unusual values",
         StepKind::Enrich(_) => "columns of a registry",
+        StepKind::Latest(_) => "last-known values",
     }
 }
 

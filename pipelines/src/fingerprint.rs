@@ -10,8 +10,8 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
-    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, EnrichSpec, Expr, PipelineSpec,
-    RegistrySpec, Shape, StepKind, WindowSpec,
+    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, EnrichSpec, Expr, LatestSpec,
+    PipelineSpec, RegistrySpec, Shape, StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -71,7 +71,8 @@ fn canonical(p: &PipelineSpec) -> String {
         let text = format!("{} {}", state_text(&step.kind), shown_text(&step.kind));
         let _ = writeln!(out, "step {} from {}: {text}", step.name, step.from);
         if let StepKind::Window(WindowSpec { limits, .. })
-        | StepKind::Detect(DetectSpec { limits, .. }) = &step.kind
+        | StepKind::Detect(DetectSpec { limits, .. })
+        | StepKind::Latest(LatestSpec { limits, .. }) = &step.kind
         {
             let _ = writeln!(out, "{limits:?}");
         }
@@ -138,6 +139,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
         StepKind::Route(list) => format!("route {}", exprs(list)),
         StepKind::Window(w) => window_text(w),
         StepKind::Enrich(e) => enrich_text(e),
+        StepKind::Latest(l) => latest_text(l),
         StepKind::Detect(d) => {
             let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
@@ -166,7 +168,10 @@ pub(crate) fn shown_text(kind: &StepKind) -> String {
                 .collect();
             format!("{added:?} {:?}", e.missing)
         }
-        StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) => String::new(),
+        // The last row is part of its state.
+        StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) | StepKind::Latest(_) => {
+            String::new()
+        }
     }
 }
 
@@ -195,6 +200,23 @@ fn enrich_text(e: &EnrichSpec) -> String {
         names(&e.input, &e.on),
         e.input.field(e.time).name(),
         registry_text(&e.registry)
+    )
+}
+
+fn latest_text(l: &LatestSpec) -> String {
+    let select: Vec<(&str, Expr)> =
+        l.select.iter().map(|(field, e)| (field.name().as_str(), Arc::clone(e))).collect();
+    format!(
+        "latest {:?} {} {} {:?} {} {:?} {} {} {}",
+        names(&l.input, &l.keys),
+        l.input.field(l.time).name(),
+        exprs(&select),
+        l.at.as_ref().map(expr),
+        l.on_change,
+        l.max_age_us,
+        l.disorder_us,
+        l.idle_close_us,
+        l.forget_after_us
     )
 }
 

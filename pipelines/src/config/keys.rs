@@ -5,6 +5,7 @@
 mod endpoint;
 mod file;
 mod http;
+mod latest;
 mod limits;
 mod mqtt;
 mod process;
@@ -16,6 +17,7 @@ use super::kinds::{Component, Key, Kind};
 use endpoint::ENDPOINT;
 use file::FILE;
 use http::HTTP;
+use latest::LATEST;
 pub(crate) use limits::LIMITS;
 use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
 use mqtt::MQTT;
@@ -56,7 +58,9 @@ pub(crate) static PIPELINE: Component = Component {
         Key::new("registry", Kind::Sections(&REGISTRY), "What is known of devices.", ""),
         Key::new(
             "step",
-            Kind::Variants(&[&FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH]),
+            Kind::Variants(&[
+                &FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH, &LATEST,
+            ]),
             "What is done with the rows, from edge to edge. Each step's name is the name of its \
              output edge; their order in the file does not matter.",
             "",

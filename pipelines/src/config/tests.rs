@@ -22,6 +22,7 @@ const FILE: &str = include_str!("../../tests-data/file.toml");
 const HTTP: &str = include_str!("../../tests-data/http.toml");
 const SPANS: &str = include_str!("../../tests-data/spans.toml");
 const REGISTRY: &str = include_str!("../../tests-data/registry.toml");
+const JOINS: &str = include_str!("../../tests-data/joins.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
 
 fn files(texts: &[&str]) -> Vec<(PathBuf, String)> {
@@ -193,12 +194,12 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY]);
+    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS]);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
     let mut seen = BTreeSet::new();
     let public = ENDPOINT.replace("secret = \"${env", "key_file = \"${env");
-    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP, SPANS, REGISTRY] {
+    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS] {
         used(&PIPELINE, &tree(text), &mut seen);
     }
     let mut all = Vec::new();
@@ -444,6 +445,8 @@ fn the_explanation_is_calm() {
     assert_eq!(explain(&plan), include_str!("../../tests-data/explain.txt"));
     let spans = explain(&good(&[SPANS]));
     assert_eq!(spans, include_str!("../../tests-data/explain-spans.txt"));
+    let joins = explain(&good(&[JOINS]));
+    assert_eq!(joins, include_str!("../../tests-data/explain-joins.txt"));
     let dot = explain_dot(&plan);
     assert!(dot.contains("\"window per_minute\"") && dot.contains("p0_step4 -> \"p0_step5\""));
     assert_eq!(dot.matches('{').count(), dot.matches('}').count());

@@ -16,6 +16,7 @@ use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
+use tidegate_operators::latest::LatestOperator;
 use tidegate_operators::skew::{ClockSkew, clocks_schema};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
@@ -69,7 +70,9 @@ pub(super) fn build<'scope>(
     builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
-            StepKind::Window(_) | StepKind::Detect(_) => builder.keyed_step(step)?,
+            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Latest(_) => {
+                builder.keyed_step(step)?;
+            }
             StepKind::Enrich(spec) => builder.enrich(step, spec)?,
             _ => builder.stateless_step(step),
         }
@@ -208,11 +211,15 @@ impl<'scope> Builder<'_, 'scope> {
                     Shape::Grid { .. } => Box::new(WindowOperator::new(spec.clone())?),
                     _ => Box::new(SpanOperator::new(spec.clone())?),
                 };
-                (operator, spec.keys.clone(), spread, Counter::Windows)
+                (operator, spec.keys.clone(), spread, Some(Counter::Windows))
             }
             StepKind::Detect(spec) => {
                 let operator = Box::new(Detector::new(spec.clone())?);
-                (operator, spec.keys.clone(), true, Counter::Findings)
+                (operator, spec.keys.clone(), true, Some(Counter::Findings))
+            }
+            StepKind::Latest(spec) => {
+                let operator = Box::new(LatestOperator::new(spec.clone())?);
+                (operator, spec.keys.clone(), true, None)
             }
             _ => unreachable!("stateless steps are built elsewhere"),
         };
@@ -220,7 +227,7 @@ impl<'scope> Builder<'_, 'scope> {
         let hosted = self.host(&step.from, name, operator, exchange)?;
         self.rejects(hosted.rejects);
         self.late(hosted.late);
-        self.sinks.target(hosted.rows.clone(), None, Some(counter));
+        self.sinks.target(hosted.rows.clone(), None, counter);
         if let StepKind::Detect(spec) = &step.kind {
             let spec = spec.clone();
             let name = format!("{}/{}/findings", self.pipeline.name, step.name);

@@ -29,6 +29,8 @@ pub(crate) enum RowKind {
     },
     /// Findings with their key.
     Findings { keys: Vec<String> },
+    /// What is known of a key at a time.
+    Timed { keys: Vec<String> },
     /// Versions of a registry with their key.
     Versions { keys: Vec<String> },
 }
@@ -49,6 +51,7 @@ impl Edge {
             RowKind::Readings => vec!["device".to_owned()],
             RowKind::Windows { keys, .. }
             | RowKind::Findings { keys }
+            | RowKind::Timed { keys }
             | RowKind::Versions { keys } => keys.clone(),
         }
     }
@@ -58,7 +61,7 @@ impl Edge {
         let mut names = self.keys();
         let rest: &[&str] = match self.rows {
             RowKind::Windows { .. } => &["window_start", "window_end", "rows", "revision"],
-            RowKind::Readings | RowKind::Findings { .. } => &["time"],
+            RowKind::Readings | RowKind::Findings { .. } | RowKind::Timed { .. } => &["time"],
             RowKind::Versions { .. } => &[VALID_FROM, VALID_TO, INGEST_TIME, "revision"],
         };
         names.extend(rest.iter().map(|n| (*n).to_owned()));

@@ -7,6 +7,7 @@
 pub(crate) mod cases;
 mod dedup;
 pub(crate) mod edges;
+mod latest;
 mod limits;
 mod outputs;
 mod reading;

@@ -9,7 +9,7 @@ use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{registry, sql, windows};
+use super::{latest, registry, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -90,6 +90,7 @@ impl<'t> Steps<'t> {
             Some("select") => select(step, &input, report),
             Some("route") => route(step, &input, report),
             Some("window") => windows::window(self, step, &name, &input, report),
+            Some("latest") => latest::latest(self, step, &name, &input, report),
             Some("enrich") => registry::enrich(self, step, &name, &input, report),
             _ => windows::detect(self, step, &name, &input, report),
         });
@@ -199,7 +200,7 @@ fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<
 }
 
 /// One column that an expression makes.
-fn made(
+pub(super) fn made(
     entry: &Entry,
     input: &SchemaRef,
     report: &mut Reporter<'_>,

@@ -141,6 +141,11 @@ fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Need
             needs.read_key(step, "on");
             needs.name_list(step, "by");
         }
+        Some("latest") => {
+            needs.read_map(step, "select");
+            needs.read_key(step, "at");
+            needs.name_list(step, "by");
+        }
         Some("enrich") => {
             needs = output;
             needs.read_map(step, "default");

@@ -17,7 +17,7 @@ use crate::planner::{PlanProblem, plan_window};
 const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
 
 /// A duration of the step, or, if absent, of `[reading]`.
-fn inherited(steps: &Steps<'_>, step: &Section<'_>, key: &str) -> i64 {
+pub(super) fn inherited(steps: &Steps<'_>, step: &Section<'_>, key: &str) -> i64 {
     step.duration_us(key).or_else(|| steps.reading.duration_us(key)).unwrap_or_default()
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn window(
 ) -> Option<(StepKind, Edge)> {
     let shape = shape(step, input, report);
     let late = late(step, report);
-    not_over_revisions(step, input, report);
+    not_over_revisions(step, input, "would be counted twice", report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
@@ -73,11 +73,17 @@ fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {
     LatePolicy::Revise { keep_us: step.duration_us("revise_for").unwrap_or_default() }
 }
 
-/// A window over windows that can come again would count them twice.
-fn not_over_revisions(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) {
+/// Reports if windows that can come again go into a step that takes every row for a new one, with
+/// what would come of it.
+pub(super) fn not_over_revisions(
+    step: &Section<'_>,
+    input: &Edge,
+    consequence: &str,
+    report: &mut Reporter<'_>,
+) {
     if let RowKind::Windows { revised: true, .. } = input.rows {
         let from = step.text("from").unwrap_or_default();
-        let message = format!("windows of `{from}` can be revised, and would be counted twice");
+        let message = format!("windows of `{from}` can be revised, and {consequence}");
         let hint = "write `late = \"table\"` in the window that it comes from".to_owned();
         report.error(step.at("from"), message, hint);
     }

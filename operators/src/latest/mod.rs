@@ -1,0 +1,346 @@
+//! Last-known values: what several topics and fields of a device say, joined into one row.
+//!
+//! Definition: the row of a key at time t has for each column the value of the newest reading of
+//! that key, not younger than t, that said something of it; of equally new ones, the one that came
+//! last. A value older than t - `max_age` is not known any more. There is a row for each time at
+//! which the key has a reading (that meets `at`), and with `on_change` only if it differs from the
+//! row before.
+//!
+//! Readings are put into the order of their times first, so any order of arrival within `disorder`
+//! gives the same rows. A reading that comes when a newer one of its key is through already is a
+//! row of `system.late` and changes nothing: what was said as of a time stays said.
+//!
+//! State per key: what waits for its turn, the last value of each column, and the last row.
+
+mod packed;
+mod save;
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+use arrow::row::Rows;
+
+use self::packed::Packed;
+use crate::batch::Tick;
+use crate::expression::{Failed, condition, evaluate, expression_failed};
+use crate::grouped::RowCodec;
+use crate::intern::KeyInterner;
+use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence};
+use crate::late::LateRows;
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, Snapshot};
+use crate::spec::LatestSpec;
+use crate::system::step_rejects;
+
+/// A reading that waits for its turn.
+#[derive(Clone, Debug)]
+struct Reading {
+    values: Packed,
+    /// Whether its time is to have a row.
+    is_wanted: bool,
+}
+
+/// The newest reading that said something of a column.
+#[derive(Clone, Debug)]
+struct Held {
+    time_us: i64,
+    values: Packed,
+}
+
+#[derive(Clone, Debug, Default)]
+struct KeyState {
+    /// One per column, once there was a reading.
+    held: Vec<Option<Held>>,
+    /// Time and values of the last row.
+    told: Option<(i64, Packed)>,
+}
+
+/// Rows to be emitted.
+#[derive(Default)]
+struct Out(Vec<(u32, i64, Packed)>);
+
+/// The operator.
+pub struct LatestOperator {
+    spec: LatestSpec,
+    schema: SchemaRef,
+    interner: KeyInterner,
+    /// One per column.
+    codecs: Arc<Vec<RowCodec>>,
+    reorder: Reorder<Reading>,
+    keys: Slabs<KeyState>,
+    silence: Silence,
+    late: LateRows,
+    ids: Vec<u32>,
+    /// Bytes of a row that is being packed.
+    room: Vec<u8>,
+    /// Key groups that changed since the last cut.
+    changed: GroupSet,
+}
+
+/// What the expressions say of rows.
+struct Said {
+    /// Per column its values as bytes, and which are there.
+    values: Vec<(Rows, Option<NullBuffer>)>,
+    wanted: BooleanArray,
+}
+
+impl LatestOperator {
+    /// An operator without state.
+    ///
+    /// # Errors
+    /// Keys or values of types that cannot be kept; planning rules that out.
+    pub fn new(spec: LatestSpec) -> Result<Self, OperatorError> {
+        let types: Vec<DataType> =
+            spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
+        let codecs: Result<Vec<_>, _> =
+            spec.value_types().into_iter().map(|t| RowCodec::new(&[t])).collect();
+        Ok(Self {
+            schema: spec.schema(),
+            interner: KeyInterner::new(&types)?,
+            codecs: Arc::new(codecs?),
+            reorder: Reorder::new(spec.disorder_us, spec.idle_close_us),
+            keys: Slabs::default(),
+            silence: Silence::new(spec.forget_after_us.max(spec.idle_close_us)),
+            late: LateRows::new(&spec.pipeline, &spec.name),
+            ids: Vec::new(),
+            room: Vec::new(),
+            changed: GroupSet::default(),
+            spec,
+        })
+    }
+
+    /// The rows on which all expressions can be evaluated and whose keys have a place, and what
+    /// the expressions say; sets `ids`.
+    fn admit(
+        &mut self,
+        rows: &RecordBatch,
+        emit: &mut Emit,
+    ) -> Result<(RecordBatch, Said), OperatorError> {
+        let mut failed: Vec<Failed> = Vec::new();
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        for (field, expr) in &self.spec.select {
+            let (values, errors) = evaluate(expr, rows)?;
+            let named = |(row, text): (usize, String)| (row, format!("`{}`: {text}", field.name()));
+            failed.extend(errors.into_iter().map(named).map(expression_failed));
+            columns.push(values);
+        }
+        let mut wanted = BooleanArray::from(vec![true; rows.num_rows()]);
+        if let Some(at) = &self.spec.at {
+            let (met, errors) = condition(at, rows)?;
+            failed.extend(
+                errors
+                    .into_iter()
+                    .map(|(row, text)| (row, format!("`at`: {text}")))
+                    .map(expression_failed),
+            );
+            wanted = met;
+        }
+        let mut rows = rows.clone();
+        if !failed.is_empty() {
+            failed.sort_by_key(|f| f.row);
+            failed.dedup_by_key(|f| f.row);
+            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, step, &rows, &failed)?);
+            let bad: Vec<usize> = failed.iter().map(|f| f.row).collect();
+            let good: BooleanArray =
+                (0..rows.num_rows()).map(|row| Some(bad.binary_search(&row).is_err())).collect();
+            (rows, columns, wanted) = kept(&rows, &columns, &wanted, &good)?;
+        }
+        let LatestSpec { pipeline, name, keys, limits, .. } = &self.spec;
+        let step = KeyedStep { pipeline, name, limits: *limits };
+        let mut ids = std::mem::take(&mut self.ids);
+        let keep = step.admit(&mut self.interner, keys, &rows, &mut ids, emit)?;
+        self.ids = ids;
+        for key in self.interner.fresh() {
+            self.keys.put(key.id as usize, KeyState::default());
+            self.reorder.start(key.id);
+            self.silence.start(key.id, i64::MIN);
+        }
+        if let Some(keep) = keep {
+            (rows, columns, wanted) = kept(&rows, &columns, &wanted, &keep)?;
+        }
+        let mut values = Vec::with_capacity(columns.len());
+        for (codec, column) in self.codecs.iter().zip(columns) {
+            let nulls = column.logical_nulls();
+            values.push((codec.encode(&[column])?, nulls));
+        }
+        Ok((rows, Said { values, wanted }))
+    }
+
+    fn take(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        out: &mut Out,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let (rows, said) = self.admit(rows, emit)?;
+        let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let ids = std::mem::take(&mut self.ids);
+        let mut ready = Ready::default();
+        for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
+            self.silence.heard(*id, tick.time_us);
+            self.changed.insert(self.interner.group(*id));
+            let values = said.values.iter().map(|(bytes, nulls)| {
+                let is_there = nulls.as_ref().is_none_or(|n| n.is_valid(row));
+                is_there.then(|| bytes.row(row).data())
+            });
+            let values = Packed::new(values, &mut self.room);
+            let reading = Reading { values, is_wanted: said.wanted.value(row) };
+            let pushed = self.reorder.push(*id, (*time_us, reading), tick.time_us, &mut ready);
+            if let Pushed::Late(_) = pushed {
+                let clock_us = self.reorder.keys[*id as usize].clock_us;
+                self.late.push(*id, *time_us, (*time_us, *time_us), clock_us - *time_us);
+            }
+            self.absorb(&mut ready, out);
+        }
+        self.ids = ids;
+        Ok(())
+    }
+
+    /// Takes readings in the order of their times; those of one time that come together are one.
+    fn absorb(&mut self, ready: &mut Ready<Reading>, out: &mut Out) {
+        let Ready { ids, times_us, values } = std::mem::take(ready);
+        let mut all = ids.into_iter().zip(times_us).zip(values).peekable();
+        let mut is_wanted = false;
+        while let Some(((id, time_us), reading)) = all.next() {
+            self.changed.insert(self.interner.group(id));
+            let key = &mut self.keys[id as usize];
+            key.held.resize(self.codecs.len(), None);
+            is_wanted |= reading.is_wanted;
+            for (held, value) in key.held.iter_mut().zip(reading.values.values()) {
+                if value.is_some() {
+                    *held = Some(Held { time_us, values: reading.values.clone() });
+                }
+            }
+            if all.peek().is_some_and(|next| next.0 == (id, time_us)) {
+                continue;
+            }
+            if std::mem::take(&mut is_wanted) {
+                self.tell(id, time_us, out);
+            }
+        }
+    }
+
+    /// The row of a key at a time, unless it says nothing new.
+    fn tell(&mut self, id: u32, time_us: i64, out: &mut Out) {
+        let from_us = self.spec.max_age_us.map_or(i64::MIN, |age| time_us.saturating_sub(age));
+        let key = &mut self.keys[id as usize];
+        let values = key.held.iter().enumerate().map(|(column, held)| {
+            let held = held.as_ref().filter(|held| held.time_us >= from_us)?;
+            held.values.value(column)
+        });
+        let values = Packed::new(values, &mut self.room);
+        if let Some((told_us, told)) = &key.told
+            && *told == values
+            && (self.spec.on_change || *told_us == time_us)
+        {
+            return;
+        }
+        key.told = Some((time_us, values.clone()));
+        out.0.push((id, time_us, values));
+    }
+
+    /// Forgets keys that were silent for long enough. Nothing of them waits: the tick that ends
+    /// their silence has released it.
+    fn forget_silent(&mut self, tick: Tick) {
+        for id in self.silence.silent(tick.time_us) {
+            self.changed.insert(self.interner.group(id));
+            let is_last = self.interner.forget(id);
+            self.keys.forget(id as usize, is_last);
+            self.reorder.forget(id, is_last);
+            self.silence.forget(id, is_last);
+        }
+    }
+
+    fn give(&self, out: Out, emit: &mut Emit) -> Result<(), OperatorError> {
+        let Out(mut rows) = out;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // Stable: rows of equal time and key stay in the order in which they were made.
+        rows.sort_by(|a, b| {
+            let by_key = || self.interner.bytes(a.0).cmp(self.interner.bytes(b.0));
+            a.1.cmp(&b.1).then_with(by_key)
+        });
+        let ids: Vec<u32> = rows.iter().map(|r| r.0).collect();
+        let mut columns = self.interner.keys(&ids)?;
+        let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|r| r.1));
+        columns.push(Arc::new(times.with_timezone("UTC")));
+        for (column, codec) in self.codecs.iter().enumerate() {
+            let values = rows.iter().map(|r| r.2.value(column));
+            columns.push(decoded(codec, values)?);
+        }
+        emit.rows.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+        Ok(())
+    }
+}
+
+/// The rows that stay, with what was said of them.
+fn kept(
+    rows: &RecordBatch,
+    columns: &[ArrayRef],
+    wanted: &BooleanArray,
+    keep: &BooleanArray,
+) -> Result<(RecordBatch, Vec<ArrayRef>, BooleanArray), OperatorError> {
+    let columns: Result<Vec<ArrayRef>, _> =
+        columns.iter().map(|c| arrow::compute::filter(c, keep)).collect();
+    let wanted = arrow::compute::filter(wanted, keep)?.as_boolean().clone();
+    Ok((filter_record_batch(rows, keep)?, columns?, wanted))
+}
+
+/// A column of values, null where there is none.
+fn decoded<'v>(
+    codec: &RowCodec,
+    values: impl Iterator<Item = Option<&'v [u8]>>,
+) -> Result<ArrayRef, OperatorError> {
+    let nothing = codec.nulls()?;
+    let values: Vec<&[u8]> = values.map(|v| v.unwrap_or(&nothing)).collect();
+    Ok(codec.decode(values)?.swap_remove(0))
+}
+
+impl KeyedOperator for LatestOperator {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let mut out = Out::default();
+        if rows.num_rows() > 0 {
+            self.take(rows, tick, &mut out, emit)?;
+        }
+        let mut ready = Ready::default();
+        self.reorder.release_idle(tick.time_us, &mut ready);
+        self.absorb(&mut ready, &mut out);
+        self.give(out, emit)?;
+        self.late.finish_of(&self.interner, (&self.spec.keys, &self.spec.input), emit)?;
+        self.forget_silent(tick);
+        Ok(())
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        let (mut ready, mut out) = (Ready::default(), Out::default());
+        self.reorder.release_all(self.interner.ids(), &mut ready);
+        self.absorb(&mut ready, &mut out);
+        self.give(out, emit)
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
+
+#[cfg(test)]
+mod tests;

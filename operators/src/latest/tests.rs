@@ -1,0 +1,367 @@
+//! Last-known values against their definition: shuffled, late, repeated, silent, restarted, on
+//! several workers.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Int64Array, StringArray};
+use arrow::datatypes::{Field, Int64Type, Schema};
+use datafusion_expr::{Expr as Logical, col, lit};
+use datafusion_physical_expr::planner::logical2physical;
+use proptest::prelude::*;
+
+use super::*;
+use crate::key::{owner, stable_hashes};
+use crate::snapshot::check;
+use crate::spec::{KeyLimits, time_type};
+
+/// Device, event time, a number, a text.
+type Reading = (u8, i64, Option<i64>, Option<i64>);
+
+/// Device, time, the number, the text.
+type Row = (String, i64, Option<i64>, Option<String>);
+
+fn input() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("device", DataType::Utf8, false),
+        Field::new("time", time_type(), false),
+        Field::new("number", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+    ]))
+}
+
+fn planned(expr: &Logical) -> crate::spec::Expr {
+    logical2physical(expr, &input())
+}
+
+fn spec(disorder_us: i64) -> LatestSpec {
+    let select = ["number", "text"].iter().map(|name| {
+        let field = Arc::new(input().field_with_name(name).unwrap().clone());
+        (field, planned(&col(*name)))
+    });
+    LatestSpec {
+        pipeline: "p".into(),
+        name: "known".into(),
+        input: input(),
+        keys: vec![0],
+        time: 1,
+        select: select.collect(),
+        at: None,
+        on_change: false,
+        max_age_us: None,
+        disorder_us,
+        idle_close_us: 1_000_000_000,
+        forget_after_us: 1_000_000_000,
+        limits: KeyLimits::default(),
+    }
+}
+
+fn batch(readings: &[Reading]) -> RecordBatch {
+    let times = readings.iter().map(|r| r.1);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(readings.iter().map(|r| format!("d{}", r.0)))),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+        Arc::new(readings.iter().map(|r| r.2).collect::<Int64Array>()),
+        Arc::new(readings.iter().map(|r| r.3.map(|v| format!("t{v}"))).collect::<StringArray>()),
+    ];
+    RecordBatch::try_new(input(), columns).unwrap()
+}
+
+fn rows(emit: &Emit) -> Vec<Row> {
+    let mut all = Vec::new();
+    for rows in &emit.rows {
+        let times = rows.column(1).as_primitive::<TimestampMicrosecondType>();
+        let numbers = rows.column(2).as_primitive::<Int64Type>();
+        let texts = rows.column(3).as_string::<i32>();
+        all.extend((0..rows.num_rows()).map(|i| {
+            let number = numbers.is_valid(i).then(|| numbers.value(i));
+            let text = texts.is_valid(i).then(|| texts.value(i).to_owned());
+            (rows.column(0).as_string::<i32>().value(i).to_owned(), times.value(i), number, text)
+        }));
+    }
+    all
+}
+
+fn late_rows(emits: &[Emit]) -> usize {
+    emits.iter().flat_map(|e| &e.late).map(RecordBatch::num_rows).sum()
+}
+
+/// The rows of those devices that belong to worker `index` of `workers`.
+fn owned(rows: &RecordBatch, (index, workers): (usize, usize)) -> RecordBatch {
+    let mut hashes = Vec::new();
+    stable_hashes(&rows.columns()[..1], rows.num_rows(), &mut hashes);
+    let mine: BooleanArray = hashes.iter().map(|h| Some(owner(*h, workers) == index)).collect();
+    filter_record_batch(rows, &mine).unwrap()
+}
+
+/// Epochs, a tick of 40 µs each, on as many workers as `workers` says, one after the other. What
+/// each epoch emits, and the end.
+fn run(spec: &LatestSpec, epochs: &[Vec<Reading>], workers: &[usize]) -> Vec<Emit> {
+    let (mut emits, mut states, mut number) = (Vec::new(), Vec::new(), 0);
+    let parts: Vec<&[Vec<Reading>]> =
+        epochs.chunks(epochs.len().div_ceil(workers.len()).max(1)).collect();
+    for (i, (part, count)) in parts.iter().zip(workers).enumerate() {
+        let make = || LatestOperator::new(spec.clone()).unwrap();
+        let mut all: Vec<LatestOperator> = (0..*count).map(|_| make()).collect();
+        for (index, operator) in all.iter_mut().enumerate() {
+            for state in &states {
+                operator.load(&owned(state, (index, *count))).unwrap();
+            }
+        }
+        for readings in *part {
+            let mut emit = Emit::default();
+            for (index, operator) in all.iter_mut().enumerate() {
+                let tick = Tick { epoch: number + 1, time_us: number as i64 * 40 };
+                let own = owned(&batch(readings), (index, *count));
+                operator.epoch(&own, tick, &mut emit).unwrap();
+            }
+            number += 1;
+            emits.push(emit);
+        }
+        if i + 1 == parts.len() {
+            let mut emit = Emit::default();
+            all.iter_mut().for_each(|operator| operator.end(&mut emit).unwrap());
+            emits.push(emit);
+        }
+        states = all.iter_mut().map(|operator| operator.save().unwrap()).collect();
+    }
+    emits
+}
+
+/// Rows by epoch, each epoch in one order however many workers there were.
+fn by_epoch(emits: &[Emit]) -> Vec<Vec<Row>> {
+    let sorted = |emit: &Emit| {
+        let mut rows = rows(emit);
+        rows.sort();
+        rows
+    };
+    emits.iter().map(sorted).collect()
+}
+
+fn all_rows(emits: &[Emit]) -> Vec<Row> {
+    let mut all: Vec<Row> = emits.iter().flat_map(rows).collect();
+    all.sort();
+    all
+}
+
+/// Whether a reading is wanted by the `at` of these tests.
+fn meets(reading: &Reading) -> bool {
+    reading.2.is_some_and(|v| v >= 3)
+}
+
+/// The definition, as plainly as it can be written, of readings in the order of their arrival.
+fn definition(spec: &LatestSpec, readings: &[Reading]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for device in 0..4 {
+        let own: Vec<&Reading> = readings.iter().filter(|r| r.0 == device).collect();
+        let wanted = |r: &&&Reading| spec.at.is_none() || meets(r);
+        let mut times: Vec<i64> = own.iter().filter(wanted).map(|r| r.1).collect();
+        times.sort_unstable();
+        times.dedup();
+        let mut before = None;
+        for time_us in times {
+            let from_us = spec.max_age_us.map_or(i64::MIN, |age| time_us - age);
+            let newest = |said: &dyn Fn(&Reading) -> Option<i64>| {
+                let mut all: Vec<&&Reading> =
+                    own.iter().filter(|r| r.1 <= time_us && said(r).is_some()).collect();
+                all.sort_by_key(|r| r.1);
+                all.last().filter(|r| r.1 >= from_us).and_then(|r| said(r))
+            };
+            let values = (newest(&|r| r.2), newest(&|r| r.3).map(|v| format!("t{v}")));
+            if spec.on_change && before.as_ref() == Some(&values) {
+                continue;
+            }
+            rows.push((format!("d{device}"), time_us, values.0, values.1.clone()));
+            before = Some(values);
+        }
+    }
+    rows.sort();
+    rows
+}
+
+/// The readings that are taken, in order of arrival, and how many come too late, as long as nobody
+/// is silent.
+fn in_time(disorder_us: i64, readings: &[Reading]) -> (Vec<Reading>, usize) {
+    let mut taken: Vec<Reading> = Vec::new();
+    let mut late = 0;
+    for reading in readings {
+        let own = || taken.iter().filter(|r| r.0 == reading.0).map(|r| r.1);
+        let passed_us = own().max().unwrap_or(i64::MIN).saturating_sub(disorder_us);
+        let through_us = own().filter(|t| *t <= passed_us).max();
+        match through_us.is_some_and(|through_us| reading.1 < through_us) {
+            true => late += 1,
+            false => taken.push(*reading),
+        }
+    }
+    (taken, late)
+}
+
+/// Readings in the order of their times with a delay each, some of equal times.
+fn sent() -> impl Strategy<Value = Vec<(Reading, i64)>> {
+    let value = || prop::option::weighted(0.5, 0..6_i64);
+    let reading = (0..4_u8, 0..3_i64, value(), value(), 0..50_i64);
+    prop::collection::vec(reading, 1..120).prop_map(|readings| {
+        let mut time_us = 0;
+        let timed = readings.into_iter().map(|(device, step, number, text, delay)| {
+            time_us += step * 7;
+            ((device, time_us, number, text), delay)
+        });
+        timed.collect()
+    })
+}
+
+fn specs() -> impl Strategy<Value = LatestSpec> {
+    (any::<bool>(), any::<bool>(), prop::option::of(0..90_i64)).prop_map(|(at, change, age)| {
+        LatestSpec {
+            at: at.then(|| planned(&col("number").gt_eq(lit(3_i64)))),
+            on_change: change,
+            max_age_us: age,
+            ..spec(50)
+        }
+    })
+}
+
+fn epochs(readings: &[Reading], size: usize) -> Vec<Vec<Reading>> {
+    readings.chunks(size).map(<[Reading]>::to_vec).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Equal times are in the order of arrival: which of two values of a time holds depends on it.
+    #[test]
+    fn any_order_within_the_bound_gives_the_defined_rows(
+        mut sent in sent(), spec in specs(), size in 1..20_usize,
+    ) {
+        sent.sort_by_key(|(reading, delay)| reading.1 + delay);
+        let arrived: Vec<Reading> = sent.iter().map(|s| s.0).collect();
+        let emits = run(&spec, &epochs(&arrived, size), &[1]);
+        prop_assert_eq!(late_rows(&emits), 0);
+        prop_assert_eq!(all_rows(&emits), definition(&spec, &arrived));
+    }
+
+    /// Later than that, and again: what was told stays, what is late is counted.
+    #[test]
+    fn what_is_late_is_told_and_changes_nothing(
+        mut sent in sent(),
+        spec in specs(),
+        disorder in 0..40_i64,
+        again in prop::collection::vec((0..120_usize, 0..200_i64), 0..20),
+    ) {
+        // Each time once: of two readings of a time the second may come when its row is out.
+        let mut number = 0;
+        sent.iter_mut().for_each(|s| { s.0.1 = number * 3; number += 1; });
+        let mut arrived: Vec<(i64, Reading)> =
+            sent.iter().map(|(reading, delay)| (reading.1 + delay, *reading)).collect();
+        for (place, delay) in again {
+            let (at, reading) = arrived[place % sent.len()];
+            arrived.push((at + delay, reading));
+        }
+        arrived.sort_by_key(|a| a.0);
+        let arrived: Vec<Reading> = arrived.iter().map(|a| a.1).collect();
+        let spec = LatestSpec { disorder_us: disorder, ..spec };
+        let emits = run(&spec, &epochs(&arrived, 5), &[1]);
+        let (taken, late) = in_time(disorder, &arrived);
+        prop_assert_eq!(late_rows(&emits), late);
+        prop_assert_eq!(all_rows(&emits), definition(&spec, &taken));
+    }
+
+    /// With silence, too: ticks go on, keys are released and forgotten.
+    #[test]
+    fn workers_and_restarts_do_not_show(
+        mut sent in sent(), spec in specs(), idle in 1..300_i64, forget in 1..600_i64,
+    ) {
+        sent.sort_by_key(|(reading, delay)| reading.1 + 2 * delay);
+        let arrived: Vec<Reading> = sent.iter().map(|s| s.0).collect();
+        let spec = LatestSpec { idle_close_us: idle, forget_after_us: forget, ..spec };
+        let epochs = epochs(&arrived, 4);
+        let straight = run(&spec, &epochs, &[1]);
+        for workers in [&[2][..], &[3], &[1, 1, 1], &[1, 3], &[2, 1, 3, 2]] {
+            let other = run(&spec, &epochs, workers);
+            prop_assert_eq!(by_epoch(&other), by_epoch(&straight), "{:?}", workers);
+            prop_assert_eq!(late_rows(&other), late_rows(&straight), "{:?}", workers);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cuts_add_up_on_any_number_of_workers(sent in sent(), spec in specs()) {
+        let spec = LatestSpec { idle_close_us: 500, forget_after_us: 2_000, ..spec };
+        let spread = |i: usize, r: &Reading| (r.0 + 4 * (i % 9) as u8, r.1, r.2, r.3);
+        let arrived: Vec<Reading> = sent.iter().map(|s| s.0).collect();
+        let epochs: Vec<(i64, RecordBatch)> = epochs(&arrived, 6)
+            .iter()
+            .enumerate()
+            .map(|(i, part)| {
+                let part: Vec<Reading> = part.iter().map(|r| spread(i, r)).collect();
+                (i as i64 * 300, batch(&part))
+            })
+            .collect();
+        let make = || {
+            Box::new(LatestOperator::new(spec.clone()).unwrap()) as Box<dyn KeyedOperator>
+        };
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+    }
+}
+
+#[test]
+fn a_silent_key_is_told_by_the_tick_and_forgotten_later() {
+    let spec = LatestSpec { idle_close_us: 100, forget_after_us: 500, ..spec(50) };
+    let mut operator = LatestOperator::new(spec).unwrap();
+    let mut at = |time_us: i64, readings: &[Reading]| {
+        let mut emit = Emit::default();
+        let tick = Tick { epoch: time_us as u64 + 1, time_us };
+        operator.epoch(&batch(readings), tick, &mut emit).unwrap();
+        assert!(emit.late.is_empty());
+        (rows(&emit), operator.interner.len())
+    };
+    let row = |time_us, number| ("d1".to_owned(), time_us, number, Some("t9".to_owned()));
+    assert_eq!(at(0, &[(1, 10, None, Some(9))]), (vec![], 1));
+    assert_eq!(at(99, &[]), (vec![], 1));
+    assert_eq!(at(100, &[]), (vec![row(10, None)], 1));
+    assert_eq!(at(200, &[(1, 20, Some(1), None)]), (vec![], 1));
+    assert_eq!(at(300, &[]), (vec![row(20, Some(1))], 1));
+    assert_eq!(at(700, &[]), (vec![], 0));
+    // It is new: what was known is not, and an older time is as good as any.
+    assert_eq!(at(800, &[(1, 5, Some(2), None)]), (vec![], 1));
+    assert_eq!(at(900, &[]), (vec![("d1".to_owned(), 5, Some(2), None)], 1));
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_a_reject_and_says_nothing() {
+    let mut spec = spec(0);
+    spec.select[0].1 = planned(&(lit(10_i64) / col("number")));
+    let mut operator = LatestOperator::new(spec).unwrap();
+    let mut emit = Emit::default();
+    let readings = [(1, 1, Some(5), None), (1, 2, Some(0), Some(7)), (1, 3, None, Some(8))];
+    operator.epoch(&batch(&readings), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+    let expected =
+        [("d1".to_owned(), 1, Some(2), None), ("d1".to_owned(), 3, Some(2), Some("t8".to_owned()))];
+    assert_eq!(rows(&emit), expected);
+    let detail = emit.rejects[0]["detail"].as_string::<i32>().value(0).to_owned();
+    assert!(detail.starts_with("step `known`: `number`: "), "{detail}");
+}
+
+#[test]
+fn a_new_key_beyond_the_budget_is_a_reject() {
+    let spec = LatestSpec { limits: KeyLimits { keys_max: 1, ..KeyLimits::default() }, ..spec(0) };
+    let mut operator = LatestOperator::new(spec).unwrap();
+    let mut emit = Emit::default();
+    let devices = BTreeMap::from_iter((0..=255_u8).map(|d| (d, (d, 1, Some(1), None))));
+    let readings: Vec<Reading> = devices.into_values().collect();
+    operator.epoch(&batch(&readings), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+    let refused: usize = emit.rejects.iter().map(RecordBatch::num_rows).sum();
+    assert!(refused > 0 && rows(&emit).len() + refused == 256, "{refused}");
+}
+
+#[test]
+fn foreign_state_is_refused() {
+    let saved = LatestOperator::new(spec(0)).unwrap().save().unwrap();
+    let mut other = spec(0);
+    other.select.truncate(1);
+    let error = LatestOperator::new(other).unwrap().load(&saved).unwrap_err();
+    assert!(matches!(error, OperatorError::State(_)), "{error}");
+}
