@@ -134,6 +134,7 @@ fn disorder_us(pipeline: &PipelineSpec) -> Option<i64> {
         StepKind::Window(window) => Some(window.disorder_us),
         StepKind::Detect(detect) => Some(detect.disorder_us),
         StepKind::Latest(latest) => Some(latest.disorder_us),
+        StepKind::Absence(absence) => Some(absence.disorder_us),
         _ => None,
     };
     pipeline.steps.iter().filter_map(|s| of(&s.kind)).min()

@@ -97,6 +97,7 @@ fn inputs() -> Vec<TestInput> {
             payload: payload.into_bytes(),
             properties: Vec::new(),
             change: None,
+            event: None,
         }
     };
     (0..3_000).map(message).collect()

@@ -29,6 +29,9 @@ pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
 pub use save::FIXED as STATE_COLUMNS;
 
+/// Why an alert ended whose row was withdrawn: `reason` of `system.alerts`.
+pub const WITHDRAWN: &str = "withdrawn";
+
 /// A key that is normal and of which no row came for this long, in tick time, is put away: what is
 /// left of it makes the key as it was when it comes back, so no row changes by it; microseconds.
 const PUT_AWAY_AFTER_US: i64 = 3_600_000_000;
@@ -247,8 +250,13 @@ impl AlertRule {
         }
         match (told, state.now) {
             (Phase::Firing { .. }, Phase::Firing { .. }) => None,
-            (Phase::Firing { since_us }, _) => Some(Change { firing: false, since_us }),
-            (_, Phase::Firing { since_us }) => Some(Change { firing: true, since_us }),
+            (Phase::Firing { since_us }, _) => {
+                let reason = (again && row.withdrawn).then_some(WITHDRAWN);
+                Some(Change { firing: false, since_us, reason })
+            }
+            (_, Phase::Firing { since_us }) => {
+                Some(Change { firing: true, since_us, reason: None })
+            }
             _ => None,
         }
     }

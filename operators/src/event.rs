@@ -101,6 +101,12 @@ impl Gap {
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
         put(out, GAP, self, "", received_us, 0);
     }
+
+    /// The gap that message `i` tells of, if it does.
+    pub fn of(messages: &Messages, i: usize) -> Option<Self> {
+        let is = messages.index[i].event && messages.topic(i) == GAP;
+        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+    }
 }
 
 fn put(
@@ -141,8 +147,7 @@ pub fn event_rows(messages: &Messages) -> EventRows {
             let texts = [e.source, e.client_id, e.user, e.event, e.detail, e.address];
             sessions.push(meta.received_us, offset, texts);
             sessions.last.append_value(e.protocol);
-        } else if messages.topic(i) == GAP {
-            let gap: Gap = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
+        } else if let Some(gap) = Gap::of(messages, i) {
             gaps.push(meta.received_us, offset, [gap.source, gap.filter, gap.reason]);
             from.append_value(gap.from_us);
             to.append_value(gap.to_us);

@@ -127,7 +127,8 @@ impl StatelessStep {
             StepKind::Window(_)
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
-            | StepKind::Latest(_) => return None,
+            | StepKind::Latest(_)
+            | StepKind::Absence(_) => return None,
         }
         Some(Self { kind: kind.clone(), output })
     }
@@ -152,9 +153,8 @@ impl StatelessStep {
             StepKind::Window(_)
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
-            | StepKind::Latest(_) => {
-                unreachable!("refused by `new`")
-            }
+            | StepKind::Latest(_)
+            | StepKind::Absence(_) => unreachable!("refused by `new`"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! function of the messages and ticks that the journal recorded, which is why a replay equals the
 //! live run byte for byte.
 
+pub mod absence;
 pub mod aggregate;
 pub mod alert;
 pub mod batch;
@@ -23,10 +24,13 @@ pub(crate) mod late;
 pub mod latest;
 pub mod message;
 pub mod operator;
+pub mod outage;
 pub(crate) mod partial;
+pub(crate) mod picked;
 pub mod properties;
 pub mod registry;
 pub mod reject;
+pub(crate) mod saved;
 pub mod skew;
 pub mod slabs;
 pub mod snapshot;

@@ -1,6 +1,7 @@
 //! What a resolved pipeline asks of its operators. The `pipelines` crate makes these from a
 //! configuration; everything unclear has been resolved by then, so nothing here can be "invalid".
 
+mod absence;
 mod dedup;
 mod latest;
 mod limits;
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_physical_expr::PhysicalExpr;
 
+use crate::outage::OutageSpec;
 use crate::properties::Property;
 use crate::topic::TopicTemplate;
 
+pub use absence::{AbsenceSpec, Cadence};
 pub use dedup::DedupSpec;
 pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, KeyLimits, share_of};
@@ -335,6 +338,8 @@ pub enum StepKind {
     Enrich(EnrichSpec),
     /// Last-known values.
     Latest(LatestSpec),
+    /// Times without readings.
+    Absence(AbsenceSpec),
 }
 
 /// One step.
@@ -382,6 +387,8 @@ pub struct PipelineSpec {
     pub sql_name: String,
     /// Bytes to readings.
     pub decode: DecodeSpec,
+    /// How its source is watched, for steps that have to know when nothing could be heard.
+    pub outages: OutageSpec,
     /// Which readings are repetitions, if they are to be dropped. Its output is the edge
     /// `readings`, else what was decoded is.
     pub dedup: Option<DedupSpec>,
@@ -398,6 +405,11 @@ pub struct PipelineSpec {
 }
 
 impl PipelineSpec {
+    /// Whether a step has to know when nothing could be heard.
+    pub fn hears_outages(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.kind, StepKind::Absence(_)))
+    }
+
     /// Schema of the edge `readings`.
     pub fn readings_schema(&self) -> SchemaRef {
         self.dedup.as_ref().map_or_else(|| self.decode.schema(), DedupSpec::schema)

@@ -141,7 +141,7 @@ pub fn findings_schema() -> SchemaRef {
 }
 
 /// Schema of `system.alerts`: changes of alerts. `reason` says why an alert ended, if it was not by
-/// a row: `rule_changed`.
+/// the condition of a row: `rule_changed`; `withdrawn`: the row that it fired for was none.
 pub fn alerts_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),

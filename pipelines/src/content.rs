@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::fingerprint::{
     alert_condition, decode_text, dedup_text, exprs, registry_text, shown_text, state_text,
 };
-use crate::graph::{READINGS, registry_operator, skew_operator, versions_edge};
+use crate::graph::{READINGS, outage_operator, registry_operator, skew_operator, versions_edge};
 
 /// The content ids of a pipeline's stateful operators, by the names under which their state is
 /// saved (`cold-rooms/per_minute`).
@@ -51,12 +51,17 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
             StepKind::Window(_)
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
-            | StepKind::Latest(_) => {
+            | StepKind::Latest(_)
+            | StepKind::Absence(_) => {
                 ids.insert(format!("{}/{}", p.name, step.name), own);
             }
             StepKind::Filter(_) | StepKind::Project(_) => {}
         }
         edges.insert(step.name.clone(), id(own, &shown_text(&step.kind)));
+    }
+    if p.hears_outages() {
+        let own = format!("outages {:?}", p.outages);
+        ids.insert(outage_operator(&p.name), id(0, &own));
     }
     for (from, alert) in &p.alerts {
         let own = format!("alert {} {} {}", p.name, alert.name, alert_condition(alert));

@@ -96,6 +96,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Detect(_) => "detect",
         StepKind::Enrich(_) => "enrich",
         StepKind::Latest(_) => "latest",
+        StepKind::Absence(_) => "absence",
     }
 }
 

@@ -1,5 +1,6 @@
 //! A plan in words, for people who want to see what they wrote.
 
+mod absence;
 mod latest;
 mod registry;
 mod shape;
@@ -177,6 +178,7 @@ fn one_step(step: &StepSpec, out: &mut String) {
         StepKind::Detect(d) => detect(d, out),
         StepKind::Enrich(e) => registry::enrich(e, out),
         StepKind::Latest(l) => latest::latest(l, out),
+        StepKind::Absence(a) => absence::absence(a, out),
     }
     line(out, "columns", &columns(&step.output));
 }
@@ -190,6 +192,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Detect(_) => "unusual values",
         StepKind::Enrich(_) => "columns of a registry",
         StepKind::Latest(_) => "last-known values",
+        StepKind::Absence(_) => "absences of readings",
     }
 }
 

@@ -10,8 +10,8 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
-    AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, EnrichSpec, Expr, LatestSpec,
-    PipelineSpec, RegistrySpec, Shape, StepKind, WindowSpec,
+    AbsenceSpec, AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, EnrichSpec, Expr,
+    LatestSpec, PipelineSpec, RegistrySpec, Shape, StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -72,7 +72,8 @@ fn canonical(p: &PipelineSpec) -> String {
         let _ = writeln!(out, "step {} from {}: {text}", step.name, step.from);
         if let StepKind::Window(WindowSpec { limits, .. })
         | StepKind::Detect(DetectSpec { limits, .. })
-        | StepKind::Latest(LatestSpec { limits, .. }) = &step.kind
+        | StepKind::Latest(LatestSpec { limits, .. })
+        | StepKind::Absence(AbsenceSpec { limits, .. }) = &step.kind
         {
             let _ = writeln!(out, "{limits:?}");
         }
@@ -140,6 +141,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
         StepKind::Window(w) => window_text(w),
         StepKind::Enrich(e) => enrich_text(e),
         StepKind::Latest(l) => latest_text(l),
+        StepKind::Absence(a) => absence_text(a),
         StepKind::Detect(d) => {
             let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
@@ -168,10 +170,12 @@ pub(crate) fn shown_text(kind: &StepKind) -> String {
                 .collect();
             format!("{added:?} {:?}", e.missing)
         }
-        // The last row is part of its state.
-        StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) | StepKind::Latest(_) => {
-            String::new()
-        }
+        // The last row is part of the state of one, what was told of that of the other.
+        StepKind::Filter(_)
+        | StepKind::Project(_)
+        | StepKind::Route(_)
+        | StepKind::Latest(_)
+        | StepKind::Absence(_) => String::new(),
     }
 }
 
@@ -217,6 +221,22 @@ fn latest_text(l: &LatestSpec) -> String {
         l.disorder_us,
         l.idle_close_us,
         l.forget_after_us
+    )
+}
+
+fn absence_text(a: &AbsenceSpec) -> String {
+    // What is selected is kept as bytes, so it is part of the state.
+    format!(
+        "absence {:?} {} {:?} {} {} {} {} {} {}",
+        names(&a.input, &a.keys),
+        a.input.field(a.time).name(),
+        a.cadence,
+        a.missed,
+        exprs(&a.select),
+        a.disorder_us,
+        a.keep_us,
+        a.live,
+        a.forget_after_us
     )
 }
 

@@ -88,6 +88,19 @@ pub struct TestInput {
     pub properties: Vec<u8>,
     /// It is a change of a registry, whose topic and row it has.
     pub change: Option<TestChange>,
+    /// It is no message, but this happens.
+    pub event: Option<TestEvent>,
+}
+
+/// What happens in a test without a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TestEvent {
+    /// Time goes on.
+    Tick,
+    /// The source loses its connection.
+    SourceAway,
+    /// The source has its connection again.
+    SourceBack,
 }
 
 /// What a test does to a registry.

@@ -1,5 +1,6 @@
 //! The built binary from device to SQL: each file is one promise.
 
+mod absence;
 mod apply;
 mod check;
 mod delivery;

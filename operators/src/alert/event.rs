@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
-    new_null_array,
 };
-use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Float64Type, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
@@ -22,6 +21,8 @@ pub(super) struct Change {
     pub(super) firing: bool,
     /// Since when its condition was true.
     pub(super) since_us: i64,
+    /// Why it is resolved, if not because its condition says so.
+    pub(super) reason: Option<&'static str>,
 }
 
 enum Part {
@@ -142,7 +143,7 @@ pub(super) fn rows(
             text(&|row, _| summary.fill(rows, row)),
             text(&|row, _| row_json(rows, row)),
             Arc::new(BooleanArray::from(notify)),
-            new_null_array(&DataType::Utf8, changes.len()),
+            Arc::new(StringArray::from_iter(changes.iter().map(|(_, c)| c.reason))),
         ],
     )
 }

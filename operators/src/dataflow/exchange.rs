@@ -13,7 +13,8 @@ use crate::key::{owner, stable_hashes};
 
 /// Splits batches by the stable hash of their key columns. The order of rows is kept.
 pub struct ByKey {
-    keys: Vec<usize>,
+    /// `None`: everybody gets every row.
+    keys: Option<Vec<usize>>,
     hashes: Vec<u64>,
     rows_of: Vec<Vec<u32>>,
 }
@@ -21,6 +22,15 @@ pub struct ByKey {
 /// A parallelization contract that moves rows to the owners of the given key columns; no key
 /// columns at all moves every row to the first worker.
 pub fn by_key(keys: Vec<usize>) -> DistributorPact<Box<dyn FnOnce(usize) -> ByKey>> {
+    distributed(Some(keys))
+}
+
+/// A parallelization contract that copies every row to every worker.
+pub fn to_all() -> DistributorPact<Box<dyn FnOnce(usize) -> ByKey>> {
+    distributed(None)
+}
+
+fn distributed(keys: Option<Vec<usize>>) -> DistributorPact<Box<dyn FnOnce(usize) -> ByKey>> {
     DistributorPact(Box::new(move |peers| ByKey {
         keys,
         hashes: Vec::new(),
@@ -29,11 +39,11 @@ pub fn by_key(keys: Vec<usize>) -> DistributorPact<Box<dyn FnOnce(usize) -> ByKe
 }
 
 impl ByKey {
-    fn assign(&mut self, rows: &RecordBatch) {
+    fn assign(&mut self, keys: &[usize], rows: &RecordBatch) {
         for rows in &mut self.rows_of {
             rows.clear();
         }
-        let columns: Vec<ArrayRef> = self.keys.iter().map(|k| rows.column(*k).clone()).collect();
+        let columns: Vec<ArrayRef> = keys.iter().map(|k| rows.column(*k).clone()).collect();
         stable_hashes(&columns, rows.num_rows(), &mut self.hashes);
         let workers = self.rows_of.len();
         for (row, hash) in self.hashes.iter().enumerate() {
@@ -50,7 +60,14 @@ impl Distributor<Batch> for ByKey {
         pushers: &mut [P],
     ) {
         let batch = std::mem::take(container);
-        self.assign(&batch.rows);
+        let Some(keys) = self.keys.take() else {
+            for pusher in pushers {
+                Message::push_at(&mut batch.clone(), stamp.clone(), pusher);
+            }
+            return;
+        };
+        self.assign(&keys, &batch.rows);
+        self.keys = Some(keys);
         for (rows, pusher) in self.rows_of.iter().zip(pushers) {
             if rows.is_empty() {
                 continue;

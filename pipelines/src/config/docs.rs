@@ -110,7 +110,8 @@ fn system_tables(out: &mut String) {
         (
             "alerts",
             "Changes of alerts, `status` is `firing` or `resolved`; `notify` tells whether \
-             somebody was to be told.",
+             somebody was to be told, `reason` why it ended, if not by its condition: \
+             `rule_changed`, or `withdrawn` (the window or absence that it fired for was none).",
             system::alerts_schema(),
         ),
     ];

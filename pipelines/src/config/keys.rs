@@ -2,6 +2,7 @@
 //! the reference all derive from it: to add a key is to add a line here and to read it in
 //! `resolve`.
 
+mod absence;
 mod endpoint;
 mod file;
 mod http;
@@ -14,6 +15,7 @@ mod steps;
 mod window;
 
 use super::kinds::{Component, Key, Kind};
+use absence::ABSENCE;
 use endpoint::ENDPOINT;
 use file::FILE;
 use http::HTTP;
@@ -59,7 +61,7 @@ pub(crate) static PIPELINE: Component = Component {
         Key::new(
             "step",
             Kind::Variants(&[
-                &FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH, &LATEST,
+                &FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH, &LATEST, &ABSENCE,
             ]),
             "What is done with the rows, from edge to edge. Each step's name is the name of its \
              output edge; their order in the file does not matter.",
@@ -446,9 +448,18 @@ static TEST_INPUT: Component = Component {
     id: "test.input",
     heading: "[[test.input]]",
     tag: None,
-    doc: "One message, or `count` of them, one `every`. They are received in order of time.",
+    doc: "One message, or `count` of them, one `every`. They are received in order of time. Or \
+          what happens without a message: `event`.",
     keys: &[
-        Key::new("topic", Kind::Text, "Its topic.", "\"plant/a/d1/telemetry\"").required(),
+        Key::new("topic", Kind::Text, "Its topic.", "\"plant/a/d1/telemetry\""),
+        Key::new(
+            "event",
+            Kind::OneOf(&["tick", "source_away", "source_back"]),
+            "Instead of `topic` and `payload`. `tick`: nothing comes until then, but time goes on. \
+             The others, for a source of type `mqtt`: its connection to the broker is lost, or is \
+             there again.",
+            "\"tick\"",
+        ),
         Key::new("at", Kind::Instant, "When it is received.", "\"2026-01-01T00:00:00Z\"")
             .default("2026-01-01T00:00:00Z"),
         Key::new(
@@ -457,8 +468,7 @@ static TEST_INPUT: Component = Component {
             "Its payload. Replaced are `{ms}`, `{s}`, `{us}` and `{rfc3339}` by when it is \
              received, and `{i}` by its number, from 0.",
             "'{\"ts\": {ms}, \"temperature\": 9.5}'",
-        )
-        .required(),
+        ),
         Key::new(
             "properties",
             Kind::Properties,

@@ -21,6 +21,7 @@ const BROKER: &str = include_str!("../../tests-data/broker.toml");
 const FILE: &str = include_str!("../../tests-data/file.toml");
 const HTTP: &str = include_str!("../../tests-data/http.toml");
 const SPANS: &str = include_str!("../../tests-data/spans.toml");
+const PATTERNS: &str = include_str!("../../tests-data/patterns.toml");
 const REGISTRY: &str = include_str!("../../tests-data/registry.toml");
 const JOINS: &str = include_str!("../../tests-data/joins.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
@@ -194,12 +195,13 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let plan = good(&[PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS]);
+    let texts = [PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS, PATTERNS];
+    let plan = good(&texts);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
     let mut seen = BTreeSet::new();
     let public = ENDPOINT.replace("secret = \"${env", "key_file = \"${env");
-    for text in [PLANT, ENDPOINT, &public, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS] {
+    for text in texts.into_iter().chain([public.as_str()]) {
         used(&PIPELINE, &tree(text), &mut seen);
     }
     let mut all = Vec::new();

@@ -24,7 +24,9 @@ use timely::dataflow::Stream;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 
-pub(crate) use self::pipeline::{READINGS, registry_operator, skew_operator, versions_edge};
+pub(crate) use self::pipeline::{
+    READINGS, outage_operator, registry_operator, skew_operator, versions_edge,
+};
 pub use self::tables::{
     ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
 };

@@ -1,5 +1,6 @@
 //! The graph of one pipeline: decode, registries, steps, alerts, tables.
 
+mod outages;
 mod registry;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use timely::dataflow::Stream;
 use super::tables::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
 
+pub(crate) use self::outages::outage_operator;
 pub(crate) use self::registry::{registry_operator, versions_edge};
 
 /// Name of the operator that estimates the clocks of a pipeline.
@@ -54,6 +56,8 @@ struct Builder<'a, 'scope> {
     edges: BTreeMap<String, Edge<'scope>>,
     /// Changes of registries by their names.
     changes: BTreeMap<String, Edge<'scope>>,
+    /// The log of outages, if a step asks for it.
+    outages: Option<Stream<'scope, Epoch, Batch>>,
 }
 
 /// Builds one pipeline onto the messages of all sources.
@@ -65,8 +69,9 @@ pub(super) fn build<'scope>(
     sinks: &Sinks<'_>,
 ) -> Result<(), OperatorError> {
     let (edges, changes) = (BTreeMap::new(), BTreeMap::new());
-    let mut builder = Builder { index, pipeline, tables, sinks, edges, changes };
+    let mut builder = Builder { index, pipeline, tables, sinks, edges, changes, outages: None };
     builder.registries(&messages)?;
+    builder.outages(&messages)?;
     builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
@@ -74,6 +79,7 @@ pub(super) fn build<'scope>(
                 builder.keyed_step(step)?;
             }
             StepKind::Enrich(spec) => builder.enrich(step, spec)?,
+            StepKind::Absence(spec) => builder.absence(step, spec)?,
             _ => builder.stateless_step(step),
         }
     }

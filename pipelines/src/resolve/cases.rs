@@ -16,7 +16,7 @@ use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::section::Section;
 use crate::config::tree::{Entry, Node, Value};
 use crate::graph::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS};
-use crate::plan::{TestInput, TestSpec};
+use crate::plan::{TestEvent, TestInput, TestSpec};
 
 /// The columns of a table of every plan; `None` if there is no such table. `keys` holds the key
 /// columns, which tests can name as if they were columns.
@@ -85,6 +85,16 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
     let templates = source::templates(file);
     let mut inputs = Vec::new();
     for input in sections {
+        if input.entry("event").is_some() {
+            inputs.extend(event(file, &input, report));
+            continue;
+        }
+        for key in ["topic", "payload"] {
+            if input.entry(key).is_none() {
+                let hint = "write it, or an `event`".to_owned();
+                report.error(input.at, format!("`{key}` is missing"), hint);
+            }
+        }
         let topic = input.text("topic").unwrap_or_default();
         let mut captures = Vec::new();
         if !templates.iter().any(|(t, _)| t.matches(topic, &mut captures)) {
@@ -96,6 +106,35 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
     }
     inputs.sort_by_key(|i| i.at_us);
     inputs
+}
+
+/// What happens instead of a message.
+fn event(file: &Section<'_>, input: &Section<'_>, report: &mut Reporter<'_>) -> Option<TestInput> {
+    for key in ["topic", "payload", "properties", "every", "count"] {
+        if let Some(entry) = input.entry(key) {
+            let hint = "an event is no message, and happens once".to_owned();
+            report.error(entry.key_at, format!("`{key}` together with `event`"), hint);
+        }
+    }
+    let event = match input.text("event")? {
+        "tick" => TestEvent::Tick,
+        "source_away" => TestEvent::SourceAway,
+        _ => TestEvent::SourceBack,
+    };
+    let tag = file.section("source").and_then(|source| source.component.tag);
+    if event != TestEvent::Tick && tag != Some("mqtt") {
+        let hint = "a source of type `mqtt` has a connection that can be lost".to_owned();
+        report.error(input.at("event"), "this source cannot be away", hint);
+    }
+    let at = DateTime::parse_from_rfc3339(input.text("at")?).ok()?;
+    Some(TestInput {
+        topic: String::new(),
+        at_us: at.timestamp_micros(),
+        payload: Vec::new(),
+        properties: Vec::new(),
+        change: None,
+        event: Some(event),
+    })
 }
 
 fn expand(input: &Section<'_>, topic: &str, inputs: &mut Vec<TestInput>) {
@@ -125,6 +164,7 @@ fn expand(input: &Section<'_>, topic: &str, inputs: &mut Vec<TestInput>) {
             payload: payload.into_bytes(),
             properties: properties.clone(),
             change: None,
+            event: None,
         });
     }
 }

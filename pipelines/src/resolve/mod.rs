@@ -4,6 +4,7 @@
 //! best messages; then, if nothing is wrong, with only the columns that the plan uses, which gives
 //! the plan. Both go through the same code, so what was checked is what runs.
 
+mod absence;
 pub(crate) mod cases;
 mod dedup;
 pub(crate) mod edges;
@@ -20,6 +21,7 @@ mod usage;
 mod windows;
 
 use arrow::datatypes::{DataType, SchemaRef};
+use tidegate_operators::outage::{OutageSpec, STOPPED_AFTER_US};
 use tidegate_operators::spec::{DedupSpec, Expr, PipelineSpec};
 
 use crate::config::keys::PIPELINE;
@@ -137,6 +139,8 @@ fn pipeline(
     registry::add_edges(&registries, &mut edges);
     let mut resolved = steps::Steps::new(name, reading, limits::table(file), edges);
     resolved.registries.clone_from(&registries);
+    let tag = file.section("source").and_then(|source| source.component.tag);
+    resolved.live = tag != Some("file");
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);
@@ -157,6 +161,10 @@ fn pipeline(
         name: name.to_owned(),
         sql_name: sql_name(name),
         decode,
+        outages: OutageSpec {
+            stopped_after_us: (tag != Some("file")).then_some(STOPPED_AFTER_US),
+            own_sessions: tag == Some("mqtt"),
+        },
         dedup,
         skew,
         registries,

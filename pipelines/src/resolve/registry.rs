@@ -233,6 +233,7 @@ pub(super) fn test_inputs(
             payload: row.as_bytes().to_vec(),
             properties: Vec::new(),
             change: Some(TestChange { change, since_us }),
+            event: None,
         });
     }
     inputs

@@ -9,7 +9,7 @@ use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{latest, registry, sql, windows};
+use super::{absence, latest, registry, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -20,6 +20,8 @@ pub(crate) struct Steps<'t> {
     pub(super) reading: Section<'t>,
     pub(super) limits: Section<'t>,
     pub(super) registries: Vec<RegistrySpec>,
+    /// Readings come in when they are made: the source is not files.
+    pub(super) live: bool,
     edges: Edges,
     specs: Vec<StepSpec>,
 }
@@ -33,7 +35,7 @@ impl<'t> Steps<'t> {
         edges: Edges,
     ) -> Self {
         let (pipeline, registries) = (pipeline.to_owned(), Vec::new());
-        Self { pipeline, reading, limits, registries, edges, specs: Vec::new() }
+        Self { pipeline, reading, limits, registries, live: true, edges, specs: Vec::new() }
     }
 
     /// What was resolved.
@@ -91,6 +93,7 @@ impl<'t> Steps<'t> {
             Some("route") => route(step, &input, report),
             Some("window") => windows::window(self, step, &name, &input, report),
             Some("latest") => latest::latest(self, step, &name, &input, report),
+            Some("absence") => absence::absence(self, step, &name, &input, report),
             Some("enrich") => registry::enrich(self, step, &name, &input, report),
             _ => windows::detect(self, step, &name, &input, report),
         });

@@ -137,6 +137,10 @@ fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Need
                 needs.read_key(step, key);
             }
         }
+        Some("absence") => {
+            needs.read_map(step, "select");
+            needs.name_list(step, "by");
+        }
         Some("detect") => {
             needs.read_key(step, "on");
             needs.name_list(step, "by");

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use arrow::array::RecordBatch;
+use tidegate_operators::event::SessionEvent;
+use tidegate_operators::outage::OutageSpec;
 use tidegate_operators::registry::put;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, MessageMeta, MessagesBuilder, Tick};
 use tidegate_pipelines::graph::Target;
-use tidegate_pipelines::plan::{TestChange, TestInput};
+use tidegate_pipelines::plan::{TestChange, TestEvent, TestInput};
 
 use super::EVENTS_MAX;
 use super::feed::{FeedQueue, InFlight};
@@ -69,7 +71,7 @@ fn run_pipelines(
         let left = epochs.len() - done;
         let count = if is_last { left } else { left.min(*count) };
         let plan = WorkerPlan {
-            pipelines: pipelines.to_vec(),
+            pipelines: pipelines.iter().map(timeless).collect(),
             workers: *workers,
             first_epoch: done as Epoch + 1,
             state: state
@@ -125,6 +127,16 @@ fn run_part(
                 put(&mut builder, &input.topic, change, &input.payload, since_us, input.at_us);
                 continue;
             }
+            if let Some(event) = input.event {
+                let event = match event {
+                    TestEvent::Tick => continue,
+                    TestEvent::SourceAway => "lost",
+                    TestEvent::SourceBack => "connected",
+                };
+                let event = SessionEvent { event: event.to_owned(), ..SessionEvent::default() };
+                event.put(&mut builder, input.at_us, 0);
+                continue;
+            }
             let (topic, properties) = (input.topic.as_bytes(), &input.properties);
             builder.push_with(topic, &input.payload, b"test", properties, meta);
         }
@@ -140,6 +152,12 @@ fn run_part(
         rows.entry((pipeline, edge)).or_default().extend(batches);
     }
     Ok(state)
+}
+
+/// A test says what happens: that nothing happens for long is no outage.
+fn timeless(pipeline: &PipelineSpec) -> PipelineSpec {
+    let outages = OutageSpec { stopped_after_us: None, ..pipeline.outages };
+    PipelineSpec { outages, ..pipeline.clone() }
 }
 
 type RowsByEpoch = BTreeMap<(usize, String, Epoch), Vec<RecordBatch>>;

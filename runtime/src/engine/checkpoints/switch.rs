@@ -205,6 +205,7 @@ fn keys_of(pipelines: &[PipelineSpec], operator: &str) -> usize {
         Some(StepKind::Detect(detect)) => detect.keys.len(),
         Some(StepKind::Enrich(enrich)) => enrich.on.len(),
         Some(StepKind::Latest(latest)) => latest.keys.len(),
+        Some(StepKind::Absence(absence)) => absence.keys.len(),
         // Only steps can have another name and be the same.
         _ => 0,
     }

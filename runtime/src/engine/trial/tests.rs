@@ -65,6 +65,7 @@ fn inputs() -> Vec<TestInput> {
                 payload: format!(r#"{{"ts": {ms}, "v": {value}}}"#).into_bytes(),
                 properties: Vec::new(),
                 change: None,
+                event: None,
             }
         })
         .collect()

@@ -1,0 +1,268 @@
+//! What is known of one key, and how readings and silence change it.
+
+use std::collections::VecDeque;
+
+use super::Status;
+use super::cadence::{Expected, Gaps};
+use crate::outage::Outages;
+use crate::picked::Values;
+use crate::spec::AbsenceSpec;
+
+/// Absences of a key that can be corrected; beyond that the oldest is final.
+pub const ABSENCES_MAX: usize = 64;
+
+/// What is kept of a reading beside its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Arrived {
+    /// The tick of its epoch.
+    pub(super) tick_us: i64,
+    pub(super) values: Values,
+}
+
+/// A time without readings; microseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Absence {
+    /// Time of the last reading before it.
+    pub(super) start_us: i64,
+    /// Time of the first reading after it; the greatest time while it lasts.
+    pub(super) end_us: i64,
+    /// How long after its start it was certain.
+    pub(super) after_us: i64,
+    pub(super) expected: Expected,
+    /// An outage explains it.
+    pub(super) inhibited: bool,
+    /// Revision of the last row that said something of it; -1 before the first.
+    pub(super) revision: i64,
+    /// Of the last reading before it.
+    pub(super) values: Values,
+}
+
+impl Absence {
+    fn lasts(&self) -> bool {
+        self.end_us == i64::MAX
+    }
+}
+
+/// A row to be.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) id: u32,
+    pub(super) status: Status,
+    /// As of then.
+    pub(super) absence: Absence,
+}
+
+/// The state of a key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyState {
+    /// The newest reading by event time.
+    pub(super) last: Option<(i64, Arrived)>,
+    pub(super) gaps: Gaps,
+    /// Those that can be corrected, by their starts; only the last one can last.
+    pub(super) absences: VecDeque<Absence>,
+    /// Earliest tick time at which the key is on the list of those to look at.
+    pub(super) wake_us: Option<i64>,
+}
+
+/// What the changes of all keys need, and what they have to tell.
+pub(super) struct Judge<'a> {
+    pub(super) spec: &'a AbsenceSpec,
+    pub(super) outages: &'a Outages,
+    pub(super) told: &'a mut Vec<Told>,
+}
+
+/// Whether a silence counts.
+struct Verdict {
+    inhibited: bool,
+    /// How long after the last reading it was certain.
+    after_us: i64,
+}
+
+impl Judge<'_> {
+    fn tell(&mut self, id: u32, status: Status, absence: &mut Absence) {
+        absence.revision += 1;
+        self.told.push(Told { id, status, absence: absence.clone() });
+    }
+
+    fn tell_lasting(&mut self, id: u32, absence: &mut Absence) {
+        let status = if absence.inhibited { Status::Inhibited } else { Status::Silent };
+        self.tell(id, status, absence);
+    }
+
+    /// What a silence between two ticks is worth: it counts once the key was silent for longer than
+    /// the limit with nothing to explain it.
+    fn verdict(&self, from_us: i64, to_us: i64, limit_us: i64) -> Verdict {
+        match self.outages.quiet(from_us, to_us, limit_us) {
+            Some(begin_us) => {
+                let after_us = (begin_us - from_us).saturating_add(limit_us);
+                Verdict { inhibited: false, after_us }
+            }
+            None => Verdict { inhibited: self.outages.overlap(from_us, to_us), after_us: limit_us },
+        }
+    }
+
+    /// A reading that is not older than the newest one.
+    pub(super) fn in_order(&mut self, id: u32, key: &mut KeyState, time_us: i64, new: Arrived) {
+        let Some((last_us, last)) = key.last.take() else {
+            key.last = Some((time_us, new));
+            return;
+        };
+        if last_us == time_us {
+            // The earlier one by arrival speaks for both, whatever they carry.
+            key.last = Some((last_us, last));
+            return;
+        }
+        let gap_us = time_us.saturating_sub(last_us);
+        let open = key.absences.back_mut().filter(|a| a.lasts());
+        let expected = match &open {
+            Some(absence) => Some(absence.expected),
+            None => key.gaps.expected(self.spec),
+        };
+        let mut learn = true;
+        match (expected.filter(|e| gap_us > e.limit_us), open) {
+            (Some(expected), open) => {
+                let verdict = self.verdict(last.tick_us, new.tick_us, expected.limit_us);
+                let mut absence = match open {
+                    Some(_) => key.absences.pop_back(),
+                    None => None,
+                }
+                .unwrap_or_else(|| began(last_us, &last, expected));
+                self.certain(id, &mut absence, &verdict);
+                learn = !absence.inhibited;
+                absence.end_us = time_us;
+                self.tell(id, Status::Back, &mut absence);
+                key.absences.push_back(absence);
+            }
+            (None, Some(_)) => {
+                // What was silence was a reading on its way.
+                if let Some(mut absence) = key.absences.pop_back() {
+                    // It was taken for one until now, by the key's clock.
+                    let silent_us = new.tick_us.saturating_sub(last.tick_us);
+                    absence.after_us = absence.after_us.max(silent_us);
+                    self.tell(id, Status::Withdrawn, &mut absence);
+                }
+            }
+            (None, None) => {}
+        }
+        if learn {
+            key.gaps.learn(self.spec, gap_us);
+        }
+        key.last = Some((time_us, new));
+        key.forget_before(time_us.saturating_sub(self.spec.keep_us));
+    }
+
+    /// Tells an absence that was not told, or that an outage does not explain any more.
+    fn certain(&mut self, id: u32, absence: &mut Absence, verdict: &Verdict) {
+        if absence.revision < 0 || (absence.inhibited && !verdict.inhibited) {
+            absence.inhibited = verdict.inhibited;
+            absence.after_us = verdict.after_us;
+            self.tell_lasting(id, absence);
+        }
+    }
+
+    /// A reading older than the newest one: an absence that it falls into is cut, or was none.
+    pub(super) fn late(&mut self, id: u32, key: &mut KeyState, time_us: i64, new: Arrived) {
+        let within = |a: &Absence| a.start_us < time_us && time_us < a.end_us;
+        let Some(at) = key.absences.iter().position(|a| within(a) && !a.lasts()) else { return };
+        let Some(mut first) = key.absences.remove(at) else { return };
+        let limit_us = first.expected.limit_us;
+        let mut rest = began(time_us, &new, first.expected);
+        rest.inhibited = first.inhibited;
+        let end_us = std::mem::replace(&mut first.end_us, time_us);
+        let mut left = Vec::new();
+        if time_us - first.start_us > limit_us {
+            self.tell(id, Status::Back, &mut first);
+            left.push(first);
+        } else {
+            self.tell(id, Status::Withdrawn, &mut first);
+        }
+        if end_us - time_us > limit_us {
+            self.tell_lasting(id, &mut rest);
+            rest.end_us = end_us;
+            self.tell(id, Status::Back, &mut rest);
+            left.push(rest);
+        }
+        for (i, absence) in left.into_iter().enumerate() {
+            key.absences.insert(at + i, absence);
+        }
+        key.bound();
+    }
+
+    /// Looks at a key of which nothing waits.
+    pub(super) fn look(&mut self, id: u32, key: &mut KeyState, now_us: i64) {
+        let Some((last_us, last)) = &key.last else { return };
+        let seen_us = last.tick_us;
+        let open = key.absences.back().filter(|a| a.lasts());
+        let expected = match open {
+            Some(absence) => Some(absence.expected),
+            None => key.gaps.expected(self.spec),
+        };
+        let silent_us = now_us.saturating_sub(seen_us);
+        let Some(expected) = expected.filter(|e| silent_us > e.limit_us) else { return };
+        let mut absence = match open {
+            Some(_) => key.absences.pop_back(),
+            None => None,
+        }
+        .unwrap_or_else(|| began(*last_us, last, expected));
+        let verdict = self.verdict(seen_us, now_us, expected.limit_us);
+        self.certain(id, &mut absence, &verdict);
+        key.absences.push_back(absence);
+        key.bound();
+    }
+
+    /// The key is taken for gone.
+    pub(super) fn forgotten(&mut self, id: u32, key: &mut KeyState) {
+        if let Some(mut absence) = key.absences.pop_back().filter(Absence::lasts) {
+            absence.end_us = absence.start_us.saturating_add(self.spec.forget_after_us);
+            self.tell(id, Status::Forgotten, &mut absence);
+        }
+    }
+}
+
+fn began(start_us: i64, last: &Arrived, expected: Expected) -> Absence {
+    Absence {
+        start_us,
+        end_us: i64::MAX,
+        after_us: expected.limit_us,
+        expected,
+        inhibited: false,
+        revision: -1,
+        values: last.values.clone(),
+    }
+}
+
+impl KeyState {
+    /// At which tick time to look at the key next, if no newer reading comes; `None`: only when the
+    /// outages have changed, or never.
+    pub(super) fn look_us(&self, spec: &AbsenceSpec, outages: &Outages) -> Option<i64> {
+        let seen_us = self.last.as_ref()?.1.tick_us;
+        let Some(open) = self.absences.back().filter(|a| a.lasts()) else {
+            let limit_us = self.gaps.expected(spec)?.limit_us;
+            return Some(seen_us.saturating_add(limit_us).saturating_add(1));
+        };
+        if !open.inhibited {
+            return None;
+        }
+        let since_us = outages.over_us()?.max(seen_us);
+        Some(since_us.saturating_add(open.expected.limit_us).saturating_add(1))
+    }
+
+    /// Whether an absence lasts that an outage explains.
+    pub(super) fn waits_for_source(&self) -> bool {
+        self.absences.back().is_some_and(|a| a.lasts() && a.inhibited)
+    }
+
+    /// What ended before cannot be corrected any more.
+    fn forget_before(&mut self, us: i64) {
+        while self.absences.front().is_some_and(|a| a.end_us < us) {
+            self.absences.pop_front();
+        }
+        self.bound();
+    }
+
+    fn bound(&mut self) {
+        while self.absences.len() > ABSENCES_MAX {
+            self.absences.pop_front();
+        }
+    }
+}

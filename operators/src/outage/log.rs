@@ -1,0 +1,163 @@
+//! The operator that keeps the log of outages of one pipeline.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+
+use super::{AWAY, BACK, Changes, Outage, OutageKind, OutageSpec, changes_schema, outages_schema};
+use crate::batch::Tick;
+use crate::key::key_group;
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
+
+/// Outages that are remembered; beyond that the oldest is forgotten. One a minute, it is four
+/// hours; what reads them looks at what happened lately.
+pub const OUTAGES_MAX: usize = 256;
+
+/// The log. It has no keys, so it is on one worker.
+pub struct OutageLog {
+    spec: OutageSpec,
+    /// Whether this is the worker that keeps it: all workers have ticks.
+    is_here: bool,
+    /// Time of the last tick.
+    tick_us: Option<i64>,
+    /// Sessions that are away.
+    away: BTreeSet<String>,
+    /// By their beginnings; at most one lasts.
+    outages: Vec<Outage>,
+    /// Whether its readers have it as it is.
+    told: bool,
+}
+
+impl OutageLog {
+    /// An empty log. `is_here`: this worker owns what has no key.
+    pub fn new(spec: OutageSpec, is_here: bool) -> Self {
+        let (away, outages) = (BTreeSet::new(), Vec::new());
+        Self { spec, is_here, tick_us: None, away, outages, told: true }
+    }
+
+    fn add(&mut self, outage: Outage) {
+        let at = self.outages.partition_point(|o| *o <= outage);
+        self.outages.insert(at, outage);
+        if self.outages.len() > OUTAGES_MAX {
+            // Not one that lasts: its end is still to come.
+            let oldest = self.outages.iter().position(|o| o.to_us != i64::MAX);
+            self.outages.remove(oldest.unwrap_or_default());
+        }
+        self.told = false;
+    }
+
+    fn change(&mut self, what: &str, client: &str, (from_us, to_us): (i64, i64)) {
+        match what {
+            AWAY => {
+                if self.away.is_empty() {
+                    self.add(Outage { from_us, to_us: i64::MAX, kind: OutageKind::Away });
+                }
+                self.away.insert(client.to_owned());
+            }
+            BACK => {
+                if self.away.remove(client) && self.away.is_empty() {
+                    let lasts = self.outages.iter().position(|o| o.to_us == i64::MAX);
+                    if let Some(at) = lasts {
+                        let outage = self.outages.remove(at);
+                        self.add(Outage { to_us: from_us.max(outage.from_us), ..outage });
+                    }
+                }
+            }
+            _ => self.add(Outage { from_us, to_us, kind: OutageKind::Gap }),
+        }
+    }
+
+    fn rows(&self) -> RecordBatch {
+        let number = |f: &dyn Fn(&Outage) -> i64| {
+            Arc::new(Int64Array::from_iter_values(self.outages.iter().map(f)))
+        };
+        let kinds = self.outages.iter().map(|o| o.kind.name());
+        let kinds = Arc::new(StringArray::from_iter_values(kinds));
+        let columns = vec![number(&|o| o.from_us) as _, number(&|o| o.to_us) as _, kinds as _];
+        RecordBatch::try_new(outages_schema(), columns).expect("columns follow the schema")
+    }
+}
+
+/// In saved state: the last tick; what is away; else an outage of this kind.
+const TICK: &str = "tick";
+const SESSION: &str = "session";
+
+impl KeyedOperator for OutageLog {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        if !self.is_here {
+            return Ok(());
+        }
+        let last_us = self.tick_us.replace(tick.time_us);
+        if let Some((after_us, from_us)) = self.spec.stopped_after_us.zip(last_us)
+            && tick.time_us.saturating_sub(from_us) > after_us
+        {
+            self.add(Outage { from_us, to_us: tick.time_us, kind: OutageKind::Stopped });
+        }
+        let (what, clients) =
+            (rows.column(0).as_string::<i32>(), rows.column(1).as_string::<i32>());
+        let [from, to] = [2, 3].map(|c| rows.column(c).as_primitive::<Int64Type>());
+        for row in 0..rows.num_rows() {
+            let times = (from.value(row), to.value(row));
+            self.change(what.value(row), clients.value(row), times);
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            emit.rows.push(self.rows());
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    /// A row for the tick, for each session that is away, and for each outage.
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let group = key_group(0);
+        let mut changed = GroupSet::default();
+        changed.insert(group);
+        let mut state = Changes::default();
+        if let Some(tick_us) = self.tick_us {
+            state.push(TICK, "", (tick_us, tick_us));
+        }
+        self.away.iter().for_each(|client| state.push(SESSION, client, (0, 0)));
+        for outage in &self.outages {
+            state.push(outage.kind.name(), "", (outage.from_us, outage.to_us));
+        }
+        Snapshot::new(if whole { GroupSet::ALL } else { changed }, move |groups| {
+            let rows =
+                if groups.contains(group) { state.finish() } else { Changes::default().finish() };
+            let of_rows = std::iter::repeat_n(group, rows.num_rows());
+            Ok(SavedRows { groups: counts(groups, of_rows), rows })
+        })
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        if state.schema().fields() != changes_schema().fields() {
+            return Err(OperatorError::State("this is not a log of outages".into()));
+        }
+        let (what, clients) =
+            (state.column(0).as_string::<i32>(), state.column(1).as_string::<i32>());
+        let [from, to] = [2, 3].map(|c| state.column(c).as_primitive::<Int64Type>());
+        for row in 0..state.num_rows() {
+            let (from_us, to_us) = (from.value(row), to.value(row));
+            match (what.value(row), OutageKind::of(what.value(row))) {
+                (TICK, _) => self.tick_us = Some(from_us),
+                (SESSION, _) => drop(self.away.insert(clients.value(row).to_owned())),
+                (_, Some(kind)) => self.add(Outage { from_us, to_us, kind }),
+                (other, None) => {
+                    let text = format!("an outage cannot be of kind {other}");
+                    return Err(OperatorError::State(text));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! Times in which nothing could be heard: a source was away, messages may have been lost, or
+//! Tidegate itself did not run.
+//!
+//! All of it is in the journal: events of a source's own sessions, gaps that a source noticed, and
+//! ticks that are far apart. One operator per pipeline, on one worker, keeps the [log](OutageLog);
+//! whenever the log changes, and in the first epoch after a start, it goes as a whole to whoever
+//! asks for it, on all workers ([`crate::dataflow::to_all`]). So a reader of the log keeps nothing
+//! of it in its own state: at every epoch it has what the log was at the end of that epoch.
+
+mod log;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Builder, RecordBatch, StringBuilder};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+
+use crate::event::{Gap, SessionEvent};
+use crate::message::Messages;
+
+pub use self::log::{OUTAGES_MAX, OutageLog};
+
+/// Ticks of a running process further apart than this mean that it did not run, or stood still: an
+/// idle journal has a tick each second. Microseconds.
+pub const STOPPED_AFTER_US: i64 = 5_000_000;
+
+/// How a pipeline's source, and time itself, are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutageSpec {
+    /// Ticks further apart than this mean that Tidegate did not run, microseconds; `None`: they
+    /// mean nothing, because the source is files or a test.
+    pub stopped_after_us: Option<i64>,
+    /// The events of the source are about its own sessions with a broker, not about devices.
+    pub own_sessions: bool,
+}
+
+/// Why nothing could be heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutageKind {
+    /// A session of the source with its broker was lost, or could not be made.
+    Away,
+    /// Messages may have been lost before they reached us: a row of `system.gaps`.
+    Gap,
+    /// Tidegate did not run, or stood still.
+    Stopped,
+}
+
+impl OutageKind {
+    const ALL: [Self; 3] = [Self::Away, Self::Gap, Self::Stopped];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Gap => "gap",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// An outage. All times are those of the journal, microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Outage {
+    /// When it began.
+    pub from_us: i64,
+    /// When it was over; the greatest time while it lasts.
+    pub to_us: i64,
+    /// Why.
+    pub kind: OutageKind,
+}
+
+/// Schema of the log as its readers get it.
+pub fn outages_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("from_us", DataType::Int64, false),
+        Field::new("to_us", DataType::Int64, false),
+        Field::new("kind", DataType::Utf8, false),
+    ]))
+}
+
+/// The log as a reader has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outages(Vec<Outage>);
+
+impl Outages {
+    /// Takes the rows of an epoch of an edge of [`outages_schema`]: if there are any, they are the
+    /// whole log.
+    pub fn take(&mut self, rows: &RecordBatch) {
+        if rows.num_rows() == 0 {
+            return;
+        }
+        let (from, to) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1));
+        let (to, kinds) = (to.as_primitive::<Int64Type>(), rows.column(2).as_string::<i32>());
+        let outage = |row| {
+            let kind = OutageKind::of(kinds.value(row))?;
+            Some(Outage { from_us: from.value(row), to_us: to.value(row), kind })
+        };
+        self.0 = (0..rows.num_rows()).filter_map(outage).collect();
+    }
+
+    /// Whether one of them touches the time between two ticks. What came in with the tick that ends
+    /// an outage may have come before it: of what a killed process had not sealed, nobody knows.
+    pub fn overlap(&self, from_us: i64, to_us: i64) -> bool {
+        self.0.iter().any(|o| o.from_us < to_us && from_us <= o.to_us)
+    }
+
+    /// The begin of the first stretch between two ticks that is longer than `least_us` and that no
+    /// outage touches.
+    pub fn quiet(&self, from_us: i64, to_us: i64, least_us: i64) -> Option<i64> {
+        let mut begin_us = from_us;
+        for outage in self.0.iter().filter(|o| o.to_us > from_us) {
+            if outage.from_us.min(to_us).saturating_sub(begin_us) > least_us {
+                return Some(begin_us);
+            }
+            begin_us = begin_us.max(outage.to_us);
+        }
+        (to_us.saturating_sub(begin_us) > least_us).then_some(begin_us)
+    }
+
+    /// When the last one was over (the least time if there was none); `None` while one lasts.
+    pub fn over_us(&self) -> Option<i64> {
+        let last_us = self.0.iter().map(|o| o.to_us).max().unwrap_or(i64::MIN);
+        (last_us != i64::MAX).then_some(last_us)
+    }
+
+    /// The outages, by their beginnings.
+    pub fn iter(&self) -> impl Iterator<Item = &Outage> {
+        self.0.iter()
+    }
+}
+
+/// Changes in the order of the journal, or a saved log.
+#[derive(Default)]
+struct Changes {
+    what: StringBuilder,
+    client: StringBuilder,
+    from: Int64Builder,
+    to: Int64Builder,
+}
+
+/// A session is away since `from_us`.
+const AWAY: &str = "away";
+/// A session is back at `from_us`.
+const BACK: &str = "back";
+/// Messages may have been lost.
+const GAP: &str = "gap";
+
+/// Schema of the input of [`OutageLog`].
+pub fn changes_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("what", DataType::Utf8, false),
+        Field::new("client", DataType::Utf8, false),
+        Field::new("from_us", DataType::Int64, false),
+        Field::new("to_us", DataType::Int64, false),
+    ]))
+}
+
+impl Changes {
+    fn push(&mut self, what: &str, client: &str, (from_us, to_us): (i64, i64)) {
+        self.what.append_value(what);
+        self.client.append_value(client);
+        self.from.append_value(from_us);
+        self.to.append_value(to_us);
+    }
+
+    fn finish(mut self) -> RecordBatch {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.what.finish()),
+            Arc::new(self.client.finish()),
+            Arc::new(self.from.finish()),
+            Arc::new(self.to.finish()),
+        ];
+        RecordBatch::try_new(changes_schema(), columns).expect("columns follow the schema")
+    }
+}
+
+/// What messages of the source that `spec` is about say of outages: rows for [`OutageLog`].
+pub fn outage_changes(spec: OutageSpec, messages: &Messages) -> RecordBatch {
+    let mut changes = Changes::default();
+    for (i, meta) in messages.index.iter().enumerate().filter(|(_, m)| m.event) {
+        let at_us = meta.received_us;
+        if let Some(gap) = Gap::of(messages, i) {
+            changes.push(GAP, "", (gap.from_us, gap.to_us));
+        } else if spec.own_sessions
+            && let Some(event) = SessionEvent::of(messages, i)
+        {
+            match event.event.as_str() {
+                "lost" | "refused" | "disconnected" => {
+                    changes.push(AWAY, &event.client_id, (at_us, at_us));
+                }
+                "connected" | "subscribed" => {
+                    changes.push(BACK, &event.client_id, (at_us, at_us));
+                }
+                _ => {}
+            }
+        }
+    }
+    changes.finish()
+}
+
+#[cfg(test)]
+mod tests;

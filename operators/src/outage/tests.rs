@@ -1,0 +1,119 @@
+//! The log of outages: what is in it, how long, and that a restart changes nothing.
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::batch::Tick;
+use crate::message::{MessageMeta, MessagesBuilder};
+use crate::operator::{Emit, KeyedOperator};
+
+const SPEC: OutageSpec = OutageSpec { stopped_after_us: Some(5), own_sessions: true };
+
+fn event(client: &str, event: &str) -> SessionEvent {
+    SessionEvent { client_id: client.into(), event: event.into(), ..SessionEvent::default() }
+}
+
+fn rows(spec: OutageSpec, events: &[(i64, &str, &str)]) -> RecordBatch {
+    let mut out = MessagesBuilder::default();
+    out.push(b"t/a", b"{}", b"dev", MessageMeta::default());
+    for (at_us, client, what) in events {
+        match *what {
+            "gap" => {
+                Gap { from_us: at_us - 3, to_us: *at_us, ..Gap::default() }.put(&mut out, *at_us)
+            }
+            what => event(client, what).put(&mut out, *at_us, 0),
+        }
+    }
+    outage_changes(spec, &out.finish(0, 0))
+}
+
+/// What a reader has after an epoch; `None`: it was told nothing.
+fn epoch(log: &mut OutageLog, time_us: i64, rows: &RecordBatch) -> Option<Outages> {
+    let mut emit = Emit::default();
+    log.epoch(rows, Tick { epoch: 1, time_us }, &mut emit).unwrap();
+    let mut outages = Outages::default();
+    emit.rows.iter().for_each(|rows| outages.take(rows));
+    (!emit.rows.is_empty()).then_some(outages)
+}
+
+fn listed(outages: &Outages) -> Vec<(i64, i64, OutageKind)> {
+    outages.iter().map(|o| (o.from_us, o.to_us, o.kind)).collect()
+}
+
+#[test]
+fn a_source_is_away_while_any_of_its_sessions_is() {
+    use OutageKind::{Away, Gap, Stopped};
+    let mut log = OutageLog::new(SPEC, true);
+    let mut told = |at_us: i64, events: &[(i64, &str, &str)]| {
+        epoch(&mut log, at_us, &rows(SPEC, events)).map(|o| listed(&o))
+    };
+    assert_eq!(told(100, &[(99, "c1", "connected"), (99, "c2", "connected")]), None);
+    let lasts = (102, i64::MAX, Away);
+    assert_eq!(told(103, &[(102, "c1", "lost"), (103, "c1", "refused")]), Some(vec![lasts]));
+    assert_eq!(told(105, &[(104, "c2", "lost"), (105, "c1", "connected")]), None);
+    let over = (102, 107, Away);
+    assert_eq!(told(107, &[(107, "c2", "connected")]), Some(vec![over]));
+    assert_eq!(told(112, &[]), None, "five later is in time");
+    assert_eq!(told(118, &[]), Some(vec![over, (112, 118, Stopped)]));
+    let gap = (115, 118, Gap);
+    assert_eq!(told(119, &[(118, "", "gap")]), Some(vec![over, (112, 118, Stopped), gap]));
+}
+
+#[test]
+fn sessions_of_devices_and_ticks_of_files_mean_nothing() {
+    let spec = OutageSpec::default();
+    let mut log = OutageLog::new(spec, true);
+    assert_eq!(epoch(&mut log, 1, &rows(spec, &[(1, "dev", "lost")])), None);
+    assert_eq!(epoch(&mut log, i64::MAX, &rows(spec, &[])), None);
+}
+
+#[test]
+fn only_the_worker_that_keeps_it_speaks() {
+    let mut log = OutageLog::new(SPEC, false);
+    let nothing = rows(SPEC, &[]);
+    assert_eq!([1, 100, 1000].map(|at_us| epoch(&mut log, at_us, &nothing)), [None, None, None]);
+}
+
+#[test]
+fn what_is_remembered_is_bounded_and_what_lasts_stays() {
+    let mut log = OutageLog::new(SPEC, true);
+    epoch(&mut log, 0, &rows(SPEC, &[(0, "c1", "lost")]));
+    let mut last = None;
+    for turn in 1..1000 {
+        last = epoch(&mut log, turn, &rows(SPEC, &[(turn, "", "gap")])).or(last);
+    }
+    let last = listed(&last.unwrap());
+    assert_eq!(last.len(), OUTAGES_MAX);
+    assert_eq!(last[0], (0, i64::MAX, OutageKind::Away));
+    assert_eq!(last.last().unwrap().1, 999);
+}
+
+proptest! {
+    /// Started again anywhere, a log goes on as if it had not been: its readers are told all of it
+    /// once more, and from then on the same.
+    #[test]
+    fn a_restart_changes_nothing(
+        turns in prop::collection::vec((1i64..9, 0usize..3, 0usize..5), 1..40),
+        restart in 0usize..40,
+    ) {
+        let clients = ["c1", "c2", "c3"];
+        let whats = ["lost", "connected", "gap", "limited", "disconnected"];
+        let (mut straight, mut other) = (OutageLog::new(SPEC, true), OutageLog::new(SPEC, true));
+        let (mut at_us, mut one, mut two) = (0, Outages::default(), Outages::default());
+        for (turn, (pause_us, client, what)) in turns.into_iter().enumerate() {
+            at_us += pause_us;
+            if turn == restart {
+                let saved = other.save().unwrap();
+                other = OutageLog::new(SPEC, true);
+                other.load(&saved).unwrap();
+                prop_assert_eq!(other.save().unwrap(), saved);
+                two = Outages::default();
+            }
+            let rows = rows(SPEC, &[(at_us, clients[client], whats[what])]);
+            one = epoch(&mut straight, at_us, &rows).unwrap_or(one);
+            two = epoch(&mut other, at_us, &rows).unwrap_or(two);
+            prop_assert_eq!(&one, &two);
+        }
+    }
+}

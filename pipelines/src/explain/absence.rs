@@ -1,0 +1,51 @@
+//! Absences in words.
+
+use tidegate_operators::absence::{ABSENCES_MAX, GAPS_LEARNT, GAPS_LEAST};
+use tidegate_operators::spec::{AbsenceSpec, Cadence};
+
+use super::{key_names, line};
+use crate::config::units::show_duration;
+
+/// What an absence is, and when it is told.
+pub(super) fn absence(a: &AbsenceSpec, out: &mut String) {
+    let missed = a.missed;
+    let (what, limit, learnt) = match a.cadence {
+        Cadence::Every(us) => {
+            let limit = show_duration(us.saturating_mul(missed));
+            let every = show_duration(us);
+            (format!("{missed} readings in a row are missing, {every} apart"), limit, String::new())
+        }
+        Cadence::Learnt { least_us } => {
+            let least = show_duration(least_us);
+            let what = format!(
+                "{missed} readings in a row are missing; how far apart they are is learnt: nine of \
+                 ten of the last {GAPS_LEARNT} gaps of the key are not longer, at least {least}; \
+                 known after {GAPS_LEAST}"
+            );
+            (what, "as long".to_owned(), format!(", {GAPS_LEARNT} gaps"))
+        }
+    };
+    line(out, "absent", &what);
+    line(out, "key", &key_names(&a.input, &a.keys));
+    let disorder = show_duration(a.disorder_us);
+    let told = match a.live {
+        true => format!(
+            "when no newer reading came for {limit}, without a message; its end {disorder} after \
+             the next reading"
+        ),
+        false => format!("when a reading is more than {limit} after the one before it"),
+    };
+    line(out, "told", &told);
+    if a.live {
+        let text = "while the source is away or Tidegate did not run; then everybody has the whole \
+                    time anew";
+        line(out, "inhibit", text);
+    }
+    let keep = show_duration(a.keep_us);
+    line(out, "late", &format!("corrects absences of the last {keep}; after that system.late"));
+    line(
+        out,
+        "state",
+        &format!("per key at most {ABSENCES_MAX} absences{learnt}, and the readings of {disorder}"),
+    );
+}

@@ -1,0 +1,80 @@
+//! The log of outages in the graph of a pipeline, kept on one worker and told to all; and the steps
+//! that read it.
+
+use tidegate_operators::absence::AbsenceOperator;
+use tidegate_operators::dataflow::container::MessageRuns;
+use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join, split, to_all};
+use tidegate_operators::key::owner;
+use tidegate_operators::outage::{OutageLog, changes_schema, outage_changes, outages_schema};
+use tidegate_operators::spec::{AbsenceSpec, StepSpec};
+use tidegate_operators::{Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
+use timely::dataflow::Stream;
+
+use super::{Builder, Edge, sortable_columns};
+
+/// Under what name the log of a pipeline is saved.
+pub(crate) fn outage_operator(pipeline: &str) -> String {
+    format!("{pipeline}/outages")
+}
+
+impl<'scope> Builder<'_, 'scope> {
+    /// The log, if a step asks for it.
+    pub(super) fn outages(
+        &mut self,
+        messages: &Stream<'scope, Epoch, MessageRuns>,
+    ) -> Result<(), OperatorError> {
+        if !self.pipeline.hears_outages() {
+            return Ok(());
+        }
+        let (source, spec) = (self.pipeline.decode.source, self.pipeline.outages);
+        let name = outage_operator(&self.pipeline.name);
+        let changes = format!("{name}/changes");
+        let mut ports = split(messages.clone(), &changes, 1, move |runs: MessageRuns, _, out| {
+            let own = runs.0.iter().filter(|run| run.source == source);
+            for run in own.filter(|run| run.index.iter().any(|m| m.event)) {
+                let sequence = run.first_offset;
+                out.push((0, Batch { sequence, rows: outage_changes(spec, run) }));
+            }
+        });
+        let stream = ports.pop().expect("one port was asked for");
+        let changes = Edge { stream, order: EdgeOrder::Journal };
+        let (index, workers) = self.sinks.context.worker;
+        let log: Box<dyn KeyedOperator> =
+            Box::new(OutageLog::new(spec, index == owner(0, workers)));
+        let hosted = self.host_on(&changes, changes_schema(), name, log, Vec::new())?;
+        self.sinks.target(hosted.late, None, None);
+        self.sinks.target(hosted.rejects, None, None);
+        self.outages = Some(hosted.rows);
+        Ok(())
+    }
+
+    /// The log as the second input of a step that asks for it; it goes to all workers.
+    fn outages_of(&self) -> Second<'scope> {
+        let stream = self.outages.clone().expect("built for whoever asks for it");
+        let order = EdgeOrder::Columns((0..outages_schema().fields().len()).collect());
+        Second { stream, input: outages_schema(), order }
+    }
+
+    /// A step that tells absences.
+    pub(super) fn absence(
+        &mut self,
+        step: &StepSpec,
+        spec: &AbsenceSpec,
+    ) -> Result<(), OperatorError> {
+        let name = format!("{}/{}", self.pipeline.name, step.name);
+        let mut operator = AbsenceOperator::new(spec.clone())?;
+        let owned = self
+            .restore(&name, spec.keys.len(), &mut |rows| JoinOperator::load(&mut operator, rows))?;
+        let left = &self.edges[&step.from];
+        let context = self.host_context(name, self.schema_of(&step.from), &left.order, owned);
+        let left = (left.stream.clone(), by_key(spec.keys.clone()));
+        let right = (self.outages_of(), to_all());
+        let hosted = host_join(left, right, Box::new(operator), context);
+        self.rejects(hosted.rejects);
+        self.late(hosted.late);
+        self.sinks.target(hosted.rows.clone(), None, None);
+        let order = EdgeOrder::Columns(sortable_columns(&step.output));
+        self.add(&step.name, hosted.rows, order);
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Steps of type `absence`.
+
+use tidegate_operators::spec::{AbsenceSpec, Cadence, Expr, StepKind};
+
+use super::edges::{Edge, RowKind};
+use super::steps::Steps;
+use super::windows::{inherited, not_over_revisions};
+use super::{limits, sql};
+use crate::config::problem::Reporter;
+use crate::config::section::Section;
+use crate::config::units::show_duration;
+
+/// Columns that every row has.
+const OWN: [&str; 8] =
+    ["window_start", "window_end", "status", "missed", "cadence", "inhibited", "rows", "revision"];
+
+/// Resolves an absence.
+pub(crate) fn absence(
+    steps: &Steps<'_>,
+    step: &Section<'_>,
+    name: &str,
+    input: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<(StepKind, Edge)> {
+    not_over_revisions(step, input, "would be taken for readings that came again", report);
+    let (cadence, missed) = (cadence(step, report), step.int("missed"));
+    let (keys, complete) = input.key_indexes(step.texts("by"), report);
+    let key_names: Vec<String> =
+        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
+    let select = selected(step, (&OWN, &key_names), input, report);
+    if let Some(taken) = key_names.iter().find(|k| OWN.contains(&k.as_str())) {
+        let message = format!("absences have a column `{taken}` of their own");
+        report.error(step.at("by"), message, "give the key another name".to_owned());
+        return None;
+    }
+    let (cadence, missed) = (cadence?, missed?);
+    let forget_after_us = limits::forget_after_us(&steps.limits, step)?;
+    let (Cadence::Every(us) | Cadence::Learnt { least_us: us }) = cadence;
+    let limit_us = us.saturating_mul(missed);
+    if limit_us >= forget_after_us {
+        let (limit, forget) = (show_duration(limit_us), show_duration(forget_after_us));
+        let message = format!("a key is forgotten after {forget}, before it is silent for {limit}");
+        let hint = "make `forget_after` longer, here or in [limits]".to_owned();
+        report.error(step.at("missed"), message, hint);
+        return None;
+    }
+    let select = select.filter(|_| complete)?;
+    let spec = AbsenceSpec {
+        pipeline: steps.pipeline.clone(),
+        name: name.to_owned(),
+        input: input.schema.clone(),
+        keys,
+        time: input.index(input.time()),
+        cadence,
+        missed,
+        select,
+        disorder_us: inherited(steps, step, "disorder"),
+        keep_us: step.duration_us("revise_for")?,
+        live: steps.live,
+        forget_after_us,
+        limits: limits::of_step(&steps.limits, step),
+    };
+    let id = "window_start";
+    let rows = RowKind::Windows { keys: key_names, id, revised: true, withdrawn: true };
+    let edge = Edge { schema: spec.schema(), rows };
+    Some((StepKind::Absence(spec), edge))
+}
+
+fn cadence(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<Cadence> {
+    let key = if step.entry("every").is_some() { "every" } else { "least" };
+    let us = step.duration_us(key)?;
+    if us == 0 {
+        report.error(step.at(key), "readings are some time apart", None);
+        return None;
+    }
+    if key == "least" {
+        return Some(Cadence::Learnt { least_us: us });
+    }
+    if let Some(entry) = step.entry("least") {
+        let hint = "it is for a cadence that is learnt, which `every` declares".to_owned();
+        report.error(entry.key_at, "`least` has no effect here", hint);
+    }
+    Some(Cadence::Every(us))
+}
+
+/// The expressions of `select`, each over a row of the input, none under a name that is taken.
+pub(super) fn selected(
+    step: &Section<'_>,
+    (own, keys): (&[&str], &[String]),
+    input: &Edge,
+    report: &mut Reporter<'_>,
+) -> Option<Vec<(String, Expr)>> {
+    let entries = step.entries("select");
+    let mut columns = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let name = entry.key.as_str();
+        if own.contains(&name) || keys.iter().any(|k| k == name) {
+            let message = format!("every row here has a column `{name}` anyway");
+            report.error(entry.key_at, message, "choose another name".to_owned());
+            continue;
+        }
+        let Some(text) = entry.node.text() else { continue };
+        columns.extend(
+            sql(text, entry.node.at, &input.schema, None, report).map(|e| (name.to_owned(), e)),
+        );
+    }
+    (columns.len() == entries.len()).then_some(columns)
+}
