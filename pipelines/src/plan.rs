@@ -32,6 +32,8 @@ pub struct Plan {
     pub tests: Vec<TestSpec>,
     /// What is probably not as meant, but can run.
     pub warnings: Vec<Problem>,
+    /// The files that it is made of, as they were read: path and text.
+    pub files: Vec<(PathBuf, String)>,
 }
 
 /// A webhook.

@@ -2,6 +2,7 @@
 
 mod absence;
 mod apply;
+mod changed_after_kill;
 mod check;
 mod delivery;
 mod demo;

@@ -48,6 +48,7 @@ pub fn load(
     match plan {
         Some(mut plan) if !failed => {
             plan.warnings = problems;
+            plan.files = files.to_vec();
             Ok(plan)
         }
         _ => Err(problems),

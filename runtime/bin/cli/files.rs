@@ -37,6 +37,14 @@ pub(super) fn load_to_look_at(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), 
     Ok((plan, missing.into_inner().into_iter().collect()))
 }
 
+/// Resolves files as they were when they ran, for what needs neither their secrets nor their
+/// addresses; none if they cannot be resolved any more.
+pub(super) fn load_earlier(files: &[(PathBuf, String)]) -> Option<Plan> {
+    let known =
+        |kind: &str, name: &str| Ok(reference(kind, name).unwrap_or_else(|_| UNSET.to_owned()));
+    tidegate_pipelines::load(files, &known).ok()
+}
+
 /// Reads and resolves all files; problems are the error's text.
 pub(super) fn load_quietly(paths: &[PathBuf]) -> Result<Plan, String> {
     let files = read(paths).map_err(|error| format!("error: {error:#}"))?;

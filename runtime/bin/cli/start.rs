@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_pipelines::Plan;
-use tidegate_runtime::engine::{Engine, EngineOptions, Replaying, moment};
+use tidegate_runtime::engine::{self, Engine, EngineOptions, Replaying, moment};
 use tidegate_runtime::metrics::MetricsServer;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary;
+
+use super::files;
 
 /// A replay that is over before this is not shown.
 const SHOW_AFTER: Duration = Duration::from_secs(1);
@@ -47,6 +49,43 @@ pub(super) async fn start(
     if let Some(metrics) = &metrics {
         eprintln!("metrics on http://{}/metrics", metrics.address());
     }
+    finish_earlier(&plan, &options, screen).await?;
+    let engine = begin(plan, options, screen).await?;
+    if let Some(metrics) = &metrics {
+        metrics.watch(engine.observer());
+    }
+    Ok(Started { engine, metrics })
+}
+
+/// If other pipelines than these were killed: runs those to the end of what they had taken in.
+async fn finish_earlier(
+    plan: &Plan,
+    options: &EngineOptions,
+    screen: &Arc<Screen>,
+) -> anyhow::Result<()> {
+    let Some(earlier) = engine::earlier(&options.data, plan)? else { return Ok(()) };
+    let Some(before) = files::load_earlier(&earlier.files) else {
+        eprintln!(
+            "the pipelines have changed since they were killed, and this version cannot read them \
+             as they were: the change is made as of the last checkpoint"
+        );
+        return Ok(());
+    };
+    eprintln!(
+        "the pipelines have changed since they were killed: what came in before is finished by \
+         them as they were"
+    );
+    let options = EngineOptions {
+        finishing: Some(plan.notifications.clone()),
+        replaying: Arc::default(),
+        ..options.clone()
+    };
+    let engine = begin(before, options, screen).await?;
+    engine.shutdown().await.map(drop)
+}
+
+/// Starts an engine, with its progress, and says what it restored.
+async fn begin(plan: Plan, options: EngineOptions, screen: &Arc<Screen>) -> anyhow::Result<Engine> {
     // A task of its own: a start works on its thread for long.
     let shown = tokio::spawn(show(Arc::clone(&options.replaying), Arc::clone(screen)));
     let started = Engine::start(plan, options).await;
@@ -55,11 +94,8 @@ pub(super) async fn start(
     let _ = shown.await;
     screen.clear();
     let engine = started?;
-    if let Some(metrics) = &metrics {
-        metrics.watch(engine.observer());
-    }
     recovered(&engine, screen);
-    Ok(Started { engine, metrics })
+    Ok(engine)
 }
 
 async fn show(replaying: Arc<Replaying>, screen: Arc<Screen>) {

@@ -218,6 +218,13 @@ impl CheckpointStore {
         Ok(None)
     }
 
+    /// The newest manifest that can be read, without the state that it names.
+    pub(crate) fn newest_manifest(&self) -> Option<Manifest> {
+        let manifests = self.manifests().ok()?.into_iter().rev();
+        let mut read = manifests.filter_map(|(epoch, name)| self.manifest(epoch, &name).ok());
+        read.next()
+    }
+
     fn other_format(&self, name: &str, format: u32) -> DurableError {
         let reason = format!(
             "{name} is of format {format}, this version reads format {}. Go on with the version \

@@ -15,6 +15,7 @@
 //! Who starts with the old files after the change gets the change back, in the same way.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,7 @@ use tidegate_operators::{Epoch, Tick};
 use tidegate_pipelines::change::{Change, What, adopt_sources};
 use tidegate_pipelines::{Plan, graph};
 
+use super::earlier;
 use super::feed::FeedQueue;
 use super::flows::FlowPlan;
 use super::notifications::EngineTargets;
@@ -221,6 +223,7 @@ struct Running {
 
 /// Changes the plan of a running engine.
 pub struct Applier {
+    data: PathBuf,
     running: Mutex<Running>,
     changes: Arc<Changes>,
     journal: Arc<Journal>,
@@ -232,6 +235,7 @@ pub struct Applier {
 
 impl Applier {
     pub(super) fn new(
+        data: &Path,
         plan: Plan,
         changes: Arc<Changes>,
         journal: Arc<Journal>,
@@ -241,7 +245,8 @@ impl Applier {
         let tables = graph::tables(&plan.pipelines);
         let running = Mutex::new(Running { plan, tables });
         let runtime = tokio::runtime::Handle::current();
-        Self { running, changes, journal, registries, sender, engine_targets, runtime }
+        let data = data.to_owned();
+        Self { data, running, changes, journal, registries, sender, engine_targets, runtime }
     }
 
     /// What a change to this plan would be.
@@ -272,6 +277,10 @@ impl Applier {
             (applied.epoch, applied.since_us) = (Some(epoch), since_us);
         }
         self.engine_targets.set(&plan.notifications);
+        if let Err(error) = earlier::keep(&self.data, &plan) {
+            // The change is made. A start with other files after a kill will not know this plan.
+            tracing::error!(%error, "the pipelines that run are not kept in the data folder");
+        }
         running.plan = plan;
         applied.seconds = started.elapsed().as_secs_f64();
         Ok(applied)

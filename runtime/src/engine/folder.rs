@@ -1,12 +1,16 @@
 //! The data folder itself: that it is there, which instance it belongs to, where its tables are.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tidegate_operators::Epoch;
+use tidegate_pipelines::Plan;
 use tidegate_sql::{Store, TABLES_URL_FILE};
 
-use crate::journal::{DurableError, Journal, holder};
+use super::options::EngineOptions;
+use crate::clock::Clock;
+use crate::journal::{DurableError, Journal, JournalOptions, Replay, holder};
 
 /// Creates the data folder.
 pub(super) fn create_dir(data: &Path) -> anyhow::Result<()> {
@@ -43,6 +47,28 @@ pub(super) fn belong_together(
         data.display()
     );
     Err(DurableError::Mismatch { path: data.join("journal"), reason })
+}
+
+/// The journal of the plan's sources, and what it has from an epoch on.
+pub(super) fn open_journal(
+    plan: &Plan,
+    options: &EngineOptions,
+    clock: Clock,
+    from_epoch: Epoch,
+) -> anyhow::Result<(Arc<Journal>, Replay)> {
+    let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+    let mut journal_options = JournalOptions::new(options.data.join("journal"));
+    journal_options.budget_bytes = options.journal_bytes_max;
+    journal_options.keep = options.journal_keep;
+    journal_options.disk_reserve_bytes = options.disk_reserve_bytes;
+    journal_options.on_fatal = Some(Arc::new(|why| {
+        // After a failed sync nothing that the kernel says about the file can be trusted.
+        eprintln!("tidegate: the journal failed, ending at once: {why}");
+        std::process::abort();
+    }));
+    let storage = Arc::clone(&options.journal_storage);
+    let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
+    Ok((Arc::new(journal), replay))
 }
 
 /// Leaves a note for `tidegate sql` if the tables are not in the data folder.

@@ -13,6 +13,7 @@ mod commit;
 mod conditions;
 mod content;
 mod cuts;
+mod earlier;
 mod feed;
 mod fence;
 mod files;
@@ -35,6 +36,7 @@ pub mod trial;
 mod workers;
 
 pub use self::apply::{Applied, Applier};
+pub use self::earlier::{Earlier, earlier};
 pub use self::files::{Progress, Reading};
 pub use self::observer::Observer;
 pub use self::options::{EngineOptions, FENCED_EXIT_CODE, OnFenced, Recovery, Report, moment};
@@ -48,7 +50,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph;
 use tidegate_sql::Store;
@@ -63,7 +64,7 @@ use self::cuts::Cuts;
 use self::feed::{FeedQueue, InFlight};
 use self::fence::{Fence, Watching, claim};
 use self::files::{FileOptions, FileRun, FileSource};
-use self::folder::{create_dir, instance_id, note_tables, refuse_second};
+use self::folder::{create_dir, instance_id, note_tables, open_journal, refuse_second};
 use self::live_feed::LiveFeed;
 use self::notifications::{EngineTargets, Notifications};
 use self::registries::Registries;
@@ -77,7 +78,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::fault;
 use crate::http::Requests;
-use crate::journal::{Journal, JournalOptions, Replay};
+use crate::journal::Journal;
 use crate::outbox::Outbox;
 use crate::stats::Stats;
 use crate::webhook::{SenderOptions, WebhookSender};
@@ -189,19 +190,22 @@ impl Engine {
     }
 
     async fn start_live(
-        plan: Plan,
+        mut plan: Plan,
         options: EngineOptions,
         store: Store,
         instance: String,
         claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
+        if options.finishing.is_some() {
+            plan.registries.clear();
+        }
         let in_flight = Arc::new(InFlight::default());
         refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
         let requests = Arc::new(Requests::default());
-        let bound = sources::bind(&plan, &options.data, &requests).await?;
+        let mut bound = sources::bind(&plan, &options, &requests).await?;
         let clock = Clock::system();
         let registries = registries::open(&plan.registries, &options.data, clock.clone())?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
@@ -245,6 +249,13 @@ impl Engine {
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
         let registries = Arc::new(registries.start(&journal.intake(0)).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
+        match &options.finishing {
+            Some(notifications) => {
+                bound.clear();
+                plan.notifications.clone_from(notifications);
+            }
+            None => earlier::keep(&options.data, &plan)?,
+        }
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));
         let begun = Begun { journal, told, clock, changes, watched, fence, last_ticks, end };
         let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
@@ -384,8 +395,8 @@ impl Begun {
         let webhooks = Arc::clone(&sender);
         let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
         let told = (Arc::clone(&sender), engine_targets);
-        let applier =
-            Applier::new(plan, changes, Arc::clone(&journal), Arc::clone(&registries), told);
+        let doors = (Arc::clone(&journal), Arc::clone(&registries));
+        let applier = Applier::new(data, plan, changes, doors.0, doors.1, told);
         let applier = Arc::new(applier);
         Ok(Live {
             applier,
@@ -459,28 +470,6 @@ fn notifications(
 ) -> Notifications {
     Notifications::new(Arc::clone(outbox), rules)
         .with_engine(&plan.notifications, Arc::clone(ended))
-}
-
-/// The journal of the plan's sources, and what it has from an epoch on.
-fn open_journal(
-    plan: &Plan,
-    options: &EngineOptions,
-    clock: Clock,
-    from_epoch: Epoch,
-) -> anyhow::Result<(Arc<Journal>, Replay)> {
-    let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
-    let mut journal_options = JournalOptions::new(options.data.join("journal"));
-    journal_options.budget_bytes = options.journal_bytes_max;
-    journal_options.keep = options.journal_keep;
-    journal_options.disk_reserve_bytes = options.disk_reserve_bytes;
-    journal_options.on_fatal = Some(Arc::new(|why| {
-        // After a failed sync nothing that the kernel says about the file can be trusted.
-        eprintln!("tidegate: the journal failed, ending at once: {why}");
-        std::process::abort();
-    }));
-    let storage = Arc::clone(&options.journal_storage);
-    let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
-    Ok((Arc::new(journal), replay))
 }
 
 fn spawn_committer(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use tidegate_operators::Epoch;
+use tidegate_pipelines::NotifySpec;
 
 use super::checkpoints::Restored;
 use super::replaying::{Replayed, Replaying};
@@ -51,6 +52,9 @@ pub struct EngineOptions {
     pub on_fenced: OnFenced,
     /// Tells those who look how far the replay at the start is.
     pub replaying: Arc<Replaying>,
+    /// Nothing is taken in: what the journal has is worked through, and these are the webhooks of
+    /// the pipelines that come after. See [`super::earlier`].
+    pub finishing: Option<Vec<NotifySpec>>,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
     pub journal_storage: Arc<dyn Storage>,
 }
@@ -73,6 +77,7 @@ impl EngineOptions {
                 std::process::exit(FENCED_EXIT_CODE);
             }),
             replaying: Arc::default(),
+            finishing: None,
             journal_storage: Arc::new(Disk),
         }
     }

@@ -30,7 +30,7 @@ pub(crate) mod storage;
 mod writer;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -54,6 +54,11 @@ use crate::intake::Intake;
 const BUDGET_BYTES_MIN: u64 = 256 << 10;
 /// Kept for ticks when the budget is used up: time must go on, or nothing would ever be trimmed.
 const RESERVE_BYTES_MAX: u64 = 16 << 20;
+
+/// The newest epoch of the journal in `dir`, which nobody writes; none if there is no journal.
+pub(crate) fn newest_epoch(dir: &Path) -> Option<Epoch> {
+    segment::newest_epoch(dir, files::PREFIX)
+}
 
 /// Called once, by the writer thread, when the journal cannot be trusted any more.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;

@@ -192,6 +192,21 @@ pub(crate) fn proof_in(rest: &[u8], salt: u64, bad_offset: u64) -> Option<u64> {
     found.map(|at| bad_offset + at as u64)
 }
 
+/// The newest epoch that the last journal file of `dir` has anything of, or of which the one before
+/// it had; none without files. For those who look at a journal that nobody writes.
+pub(crate) fn newest_epoch(dir: &Path, prefix: &str) -> Option<u64> {
+    let (_, last) = list(dir, prefix).ok()?.pop()?;
+    let mut reader = FrameReader::open(&last, None).ok()?;
+    let mut newest = reader.header.first_epoch.saturating_sub(1);
+    // A torn end was not acknowledged.
+    while let Ok(Some(frame)) = reader.next_frame() {
+        if let Kind::Messages | Kind::Tick = frame.kind {
+            newest = newest.max(frame.epoch);
+        }
+    }
+    Some(newest)
+}
+
 /// Name of the file with number `sequence`.
 pub(crate) fn file_name(prefix: &str, sequence: u64) -> String {
     format!("{prefix}-{sequence:012}.log")

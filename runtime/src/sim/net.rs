@@ -159,21 +159,29 @@ impl World {
         });
     }
 
-    /// Lets so much time pass; less if the process dies.
+    /// Lets so much time pass. Once the process is dead nothing happens in it any more: who waits
+    /// comes to the end of the wait, and learns of it from the disk.
     pub(crate) fn pass(&self, time: Duration) {
         let mut left = time;
         loop {
             self.turn();
-            if left.is_zero() || self.disk.is_dead() {
+            if left.is_zero() {
                 return;
             }
-            let step = left.min(STEP);
+            let step = if self.disk.is_dead() { left } else { left.min(STEP) };
             left -= step;
-            self.injected.advance(step);
-            self.now_us.set(self.now_us.get() + step.as_micros() as u64);
-            self.trace.at(self.now_us.get());
-            self.disk.at(self.now_us.get());
+            self.advance(step);
+            if self.disk.is_dead() {
+                return;
+            }
         }
+    }
+
+    fn advance(&self, step: Duration) {
+        self.injected.advance(step);
+        self.now_us.set(self.now_us.get() + step.as_micros() as u64);
+        self.trace.at(self.now_us.get());
+        self.disk.at(self.now_us.get());
     }
 }
 
