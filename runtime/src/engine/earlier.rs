@@ -15,7 +15,9 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tidegate_pipelines::Plan;
 
-use super::{content, sources};
+use super::content;
+use super::options::EngineOptions;
+use super::sources::{self, Bound};
 use crate::checkpoint::CheckpointStore;
 use crate::journal;
 
@@ -68,6 +70,23 @@ pub fn earlier(data: &Path, plan: &Plan) -> anyhow::Result<Option<Earlier>> {
     let is_live = sources::files(plan).is_ok_and(|files| files.is_empty());
     let left = || journal::newest_epoch(&data.join("journal")).is_some_and(|e| e > through);
     Ok((ran && others && is_live && left()).then_some(Earlier { files: kept.files }))
+}
+
+/// Before doors are opened: this plan runs from now on; or it only finishes what there is, then
+/// no door is opened, and nobody but the webhooks of the next one is told.
+pub(super) fn enter(
+    options: &EngineOptions,
+    plan: &mut Plan,
+    bound: &mut Vec<Bound>,
+) -> anyhow::Result<()> {
+    match &options.finishing {
+        Some(notifications) => {
+            bound.clear();
+            plan.notifications.clone_from(notifications);
+            Ok(())
+        }
+        None => keep(&options.data, plan),
+    }
 }
 
 /// Keeps the files of the plan that runs from now on.

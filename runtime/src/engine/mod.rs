@@ -121,8 +121,11 @@ impl Engine {
     ///
     /// # Errors
     /// Anything that keeps it from running: folders, ports, tables of another shape, damage.
-    pub async fn start(plan: Plan, options: EngineOptions) -> anyhow::Result<Self> {
+    pub async fn start(mut plan: Plan, options: EngineOptions) -> anyhow::Result<Self> {
         anyhow::ensure!(options.workers > 0, "at least one worker is needed");
+        if options.finishing.is_some() {
+            plan.registries.clear();
+        }
         fault::reach_tables();
         create_dir(&options.data)?;
         let instance = instance_id(&options.data)?;
@@ -197,9 +200,6 @@ impl Engine {
         claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
-        if options.finishing.is_some() {
-            plan.registries.clear();
-        }
         let in_flight = Arc::new(InFlight::default());
         refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
@@ -249,13 +249,7 @@ impl Engine {
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
         let registries = Arc::new(registries.start(&journal.intake(0)).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
-        match &options.finishing {
-            Some(notifications) => {
-                bound.clear();
-                plan.notifications.clone_from(notifications);
-            }
-            None => earlier::keep(&options.data, &plan)?,
-        }
+        earlier::enter(&options, &mut plan, &mut bound)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));
         let begun = Begun { journal, told, clock, changes, watched, fence, last_ticks, end };
         let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
