@@ -164,11 +164,90 @@ fn windows_and_sql_over_history_agree_to_the_last_bit() {
         let session = Session::over(store, 1 << 28).unwrap();
         session.sql(&sql).await.unwrap().collect().await.unwrap()
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let asked = runtime.block_on(asked);
+    let asked = block_on(asked);
     let mut names = vec!["device", "window_start"];
     names.extend(calls.iter().map(|c| c.0.as_str()));
     let (windows, asked) = (shown(&edges["minutes"], &names), shown(&asked, &names));
     assert_eq!(windows.len(), 20, "four minutes of five devices");
     assert_eq!(windows, asked);
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+/// Zones, each with a time from which its readings come: over nights in which clocks are changed.
+const ZONES: [(&str, &str); 4] = [
+    ("Europe/Berlin", "2026-03-28T20:00:00Z"),
+    ("America/New_York", "2026-10-31T20:00:00Z"),
+    ("Australia/Lord_Howe", "2026-04-04T10:00:00Z"),
+    ("Asia/Kolkata", "2026-12-31T12:00:00Z"),
+];
+
+/// Days and longer on the clocks of a zone are what `date_trunc` makes of the time there.
+#[test]
+fn calendar_windows_and_sql_over_history_agree() {
+    let words = ["day", "week", "month", "quarter", "year"];
+    let steps: Vec<String> = words
+        .iter()
+        .map(|word| {
+            format!(
+                "[[step]]\nname = \"{word}s\"\ntype = \"window\"\nevery = \"{word}\"\n\
+                 zone = {{ column = \"kind\" }}\n\
+                 disorder = \"400d\"\nselect = {{ n = \"count(*)\", total = \"sum(v)\" }}\n"
+            )
+        })
+        .collect();
+    let text = PIPELINE.replace("SELECT", "n = \"count(*)\"") + &steps.concat();
+    let plan = load(&[(PathBuf::from("plant.toml"), text)], &|_, n| Err(n.into())).unwrap();
+    let pipeline = &plan.pipelines[0];
+    let mut rng = Rng(2);
+    let inputs: Vec<TestInput> = (0..2_000)
+        .map(|i| {
+            let (zone, from) = ZONES[rng.below(4) as usize];
+            let from_us = time_us(from);
+            let ms = from_us / 1_000 + rng.below(72 * 3_600_000) as i64;
+            let v = rng.below(100);
+            let payload = format!(r#"{{"ts":{ms},"v":{v},"kind":"{zone}"}}"#);
+            TestInput {
+                at_us: time_us("2027-06-01T00:00:00Z") + i,
+                topic: format!("d{}", rng.below(3)),
+                payload: payload.into_bytes(),
+                properties: Vec::new(),
+                change: None,
+                event: None,
+            }
+        })
+        .collect();
+    let edges = trial::run(pipeline, &inputs, 2).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        let table = pipeline.tables.iter().find(|t| t.from == "readings").unwrap();
+        stored(&store, table, &edges["readings"]).await;
+        let session = Session::over(store, 1 << 28).unwrap();
+        for word in words {
+            let mut asked = Vec::new();
+            for (zone, _) in ZONES {
+                let sql = format!(
+                    "SELECT device, kind, date_trunc('{word}', time AT TIME ZONE '{zone}') \
+                     AT TIME ZONE 'UTC' AS window_start, count(*) AS n, sum(v) AS total \
+                     FROM plant.readings WHERE kind = '{zone}' GROUP BY 1, 2, 3"
+                );
+                asked.extend(session.sql(&sql).await.unwrap().collect().await.unwrap());
+            }
+            let names = ["device", "kind", "window_start", "n", "total"];
+            let windows = shown(&edges[&format!("{word}s")], &names);
+            assert!(windows.len() >= 12, "{word}: {} windows", windows.len());
+            assert_eq!(windows, shown(&asked, &names), "{word}");
+        }
+    });
+}
+
+fn time_us(text: &str) -> i64 {
+    let array = arrow::array::StringArray::from(vec![text]);
+    let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+    let times = arrow::compute::cast(&array, &utc).unwrap();
+    times.as_primitive::<arrow::datatypes::TimestampMicrosecondType>().value(0)
 }

@@ -39,6 +39,7 @@ pub mod spec;
 pub mod system;
 pub mod topic;
 pub mod window;
+pub mod zone;
 
 pub use batch::{Batch, Epoch, Tick};
 pub use message::{MessageMeta, Messages, MessagesBuilder};

@@ -2,6 +2,7 @@
 //! configuration; everything unclear has been resolved by then, so nothing here can be "invalid".
 
 mod absence;
+mod calendar;
 mod dedup;
 mod latest;
 mod limits;
@@ -19,6 +20,7 @@ use crate::properties::Property;
 use crate::topic::TopicTemplate;
 
 pub use absence::{AbsenceSpec, Cadence};
+pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
 pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, KeyLimits, share_of};

@@ -10,8 +10,8 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
-    AbsenceSpec, AlertSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec, EnrichSpec, Expr,
-    LatestSpec, PipelineSpec, RegistrySpec, Shape, StepKind, WindowSpec,
+    AbsenceSpec, AlertSpec, CalendarSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec,
+    EnrichSpec, Expr, LatestSpec, Period, PipelineSpec, RegistrySpec, Shape, StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -160,7 +160,13 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
 /// What a step makes of its state.
 pub(crate) fn shown_text(kind: &StepKind) -> String {
     match kind {
-        StepKind::Window(w) => exprs(&w.select),
+        StepKind::Window(w) => match &w.shape {
+            Shape::Calendar(CalendarSpec { period: Period::Shifts(shifts), .. }) => {
+                let names: Vec<&str> = shifts.iter().map(|s| s.name.as_str()).collect();
+                format!("{names:?} {}", exprs(&w.select))
+            }
+            _ => exprs(&w.select),
+        },
         StepKind::Detect(d) => format!("{:?}", d.method),
         StepKind::Enrich(e) => {
             let values = e.registry.value_fields();
@@ -271,10 +277,22 @@ fn window_text(w: &WindowSpec) -> String {
     )
 }
 
+fn calendar_text(calendar: &CalendarSpec) -> String {
+    let period = match &calendar.period {
+        // The names of shifts are only shown.
+        Period::Shifts(shifts) => {
+            format!("shifts {:?}", shifts.iter().map(|s| s.from_us).collect::<Vec<_>>())
+        }
+        period => format!("{period:?}"),
+    };
+    format!("calendar {period} {:?} {}", calendar.zone, calendar.offset_us)
+}
+
 fn shape_text(shape: &Shape) -> String {
     let maybe = |e: &Option<Expr>| e.as_ref().map(expr);
     match shape {
         Shape::Grid { size_us, slide_us, offset_us } => format!("{size_us} {slide_us} {offset_us}"),
+        Shape::Calendar(calendar) => calendar_text(calendar),
         Shape::Session { gap_us, max_us } => format!("session {gap_us} {max_us:?}"),
         Shape::Count { size, hop } => format!("count {size} {hop}"),
         Shape::State { begin, until, abort, min_us, max_us } => format!(

@@ -81,7 +81,7 @@ impl Rule {
     /// The rule of a shape; none for windows that time alone determines.
     pub(super) fn new(shape: &Shape) -> Option<Self> {
         Some(match shape {
-            Shape::Grid { .. } => return None,
+            Shape::Grid { .. } | Shape::Calendar(_) => return None,
             Shape::Session { gap_us, max_us } => {
                 Self::Session(Session { gap_us: *gap_us, max_us: *max_us })
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
-use super::{Expr, KeyLimits, time_type};
+use super::{CalendarSpec, Expr, KeyLimits, Period, time_type};
 
 /// Whose clock closes windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Shape {
         /// Shift of the alignment.
         offset_us: i64,
     },
+    /// Days, months or shifts on the clocks of a place.
+    Calendar(CalendarSpec),
     /// Readings of a key without a longer pause between them.
     Session {
         /// A pause longer than this ends a session.
@@ -88,6 +90,17 @@ impl Shape {
         match self {
             Self::Count { .. } => "window_number",
             _ => "window_start",
+        }
+    }
+
+    /// The columns that come after the bounds.
+    pub fn columns(&self) -> &'static [(&'static str, DataType)] {
+        match self {
+            Self::Count { .. } => &[("window_number", DataType::Int64)],
+            Self::Calendar(CalendarSpec { period: Period::Shifts(_), .. }) => {
+                &[("shift", DataType::Utf8)]
+            }
+            _ => &[],
         }
     }
 
@@ -142,12 +155,12 @@ impl WindowSpec {
     }
 
     /// Schema of the output edge: the keys, `window_start`, `window_end`, of counted windows
-    /// `window_number`, the selected columns, then `rows` (readings in the window; 0 if it was
-    /// withdrawn) and `revision` (0 at first, 1 after late rows, ...).
+    /// `window_number`, of shifts `shift`, the selected columns, then `rows` (readings in the
+    /// window; 0 if it was withdrawn) and `revision` (0 at first, 1 after late rows, ...).
     pub fn schema(&self) -> SchemaRef {
         let mut fields = self.key_and_bound_fields();
-        if let Shape::Count { .. } = self.shape {
-            fields.push(Arc::new(Field::new("window_number", DataType::Int64, false)));
+        for (name, data_type) in self.shape.columns() {
+            fields.push(Arc::new(Field::new(*name, data_type.clone(), false)));
         }
         let aggregated = self.aggregated_schema();
         for (name, e) in &self.select {

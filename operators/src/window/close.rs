@@ -10,14 +10,23 @@ use crate::batch::Tick;
 use crate::keys::Remnant;
 use crate::operator::{Emit, OperatorError};
 use crate::spec::{Clock, LatePolicy};
+use crate::zone::Zone;
 
 /// A window to emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) id: u32,
     pub(super) window: i64,
+    /// When it begins; set before it is emitted.
+    start_us: i64,
     /// It was emitted before.
     pub(super) revise: bool,
+}
+
+impl Due {
+    pub(super) fn new(id: u32, window: i64, revise: bool) -> Self {
+        Self { id, window, start_us: 0, revise }
+    }
 }
 
 impl WindowOperator {
@@ -48,8 +57,8 @@ impl WindowOperator {
     }
 
     fn close_ended(&mut self, id: u32) {
-        let horizon_us = self.horizon_us(&self.keys[id as usize]);
-        self.close_through(id, self.grid.last_ended(horizon_us));
+        let key = &self.keys[id as usize];
+        self.close_through(id, self.bounds.last_ended(self.horizon_us(key), key.zone));
     }
 
     fn close_through(&mut self, id: u32, window: i64) {
@@ -60,14 +69,14 @@ impl WindowOperator {
         let mut next = key.closed.saturating_add(1);
         let panes = match key.closed {
             i64::MIN => &key.panes[..],
-            _ => key.panes_from(self.grid.panes_of(next).0),
+            _ => key.panes_from(self.bounds.panes_of(next).0),
         };
         for pane in panes {
-            let (first, last) = self.grid.windows_of(pane.number);
+            let (first, last) = self.bounds.windows_of(pane.number);
             let from = first.max(next);
             let to = last.min(window);
             for window in from..=to {
-                self.due.push(Due { id, window, revise: false });
+                self.due.push(Due::new(id, window, false));
             }
             next = next.max(to.saturating_add(1));
         }
@@ -77,7 +86,7 @@ impl WindowOperator {
     /// Closes every window of a key that has readings.
     pub(super) fn close_all(&mut self, id: u32) {
         if let Some(pane) = self.keys[id as usize].panes.last() {
-            let (_, last) = self.grid.windows_of(pane.number);
+            let (_, last) = self.bounds.windows_of(pane.number);
             self.close_through(id, last);
         }
     }
@@ -130,9 +139,11 @@ impl WindowOperator {
         }
         // By time, then key. Not by id, which says when a key came first: after a restart that is
         // not the same.
+        let start = |d: &Due| self.bounds.start(d.window, self.keys[d.id as usize].zone);
+        due.iter_mut().for_each(|d| d.start_us = start(d));
         let name = |d: &Due| self.interner.bytes(d.id);
         due.sort_unstable_by(|a, b| {
-            let order = a.window.cmp(&b.window).then_with(|| name(a).cmp(name(b)));
+            let order = a.start_us.cmp(&b.start_us).then_with(|| name(a).cmp(name(b)));
             order.then_with(|| a.revise.cmp(&b.revise))
         });
         // Several late panes of one epoch can ask for the same window.
@@ -141,7 +152,7 @@ impl WindowOperator {
         let mut groups = Vec::with_capacity(due.len());
         let mut rows = vec![0i64; due.len()];
         for (i, d) in due.iter().enumerate() {
-            let (from, to) = self.grid.panes_of(d.window);
+            let (from, to) = self.bounds.panes_of(d.window);
             for pane in self.keys[d.id as usize].panes_in(from, to) {
                 slots.push(pane.slot.expect("accumulated before windows close"));
                 groups.push(i);
@@ -164,14 +175,18 @@ impl WindowOperator {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         let ids: Vec<u32> = due.iter().map(|d| d.id).collect();
-        let times = |f: &dyn Fn(i64) -> i64| -> ArrayRef {
-            let values = due.iter().map(|d| f(d.window));
+        let times = |f: &dyn Fn(&Due) -> i64| -> ArrayRef {
+            let values = due.iter().map(f);
             Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
         };
         let mut columns = self.interner.keys(&ids)?;
-        columns.push(times(&|w| self.grid.start(w)));
-        columns.push(times(&|w| self.grid.end(w)));
+        columns.push(times(&|d| d.start_us));
+        columns.push(times(&|d| self.bounds.end(d.window, self.keys[d.id as usize].zone)));
+        let bounded = columns.len();
         let mut columns = self.aggregation.selected(columns, aggregates, emit)?;
+        if let Some(shifts) = self.shifts(due.iter().map(|d| d.window)) {
+            columns.insert(bounded, shifts);
+        }
         columns.push(int64(rows.into_iter()));
         let revisions: Vec<i64> = due
             .iter()
@@ -199,18 +214,19 @@ impl WindowOperator {
             let by_clock = match self.spec.late {
                 LatePolicy::Table => key.closed,
                 LatePolicy::Revise { .. } => {
-                    self.grid.last_ended(horizon_us.saturating_sub(keep_us)).min(key.closed)
+                    let kept_us = horizon_us.saturating_sub(keep_us);
+                    self.bounds.last_ended(kept_us, key.zone).min(key.closed)
                 }
             };
             if by_clock > key.dropped {
                 key.dropped = by_clock;
             }
-            let (dropped, grid, store) = (key.dropped, self.grid, &mut self.store);
+            let (dropped, bounds, store) = (key.dropped, &self.bounds, &mut self.store);
             let oldest = key.panes.first();
-            if oldest.is_none_or(|p| grid.windows_of(p.number).1 > dropped) {
+            if oldest.is_none_or(|p| bounds.windows_of(p.number).1 > dropped) {
                 continue;
             }
-            let gone = key.panes.partition_point(|p| grid.windows_of(p.number).1 <= dropped);
+            let gone = key.panes.partition_point(|p| bounds.windows_of(p.number).1 <= dropped);
             for pane in key.panes.drain(..gone) {
                 if let Some(slot) = pane.slot {
                     store.release(slot);
@@ -242,14 +258,14 @@ impl WindowOperator {
     }
 
     /// The state of a key that was forgotten: as if it had been there all the time.
-    pub(super) fn come_back(&self, (dropped, clock_us): (i64, i64)) -> KeyState {
-        let mut key = KeyState::back(dropped, clock_us);
+    pub(super) fn come_back(&self, (dropped, clock_us): (i64, i64), zone: Zone) -> KeyState {
+        let mut key = KeyState::back(dropped, clock_us, zone);
         if self.spec.clock == Clock::Fleet {
             // The clock of the fleet has closed and dropped windows of all keys meanwhile.
             let horizon_us = self.fleet_clock_us.saturating_sub(self.spec.disorder_us);
-            key.closed = key.closed.max(self.grid.last_ended(horizon_us));
+            key.closed = key.closed.max(self.bounds.last_ended(horizon_us, zone));
             let kept_us = horizon_us.saturating_sub(self.keep_us());
-            key.dropped = key.dropped.max(self.grid.last_ended(kept_us).min(key.closed));
+            key.dropped = key.dropped.max(self.bounds.last_ended(kept_us, zone).min(key.closed));
         }
         key
     }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::partial::Slot;
+use crate::zone::Zone;
 
 /// One pane with data.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +39,12 @@ pub(super) struct KeyState {
     pub(super) revisions: Vec<(i64, i64)>,
     /// The last epoch with a reading of this key.
     pub(super) epoch: u64,
-    /// Start and group of the pane that the last reading went to, valid in `hot_epoch`.
+    /// Bounds and group of the pane that the last reading went to, valid in `hot_epoch`.
     pub(super) hot_start_us: i64,
+    pub(super) hot_end_us: i64,
     pub(super) hot_group: u32,
+    /// Where its calendar is that of its place.
+    pub(super) zone: Zone,
     pub(super) hot_epoch: u64,
 }
 
@@ -56,7 +60,9 @@ impl Default for KeyState {
             revisions: Vec::new(),
             epoch: 0,
             hot_start_us: 0,
+            hot_end_us: 0,
             hot_group: 0,
+            zone: Zone::UTC,
             hot_epoch: 0,
         }
     }
@@ -64,8 +70,8 @@ impl Default for KeyState {
 
 impl KeyState {
     /// A key that was forgotten after its windows up to `dropped` were.
-    pub(super) fn back(dropped: i64, clock_us: i64) -> Self {
-        Self { clock_us, closed: dropped, dropped, ..Self::default() }
+    pub(super) fn back(dropped: i64, clock_us: i64, zone: Zone) -> Self {
+        Self { clock_us, closed: dropped, dropped, zone, ..Self::default() }
     }
 
     /// The pane of this number, made if it is missing.

@@ -1,4 +1,4 @@
-//! Tumbling and hopping windows with any DataFusion aggregate, one clock per key.
+//! Tumbling, hopping and calendar windows with any DataFusion aggregate, one clock per key.
 //!
 //! In each epoch: (1) readings are put into panes and checked for lateness against what was closed
 //! before the epoch; (2) the epoch's panes get their earlier state merged and the readings added,
@@ -10,12 +10,15 @@
 //!
 //! Partial state lives in Arrow arrays ([`crate::partial`]).
 
+mod bounds;
+mod calendar;
 mod close;
 mod grid;
 mod keys;
 mod save;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,8 +27,8 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 
+use self::bounds::Bounds;
 use self::close::Due;
-use self::grid::Grid;
 use self::keys::KeyState;
 use crate::batch::{Epoch, Tick};
 use crate::intern::KeyInterner;
@@ -35,12 +38,13 @@ use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::partial::{Aggregation, Slot, Store};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
-use crate::spec::{Clock, LatePolicy, Shape, WindowSpec};
+use crate::spec::{Clock, LatePolicy, WindowSpec};
+pub use zones::REASON_ZONE;
 
 /// A window step at work on the keys of one worker.
 pub struct WindowOperator {
     spec: WindowSpec,
-    grid: Grid,
+    bounds: Bounds,
     output: SchemaRef,
     interner: KeyInterner,
     keys: Slabs<KeyState>,
@@ -95,14 +99,10 @@ impl Groups {
 impl WindowOperator {
     /// An operator without state.
     pub fn new(spec: WindowSpec) -> Result<Self, OperatorError> {
-        let Shape::Grid { size_us, slide_us, offset_us } = spec.shape else {
-            let text = format!("the windows of `{}` have bounds from the data", spec.name);
-            return Err(OperatorError::State(text));
-        };
         let types: Vec<_> =
             spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
         Ok(Self {
-            grid: Grid::new(size_us, slide_us, offset_us),
+            bounds: Bounds::new(&spec)?,
             output: spec.schema(),
             interner: KeyInterner::new(&types)?,
             keys: Slabs::default(),
@@ -125,12 +125,18 @@ impl WindowOperator {
 
     /// Which readings have keys with a place; sets `ids`.
     fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
+        let rows = self.with_zones(rows, emit)?;
         let WindowSpec { pipeline, name, keys, limits, .. } = &self.spec;
         let step = KeyedStep { pipeline, name, limits: *limits };
-        let rows = step.admitted(&mut self.interner, keys, rows, &mut self.ids, emit)?;
-        for key in self.interner.fresh() {
+        let rows = step.admitted(&mut self.interner, keys, &rows, &mut self.ids, emit)?;
+        let fresh: Vec<u32> = self.interner.fresh().iter().map(|key| key.id).collect();
+        let zones = self.zones_of(&fresh)?;
+        for (key, zone) in self.interner.fresh().iter().zip(zones) {
             let left = self.remnants.take(*key).map(|r| (r.bound, r.extra));
-            let state = left.map_or_else(KeyState::default, |left| self.come_back(left));
+            let state = match left {
+                Some(left) => self.come_back(left, zone),
+                None => KeyState { zone, ..KeyState::default() },
+            };
             self.keys.put(key.id as usize, state);
         }
         Ok(rows)
@@ -151,7 +157,7 @@ impl WindowOperator {
             key.clock_us = key.clock_us.max(*time_us);
             let hot = key.hot_epoch == tick.epoch
                 && *time_us >= key.hot_start_us
-                && *time_us - key.hot_start_us < self.grid.pane_us();
+                && *time_us < key.hot_end_us;
             if hot {
                 groups.of_row.push(key.hot_group as usize);
                 continue;
@@ -173,11 +179,12 @@ impl WindowOperator {
         epoch: Epoch,
         groups: &mut Groups,
     ) -> Result<Option<u32>, OperatorError> {
-        let number = self.grid.pane(time_us);
-        let (first, last) = self.grid.windows_of(number);
         let key = &mut self.keys[id as usize];
+        let (pane_at, zone) = (self.bounds.pane_at(time_us, key.zone), key.zone);
+        let number = pane_at.number;
+        let (first, last) = self.bounds.windows_of(number);
         if first <= key.dropped {
-            let window = (self.grid.start(first), self.grid.end(first));
+            let window = (self.bounds.start(first, zone), self.bounds.end(first, zone));
             let behind_us = key.clock_us - time_us;
             self.late.push(id, time_us, window, behind_us);
             if last <= key.dropped {
@@ -194,15 +201,15 @@ impl WindowOperator {
             // Windows that were closed already: emitted again, or for the first time if they had
             // no reading until now.
             for window in first.max(dropped.saturating_add(1))..=last.min(closed) {
-                let (from, to) = self.grid.panes_of(window);
+                let (from, to) = self.bounds.panes_of(window);
                 let revise = key.panes_in(from, to).iter().any(|p| p.slot.is_some());
-                self.due.push(Due { id, window, revise });
+                self.due.push(Due::new(id, window, revise));
             }
         }
         let group = key.pane_mut(number).group;
         if first > dropped {
             key.hot_epoch = epoch;
-            key.hot_start_us = self.grid.pane_start(number);
+            (key.hot_start_us, key.hot_end_us) = (pane_at.start_us, pane_at.end_us);
             key.hot_group = group;
         } else {
             // Every further reading of a partly dropped pane is a late row, too.

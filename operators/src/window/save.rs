@@ -133,8 +133,9 @@ impl WindowOperator {
         self.fleet_clock_us = self.fleet_clock_us.max(self.remnants.note);
         let mut ids = Vec::new();
         self.interner.intern(&state.columns()[..key_count], state.num_rows(), &mut ids)?;
-        for key in self.interner.fresh() {
-            self.keys.put(key.id as usize, KeyState::default());
+        let fresh: Vec<u32> = self.interner.fresh().iter().map(|key| key.id).collect();
+        for (id, zone) in fresh.iter().zip(self.zones_of(&fresh)?) {
+            self.keys.put(*id as usize, KeyState { zone, ..KeyState::default() });
         }
         let column = |i: usize| state.column(key_count + i).as_primitive::<Int64Type>();
         let revisions = state.column(key_count + FIXED.len()).as_string::<i32>();

@@ -28,6 +28,7 @@ use crate::operator::{Emit, KeyedOperator};
 use crate::snapshot::{GroupSet, check};
 use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, Shape, WindowSpec, time_type};
 
+mod calendar;
 mod forget;
 
 const OFFSET: i64 = 3;

@@ -5,12 +5,16 @@
 
 use tidegate_operators::properties::Property;
 use tidegate_operators::topic::{TopicTemplate, is_identifier};
+use tidegate_operators::zone::Zone;
 
 use super::kinds::{Component, Kind};
 use super::problem::{At, Reporter, hint_of, nearest, sounds_secret};
 use super::references;
 use super::tree::{Node, Table, Value};
 use super::units;
+
+/// Examples of durations.
+const DURATIONS: &str = "for example \"250ms\", \"5s\", \"1m\", \"2h\", \"7d\"";
 
 /// Checks the table of a component.
 pub fn component(c: &'static Component, node: &Node, at: At, report: &mut Reporter<'_>) {
@@ -108,7 +112,9 @@ fn value(kind: &Kind, node: &Node, key_at: At, report: &mut Reporter<'_>) {
                 component(c, item, at, report);
             }
         }),
-        Kind::Time(c) if node.table().is_some() => component(c, node, key_at, report),
+        Kind::Time(c) | Kind::Zone(c) if node.table().is_some() => {
+            component(c, node, key_at, report);
+        }
         Kind::Fields(c) => named(node, kind, report, |name, item, at, report| {
             identifier(name, at, report);
             if item.table().is_some() {
@@ -121,6 +127,7 @@ fn value(kind: &Kind, node: &Node, key_at: At, report: &mut Reporter<'_>) {
             identifier(name, at, report);
             value(&Kind::Sql, item, at, report);
         }),
+        Kind::TimesOfDay => named(node, kind, report, |_, n, _, report| scalar(kind, n, report)),
         Kind::Secrets => named(node, kind, report, |_, item, at, report| {
             value(&Kind::Secret, item, at, report);
         }),
@@ -223,7 +230,7 @@ fn scalar(kind: &Kind, node: &Node, report: &mut Reporter<'_>) {
         (Kind::Float, Value::Int(_)) => None,
         (Kind::Float, Value::Float(f)) if f.is_finite() => None,
         (Kind::Float, Value::Float(_)) => Some(("this must be a finite number".into(), None)),
-        (Kind::Duration, Value::Int(i)) => Some((
+        (Kind::Duration | Kind::DurationOr(_), Value::Int(i)) => Some((
             format!("{i} has no unit"),
             Some(format!("durations are texts with a unit: \"{i}s\", \"{i}ms\", \"{i}m\"")),
         )),
@@ -249,9 +256,15 @@ fn text_value(kind: &Kind, text: &str, node: &Node, report: &mut Reporter<'_>) {
     let at = node.at;
     let problem: Option<(String, Option<String>)> = match kind {
         Kind::Name | Kind::PipelineName => return name(kind, text, at, report),
-        Kind::Duration => units::duration_us(text)
+        Kind::DurationOr(words) if words.contains(&text) => None,
+        Kind::Duration => units::duration_us(text).err().map(|m| (m, Some(DURATIONS.into()))),
+        Kind::DurationOr(words) => units::duration_us(text)
             .err()
-            .map(|m| (m, Some("for example \"250ms\", \"5s\", \"1m\", \"2h\", \"7d\"".into()))),
+            .map(|m| (m, Some(format!("{DURATIONS}, or {}", Kind::OneOf(words).describe())))),
+        Kind::Zone(_) => zone(text),
+        Kind::TimesOfDay => units::time_of_day_us(text)
+            .err()
+            .map(|m| (m, Some("for example \"06:00\" or \"22:30\"".into()))),
         Kind::Size => units::size_bytes(text)
             .err()
             .map(|m| (m, Some("for example \"64KiB\" or \"1MB\"".into()))),
@@ -332,6 +345,11 @@ fn path(text: &str) -> Option<(String, Option<String>)> {
     let inner = text.strip_prefix("$.").unwrap_or(text);
     let bad = inner.split('.').any(str::is_empty);
     bad.then(|| (format!("`{text}` is not a path"), Some(hint.into())))
+}
+
+fn zone(text: &str) -> Option<(String, Option<String>)> {
+    let hint = || hint_of(text, Zone::names());
+    Zone::parse(text).is_none().then(|| (format!("`{text}` is no IANA time zone"), hint()))
 }
 
 fn time_format(text: &str) -> Option<(String, Option<String>)> {

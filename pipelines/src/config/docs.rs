@@ -149,6 +149,7 @@ fn component(c: &Component, out: &mut String) {
             Kind::Section(below)
             | Kind::Sections(below)
             | Kind::Time(below)
+            | Kind::Zone(below)
             | Kind::Fields(below) => component(below, out),
             other => other.components().iter().for_each(|below| component(below, out)),
         }

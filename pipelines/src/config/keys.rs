@@ -26,6 +26,7 @@ use mqtt::MQTT;
 pub(crate) use process::PROCESS_FILE;
 use registry::{ENRICH, REGISTRY, TEST_REGISTRY};
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT};
+pub(crate) use window::WEEKDAYS;
 use window::WINDOW;
 
 /// Most messages that one test can send: it runs in memory.

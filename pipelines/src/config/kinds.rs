@@ -81,6 +81,8 @@ pub enum Kind {
     Float,
     /// A duration with its unit.
     Duration,
+    /// A duration, or one of these words.
+    DurationOr(&'static [&'static str]),
     /// A size with its unit.
     Size,
     /// One of these words.
@@ -106,6 +108,10 @@ pub enum Kind {
     Path,
     /// MQTT 5 properties with a text each.
     Properties,
+    /// Names with a time of day each.
+    TimesOfDay,
+    /// The name of a time zone, or the component's table.
+    Zone(&'static Component),
     /// How a time is written.
     TimeFormat,
     /// A regular expression.
@@ -151,11 +157,9 @@ impl Kind {
             }
             Self::Float => "number",
             Self::Duration => "duration",
+            Self::DurationOr(words) => return format!("duration or {}", one_of(words)),
             Self::Size => "size",
-            Self::OneOf(words) => {
-                let words: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
-                return words.join(" or ");
-            }
+            Self::OneOf(words) => return one_of(words),
             Self::Texts => "list of texts",
             Self::Secret => "secret",
             Self::Secrets => "table of secrets",
@@ -164,6 +168,8 @@ impl Kind {
             Self::Topics => "list of topic templates",
             Self::Path => "path, {capture} or {user:property}",
             Self::Properties => "table of texts",
+            Self::TimesOfDay => "table of times of day",
+            Self::Zone(_) => "IANA time zone or table",
             Self::TimeFormat => "time format",
             Self::Regex => "regular expression",
             Self::Instant => "RFC 3339 time",
@@ -185,4 +191,9 @@ impl Kind {
             _ => &[],
         }
     }
+}
+
+fn one_of(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
+    words.join(" or ")
 }

@@ -92,6 +92,13 @@ fn kind(kind: &Kind) -> Value {
             "type": "string",
             "pattern": r"^\s*([0-9]+(\.[0-9]+)?\s*(us|ms|s|m|h|d)\s*)+$",
         }),
+        Kind::DurationOr(words) => {
+            json!({ "anyOf": [{ "enum": words }, self::kind(&Kind::Duration)] })
+        }
+        Kind::TimesOfDay => map(json!({
+            "type": "string",
+            "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$",
+        })),
         Kind::Size => json!({
             "type": "string",
             "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(B|[KMGT]B|[KMGT]iB)\s*$",
@@ -107,7 +114,7 @@ fn kind(kind: &Kind) -> Value {
         Kind::Instant => json!({ "type": "string", "format": "date-time" }),
         Kind::SqlMap => named(texts()),
         Kind::Properties => map(texts()),
-        Kind::Time(c) => json!({ "anyOf": [texts(), object(c)] }),
+        Kind::Time(c) | Kind::Zone(c) => json!({ "anyOf": [texts(), object(c)] }),
         Kind::Fields(c) => {
             let shorthand = c.key("type").map_or_else(texts, |k| self::kind(&k.kind));
             named(json!({ "anyOf": [shorthand, object(c)] }))

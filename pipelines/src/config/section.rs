@@ -57,7 +57,7 @@ impl<'t> Section<'t> {
     pub fn section(&self, name: &str) -> Option<Section<'t>> {
         let entry = self.entry(name)?;
         let component = match self.key(name).kind {
-            Kind::Section(c) | Kind::Time(c) => c,
+            Kind::Section(c) | Kind::Time(c) | Kind::Zone(c) => c,
             Kind::Variant(all) => check::selected(all, entry.node.table()?)?,
             _ => return None,
         };

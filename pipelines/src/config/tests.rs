@@ -166,7 +166,11 @@ fn used(c: &'static Component, node: &Node, seen: &mut BTreeSet<(String, String)
         };
         for item in below {
             let component = match key.kind {
-                Kind::Section(c) | Kind::Sections(c) | Kind::Time(c) | Kind::Fields(c) => Some(c),
+                Kind::Section(c)
+                | Kind::Sections(c)
+                | Kind::Time(c)
+                | Kind::Zone(c)
+                | Kind::Fields(c) => Some(c),
                 kind => item.table().and_then(|t| super::check::selected(kind.components(), t)),
             };
             if let Some(component) = component {
@@ -180,7 +184,11 @@ fn components(c: &'static Component, all: &mut Vec<&'static Component>) {
     all.push(c);
     for key in c.keys {
         match key.kind {
-            Kind::Section(b) | Kind::Sections(b) | Kind::Time(b) | Kind::Fields(b) => {
+            Kind::Section(b)
+            | Kind::Sections(b)
+            | Kind::Time(b)
+            | Kind::Zone(b)
+            | Kind::Fields(b) => {
                 components(b, all);
             }
             kind => kind.components().iter().for_each(|b| components(b, all)),
@@ -299,7 +307,7 @@ fn valid(schema: &Json, value: &Json) -> bool {
 #[test]
 fn the_json_schema_knows_good_from_bad() {
     let schema = schema();
-    for text in [PLANT, BROKER, FILE, HTTP, REGISTRY] {
+    for text in [PLANT, BROKER, FILE, HTTP, SPANS, REGISTRY] {
         assert!(valid(&schema, &to_json(&tree(text))));
     }
     for (from, to) in [

@@ -57,6 +57,34 @@ pub fn duration_us(text: &str) -> Result<i64, String> {
     Ok(total as i64)
 }
 
+/// Reads a time of day such as `"06:00"` or `"22:30:15"`; microseconds since midnight. The error
+/// says what is wrong with the text.
+pub fn time_of_day_us(text: &str) -> Result<i64, String> {
+    let bad = || format!("`{text}` is not a time of day");
+    let mut us = 0;
+    let parts: Vec<&str> = text.split(':').collect();
+    if !(2..=3).contains(&parts.len()) {
+        return Err(bad());
+    }
+    for (part, (limit, unit_us)) in
+        parts.iter().zip([(24, 3_600_000_000), (60, 60_000_000), (60, 1_000_000)])
+    {
+        let is_number = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+        let number = part.parse().ok().filter(|number: &i64| is_number && *number < limit);
+        us += number.ok_or_else(bad)? * unit_us;
+    }
+    Ok(us)
+}
+
+/// Writes a time of day; the inverse of [`time_of_day_us`].
+pub fn show_time_of_day(us: i64) -> String {
+    let (hours, minutes, seconds) = (us / 3_600_000_000, us / 60_000_000 % 60, us / 1_000_000 % 60);
+    match seconds {
+        0 => format!("{hours:02}:{minutes:02}"),
+        _ => format!("{hours:02}:{minutes:02}:{seconds:02}"),
+    }
+}
+
 /// Reads a size such as `"64KiB"` or `"1MB"`; bytes. The error says what is wrong with the text.
 pub fn size_bytes(text: &str) -> Result<u64, String> {
     let (number, unit, tail) = split(text.trim())?;

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use tidegate_operators::aggregate::{StateSize, state_size};
-use tidegate_operators::spec::{Clock, Shape, WindowSpec};
+use tidegate_operators::spec::{CalendarSpec, Clock, Period, Shape, Shift, WindowSpec, ZoneOf};
 
-use crate::config::units::show_duration;
+use crate::config::keys::WEEKDAYS;
+use crate::config::units::{show_duration, show_time_of_day};
 use crate::fingerprint::shown;
 
 /// Which windows there are.
@@ -21,6 +22,7 @@ pub(super) fn bounds(shape: &Shape) -> String {
             }
             text
         }
+        Shape::Calendar(calendar) => calendar_bounds(calendar),
         Shape::Session { gap_us, max_us } => {
             format!("without a pause over {}{}", show_duration(*gap_us), cut(*max_us))
         }
@@ -50,6 +52,31 @@ pub(super) fn bounds(shape: &Shape) -> String {
     }
 }
 
+fn calendar_bounds(calendar: &CalendarSpec) -> String {
+    let mut text = match &calendar.period {
+        Period::Day => "every day".to_owned(),
+        Period::Week { start } => {
+            let first = WEEKDAYS.get(usize::from(*start)).copied().unwrap_or_default();
+            format!("every week from {first}")
+        }
+        Period::Month => "every month".to_owned(),
+        Period::Quarter => "every quarter of a year".to_owned(),
+        Period::Year => "every year".to_owned(),
+        Period::Shifts(shifts) => {
+            let shown = |s: &Shift| format!("{} from {}", s.name, show_time_of_day(s.from_us));
+            let shown: Vec<String> = shifts.iter().map(shown).collect();
+            format!("shifts: {}", shown.join(", "))
+        }
+    };
+    if calendar.offset_us > 0 {
+        let _ = write!(text, ", {} after midnight", show_duration(calendar.offset_us));
+    }
+    match calendar.zone {
+        ZoneOf::All(zone) => text + ", by the clocks of " + zone.name(),
+        ZoneOf::Key(_) => text + ", by the clocks of the key's own zone",
+    }
+}
+
 fn cut(max_us: Option<i64>) -> String {
     max_us.map_or_else(String::new, |us| format!(", cut at {}", show_duration(us)))
 }
@@ -62,7 +89,7 @@ pub(super) fn closes(w: &WindowSpec) -> String {
     };
     let (disorder, idle) = (show_duration(w.disorder_us), show_duration(w.idle_close_us));
     let what = match &w.shape {
-        Shape::Grid { .. } => {
+        Shape::Grid { .. } | Shape::Calendar(_) => {
             return format!(
                 "when {whose} is {disorder} past its end, or its key is silent for {idle}"
             );
@@ -91,6 +118,12 @@ pub(super) fn state(w: &WindowSpec, keep_us: i64) -> String {
             // Open windows, those within the disorder, and those that can still be revised.
             let span_us = size_us.saturating_add(w.disorder_us).saturating_add(keep_us);
             let windows = span_us / slide_us + i64::from(span_us % slide_us != 0) + 1;
+            format!("per key at most about {windows} windows of {aggregates}")
+        }
+        Shape::Calendar(calendar) => {
+            // Such a day can be an hour shorter, and one window more is open.
+            let tail_us = w.disorder_us.saturating_add(keep_us);
+            let windows = tail_us / calendar.period.shortest_us() + 3;
             format!("per key at most about {windows} windows of {aggregates}")
         }
         Shape::Session { max_us: None, .. } => {

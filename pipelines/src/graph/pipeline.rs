@@ -214,7 +214,9 @@ impl<'scope> Builder<'_, 'scope> {
                 // One clock for the fleet needs all keys in one place.
                 let spread = spec.clock == Clock::Device;
                 let operator: Box<dyn KeyedOperator> = match spec.shape {
-                    Shape::Grid { .. } => Box::new(WindowOperator::new(spec.clone())?),
+                    Shape::Grid { .. } | Shape::Calendar(_) => {
+                        Box::new(WindowOperator::new(spec.clone())?)
+                    }
                     _ => Box::new(SpanOperator::new(spec.clone())?),
                 };
                 (operator, spec.keys.clone(), spread, Some(Counter::Windows))

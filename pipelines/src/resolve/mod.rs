@@ -5,6 +5,7 @@
 //! the plan. Both go through the same code, so what was checked is what runs.
 
 mod absence;
+mod calendar;
 pub(crate) mod cases;
 mod dedup;
 pub(crate) mod edges;

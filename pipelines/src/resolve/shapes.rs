@@ -3,6 +3,7 @@
 use arrow::datatypes::DataType;
 use tidegate_operators::spec::{Expr, Shape};
 
+use super::calendar::{calendar, is_calendar};
 use super::edges::Edge;
 use super::sql;
 use crate::config::problem::Reporter;
@@ -18,7 +19,7 @@ const PANES_PER_WINDOW_MAX: i64 = 10_000;
 
 /// Kinds of windows: the keys of which at least one names the kind, and those that go with it.
 const KINDS: [(&[&str], &[&str]); 5] = [
-    (&["every", "size", "slide"], &["offset"]),
+    (&["every", "size", "slide", "shifts"], &["offset", "zone", "week_start"]),
     (&["gap"], &["max"]),
     (&["count"], &["hop"]),
     (&["while", "begin", "until"], &["abort", "min", "max"]),
@@ -26,7 +27,12 @@ const KINDS: [(&[&str], &[&str]); 5] = [
 ];
 
 /// Which windows there are. Reports what is missing, too much or out of bounds.
-pub(super) fn shape(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<Shape> {
+pub(super) fn shape(
+    step: &Section<'_>,
+    input: &Edge,
+    keys: &[usize],
+    report: &mut Reporter<'_>,
+) -> Option<Shape> {
     let named = |kind: &usize| KINDS[*kind].0.iter().find(|key| step.entry(key).is_some());
     let kinds: Vec<usize> = (0..KINDS.len()).filter(|kind| named(kind).is_some()).collect();
     let &[kind] = &kinds[..] else {
@@ -37,9 +43,9 @@ pub(super) fn shape(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>)
                 report.error(at, format!("`{first}` together with `{second}`"), hint);
             }
             _ => {
-                let hint = "for example `every = \"1m\"`, `gap = \"5m\"` for sessions, \
-                            `count = 100`, `while = \"...\"`, or `before = \"5m\"` for one \
-                            around each reading";
+                let hint = "for example `every = \"1m\"` or `every = \"day\"`, `gap = \"5m\"` for \
+                            sessions, `count = 100`, `while = \"...\"`, or `before = \"5m\"` for \
+                            one around each reading";
                 report.error(step.at, "how long is the window?", hint.to_owned());
             }
         }
@@ -47,8 +53,10 @@ pub(super) fn shape(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>)
     };
     let fit = companions(step, kind, report);
     let shape = match kind {
+        0 if is_calendar(step) => Shape::Calendar(calendar(step, input, keys, report)?),
         0 => {
             let (size_us, slide_us, offset_us) = grid(step, report)?;
+            only_of_calendars(step, report)?;
             Shape::Grid { size_us, slide_us, offset_us }
         }
         1 => {
@@ -81,6 +89,17 @@ fn companions(step: &Section<'_>, kind: usize, report: &mut Reporter<'_>) -> boo
         }
     }
     fit
+}
+
+/// Reports keys that have no effect on windows of fixed length.
+fn only_of_calendars(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<()> {
+    let wrong = ["zone", "week_start"].iter().find_map(|key| step.entry(key));
+    if let Some(entry) = wrong {
+        let hint = "it goes with `shifts`, and `every` as \"day\", \"week\" and longer".to_owned();
+        report.error(entry.key_at, format!("`{}` has no effect here", entry.key), hint);
+        return None;
+    }
+    Some(())
 }
 
 /// A duration that must be there and longer than nothing.

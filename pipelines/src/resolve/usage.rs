@@ -133,6 +133,8 @@ fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Need
         Some("window") => {
             needs.read_map(step, "select");
             needs.name_list(step, "by");
+            let zone = step.section("zone").and_then(|zone| zone.text("column"));
+            needs.names.extend(zone.map(str::to_owned));
             for key in ["while", "begin", "until", "abort", "at"] {
                 needs.read_key(step, key);
             }

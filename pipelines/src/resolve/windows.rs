@@ -5,6 +5,7 @@ use tidegate_operators::spec::{
     Clock, DetectMethod, DetectOrder, DetectSpec, LatePolicy, StepKind, WindowSpec,
 };
 
+use super::calendar::zone_column;
 use super::edges::{Edge, RowKind};
 use super::shapes::shape;
 use super::steps::Steps;
@@ -15,6 +16,9 @@ use crate::planner::{PlanProblem, plan_window};
 
 /// Columns that every window has.
 const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
+
+/// Keys, each with the column that windows of this kind have as well.
+const OWN_COLUMNS: [(&str, &str); 2] = [("count", "window_number"), ("shifts", "shift")];
 
 /// A duration of the step, or, if absent, of `[reading]`.
 pub(super) fn inherited(steps: &Steps<'_>, step: &Section<'_>, key: &str) -> i64 {
@@ -29,10 +33,13 @@ pub(crate) fn window(
     input: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
-    let shape = shape(step, input, report);
+    let (mut keys, complete) = input.key_indexes(step.texts("by"), report);
+    // A key has the windows of one zone.
+    let zone = zone_column(step, input, report).filter(|zone| !keys.contains(zone));
+    keys.extend(zone.filter(|_| step.entry("by").is_none()));
+    let shape = shape(step, input, &keys, report);
     let late = late(step, report);
     not_over_revisions(step, input, "would be counted twice", report);
-    let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
     let planned = selected(step, &key_names, input, report);
@@ -97,14 +104,20 @@ fn selected(
 ) -> Option<crate::planner::PlannedWindow> {
     let entries = step.entries("select");
     let mut good = true;
+    let is_own =
+        |name: &str| OWN_COLUMNS.iter().any(|(key, own)| *own == name && step.entry(key).is_some());
     for entry in entries {
         let name = entry.key.as_str();
-        let numbered = name == "window_number" && step.entry("count").is_some();
-        if WINDOW_COLUMNS.contains(&name) || numbered || keys.iter().any(|k| k == name) {
+        if WINDOW_COLUMNS.contains(&name) || is_own(name) || keys.iter().any(|k| k == name) {
             good = false;
             let message = format!("every window here has a column `{name}` anyway");
             report.error(entry.key_at, message, "choose another name".to_owned());
         }
+    }
+    if let Some(name) = keys.iter().find(|name| is_own(name)) {
+        good = false;
+        let message = format!("`{name}` cannot be in the key: windows here have such a column");
+        report.error(place_of(step, name), message, "give it another name".to_owned());
     }
     let texts: Vec<(String, String)> = entries
         .iter()

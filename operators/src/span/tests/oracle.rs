@@ -41,7 +41,7 @@ pub(super) fn around(value: i64) -> bool {
 /// All windows of one key, whose readings are in order.
 pub(super) fn windows(shape: &Shape, readings: &[Reading]) -> Vec<Window> {
     match shape {
-        Shape::Grid { .. } => unreachable!("has its own tests"),
+        Shape::Grid { .. } | Shape::Calendar(_) => unreachable!("has its own tests"),
         Shape::Session { gap_us, max_us } => sessions(*gap_us, *max_us, readings),
         Shape::Count { size, hop } => (0..)
             .map(|k| (k, (k * hop) as usize, (k * hop + size) as usize))

@@ -7,25 +7,62 @@ use crate::config::kinds::{Component, Key, Kind};
 /// Most readings of a window that is made of a number of them.
 const COUNT_MAX: i64 = 1_000_000;
 
+/// The words of `every`.
+const CALENDAR: [&str; 5] = ["day", "week", "month", "quarter", "year"];
+
+/// The words of `week_start`, from Monday.
+pub(crate) const WEEKDAYS: [&str; 7] =
+    ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+
+static ZONE: Component = Component {
+    id: "step.window.zone",
+    heading: "zone",
+    tag: None,
+    doc: "Each key has the zone that a column names, such as one that a step `enrich` has added. \
+          The column is part of the key, so a key whose zone changes is another one from then on. \
+          A row whose zone is null or unknown is a row of `system.rejects` (`zone`).",
+    keys: &[Key::new("column", Kind::Name, "The column with the name of the zone.", "\"zone\"")
+        .required()],
+};
+
 pub(super) static WINDOW: Component = Component {
     id: "step.window",
     heading: "[[step]]",
     tag: Some("window"),
     doc: "Aggregates over windows of event time. The output has the key, `window_start`, \
           `window_end`, the selected columns, `rows` (readings in it) and `revision` (0 at first). \
-          Which windows there are says one of: `every`; `size` and `slide`; `gap` (sessions); \
-          `count`; `while`, or `begin` and `until` (states); `before` and `after` (around each \
-          reading). The latter are over the readings of a key in the order of their times; the \
-          clock of a key that is silent for `idle_close` goes on with the time of arrival.",
+          Which windows there are says one of: `every`; `size` and `slide`; `shifts`; `gap` \
+          (sessions); `count`; `while`, or `begin` and `until` (states); `before` and `after` \
+          (around each reading). The last four are over the readings of a key in the order of \
+          their times; the clock of a key that is silent for `idle_close` goes on with the time \
+          of arrival.",
     keys: &[
         STEP_NAME,
         STEP_FROM,
         Key::new(
             "every",
-            Kind::Duration,
-            "Length of windows that follow each other (tumbling). Either this, or `size` and \
-             `slide`.",
+            Kind::DurationOr(&CALENDAR),
+            "Length of windows that follow each other (tumbling), or a word: days, weeks, months, \
+             quarters or years on the clocks of `zone`, so that a day can have 23 or 25 hours.",
             "\"1m\"",
+        ),
+        Key::new(
+            "zone",
+            Kind::Zone(&ZONE),
+            "Whose clocks `every = \"day\"` (or a longer word) and `shifts` go by: the name of a \
+             zone in the IANA database. A window begins when the clocks first show its beginning, \
+             or, where that time is skipped, with the end of the gap.",
+            "\"Europe/Berlin\"",
+        ),
+        Key::new("week_start", Kind::OneOf(&WEEKDAYS), "The first day of a week.", "\"monday\"")
+            .default("monday"),
+        Key::new(
+            "shifts",
+            Kind::TimesOfDay,
+            "Shifts of every day by the clocks of `zone`, in their order, each until the next \
+             begins, the last until the first of the next day. The output has a column `shift` \
+             with the name.",
+            "{ early = \"06:00\", late = \"14:00\", night = \"22:00\" }",
         ),
         Key::new("size", Kind::Duration, "Length of windows that overlap (hopping).", "\"1m\""),
         Key::new(
@@ -38,7 +75,8 @@ pub(super) static WINDOW: Component = Component {
             "offset",
             Kind::Duration,
             "Shift of the windows; without it they start at multiples of their distance since \
-             1970-01-01 in UTC.",
+             1970-01-01 in UTC. Of days and longer: how long after midnight, on the clocks, they \
+             start.",
             "\"0s\"",
         )
         .default("0s"),
