@@ -135,6 +135,7 @@ fn disorder_us(pipeline: &PipelineSpec) -> Option<i64> {
         StepKind::Detect(detect) => Some(detect.disorder_us),
         StepKind::Latest(latest) => Some(latest.disorder_us),
         StepKind::Absence(absence) => Some(absence.disorder_us),
+        StepKind::Sequence(sequence) => Some(sequence.disorder_us),
         _ => None,
     };
     pipeline.steps.iter().filter_map(|s| of(&s.kind)).min()
@@ -186,7 +187,8 @@ fn latest_of(batches: &[RecordBatch]) -> Vec<RecordBatch> {
     let schema = first.schema();
     let all = concat_batches(&schema, batches).unwrap();
     let Some(revisions) = all.column_by_name("revision") else { return batches.to_vec() };
-    let bound = schema.index_of("window_start").unwrap();
+    // Versions of a registry have revisions too, but are no windows.
+    let Ok(bound) = schema.index_of("window_start") else { return batches.to_vec() };
     let mut columns: Vec<&ArrayRef> = all.columns()[..=bound].iter().collect();
     if let Some(number) = all.column_by_name("window_number") {
         columns[bound] = number;

@@ -128,7 +128,8 @@ impl StatelessStep {
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
             | StepKind::Latest(_)
-            | StepKind::Absence(_) => return None,
+            | StepKind::Absence(_)
+            | StepKind::Sequence(_) => return None,
         }
         Some(Self { kind: kind.clone(), output })
     }
@@ -154,7 +155,8 @@ impl StatelessStep {
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
             | StepKind::Latest(_)
-            | StepKind::Absence(_) => unreachable!("refused by `new`"),
+            | StepKind::Absence(_)
+            | StepKind::Sequence(_) => unreachable!("refused by `new`"),
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod properties;
 pub mod registry;
 pub mod reject;
 pub(crate) mod saved;
+pub mod sequence;
 pub mod skew;
 pub mod slabs;
 pub mod snapshot;

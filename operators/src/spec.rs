@@ -7,6 +7,7 @@ mod dedup;
 mod latest;
 mod limits;
 mod registry;
+mod sequence;
 mod skew;
 mod window;
 
@@ -28,6 +29,7 @@ pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
     VALID_FROM, VALID_TO, registry_topic,
 };
+pub use sequence::{Pattern, SequenceSpec};
 pub use skew::SkewSpec;
 pub use window::{Clock, LatePolicy, Shape, WindowSpec};
 
@@ -342,6 +344,8 @@ pub enum StepKind {
     Latest(LatestSpec),
     /// Times without readings.
     Absence(AbsenceSpec),
+    /// Patterns over the readings of each key.
+    Sequence(SequenceSpec),
 }
 
 /// One step.

@@ -52,7 +52,8 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
             | StepKind::Latest(_)
-            | StepKind::Absence(_) => {
+            | StepKind::Absence(_)
+            | StepKind::Sequence(_) => {
                 ids.insert(format!("{}/{}", p.name, step.name), own);
             }
             StepKind::Filter(_) | StepKind::Project(_) => {}

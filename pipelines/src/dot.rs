@@ -97,6 +97,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Enrich(_) => "enrich",
         StepKind::Latest(_) => "latest",
         StepKind::Absence(_) => "absence",
+        StepKind::Sequence(_) => "sequence",
     }
 }
 

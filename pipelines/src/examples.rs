@@ -26,7 +26,7 @@ pub const WAYS_IN: [(&str, &str); 2] = [
 ];
 
 /// One pipeline for each kind of question, to be copied from.
-pub const COOKBOOK: [(&str, &str); 12] = [
+pub const COOKBOOK: [(&str, &str); 13] = [
     ("cookbook-meter.toml", include_str!("../examples/cookbook-meter.toml")),
     ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
     ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
@@ -39,6 +39,7 @@ pub const COOKBOOK: [(&str, &str); 12] = [
     ("cookbook-latest.toml", include_str!("../examples/cookbook-latest.toml")),
     ("cookbook-silence.toml", include_str!("../examples/cookbook-silence.toml")),
     ("cookbook-shifts.toml", include_str!("../examples/cookbook-shifts.toml")),
+    ("cookbook-sequence.toml", include_str!("../examples/cookbook-sequence.toml")),
 ];
 
 /// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.

@@ -3,6 +3,7 @@
 mod absence;
 mod latest;
 mod registry;
+mod sequence;
 mod shape;
 
 use std::fmt::Write as _;
@@ -179,6 +180,7 @@ fn one_step(step: &StepSpec, out: &mut String) {
         StepKind::Enrich(e) => registry::enrich(e, out),
         StepKind::Latest(l) => latest::latest(l, out),
         StepKind::Absence(a) => absence::absence(a, out),
+        StepKind::Sequence(s) => sequence::sequence(s, out),
     }
     line(out, "columns", &columns(&step.output));
 }
@@ -193,6 +195,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Enrich(_) => "columns of a registry",
         StepKind::Latest(_) => "last-known values",
         StepKind::Absence(_) => "absences of readings",
+        StepKind::Sequence(_) => "sequences of readings",
     }
 }
 

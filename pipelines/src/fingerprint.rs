@@ -11,7 +11,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
     AbsenceSpec, AlertSpec, CalendarSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec,
-    EnrichSpec, Expr, LatestSpec, Period, PipelineSpec, RegistrySpec, Shape, StepKind, WindowSpec,
+    EnrichSpec, Expr, LatestSpec, Period, PipelineSpec, RegistrySpec, SequenceSpec, Shape,
+    StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -73,7 +74,8 @@ fn canonical(p: &PipelineSpec) -> String {
         if let StepKind::Window(WindowSpec { limits, .. })
         | StepKind::Detect(DetectSpec { limits, .. })
         | StepKind::Latest(LatestSpec { limits, .. })
-        | StepKind::Absence(AbsenceSpec { limits, .. }) = &step.kind
+        | StepKind::Absence(AbsenceSpec { limits, .. })
+        | StepKind::Sequence(SequenceSpec { limits, .. }) = &step.kind
         {
             let _ = writeln!(out, "{limits:?}");
         }
@@ -142,6 +144,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
         StepKind::Enrich(e) => enrich_text(e),
         StepKind::Latest(l) => latest_text(l),
         StepKind::Absence(a) => absence_text(a),
+        StepKind::Sequence(s) => sequence_text(s),
         StepKind::Detect(d) => {
             let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
@@ -181,7 +184,8 @@ pub(crate) fn shown_text(kind: &StepKind) -> String {
         | StepKind::Project(_)
         | StepKind::Route(_)
         | StepKind::Latest(_)
-        | StepKind::Absence(_) => String::new(),
+        | StepKind::Absence(_)
+        | StepKind::Sequence(_) => String::new(),
     }
 }
 
@@ -243,6 +247,24 @@ fn absence_text(a: &AbsenceSpec) -> String {
         a.keep_us,
         a.live,
         a.forget_after_us
+    )
+}
+
+fn sequence_text(s: &SequenceSpec) -> String {
+    format!(
+        "sequence {:?} {} {:?} {:?} {} {} / {} {} {} {} {} {}",
+        names(&s.input, &s.keys),
+        s.input.field(s.time).name(),
+        s.pattern,
+        s.first.as_ref().map(expr),
+        expr(&s.last),
+        exprs(&s.select_first),
+        exprs(&s.select),
+        s.disorder_us,
+        s.idle_close_us,
+        s.keep_us,
+        s.live,
+        s.forget_after_us
     )
 }
 

@@ -11,6 +11,7 @@ mod limits;
 mod mqtt;
 mod process;
 mod registry;
+mod sequence;
 mod steps;
 mod window;
 
@@ -25,6 +26,7 @@ use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
 use mqtt::MQTT;
 pub(crate) use process::PROCESS_FILE;
 use registry::{ENRICH, REGISTRY, TEST_REGISTRY};
+use sequence::SEQUENCE;
 use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT};
 pub(crate) use window::WEEKDAYS;
 use window::WINDOW;
@@ -63,6 +65,7 @@ pub(crate) static PIPELINE: Component = Component {
             "step",
             Kind::Variants(&[
                 &FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH, &LATEST, &ABSENCE,
+                &SEQUENCE,
             ]),
             "What is done with the rows, from edge to edge. Each step's name is the name of its \
              output edge; their order in the file does not matter.",

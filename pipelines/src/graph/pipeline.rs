@@ -18,6 +18,7 @@ use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
 use tidegate_operators::latest::LatestOperator;
+use tidegate_operators::sequence::SequenceOperator;
 use tidegate_operators::skew::{ClockSkew, clocks_schema};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
@@ -75,7 +76,10 @@ pub(super) fn build<'scope>(
     builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
-            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Latest(_) => {
+            StepKind::Window(_)
+            | StepKind::Detect(_)
+            | StepKind::Latest(_)
+            | StepKind::Sequence(_) => {
                 builder.keyed_step(step)?;
             }
             StepKind::Enrich(spec) => builder.enrich(step, spec)?,
@@ -224,6 +228,10 @@ impl<'scope> Builder<'_, 'scope> {
             StepKind::Detect(spec) => {
                 let operator = Box::new(Detector::new(spec.clone())?);
                 (operator, spec.keys.clone(), true, Some(Counter::Findings))
+            }
+            StepKind::Sequence(spec) => {
+                let operator = Box::new(SequenceOperator::new(spec.clone())?);
+                (operator, spec.keys.clone(), true, None)
             }
             StepKind::Latest(spec) => {
                 let operator = Box::new(LatestOperator::new(spec.clone())?);

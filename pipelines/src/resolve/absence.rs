@@ -27,7 +27,7 @@ pub(crate) fn absence(
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
-    let select = selected(step, (&OWN, &key_names), input, report);
+    let select = selected(step, "select", (&OWN, &key_names), input, report);
     if let Some(taken) = key_names.iter().find(|k| OWN.contains(&k.as_str())) {
         let message = format!("absences have a column `{taken}` of their own");
         report.error(step.at("by"), message, "give the key another name".to_owned());
@@ -83,14 +83,16 @@ fn cadence(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<Cadence> {
     Some(Cadence::Every(us))
 }
 
-/// The expressions of `select`, each over a row of the input, none under a name that is taken.
+/// The expressions of a key such as `select`, each over a row of the input, none under a name that
+/// is taken.
 pub(super) fn selected(
     step: &Section<'_>,
+    key: &str,
     (own, keys): (&[&str], &[String]),
     input: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<Vec<(String, Expr)>> {
-    let entries = step.entries("select");
+    let entries = step.entries(key);
     let mut columns = Vec::with_capacity(entries.len());
     for entry in entries {
         let name = entry.key.as_str();

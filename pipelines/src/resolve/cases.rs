@@ -95,7 +95,7 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
                 report.error(input.at, format!("`{key}` is missing"), hint);
             }
         }
-        let topic = input.text("topic").unwrap_or_default();
+        let Some(topic) = input.text("topic") else { continue };
         let mut captures = Vec::new();
         if !templates.iter().any(|(t, _)| t.matches(topic, &mut captures)) {
             let hint = "compare it with `topics` in [source]".to_owned();

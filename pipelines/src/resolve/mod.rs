@@ -14,6 +14,7 @@ mod limits;
 mod outputs;
 mod reading;
 mod registry;
+mod sequence;
 mod shapes;
 mod skew;
 mod source;

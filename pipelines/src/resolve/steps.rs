@@ -9,7 +9,7 @@ use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{absence, latest, registry, sql, windows};
+use super::{absence, latest, registry, sequence, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -94,6 +94,7 @@ impl<'t> Steps<'t> {
             Some("window") => windows::window(self, step, &name, &input, report),
             Some("latest") => latest::latest(self, step, &name, &input, report),
             Some("absence") => absence::absence(self, step, &name, &input, report),
+            Some("sequence") => sequence::sequence(self, step, &name, &input, report),
             Some("enrich") => registry::enrich(self, step, &name, &input, report),
             _ => windows::detect(self, step, &name, &input, report),
         });

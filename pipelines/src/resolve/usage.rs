@@ -139,6 +139,14 @@ fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Need
                 needs.read_key(step, key);
             }
         }
+        Some("sequence") => {
+            for key in ["first", "then", "without", "when"] {
+                needs.read_key(step, key);
+            }
+            needs.read_map(step, "select_first");
+            needs.read_map(step, "select");
+            needs.name_list(step, "by");
+        }
         Some("absence") => {
             needs.read_map(step, "select");
             needs.name_list(step, "by");

@@ -1,0 +1,266 @@
+//! Sequences: a reading and then another, a reading and then no other, so many of some readings.
+//!
+//! What is found is defined over the readings of a key in the order of their times, not over their
+//! arrival ([`automaton`]): readings of the same time are in the order of what they say. A key has
+//! a clock, its newest event time; what is not newer than clock - `disorder` is settled, and what
+//! is found in it is told. A key that is silent for `idle_close` has its clock go on with the
+//! ticks, so that what did not come is told without a message. What is older than settled - `keep`
+//! is final: an older reading is late. Any other late reading revises: a match that is another now
+//! comes again with the next revision, one that is none is withdrawn, as windows are
+//! ([`crate::span`]).
+//!
+//! A match is told when it is complete and again when it is over. State of a key: the readings of
+//! `disorder` and `keep`, at most [`ENTRIES_MAX`], and one automaton for all that are older.
+
+mod automaton;
+mod emit;
+mod key;
+mod save;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+
+use self::automaton::Entry;
+use self::key::{KeyState, Told};
+use crate::batch::Tick;
+use crate::expression::{Failed, condition, expression_failed};
+use crate::intern::KeyInterner;
+use crate::keys::{KeyedStep, Silence};
+use crate::late::LateRows;
+use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::picked::Picker;
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, Snapshot};
+use crate::spec::{Expr, Pattern, SequenceSpec};
+use crate::system::step_rejects;
+
+pub use self::key::ENTRIES_MAX;
+
+/// A sequence step at work on the keys of one worker.
+pub struct SequenceOperator {
+    spec: SequenceSpec,
+    output: SchemaRef,
+    interner: KeyInterner,
+    /// The columns of the first reading, then those of the last one.
+    picker: Picker,
+    keys: Slabs<KeyState>,
+    silence: Silence,
+    /// Keys by the tick time at which to look whether they have been silent for long enough.
+    due: BTreeMap<i64, Vec<u32>>,
+    late: LateRows,
+    ids: Vec<u32>,
+    told: Vec<Told>,
+    /// Key groups that changed since the last cut.
+    changed: GroupSet,
+}
+
+impl SequenceOperator {
+    /// An operator without state.
+    ///
+    /// # Errors
+    /// The key columns have types that cannot be keys; planning rules that out.
+    pub fn new(spec: SequenceSpec) -> Result<Self, OperatorError> {
+        let types: Vec<DataType> =
+            spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
+        let select: Vec<(String, Expr)> =
+            spec.select_first.iter().chain(&spec.select).cloned().collect();
+        let forget_after_us = match spec.live {
+            true => spec.forget_after_us.max(spec.idle_close_us).max(spec.disorder_us),
+            false => i64::MAX,
+        };
+        Ok(Self {
+            output: spec.schema(),
+            interner: KeyInterner::new(&types)?,
+            picker: Picker::new((&spec.pipeline, &spec.name), &select, &spec.input)?,
+            keys: Slabs::default(),
+            silence: Silence::new(forget_after_us),
+            due: BTreeMap::new(),
+            late: LateRows::new(&spec.pipeline, &spec.name),
+            ids: Vec::new(),
+            told: Vec::new(),
+            changed: GroupSet::default(),
+            spec,
+        })
+    }
+
+    fn rule(&self) -> (Pattern, i64) {
+        (self.spec.pattern, self.spec.keep_us)
+    }
+
+    /// The rows whose keys have or find a place; sets `ids`.
+    fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
+        let SequenceSpec { pipeline, name, keys, limits, .. } = &self.spec;
+        let step = KeyedStep { pipeline, name, limits: *limits };
+        let rows = step.admitted(&mut self.interner, keys, rows, &mut self.ids, emit)?;
+        for key in self.interner.fresh() {
+            self.keys.put(key.id as usize, KeyState::default());
+            self.silence.start(key.id, i64::MIN);
+        }
+        Ok(rows)
+    }
+
+    /// Which readings can be first and last. One of which that cannot be said is neither, and is
+    /// told as a reject.
+    fn marks(
+        &self,
+        rows: &RecordBatch,
+        emit: &mut Emit,
+    ) -> Result<(BooleanArray, BooleanArray), OperatorError> {
+        let (last, errors) = condition(&self.spec.last, rows)?;
+        let mut failed: Vec<Failed> = errors.into_iter().map(expression_failed).collect();
+        let first = match &self.spec.first {
+            Some(first) => {
+                let (first, errors) = condition(first, rows)?;
+                failed.extend(errors.into_iter().map(expression_failed));
+                first
+            }
+            None => last.clone(),
+        };
+        if !failed.is_empty() {
+            failed.sort_by_key(|f| f.row);
+            failed.dedup_by_key(|f| f.row);
+            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+        }
+        Ok((first, last))
+    }
+
+    fn take(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let rows = &self.admit(rows, emit)?;
+        let values = self.picker.pick(rows, emit)?;
+        let (first, last) = self.marks(rows, emit)?;
+        let ids = std::mem::take(&mut self.ids);
+        let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let mut touched = Vec::new();
+        for (row, ((id, time_us), values)) in ids.iter().zip(times.values()).zip(values).enumerate()
+        {
+            self.silence.heard(*id, tick.time_us);
+            let key = &mut self.keys[*id as usize];
+            if key.epoch != tick.epoch {
+                key.epoch = tick.epoch;
+                key.seen_us = tick.time_us;
+                touched.push(*id);
+            }
+            key.clock_us = key.clock_us.max(*time_us);
+            if *time_us < key.final_us {
+                self.late.push(*id, *time_us, (*time_us, *time_us), key.clock_us - time_us);
+                continue;
+            }
+            let (first, last) = (first.value(row), last.value(row));
+            key.insert(Entry { time_us: *time_us, first, last, values });
+        }
+        self.ids = ids;
+        for id in touched {
+            let horizon_us = self.keys[id as usize].clock_us.saturating_sub(self.spec.disorder_us);
+            self.settle(id, horizon_us);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, id: u32, horizon_us: i64) {
+        let rule = self.rule();
+        self.keys[id as usize].settle(id, rule, horizon_us, &mut self.told);
+        self.changed.insert(self.interner.group(id));
+        self.watch(id);
+    }
+
+    /// Puts a key on the list of those to look at.
+    fn watch(&mut self, id: u32) {
+        if !self.spec.live {
+            return;
+        }
+        let waits = (self.spec.disorder_us, self.spec.idle_close_us);
+        let key = &mut self.keys[id as usize];
+        if let Some(look_us) = key.look_us(self.spec.pattern, waits)
+            && key.wake_us.is_none_or(|wake_us| look_us < wake_us)
+        {
+            key.wake_us = Some(look_us);
+            self.due.entry(look_us).or_default().push(id);
+        }
+    }
+
+    /// The clocks of silent keys go on.
+    fn look(&mut self, now_us: i64) {
+        let waits = (self.spec.disorder_us, self.spec.idle_close_us);
+        while let Some(entry) = self.due.first_entry() {
+            let listed_us = *entry.key();
+            if listed_us > now_us {
+                return;
+            }
+            for id in entry.remove() {
+                let Some(key) = self.keys.get(id as usize) else { continue };
+                if key.wake_us != Some(listed_us) {
+                    continue;
+                }
+                let is_due = key.look_us(self.spec.pattern, waits).is_some_and(|us| us <= now_us);
+                let silent_us = now_us.saturating_sub(key.seen_us);
+                let clock_us = key.clock_us.saturating_add(silent_us);
+                self.keys[id as usize].wake_us = None;
+                match is_due {
+                    true => self.settle(id, clock_us.saturating_sub(self.spec.disorder_us)),
+                    false => self.watch(id),
+                }
+            }
+        }
+    }
+
+    fn forget_silent(&mut self, silent: &[u32]) {
+        for id in silent {
+            self.changed.insert(self.interner.group(*id));
+            let is_last = self.interner.forget(*id);
+            self.keys.forget(*id as usize, is_last);
+            self.silence.forget(*id, is_last);
+        }
+    }
+}
+
+impl KeyedOperator for SequenceOperator {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        if rows.num_rows() > 0 {
+            self.take(rows, tick, emit)?;
+        }
+        self.look(tick.time_us);
+        let silent = if self.spec.live { self.silence.silent(tick.time_us) } else { Vec::new() };
+        for id in &silent {
+            let key = &mut self.keys[*id as usize];
+            key.forgotten(*id, self.spec.forget_after_us, &mut self.told);
+        }
+        self.give(emit)?;
+        self.late.finish_of(&self.interner, (&self.spec.keys, &self.spec.input), emit)?;
+        self.forget_silent(&silent);
+        Ok(())
+    }
+
+    /// What waits for others comes now. That something does not come, nothing has said.
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        let ids: Vec<u32> = self.interner.ids().collect();
+        for id in ids {
+            let clock_us = self.keys[id as usize].clock_us;
+            self.settle(id, clock_us);
+        }
+        self.give(emit)
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        self.cut_state(if whole { GroupSet::ALL } else { changed })
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.load_state(state)
+    }
+}
