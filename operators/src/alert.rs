@@ -4,7 +4,8 @@
 //! last evaluated one changes nothing (and is counted). If the edge has a `revision` and the last
 //! evaluated row is revised, the state before it is taken back and moved by the revised row, so
 //! that the state is what it would be had only the last revision come; what the outside was told
-//! is corrected by a further event. A window whose bounds come from the data may be revised to end
+//! is corrected by a further event. Whoever was told that an alert fires is told that it is over,
+//! however old that is; of one that was too old to tell anybody, nobody hears the end either. A window whose bounds come from the data may be revised to end
 //! at another time, or be withdrawn: then the state before it stands. Delivery is not done here.
 
 mod ended;
@@ -44,12 +45,16 @@ enum Phase {
     /// `fire` has been true since then, but not for long enough.
     Pending { since_us: i64 },
     /// `fire` was true for long enough; `clear` was not true since.
-    Firing { since_us: i64 },
+    Firing {
+        since_us: i64,
+        /// It was not too old to tell anybody.
+        told: bool,
+    },
 }
 
 impl Phase {
-    /// What a row at `time_us` makes of it.
-    fn next(self, time_us: i64, fire: bool, clear: bool, for_us: i64) -> Self {
+    /// What a row at `time_us` makes of it; `fresh`: somebody may be told.
+    fn next(self, (time_us, fresh): (i64, bool), fire: bool, clear: bool, for_us: i64) -> Self {
         let since_us = match self {
             Self::Firing { .. } if clear => return Self::Normal,
             Self::Firing { .. } => return self,
@@ -58,7 +63,7 @@ impl Phase {
             Self::Pending { since_us } => since_us,
         };
         match time_us.saturating_sub(since_us) >= for_us {
-            true => Self::Firing { since_us },
+            true => Self::Firing { since_us, told: fresh },
             false => Self::Pending { since_us },
         }
     }
@@ -224,8 +229,13 @@ impl AlertRule {
         Ok((fire, clear, failed))
     }
 
-    /// Moves the state of a key by a row.
-    fn step(&mut self, id: u32, row: Window, (fire, clear): (bool, bool)) -> Option<Change> {
+    /// Moves the state of a key by a row; `fresh`: it is not too old to tell anybody.
+    fn step(
+        &mut self,
+        id: u32,
+        (row, fresh): (Window, bool),
+        (fire, clear): (bool, bool),
+    ) -> Option<Change> {
         let state = &mut self.states[id as usize];
         let same = match state.id {
             UNKNOWN => row.time_us == state.last_us,
@@ -246,16 +256,21 @@ impl AlertRule {
                 (state.before, state.before_us) = (state.now, state.last_us);
             }
             (state.last_us, state.id) = (row.time_us, row.id);
-            state.now = state.before.next(row.time_us, fire, clear, self.spec.for_us);
+            let at = (row.time_us, fresh);
+            state.now = state.before.next(at, fire, clear, self.spec.for_us);
         }
         match (told, state.now) {
-            (Phase::Firing { .. }, Phase::Firing { .. }) => None,
-            (Phase::Firing { since_us }, _) => {
-                let reason = (again && row.withdrawn).then_some(WITHDRAWN);
-                Some(Change { firing: false, since_us, reason })
+            (Phase::Firing { told, .. }, Phase::Firing { since_us, .. }) => {
+                // Nothing new is told, so what was told counts.
+                state.now = Phase::Firing { since_us, told };
+                None
             }
-            (_, Phase::Firing { since_us }) => {
-                Some(Change { firing: true, since_us, reason: None })
+            (Phase::Firing { since_us, told: notify }, _) => {
+                let reason = (again && row.withdrawn).then_some(WITHDRAWN);
+                Some(Change { firing: false, since_us, notify, reason })
+            }
+            (_, Phase::Firing { since_us, told: notify }) => {
+                Some(Change { firing: true, since_us, notify, reason: None })
             }
             _ => None,
         }
@@ -357,7 +372,9 @@ impl AlertRule {
                 continue;
             }
             let conditions = (fire.value(row), clear.value(row));
-            if let Some(change) = self.step(ids[row], at[row], conditions) {
+            let age_us = tick.time_us.saturating_sub(times.value(row));
+            let fresh = age_us <= self.spec.max_age_us;
+            if let Some(change) = self.step(ids[row], (at[row], fresh), conditions) {
                 changes.push((row, change));
             }
         }
@@ -367,7 +384,7 @@ impl AlertRule {
                 let by_key = || interner.bytes(ids[*a]).cmp(interner.bytes(ids[*b]));
                 times.value(*a).cmp(&times.value(*b)).then_with(by_key)
             });
-            let events = event::rows(&self.spec, &self.summary, rows, tick, &changes)?;
+            let events = event::rows(&self.spec, &self.summary, rows, &changes)?;
             emit.rows.push(events);
         }
         self.ids = ids;

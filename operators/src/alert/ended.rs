@@ -13,7 +13,7 @@ use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 
 use super::event::alert_id;
-use super::save::{FIRING, FIXED, OTHERS, PENDING};
+use super::save::{FIRING, FIXED, OTHERS, PENDING, UNHEARD};
 use crate::system::{alerts_schema, keys_json};
 
 /// Why an alert ended: `reason` of `system.alerts`.
@@ -51,9 +51,12 @@ pub fn end_alerts(
     let schema = state.schema();
     let names: Vec<&str> = schema.fields()[..count].iter().map(|f| f.name().as_str()).collect();
     let columns: &[ArrayRef] = &state.columns()[..count];
-    let mut firing: Vec<(String, i64)> = (0..state.num_rows())
-        .filter(|row| phases.value(*row) == FIRING)
-        .map(|row| (keys_json(&names, columns, row), since.value(row)))
+    let mut firing: Vec<(String, i64, bool)> = (0..state.num_rows())
+        .filter(|row| matches!(phases.value(*row), FIRING | UNHEARD))
+        .map(|row| {
+            let told = phases.value(row) == FIRING;
+            (keys_json(&names, columns, row), since.value(row), told)
+        })
         .collect();
     firing.sort();
     let rows = firing.len();
@@ -62,11 +65,11 @@ pub fn end_alerts(
     };
     let keys: ArrayRef = Arc::new(StringArray::from_iter_values(firing.iter().map(|f| &f.0)));
     let times = |f: &dyn Fn(i64) -> i64| -> ArrayRef {
-        let values = firing.iter().map(|(_, since_us)| f(*since_us));
+        let values = firing.iter().map(|(_, since_us, _)| f(*since_us));
         Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
     };
     let EndedRule { pipeline, rule, severity } = ended;
-    let ids = firing.iter().map(|(keys, since_us)| alert_id((pipeline, rule), keys, *since_us));
+    let ids = firing.iter().map(|(keys, since_us, _)| alert_id((pipeline, rule), keys, *since_us));
     RecordBatch::try_new(
         alerts_schema(),
         vec![
@@ -80,7 +83,7 @@ pub fn end_alerts(
             text(severity),
             text("the rule was changed or removed"),
             keys,
-            Arc::new(BooleanArray::from(vec![true; rows])),
+            Arc::new(BooleanArray::from_iter(firing.iter().map(|f| Some(f.2)))),
             text(RULE_CHANGED),
         ],
     )
@@ -98,7 +101,10 @@ pub fn untold(state: &RecordBatch) -> Result<RecordBatch, ArrowError> {
             return Arc::clone(column);
         }
         let phases = column.as_primitive::<Int64Type>();
-        let phases = phases.values().iter().map(|p| if *p == FIRING { PENDING } else { *p });
+        let phases = phases
+            .values()
+            .iter()
+            .map(|p| if matches!(*p, FIRING | UNHEARD) { PENDING } else { *p });
         Arc::new(Int64Array::from_iter_values(phases)) as ArrayRef
     });
     RecordBatch::try_new(state.schema(), columns.collect::<Vec<ArrayRef>>())

@@ -10,7 +10,6 @@ use arrow::error::ArrowError;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::batch::Tick;
 use crate::spec::AlertSpec;
 use crate::system::{alerts_schema, json_value, keys_json, row_json};
 
@@ -21,6 +20,8 @@ pub(super) struct Change {
     pub(super) firing: bool,
     /// Since when its condition was true.
     pub(super) since_us: i64,
+    /// Whether somebody is to be told.
+    pub(super) notify: bool,
     /// Why it is resolved, if not because its condition says so.
     pub(super) reason: Option<&'static str>,
 }
@@ -109,7 +110,6 @@ pub(super) fn rows(
     spec: &AlertSpec,
     summary: &Summary,
     rows: &RecordBatch,
-    tick: Tick,
     changes: &[(usize, Change)],
 ) -> Result<RecordBatch, ArrowError> {
     let names: Vec<&str> = spec.keys.iter().map(|k| spec.input.field(*k).name().as_str()).collect();
@@ -127,8 +127,7 @@ pub(super) fn rows(
     };
     let rule = (spec.pipeline.as_str(), spec.name.as_str());
     let ids = changes.iter().zip(&keys).map(|((_, c), keys)| alert_id(rule, keys, c.since_us));
-    let fresh = |row: &usize| tick.time_us.saturating_sub(times.value(*row)) <= spec.max_age_us;
-    let notify: Vec<bool> = changes.iter().map(|(row, _)| fresh(row)).collect();
+    let notify: Vec<bool> = changes.iter().map(|(_, change)| change.notify).collect();
     RecordBatch::try_new(
         alerts_schema(),
         vec![

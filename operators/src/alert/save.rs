@@ -14,6 +14,8 @@ use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 pub(super) const PENDING: i64 = 1;
 /// The phase in which the alert was told.
 pub(super) const FIRING: i64 = 2;
+/// The phase in which it is a row, but was too old to tell anybody.
+pub(super) const UNHEARD: i64 = 3;
 
 /// Columns after the keys; `last_tick_us` is the tick time of the key's last row. What is left of
 /// keys that were put away is one more column, in rows of its own.
@@ -35,7 +37,8 @@ pub(super) fn encode(phase: Phase) -> (i64, i64) {
     match phase {
         Phase::Normal => (0, 0),
         Phase::Pending { since_us } => (PENDING, since_us),
-        Phase::Firing { since_us } => (FIRING, since_us),
+        Phase::Firing { since_us, told: true } => (FIRING, since_us),
+        Phase::Firing { since_us, told: false } => (UNHEARD, since_us),
     }
 }
 
@@ -43,7 +46,8 @@ pub(super) fn decode(code: i64, since_us: i64) -> Result<Phase, OperatorError> {
     match code {
         0 => Ok(Phase::Normal),
         PENDING => Ok(Phase::Pending { since_us }),
-        FIRING => Ok(Phase::Firing { since_us }),
+        FIRING => Ok(Phase::Firing { since_us, told: true }),
+        UNHEARD => Ok(Phase::Firing { since_us, told: false }),
         other => Err(OperatorError::State(format!("an alert cannot be in phase {other}"))),
     }
 }

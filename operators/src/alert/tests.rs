@@ -88,6 +88,28 @@ fn events(out: &[RecordBatch]) -> Vec<(String, i64, bool, i64)> {
 }
 
 #[test]
+fn whoever_was_told_of_the_beginning_is_told_of_the_end_and_nobody_else() {
+    let told = |out: &[RecordBatch]| -> Vec<bool> {
+        let columns = out.iter().map(|rows| rows["notify"].as_boolean().clone());
+        columns.flat_map(|c| c.values().iter().collect::<Vec<bool>>()).collect()
+    };
+    let mut one = rule(0);
+    assert_eq!(told(&feed(&mut one, &[("a", 0, Some(9.0), 0)], 500)), [true]);
+    assert_eq!(told(&feed(&mut one, &[("b", 0, Some(9.0), 0)], 5_000)), [false], "too old");
+    let saved = one.save().unwrap();
+    let mut one = rule(0);
+    one.load(&saved).unwrap();
+    assert_eq!(one.save().unwrap(), saved);
+    // Revised, long after, it still fires.
+    assert!(feed(&mut one, &[("a", 0, Some(9.5), 1)], 9_000).is_empty());
+    // The end of the one comes late, that of the other at once.
+    assert_eq!(told(&feed(&mut one, &[("a", 10, Some(1.0), 0)], 9_000)), [true]);
+    assert_eq!(told(&feed(&mut one, &[("b", 9_000, Some(1.0), 0)], 9_000)), [false]);
+    let of_rule = EndedRule { pipeline: "p", rule: "r", severity: "warning" };
+    assert_eq!(told(&[end_alerts(of_rule, &saved, 9_000).unwrap()]), [true, false]);
+}
+
+#[test]
 fn an_alert_fires_after_a_while_and_is_resolved_with_hysteresis() {
     let mut rule = rule(20);
     let rows = [

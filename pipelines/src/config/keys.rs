@@ -340,7 +340,8 @@ static ALERT: Component = Component {
         Key::new(
             "max_age",
             Kind::Duration,
-            "Changes that are older when they are found are recorded, but told to nobody.",
+            "An alert that is older when it is found is recorded, but told to nobody, and neither \
+             is its end. Whoever was told of it is told of its end, however old.",
             "\"1h\"",
         )
         .default("1h"),
