@@ -187,8 +187,7 @@ fn latest_of(batches: &[RecordBatch]) -> Vec<RecordBatch> {
     let schema = first.schema();
     let all = concat_batches(&schema, batches).unwrap();
     let Some(revisions) = all.column_by_name("revision") else { return batches.to_vec() };
-    // Versions of a registry have revisions too, but are no windows.
-    let Ok(bound) = schema.index_of("window_start") else { return batches.to_vec() };
+    let bound = schema.index_of("window_start").unwrap();
     let mut columns: Vec<&ArrayRef> = all.columns()[..=bound].iter().collect();
     if let Some(number) = all.column_by_name("window_number") {
         columns[bound] = number;

@@ -3,10 +3,11 @@
 //! One state per key, moved by the key's rows in the order of their times. A row older than the
 //! last evaluated one changes nothing (and is counted). If the edge has a `revision` and the last
 //! evaluated row is revised, the state before it is taken back and moved by the revised row, so
-//! that the state is what it would be had only the last revision come; what the outside was told
-//! is corrected by a further event. Whoever was told that an alert fires is told that it is over,
-//! however old that is; of one that was too old to tell anybody, nobody hears the end either. A window whose bounds come from the data may be revised to end
-//! at another time, or be withdrawn: then the state before it stands. Delivery is not done here.
+//! that the state is what it would be had only the last revision come; what the outside was told is
+//! corrected by a further event. Whoever was told that an alert fires is told that it is over,
+//! however old that is; of one that was too old to tell anybody, nobody hears the end either. A
+//! window whose bounds come from the data may be revised to end at another time, or be withdrawn:
+//! then the state before it stands. Delivery is not done here.
 
 mod ended;
 mod event;

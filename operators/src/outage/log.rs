@@ -23,8 +23,8 @@ pub struct OutageLog {
     is_here: bool,
     /// Time of the last tick.
     tick_us: Option<i64>,
-    /// Sessions that are away.
-    away: BTreeSet<String>,
+    /// Numbers of the sessions that are away.
+    away: BTreeSet<i64>,
     /// By their beginnings; at most one lasts.
     outages: Vec<Outage>,
     /// Whether its readers have it as it is.
@@ -49,24 +49,28 @@ impl OutageLog {
         self.told = false;
     }
 
-    fn change(&mut self, what: &str, client: &str, (from_us, to_us): (i64, i64)) {
+    fn change(&mut self, what: &str, session: i64, (from_us, to_us): (i64, i64)) {
         match what {
             AWAY => {
                 if self.away.is_empty() {
                     self.add(Outage { from_us, to_us: i64::MAX, kind: OutageKind::Away });
                 }
-                self.away.insert(client.to_owned());
+                self.away.insert(session);
             }
             BACK => {
-                if self.away.remove(client) && self.away.is_empty() {
-                    let lasts = self.outages.iter().position(|o| o.to_us == i64::MAX);
-                    if let Some(at) = lasts {
-                        let outage = self.outages.remove(at);
-                        self.add(Outage { to_us: from_us.max(outage.from_us), ..outage });
-                    }
+                if self.away.remove(&session) && self.away.is_empty() {
+                    self.back(from_us);
                 }
             }
             _ => self.add(Outage { from_us, to_us, kind: OutageKind::Gap }),
+        }
+    }
+
+    /// Nothing is away any more.
+    fn back(&mut self, at_us: i64) {
+        if let Some(at) = self.outages.iter().position(|o| o.to_us == i64::MAX) {
+            let outage = self.outages.remove(at);
+            self.add(Outage { to_us: at_us.max(outage.from_us), ..outage });
         }
     }
 
@@ -101,12 +105,11 @@ impl KeyedOperator for OutageLog {
         {
             self.add(Outage { from_us, to_us: tick.time_us, kind: OutageKind::Stopped });
         }
-        let (what, clients) =
-            (rows.column(0).as_string::<i32>(), rows.column(1).as_string::<i32>());
-        let [from, to] = [2, 3].map(|c| rows.column(c).as_primitive::<Int64Type>());
+        let what = rows.column(0).as_string::<i32>();
+        let [sessions, from, to] = [1, 2, 3].map(|c| rows.column(c).as_primitive::<Int64Type>());
         for row in 0..rows.num_rows() {
             let times = (from.value(row), to.value(row));
-            self.change(what.value(row), clients.value(row), times);
+            self.change(what.value(row), sessions.value(row), times);
         }
         if !std::mem::replace(&mut self.told, true) {
             emit.rows.push(self.rows());
@@ -125,11 +128,11 @@ impl KeyedOperator for OutageLog {
         changed.insert(group);
         let mut state = Changes::default();
         if let Some(tick_us) = self.tick_us {
-            state.push(TICK, "", (tick_us, tick_us));
+            state.push(TICK, 0, (tick_us, tick_us));
         }
-        self.away.iter().for_each(|client| state.push(SESSION, client, (0, 0)));
+        self.away.iter().for_each(|session| state.push(SESSION, *session, (0, 0)));
         for outage in &self.outages {
-            state.push(outage.kind.name(), "", (outage.from_us, outage.to_us));
+            state.push(outage.kind.name(), 0, (outage.from_us, outage.to_us));
         }
         Snapshot::new(if whole { GroupSet::ALL } else { changed }, move |groups| {
             let rows =
@@ -143,20 +146,26 @@ impl KeyedOperator for OutageLog {
         if state.schema().fields() != changes_schema().fields() {
             return Err(OperatorError::State("this is not a log of outages".into()));
         }
-        let (what, clients) =
-            (state.column(0).as_string::<i32>(), state.column(1).as_string::<i32>());
-        let [from, to] = [2, 3].map(|c| state.column(c).as_primitive::<Int64Type>());
+        let what = state.column(0).as_string::<i32>();
+        let [sessions, from, to] = [1, 2, 3].map(|c| state.column(c).as_primitive::<Int64Type>());
         for row in 0..state.num_rows() {
             let (from_us, to_us) = (from.value(row), to.value(row));
             match (what.value(row), OutageKind::of(what.value(row))) {
                 (TICK, _) => self.tick_us = Some(from_us),
-                (SESSION, _) => drop(self.away.insert(clients.value(row).to_owned())),
+                (SESSION, _) => {
+                    // Of fewer connections than there were, some never come back.
+                    let is_there = |session: &i64| *session < i64::from(self.spec.sessions);
+                    self.away.extend(Some(sessions.value(row)).filter(is_there));
+                }
                 (_, Some(kind)) => self.add(Outage { from_us, to_us, kind }),
                 (other, None) => {
                     let text = format!("an outage cannot be of kind {other}");
                     return Err(OperatorError::State(text));
                 }
             }
+        }
+        if self.away.is_empty() {
+            self.back(self.tick_us.unwrap_or_default());
         }
         Ok(())
     }

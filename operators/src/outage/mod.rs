@@ -29,8 +29,9 @@ pub struct OutageSpec {
     /// Ticks further apart than this mean that Tidegate did not run, microseconds; `None`: they
     /// mean nothing, because the source is files or a test.
     pub stopped_after_us: Option<i64>,
-    /// The events of the source are about its own sessions with a broker, not about devices.
-    pub own_sessions: bool,
+    /// How many sessions with a broker the source has of its own; 0: what its events tell is about
+    /// devices.
+    pub sessions: u16,
 }
 
 /// Why nothing could be heard.
@@ -135,7 +136,7 @@ impl Outages {
 #[derive(Default)]
 struct Changes {
     what: StringBuilder,
-    client: StringBuilder,
+    session: Int64Builder,
     from: Int64Builder,
     to: Int64Builder,
 }
@@ -151,16 +152,16 @@ const GAP: &str = "gap";
 pub fn changes_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("what", DataType::Utf8, false),
-        Field::new("client", DataType::Utf8, false),
+        Field::new("session", DataType::Int64, false),
         Field::new("from_us", DataType::Int64, false),
         Field::new("to_us", DataType::Int64, false),
     ]))
 }
 
 impl Changes {
-    fn push(&mut self, what: &str, client: &str, (from_us, to_us): (i64, i64)) {
+    fn push(&mut self, what: &str, session: i64, (from_us, to_us): (i64, i64)) {
         self.what.append_value(what);
-        self.client.append_value(client);
+        self.session.append_value(session);
         self.from.append_value(from_us);
         self.to.append_value(to_us);
     }
@@ -168,7 +169,7 @@ impl Changes {
     fn finish(mut self) -> RecordBatch {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(self.what.finish()),
-            Arc::new(self.client.finish()),
+            Arc::new(self.session.finish()),
             Arc::new(self.from.finish()),
             Arc::new(self.to.finish()),
         ];
@@ -180,18 +181,18 @@ impl Changes {
 pub fn outage_changes(spec: OutageSpec, messages: &Messages) -> RecordBatch {
     let mut changes = Changes::default();
     for (i, meta) in messages.index.iter().enumerate().filter(|(_, m)| m.event) {
-        let at_us = meta.received_us;
+        let (at_us, session) = (meta.received_us, i64::from(meta.session));
         if let Some(gap) = Gap::of(messages, i) {
-            changes.push(GAP, "", (gap.from_us, gap.to_us));
-        } else if spec.own_sessions
+            changes.push(GAP, 0, (gap.from_us, gap.to_us));
+        } else if meta.session < spec.sessions
             && let Some(event) = SessionEvent::of(messages, i)
         {
             match event.event.as_str() {
                 "lost" | "refused" | "disconnected" => {
-                    changes.push(AWAY, &event.client_id, (at_us, at_us));
+                    changes.push(AWAY, session, (at_us, at_us));
                 }
                 "connected" | "subscribed" => {
-                    changes.push(BACK, &event.client_id, (at_us, at_us));
+                    changes.push(BACK, session, (at_us, at_us));
                 }
                 _ => {}
             }

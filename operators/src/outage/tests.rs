@@ -8,21 +8,21 @@ use crate::batch::Tick;
 use crate::message::{MessageMeta, MessagesBuilder};
 use crate::operator::{Emit, KeyedOperator};
 
-const SPEC: OutageSpec = OutageSpec { stopped_after_us: Some(5), own_sessions: true };
+const SPEC: OutageSpec = OutageSpec { stopped_after_us: Some(5), sessions: 3 };
 
-fn event(client: &str, event: &str) -> SessionEvent {
-    SessionEvent { client_id: client.into(), event: event.into(), ..SessionEvent::default() }
+fn event(event: &str) -> SessionEvent {
+    SessionEvent { event: event.into(), ..SessionEvent::default() }
 }
 
-fn rows(spec: OutageSpec, events: &[(i64, &str, &str)]) -> RecordBatch {
+fn rows(spec: OutageSpec, events: &[(i64, u16, &str)]) -> RecordBatch {
     let mut out = MessagesBuilder::default();
     out.push(b"t/a", b"{}", b"dev", MessageMeta::default());
-    for (at_us, client, what) in events {
+    for (at_us, session, what) in events {
         match *what {
             "gap" => {
                 Gap { from_us: at_us - 3, to_us: *at_us, ..Gap::default() }.put(&mut out, *at_us)
             }
-            what => event(client, what).put(&mut out, *at_us, 0),
+            what => event(what).put(&mut out, *at_us, *session),
         }
     }
     outage_changes(spec, &out.finish(0, 0))
@@ -45,26 +45,26 @@ fn listed(outages: &Outages) -> Vec<(i64, i64, OutageKind)> {
 fn a_source_is_away_while_any_of_its_sessions_is() {
     use OutageKind::{Away, Gap, Stopped};
     let mut log = OutageLog::new(SPEC, true);
-    let mut told = |at_us: i64, events: &[(i64, &str, &str)]| {
+    let mut told = |at_us: i64, events: &[(i64, u16, &str)]| {
         epoch(&mut log, at_us, &rows(SPEC, events)).map(|o| listed(&o))
     };
-    assert_eq!(told(100, &[(99, "c1", "connected"), (99, "c2", "connected")]), None);
+    assert_eq!(told(100, &[(99, 0, "connected"), (99, 1, "connected")]), None);
     let lasts = (102, i64::MAX, Away);
-    assert_eq!(told(103, &[(102, "c1", "lost"), (103, "c1", "refused")]), Some(vec![lasts]));
-    assert_eq!(told(105, &[(104, "c2", "lost"), (105, "c1", "connected")]), None);
+    assert_eq!(told(103, &[(102, 0, "lost"), (103, 0, "refused")]), Some(vec![lasts]));
+    assert_eq!(told(105, &[(104, 1, "lost"), (105, 0, "connected")]), None);
     let over = (102, 107, Away);
-    assert_eq!(told(107, &[(107, "c2", "connected")]), Some(vec![over]));
+    assert_eq!(told(107, &[(107, 1, "connected")]), Some(vec![over]));
     assert_eq!(told(112, &[]), None, "five later is in time");
     assert_eq!(told(118, &[]), Some(vec![over, (112, 118, Stopped)]));
     let gap = (115, 118, Gap);
-    assert_eq!(told(119, &[(118, "", "gap")]), Some(vec![over, (112, 118, Stopped), gap]));
+    assert_eq!(told(119, &[(118, 0, "gap")]), Some(vec![over, (112, 118, Stopped), gap]));
 }
 
 #[test]
 fn sessions_of_devices_and_ticks_of_files_mean_nothing() {
     let spec = OutageSpec::default();
     let mut log = OutageLog::new(spec, true);
-    assert_eq!(epoch(&mut log, 1, &rows(spec, &[(1, "dev", "lost")])), None);
+    assert_eq!(epoch(&mut log, 1, &rows(spec, &[(1, 0, "lost")])), None);
     assert_eq!(epoch(&mut log, i64::MAX, &rows(spec, &[])), None);
 }
 
@@ -78,10 +78,10 @@ fn only_the_worker_that_keeps_it_speaks() {
 #[test]
 fn what_is_remembered_is_bounded_and_what_lasts_stays() {
     let mut log = OutageLog::new(SPEC, true);
-    epoch(&mut log, 0, &rows(SPEC, &[(0, "c1", "lost")]));
+    epoch(&mut log, 0, &rows(SPEC, &[(0, 0, "lost")]));
     let mut last = None;
     for turn in 1..1000 {
-        last = epoch(&mut log, turn, &rows(SPEC, &[(turn, "", "gap")])).or(last);
+        last = epoch(&mut log, turn, &rows(SPEC, &[(turn, 0, "gap")])).or(last);
     }
     let last = listed(&last.unwrap());
     assert_eq!(last.len(), OUTAGES_MAX);
@@ -89,19 +89,32 @@ fn what_is_remembered_is_bounded_and_what_lasts_stays() {
     assert_eq!(last.last().unwrap().1, 999);
 }
 
+#[test]
+fn sessions_that_are_configured_no_more_are_not_waited_for() {
+    let mut log = OutageLog::new(SPEC, true);
+    epoch(&mut log, 2, &rows(SPEC, &[(1, 1, "lost"), (2, 2, "lost")])).unwrap();
+    let saved = log.save().unwrap();
+    for (sessions, lasts) in [(2, true), (1, false)] {
+        let spec = OutageSpec { sessions, ..SPEC };
+        let mut log = OutageLog::new(spec, true);
+        log.load(&saved).unwrap();
+        let told = listed(&epoch(&mut log, 4, &rows(spec, &[(3, 2, "lost")])).unwrap());
+        assert_eq!(told, [(1, if lasts { i64::MAX } else { 2 }, OutageKind::Away)]);
+    }
+}
+
 proptest! {
     /// Started again anywhere, a log goes on as if it had not been: its readers are told all of it
     /// once more, and from then on the same.
     #[test]
     fn a_restart_changes_nothing(
-        turns in prop::collection::vec((1i64..9, 0usize..3, 0usize..5), 1..40),
+        turns in prop::collection::vec((1i64..9, 0u16..3, 0usize..5), 1..40),
         restart in 0usize..40,
     ) {
-        let clients = ["c1", "c2", "c3"];
         let whats = ["lost", "connected", "gap", "limited", "disconnected"];
         let (mut straight, mut other) = (OutageLog::new(SPEC, true), OutageLog::new(SPEC, true));
         let (mut at_us, mut one, mut two) = (0, Outages::default(), Outages::default());
-        for (turn, (pause_us, client, what)) in turns.into_iter().enumerate() {
+        for (turn, (pause_us, session, what)) in turns.into_iter().enumerate() {
             at_us += pause_us;
             if turn == restart {
                 let saved = other.save().unwrap();
@@ -110,7 +123,7 @@ proptest! {
                 prop_assert_eq!(other.save().unwrap(), saved);
                 two = Outages::default();
             }
-            let rows = rows(SPEC, &[(at_us, clients[client], whats[what])]);
+            let rows = rows(SPEC, &[(at_us, session, whats[what])]);
             one = epoch(&mut straight, at_us, &rows).unwrap_or(one);
             two = epoch(&mut other, at_us, &rows).unwrap_or(two);
             prop_assert_eq!(&one, &two);

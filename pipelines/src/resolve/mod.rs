@@ -139,10 +139,10 @@ fn pipeline(
     let registries = registry::registries(file, report);
     let mut edges = edges::Edges::of_readings(readings);
     registry::add_edges(&registries, &mut edges);
+    let outages = outages(file);
     let mut resolved = steps::Steps::new(name, reading, limits::table(file), edges);
     resolved.registries.clone_from(&registries);
-    let tag = file.section("source").and_then(|source| source.component.tag);
-    resolved.live = tag != Some("file");
+    resolved.live = outages.stopped_after_us.is_some();
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);
@@ -163,10 +163,7 @@ fn pipeline(
         name: name.to_owned(),
         sql_name: sql_name(name),
         decode,
-        outages: OutageSpec {
-            stopped_after_us: (tag != Some("file")).then_some(STOPPED_AFTER_US),
-            own_sessions: tag == Some("mqtt"),
-        },
+        outages,
         dedup,
         skew,
         registries,
@@ -175,6 +172,20 @@ fn pipeline(
         tables,
     };
     Some(Resolved { spec, edges })
+}
+
+/// How the source of a pipeline is watched.
+fn outages(file: &Section<'_>) -> OutageSpec {
+    let Some(source) = file.section("source") else { return OutageSpec::default() };
+    // What is no number was reported.
+    let connections = || source.int("connections").and_then(|n| u16::try_from(n).ok());
+    OutageSpec {
+        stopped_after_us: (source.component.tag != Some("file")).then_some(STOPPED_AFTER_US),
+        sessions: match source.component.tag {
+            Some("mqtt") => connections().unwrap_or(1),
+            _ => 0,
+        },
+    }
 }
 
 /// Whether an expression reads a column whose declaration was reported.
