@@ -15,24 +15,32 @@ struct Late {
     time_us: i64,
     window_us: (i64, i64),
     behind_us: i64,
+    offset: Option<i64>,
 }
 
 /// Collects the late readings of one step in one epoch.
 pub(crate) struct LateRows {
     pipeline: String,
     step: String,
+    /// Place in the journal of the readings that are pushed next, where it is known.
+    pub(crate) offset: Option<i64>,
     rows: Vec<Late>,
 }
 
 impl LateRows {
     pub(crate) fn new(pipeline: &str, step: &str) -> Self {
-        Self { pipeline: pipeline.to_owned(), step: step.to_owned(), rows: Vec::new() }
+        Self {
+            pipeline: pipeline.to_owned(),
+            step: step.to_owned(),
+            offset: None,
+            rows: Vec::new(),
+        }
     }
 
-    /// A reading of key `id` at `time_us`, `behind_us` behind its key's clock, that the window
-    /// `window_us` (start, end) no longer takes.
+    /// A reading of key `id` at `time_us`, `behind_us` behind its key's clock, that the windows
+    /// `window_us` (start of the first, end of the last) no longer take.
     pub(crate) fn push(&mut self, id: u32, time_us: i64, window_us: (i64, i64), behind_us: i64) {
-        self.rows.push(Late { id, time_us, window_us, behind_us });
+        self.rows.push(Late { id, time_us, window_us, behind_us, offset: self.offset });
     }
 
     /// Emits what was collected of a window step, ordered by time, then key.
@@ -82,6 +90,7 @@ impl LateRows {
                 times(&|r| r.window_us.0),
                 times(&|r| r.window_us.1),
                 Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.behind_us))),
+                Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.offset))),
             ],
         )?;
         emit.late.push(batch);

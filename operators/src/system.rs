@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::event::{ENGINE, EngineAlert};
 use crate::expression::Failed;
 use crate::reject::Reason;
-use crate::spec::{DetectSpec, time_type};
+use crate::spec::{DetectSpec, INGEST_TIME, time_type};
 
 fn text(name: &str) -> Field {
     Field::new(name, DataType::Utf8, false)
@@ -76,7 +76,9 @@ pub fn gaps_schema() -> SchemaRef {
     ]))
 }
 
-/// Schema of `system.late`: readings that came after the state of their window was gone.
+/// What operators say of readings that came after the state of their windows was gone:
+/// `window_start` is that of the first, `window_end` that of the last window that no longer takes
+/// it.
 pub fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),
@@ -86,7 +88,27 @@ pub fn late_schema() -> SchemaRef {
         time("window_start"),
         time("window_end"),
         Field::new("received_late_us", DataType::Int64, false),
+        Field::new("journal_offset", DataType::Int64, true),
     ]))
+}
+
+/// Schema of `system.late`: [`late_schema`], and the tick time at which a reading came in.
+pub fn late_table_schema() -> SchemaRef {
+    let mut fields = late_schema().fields().to_vec();
+    fields.push(Arc::new(time(INGEST_TIME)));
+    Arc::new(Schema::new(fields))
+}
+
+/// Rows of [`late_schema`] as rows of `system.late`.
+///
+/// # Errors
+/// The rows are of another schema.
+pub fn late_rows(rows: &RecordBatch, tick_us: i64) -> Result<RecordBatch, ArrowError> {
+    let mut columns = rows.columns().to_vec();
+    let times = std::iter::repeat_n(tick_us, rows.num_rows());
+    let times = TimestampMicrosecondArray::from_iter_values(times);
+    columns.push(Arc::new(times.with_timezone("UTC")));
+    RecordBatch::try_new(late_table_schema(), columns)
 }
 
 /// Schema of `system.duplicates`: readings that were dropped because they came before, and readings

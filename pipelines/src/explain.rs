@@ -19,6 +19,7 @@ use tidegate_operators::spec::{
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
+use crate::recompute::{is_recomputed, readings_before, stored_as};
 
 /// What one remembered reading takes: time and hash in a queue, and the hash in a table.
 const SEEN_BYTES: usize = 60;
@@ -53,7 +54,7 @@ fn one_pipeline(plan: &Plan, p: &PipelineSpec, out: &mut String) {
         registry::registry(spec, plan, out);
     }
     for step in &p.steps {
-        one_step(step, out);
+        one_step(p, step, out);
     }
     for (from, alert) in &p.alerts {
         one_alert(from, alert, out);
@@ -157,7 +158,7 @@ fn dedup(d: &DedupSpec, out: &mut String) {
     line(out, "state", &state);
 }
 
-fn one_step(step: &StepSpec, out: &mut String) {
+fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
     let _ = writeln!(out, "  step {}: {} of {}", step.name, kind_of(&step.kind), step.from);
     match &step.kind {
         StepKind::Filter(_) => {
@@ -175,7 +176,7 @@ fn one_step(step: &StepSpec, out: &mut String) {
             line(out, "state", "none");
             return;
         }
-        StepKind::Window(w) => window(w, out),
+        StepKind::Window(w) => window(p, step, w, out),
         StepKind::Detect(d) => detect(d, out),
         StepKind::Enrich(e) => registry::enrich(e, out),
         StepKind::Latest(l) => latest::latest(l, out),
@@ -204,22 +205,34 @@ fn key_names(schema: &SchemaRef, keys: &[usize]) -> String {
     if names.is_empty() { "one for all rows".to_owned() } else { names.join(", ") }
 }
 
-fn window(w: &WindowSpec, out: &mut String) {
+fn window(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec, out: &mut String) {
     line(out, "windows", &shape::bounds(&w.shape));
     line(out, "key", &key_names(&w.input, &w.keys));
     line(out, "closes", &shape::closes(w));
-    let (late, keep_us) = match w.late {
-        LatePolicy::Revise { keep_us } => (
-            format!(
-                "the window comes again for {}; after that system.late",
-                show_duration(keep_us)
-            ),
-            keep_us,
-        ),
-        LatePolicy::Table => ("system.late".to_owned(), 0),
+    line(out, "late", &late(p, step, w));
+    let keep_us = match w.late {
+        LatePolicy::Revise { keep_us } => keep_us,
+        LatePolicy::Table => 0,
     };
-    line(out, "late", &late);
     line(out, "state", &shape::state(w, keep_us));
+}
+
+/// What happens to late readings.
+fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
+    let LatePolicy::Revise { keep_us } = w.late else { return "system.late".to_owned() };
+    let first = format!("the window comes again for {}; after that ", show_duration(keep_us));
+    let after = match stored_as(p, &step.from) {
+        _ if !is_recomputed(w) => "system.late, without effect".to_owned(),
+        _ if !p.tables.iter().any(|t| t.from == step.name) => "system.late".to_owned(),
+        Some(table) => {
+            format!("it is computed again from {}.{}", table.namespace, table.name)
+        }
+        None => format!(
+            "system.late, without effect: a table of `{}` would let it be computed again",
+            readings_before(p, &step.from)
+        ),
+    };
+    first + &after
 }
 
 fn detect(d: &DetectSpec, out: &mut String) {

@@ -12,6 +12,7 @@ mod fingerprint;
 pub mod graph;
 pub mod plan;
 pub mod planner;
+pub mod recompute;
 mod resolve;
 
 pub use compare::compare_rows;

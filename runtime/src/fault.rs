@@ -31,6 +31,8 @@
 //! | `parquet_done` | a data file is there, no commit names it |
 //! | `before_commit` | all data files of a commit are there |
 //! | `after_commit` | the commit is there, the process has not noted it |
+//! | `recomputed_slice` | a part of the late windows of a group is computed, not committed |
+//! | `recomputed` | late windows of a group are committed again, the process has not noted it |
 //! | `snapshot_file` | one part of a checkpoint is durable |
 //! | `snapshot_manifest` | all parts are, and the manifest under a temporary name |
 //! | `apply_before_switch` | a change: the checkpoint of the new plan is ready, not visible |

@@ -114,6 +114,8 @@ counters! {
     duplicates: Counter "duplicate_readings",
     /// Window rows emitted, revisions included.
     windows: Counter "window_rows",
+    /// Window rows that were computed again from stored readings, because of late ones.
+    windows_recomputed: Counter "windows_recomputed",
     /// Findings of detectors.
     findings: Counter "findings",
     /// Alert rows: every change to firing or resolved.

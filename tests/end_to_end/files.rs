@@ -335,3 +335,25 @@ fn what_comes_twice_is_dropped_and_counted() {
     readings.sort_by_key(|r| r.at_ms);
     assert_eq!(home.windows(MINUTES).unwrap(), windows_of(&readings, MINUTES));
 }
+
+#[test]
+fn readings_of_a_later_file_reach_windows_that_are_long_gone() {
+    let readings = readings(12_000, 11);
+    let (late, live): (Vec<Reading>, Vec<Reading>) =
+        readings.iter().cloned().partition(|r| r.seq % 3 == 0 && r.seq < 400);
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = ColdChain::on_file(folder.path()).text();
+    let home =
+        Home::with(&pipeline.replace("every  = \"1m\"", "every = \"1m\"\nrevise_for = \"1m\""));
+    write(&folder.path().join("1.csv"), &as_csv(&live));
+    run_well(&home, 2);
+    assert_eq!(home.windows(MINUTES).unwrap(), windows_of(&live, MINUTES));
+    // What a device had buffered, long after it.
+    write(&folder.path().join("2.csv"), &as_csv(&late));
+    run_well(&home, 3);
+    assert!(home.count("SELECT count(*) FROM system.late") > 0);
+    assert_eq!(home.windows(MINUTES).unwrap(), windows_of(&readings, MINUTES));
+    let all = tables(&home);
+    run_well(&home, 1);
+    assert!(tables(&home) == all, "once is enough");
+}

@@ -14,6 +14,7 @@ mod flood;
 mod http;
 mod intake;
 mod kill;
+mod late;
 mod limits;
 mod metrics;
 mod outputs;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 
 use self::bounds::Bounds;
 use self::close::Due;
@@ -146,6 +146,8 @@ impl WindowOperator {
     fn assign(&mut self, rows: &RecordBatch, tick: Tick) -> Result<Groups, OperatorError> {
         let ids = std::mem::take(&mut self.ids);
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
+        let offsets = rows.column_by_name("journal_offset");
+        let offsets = offsets.and_then(|o| o.as_primitive_opt::<Int64Type>());
         let mut groups =
             Groups { of_row: Vec::with_capacity(rows.num_rows()), ..Default::default() };
         for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
@@ -162,6 +164,7 @@ impl WindowOperator {
                 groups.of_row.push(key.hot_group as usize);
                 continue;
             }
+            self.late.offset = offsets.map(|offsets| offsets.value(row));
             match self.assign_cold(*id, *time_us, tick.epoch, &mut groups)? {
                 Some(group) => groups.of_row.push(group as usize),
                 None => groups.excluded.push(row as u32),
@@ -184,7 +187,8 @@ impl WindowOperator {
         let number = pane_at.number;
         let (first, last) = self.bounds.windows_of(number);
         if first <= key.dropped {
-            let window = (self.bounds.start(first, zone), self.bounds.end(first, zone));
+            let end_us = self.bounds.end(last.min(key.dropped), zone);
+            let window = (self.bounds.start(first, zone), end_us);
             let behind_us = key.clock_us - time_us;
             self.late.push(id, time_us, window, behind_us);
             if last <= key.dropped {

@@ -69,8 +69,12 @@ fn system_tables(out: &mut String) {
         ),
         (
             "late",
-            "Readings that came after the state of their window was gone.",
-            system::late_schema(),
+            "Readings that came after the state of their windows was gone: `window_start` is that \
+             of the first, `window_end` that of the last window that no longer takes them (of \
+             windows with bounds from the readings: their own time), `received_late_us` how far \
+             they were behind the clock of their key, `ingest_time` the time of the epoch in which \
+             they came.",
+            system::late_table_schema(),
         ),
         (
             "duplicates",

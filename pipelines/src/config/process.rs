@@ -25,6 +25,8 @@ pub struct ProcessSpec {
     pub workers: Option<usize>,
     /// Time between checkpoints, microseconds.
     pub checkpoint_every_us: u64,
+    /// Journal time of a group of late readings, microseconds.
+    pub recompute_every_us: u64,
     /// How long the journal keeps what recovery does not need, microseconds.
     pub journal_keep_us: u64,
     /// Most bytes of the journal.
@@ -101,6 +103,7 @@ fn resolved(
         us.max(0).unsigned_abs()
     };
     let checkpoint_every_us = duration_us("checkpoint_every", 1);
+    let recompute_every_us = duration_us("recompute_every", 1);
     let journal_keep_us = duration_us("journal_keep", 0);
     let size = |name: &str| section.size_bytes(name).unwrap_or(0);
     let journal_bytes_max = size("journal_max");
@@ -113,6 +116,7 @@ fn resolved(
         tables,
         workers: section.int("workers").and_then(|n| usize::try_from(n).ok()),
         checkpoint_every_us,
+        recompute_every_us,
         journal_keep_us,
         journal_bytes_max,
         disk_reserve_bytes: size("disk_reserve"),
@@ -138,7 +142,8 @@ mod tests {
     fn everything_that_is_written_is_taken_and_the_rest_has_defaults() {
         let spec = load(
             "[process]\ndata = \"${env:DIR}/d\"\ntables = \"s3://b/p\"\nworkers = 3\n\
-             checkpoint_every = \"1m30s\"\njournal_keep = \"0s\"\njournal_max = \"1GiB\"\n\
+             checkpoint_every = \"1m30s\"\nrecompute_every = \"5m\"\n\
+             journal_keep = \"0s\"\njournal_max = \"1GiB\"\n\
              disk_reserve = \"1MB\"\nspill_max = \"2GiB\"\nmetrics = \"localhost:9464\"\n\
              watch = true\n",
         );
@@ -147,6 +152,7 @@ mod tests {
             tables: Some("s3://b/p".into()),
             workers: Some(3),
             checkpoint_every_us: 90_000_000,
+            recompute_every_us: 300_000_000,
             journal_keep_us: 0,
             journal_bytes_max: 1 << 30,
             disk_reserve_bytes: 1_000_000,

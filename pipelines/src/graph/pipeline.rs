@@ -25,7 +25,7 @@ use tidegate_operators::spec::{
     Clock, DedupSpec, Expr, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind, StepSpec,
     TableSpec,
 };
-use tidegate_operators::system::{findings_from, step_rejects};
+use tidegate_operators::system::{findings_from, late_rows, step_rejects};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, GroupSet, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
@@ -370,6 +370,17 @@ impl<'scope> Builder<'_, 'scope> {
     }
 
     fn late(&self, stream: Stream<'scope, Epoch, Batch>) {
+        let ticks = self.sinks.context.ticks.clone();
+        let fail = Rc::clone(&self.sinks.context.fail);
+        let mut streams = split(stream, "late", 1, move |batch: Batch, epoch, out| {
+            // What comes at the end of the input has no tick of its own.
+            let tick = ticks.next(epoch, Some(epoch + 1)).unwrap_or_else(|| ticks.last());
+            match late_rows(&batch.rows, tick.time_us) {
+                Ok(rows) => out.push((0, Batch { sequence: batch.sequence, rows })),
+                Err(error) => fail("late", error.into()),
+            }
+        });
+        let stream = streams.pop().expect("one port");
         if self.sinks.context.tap_edges {
             self.tap(LATE, stream.clone());
         }

@@ -4,8 +4,8 @@ use arrow::datatypes::SchemaRef;
 
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{
-    alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, gaps_schema, late_schema,
-    rejects_schema, sessions_schema,
+    alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, gaps_schema,
+    late_table_schema, rejects_schema, sessions_schema,
 };
 
 /// Namespace of the system tables.
@@ -48,7 +48,7 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
     };
     let mut tables = vec![
         system(REJECTS, rejects_schema(), &["pipeline"]),
-        system(LATE, late_schema(), &["pipeline", "step"]),
+        system(LATE, late_table_schema(), &["pipeline", "step"]),
         system(DUPLICATES, duplicates_schema(), &["pipeline", "device"]),
         system(CLOCK_SKEW, clock_skew_schema(), &["pipeline", "device"]),
         system(FINDINGS, findings_schema(), &["pipeline", "step", "keys"]),

@@ -5,7 +5,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Number, Value as Json};
 use tidegate_operators::properties::{self, Property};
 use tidegate_operators::system::{
-    alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, late_schema,
+    alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, late_table_schema,
     rejects_schema,
 };
 
@@ -23,7 +23,7 @@ use crate::plan::{TestEvent, TestInput, TestSpec};
 fn system_table(name: &str) -> Option<SchemaRef> {
     match name {
         REJECTS => Some(rejects_schema()),
-        LATE => Some(late_schema()),
+        LATE => Some(late_table_schema()),
         DUPLICATES => Some(duplicates_schema()),
         CLOCK_SKEW => Some(clock_skew_schema()),
         FINDINGS => Some(findings_schema()),

@@ -136,6 +136,10 @@ pub(super) struct RunArgs {
     /// Time between checkpoints: about as much is replayed after a crash [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) checkpoint_every: Option<Duration>,
+    /// Windows that readings are too late for are computed again from stored readings, those of so
+    /// much time of arrival at once [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) recompute_every: Option<Duration>,
     /// How long the journal keeps what no recovery needs, for the operators of changed pipelines;
     /// never more than half of its budget [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration)]

@@ -46,6 +46,9 @@ impl Settings {
             checkpoint_every: args
                 .checkpoint_every
                 .unwrap_or_else(|| duration(spec.checkpoint_every_us)),
+            recompute_every: args
+                .recompute_every
+                .unwrap_or_else(|| duration(spec.recompute_every_us)),
             journal_bytes_max: args.journal_max.unwrap_or(spec.journal_bytes_max),
             journal_keep: args.journal_keep.unwrap_or_else(|| duration(spec.journal_keep_us)),
             disk_reserve_bytes: args.disk_reserve.unwrap_or(spec.disk_reserve_bytes),
@@ -143,7 +146,7 @@ mod tests {
         let none = Settings::merged(&run("tidegate run p"), ProcessSpec::default(), Path::new(""));
         let engine = EngineOptions::new(DATA_DEFAULT);
         let numbers = |o: &EngineOptions| {
-            let times = (o.checkpoint_every, o.journal_keep);
+            let times = (o.checkpoint_every, o.recompute_every, o.journal_keep);
             (o.data.clone(), times, o.journal_bytes_max, o.disk_reserve_bytes, o.spill_bytes_max)
         };
         assert_eq!(numbers(&none.options), numbers(&engine));

@@ -14,12 +14,13 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use tidegate_operators::spec::TableSpec;
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::graph::{ALERTS, SYSTEM, Target};
+use tidegate_pipelines::graph::{ALERTS, LATE, SYSTEM, Target};
 use tidegate_sql::{Store, TableWriter};
 
 use super::checkpoints::Checkpoints;
 use super::feed::InFlight;
 use super::notifications::Notifications;
+use super::recompute::{Horizon, Recomputed};
 use super::switching::{self, Opening, Order};
 use super::tables::{Table, TableContext};
 use super::workers::Event;
@@ -42,6 +43,9 @@ pub(crate) struct Committer {
     pub(crate) journal: Option<Arc<Journal>>,
     pub(super) tables: Vec<Table>,
     pub(super) alerts_table: Option<usize>,
+    late_table: Option<usize>,
+    /// Who has to know when late readings are whole, and by which plan.
+    pub(super) recompute: Option<(Arc<Horizon>, Recomputed)>,
     pub(super) notifications: Option<Notifications>,
     pub(super) checkpoints: Option<Checkpoints>,
     /// Rows of epochs that are not complete.
@@ -97,13 +101,16 @@ impl Committer {
             let name = format!("{}.{}", spec.namespace, spec.name);
             tables.push(start(name, writer, freshness)?);
         }
-        let alerts_table = specs.iter().position(|s| s.namespace == SYSTEM && s.name == ALERTS);
+        let system = |name| specs.iter().position(|s| s.namespace == SYSTEM && s.name == name);
+        let (alerts_table, late_table) = (system(ALERTS), system(LATE));
         Ok(Self {
             stats,
             in_flight,
             journal: None,
             tables,
             alerts_table,
+            late_table,
+            recompute: None,
             notifications: None,
             checkpoints: None,
             pending: BTreeMap::new(),
@@ -204,6 +211,9 @@ impl Committer {
         for (epoch, rows) in complete {
             self.epoch_complete(epoch, tick.time_us, rows)?;
         }
+        if let Some((horizon, _)) = &self.recompute {
+            horizon.complete(tick);
+        }
         self.done = tick.epoch;
         self.time_us = tick.time_us;
         Stats::set(&self.stats.epochs_done, tick.epoch);
@@ -288,6 +298,10 @@ impl Committer {
             let alerts = || rows.iter().filter(|r| r.0 == table).map(|r| &r.1);
             notifications.publish(alerts());
             notifications.enqueue(epoch, tick_us, alerts())?;
+        }
+        let has_late = rows.iter().any(|(table, _)| Some(*table) == self.late_table);
+        if let (true, Some((horizon, _))) = (has_late, &self.recompute) {
+            horizon.late();
         }
         for (table, rows) in rows {
             self.tables[table].rows(epoch, rows)?;

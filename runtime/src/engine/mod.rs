@@ -22,7 +22,9 @@ mod folder;
 mod live_feed;
 pub(crate) mod notifications;
 mod observer;
+mod opening;
 mod options;
+mod recompute;
 mod registries;
 mod replaying;
 mod shadow;
@@ -51,7 +53,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
-use tidegate_pipelines::graph;
 use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
@@ -67,12 +68,13 @@ use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables, open_journal, refuse_second};
 use self::live_feed::LiveFeed;
 use self::notifications::{EngineTargets, Notifications};
+use self::opening::{open_committer, table_context};
+use self::recompute::Recomputing;
 use self::registries::Registries;
 use self::replaying::replay_into;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
-use self::switching::Opening;
-use self::tables::{SpillBudget, TableContext, TableTroubles, TablesWatched};
+use self::tables::{TableTroubles, TablesWatched};
 use self::workers::{Event, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
@@ -112,6 +114,7 @@ struct Live {
     fence: Arc<Fence>,
     _watching: Watching,
     _alarms: Alarms,
+    late: Option<Recomputing>,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -220,7 +223,8 @@ impl Engine {
         let context = table_context(&options, &stats, &last_ticks)?.fenced(&fence.0);
         let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
         let place = (store, instance);
-        let opened = open_committer(&plan, place, context, Arc::clone(&in_flight)).await?;
+        let in_flight_too = Arc::clone(&in_flight);
+        let (opened, late) = open_committer(&plan, place, context, in_flight_too, &options).await?;
         let rules = restored.rules.clone();
         let notifications = notifications(&plan, &outbox, rules, &last_ticks);
         let engine_targets = notifications.engine_targets();
@@ -251,7 +255,8 @@ impl Engine {
         recovery.seconds = started.elapsed().as_secs_f64();
         earlier::enter(&options, &mut plan, &mut bound)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));
-        let begun = Begun { journal, told, clock, changes, watched, fence, last_ticks, end };
+        let late = Recomputing::start(late)?;
+        let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
         let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
         let live = Some(begun.go_live(plan, doors, &options.data, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
@@ -326,16 +331,20 @@ impl Engine {
     /// What kept it from finishing; nothing that was acknowledged is lost by that.
     pub async fn shutdown(mut self) -> anyhow::Result<Report> {
         let observer = self.observer();
-        if let Some(live) = self.live.take() {
+        if let Some(mut live) = self.live.take() {
             live.sources.stop().await?;
             live.registries.stop();
             observer.refresh();
             live.last_ticks.store(true, Ordering::Release);
             let _ = live.end.send(());
+            live.late.iter().for_each(Recomputing::tell_to_stop);
             let journal = Arc::clone(&live.journal);
             tokio::task::spawn_blocking(move || journal.shutdown()).await?;
             // The feed dies with the journal's writer, and with it the workers' last command.
             self.ended().await?;
+            if let Some(mut late) = live.late.take() {
+                tokio::task::spawn_blocking(move || late.stop()).await?;
+            }
             live.fence.note_ended().await;
             live.send_rest().await;
             observer.refresh();
@@ -358,6 +367,7 @@ struct Begun {
     changes: Arc<Changes>,
     watched: (Arc<Cuts>, TableTroubles, TablesWatched),
     fence: (Arc<Fence>, Watching),
+    late: Recomputing,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
 }
@@ -371,7 +381,7 @@ impl Begun {
         data: &std::path::Path,
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
-        let Self { journal, told, clock, changes, last_ticks, end, .. } = self;
+        let Self { journal, told, clock, changes, late, last_ticks, end, .. } = self;
         let ((cuts, troubles, tables), (fence, watching)) = (self.watched, self.fence);
         let (outbox, engine_targets) = told;
         let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
@@ -402,6 +412,7 @@ impl Begun {
             fence,
             _watching: watching,
             _alarms: alarms,
+            late: Some(late),
             last_ticks,
             end,
         })
@@ -428,31 +439,6 @@ fn restore(
     let mut restored = Restored::read(&store, &plan.pipelines)?;
     requests.restore(&mut restored.state);
     Ok((store, restored))
-}
-
-/// What the tables of a live run need.
-fn table_context(
-    options: &EngineOptions,
-    stats: &Arc<Stats>,
-    ended: &Arc<AtomicBool>,
-) -> anyhow::Result<TableContext> {
-    let spill = SpillBudget::new(options.spill_bytes_max);
-    let context = TableContext::new(Arc::clone(stats), Arc::clone(ended), &options.data, spill)?;
-    Ok(context)
-}
-
-/// The committer of a live run with its tables, and what it needs to open more.
-async fn open_committer(
-    plan: &Plan,
-    (store, instance): (Store, String),
-    context: TableContext,
-    in_flight: Arc<InFlight>,
-) -> anyhow::Result<Committer> {
-    let specs = graph::tables(&plan.pipelines);
-    let opened = Committer::open(&store, &specs, &instance, context.clone(), in_flight);
-    let mut committer = opened.await?;
-    committer.opening = Some(Opening { store, instance, context, specs });
-    Ok(committer)
 }
 
 /// From alerts, of pipelines and of the engine itself, to the outbox.

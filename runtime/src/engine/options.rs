@@ -37,6 +37,8 @@ pub struct EngineOptions {
     pub workers: usize,
     /// Time between checkpoints: how much has to be replayed after a crash.
     pub checkpoint_every: Duration,
+    /// Late readings of so much journal time are a group whose windows are computed again together.
+    pub recompute_every: Duration,
     /// Most bytes of the journal on disk; beyond it sources are slowed down.
     pub journal_bytes_max: u64,
     /// How long the journal keeps what recovery does not need any more, so that operators of
@@ -68,6 +70,7 @@ impl EngineOptions {
             tables: None,
             workers,
             checkpoint_every: Duration::from_secs(10),
+            recompute_every: Duration::from_secs(60),
             journal_bytes_max: 4 << 30,
             journal_keep: Duration::from_secs(3600),
             spill_bytes_max: SPILL_BYTES_MAX,

@@ -90,6 +90,7 @@ impl Committer {
     fn switch(&mut self, order: Order) -> anyhow::Result<anyhow::Result<Ordered>> {
         let prepared = self.prepare(&order);
         let Order { epoch, tables: specs, new, built, time_us, .. } = order;
+        let pipelines = new.clone();
         let (rebuilt, tables) = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => return Ok(Err(refused)),
@@ -111,6 +112,9 @@ impl Committer {
             Err(refused) => return Ok(Err(refused)),
         };
         // From here on it is the new plan.
+        if let Some((_, recomputed)) = &self.recompute {
+            recomputed.follow(&pipelines);
+        }
         for (place, spec, writer) in tables {
             self.put_table(place, &spec, writer).context("the change was made")?;
         }

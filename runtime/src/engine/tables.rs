@@ -78,7 +78,7 @@ pub(super) struct TableContext {
     pub(super) spill: SpillBudget,
     pub(super) watched: TablesWatched,
     /// Who may commit; nobody is asked in runs over files.
-    fence: Option<Arc<Fence>>,
+    pub(super) fence: Option<Arc<Fence>>,
     spill_dir: PathBuf,
 }
 

@@ -48,6 +48,14 @@ static PROCESS: Component = Component {
         )
         .default("10s"),
         Key::new(
+            "recompute_every",
+            Kind::Duration,
+            "Windows that readings are too late for are computed again from stored readings, those \
+             of so much time of arrival at once.",
+            "\"1m\"",
+        )
+        .default("1m"),
+        Key::new(
             "journal_keep",
             Kind::Duration,
             "How long the journal keeps what no recovery needs, for the operators of changed \

@@ -205,6 +205,11 @@ impl Ledger {
         self.write()
     }
 
+    /// Where the generations that were read ended, in order.
+    pub(super) fn ends(&self) -> Vec<Place> {
+        self.written.generations.iter().filter_map(|generation| generation.end).collect()
+    }
+
     /// The next generation to read, if there is one. All of its files must be there.
     pub(super) fn next(&self, found: &[Found]) -> anyhow::Result<Option<Todo>> {
         let number = self.done();

@@ -22,6 +22,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::engine::checkpoints::{Checkpoints, Restored};
 use crate::engine::commit::Committer;
 use crate::engine::feed::{FeedQueue, InFlight};
+use crate::engine::recompute;
 use crate::engine::tables::{SpillBudget, TableContext};
 use crate::engine::workers::{self, Event, WorkerPlan};
 use crate::engine::{EVENTS_MAX, spawn_committer};
@@ -176,8 +177,22 @@ impl Runner {
             self.ledger().finish(number, end)?;
             running = self.begin().await?;
         }
+        self.recompute().await?;
         self.progress.complete();
         Ok(())
+    }
+
+    /// Windows that readings were too late for are computed again.
+    async fn recompute(&self) -> anyhow::Result<()> {
+        let (ends, instance) = {
+            let ledger = self.ledger();
+            (ledger.ends(), ledger.identity().to_owned())
+        };
+        let ends: Vec<i64> = ends.iter().map(|end| end.time_us).collect();
+        let options = &self.options;
+        let (store, stats) = (options.store.clone(), Arc::clone(&options.stats));
+        let context = recompute::Context::of_files(store, instance, &options.pipelines, stats);
+        recompute::of_files(context, &ends).await.context("cannot compute late windows again")
     }
 
     /// Starts the next generation, if there is one.

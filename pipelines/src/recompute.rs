@@ -1,0 +1,137 @@
+//! Which windows can be computed again from what is stored, and from what.
+//!
+//! A reading that comes when the state of its windows is gone is still stored, where a table keeps
+//! the edge that the windows read, or one before it with nothing but stateless steps in between.
+//! Rows of such a table say where they were in the journal, so the window is computed again from
+//! the readings that had come by then, in the order in which they came.
+
+use arrow::array::RecordBatch;
+use tidegate_operators::OperatorError;
+use tidegate_operators::expression::StatelessStep;
+use tidegate_operators::spec::{
+    Clock, KeyLimits, LatePolicy, PipelineSpec, Shape, StepKind, StepSpec, TableSpec, WindowSpec,
+};
+
+/// Where in the journal a reading was.
+const OFFSET: &str = "journal_offset";
+/// Which of the readings of a message it was.
+const ELEMENT: &str = "journal_element";
+
+/// Longer than any two readings are apart (reading times are between 1970 and 2261), and short
+/// enough to be subtracted from a time: microseconds.
+const FOREVER_US: i64 = 200 * 365 * 86_400_000_000;
+
+/// A window step whose late windows are computed again.
+pub struct Recomputation {
+    /// The step, with windows that stay open until the end of the input.
+    pub window: WindowSpec,
+    /// The table of its input, or of an edge before it.
+    pub stored: TableSpec,
+    /// Columns by which rows of that table are in the order of the journal.
+    pub order: Vec<String>,
+    /// The tables of its rows.
+    pub tables: Vec<TableSpec>,
+    /// The steps from the stored edge to the input, each with the branch that leads there.
+    path: Vec<(StatelessStep, usize)>,
+}
+
+impl Recomputation {
+    /// Whether the windows read the stored edge itself.
+    pub fn is_direct(&self) -> bool {
+        self.path.is_empty()
+    }
+
+    /// The rows that the windows read, of rows of the stored edge. What steps reject was told when
+    /// it came.
+    ///
+    /// # Errors
+    /// The rows are not of the stored schema.
+    pub fn input(&self, rows: RecordBatch) -> Result<RecordBatch, OperatorError> {
+        self.path.iter().try_fold(rows, |rows, (step, branch)| {
+            let mut made = step.apply(&rows)?;
+            Ok(made.branches.swap_remove(*branch))
+        })
+    }
+}
+
+/// The window steps of a pipeline whose late windows can be computed again.
+pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
+    let of_step = |step: &StepSpec| {
+        let StepKind::Window(window) = &step.kind else { return None };
+        let tables: Vec<TableSpec> =
+            p.tables.iter().filter(|t| t.from == step.name).cloned().collect();
+        if tables.is_empty() || !is_recomputed(window) {
+            return None;
+        }
+        let (stored, path) = stored(p, &step.from)?;
+        let window = WindowSpec {
+            disorder_us: FOREVER_US,
+            idle_close_us: FOREVER_US,
+            clock: Clock::Device,
+            late: LatePolicy::Table,
+            limits: KeyLimits { keys_max: u64::from(u32::MAX), ..KeyLimits::default() },
+            ..window.clone()
+        };
+        let order = order(p, &stored);
+        Some(Recomputation { window, stored, order, tables, path })
+    };
+    p.steps.iter().filter_map(of_step).collect()
+}
+
+/// Whether windows of this kind are computed again where their input is stored.
+pub(crate) fn is_recomputed(window: &WindowSpec) -> bool {
+    let is_fixed = matches!(window.shape, Shape::Grid { .. } | Shape::Calendar(_));
+    is_fixed && matches!(window.late, LatePolicy::Revise { .. })
+}
+
+/// The table from which the rows of an edge can be made again.
+pub(crate) fn stored_as<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p TableSpec> {
+    let own = p.tables.iter().find(|t| t.from == edge && t.schema.index_of(OFFSET).is_ok());
+    own.or_else(|| stored_as(p, &maker(p, edge)?.0.from))
+}
+
+/// The stateless step that makes an edge, and which of its branches it is.
+fn maker<'p>(p: &'p PipelineSpec, edge: &str) -> Option<(&'p StepSpec, usize)> {
+    p.steps.iter().find_map(|step| match &step.kind {
+        StepKind::Route(branches) => {
+            Some((step, branches.iter().position(|(name, _)| name == edge)?))
+        }
+        StepKind::Filter(_) | StepKind::Project(_) if step.name == edge => Some((step, 0)),
+        _ => None,
+    })
+}
+
+/// The edge of single readings that an edge is made of by stateless steps.
+pub(crate) fn readings_before<'p>(p: &'p PipelineSpec, edge: &'p str) -> &'p str {
+    maker(p, edge).map_or(edge, |(step, _)| readings_before(p, &step.from))
+}
+
+type Path = Vec<(StatelessStep, usize)>;
+
+fn stored(p: &PipelineSpec, edge: &str) -> Option<(TableSpec, Path)> {
+    let table = stored_as(p, edge)?;
+    if table.from == edge {
+        return Some((table.clone(), Path::new()));
+    }
+    let (step, branch) = maker(p, edge)?;
+    let (table, mut path) = stored(p, &step.from)?;
+    let input = match table.from == step.from {
+        true => table.schema.clone(),
+        false => maker(p, &step.from)?.0.output.clone(),
+    };
+    path.push((StatelessStep::new(&step.kind, input, step.output.clone())?, branch));
+    Some((table, path))
+}
+
+fn order(p: &PipelineSpec, table: &TableSpec) -> Vec<String> {
+    let mut order = vec![OFFSET.to_owned()];
+    if table.schema.index_of(ELEMENT).is_ok() {
+        order.push(ELEMENT.to_owned());
+    } else if p.decode.explode.is_some() {
+        // What a message has of one time is told apart by all that is known of it.
+        let others = table.schema.fields().iter().map(|f| f.name().clone());
+        order.push(table.time.clone());
+        order.extend(others.filter(|name| name != OFFSET && *name != table.time));
+    }
+    order
+}

@@ -1,0 +1,285 @@
+//! Readings that come when the state of their windows is gone: the windows are computed again from
+//! the stored readings, beside the dataflow.
+//!
+//! Late readings are rows of `system.late`. Those that were ingested in the same stretch of journal
+//! time ([`super::EngineOptions::recompute_every`]) are a group, which is whole when all tables
+//! have committed what came in until its end. What a group makes depends on tables alone
+//! ([`group`]), so a crash changes nothing, and neither does when tables commit. It is one commit
+//! of each table of windows, under an application id of its own, whose number is the end of the
+//! group: a group whose number is there is done.
+//!
+//! Of a run over files, the end of the files is the end of a group.
+//!
+//! One thread does all of it, so that it takes one core at most, and little memory (a
+//! session's limit and one slice). Nobody waits for it: not the dataflow, nor the tables, nor a
+//! checkpoint. What a stop or a crash leaves undone is still in `system.late`.
+
+mod affected;
+mod group;
+mod horizon;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use tidegate_operators::Epoch;
+use tidegate_operators::spec::{PipelineSpec, TableSpec};
+use tidegate_pipelines::graph::{LATE, SYSTEM};
+use tidegate_pipelines::recompute::{Recomputation, recomputations};
+use tidegate_sql::{Session, Store, TableName, TableWriter};
+
+use self::group::{Group, late_of};
+pub(super) use self::horizon::Horizon;
+use super::fence::Fence;
+use super::tables::{TableTroubles, TablesWatched};
+use crate::fault;
+use crate::stats::Stats;
+
+/// Memory of the queries of a group: sorts spill to disk beyond it.
+const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// How often is looked whether a group is whole.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Pause after an error.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// The steps whose windows are computed again; others can change them.
+#[derive(Clone, Default)]
+pub(super) struct Recomputed(Arc<Mutex<Arc<Vec<Recomputation>>>>);
+
+impl Recomputed {
+    /// From now on it is the steps of these pipelines.
+    pub(super) fn follow(&self, pipelines: &[PipelineSpec]) {
+        let steps = pipelines.iter().flat_map(recomputations).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(steps);
+    }
+
+    fn now(&self) -> Arc<Vec<Recomputation>> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the work needs of the process.
+pub(super) struct Context {
+    pub(super) store: Store,
+    pub(super) instance: String,
+    pub(super) steps: Recomputed,
+    pub(super) horizon: Arc<Horizon>,
+    pub(super) tables: TablesWatched,
+    pub(super) fence: Option<Arc<Fence>>,
+    pub(super) stats: Arc<Stats>,
+}
+
+impl Context {
+    /// Of a run over files: nobody else writes to its tables.
+    pub(super) fn of_files(
+        store: Store,
+        instance: String,
+        pipelines: &[PipelineSpec],
+        stats: Arc<Stats>,
+    ) -> Self {
+        let (steps, tables) = (Recomputed::default(), TablesWatched::default());
+        steps.follow(pipelines);
+        let horizon = Arc::new(Horizon::new(Duration::MAX));
+        Self { store, instance, steps, horizon, tables, fence: None, stats }
+    }
+}
+
+/// The thread that works, until dropped or stopped.
+pub(super) struct Recomputing {
+    stop: Option<Sender<()>>,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recomputing {
+    pub(super) fn start(context: Context) -> anyhow::Result<Self> {
+        let session = Session::over(context.store.clone(), MEMORY_BYTES_MAX)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = channel();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let worker = Worker { context, session, stopping: Arc::clone(&stopping) };
+        let run = move || worker.run(&runtime, &stopped);
+        let thread = std::thread::Builder::new().name("recompute".into()).spawn(run)?;
+        Ok(Self { stop: Some(stop), stopping, thread: Some(thread) })
+    }
+
+    /// Has it end soon; what is not done stays to be done.
+    pub(super) fn tell_to_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Stops, as soon as the slice at hand is done.
+    pub(super) fn stop(&mut self) {
+        self.tell_to_stop();
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Recomputing {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Works on the late readings of runs over files that ended at these ticks, each of which is a
+/// group.
+///
+/// # Errors
+/// Those of the tables.
+pub(super) async fn of_files(context: Context, ends_us: &[i64]) -> anyhow::Result<()> {
+    let Some(last_us) = ends_us.last() else { return Ok(()) };
+    let session = Session::over(context.store.clone(), MEMORY_BYTES_MAX)?;
+    let worker = Worker { context, session, stopping: Arc::default() };
+    for step in worker.context.steps.now().iter() {
+        for table in &step.tables {
+            let from_us = worker.done_us(table).await?;
+            if worker.groups(step, (from_us, *last_us)).await?.is_empty() {
+                continue;
+            }
+            for end_us in ends_us {
+                worker.catch_up(step, table, *end_us).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The work.
+struct Worker {
+    context: Context,
+    session: Session,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Worker {
+    fn run(self, runtime: &tokio::runtime::Runtime, stopped: &Receiver<()>) {
+        let mut pause = LOOK_EVERY;
+        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = match runtime.block_on(self.look()) {
+                Ok(()) => LOOK_EVERY,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "late windows have to wait");
+                    PAUSE
+                }
+            };
+        }
+    }
+
+    /// Works on the groups that have become whole.
+    async fn look(&self) -> anyhow::Result<()> {
+        let steps = self.context.steps.now();
+        let Some(whole) = self.context.horizon.whole(self.committed(&steps)) else { return Ok(()) };
+        if whole.late {
+            for step in steps.iter() {
+                for table in &step.tables {
+                    self.catch_up(step, table, whole.end_us).await.with_context(|| {
+                        format!("windows of {}.{}", table.namespace, table.name)
+                    })?;
+                }
+            }
+        }
+        if !self.stopping.load(Ordering::Acquire) {
+            self.context.horizon.done(whole.end_us);
+        }
+        Ok(())
+    }
+
+    /// The newest epoch that all tables have which are read.
+    fn committed(&self, steps: &[Recomputation]) -> Epoch {
+        let states = self.context.tables.now(&TableTroubles::default());
+        let of_steps = steps.iter().flat_map(|s| s.tables.iter().chain([&s.stored]));
+        let mut names: Vec<String> =
+            of_steps.map(|t| format!("{}.{}", t.namespace, t.name)).collect();
+        names.push(format!("{SYSTEM}.{LATE}"));
+        let committed = states.iter().filter(|(name, _)| names.contains(name));
+        committed.map(|(_, state)| state.committed).min().unwrap_or_default()
+    }
+
+    /// Works on the groups of a table of windows that end at `end_us` or before.
+    async fn catch_up(
+        &self,
+        step: &Recomputation,
+        table: &TableSpec,
+        end_us: i64,
+    ) -> anyhow::Result<()> {
+        let from_us = self.done_us(table).await?;
+        let app = self.app_id(table);
+        let every_us = self.context.horizon.every_us();
+        for group_us in self.groups(step, (from_us, end_us)).await? {
+            let times_us = (group_us.max(from_us), group_us.saturating_add(every_us).min(end_us));
+            let group = Group { session: &self.session, of: step, table, times_us };
+            let (slices, last_offset) = group.slices().await?;
+            let through = times_us.1.unsigned_abs();
+            let mut writer = TableWriter::open(&self.context.store, table, app.clone()).await?;
+            for slice in &slices {
+                if self.stopping.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                for rows in group.compute(slice, last_offset).await? {
+                    writer.append(rows, through).await?;
+                }
+                fault::point("recomputed_slice");
+            }
+            self.commit(&mut writer, through).await?;
+        }
+        Ok(())
+    }
+
+    /// Under which the windows of a table are committed.
+    fn app_id(&self, table: &TableSpec) -> String {
+        format!("{}/{}.{}/late", self.context.instance, table.namespace, table.name)
+    }
+
+    /// The end of the newest group that a table has.
+    async fn done_us(&self, table: &TableSpec) -> anyhow::Result<i64> {
+        let name = TableName::new(table.namespace.clone(), table.name.clone());
+        let snapshot = self.session.table(&name)?.open().await?;
+        Ok(i64::try_from(snapshot.committed(&self.app_id(table))).unwrap_or(i64::MAX))
+    }
+
+    /// When the groups begin that have late readings of a step, in order.
+    async fn groups(&self, step: &Recomputation, times_us: (i64, i64)) -> anyhow::Result<Vec<i64>> {
+        let every_us = self.context.horizon.every_us();
+        let sql = format!(
+            "SELECT DISTINCT arrow_cast(ingest_time, 'Int64') / {every_us} AS at FROM {} ORDER BY \
+             at",
+            late_of(step, times_us)
+        );
+        let found = self.session.sql(&sql).await?.collect().await?;
+        let times = found.iter().flat_map(|rows| {
+            rows.column(0).as_primitive::<Int64Type>().values().iter().map(|at| at * every_us)
+        });
+        Ok(times.collect())
+    }
+
+    async fn commit(&self, writer: &mut TableWriter, through: Epoch) -> anyhow::Result<()> {
+        let _right = match &self.context.fence {
+            None => None,
+            Some(fence) => match fence.guard().await? {
+                Some(right) => Some(right),
+                // Whoever has taken over does it.
+                None => return Ok(()),
+            },
+        };
+        let report = writer.commit(through).await?;
+        let stats = &self.context.stats;
+        Stats::add(&stats.windows_recomputed, report.rows);
+        Stats::add(&stats.table_files, report.files as u64);
+        Stats::add(&stats.table_rows, report.rows);
+        Stats::add(&stats.table_bytes, report.bytes);
+        fault::point("recomputed");
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! Windows after any delay of their readings, against a plain loop over all readings.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::TimestampMicrosecondType;
+use arrow::util::display::array_value_to_string;
+use proptest::prelude::*;
+use tidegate_operators::Tick;
+use tidegate_pipelines::graph::tables;
+use tidegate_pipelines::plan::TestInput;
+use tidegate_pipelines::{Plan, load};
+
+use super::*;
+use crate::engine::trial::{self, Edges};
+
+const S: i64 = 1_000_000;
+const MINUTE: i64 = 60 * S;
+/// 2026-01-01T00:00:00Z.
+const START: i64 = 1_767_225_600 * S;
+
+/// Device, minutes after the start, value.
+type Reading = (usize, i64, i64);
+
+const PIPELINE: &str = r#"
+name = "p"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:1883"
+topics = ["t/{site}/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+future_bound = "1000d"
+[reading.fields]
+v = "int64"
+w = "float64"
+
+[[step]]
+name = "some"
+type = "filter"
+where = "v <> 3"
+
+[[step]]
+name = "tumbling"
+type = "window"
+from = "some"
+every = "5m"
+revise_for = "10m"
+by = ["site", "device"]
+select = { n = "count(*)", total = "sum(v)", least = "min(v)", mean = "avg(w)", late = "last(v)" }
+
+[[step]]
+name = "hopping"
+type = "window"
+size = "20m"
+slide = "5m"
+revise_for = "5m"
+select = { n = "count(*)", total = "sum(v)", least = "min(v)" }
+
+[[step]]
+name = "days"
+type = "window"
+every = "day"
+zone = "Europe/Berlin"
+revise_for = "5m"
+select = { n = "count(*)", total = "sum(v)", least = "min(v)" }
+
+[[table]]
+from = "days"
+[[table]]
+from = "readings"
+[[table]]
+from = "tumbling"
+[[table]]
+from = "hopping"
+name = "hops"
+"#;
+
+fn plan() -> Plan {
+    load(&[("p.toml".into(), PIPELINE.into())], &|_, _| Err(String::new())).unwrap()
+}
+
+/// One message every ten seconds.
+fn inputs(readings: &[Reading]) -> Vec<TestInput> {
+    let input = |(i, (device, minute, value)): (usize, &Reading)| {
+        let at_us = START + 30 * 60 * S + i as i64 * 10 * S;
+        let ts = (START + minute * MINUTE) / 1000;
+        TestInput {
+            topic: format!("t/s{}/d{device}", device % 2),
+            at_us,
+            payload: format!(r#"{{"ts":{ts},"v":{value},"w":0.{value}}}"#).into_bytes(),
+            properties: Vec::new(),
+            change: None,
+            event: None,
+        }
+    };
+    readings.iter().enumerate().map(input).collect()
+}
+
+/// Tables of a run, written as a live process does.
+struct Home {
+    _folder: tempfile::TempDir,
+    store: Store,
+    plan: Plan,
+    epoch: Epoch,
+}
+
+impl Home {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        Self { _folder: folder, store, plan: plan(), epoch: 0 }
+    }
+
+    /// Commits the rows of all edges for which `keep` holds, by edge.
+    async fn write(&mut self, edges: &Edges, keep: impl Fn(&str, &RecordBatch) -> Vec<bool>) {
+        self.epoch += 1;
+        for spec in tables(&self.plan.pipelines) {
+            let app = format!("i/{}.{}", spec.namespace, spec.name);
+            let mut writer = TableWriter::open(&self.store, &spec, app).await.unwrap();
+            for rows in edges.get(&spec.from).into_iter().flatten() {
+                let keep = BooleanArray::from(keep(&spec.from, rows));
+                let rows = filter_record_batch(rows, &keep).unwrap();
+                writer.append(rows, self.epoch).await.unwrap();
+            }
+            writer.commit(self.epoch).await.unwrap();
+        }
+    }
+
+    fn worker(&self, every_us: i64) -> Worker {
+        let steps = Recomputed::default();
+        steps.follow(&self.plan.pipelines);
+        let every = Duration::from_micros(every_us.unsigned_abs());
+        let context = Context {
+            store: self.store.clone(),
+            instance: "i".into(),
+            steps,
+            horizon: Arc::new(Horizon::new(every)),
+            tables: TablesWatched::default(),
+            fence: None,
+            stats: Arc::default(),
+        };
+        let session = Session::over(self.store.clone(), MEMORY_BYTES_MAX).unwrap();
+        Worker { context, session, stopping: Arc::default() }
+    }
+
+    async fn catch_up(&self, worker: &Worker, end_us: i64) {
+        for step in worker.context.steps.now().iter() {
+            for table in &step.tables {
+                worker.catch_up(step, table, end_us).await.unwrap();
+            }
+        }
+    }
+
+    /// Rows as text, in order.
+    async fn ask(&self, sql: &str) -> Vec<String> {
+        let session = Session::over(self.store.clone(), MEMORY_BYTES_MAX).unwrap();
+        let found = session.sql(sql).await.unwrap().collect().await.unwrap();
+        let mut lines = Vec::new();
+        for rows in found {
+            for row in 0..rows.num_rows() {
+                let cells = rows.columns().iter().map(|c| array_value_to_string(c, row).unwrap());
+                lines.push(cells.collect::<Vec<_>>().join(" "));
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    async fn everything(&self) -> [Vec<String>; 3] {
+        let of = |table: &str| format!("SELECT * FROM p.{table}_revisions");
+        let (tumbling, hops) = (self.ask(&of("tumbling")).await, self.ask(&of("hops")).await);
+        [tumbling, hops, self.ask(&of("days")).await]
+    }
+
+    /// What the tables show, as `batch` has it.
+    async fn shown(&self) -> [Vec<String>; 3] {
+        let columns = "device, arrow_cast(window_start, 'Int64') AS s, n, total, least";
+        let of = |table: &str| format!("SELECT {columns} FROM p.{table}");
+        let (tumbling, hops) = (self.ask(&of("tumbling")).await, self.ask(&of("hops")).await);
+        [tumbling, hops, self.ask(&of("days")).await]
+    }
+}
+
+/// The windows of all readings at once.
+fn batch(readings: &[Reading]) -> [Vec<String>; 3] {
+    let windows = |size: i64, slide: i64, offset: i64, keep: &dyn Fn(i64) -> bool| {
+        let mut all: BTreeMap<(usize, i64), (i64, i64, i64)> = BTreeMap::new();
+        for (device, minute, value) in readings.iter().filter(|r| keep(r.2)) {
+            let last = (minute - offset).div_euclid(slide) * slide + offset;
+            for start in (0..size / slide).map(|i| last - i * slide) {
+                let of = all.entry((*device, start)).or_insert((0, 0, i64::MAX));
+                *of = (of.0 + 1, of.1 + value, of.2.min(*value));
+            }
+        }
+        let line = |((device, start), (n, total, least))| {
+            format!("d{device} {} {n} {total} {least}", START + start * MINUTE)
+        };
+        let mut lines: Vec<String> = all.into_iter().map(line).collect();
+        lines.sort();
+        lines
+    };
+    // In winter, a day of Berlin begins at 23:00.
+    [
+        windows(5, 5, 0, &|v| v != 3),
+        windows(20, 5, 0, &|_| true),
+        windows(1440, 1440, -60, &|_| true),
+    ]
+}
+
+fn run(readings: &[Reading], workers: usize) -> Edges {
+    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+}
+
+fn readings() -> impl Strategy<Value = Vec<Reading>> {
+    // Up to four hours late, or a day, beside readings that are on time.
+    let minute = prop_oneof![0i64..240, 200i64..240, Just(-1440)];
+    prop::collection::vec((0usize..3, minute, 0i64..9), 1..80)
+}
+
+fn blocking<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(work)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn after_any_delay_windows_are_those_of_all_readings(
+        readings in readings(), workers in 1usize..4, every in 1i64..9,
+    ) {
+        let edges = run(&readings, workers);
+        blocking(async {
+            let mut home = Home::new();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
+            let shown = home.shown().await;
+            assert_eq!(shown, batch(&readings));
+            // Once is enough.
+            let all = home.everything().await;
+            home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
+            assert_eq!(home.everything().await, all);
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3))]
+    #[test]
+    fn revisions_do_not_depend_on_when_tables_commit_or_on_stops(
+        readings in readings(), every in 1i64..9,
+    ) {
+        let every_us = every * 20 * S;
+        let edges = run(&readings, 1);
+        let at_once = blocking(async {
+            let mut home = Home::new();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.catch_up(&home.worker(every_us), i64::MAX).await;
+            home.everything().await
+        });
+        let edges = run(&readings, 3);
+        let in_parts = blocking(async {
+            let mut home = Home::new();
+            let first_us = START + 30 * MINUTE;
+            let last_us = first_us + readings.len() as i64 * 10 * S;
+            let mut end_us = first_us.div_euclid(every_us) * every_us;
+            while end_us <= last_us {
+                let (from_us, until_us) = (end_us, end_us + every_us);
+                // Windows of a group are in the table before it, or never.
+                let is_first = from_us <= first_us;
+                home.write(&edges, |edge, rows| {
+                    let column = match edge {
+                        "readings" => "received_time",
+                        "late" => "ingest_time",
+                        _ => return vec![is_first; rows.num_rows()],
+                    };
+                    let times = rows[column].as_primitive::<TimestampMicrosecondType>();
+                    times.values().iter().map(|us| (from_us..until_us).contains(us)).collect()
+                })
+                .await;
+                end_us = until_us;
+                // Each time another process.
+                let worker = home.worker(every_us);
+                worker.stopping.store(true, Ordering::Release);
+                home.catch_up(&worker, end_us).await;
+                home.catch_up(&home.worker(every_us), end_us).await;
+            }
+            home.everything().await
+        });
+        prop_assert_eq!(in_parts, at_once);
+    }
+}
+
+#[test]
+fn groups_are_whole_when_all_that_came_before_their_end_is_committed() {
+    let horizon = Horizon::new(Duration::from_secs(60));
+    let tick = |epoch, seconds: i64| horizon.complete(Tick { epoch, time_us: seconds * S });
+    let whole = |committed| horizon.whole(committed).map(|w| (w.end_us / S, w.late));
+    tick(5, 70);
+    assert_eq!((whole(4), whole(5)), (None, Some((60, true))), "what was before is not known");
+    horizon.done(60 * S);
+    tick(6, 100);
+    tick(7, 119);
+    assert_eq!(whole(7), None);
+    tick(8, 130);
+    assert_eq!((whole(7), whole(8)), (None, Some((120, false))));
+    horizon.late();
+    tick(9, 185);
+    assert_eq!(whole(9), Some((180, true)));
+    horizon.done(180 * S);
+    tick(10, 250);
+    assert_eq!(whole(10), Some((240, true)), "it came in the epoch that ended the stretch before");
+    horizon.done(240 * S);
+    tick(11, 500);
+    assert_eq!(whole(11), Some((480, false)));
+}
+
+#[test]
+fn what_can_be_computed_again_and_from_what() {
+    let steps = Recomputed::default();
+    steps.follow(&plan().pipelines);
+    let steps = steps.now();
+    let mut named: Vec<(&str, &str, bool)> = steps
+        .iter()
+        .map(|s| (s.window.name.as_str(), s.stored.name.as_str(), s.is_direct()))
+        .collect();
+    named.sort_unstable();
+    let known = [
+        ("days", "readings", true),
+        ("hopping", "readings", true),
+        ("tumbling", "readings", false),
+    ];
+    assert_eq!(named, known);
+    let explained = tidegate_pipelines::explain(&plan());
+    assert_eq!(explained.matches("it is computed again from p.readings").count(), 3, "{explained}");
+    for (from, to, told) in [
+        ("[[table]]\nfrom = \"readings\"\n", "", "a table of `readings` would let"),
+        ("revise_for = \"10m\"", "late = \"table\"", "late     system.late\n"),
+    ] {
+        let text = PIPELINE.replace(from, to);
+        let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+        let explained = tidegate_pipelines::explain(&plan);
+        assert!(explained.contains(told), "{explained}");
+    }
+}

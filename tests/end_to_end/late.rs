@@ -1,0 +1,123 @@
+//! Readings that come when their windows are gone: the windows are computed again, whatever happens
+//! to the process meanwhile.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::support::{Device, Home, Instance, START_MS, eventually};
+
+const PIPELINE: &str = r#"
+name = "late"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:0"
+topics = ["t/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+idle_close = "2s"
+[reading.fields]
+v = "float64"
+
+[[step]]
+name = "minutes"
+type = "window"
+every = "1m"
+revise_for = "2m"
+select = { n = "count(*)", total = "sum(v)", least = "min(v)" }
+
+[[table]]
+from = "readings"
+freshness = "500ms"
+[[table]]
+from = "minutes"
+freshness = "500ms"
+"#;
+
+const DEVICES: [&str; 3] = ["d0", "d1", "d2"];
+
+/// Readings of all devices at these seconds after the start; whether all were acknowledged.
+fn publish(instance: &Instance, seconds: impl Iterator<Item = i64> + Clone) -> bool {
+    DEVICES.iter().all(|device| {
+        let sent: Vec<(String, String)> = seconds
+            .clone()
+            .map(|s| {
+                let value = s.rem_euclid(7) as f64 / 8.0;
+                let ts = START_MS + s * 1_000;
+                (format!("t/{device}"), format!(r#"{{"ts":{ts},"v":{value}}}"#))
+            })
+            .collect();
+        let sent = sent.iter().map(|(topic, payload)| (topic.as_str(), payload.clone()));
+        let client = Device::connect(instance.endpoint(), device);
+        client.is_ok_and(|mut client| client.publish_all(sent).is_ok())
+    })
+}
+
+fn command(home: &Home, workers: usize, fault: Option<&str>) -> Command {
+    let mut command = home.run_command(workers);
+    command.args(["--recompute-every", "2s", "--checkpoint-every", "2s"]);
+    if let Some(fault) = fault {
+        command.env("TIDEGATE_FAULT", fault);
+    }
+    command
+}
+
+fn wait_for_its_end(mut instance: Instance) {
+    eventually("the kill", || instance.try_ended().ok_or_else(|| instance.said()));
+}
+
+/// The windows as they are shown, and as all readings make them.
+fn windows(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
+    let rows = |sql: &str| -> BTreeSet<String> {
+        let rows = home.try_rows(sql).unwrap_or_default();
+        rows.into_iter().map(|row| serde_json::Value::Object(row).to_string()).collect()
+    };
+    let shown = rows("SELECT device, window_start, n, total, least FROM late.minutes");
+    let all = rows(
+        "SELECT device, date_bin(INTERVAL '1 minute', time) AS window_start, count(*) AS n, \
+         sum(v) AS total, min(v) AS least FROM late.readings GROUP BY 1, 2",
+    );
+    (shown, all)
+}
+
+#[test]
+fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_three_workers() {
+    let home = Home::with(PIPELINE);
+    // An hour, live; then what was buffered: some of the same hour, and the day before it.
+    let live = (0..3_600).step_by(10);
+    let buffered = (3..2_400).step_by(10).chain((-86_400..-1_000).step_by(120));
+    let instance = home.start_command(&mut command(&home, 2, Some("kill:recomputed_slice:1")));
+    assert!(publish(&instance, live));
+    let told = publish(&instance, buffered.clone());
+    wait_for_its_end(instance);
+    let instance = home.start_command(&mut command(&home, 1, Some("kill:recomputed:1")));
+    wait_for_its_end(instance);
+    let instance = home.start_command(&mut command(&home, 3, None));
+    assert!(told || publish(&instance, buffered));
+    eventually("the windows of all readings", || {
+        let (shown, all) = windows(&home);
+        match shown == all && all.len() > 2_000 {
+            true => Ok(()),
+            false => Err(format!(
+                "{} of {} windows are right\n{}",
+                shown.intersection(&all).count(),
+                all.len(),
+                instance.said()
+            )),
+        }
+    });
+    instance.stop();
+    let twice = "SELECT device, window_start, revision FROM late.minutes_revisions \
+                 GROUP BY 1, 2, 3 HAVING count(*) > 1";
+    assert_eq!(home.rows(twice).len(), 0);
+    // What is left undone by a stop is done by the next start.
+    let instance = home.start_command(&mut command(&home, 2, None));
+    assert!(publish(&instance, [-200_000].into_iter()));
+    instance.stop();
+    let instance = home.start_command(&mut command(&home, 2, None));
+    eventually("the windows of all readings", || {
+        let (shown, all) = windows(&home);
+        (shown == all).then_some(()).ok_or_else(|| format!("{} of {}", shown.len(), all.len()))
+    });
+    instance.stop();
+}
