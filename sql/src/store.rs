@@ -4,6 +4,7 @@
 //! when they return: object stores promise that, the local file system is wrapped for it.
 
 mod durable;
+mod rename;
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use object_store::prefix::PrefixStore;
 use url::Url;
 
 use durable::DurableLocal;
+pub use rename::rename_new;
 
 use crate::{Error, Result};
 

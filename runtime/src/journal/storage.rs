@@ -98,9 +98,7 @@ impl Storage for Disk {
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        // A link is made or refused as one step; after a crash between both there are two names.
-        std::fs::hard_link(from, to)?;
-        self.remove(from)
+        tidegate_sql::rename_new(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

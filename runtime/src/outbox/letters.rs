@@ -130,17 +130,16 @@ pub fn request(dir: &Path, wish: &Resend) -> Result<(), DurableError> {
         Resend::One(id) => id,
     };
     std::fs::write(&temporary, content).map_err(DurableError::io("write", &temporary))?;
-    // A name of its own: `hard_link` refuses one that is taken, where `rename` would replace it.
+    // A name of its own, which no other wish has.
     let taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
     let placed = (1..u32::MAX)
         .map(|number| {
             let path = dir.join(format!("{}{number:06}{}", REQUEST.0, REQUEST.1));
-            std::fs::hard_link(&temporary, path)
+            tidegate_sql::rename_new(&temporary, &path)
         })
         .find(|placed| !placed.as_ref().is_err_and(taken))
         .unwrap_or(Ok(()));
-    let removed = std::fs::remove_file(&temporary);
-    placed.and(removed).map_err(DurableError::io("write", dir))
+    placed.map_err(DurableError::io("write", dir))
 }
 
 /// The files of wishes in `dir`, oldest first.

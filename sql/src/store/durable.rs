@@ -21,6 +21,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::rename_new;
 use crate::fault;
 
 /// How many staged names are tried before a put gives up; each belongs to a crashed or running put
@@ -125,9 +126,9 @@ fn put_durable(target: &FsPath, payload: &PutPayload, only_new: bool) -> io::Res
         fault::point("parquet_part");
     }
     let placed = written.and_then(|()| file.sync_all()).and_then(|()| {
-        if only_new { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) }
+        if only_new { rename_new(&staged, target) } else { fs::rename(&staged, target) }
     });
-    if only_new || placed.is_err() {
+    if placed.is_err() {
         // Best effort: the object does not depend on it, and listings skip the name.
         let _ = fs::remove_file(&staged);
     }
