@@ -16,6 +16,10 @@ use tidegate_operators::spec::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Version of the state of windows whose bounds come from the readings: saved state of another
+/// version is that of another operator.
+const SPANS: u32 = 2;
+
 /// The fingerprint of a pipeline.
 pub fn fingerprint(pipeline: &PipelineSpec) -> u64 {
     xxh3_64(canonical(pipeline).as_bytes())
@@ -315,16 +319,16 @@ fn shape_text(shape: &Shape) -> String {
     match shape {
         Shape::Grid { size_us, slide_us, offset_us } => format!("{size_us} {slide_us} {offset_us}"),
         Shape::Calendar(calendar) => calendar_text(calendar),
-        Shape::Session { gap_us, max_us } => format!("session {gap_us} {max_us:?}"),
-        Shape::Count { size, hop } => format!("count {size} {hop}"),
+        Shape::Session { gap_us, max_us } => format!("session{SPANS} {gap_us} {max_us:?}"),
+        Shape::Count { size, hop } => format!("count{SPANS} {size} {hop}"),
         Shape::State { begin, until, abort, min_us, max_us } => format!(
-            "state {} {:?} {:?} {min_us} {max_us:?}",
+            "state{SPANS} {} {:?} {:?} {min_us} {max_us:?}",
             expr(begin),
             maybe(until),
             maybe(abort)
         ),
         Shape::Sliding { before_us, after_us, at } => {
-            format!("sliding {before_us} {after_us} {:?}", maybe(at))
+            format!("sliding{SPANS} {before_us} {after_us} {:?}", maybe(at))
         }
     }
 }

@@ -229,6 +229,8 @@ impl WebhookSender {
         for mut task in tasks.into_iter().chain(listening) {
             if tokio::time::timeout_at(end, &mut task).await.is_err() {
                 task.abort();
+                // Until then it may hold the outbox.
+                let _ = task.await;
             }
         }
     }

@@ -91,6 +91,51 @@ fn rows_are_of_the_pipeline_that_took_them(with_checkpoint: bool) {
     instance.stop();
 }
 
+/// Killed and changed twice in a row, before the second pipeline has a checkpoint of its own.
+#[test]
+fn rows_are_of_the_pipeline_that_took_them_after_two_changes() {
+    let receiver = Receiver::start();
+    let home = Home::with(&pipeline(&receiver, "v % 3 = 0", ""));
+    for remainder in 0..3 {
+        home.write("pipelines/one.toml", &pipeline(&receiver, &format!("v % 3 = {remainder}"), ""));
+        let mut command = home.run_command(2);
+        let instance = home.start_command(command.args(["--checkpoint-every", "1h"]));
+        publish(&instance, remainder * READINGS..(remainder + 1) * READINGS);
+        if remainder < 2 { instance.kill() } else { instance.stop() }
+    }
+    let rows = home.rows("SELECT v FROM some ORDER BY v");
+    let rows: Vec<i64> = rows.iter().map(|row| row["v"].as_i64().unwrap()).collect();
+    let expected = (0..3 * READINGS).filter(|v| v % 3 == v / READINGS);
+    assert_eq!(rows, expected.collect::<Vec<_>>());
+}
+
+/// What stops a pipeline for good must not stop the one that repairs it.
+#[test]
+fn a_pipeline_that_cannot_be_finished_can_be_repaired() {
+    let receiver = Receiver::start();
+    let window = |limits: &str| {
+        format!(
+            "{}\n[[step]]\nname = \"per_minute\"\ntype = \"window\"\nevery = \"1m\"\n\
+             by = [\"v\"]\n{limits}select = {{ n = \"count(*)\" }}\n",
+            pipeline(&receiver, "true", "")
+        )
+    };
+    let home = Home::with(&window("keys_max = 1\nat_keys_max = \"stop\"\n"));
+    let instance = home.start();
+    let mut client = Device::connect(instance.endpoint(), "d1").unwrap();
+    let text = |seq: i64| format!(r#"{{"ts":{},"v":{seq}}}"#, START_MS + seq * 1000);
+    // Until it stops, which may be before all of them are acknowledged.
+    let _ = client.publish_all((0..2_000).map(|seq| ("a/d1", text(seq))));
+    assert!(!instance.ended(crate::support::PATIENCE).success());
+    home.write("pipelines/one.toml", &window(""));
+    let instance = home.start();
+    let said = instance.said();
+    assert!(said.contains("cannot be finished by the pipelines as they were"), "{said}");
+    publish(&instance, 2_000..2_010);
+    instance.stop();
+    assert!(home.count("SELECT count(*) FROM some") > 10);
+}
+
 #[test]
 fn rows_are_of_the_pipeline_that_took_them_without_a_checkpoint() {
     rows_are_of_the_pipeline_that_took_them(false);

@@ -13,7 +13,8 @@ const FAST: &str = "d3";
 /// It sends nothing in the second half.
 const SILENT: &str = "d4";
 const DEVICES: [&str; 5] = ["d0", "d1", "d2", FAST, SILENT];
-/// Beyond the pipeline's `disorder`: some windows were emitted before, and are revised.
+/// Beyond the pipeline's `disorder`, so some windows were emitted before and are revised; within
+/// its `revise_for`, so what is older is final, and folded.
 const DELAY_MS_MAX: u64 = 40_000;
 
 /// Each step by its name and the keys of its type. Sums are of whole numbers, so that they do not
@@ -52,7 +53,7 @@ level = "int64"
         let keys = keys.replace(", ", "\n");
         text += &format!(
             "[[step]]\nname = \"{name}\"\ntype = \"window\"\nfrom = \"readings\"\n{keys}\n\
-             revise_for = \"1h\"\nselect = {{ n = \"count(*)\", total = \"sum(level)\", \
+             revise_for = \"45s\"\nselect = {{ n = \"count(*)\", total = \"sum(level)\", \
              low = \"min(level)\", high = \"max(level)\" }}\n\
              [[table]]\nfrom = \"{name}\"\nfreshness = \"1s\"\n"
         );

@@ -2,9 +2,10 @@
 //!
 //! A reading waits until its key's clock (the newest event time of the key) is `disorder_us` past
 //! it, or the key was silent for `idle_close_us` of tick time. Equal times keep the order of
-//! arrival. Nothing waits for ever, and no key's buffer grows beyond [`READINGS_PER_KEY_MAX`].
-//! What comes when a newer reading of its key is through already is late: whoever asks decides
-//! what becomes of it.
+//! arrival. Nothing waits for ever, and no key's buffer grows beyond [`READINGS_PER_KEY_MAX`] and
+//! [`BYTES_PER_KEY_MAX`]. What comes when a newer reading of its key is through already is late:
+//! whoever asks decides what becomes of it. With [`Reorder::whole_times`] the readings of one time
+//! go through together, so one of a time that is through is late as well.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,6 +14,9 @@ use crate::slabs::Slabs;
 /// Readings of one key that wait at most; beyond that the oldest goes early. At ten readings a
 /// second this is more than an hour of disorder, far beyond what a device's clock explains.
 pub(crate) const READINGS_PER_KEY_MAX: usize = 1 << 16;
+
+/// Bytes of one key's readings that wait at most, where they have a weight.
+pub(crate) const BYTES_PER_KEY_MAX: usize = 1 << 20;
 
 /// What waits for one key.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub(crate) struct Waiting<V> {
     pub(crate) seen_us: i64,
     /// Event time and value, ordered by time.
     pub(crate) readings: VecDeque<(i64, V)>,
+    /// Bytes that the values hold elsewhere.
+    bytes: usize,
     /// Whether `wake` has an entry for the key.
     queued: bool,
 }
@@ -35,14 +41,16 @@ impl<V> Default for Waiting<V> {
             through_us: i64::MIN,
             seen_us: 0,
             readings: VecDeque::new(),
+            bytes: 0,
             queued: false,
         }
     }
 }
 
 impl<V> Waiting<V> {
-    fn release(&mut self, id: u32, ready: &mut Ready<V>) {
+    fn release(&mut self, id: u32, weigh: Weigh<V>, ready: &mut Ready<V>) {
         if let Some((time_us, value)) = self.readings.pop_front() {
+            self.bytes -= weigh(&value);
             self.through_us = self.through_us.max(time_us);
             ready.push(id, time_us, value);
         }
@@ -70,6 +78,9 @@ impl<V> Ready<V> {
     }
 }
 
+/// Bytes that a value holds elsewhere.
+pub(crate) type Weigh<V> = fn(&V) -> usize;
+
 /// What became of a reading.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pushed<V> {
@@ -85,6 +96,8 @@ pub(crate) enum Pushed<V> {
 pub(crate) struct Reorder<V> {
     disorder_us: i64,
     idle_close_us: i64,
+    whole_times: bool,
+    weigh: Weigh<V>,
     pub(crate) keys: Slabs<Waiting<V>>,
     /// Keys by the tick time at which they may have become idle; at most one entry per key.
     wake: BTreeMap<i64, Vec<u32>>,
@@ -92,7 +105,20 @@ pub(crate) struct Reorder<V> {
 
 impl<V: Clone> Reorder<V> {
     pub(crate) fn new(disorder_us: i64, idle_close_us: i64) -> Self {
-        Self { disorder_us, idle_close_us, keys: Slabs::default(), wake: BTreeMap::new() }
+        Self {
+            disorder_us,
+            idle_close_us,
+            whole_times: false,
+            weigh: |_| 0,
+            keys: Slabs::default(),
+            wake: BTreeMap::new(),
+        }
+    }
+
+    /// The readings of one time go through together: none before the key's clock is more than
+    /// `disorder_us` past it, and none of it afterwards. They hold so many bytes elsewhere.
+    pub(crate) fn whole_times(self, weigh: Weigh<V>) -> Self {
+        Self { whole_times: true, weigh, ..self }
     }
 
     /// A key of which nothing waits yet.
@@ -113,6 +139,32 @@ impl<V: Clone> Reorder<V> {
         self.keys.size_bytes() + waiting + wake.sum::<usize>()
     }
 
+    /// Changes what waits of this key for this time, if anything does.
+    pub(crate) fn merge(
+        &mut self,
+        id: u32,
+        (time_us, tick_us): (i64, i64),
+        with: impl FnOnce(&mut V),
+    ) -> bool {
+        let key = &mut self.keys[id as usize];
+        let at = key.readings.partition_point(|(t, _)| *t < time_us);
+        let Some((_, value)) = key.readings.get_mut(at).filter(|r| r.0 == time_us) else {
+            return false;
+        };
+        let before = (self.weigh)(value);
+        with(value);
+        key.bytes = key.bytes + (self.weigh)(value) - before;
+        key.seen_us = tick_us;
+        true
+    }
+
+    /// What waited when the state was saved, in its order.
+    pub(crate) fn restore(&mut self, id: u32, time_us: i64, value: V) {
+        let key = &mut self.keys[id as usize];
+        key.bytes += (self.weigh)(&value);
+        key.readings.push_back((time_us, value));
+    }
+
     /// Takes a reading and releases what its time allows.
     pub(crate) fn push(
         &mut self,
@@ -123,9 +175,10 @@ impl<V: Clone> Reorder<V> {
     ) -> Pushed<V> {
         let key = &mut self.keys[id as usize];
         key.seen_us = tick_us;
-        if time_us < key.through_us {
+        if time_us < key.through_us || self.whole_times && time_us == key.through_us {
             return Pushed::Late(value);
         }
+        key.bytes += (self.weigh)(&value);
         key.clock_us = key.clock_us.max(time_us);
         match key.readings.back() {
             Some((last_us, _)) if *last_us > time_us => {
@@ -135,15 +188,19 @@ impl<V: Clone> Reorder<V> {
             _ => key.readings.push_back((time_us, value)),
         }
         let passed_us = key.clock_us.saturating_sub(self.disorder_us);
+        let passed_us = passed_us.saturating_sub(i64::from(self.whole_times));
         while key.readings.front().is_some_and(|(t, _)| *t <= passed_us) {
-            key.release(id, ready);
+            key.release(id, self.weigh, ready);
         }
-        let is_full = key.readings.len() > READINGS_PER_KEY_MAX;
-        if is_full {
-            key.release(id, ready);
+        let is_full = |key: &Waiting<V>| {
+            key.readings.len() > READINGS_PER_KEY_MAX || key.bytes > BYTES_PER_KEY_MAX
+        };
+        let forced = is_full(key);
+        while is_full(key) {
+            key.release(id, self.weigh, ready);
         }
         self.queue(id);
-        if is_full { Pushed::Forced } else { Pushed::InOrder }
+        if forced { Pushed::Forced } else { Pushed::InOrder }
     }
 
     /// Makes sure that a key with waiting readings is looked at when it may be idle.
@@ -164,7 +221,7 @@ impl<V: Clone> Reorder<V> {
                 key.queued = false;
                 if key.seen_us.saturating_add(self.idle_close_us) <= now_us {
                     while !key.readings.is_empty() {
-                        key.release(id, ready);
+                        key.release(id, self.weigh, ready);
                     }
                 } else {
                     self.queue(id);
@@ -177,7 +234,7 @@ impl<V: Clone> Reorder<V> {
     pub(crate) fn release_all(&mut self, ids: impl Iterator<Item = u32>, ready: &mut Ready<V>) {
         for id in ids {
             while !self.keys[id as usize].readings.is_empty() {
-                self.keys[id as usize].release(id, ready);
+                self.keys[id as usize].release(id, self.weigh, ready);
             }
         }
     }

@@ -6,9 +6,10 @@
 //! which the key has a reading (that meets `at`), and with `on_change` only if it differs from the
 //! row before.
 //!
-//! Readings are put into the order of their times first, so any order of arrival within `disorder`
-//! gives the same rows. A reading that comes when a newer one of its key is through already is a
-//! row of `system.late` and changes nothing: what was said as of a time stays said.
+//! Readings are put into the order of their times first, and those of one time wait as one, until
+//! the key's clock is more than `disorder` past it: so any order of arrival within `disorder` gives
+//! the same rows. A reading that comes when its time, or a newer one of its key, was told already
+//! is a row of `system.late` and changes nothing: what was said as of a time stays said.
 //!
 //! State per key: what waits for its turn, the last value of each column, and the last row.
 
@@ -51,6 +52,15 @@ struct Reading {
 struct Held {
     time_us: i64,
     values: Packed,
+}
+
+impl Reading {
+    /// Another reading of the same time, which came later.
+    fn join(&mut self, later: &Self, room: &mut Vec<u8>) {
+        let both = later.values.values().zip(self.values.values());
+        self.values = Packed::new(both.map(|(later, this)| later.or(this)), room);
+        self.is_wanted |= later.is_wanted;
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -104,7 +114,8 @@ impl LatestOperator {
             schema: spec.schema(),
             interner: KeyInterner::new(&types)?,
             codecs: Arc::new(codecs?),
-            reorder: Reorder::new(spec.disorder_us, spec.idle_close_us),
+            reorder: Reorder::new(spec.disorder_us, spec.idle_close_us)
+                .whole_times(|reading: &Reading| reading.values.bytes()),
             keys: Slabs::default(),
             silence: Silence::new(spec.forget_after_us.max(spec.idle_close_us)),
             late: LateRows::new(&spec.pipeline, &spec.name),
@@ -193,6 +204,10 @@ impl LatestOperator {
             });
             let values = Packed::new(values, &mut self.room);
             let reading = Reading { values, is_wanted: said.wanted.value(row) };
+            let (room, at) = (&mut self.room, (*time_us, tick.time_us));
+            if self.reorder.merge(*id, at, |waiting| waiting.join(&reading, room)) {
+                continue;
+            }
             let pushed = self.reorder.push(*id, (*time_us, reading), tick.time_us, &mut ready);
             if let Pushed::Late(_) = pushed {
                 let clock_us = self.reorder.keys[*id as usize].clock_us;
@@ -204,25 +219,20 @@ impl LatestOperator {
         Ok(())
     }
 
-    /// Takes readings in the order of their times; those of one time that come together are one.
+    /// Takes readings in the order of their times, one of a time.
     fn absorb(&mut self, ready: &mut Ready<Reading>, out: &mut Out) {
-        let Ready { ids, times_us, values } = std::mem::take(ready);
-        let mut all = ids.into_iter().zip(times_us).zip(values).peekable();
-        let mut is_wanted = false;
-        while let Some(((id, time_us), reading)) = all.next() {
+        let Ready { ids, times_us, values } = ready;
+        let all = ids.drain(..).zip(times_us.drain(..)).zip(values.drain(..));
+        for ((id, time_us), reading) in all {
             self.changed.insert(self.interner.group(id));
             let key = &mut self.keys[id as usize];
             key.held.resize(self.codecs.len(), None);
-            is_wanted |= reading.is_wanted;
-            for (held, value) in key.held.iter_mut().zip(reading.values.values()) {
-                if value.is_some() {
-                    *held = Some(Held { time_us, values: reading.values.clone() });
+            for (column, held) in key.held.iter_mut().enumerate() {
+                if let Some(values) = reading.values.only(column, &mut self.room) {
+                    *held = Some(Held { time_us, values });
                 }
             }
-            if all.peek().is_some_and(|next| next.0 == (id, time_us)) {
-                continue;
-            }
-            if std::mem::take(&mut is_wanted) {
+            if reading.is_wanted {
                 self.tell(id, time_us, out);
             }
         }
@@ -237,10 +247,7 @@ impl LatestOperator {
             held.values.value(column)
         });
         let values = Packed::new(values, &mut self.room);
-        if let Some((told_us, told)) = &key.told
-            && *told == values
-            && (self.spec.on_change || *told_us == time_us)
-        {
+        if self.spec.on_change && key.told.as_ref().is_some_and(|(_, told)| *told == values) {
             return;
         }
         key.told = Some((time_us, values.clone()));

@@ -10,6 +10,9 @@ const ABSENT: u32 = u32::MAX;
 /// Bytes of a length.
 const LENGTH_BYTES: usize = size_of::<u32>();
 
+/// A value that is kept does not keep more than this of its reading.
+const SHARED_BYTES_MAX: usize = 256;
+
 /// The values of one reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packed(Arc<[u8]>);
@@ -39,6 +42,22 @@ impl Packed {
             rest = value.map_or(after, |v| v.1);
             Some(value.map(|v| v.0))
         })
+    }
+
+    /// What holds this column's value, if it is there: all of it where that is small, so that it is
+    /// shared, else only this value.
+    pub(super) fn only(&self, column: usize, room: &mut Vec<u8>) -> Option<Self> {
+        let wanted = self.value(column)?;
+        if self.0.len() <= SHARED_BYTES_MAX {
+            return Some(self.clone());
+        }
+        let only = self.values().enumerate().map(|(c, _)| (c == column).then_some(wanted));
+        Some(Self::new(only, room))
+    }
+
+    /// Its length.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len()
     }
 
     /// The value of a column.

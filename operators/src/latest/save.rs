@@ -197,7 +197,7 @@ impl LatestOperator {
                 let values = saved.waiting.iter().map(|w| w.get(first + i));
                 let values = Packed::new(values, &mut room);
                 let is_wanted = own_wanted.as_boolean().value(i);
-                waiting.readings.push_back((*time_us, Reading { values, is_wanted }));
+                self.reorder.restore(*id, *time_us, Reading { values, is_wanted });
             }
             self.reorder.queue(*id);
         }

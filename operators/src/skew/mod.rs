@@ -42,8 +42,12 @@ const STRETCH_US: i64 = 5 * 60_000_000;
 /// than 3 % of the time that passes differs by more.
 const AGREE_US: i64 = 10_000_000;
 
-/// What changes by less than this, or less than a tenth, is not told again, microseconds.
+/// What changes by less than this, or less than a tenth, is not told again, microseconds; of
+/// stretches with few readings, by less than [`AGREE_US`]: the least delay of a few is chance.
 const TOLD_US: i64 = 1_000_000;
+
+/// Readings of a stretch whose least lag is more than chance.
+const READINGS_MIN: i64 = 10;
 
 /// Schema of the input: `device`, `lag_us` (when it came in less its own time, the least of one or
 /// several readings), and how many `readings` these are.
@@ -60,6 +64,16 @@ struct Stretch {
     /// Tick time of its first reading.
     from_us: i64,
     lag_us: i64,
+    readings: i64,
+}
+
+/// Two stretches that agree.
+#[derive(Clone, Copy, Debug)]
+struct Agreed {
+    lag_us: i64,
+    since_us: i64,
+    /// Each has enough readings for a difference of a second to mean something.
+    is_dense: bool,
 }
 
 /// What is known of one clock.
@@ -77,32 +91,39 @@ struct Clock {
 }
 
 impl Clock {
-    /// Takes readings; the lag of two stretches that agree, and since when, if they are over now.
-    fn take(&mut self, lag_us: i64, now_us: i64) -> Option<(i64, i64)> {
+    /// Takes readings; two stretches that agree, if they are over now.
+    fn take(&mut self, lag_us: i64, readings: i64, now_us: i64) -> Option<Agreed> {
         let number = now_us.div_euclid(STRETCH_US);
         let open = match self.open {
             Some(open) if open.number == number => {
-                self.open = Some(Stretch { lag_us: open.lag_us.min(lag_us), ..open });
+                let (lag_us, readings) = (open.lag_us.min(lag_us), open.readings + readings);
+                self.open = Some(Stretch { lag_us, readings, ..open });
                 return None;
             }
             open => open,
         };
-        self.open = Some(Stretch { number, from_us: now_us, lag_us });
+        self.open = Some(Stretch { number, from_us: now_us, lag_us, readings });
         let last = std::mem::replace(&mut self.last, open)?;
         let open = open?;
         let agree = open.lag_us.abs_diff(last.lag_us) <= AGREE_US.unsigned_abs();
-        agree.then_some((open.lag_us.min(last.lag_us), last.from_us))
+        agree.then_some(Agreed {
+            lag_us: open.lag_us.min(last.lag_us),
+            since_us: last.from_us,
+            is_dense: open.readings.min(last.readings) >= READINGS_MIN,
+        })
     }
 
     /// Whether this is to be told.
-    fn judge(&mut self, offset_us: i64, bound_us: i64) -> bool {
+    fn judge(&mut self, agreed: Agreed, bound_us: i64) -> bool {
+        let offset_us = agreed.lag_us.saturating_neg();
         let size_us = offset_us.saturating_abs();
         let off = match self.off {
             // So much less that it does not go to and fro.
             true => size_us > bound_us - bound_us / 10,
             false => size_us > bound_us,
         };
-        let step_us = TOLD_US.max(self.told_us.saturating_abs() / 10).unsigned_abs();
+        let least_us = if agreed.is_dense { TOLD_US } else { AGREE_US };
+        let step_us = least_us.max(self.told_us.saturating_abs() / 10).unsigned_abs();
         let told = off != self.off || offset_us.abs_diff(self.told_us) > step_us;
         if told {
             (self.told_us, self.off) = (offset_us, off);
@@ -173,13 +194,27 @@ impl ClockSkew {
         Ok(RecordBatch::try_new(clock_skew_schema(), columns)?)
     }
 
-    fn forget_silent(&mut self, tick: Tick) {
-        for id in self.silence.silent(tick.time_us) {
+    /// Forgets devices that were silent for long enough. Of one that was told to be off nothing is
+    /// known any more: that is told, or its newest row would be wrong for good.
+    fn forget_silent(&mut self, tick: Tick, emit: &mut Emit) -> Result<(), OperatorError> {
+        let silent = self.silence.silent(tick.time_us);
+        let off = silent.iter().filter(|id| self.clocks[**id as usize].off);
+        let told: Vec<Told> = off
+            .map(|id| {
+                let clock = Clock { off: false, ..self.clocks[*id as usize] };
+                Told { id: *id, clock, since_us: tick.time_us }
+            })
+            .collect();
+        if !told.is_empty() {
+            emit.rows.push(self.rows(&told, tick)?);
+        }
+        for id in silent {
             self.changed.insert(self.interner.group(id));
             let is_last = self.interner.forget(id);
             self.clocks.forget(id as usize, is_last);
             self.silence.forget(id, is_last);
         }
+        Ok(())
     }
 }
 
@@ -207,11 +242,11 @@ impl KeyedOperator for ClockSkew {
             self.changed.insert(self.interner.group(*id));
             self.silence.heard(*id, tick.time_us);
             let clock = &mut self.clocks[*id as usize];
-            let agreed = clock.take(*lag_us, tick.time_us);
-            if let Some((lag_us, since_us)) = agreed
-                && clock.judge(lag_us.saturating_neg(), self.spec.bound_us)
+            let agreed = clock.take(*lag_us, *readings, tick.time_us);
+            if let Some(agreed) = agreed
+                && clock.judge(agreed, self.spec.bound_us)
             {
-                told.push(Told { id: *id, clock: *clock, since_us });
+                told.push(Told { id: *id, clock: *clock, since_us: agreed.since_us });
             }
             clock.readings += readings;
         }
@@ -219,8 +254,7 @@ impl KeyedOperator for ClockSkew {
         if !told.is_empty() {
             emit.rows.push(self.rows(&told, tick)?);
         }
-        self.forget_silent(tick);
-        Ok(())
+        self.forget_silent(tick, emit)
     }
 
     fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {

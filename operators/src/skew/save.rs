@@ -11,7 +11,7 @@ use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
 /// Columns of a stretch; null where there is none.
-const STRETCH: [&str; 3] = ["number", "from_us", "lag_us"];
+const STRETCH: [&str; 4] = ["number", "from_us", "lag_us", "readings"];
 
 fn schema() -> Schema {
     let mut fields = vec![Field::new("device", DataType::Utf8, true)];
@@ -45,6 +45,7 @@ impl ClockSkew {
                 columns.push(stretch(&|c| which(c).map(|s| s.number)));
                 columns.push(stretch(&|c| which(c).map(|s| s.from_us)));
                 columns.push(stretch(&|c| which(c).map(|s| s.lag_us)));
+                columns.push(stretch(&|c| which(c).map(|s| s.readings)));
             }
             columns.push(numbers(&|c| c.told_us));
             columns.push(Arc::new(off));
@@ -68,20 +69,22 @@ impl ClockSkew {
                 number: number(from).value(row),
                 from_us: number(from + 1).value(row),
                 lag_us: number(from + 2).value(row),
+                readings: number(from + 3).value(row),
             })
         };
+        let told = 1 + 2 * STRETCH.len();
         let mut ids = Vec::new();
         self.interner.intern(&state.columns()[..1], state.num_rows(), &mut ids)?;
         for (row, id) in ids.into_iter().enumerate() {
             let clock = Clock {
                 last: stretch(1, row),
-                open: stretch(4, row),
-                told_us: number(7).value(row),
-                off: state.column(8).as_boolean().value(row),
-                readings: number(9).value(row),
+                open: stretch(1 + STRETCH.len(), row),
+                told_us: number(told).value(row),
+                off: state.column(told + 1).as_boolean().value(row),
+                readings: number(told + 2).value(row),
             };
             self.clocks.put(id as usize, clock);
-            self.silence.start(id, number(10).value(row));
+            self.silence.start(id, number(told + 3).value(row));
         }
         Ok(())
     }

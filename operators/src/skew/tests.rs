@@ -93,24 +93,25 @@ fn run(spec: &SkewSpec, epochs: &[(i64, Vec<Lag>)], workers: &[usize]) -> Vec<Ro
 fn brute_force(spec: &SkewSpec, epochs: &[(i64, Vec<Lag>)]) -> Vec<Row> {
     let mut out = Vec::new();
     for (device, name) in DEVICES.iter().enumerate() {
-        let mut stretches: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        let mut stretches: BTreeMap<i64, (i64, i64, i64)> = BTreeMap::new();
         for (tick_us, lags) in epochs {
             for (_, lag_us) in lags.iter().filter(|l| l.0 == device) {
-                let of = stretches.entry(tick_us / STRETCH_US).or_insert((*tick_us, *lag_us));
-                of.1 = of.1.min(*lag_us);
+                let of = stretches.entry(tick_us / STRETCH_US).or_insert((*tick_us, *lag_us, 0));
+                *of = (of.0, of.1.min(*lag_us), of.2 + 1);
             }
         }
-        let stretches: Vec<(i64, i64)> = stretches.into_values().collect();
+        let stretches: Vec<(i64, i64, i64)> = stretches.into_values().collect();
         let (mut told, mut off) = (0i64, false);
         for three in stretches.windows(3) {
-            let [(since_us, a), (_, b), (at_us, _)] = [three[0], three[1], three[2]];
+            let [(since_us, a, some), (_, b, more), (at_us, ..)] = [three[0], three[1], three[2]];
             if (a - b).abs() > AGREE_US {
                 continue;
             }
             let offset = -a.min(b);
             let bound = if off { spec.bound_us / 10 * 9 } else { spec.bound_us };
             let is_off = offset.abs() > bound;
-            if is_off != off || (offset - told).abs() > TOLD_US.max(told.abs() / 10) {
+            let least = if some.min(more) < READINGS_MIN { AGREE_US } else { TOLD_US };
+            if is_off != off || (offset - told).abs() > least.max(told.abs() / 10) {
                 (told, off) = (offset, is_off);
                 out.push((at_us, (name.to_string(), offset, off, since_us)));
             }
@@ -171,6 +172,24 @@ fn a_device_that_sends_what_it_has_buffered_is_not_behind() {
     // The newest of it first.
     let newest_first = |s: i64| Some(if s < 1800 { s * 40 * S } else { delay(s) });
     assert_eq!(told(&device(120, newest_first)), []);
+}
+
+/// A meter that reports every quarter of an hour, over a network that takes up to ten seconds.
+#[test]
+fn the_delays_of_few_readings_are_not_told() {
+    let delay = |s: i64| (s / 900 * 7919 % 100) * S / 10;
+    let lag = |s: i64| (s % 900 == 0).then(|| delay(s));
+    assert_eq!(told(&device(7 * 24 * 60, lag)), []);
+    let behind = |s: i64| (s % 900 == 0).then(|| delay(s) + 2 * HOUR);
+    assert_eq!(told(&device(24 * 60, behind)).len(), 1);
+}
+
+/// What was told of a device that nobody has heard of for long is taken back.
+#[test]
+fn a_device_that_is_forgotten_is_not_off_any_more() {
+    let mut epochs = device(30, |s| Some(delay(s) - 2 * HOUR));
+    epochs.push((DAY * 20, vec![]));
+    assert_eq!(told(&epochs), [(7200, true), (7200, false)]);
 }
 
 #[test]

@@ -158,10 +158,13 @@ impl SpanOperator {
         }
     }
 
-    /// Step 3 if it is worth it.
+    /// Step 3 if it is worth it: there is more to fold, or all that there is has become final.
     fn fold_some(&mut self, id: u32) {
-        let key = &self.keys[id as usize];
-        if key.entries.len() >= key.folded + FOLD_EVERY {
+        let all_us = self.all_final_us(id);
+        let key = &mut self.keys[id as usize];
+        let is_final = !key.is_final && key.settled_us >= all_us;
+        if is_final || key.entries.len() >= key.folded + FOLD_EVERY {
+            key.is_final = is_final;
             self.fold(id);
         }
     }
@@ -170,7 +173,12 @@ impl SpanOperator {
     fn fold(&mut self, id: u32) {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
-        let Folding { drop, ranges, first_id } = self.rule.fold(key, final_us);
+        let Folding { drop, mut ranges, first_id } = self.rule.fold(key, final_us);
+        if key.fold_epoch == self.epoch {
+            // What it was merged to in this epoch is not there yet.
+            ranges.clear();
+        }
+        key.fold_epoch = self.epoch;
         if key.records.front().is_some_and(|r| r.id < first_id) {
             let records = Arc::make_mut(&mut key.records);
             let gone = records.partition_point(|r| r.id < first_id);

@@ -98,6 +98,10 @@ pub(super) struct KeyState {
     pub(super) panes: Arc<VecDeque<(i64, u32)>>,
     /// Entries that were left when it was last looked what can be folded.
     pub(super) folded: usize,
+    /// The last epoch in which it was folded.
+    pub(super) fold_epoch: u64,
+    /// It was folded when nothing of it could come any more.
+    pub(super) is_final: bool,
     /// None if the entries must be gone through from the first.
     pub(super) cursor: Option<Cursor>,
     /// With no further reading the next window is emitted when `settled_us` reaches this.
@@ -121,6 +125,8 @@ impl Default for KeyState {
             records: Arc::default(),
             panes: Arc::default(),
             folded: 0,
+            fold_epoch: 0,
+            is_final: false,
             cursor: Some(Cursor::default()),
             next_us: i64::MAX,
             wake_us: i64::MAX,
@@ -134,6 +140,7 @@ impl KeyState {
     pub(super) fn insert(&mut self, time_us: i64, marks: Marks, place: u32) {
         let members = member(self.readings);
         self.readings += 1;
+        self.is_final = false;
         if time_us < self.settled_us {
             self.cursor = None;
         }

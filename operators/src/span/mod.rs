@@ -71,6 +71,8 @@ pub struct SpanOperator {
     late: LateRows,
     /// Keys that had readings in the current epoch, or were looked at because they had none.
     touched: Vec<u32>,
+    /// The current epoch.
+    epoch: u64,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
     /// What is to be done at the end of the current epoch.
@@ -103,6 +105,7 @@ impl SpanOperator {
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
+            epoch: 0,
             changed: GroupSet::default(),
             work: Work::default(),
             ids: Vec::new(),
@@ -245,13 +248,19 @@ impl SpanOperator {
         self.touched = touched;
     }
 
+    /// Settled so far, a key has nothing left that can still change.
+    fn all_final_us(&self, id: u32) -> i64 {
+        let last_us = self.keys[id as usize].entries.back().map_or(i64::MAX, |e| e.last_us);
+        let reach_us = self.rule.reach_us().saturating_add(self.keep_us()).saturating_add(1);
+        last_us.saturating_add(reach_us)
+    }
+
     /// When to look at a key, in tick time, if it stays silent: when its clock, going on, has
     /// something to do.
     fn look_us(&self, id: u32) -> Option<i64> {
+        let all_us = self.all_final_us(id);
         let key = &self.keys[id as usize];
-        let last_us = key.entries.back()?.last_us;
-        let reach_us = self.rule.reach_us().saturating_add(self.keep_us()).saturating_add(1);
-        let all_us = last_us.saturating_add(reach_us);
+        key.entries.back()?;
         let all_us = if key.settled_us < all_us { all_us } else { i64::MAX };
         let next_us = key.next_us.min(all_us);
         if next_us == i64::MAX {
@@ -320,6 +329,7 @@ impl KeyedOperator for SpanOperator {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         self.touched.clear();
+        self.epoch = tick.epoch;
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }

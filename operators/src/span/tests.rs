@@ -459,3 +459,29 @@ fn a_fleet_with_one_clock_is_cut_as_a_whole() {
     assert_eq!(*operator.cut(false).groups(), GroupSet::ALL);
     assert!(operator.cut(false).groups().is_empty());
 }
+
+/// Of a key that has fallen silent only what is open and incomplete stays.
+#[test]
+fn what_is_final_of_a_silent_key_goes() {
+    for (shape, clock) in
+        shapes().into_iter().flat_map(|s| [(s.clone(), Clock::Device), (s, Clock::Fleet)])
+    {
+        let late = LatePolicy::Revise { keep_us: 10_000 };
+        let spec = WindowSpec { idle_close_us: 100, clock, ..spec(shape, 20, late) };
+        let mut operator = SpanOperator::new(spec.clone()).unwrap();
+        let mut emit = Emit::default();
+        for epoch in 0..60 {
+            let tick = Tick { epoch: epoch as u64 + 1, time_us: epoch * 10 };
+            let readings = [(0, epoch * 10, epoch * 7 % 10), (0, epoch * 10 + 3, epoch * 3 % 10)];
+            operator.epoch(&batch(&readings), tick, &mut emit).unwrap();
+        }
+        let held = operator.keys[0].entries.len();
+        for epoch in 60..70 {
+            let tick = Tick { epoch: epoch as u64 + 1, time_us: epoch * 100_000 };
+            operator.epoch(&batch(&[]), tick, &mut emit).unwrap();
+        }
+        let key = &operator.keys[0];
+        let left = (key.entries.len(), key.records.len(), key.panes.len());
+        assert!(left.0 <= 6 && left.1 <= 2 && left.2 == 0, "{spec:?}: {left:?} of {held}");
+    }
+}

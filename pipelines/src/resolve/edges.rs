@@ -9,8 +9,8 @@ use tidegate_operators::spec::{INGEST_TIME, VALID_FROM, VALID_TO};
 use crate::config::problem::{At, Reporter, hint_of};
 
 /// Names that are not for steps and branches.
-pub(crate) const RESERVED: [&str; 6] =
-    ["readings", "rejects", "late", "duplicates", "findings", "alerts"];
+pub(crate) const RESERVED: [&str; 7] =
+    ["readings", "rejects", "late", "duplicates", "findings", "alerts", "clock_skew"];
 
 /// What the rows of an edge are.
 #[derive(Clone, Debug)]

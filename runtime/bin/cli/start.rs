@@ -58,30 +58,47 @@ pub(super) async fn start(
 }
 
 /// If other pipelines than these were killed: runs those to the end of what they had taken in.
+/// Where that fails it is said, and the start goes on: what is to be repaired must not be in the
+/// way of its repair.
 async fn finish_earlier(
     plan: &Plan,
     options: &EngineOptions,
     screen: &Arc<Screen>,
 ) -> anyhow::Result<()> {
     let Some(earlier) = engine::earlier(&options.data, plan)? else { return Ok(()) };
-    let Some(before) = files::load_earlier(&earlier.files) else {
-        eprintln!(
-            "the pipelines have changed since they were killed, and this version cannot read them \
-             as they were: the change is made as of the last checkpoint"
-        );
-        return Ok(());
+    let why = match files::load_earlier(&earlier.files()).filter(|before| earlier.is(before)) {
+        None => "this version does not understand them as they were".to_owned(),
+        Some(_) if !earlier.begin()? => "that has come to nothing three times".to_owned(),
+        Some(before) => {
+            eprintln!(
+                "the pipelines have changed since they were killed: what came in before is \
+                 finished by them as they were"
+            );
+            let finished = finish(before, plan, options, screen).await;
+            options.replaying.reset();
+            match finished {
+                Ok(()) if engine::earlier(&options.data, plan)?.is_none() => return Ok(()),
+                Ok(()) => "they did not come to the end: is there room on the disk?".to_owned(),
+                Err(error) => format!("{error:#}"),
+            }
+        }
     };
     eprintln!(
-        "the pipelines have changed since they were killed: what came in before is finished by \
-         them as they were"
+        "what came in before cannot be finished by the pipelines as they were ({why}): the change \
+         is made as of the last checkpoint"
     );
-    let options = EngineOptions {
-        finishing: Some(plan.notifications.clone()),
-        replaying: Arc::default(),
-        ..options.clone()
-    };
-    let engine = begin(before, options, screen).await?;
-    engine.shutdown().await.map(drop)
+    Ok(())
+}
+
+async fn finish(
+    before: Plan,
+    next: &Plan,
+    options: &EngineOptions,
+    screen: &Arc<Screen>,
+) -> anyhow::Result<()> {
+    let finishing = Some(next.notifications.clone());
+    let options = EngineOptions { finishing, ..options.clone() };
+    begin(before, options, screen).await?.shutdown().await.map(drop)
 }
 
 /// Starts an engine, with its progress, and says what it restored.

@@ -148,6 +148,14 @@ impl Drop for Alarms {
 }
 
 impl Alarms {
+    /// Ends when nothing of it is at work any more: what it looks at is free then.
+    pub(crate) async fn stop(mut self) {
+        for task in &mut self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
     /// Watches what `look` says, and tells changes to `intake`.
     pub(crate) fn start(
         data: &Path,

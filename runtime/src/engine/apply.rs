@@ -277,7 +277,7 @@ impl Applier {
             (applied.epoch, applied.since_us) = (Some(epoch), since_us);
         }
         self.engine_targets.set(&plan.notifications);
-        if let Err(error) = earlier::keep(&self.data, &plan) {
+        if let Err(error) = earlier::keep(&self.data, &plan, applied.epoch) {
             // The change is made. A start with other files after a kill will not know this plan.
             tracing::error!(%error, "the pipelines that run are not kept in the data folder");
         }

@@ -5,6 +5,10 @@
 //! the files that run are kept in the data folder, and a start with changed ones first finishes
 //! what the journal has with those that were killed, to the last epoch and a checkpoint, with its
 //! doors closed. The change then is one after a clean end.
+//!
+//! It must not keep anybody from repairing what cannot run: where finishing fails, or has died
+//! [`ATTEMPTS_MAX`] times, the change is made as of the last checkpoint, as it is where nobody
+//! knows what ran.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -13,33 +17,67 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
 
 use super::content;
 use super::options::EngineOptions;
 use super::sources::{self, Bound};
 use crate::checkpoint::CheckpointStore;
-use crate::journal;
+use crate::journal::{self, holder};
 
 /// Name of the file in the data folder.
 const FILE: &str = "pipelines.json";
 /// Version of its format.
 const FORMAT: u32 = 1;
+/// How often it is tried to finish what ran, before that is given up: who was killed for its memory
+/// would be again.
+const ATTEMPTS_MAX: u32 = 3;
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     format: u32,
     /// Fingerprint of each pipeline, as in manifests.
     pipelines: BTreeMap<String, String>,
-    files: Vec<(PathBuf, String)>,
+    /// The checkpoint from which they began; 0: there was none.
+    began: Epoch,
+    /// How often it was begun to finish them.
+    attempts: u32,
+    /// Path and text.
+    files: Vec<(String, String)>,
 }
 
-/// Files of pipelines, path and text, that are to be run to the end of the journal before others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Pipelines that are to be run to the end of the journal before others.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Earlier {
-    /// The files as they were.
-    pub files: Vec<(PathBuf, String)>,
+    kept: Kept,
+    data: PathBuf,
+}
+
+impl Earlier {
+    /// The files as they were: path and text.
+    pub fn files(&self) -> Vec<(PathBuf, String)> {
+        self.kept.files.iter().map(|(path, text)| (path.into(), text.clone())).collect()
+    }
+
+    /// Whether this plan, made of [`Earlier::files`], is what ran: another version may understand
+    /// the same text in another way.
+    pub fn is(&self, plan: &Plan) -> bool {
+        content::fingerprints(&plan.pipelines) == self.kept.pipelines
+    }
+
+    /// Notes that it is begun to finish them; false if that has come to nothing often enough.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn begin(&self) -> anyhow::Result<bool> {
+        if self.kept.attempts >= ATTEMPTS_MAX {
+            return Ok(false);
+        }
+        let kept = Kept { attempts: self.kept.attempts + 1, ..self.kept.clone() };
+        write(&self.data, &kept).map(|()| true)
+    }
 }
 
 /// The pipelines of a killed process that have to be finished before those of `plan` begin, if
@@ -48,36 +86,50 @@ pub struct Earlier {
 /// # Errors
 /// The file that keeps them cannot be read, although it is there.
 pub fn earlier(data: &Path, plan: &Plan) -> anyhow::Result<Option<Earlier>> {
+    // A start beside a running instance is refused later, with its reason.
+    let Some(kept) = read(data)?.filter(|_| holder::running(data).is_none()) else {
+        return Ok(None);
+    };
+    let manifest = CheckpointStore::look_at(data.join("checkpoints")).newest_manifest();
+    let through = manifest.as_ref().map_or(0, |manifest| manifest.epoch);
+    // If it is of others and newer than their beginning, the process died in the moment of a
+    // change, and what was kept is not what ran last.
+    let ran = manifest.is_none_or(|manifest| {
+        manifest.pipelines == kept.pipelines || manifest.epoch == kept.began
+    });
+    let others = content::fingerprints(&plan.pipelines) != kept.pipelines;
+    let is_live = sources::files(plan).is_ok_and(|files| files.is_empty());
+    let left = || journal::newest_epoch(&data.join("journal")).is_some_and(|e| e > through);
+    let data = data.to_owned();
+    Ok((ran && others && is_live && left()).then_some(Earlier { kept, data }))
+}
+
+/// What is kept. Of another version, or damaged: no more is known than before there was such a
+/// file.
+fn read(data: &Path) -> anyhow::Result<Option<Kept>> {
     let path = data.join(FILE);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    let kept = match serde_json::from_str::<Kept>(&text) {
-        Ok(kept) if kept.format == FORMAT => kept,
-        // Of another version, or damaged: no more is known than before there was such a file.
+    Ok(match serde_json::from_str::<Kept>(&text) {
+        Ok(kept) if kept.format == FORMAT => Some(kept),
         other => {
             let error = other.err().map_or("another format".to_owned(), |e| e.to_string());
             tracing::warn!(path = %path.display(), error, "it is not known what ran before");
-            return Ok(None);
+            None
         }
-    };
-    let manifest = CheckpointStore::look_at(data.join("checkpoints")).newest_manifest();
-    let through = manifest.as_ref().map_or(0, |manifest| manifest.epoch);
-    // A crash in the moment of a change: what was kept is not what the checkpoint is of.
-    let ran = manifest.is_none_or(|manifest| manifest.pipelines == kept.pipelines);
-    let others = content::fingerprints(&plan.pipelines) != kept.pipelines;
-    let is_live = sources::files(plan).is_ok_and(|files| files.is_empty());
-    let left = || journal::newest_epoch(&data.join("journal")).is_some_and(|e| e > through);
-    Ok((ran && others && is_live && left()).then_some(Earlier { files: kept.files }))
+    })
 }
 
-/// Before doors are opened: this plan runs from now on; or it only finishes what there is, then
-/// no door is opened, and nobody but the webhooks of the next one is told.
+/// Before doors are opened: this plan runs from now on, after the checkpoint of `epoch`; or it only
+/// finishes what there is, then no door is opened, and nobody but the webhooks of the next one is
+/// told.
 pub(super) fn enter(
     options: &EngineOptions,
     plan: &mut Plan,
     bound: &mut Vec<Bound>,
+    epoch: Epoch,
 ) -> anyhow::Result<()> {
     match &options.finishing {
         Some(notifications) => {
@@ -85,25 +137,31 @@ pub(super) fn enter(
             plan.notifications.clone_from(notifications);
             Ok(())
         }
-        None => keep(&options.data, plan),
+        None => keep(&options.data, plan, Some(epoch)),
     }
 }
 
-/// Keeps the files of the plan that runs from now on.
+/// Keeps the files of the plan that runs from now on, after the checkpoint of the epoch `began`;
+/// `None`: after the same as the one before.
 ///
 /// # Errors
 /// Those of the file system.
-pub(super) fn keep(data: &Path, plan: &Plan) -> anyhow::Result<()> {
+pub(super) fn keep(data: &Path, plan: &Plan, began: Option<Epoch>) -> anyhow::Result<()> {
+    let before = read(data)?;
+    let text = |(path, text): &(PathBuf, String)| (path.display().to_string(), text.clone());
     let kept = Kept {
         format: FORMAT,
         pipelines: content::fingerprints(&plan.pipelines),
-        files: plan.files.clone(),
+        began: began.or(before.as_ref().map(|kept| kept.began)).unwrap_or_default(),
+        attempts: 0,
+        files: plan.files.iter().map(text).collect(),
     };
-    let text = serde_json::to_vec(&kept)?;
+    if before.as_ref() == Some(&kept) { Ok(()) } else { write(data, &kept) }
+}
+
+fn write(data: &Path, kept: &Kept) -> anyhow::Result<()> {
+    let text = serde_json::to_vec(kept)?;
     let (path, temporary) = (data.join(FILE), data.join(format!("{FILE}.new")));
-    if std::fs::read(&path).is_ok_and(|have| have == text) {
-        return Ok(());
-    }
     let write = || -> std::io::Result<()> {
         // As the files themselves may be: an address can hold a key.
         let mut options = std::fs::OpenOptions::new();

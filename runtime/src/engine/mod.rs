@@ -113,7 +113,7 @@ struct Live {
     observed: Arc<observer::Live>,
     fence: Arc<Fence>,
     _watching: Watching,
-    _alarms: Alarms,
+    alarms: Alarms,
     late: Option<Recomputing>,
     last_ticks: Arc<AtomicBool>,
     end: std::sync::mpsc::Sender<()>,
@@ -253,7 +253,7 @@ impl Engine {
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
         let registries = Arc::new(registries.start(&journal.intake(0)).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
-        earlier::enter(&options, &mut plan, &mut bound)?;
+        earlier::enter(&options, &mut plan, &mut bound, epoch)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));
         let late = Recomputing::start(late)?;
         let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
@@ -349,6 +349,7 @@ impl Engine {
             live.send_rest().await;
             observer.refresh();
             live.sender.shutdown(Duration::from_secs(1)).await;
+            live.alarms.stop().await;
         } else {
             if let Some(files) = &self.files {
                 files.stop();
@@ -411,7 +412,7 @@ impl Begun {
             observed,
             fence,
             _watching: watching,
-            _alarms: alarms,
+            alarms,
             late: Some(late),
             last_ticks,
             end,

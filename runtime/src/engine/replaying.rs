@@ -66,6 +66,14 @@ impl Replaying {
         Some(self.after(begun, begun.at.elapsed()))
     }
 
+    /// Before another replay begins.
+    pub fn reset(&self) {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        for number in [&self.bytes, &self.messages, &self.epoch] {
+            number.store(0, Relaxed);
+        }
+    }
+
     fn after(&self, begun: Begun, elapsed: Duration) -> Replayed {
         let mut now = Replayed {
             messages: self.messages.load(Relaxed),

@@ -195,8 +195,9 @@ pub(crate) fn proof_in(rest: &[u8], salt: u64, bad_offset: u64) -> Option<u64> {
 /// The newest epoch that the last journal file of `dir` has anything of, or of which the one before
 /// it had; none without files. For those who look at a journal that nobody writes.
 pub(crate) fn newest_epoch(dir: &Path, prefix: &str) -> Option<u64> {
-    let (_, last) = list(dir, prefix).ok()?.pop()?;
-    let mut reader = FrameReader::open(&last, None).ok()?;
+    let mut files = list(dir, prefix).ok()?.into_iter().rev();
+    // One whose creation was interrupted has no header.
+    let mut reader = files.find_map(|(_, path)| FrameReader::open(&path, None).ok())?;
     let mut newest = reader.header.first_epoch.saturating_sub(1);
     // A torn end was not acknowledged.
     while let Ok(Some(frame)) = reader.next_frame() {
