@@ -49,3 +49,27 @@ pub(super) fn absence(a: &AbsenceSpec, out: &mut String) {
         &format!("per key at most {ABSENCES_MAX} absences{learnt}, and the readings of {disorder}"),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{explain, load};
+
+    #[test]
+    fn what_is_absent_and_when_it_is_told_is_said() {
+        let text = include_str!("../../tests-data/patterns.toml").to_owned();
+        let plan = load(&[("patterns.toml".into(), text)], &|_, n| Err(n.into())).expect("good");
+        let all = explain(&plan);
+        for line in [
+            "absent   5 readings in a row are missing, 1m apart",
+            "told     when no newer reading came for 5m, without a message; its end 2s after",
+            "late     corrects absences of the last 2h; after that system.late",
+            "nine of ten of the last 31 gaps of the key are not longer, at least 10s",
+            "finds    open, then NOT open within 5m",
+            "finds    open, without NOT open within 5m",
+            "finds    3 of 5 readings with battery < 3",
+            "finds    3 readings with battery < 3 within 1h",
+        ] {
+            assert!(all.contains(line), "{line} is not in\n{all}");
+        }
+    }
+}

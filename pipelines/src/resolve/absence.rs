@@ -1,5 +1,6 @@
 //! Steps of type `absence`.
 
+use arrow::datatypes::SchemaRef;
 use tidegate_operators::spec::{AbsenceSpec, Cadence, Expr, StepKind};
 
 use super::edges::{Edge, RowKind};
@@ -13,6 +14,11 @@ use crate::config::units::show_duration;
 /// Columns that every row has.
 const OWN: [&str; 8] =
     ["window_start", "window_end", "status", "missed", "cadence", "inhibited", "rows", "revision"];
+
+/// Whether these are the columns of absences.
+pub(super) fn is_of(schema: &SchemaRef) -> bool {
+    OWN.iter().all(|name| schema.field_with_name(name).is_ok())
+}
 
 /// Resolves an absence.
 pub(crate) fn absence(

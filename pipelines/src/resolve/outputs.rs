@@ -7,7 +7,7 @@ use tidegate_operators::spec::{AlertSpec, TableSpec};
 use tidegate_operators::topic::is_identifier;
 
 use super::edges::{Edge, Edges, RowKind};
-use super::{limits, sql};
+use super::{absence, limits, sequence, sql};
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::references::Resolver;
 use crate::config::secret::Secret;
@@ -104,6 +104,7 @@ fn one_alert(
     if !complete {
         return None;
     }
+    never_lasts(alert, edge, report);
     Some(AlertSpec {
         pipeline: file.text("name").unwrap_or_default().to_owned(),
         name: alert.text("name")?.to_owned(),
@@ -124,6 +125,16 @@ fn one_alert(
         max_age_us: alert.duration_us("max_age")?,
         limits: limits::of_step(&limits::table(file), alert),
     })
+}
+
+/// Warns of a rule that waits for a further row, where that row says that it is over.
+fn never_lasts(alert: &Section<'_>, edge: &Edge, report: &mut Reporter<'_>) {
+    let once = absence::is_of(&edge.schema) || sequence::is_of(&edge.schema);
+    if once && alert.duration_us("for").is_some_and(|us| us > 0) {
+        let message = "this never fires: there is one row when it begins, and one when it is over";
+        let hint = "leave out `for`; how long it must last is said in the step".to_owned();
+        report.warning(alert.at("for"), message, hint);
+    }
 }
 
 /// The tables.

@@ -1,6 +1,6 @@
 //! Steps of type `sequence`.
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use tidegate_operators::spec::{Expr, Pattern, SequenceSpec, StepKind};
 
 use super::absence::selected;
@@ -14,6 +14,11 @@ use crate::config::section::Section;
 /// Columns that every row has.
 const OWN: [&str; 7] =
     ["window_start", "window_end", "active", "completed", "matched", "rows", "revision"];
+
+/// Whether these are the columns of sequences.
+pub(super) fn is_of(schema: &SchemaRef) -> bool {
+    OWN.iter().all(|name| schema.field_with_name(name).is_ok())
+}
 
 /// A pattern with what its readings meet.
 struct Planned {
