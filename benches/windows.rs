@@ -201,6 +201,8 @@ disorder = "5s"
 [reading.fields]
 temperature = "float64"
 status = "string"
+[limits]
+reading_every = "1s"
 [[step]]
 name = "ok_only"
 type = "filter"

@@ -32,6 +32,8 @@ disorder = "10m"
 v = "float64"
 on = "bool"
 kind = "string"
+[limits]
+reading_every = "500ms"
 [[step]]
 name = "minutes"
 type = "window"

@@ -9,6 +9,7 @@
 //! window whose bounds come from the data may be revised to end at another time, or be withdrawn:
 //! then the state before it stands. Delivery is not done here.
 
+mod bound;
 mod ended;
 mod event;
 mod save;

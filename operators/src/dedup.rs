@@ -10,6 +10,7 @@
 //! device or per key group, so what is dropped depends on the journal alone and not on the number
 //! of workers.
 
+mod bound;
 mod room;
 mod save;
 

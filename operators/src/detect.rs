@@ -5,6 +5,7 @@
 //! of its verdicts. In event-time order, which readings are found does not depend on how they were
 //! shuffled on their way, as long as none is later than `disorder_us`.
 
+mod bound;
 mod ewma;
 mod method;
 mod save;

@@ -12,6 +12,7 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, RowParser, Rows, SortField};
 use hashbrown::HashTable;
 
+use crate::bound::{shared_bytes, table_bytes};
 use crate::key::{KEY_GROUPS, key_group};
 use crate::snapshot::GroupSet;
 
@@ -64,6 +65,11 @@ pub(crate) struct Keyed<S> {
     pub(crate) key: Arc<[u8]>,
     /// What is known of it.
     pub(crate) state: S,
+}
+
+/// Bytes of a key and its state in a table, without what the state holds elsewhere.
+pub(crate) fn entry_bytes<S>(encoded_key_bytes: u64) -> u64 {
+    table_bytes(size_of::<Keyed<S>>()).saturating_add(shared_bytes(encoded_key_bytes))
 }
 
 /// Tables of keyed state, one per key group.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::names::{NameStore, Names};
+use crate::bound::{changing_table_bytes, row_bytes};
 use crate::key::{KEY_GROUPS, key_group, stable_hashes};
 use crate::snapshot::GroupSet;
 
@@ -25,6 +26,18 @@ pub const NO_PLACE: u32 = u32::MAX;
 
 /// Entries of the table below which it is not made smaller.
 const TABLE_MIN: usize = 1 << 10;
+
+/// Bytes of a key with its id, given the types of its columns and how long texts are.
+pub(crate) fn key_bytes<'t>(
+    mut types: impl Iterator<Item = &'t DataType> + Clone,
+    text_bytes: usize,
+) -> u64 {
+    let encoded = match (types.clone().count(), types.next()) {
+        (1, Some(DataType::Utf8)) => text_bytes as u64,
+        (_, first) => row_bytes(first.into_iter().chain(types), text_bytes),
+    };
+    names::name_bytes(encoded).saturating_add(changing_table_bytes(size_of::<(u64, u32)>()))
+}
 
 /// A key that the last batch brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

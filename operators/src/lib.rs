@@ -8,6 +8,7 @@ pub mod absence;
 pub mod aggregate;
 pub mod alert;
 pub mod batch;
+pub mod bound;
 pub mod dataflow;
 pub mod decode;
 pub mod dedup;

@@ -24,7 +24,7 @@ pub use absence::{AbsenceSpec, Cadence};
 pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
 pub use latest::LatestSpec;
-pub use limits::{AtKeysMax, KeyLimits, share_of};
+pub use limits::{AtKeysMax, Declared, KeyLimits, share_of};
 pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
     VALID_FROM, VALID_TO, registry_topic,
@@ -391,6 +391,8 @@ pub struct PipelineSpec {
     pub name: String,
     /// Name as a SQL schema: `-` and other characters that need quotes become `_`.
     pub sql_name: String,
+    /// What is declared of its devices.
+    pub declared: Declared,
     /// Bytes to readings.
     pub decode: DecodeSpec,
     /// How its source is watched, for steps that have to know when nothing could be heard.

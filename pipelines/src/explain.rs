@@ -16,13 +16,11 @@ use tidegate_operators::spec::{
     WindowSpec,
 };
 
+use crate::bounds::{What, bounds, told};
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
 use crate::recompute::{is_recomputed, readings_before, stored_as};
-
-/// What one remembered reading takes: time and hash in a queue, and the hash in a table.
-const SEEN_BYTES: usize = 60;
 
 /// What a plan does, pipeline by pipeline.
 pub fn explain(plan: &Plan) -> String {
@@ -42,22 +40,33 @@ fn one_pipeline(plan: &Plan, p: &PipelineSpec, out: &mut String) {
     let topics: Vec<String> = p.decode.topics.iter().map(ToString::to_string).collect();
     let _ = writeln!(out, "  source {}: {}", source.name, topics.join(", "));
     readings(&p.decode, out);
+    let bounds = bounds(p);
+    let bound = |what: What, name: &str, out: &mut String| {
+        if let Some(state) = bounds.iter().find(|s| s.what == what && s.name == name) {
+            line(out, "memory", &told(state));
+        }
+    };
     if let Some(d) = &p.dedup {
         dedup(d, out);
+        bound(What::Dedup, "reading.dedup", out);
     }
     if let Some(skew) = &p.skew {
-        let bound = show_duration(skew.bound_us);
-        let text = format!("estimated per device; told (clock_skew) if off by more than {bound}");
+        let most = show_duration(skew.bound_us);
+        let text = format!("estimated per device; told (clock_skew) if off by more than {most}");
         line(out, "clocks", &text);
+        bound(What::Skew, "clock_skew", out);
     }
     for spec in &p.registries {
         registry::registry(spec, plan, out);
+        bound(What::Registry, &spec.name, out);
     }
     for step in &p.steps {
         one_step(p, step, out);
+        bound(What::Step, &step.name, out);
     }
     for (from, alert) in &p.alerts {
         one_alert(from, alert, out);
+        bound(What::Alert, &alert.name, out);
     }
     for table in &p.tables {
         one_table(table, out);
@@ -149,12 +158,7 @@ fn dedup(d: &DedupSpec, out: &mut String) {
         show_duration(d.horizon_us)
     );
     line(out, "drops", &drops);
-    let bytes = d.keys_max.saturating_mul(SEEN_BYTES);
-    let state = format!(
-        "per device at most {} readings to compare with, about {}",
-        d.keys_max,
-        show_size(bytes as u64)
-    );
+    let state = format!("per device at most {} readings to compare with", d.keys_max);
     line(out, "state", &state);
 }
 

@@ -1,6 +1,7 @@
 //! Pipelines: from the text of a configuration to a plan that has no open question, and from a plan
 //! to a dataflow. No I/O, no clock, no environment: callers hand in texts and a resolver.
 
+pub mod bounds;
 pub mod change;
 pub mod compare;
 pub mod config;

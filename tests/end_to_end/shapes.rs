@@ -47,6 +47,8 @@ idle_close = "1d"
 future_bound = "36500d"
 [reading.fields]
 level = "int64"
+[limits]
+reading_every = "1s"
 "#,
     );
     for (name, keys) in STEPS {

@@ -17,6 +17,7 @@
 //! State of a key: what waits for `disorder`, the newest reading, what is learnt of its cadence,
 //! and at most [`ABSENCES_MAX`] absences that can be corrected.
 
+mod bound;
 mod cadence;
 mod emit;
 mod key;

@@ -7,6 +7,7 @@
 //! greatest counts (true over false, texts by their bytes): a rule about values, because order of
 //! arrival is known to no table.
 
+mod bound;
 mod catalog;
 mod distribution;
 mod edge;
@@ -29,6 +30,7 @@ use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::spec::Expr;
 
+pub(crate) use bound::{PartialBytes, keeps_readings};
 pub use catalog::{Function, StateSize, functions, state_size};
 pub use udaf::{takes_time, time_series};
 pub use until::{Held, held};

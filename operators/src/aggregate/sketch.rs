@@ -54,6 +54,11 @@ impl Scale {
         (OCTAVES / self.width) as i32
     }
 
+    /// Most buckets of a sketch.
+    pub(super) fn buckets_max(self) -> u64 {
+        2 * u64::from(self.span().unsigned_abs()) + 3
+    }
+
     fn key(self, value: f64) -> i32 {
         let magnitude = value.abs();
         if magnitude < f64::MIN_POSITIVE {
@@ -223,7 +228,7 @@ mod tests {
             first.buckets.iter().for_each(|(key, count)| merged.add_bucket(*key, *count, scale));
             first.extremes.iter().for_each(|(min, max)| merged.widen(*min, *max));
             prop_assert_eq!(&merged, &whole);
-            prop_assert!(whole.buckets.len() <= 2 * scale.span() as usize + 3);
+            prop_assert!(whole.buckets.len() as u64 <= scale.buckets_max());
         }
     }
 

@@ -18,6 +18,9 @@ struct State {
     variance: f64,
 }
 
+/// Bytes of the state of one key.
+pub(super) const STATE_BYTES: u64 = size_of::<State>() as u64;
+
 /// The method `ewma_z`.
 pub(super) struct EwmaZ {
     alpha: f64,

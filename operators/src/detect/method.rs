@@ -3,7 +3,7 @@
 use arrow::array::ArrayRef;
 use arrow::datatypes::Field;
 
-use super::ewma::EwmaZ;
+use super::ewma::{self, EwmaZ};
 use crate::operator::OperatorError;
 use crate::spec::DetectMethod;
 
@@ -51,6 +51,13 @@ pub(super) trait Method {
 pub(super) trait MethodStates: Send {
     /// The states of these keys, one column per state field.
     fn columns(&self, ids: &[u32]) -> Vec<ArrayRef>;
+}
+
+/// Bytes of the state of one key.
+pub(super) fn state_bytes(method: &DetectMethod) -> u64 {
+    match method {
+        DetectMethod::EwmaZ { .. } => ewma::STATE_BYTES,
+    }
 }
 
 /// The one table of methods.

@@ -10,6 +10,7 @@
 //! State: the histories of the registry's keys, whether rows of them ever came or not, and the rows
 //! that are kept. A row of an unknown key leaves nothing behind, unless it is kept.
 
+mod bound;
 mod save;
 
 use std::collections::{BTreeMap, VecDeque};

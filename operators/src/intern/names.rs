@@ -12,6 +12,12 @@ use crate::slabs::SLAB;
 /// Words of the set of ids in use.
 const WORDS: usize = SLAB / 64;
 
+/// Bytes of a key of so many bytes: those are in a vector that doubles.
+pub(super) fn name_bytes(len: u64) -> u64 {
+    const OTHERS: usize = size_of::<(u32, u32)>() + size_of::<u8>() + 1;
+    len.saturating_mul(2).saturating_add(OTHERS as u64)
+}
+
 /// Bytes of forgotten keys that a segment keeps before it is packed.
 const DEAD_BYTES_MIN: usize = 4096;
 
@@ -45,6 +51,9 @@ impl Segment {
 
     fn put(&mut self, bytes: &[u8], group: u16) -> usize {
         let at = self.lowest_free();
+        if self.dead_bytes > 0 && self.arena.len() + bytes.len() > self.arena.capacity() {
+            self.pack();
+        }
         let place = (self.arena.len() as u32, bytes.len() as u32);
         self.arena.extend_from_slice(bytes);
         if at == self.places.len() {

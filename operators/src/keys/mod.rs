@@ -8,11 +8,11 @@ mod remnants;
 mod reorder;
 mod silence;
 
-pub(crate) use self::remnants::{Remnant, Remnants, forgotten_field};
+pub(crate) use self::remnants::{REMNANT_BYTES, Remnant, Remnants, forgotten_field};
 #[cfg(test)]
 pub(crate) use self::reorder::READINGS_PER_KEY_MAX;
-pub(crate) use self::reorder::{Pushed, Ready, Reorder, Waiting};
-pub(crate) use self::silence::Silence;
+pub(crate) use self::reorder::{Pushed, Ready, Reorder, Waiting, waiting, waiting_bytes};
+pub(crate) use self::silence::{LISTED_BYTES, Silence};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;

@@ -21,6 +21,7 @@ use arrow::array::{
 use arrow::compute::{concat_batches, filter_record_batch, is_null, take_record_batch};
 use arrow::datatypes::{DataType, Field};
 
+use crate::bound::tree_bytes;
 use crate::intern::{Fresh, KeyInterner, KeyNames};
 use crate::key::{KEY_GROUPS, key_group, stable_hashes};
 use crate::operator::OperatorError;
@@ -212,12 +213,12 @@ impl Remnants {
     /// Bytes held; of a tree, about half of each node is used.
     pub(crate) fn size_bytes(&self) -> usize {
         let keys: usize = self.groups.iter().map(|g| g.keys.len()).sum();
-        keys * TREE_ENTRY_BYTES + self.groups.len() * size_of::<Group>()
+        keys * REMNANT_BYTES as usize + self.groups.len() * size_of::<Group>()
     }
 }
 
-/// Bytes of an entry of a tree of hashes: the entry, in nodes of eleven that are two thirds full.
-const TREE_ENTRY_BYTES: usize = ENTRY_BYTES * 3 / 2;
+/// Bytes of a forgotten key: hashes come in no order, so nodes are about half full at worst.
+pub(crate) const REMNANT_BYTES: u64 = tree_bytes(ENTRY_BYTES);
 
 fn encode(groups: &[&Arc<Group>], note: i64) -> ArrayRef {
     let mut out = LargeBinaryBuilder::new();

@@ -9,6 +9,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::LISTED_BYTES;
+use crate::bound::{Load, vec_bytes};
 use crate::slabs::Slabs;
 
 /// Readings of one key that wait at most; beyond that the oldest goes early. At ten readings a
@@ -17,6 +19,18 @@ pub(crate) const READINGS_PER_KEY_MAX: usize = 1 << 16;
 
 /// Bytes of one key's readings that wait at most, where they have a weight.
 pub(crate) const BYTES_PER_KEY_MAX: usize = 1 << 20;
+
+/// Most readings of a key that wait, and one that is there for a moment.
+pub(crate) fn waiting(load: &Load, disorder_us: i64) -> u64 {
+    let most = READINGS_PER_KEY_MAX as u64;
+    load.rows_within(disorder_us).map_or(most, |n| n.min(most)).saturating_add(1)
+}
+
+/// Bytes of a key and of what waits of it, without what values hold elsewhere.
+pub(crate) fn waiting_bytes<V>(load: &Load, disorder_us: i64) -> u64 {
+    vec_bytes(waiting(load, disorder_us), size_of::<(i64, V)>())
+        .saturating_add(size_of::<Waiting<V>>() as u64 + LISTED_BYTES)
+}
 
 /// What waits for one key.
 #[derive(Clone, Debug)]

@@ -5,7 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::bound::tree_bytes;
 use crate::slabs::Slabs;
+
+/// Bytes of a key in such a list: at worst it is alone at its time, in a vector of four.
+pub(crate) const LISTED_BYTES: u64 =
+    tree_bytes(size_of::<(i64, Vec<u32>)>()) + 4 * size_of::<u32>() as u64;
 
 /// Watches the keys of one operator.
 pub(crate) struct Silence {

@@ -13,6 +13,7 @@
 //!
 //! State per key: what waits for its turn, the last value of each column, and the last row.
 
+mod bound;
 mod packed;
 mod save;
 

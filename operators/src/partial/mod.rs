@@ -19,7 +19,7 @@ use crate::expression::{evaluate, expression_failed};
 use crate::operator::{Emit, OperatorError};
 use crate::spec::{Expr, WindowSpec};
 use crate::system::step_rejects;
-pub(crate) use store::{Owner, Slot, Store};
+pub(crate) use store::{Owner, Slot, Store, store_bytes};
 
 /// The aggregates of one window step.
 pub(crate) struct Aggregation {

@@ -13,6 +13,15 @@ use arrow::error::ArrowError;
 /// Chunks of one size class that are merged into one of the next.
 const MERGE_WIDTH: usize = 8;
 
+/// Dead rows that there may be in addition to half as many as live, before all chunks are merged.
+const DEAD_ROWS_MIN: usize = 1 << 10;
+
+/// Bytes of so many pieces with so many bytes of partial state: there is half as much garbage.
+pub(crate) fn store_bytes(pieces: u64, partial_bytes: u64) -> u64 {
+    let owners = pieces.saturating_mul(size_of::<Owner>() as u64);
+    (owners.saturating_add(partial_bytes) / 2).saturating_mul(3)
+}
+
 /// Where the state of a piece lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -46,7 +55,7 @@ impl Store {
     /// The same for the rows of a checkpoint: many, so they are not to be merged with the small
     /// chunks of epochs again and again.
     pub(crate) fn add_large(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
-        let level = (owners.len().max(1).ilog2() / MERGE_WIDTH.ilog2()) as u8;
+        let level = level_of(owners.len());
         self.put(Chunk { live: owners.len(), columns, owners, level })
     }
 
@@ -126,8 +135,9 @@ impl Store {
             .collect()
     }
 
-    /// Merges chunks of one size class where there are many. `is_live` tells whether the row at a
-    /// slot is still its owner's; `moved` is told the old and the new slot of each row that moves.
+    /// Merges chunks of one size class where there are many, and all of them where a third of the
+    /// rows are dead. `is_live` tells whether the row at a slot is still its owner's; `moved` is
+    /// told the old and the new slot of each row that moves.
     pub(crate) fn compact(
         &mut self,
         is_live: impl Fn(Owner, Slot) -> bool,
@@ -135,51 +145,79 @@ impl Store {
     ) -> Result<(), ArrowError> {
         let mut level = 0;
         loop {
-            let numbers: Vec<u32> = (0..self.chunks.len() as u32)
-                .filter(|n| self.chunks[*n as usize].as_ref().is_some_and(|c| c.level == level))
-                .collect();
+            let numbers = self.numbers(|chunk| chunk.level == level);
             if numbers.len() < MERGE_WIDTH {
-                return Ok(());
+                break;
             }
-            let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
-            let mut owners = Vec::new();
-            let mut old = Vec::new();
-            for number in &numbers {
-                let chunk = self.chunk(*number);
-                let mut rows = Vec::with_capacity(chunk.live);
-                for (row, owner) in chunk.owners.iter().enumerate() {
-                    let slot = Slot { chunk: *number, row: row as u32 };
-                    if is_live(*owner, slot) {
-                        rows.push(slot.row);
-                        owners.push(*owner);
-                        old.push(slot);
-                    }
-                }
-                let rows = UInt32Array::from(rows);
-                let part: Result<_, _> =
-                    chunk.columns.iter().map(|c| take(c, &rows, None)).collect();
-                parts.push(part?);
-            }
-            let columns: Result<Vec<ArrayRef>, ArrowError> = (0..parts[0].len())
-                .map(|c| {
-                    let arrays: Vec<&dyn Array> = parts.iter().map(|p| p[c].as_ref()).collect();
-                    concat(&arrays)
-                })
-                .collect();
-            for number in &numbers {
-                self.chunks[*number as usize] = None;
-            }
-            let merged = Chunk { columns: columns?, live: owners.len(), owners, level: level + 1 };
-            let owners = merged.owners.clone();
-            if !owners.is_empty() {
-                let chunk = self.put(merged);
-                for (row, (owner, old)) in owners.into_iter().zip(old).enumerate() {
-                    moved(owner, old, Slot { chunk, row: row as u32 });
-                }
-            }
-            // Only now, or the new slot of one row could be the old one of another.
-            self.free.extend(numbers);
             level += 1;
+            self.merge(&numbers, level, &is_live, &mut moved)?;
         }
+        let chunks = || self.chunks.iter().flatten();
+        let (rows, live) = (
+            chunks().map(|chunk| chunk.owners.len()).sum::<usize>(),
+            chunks().map(|chunk| chunk.live).sum::<usize>(),
+        );
+        if rows > live + live / 2 + DEAD_ROWS_MIN {
+            self.merge(&self.numbers(|_| true), level_of(live), &is_live, &mut moved)?;
+        }
+        Ok(())
     }
+
+    fn numbers(&self, which: impl Fn(&Chunk) -> bool) -> Vec<u32> {
+        let numbers = 0..self.chunks.len() as u32;
+        numbers.filter(|n| self.chunks[*n as usize].as_ref().is_some_and(&which)).collect()
+    }
+
+    fn merge(
+        &mut self,
+        numbers: &[u32],
+        level: u8,
+        is_live: impl Fn(Owner, Slot) -> bool,
+        mut moved: impl FnMut(Owner, Slot, Slot),
+    ) -> Result<(), ArrowError> {
+        let mut parts: Vec<Vec<ArrayRef>> = Vec::new();
+        let mut owners = Vec::new();
+        let mut old = Vec::new();
+        for number in numbers {
+            let chunk = self.chunk(*number);
+            let mut rows = Vec::with_capacity(chunk.live);
+            for (row, owner) in chunk.owners.iter().enumerate() {
+                let slot = Slot { chunk: *number, row: row as u32 };
+                if is_live(*owner, slot) {
+                    rows.push(slot.row);
+                    owners.push(*owner);
+                    old.push(slot);
+                }
+            }
+            let rows = UInt32Array::from(rows);
+            let part: Result<_, _> = chunk.columns.iter().map(|c| take(c, &rows, None)).collect();
+            parts.push(part?);
+        }
+        let columns: Result<Vec<ArrayRef>, ArrowError> = (0..parts[0].len())
+            .map(|c| {
+                let arrays: Vec<&dyn Array> = parts.iter().map(|p| p[c].as_ref()).collect();
+                concat(&arrays)
+            })
+            .collect();
+        for number in numbers {
+            self.chunks[*number as usize] = None;
+        }
+        owners.shrink_to_fit();
+        let merged = Chunk { columns: columns?, live: owners.len(), owners, level };
+        let owners = merged.owners.clone();
+        if !owners.is_empty() {
+            let chunk = self.put(merged);
+            for (row, (owner, old)) in owners.into_iter().zip(old).enumerate() {
+                moved(owner, old, Slot { chunk, row: row as u32 });
+            }
+        }
+        // Only now, or the new slot of one row could be the old one of another.
+        self.free.extend(numbers);
+        Ok(())
+    }
+}
+
+/// The size class of a chunk of so many rows.
+fn level_of(rows: usize) -> u8 {
+    (rows.max(1).ilog2() / MERGE_WIDTH.ilog2()) as u8
 }

@@ -6,11 +6,13 @@
 //! ([`History`]), which is the same whatever order they came in, as far as each says since when it
 //! holds.
 
+mod bound;
 mod decode;
 mod history;
 pub(crate) mod save;
 mod versions;
 
+pub(crate) use self::bound::versions_bytes;
 pub use self::decode::RegistryDecoder;
 pub(crate) use self::history::{ChangeRows, History, Span, Version};
 pub use self::versions::Versions;

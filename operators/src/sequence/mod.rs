@@ -13,6 +13,7 @@
 //! `disorder` and `keep`, at most [`ENTRIES_MAX`], and one automaton for all that are older.
 
 mod automaton;
+mod bound;
 mod emit;
 mod key;
 mod save;

@@ -14,6 +14,7 @@
 //!
 //! Per key group and by ticks alone: the rows do not depend on the number of workers.
 
+mod bound;
 mod save;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,15 @@
 use super::keys::{Cursor, KeyState};
 use super::rule::{Folding, Found, Horizon};
 
+/// Readings that are in the same windows: the greatest common divisor.
+pub(super) fn block(size: u64, hop: u64) -> u64 {
+    let (mut a, mut b) = (size, hop);
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Count {
     pub(super) size: i64,
@@ -15,11 +24,7 @@ pub(super) struct Count {
 
 impl Count {
     fn block(&self) -> i64 {
-        let (mut a, mut b) = (self.size, self.hop);
-        while b != 0 {
-            (a, b) = (b, a % b);
-        }
-        a
+        block(self.size.unsigned_abs(), self.hop.unsigned_abs()) as i64
     }
 
     pub(super) fn scan(

@@ -12,7 +12,7 @@ use crate::spec::LatePolicy;
 
 /// Entries that a key may have gained before it is looked what can be folded: folding costs the
 /// same for one as for several.
-const FOLD_EVERY: usize = 8;
+pub(super) const FOLD_EVERY: usize = 8;
 
 /// A window to emit.
 #[derive(Clone, Debug)]

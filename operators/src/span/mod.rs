@@ -19,6 +19,7 @@
 //! can be revised. Everything depends on the key's own readings and on ticks; with `clock =
 //! "fleet"` on all keys, which are then on one worker.
 
+mod bound;
 mod count;
 mod due;
 mod emit;
@@ -31,6 +32,8 @@ mod sliding;
 mod state;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use self::bound::bound;
 
 use std::collections::BTreeMap;
 

@@ -6,6 +6,9 @@
 use crate::partial::{Owner, Slot};
 use crate::slabs::Slabs;
 
+/// Bytes of a row: where it lies, and, if it is free, its number in a vector that doubles.
+pub(super) const PLACE_BYTES: u64 = (size_of::<Slot>() + 2 * size_of::<u32>()) as u64;
+
 /// Nowhere yet, or no more.
 const NOWHERE: Slot = Slot { chunk: u32::MAX, row: u32::MAX };
 

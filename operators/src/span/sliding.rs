@@ -28,6 +28,14 @@ pub(super) struct Piece {
     pub(super) pane: Option<i64>,
 }
 
+/// Most panes of a key with so many entries that are kept as partial aggregates of their own.
+pub(super) fn panes_max(before_us: i64, after_us: i64, tail_us: i64, entries: u64) -> u64 {
+    let rule = Sliding { before_us, after_us };
+    let span_us = before_us.saturating_add(after_us).saturating_add(tail_us);
+    let panes = (span_us / rule.pane_us()).unsigned_abs().saturating_add(2);
+    panes.min(entries / SHARED_MIN as u64)
+}
+
 impl Sliding {
     pub(super) fn scan(
         &self,

@@ -41,6 +41,20 @@ pub enum ZoneOf {
 }
 
 impl Period {
+    /// About how long the longest of its windows is, microseconds.
+    pub fn longest_us(&self) -> i64 {
+        const HOUR_US: i64 = 3_600_000_000;
+        let days = match self {
+            Self::Day | Self::Shifts(_) => 1,
+            Self::Week { .. } => 7,
+            Self::Month => 31,
+            Self::Quarter => 92,
+            Self::Year => 366,
+        };
+        // And the hour that clocks are set back.
+        (days * 24 + 1) * HOUR_US
+    }
+
     /// About how long the shortest of its windows is, microseconds.
     pub fn shortest_us(&self) -> i64 {
         const DAY_US: i64 = 86_400_000_000;

@@ -1,4 +1,4 @@
-//! How many keys a step may have.
+//! How many keys a step may have, and what a pipeline says of its devices.
 
 use crate::key::KEY_GROUPS;
 
@@ -43,6 +43,18 @@ impl KeyLimits {
     pub fn most_keys(&self) -> u64 {
         u64::from(self.share()) * u64::from(KEY_GROUPS)
     }
+}
+
+/// What is declared of the devices of a pipeline, so that the size of its state is known before it
+/// runs. Nothing is refused by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// How many there are at most; if absent, as many as a step may have keys.
+    pub devices: Option<u64>,
+    /// A device has a reading so often at most, microseconds.
+    pub reading_every_us: Option<i64>,
+    /// How long texts are taken to be, bytes.
+    pub text_bytes: usize,
 }
 
 /// The part of `total` things, dealt to key groups by chance, that one group may have: no more than

@@ -104,6 +104,17 @@ impl Shape {
         }
     }
 
+    /// How often a key has a window at most, given how often it has a row, microseconds.
+    pub fn emits_every_us(&self, every_us: Option<i64>) -> Option<i64> {
+        match self {
+            Self::Grid { slide_us, .. } => Some(*slide_us),
+            Self::Calendar(calendar) => Some(calendar.period.shortest_us()),
+            Self::Count { hop, .. } => every_us.map(|us| us.saturating_mul(*hop)),
+            Self::Session { gap_us, max_us: None } => Some(*gap_us),
+            Self::Session { .. } | Self::State { .. } | Self::Sliding { .. } => every_us,
+        }
+    }
+
     /// Whether a window that was emitted can turn out not to be one: its last row has no readings.
     pub fn withdraws(&self) -> bool {
         matches!(self, Self::Session { .. } | Self::State { .. })
@@ -170,6 +181,11 @@ impl WindowSpec {
         fields.push(Arc::new(Field::new("rows", DataType::Int64, false)));
         fields.push(Arc::new(Field::new("revision", DataType::Int64, false)));
         Arc::new(Schema::new(fields))
+    }
+
+    /// Types of the key columns.
+    pub(crate) fn key_types(&self) -> impl Iterator<Item = &DataType> + Clone {
+        self.keys.iter().map(|k| self.input.field(*k).data_type())
     }
 
     fn key_and_bound_fields(&self) -> Vec<Arc<Field>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 
+use super::bound::panes_room;
 use super::keys::KeyState;
 use super::{WindowOperator, int64};
 use crate::batch::Tick;
@@ -208,6 +209,7 @@ impl WindowOperator {
             }
         };
         let keep_us = self.keep_us();
+        let room = panes_room(&self.spec);
         for id in ids {
             let horizon_us = self.horizon_us(&self.keys[*id as usize]);
             let key = &mut self.keys[*id as usize];
@@ -233,6 +235,9 @@ impl WindowOperator {
                 }
             }
             key.revisions.retain(|(window, _)| *window > dropped);
+            if key.panes.capacity() > room {
+                key.panes.shrink_to(room);
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Partial state lives in Arrow arrays ([`crate::partial`]).
 
+mod bound;
 mod bounds;
 mod calendar;
 mod close;
@@ -19,6 +20,8 @@ mod save;
 #[cfg(test)]
 mod tests;
 mod zones;
+
+pub(crate) use self::bound::bound;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

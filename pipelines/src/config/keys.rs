@@ -180,7 +180,7 @@ static READING: Component = Component {
     ],
 };
 
-/// Most readings of one device that can be remembered: about 60 bytes each.
+/// Most readings of one device that can be remembered: about 80 bytes each.
 const DEDUP_KEYS_MAX: i64 = 10_000_000;
 
 /// Most readings of all devices that can be remembered.
@@ -211,7 +211,7 @@ static DEDUP: Component = Component {
         Key::new(
             "keys_max",
             Kind::Int(1, DEDUP_KEYS_MAX),
-            "Most readings of one device that are remembered (about 60 bytes each); beyond it the \
+            "Most readings of one device that are remembered (about 80 bytes each); beyond it the \
              oldest is forgotten early, which `system.duplicates` tells.",
             "10000",
         )
@@ -219,7 +219,7 @@ static DEDUP: Component = Component {
         Key::new(
             "fleet_max",
             Kind::Int(1, DEDUP_FLEET_MAX),
-            "Most readings of all devices that are remembered (about 60 bytes each). They are \
+            "Most readings of all devices that are remembered (about 80 bytes each). They are \
              counted in 256 groups of devices; where one has more than its share, the readings \
              that came in longest ago are forgotten early, which `system.duplicates` tells.",
             "10000000",

@@ -1,6 +1,7 @@
-//! `[limits]`: how many keys steps may have, and for how long they are remembered.
+//! `[limits]`: how many keys steps may have, for how long they are remembered, and what is declared
+//! of devices.
 
-use tidegate_operators::spec::{AtKeysMax, KeyLimits};
+use tidegate_operators::spec::{AtKeysMax, Declared, KeyLimits};
 
 use crate::config::keys::LIMITS;
 use crate::config::section::Section;
@@ -33,4 +34,19 @@ fn of(keys_max: Option<i64>, at_keys_max: Option<&str>, limits: &Section<'_>) ->
 /// How long what a step has learnt of a silent key is kept, microseconds.
 pub(crate) fn forget_after_us(limits: &Section<'_>, step: &Section<'_>) -> Option<i64> {
     step.duration_us("forget_after").or_else(|| limits.duration_us("forget_after"))
+}
+
+/// What is declared of devices, and so of the size of all state.
+pub(crate) fn declared(limits: &Section<'_>) -> Declared {
+    Declared {
+        devices: limits.int("devices").and_then(|n| u64::try_from(n).ok()),
+        reading_every_us: limits.duration_us("reading_every").filter(|us| *us > 0),
+        text_bytes: limits.size_bytes("text_size").and_then(|n| n.try_into().ok()).unwrap_or(0),
+    }
+}
+
+/// Whether a step may have state without a bound.
+pub(crate) fn may_be_unbounded(limits: &Section<'_>, step: Option<&Section<'_>>) -> bool {
+    let own = step.filter(|s| s.knows("unbounded")).and_then(|s| s.text("unbounded"));
+    own.or(limits.text("unbounded")) == Some("allow")
 }

@@ -5,6 +5,7 @@
 //! the plan. Both go through the same code, so what was checked is what runs.
 
 mod absence;
+mod bounds;
 mod calendar;
 pub(crate) mod cases;
 mod dedup;
@@ -162,6 +163,7 @@ fn pipeline(
     let spec = PipelineSpec {
         name: name.to_owned(),
         sql_name: sql_name(name),
+        declared: limits::declared(&limits::table(file)),
         decode,
         outages,
         dedup,
@@ -171,6 +173,9 @@ fn pipeline(
         alerts,
         tables,
     };
+    if needs.is_none() {
+        bounds::refuse(file, &spec, report);
+    }
     Some(Resolved { spec, edges })
 }
 

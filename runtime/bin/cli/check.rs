@@ -1,5 +1,7 @@
 //! `tidegate check` and `tidegate explain`: what a plan is, without running it.
 
+use tidegate_pipelines::bounds;
+
 use super::args::{ExplainArgs, PathArgs};
 use super::{Outcome, files, print, settings};
 
@@ -21,6 +23,12 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
         counted(tables, "table"),
         counted(alerts, "alert"),
         counted(plan.tests.len(), "test"),
+    ))?;
+    let Some((bytes, devices)) = bounds::declared_total(&plan) else { return Ok(()) };
+    print(&format!(
+        "state: at most {} for the {} devices in [limits]",
+        bounds::about(bytes),
+        bounds::counted(devices)
     ))
 }
 

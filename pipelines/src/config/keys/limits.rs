@@ -5,6 +5,8 @@ use super::super::kinds::{Component, Key, Kind};
 /// Most keys that can be asked for: a step with more belongs on more machines.
 const KEYS_MAX: i64 = 1_000_000_000;
 
+const UNBOUNDED: Kind = Kind::OneOf(&["refuse", "allow"]);
+
 const AT_KEYS_MAX: Kind = Kind::OneOf(&["reject", "stop"]);
 
 pub(super) const STEP_KEYS_MAX: Key = Key::new(
@@ -27,6 +29,13 @@ pub(super) const STEP_FORGET_AFTER: Key = Key::new(
     "\"30d\"",
 );
 
+pub(super) const STEP_UNBOUNDED: Key = Key::new(
+    "unbounded",
+    UNBOUNDED,
+    "What happens if the state of the step has no bound; if absent, as in `[limits]`.",
+    "\"allow\"",
+);
+
 pub(crate) static LIMITS: Component = Component {
     id: "limits",
     heading: "[limits]",
@@ -36,7 +45,9 @@ pub(crate) static LIMITS: Component = Component {
           forget what they have learnt of it after `forget_after`. A step refuses new keys at \
           `keys_max`; which ones does not depend on the number of workers or on restarts: keys \
           are dealt to 256 groups by a hash, and a group takes its share and so much more that no \
-          fleet of `keys_max` keys is refused one of them.",
+          fleet of `keys_max` keys is refused one of them. `devices`, `reading_every` and \
+          `text_size` refuse nothing: with them, `tidegate explain` shows how much memory each \
+          step can need, and `tidegate check` how much all of them.",
     keys: &[
         Key::new(
             "keys_max",
@@ -63,5 +74,32 @@ pub(crate) static LIMITS: Component = Component {
             "\"7d\"",
         )
         .default("7d"),
+        Key::new(
+            "devices",
+            Kind::Int(1, KEYS_MAX),
+            "How many devices there are at most; if absent, as many as a step may have keys.",
+            "500",
+        ),
+        Key::new(
+            "reading_every",
+            Kind::Duration,
+            "A device has a reading so often at most. Needed where state grows with readings: \
+             windows whose bounds come from them, and aggregates that keep them.",
+            "\"10s\"",
+        ),
+        Key::new(
+            "text_size",
+            Kind::Size,
+            "How long names of devices and other texts in state are taken to be.",
+            "\"32B\"",
+        )
+        .default("32B"),
+        Key::new(
+            "unbounded",
+            UNBOUNDED,
+            "What happens if the state of a step has no bound.",
+            "\"allow\"",
+        )
+        .default("refuse"),
     ],
 };

@@ -1,6 +1,6 @@
 //! Keys of `[[step]]` with `type = "window"`.
 
-use super::limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
+use super::limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX, STEP_UNBOUNDED};
 use super::steps::{BY_WINDOW, DISORDER, IDLE_CLOSE, STEP_FROM, STEP_NAME};
 use crate::config::kinds::{Component, Key, Kind};
 
@@ -198,5 +198,6 @@ pub(super) static WINDOW: Component = Component {
         .default("1h"),
         STEP_KEYS_MAX,
         STEP_AT_KEYS_MAX,
+        STEP_UNBOUNDED,
     ],
 };

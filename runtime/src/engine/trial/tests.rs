@@ -24,6 +24,9 @@ fn plan() -> Plan {
             time = "ts"
             [reading.fields]
             v = "float64"
+            [limits]
+            devices = 10
+            reading_every = "500ms"
             [[step]]
             name = "w"
             type = "window"

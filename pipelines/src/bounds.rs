@@ -1,0 +1,264 @@
+//! How much memory the state of a plan can take, step by step, from what is declared in `[limits]`.
+//!
+//! How much one key takes is said by the operators; here it is how many keys there are, and how
+//! often each of them has a row.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+use tidegate_operators::bound::{Bounded, Load, StateBound, Unbounded};
+use tidegate_operators::spec::{KeyLimits, Origin, PipelineSpec, StepKind};
+
+use crate::graph::versions_edge;
+use crate::plan::Plan;
+
+/// What has the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// What repetitions are recognised by.
+    Dedup,
+    /// What is known of clocks.
+    Skew,
+    /// The history of a registry.
+    Registry,
+    /// A step.
+    Step,
+    /// An alert.
+    Alert,
+}
+
+/// The most that something in a pipeline keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State<'p> {
+    /// What it is.
+    pub what: What,
+    /// Its name.
+    pub name: &'p str,
+    /// Number of keys.
+    pub keys: u64,
+    /// Bytes of one key.
+    ///
+    /// # Errors
+    /// Why there is no bound.
+    pub per_key: Result<u64, Unbounded>,
+    /// Bytes of all keys, and as many that were forgotten.
+    ///
+    /// # Errors
+    /// Why there is no bound.
+    pub total: Result<u64, Unbounded>,
+}
+
+/// Everything in a pipeline that has state.
+pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
+    // Without `..`, so that whatever is new in a pipeline is thought of here.
+    let PipelineSpec {
+        name: _,
+        sql_name: _,
+        declared: _,
+        decode: _,
+        // A log of a few hundred rows.
+        outages: _,
+        dedup,
+        skew,
+        registries,
+        steps,
+        alerts,
+        tables: _,
+    } = pipeline;
+    let scale = Scale { pipeline };
+    let readings = scale.readings();
+    let mut all = Vec::new();
+    let of_devices = |limits: KeyLimits| Keys { names: vec!["device"], limits };
+    if let Some(dedup) = dedup {
+        let of = of_devices(dedup.limits);
+        all.push(scale.state(What::Dedup, "reading.dedup", &of, readings, dedup));
+    }
+    if let Some(skew) = skew {
+        let of = of_devices(skew.limits);
+        all.push(scale.state(What::Skew, "clock_skew", &of, readings, skew));
+    }
+    let mut loads: BTreeMap<String, Load> = [("readings".to_owned(), readings)].into();
+    for registry in registries {
+        let names = registry.columns[..registry.keys].iter().map(|c| c.name.as_str()).collect();
+        let of = Keys { names, limits: KeyLimits::default() };
+        all.push(scale.state(What::Registry, &registry.name, &of, readings, registry));
+        loads.insert(versions_edge(&registry.name), Load { every_us: None, ..readings });
+    }
+    for step in steps {
+        let load = loads.get(&step.from).copied().unwrap_or(readings);
+        if let Some(of) = keys_of(&step.kind) {
+            all.push(scale.state(What::Step, &step.name, &of, load, &step.kind));
+        }
+        let output = step.kind.output_load(&load);
+        match &step.kind {
+            StepKind::Route(branches) => {
+                loads.extend(branches.iter().map(|(name, _)| (name.clone(), output)));
+            }
+            _ => drop(loads.insert(step.name.clone(), output)),
+        }
+    }
+    for (from, alert) in alerts {
+        let load = loads.get(from).copied().unwrap_or(readings);
+        let of = Keys { names: names(&alert.input, &alert.keys), limits: alert.limits };
+        all.push(scale.state(What::Alert, &alert.name, &of, load, alert));
+    }
+    all
+}
+
+/// The keys of something with state.
+struct Keys<'p> {
+    names: Vec<&'p str>,
+    limits: KeyLimits,
+}
+
+fn names<'p>(schema: &'p SchemaRef, keys: &[usize]) -> Vec<&'p str> {
+    keys.iter().map(|k| schema.field(*k).name().as_str()).collect()
+}
+
+/// The keys of a step; none of one without state.
+fn keys_of(kind: &StepKind) -> Option<Keys<'_>> {
+    match kind {
+        StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) => None,
+        StepKind::Window(w) => Some(Keys { names: names(&w.input, &w.keys), limits: w.limits }),
+        StepKind::Detect(d) => Some(Keys { names: names(&d.input, &d.keys), limits: d.limits }),
+        StepKind::Latest(l) => Some(Keys { names: names(&l.input, &l.keys), limits: l.limits }),
+        StepKind::Sequence(s) => Some(Keys { names: names(&s.input, &s.keys), limits: s.limits }),
+        StepKind::Absence(a) => Some(Keys { names: names(&a.input, &a.keys), limits: a.limits }),
+        StepKind::Enrich(e) => {
+            Some(Keys { names: names(&e.input, &e.on), limits: KeyLimits::default() })
+        }
+    }
+}
+
+/// How many there are of what in a pipeline.
+struct Scale<'p> {
+    pipeline: &'p PipelineSpec,
+}
+
+impl<'p> Scale<'p> {
+    fn readings(&self) -> Load {
+        let declared = &self.pipeline.declared;
+        Load { every_us: declared.reading_every_us, text_bytes: declared.text_bytes }
+    }
+
+    /// Whether a device has one value of a column.
+    fn is_of_device(&self, name: &str) -> bool {
+        let columns = &self.pipeline.decode.columns;
+        let is_capture = |origin: &Origin| matches!(origin, Origin::Capture(_));
+        name == "device" || columns.iter().any(|c| c.name == name && is_capture(&c.origin))
+    }
+
+    fn state(
+        &self,
+        what: What,
+        name: &'p str,
+        of: &Keys<'_>,
+        load: Load,
+        spec: &impl Bounded,
+    ) -> State<'p> {
+        let most = of.limits.keys_max;
+        let devices = self.pipeline.declared.devices;
+        let keys = match of.names.as_slice() {
+            [] => 1,
+            names if names.iter().all(|n| self.is_of_device(n)) => {
+                devices.unwrap_or(most).min(most)
+            }
+            _ => most,
+        };
+        if of.names.contains(&"device") {
+            let bound = spec.state_bound(&load);
+            let (per_key, total) = both(bound, keys);
+            return State { what, name, keys, per_key, total };
+        }
+        // A key has the rows of many devices: at worst of all. All keys together have no more than
+        // there were if each device had one of its own.
+        let every_us = load.every_us.zip(devices);
+        let every_us = every_us.map(|(us, devices)| (us / devices.max(1) as i64).max(1));
+        let shared = spec.state_bound(&Load { every_us, ..load });
+        let apart = spec.state_bound(&load).map(|bound| bound.total(devices.unwrap_or(most)));
+        let (per_key, total) = both(shared, keys);
+        let total = total.map(|total| apart.map_or(total, |apart| apart.min(total)));
+        State { what, name, keys, per_key, total }
+    }
+}
+
+type Bytes = Result<u64, Unbounded>;
+
+fn both(bound: Result<StateBound, Unbounded>, keys: u64) -> (Bytes, Bytes) {
+    match bound {
+        Ok(bound) => (Ok(bound.per_key()), Ok(bound.total(keys))),
+        Err(why) => (Err(why.clone()), Err(why)),
+    }
+}
+
+/// Bytes of the state of all pipelines whose devices are declared, and how many devices those are;
+/// none if there is no such pipeline, or something in one of them has no bound.
+pub fn declared_total(plan: &Plan) -> Option<(u64, u64)> {
+    let declared = plan.pipelines.iter().filter_map(|p| Some((p, p.declared.devices?)));
+    let (mut bytes, mut devices) = (0u64, 0u64);
+    for (pipeline, count) in declared {
+        devices = devices.saturating_add(count);
+        for state in bounds(pipeline) {
+            bytes = bytes.saturating_add(state.total.ok()?);
+        }
+    }
+    (devices > 0).then_some((bytes, devices))
+}
+
+/// A bound for people.
+pub(crate) fn told(state: &State<'_>) -> String {
+    match (&state.per_key, &state.total) {
+        (Ok(per_key), Ok(total)) if state.keys > 1 => format!(
+            "at most {} per key, {} for {} keys",
+            about(*per_key),
+            about(*total),
+            counted(state.keys)
+        ),
+        (Ok(per_key), Ok(_)) => format!("at most {}", about(*per_key)),
+        _ => "none: it grows with readings".to_owned(),
+    }
+}
+
+/// A size in the unit that suits it, to a tenth.
+pub fn about(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut size = bytes as f64;
+    if size < 1024.0 {
+        return format!("{bytes} B");
+    }
+    let mut unit = "";
+    for next in UNITS {
+        if size < 1024.0 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, next);
+    }
+    format!("{size:.1} {unit}")
+}
+
+/// A number with its thousands apart.
+pub fn counted(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn sizes_and_counts_read_well() {
+        assert_eq!((about(1_023), about(1_536)), ("1023 B".into(), "1.5 KiB".into()));
+        assert_eq!((about(5 << 30), about(u64::MAX)), ("5.0 GiB".into(), "16.0 EiB".into()));
+        assert_eq!((counted(7), counted(20_000), counted(1_234_567)).0, "7");
+        assert_eq!((counted(20_000), counted(1_234_567)), ("20,000".into(), "1,234,567".into()));
+    }
+}
