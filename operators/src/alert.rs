@@ -5,7 +5,8 @@
 //! evaluated row is revised, the state before it is taken back and moved by the revised row, so
 //! that the state is what it would be had only the last revision come; what the outside was told is
 //! corrected by a further event. Whoever was told that an alert fires is told that it is over,
-//! however old that is; of one that was too old to tell anybody, nobody hears the end either. A
+//! however old that is. Of one that was too old to tell anybody, people hear when a row that is not
+//! too old finds it still firing; if none does, nobody hears the end either. A
 //! window whose bounds come from the data may be revised to end at another time, or be withdrawn:
 //! then the state before it stands. Delivery is not done here.
 
@@ -262,8 +263,14 @@ impl AlertRule {
             state.now = state.before.next(at, fire, clear, self.spec.for_us);
         }
         match (told, state.now) {
-            (Phase::Firing { told, .. }, Phase::Firing { since_us, .. }) => {
-                // Nothing new is told, so what was told counts.
+            (Phase::Firing { told: false, .. }, Phase::Firing { since_us, .. }) if fresh => {
+                // It began too long ago to tell anybody, and holds now.
+                state.now = Phase::Firing { since_us, told: true };
+                Some(Change { firing: true, since_us, notify: true, reason: None })
+            }
+            (Phase::Firing { told, since_us: told_us }, Phase::Firing { since_us, .. }) => {
+                // Nothing new is told, so what was told counts: its end must bear the same id.
+                let since_us = if told { told_us } else { since_us };
                 state.now = Phase::Firing { since_us, told };
                 None
             }

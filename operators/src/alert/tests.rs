@@ -165,6 +165,24 @@ fn a_revised_row_corrects_what_was_told() {
     assert!(feed(&mut rule, &[("a", 5, Some(7.5), 0)], 5).is_empty());
 }
 
+/// What began too long ago to tell anybody is told when it turns out to go on.
+#[test]
+fn an_alert_of_a_buffered_upload_that_still_holds_is_told() {
+    let mut rule = rule(0);
+    let told = |out: &[RecordBatch]| -> Vec<bool> {
+        let columns = out.iter().map(|rows| rows["notify"].as_boolean().clone());
+        columns.flat_map(|c| c.values().iter().collect::<Vec<bool>>()).collect()
+    };
+    let buffered = [("a", 0, Some(9.0), 0), ("a", 10, Some(9.0), 0)];
+    let first = feed(&mut rule, &buffered, 9_000);
+    assert_eq!(told(&first), [false]);
+    let live = feed(&mut rule, &[("a", 8_990, Some(7.5), 0)], 9_000);
+    assert_eq!((events(&live), told(&live)), (vec![("a".into(), 8_990, true, 0)], vec![true]));
+    assert_eq!(text(&live[0], "alert_id"), text(&first[0], "alert_id"));
+    assert!(feed(&mut rule, &[("a", 8_995, Some(9.0), 0)], 9_000).is_empty(), "once");
+    assert_eq!(told(&feed(&mut rule, &[("a", 9_000, Some(1.0), 0)], 9_000)), [true]);
+}
+
 /// The rule as a plain loop over one device's rows.
 fn oracle(device: &str, rows: &[Row], for_us: i64) -> Vec<(String, i64, bool, i64)> {
     let mut all = Vec::new();
@@ -295,6 +313,21 @@ fn spans(rows: &[Span]) -> RecordBatch {
         number(&|r| r.3),
     ];
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// A window that is revised to end earlier fires since another moment; its end is told of the alert
+/// that was told.
+#[test]
+fn the_end_bears_the_id_that_was_told() {
+    let mut rule = rule(0);
+    let mut feed = |rows: &[Span]| {
+        let mut emit = Emit::default();
+        rule.epoch(&spans(rows), Tick { epoch: 1, time_us: 100 }, &mut emit).unwrap();
+        events(&emit.rows).into_iter().map(|e| (e.2, e.3)).collect::<Vec<_>>()
+    };
+    assert_eq!(feed(&[(0, 12, 9.0, 3, 0)]), [(true, 12)]);
+    assert_eq!(feed(&[(0, 8, 9.0, 2, 1)]), []);
+    assert_eq!(feed(&[(0, 8, 6.0, 2, 2)]), [(false, 12)]);
 }
 
 #[test]

@@ -341,7 +341,8 @@ static ALERT: Component = Component {
             "max_age",
             Kind::Duration,
             "An alert that is older when it is found is recorded, but told to nobody, and neither \
-             is its end. Whoever was told of it is told of its end, however old.",
+             is its end; if a row that is not older finds it still firing, it is told then. \
+             Whoever was told of it is told of its end, however old.",
             "\"1h\"",
         )
         .default("1h"),

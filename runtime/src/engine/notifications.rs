@@ -1,7 +1,9 @@
 //! From alert rows to webhooks: what is sent, to whom, under which id.
 //!
 //! The id is that of the alert and its status, so it is the same after a restart, in a replay and
-//! at every retry: a receiver can recognise a request that it has seen.
+//! at every retry: a receiver can recognise a request that it has seen. What a revised row corrects
+//! is told under an id of its own, by the row's time and revision: an alert that was said to be over
+//! may fire again, and be over again.
 
 mod body;
 
@@ -223,6 +225,11 @@ impl Notifications {
         let alert_id = text("alert_id")?;
         let time_us = time("time")?;
         let json_of = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
+        let row_json = json_of(text("row")?);
+        let corrects = match row_json["revision"].as_i64() {
+            Some(revision) if revision > 0 => format!(".{time_us}.{revision}"),
+            _ => String::new(),
+        };
         let body = json!({
             "type": format!("alert.{status}"),
             "timestamp": rfc3339(time_us),
@@ -235,7 +242,7 @@ impl Notifications {
                 "summary": text("summary")?,
                 "since": rfc3339(time("since")?),
                 "keys": json_of(text("keys")?),
-                "row": json_of(text("row")?),
+                "row": row_json,
             },
         });
         let body = Bytes::from(body::encode(body)?);
@@ -248,7 +255,7 @@ impl Notifications {
         let again = if since_epoch > 0 { format!("-{since_epoch}") } else { String::new() };
         for name in &names {
             let notification = Notification {
-                id: format!("{alert_id}-{status}-{:08x}{again}", crc32fast::hash(name.as_bytes())),
+                id: format!("{alert_id}-{status}{corrects}-{:08x}{again}", crc(name)),
                 target: name.clone(),
                 body: body.clone(),
                 created_us: tick_us,
@@ -258,6 +265,10 @@ impl Notifications {
         }
         Ok(())
     }
+}
+
+fn crc(name: &str) -> u32 {
+    crc32fast::hash(name.as_bytes())
 }
 
 fn column<'a>(rows: &'a RecordBatch, name: &str) -> anyhow::Result<&'a ArrayRef> {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use super::marks::{Marks, Reading};
 use super::tables::{Row, Tables};
 use super::trace::Trace;
@@ -61,6 +63,10 @@ fn time_of(text: &str) -> i64 {
     chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MIN, |t| t.timestamp_millis())
 }
 
+fn micros_of(text: &str) -> i64 {
+    chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MIN, |t| t.timestamp_micros())
+}
+
 fn int(text: &str) -> i64 {
     text.parse::<f64>().map_or(i64::MIN, |v| v as i64)
 }
@@ -104,7 +110,12 @@ fn check_alerts(rows: &[Row], received: &Received, fail: &dyn Fn(String)) {
     let mut told: BTreeMap<String, bool> = BTreeMap::new();
     let mut once = BTreeSet::new();
     for row in rows {
-        let event = format!("{}-{}", row["alert_id"], row["status"]);
+        let corrected: Value = serde_json::from_str(&row["row"]).unwrap_or_default();
+        let corrects = match corrected["revision"].as_i64() {
+            Some(revision) if revision > 0 => format!(".{}.{revision}", micros_of(&row["time"])),
+            _ => String::new(),
+        };
+        let event = format!("{}-{}{corrects}", row["alert_id"], row["status"]);
         // A late reading may fire an alert again that had resolved, under its old id.
         if !once.insert(row) {
             fail(format!("alert {event} is there twice: {row:?}"));
