@@ -2,8 +2,8 @@
 //!
 //! The id is that of the alert and its status, so it is the same after a restart, in a replay and
 //! at every retry: a receiver can recognise a request that it has seen. What a revised row corrects
-//! is told under an id of its own, by the row's time and revision: an alert that was said to be over
-//! may fire again, and be over again.
+//! is told under an id of its own, by the row's time and revision: an alert that was said to be
+//! over may fire again, and be over again.
 
 mod body;
 
