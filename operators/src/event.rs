@@ -17,7 +17,8 @@ use crate::system::{engine_alerts, gaps_schema, sessions_schema};
 const SESSION: &[u8] = b"session";
 /// "Topic" of a [`Gap`].
 const GAP: &[u8] = b"gap";
-
+/// "Topic" of a [`Blocked`].
+const BLOCKED: &[u8] = b"blocked";
 /// "Topic" of an [`EngineAlert`].
 const ALERT: &[u8] = b"alert";
 /// "Pipeline" of the engine's own alerts.
@@ -34,7 +35,7 @@ pub struct SessionEvent {
     /// User it has proved to be; empty for nobody.
     pub user: String,
     /// `connected`, `disconnected`, `lost`, `timeout`, `taken_over`, `will`, `refused`, `denied`,
-    /// `limited`, `expired`, `subscribed`, ...
+    /// `limited`, `expired`, `starting`, `subscribed`, `filter_refused`, ...
     pub event: String,
     /// Why, or the topic of a will; for people.
     pub detail: String,
@@ -44,6 +45,9 @@ pub struct SessionEvent {
     pub protocol: String,
     /// Whether the session begins anew: packet identifiers from before mean nothing any more.
     pub fresh: bool,
+    /// Of a session that was lost, when the peer was last heard, microseconds since the Unix epoch;
+    /// 0 if that is not known.
+    pub heard_us: i64,
 }
 
 /// A time in which messages may have been lost before they reached us.
@@ -60,6 +64,30 @@ pub struct Gap {
     pub to_us: i64,
     /// Why, for people.
     pub reason: String,
+}
+
+/// A time in which the journal takes nothing from sources, because it has no room. Told again while
+/// it lasts, so that a process that is killed leaves none that lasts for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Blocked {
+    /// Since when, microseconds since the Unix epoch; the same each time it is told.
+    pub from_us: i64,
+    /// How long at least, so far as is known; microseconds since the Unix epoch.
+    pub to_us: i64,
+}
+
+impl Blocked {
+    /// Appends it to what is offered to the journal.
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
+        put(out, BLOCKED, self, "", received_us, 0);
+    }
+
+    /// The time that message `i` tells of, if it does.
+    pub fn of(messages: &Messages, i: usize) -> Option<Self> {
+        let is = messages.index[i].event && messages.topic(i) == BLOCKED;
+        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+    }
 }
 
 /// A change of one of the engine's own alerts.

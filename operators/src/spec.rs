@@ -20,7 +20,7 @@ use crate::outage::OutageSpec;
 use crate::properties::Property;
 use crate::topic::TopicTemplate;
 
-pub use absence::{AbsenceSpec, Cadence};
+pub use absence::{AbsenceSpec, Cadence, INHIBITED};
 pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
 pub use latest::LatestSpec;

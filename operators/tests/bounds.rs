@@ -363,6 +363,7 @@ fn absences(report: &mut Report) {
         disorder_us: 14 * SECOND,
         keep_us: 3_600 * SECOND,
         live: true,
+        known_after_us: 0,
         forget_after_us: 3_600 * SECOND,
         limits: KeyLimits::default(),
     };

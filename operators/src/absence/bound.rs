@@ -24,10 +24,12 @@ impl Bounded for AbsenceSpec {
         let readings = waiting(load, self.disorder_us).saturating_add(absences + 1);
         let gaps = match self.cadence {
             Cadence::Every(_) => 0,
-            Cadence::Learnt { .. } => vec_bytes(GAPS_LEARNT as u64, size_of::<i64>()),
+            // Those between readings, and those between arrivals.
+            Cadence::Learnt { .. } => 2 * vec_bytes(GAPS_LEARNT as u64, size_of::<i64>()),
         };
-        // On the lists of those to look at, of those that are silent, and of those that wait.
-        let listed = 2 * LISTED_BYTES + tree_bytes(size_of::<u32>());
+        // On the lists of those to look at, of those that are silent, and of those that wait for a
+        // source, to be told of or to be forgotten.
+        let listed = 2 * LISTED_BYTES + 2 * tree_bytes(size_of::<u32>());
         let keys = self.keys.iter().map(|k| self.input.field(*k).data_type());
         let key_bytes = key_bytes(keys, load.text_bytes)
             .saturating_add((size_of::<KeyState>() + size_of::<i64>()) as u64 + listed + gaps)

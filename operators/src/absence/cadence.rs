@@ -1,4 +1,5 @@
-//! How far apart the readings of a key are: declared, or learnt from its own gaps.
+//! How far apart the readings of a key are: declared, or learnt from its own gaps. Readings may
+//! come in batches: of what is learnt for ticks, a batch is one arrival.
 
 use std::collections::VecDeque;
 
@@ -23,6 +24,45 @@ pub(super) struct Expected {
     pub(super) cadence_us: i64,
     /// A longer gap is an absence.
     pub(super) limit_us: i64,
+}
+
+impl Expected {
+    /// How long a key must be silent in ticks for that to be told: also for as long as its next
+    /// reading may take and an outage may stay unknown.
+    pub(super) fn told_us(&self, spec: &AbsenceSpec) -> i64 {
+        self.limit_us.max(self.cadence_us.saturating_add(spec.known_after_us))
+    }
+}
+
+/// When a key's readings arrive, in ticks; nothing where the cadence is declared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Arrivals {
+    pub(super) gaps: Gaps,
+    /// The tick of the last arrival.
+    pub(super) last_us: Option<i64>,
+}
+
+impl Arrivals {
+    /// Takes the tick of a reading; `explained`: the time before it says nothing of the key.
+    pub(super) fn learn(&mut self, spec: &AbsenceSpec, tick_us: i64, explained: bool) {
+        let Cadence::Learnt { least_us } = spec.cadence else { return };
+        if let Some(last_us) = self.last_us {
+            let gap_us = tick_us.saturating_sub(last_us);
+            if gap_us < least_us {
+                return;
+            }
+            if !explained {
+                self.gaps.learn(spec, gap_us);
+            }
+        }
+        self.last_us = Some(tick_us);
+    }
+
+    /// What is expected of a key in ticks, given what is of its readings.
+    pub(super) fn expected(&self, spec: &AbsenceSpec, readings: Expected) -> Option<Expected> {
+        let arrivals = self.gaps.expected(spec)?;
+        Some(if arrivals.cadence_us > readings.cadence_us { arrivals } else { readings })
+    }
 }
 
 impl Gaps {

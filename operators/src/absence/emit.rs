@@ -36,7 +36,7 @@ impl Told {
 impl AbsenceOperator {
     /// The end of an epoch.
     pub(super) fn finish(&mut self, tick: Tick, emit: &mut Emit) -> Result<(), OperatorError> {
-        let silent = if self.spec.live { self.silence.silent(tick.time_us) } else { Vec::new() };
+        let silent = if self.spec.live { self.gone(tick.time_us) } else { Vec::new() };
         self.forgotten(&silent);
         self.give(emit)?;
         self.late.finish_of(&self.interner, (&self.spec.keys, &self.spec.input), emit)?;

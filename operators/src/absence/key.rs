@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use super::Status;
-use super::cadence::{Expected, Gaps};
+use super::cadence::{Arrivals, Expected, Gaps};
 use crate::outage::Outages;
 use crate::picked::Values;
-use crate::spec::AbsenceSpec;
+use crate::spec::{AbsenceSpec, Cadence};
 
 /// Absences of a key that can be corrected; beyond that the oldest is final.
 pub const ABSENCES_MAX: usize = 64;
@@ -58,6 +58,7 @@ pub(super) struct KeyState {
     /// The newest reading by event time.
     pub(super) last: Option<(i64, Arrived)>,
     pub(super) gaps: Gaps,
+    pub(super) arrivals: Arrivals,
     /// Those that can be corrected, by their starts; only the last one can last.
     pub(super) absences: VecDeque<Absence>,
     /// Earliest tick time at which the key is on the list of those to look at.
@@ -74,7 +75,7 @@ pub(super) struct Judge<'a> {
 /// Whether a silence counts.
 struct Verdict {
     inhibited: bool,
-    /// How long after the last reading it was certain.
+    /// How long after its beginning it was certain.
     after_us: i64,
 }
 
@@ -90,9 +91,9 @@ impl Judge<'_> {
     }
 
     /// What a silence between two ticks is worth: it counts once the key was silent for longer than
-    /// the limit with nothing to explain it.
-    fn verdict(&self, from_us: i64, to_us: i64, limit_us: i64) -> Verdict {
-        match self.outages.quiet(from_us, to_us, limit_us) {
+    /// the limit with nothing to explain it; for longer than `last_us` if that goes on.
+    fn verdict(&self, (from_us, to_us): (i64, i64), limit_us: i64, last_us: i64) -> Verdict {
+        match self.outages.quiet((from_us, to_us), limit_us, last_us) {
             Some(begin_us) => {
                 let after_us = (begin_us - from_us).saturating_add(limit_us);
                 Verdict { inhibited: false, after_us }
@@ -104,6 +105,7 @@ impl Judge<'_> {
     /// A reading that is not older than the newest one.
     pub(super) fn in_order(&mut self, id: u32, key: &mut KeyState, time_us: i64, new: Arrived) {
         let Some((last_us, last)) = key.last.take() else {
+            key.arrivals.learn(self.spec, new.tick_us, false);
             key.last = Some((time_us, new));
             return;
         };
@@ -121,7 +123,8 @@ impl Judge<'_> {
         let mut learn = true;
         match (expected.filter(|e| gap_us > e.limit_us), open) {
             (Some(expected), open) => {
-                let verdict = self.verdict(last.tick_us, new.tick_us, expected.limit_us);
+                let (silent, limit_us) = ((last.tick_us, new.tick_us), expected.limit_us);
+                let verdict = self.verdict(silent, limit_us, limit_us);
                 let mut absence = match open {
                     Some(_) => key.absences.pop_back(),
                     None => None,
@@ -147,6 +150,7 @@ impl Judge<'_> {
         if learn {
             key.gaps.learn(self.spec, gap_us);
         }
+        key.arrivals.learn(self.spec, new.tick_us, !learn);
         key.last = Some((time_us, new));
         key.forget_before(time_us.saturating_sub(self.spec.keep_us));
     }
@@ -188,23 +192,23 @@ impl Judge<'_> {
         key.bound();
     }
 
-    /// Looks at a key of which nothing waits.
-    pub(super) fn look(&mut self, id: u32, key: &mut KeyState, now_us: i64) {
+    /// Looks at a key of which nothing waits, and nothing came since the tick `heard_us`, be it as
+    /// old as it may.
+    pub(super) fn look(&mut self, id: u32, key: &mut KeyState, heard_us: i64, now_us: i64) {
         let Some((last_us, last)) = &key.last else { return };
-        let seen_us = last.tick_us;
+        let older_us = heard_us.saturating_sub(last.tick_us);
         let open = key.absences.back().filter(|a| a.lasts());
-        let expected = match open {
-            Some(absence) => Some(absence.expected),
-            None => key.gaps.expected(self.spec),
-        };
-        let silent_us = now_us.saturating_sub(seen_us);
-        let Some(expected) = expected.filter(|e| silent_us > e.limit_us) else { return };
+        let silent_us = now_us.saturating_sub(heard_us);
+        let expected = key.expected(self.spec).filter(|e| silent_us > e.told_us(self.spec));
+        let Some(expected) = expected else { return };
         let mut absence = match open {
             Some(_) => key.absences.pop_back(),
             None => None,
         }
         .unwrap_or_else(|| began(*last_us, last, expected));
-        let verdict = self.verdict(seen_us, now_us, expected.limit_us);
+        let (limit_us, told_us) = (expected.limit_us, expected.told_us(self.spec));
+        let mut verdict = self.verdict((heard_us, now_us), limit_us, told_us);
+        verdict.after_us = verdict.after_us.saturating_add(older_us);
         self.certain(id, &mut absence, &verdict);
         key.absences.push_back(absence);
         key.bound();
@@ -213,7 +217,8 @@ impl Judge<'_> {
     /// The key is taken for gone.
     pub(super) fn forgotten(&mut self, id: u32, key: &mut KeyState) {
         if let Some(mut absence) = key.absences.pop_back().filter(Absence::lasts) {
-            absence.end_us = absence.start_us.saturating_add(self.spec.forget_after_us);
+            let lasted_us = self.spec.forget_after_us.max(absence.after_us);
+            absence.end_us = absence.start_us.saturating_add(lasted_us);
             self.tell(id, Status::Forgotten, &mut absence);
         }
     }
@@ -232,19 +237,40 @@ fn began(start_us: i64, last: &Arrived, expected: Expected) -> Absence {
 }
 
 impl KeyState {
-    /// At which tick time to look at the key next, if no newer reading comes; `None`: only when the
-    /// outages have changed, or never.
-    pub(super) fn look_us(&self, spec: &AbsenceSpec, outages: &Outages) -> Option<i64> {
-        let seen_us = self.last.as_ref()?.1.tick_us;
-        let Some(open) = self.absences.back().filter(|a| a.lasts()) else {
-            let limit_us = self.gaps.expected(spec)?.limit_us;
-            return Some(seen_us.saturating_add(limit_us).saturating_add(1));
-        };
-        if !open.inhibited {
-            return None;
+    /// What is expected of the key in ticks; `None` if too little is known.
+    fn expected(&self, spec: &AbsenceSpec) -> Option<Expected> {
+        match (self.absences.back().filter(|a| a.lasts()), spec.cadence) {
+            (Some(open), _) => Some(open.expected),
+            (None, Cadence::Every(_)) => self.gaps.expected(spec),
+            (None, Cadence::Learnt { .. }) => {
+                self.arrivals.expected(spec, self.gaps.expected(spec)?)
+            }
         }
-        let since_us = outages.over_us()?.max(seen_us);
-        Some(since_us.saturating_add(open.expected.limit_us).saturating_add(1))
+    }
+
+    /// At which tick time to look at the key next, if nothing comes after the tick `heard_us`;
+    /// `None`: only when the outages have changed, or never.
+    pub(super) fn look_us(
+        &self,
+        spec: &AbsenceSpec,
+        outages: &Outages,
+        heard_us: i64,
+    ) -> Option<i64> {
+        self.last.as_ref()?;
+        let told_us = self.expected(spec)?.told_us(spec);
+        let since_us = match self.absences.back().filter(|a| a.lasts()) {
+            None => heard_us,
+            Some(open) if open.inhibited => outages.over_us()?.max(heard_us),
+            Some(_) => return None,
+        };
+        Some(since_us.saturating_add(told_us).saturating_add(1))
+    }
+
+    /// From which tick time on the key can be taken for gone, as far as outages go: it has its
+    /// whole time anew after each. `None`: while one lasts.
+    pub(super) fn gone_us(&self, spec: &AbsenceSpec, outages: &Outages) -> Option<i64> {
+        let told_us = self.expected(spec).map_or(0, |e| e.told_us(spec));
+        Some(outages.over_us()?.saturating_add(told_us).saturating_add(1))
     }
 
     /// Whether an absence lasts that an outage explains.

@@ -12,7 +12,8 @@
 //!
 //! A silence in ticks during which the source was away, or Tidegate did not run, says nothing about
 //! the key: it is inhibited. Once the source is back, every key has its whole `limit` anew; who is
-//! silent for that long counts as silent then.
+//! silent for that long counts as silent then, and is not forgotten before. A silence that an
+//! outage could explain of which nobody knows yet is not told until it would be known.
 //!
 //! State of a key: what waits for `disorder`, the newest reading, what is learnt of its cadence,
 //! and at most [`ABSENCES_MAX`] absences that can be corrected.
@@ -33,7 +34,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use self::key::{Arrived, Judge, KeyState, Told};
 use crate::batch::Tick;
 use crate::intern::KeyInterner;
-use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence};
+use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence, Waiting};
 use crate::late::LateRows;
 use crate::operator::{Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
@@ -87,6 +88,8 @@ pub struct AbsenceOperator {
     due: BTreeMap<i64, Vec<u32>>,
     /// Keys whose absence an outage explains: to be looked at when the outages change.
     waiting: BTreeSet<u32>,
+    /// Keys that would be forgotten if no outage lasted: likewise.
+    held: BTreeSet<u32>,
     late: LateRows,
     ids: Vec<u32>,
     told: Vec<Told>,
@@ -117,6 +120,7 @@ impl AbsenceOperator {
             outages: Outages::default(),
             due: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            held: BTreeSet::new(),
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             told: Vec::new(),
@@ -200,7 +204,8 @@ impl AbsenceOperator {
         if key.waits_for_source() {
             self.waiting.insert(id);
         }
-        let Some(look_us) = key.look_us(&self.spec, &self.outages) else { return };
+        let heard_us = self.reorder.keys[id as usize].seen_us;
+        let Some(look_us) = key.look_us(&self.spec, &self.outages, heard_us) else { return };
         if key.wake_us.is_none_or(|wake_us| look_us < wake_us) {
             self.keys[id as usize].wake_us = Some(look_us);
             self.due.entry(look_us).or_default().push(id);
@@ -220,18 +225,43 @@ impl AbsenceOperator {
                 }
                 let key = &mut self.keys[id as usize];
                 key.wake_us = None;
-                if !self.reorder.keys[id as usize].readings.is_empty() {
+                let Waiting { readings, seen_us: heard_us, .. } = &self.reorder.keys[id as usize];
+                if !readings.is_empty() {
                     // A newer reading is there; once it is settled, the key is watched again.
                     continue;
                 }
                 let (spec, outages, told) = (&self.spec, &self.outages, &mut self.told);
                 let before = told.len();
-                Judge { spec, outages, told }.look(id, key, now_us);
+                Judge { spec, outages, told }.look(id, key, *heard_us, now_us);
                 if self.told.len() > before {
                     self.changed.insert(self.interner.group(id));
                 }
                 self.watch(id);
             }
+        }
+    }
+
+    /// Keys that were silent for long enough to be forgotten, and not because of an outage.
+    fn gone(&mut self, now_us: i64) -> Vec<u32> {
+        let silent = self.silence.silent(now_us).into_iter();
+        let gone_us = |id: &u32| self.keys[*id as usize].gone_us(&self.spec, &self.outages);
+        let is_gone = |id: &u32| gone_us(id).is_some_and(|gone_us| gone_us <= now_us);
+        let (gone, held): (Vec<u32>, Vec<u32>) = silent.partition(is_gone);
+        held.into_iter().for_each(|id| self.hold(id));
+        gone
+    }
+
+    /// Lists a key that may not be forgotten yet for when it may, if that is known.
+    fn hold(&mut self, id: u32) {
+        if self.silence.seen_us[id as usize] != i64::MIN {
+            // It was heard meanwhile.
+            return;
+        }
+        match self.keys[id as usize].gone_us(&self.spec, &self.outages) {
+            Some(at_us) => {
+                self.silence.again(id, self.reorder.keys[id as usize].seen_us, at_us);
+            }
+            None => drop(self.held.insert(id)),
         }
     }
 
@@ -258,6 +288,9 @@ impl JoinOperator for AbsenceOperator {
             self.outages.take(right);
             for id in std::mem::take(&mut self.waiting) {
                 self.watch(id);
+            }
+            for id in std::mem::take(&mut self.held) {
+                self.hold(id);
             }
         }
         if left.num_rows() > 0 {

@@ -4,18 +4,19 @@
 use arrow::array::RecordBatch;
 
 use super::AbsenceOperator;
-use super::cadence::{Expected, Gaps};
+use super::cadence::{Arrivals, Expected, Gaps};
 use super::key::{Absence, Arrived, KeyState};
 use crate::keys::Waiting;
 use crate::operator::OperatorError;
 use crate::saved::{Layout, SavedKey, SavedRow, is_same};
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
-/// The last two numbers are null before the first reading is settled. Lists of numbers are of what
+/// The last three numbers are null before the first reading is settled, the last one always where
+/// the cadence is declared. Lists of numbers are of what
 /// waits, of gaps, then of absences; those of values of the newest reading (one or none), of what
 /// waits, and of absences.
 const LAYOUT: Layout = Layout {
-    numbers: &["clock_us", "through_us", "seen_us", "last_us", "last_tick_us"],
+    numbers: &["clock_us", "through_us", "seen_us", "last_us", "last_tick_us", "arrival_us"],
     lists: &[
         "waiting_us",
         "waiting_tick_us",
@@ -27,6 +28,7 @@ const LAYOUT: Layout = Layout {
         "limit_us",
         "inhibited",
         "revision",
+        "arrivals_us",
     ],
     values: &["last", "waiting", "absences"],
 };
@@ -46,7 +48,8 @@ impl SavedKey for Saved<'_> {
             1 => Some(self.waiting.through_us),
             2 => Some(self.waiting.seen_us),
             3 => last.map(|l| l.0),
-            _ => last.map(|l| l.1.tick_us),
+            4 => last.map(|l| l.1.tick_us),
+            _ => self.key.arrivals.last_us,
         }
     }
 
@@ -63,7 +66,8 @@ impl SavedKey for Saved<'_> {
             6 => absences(&|a| a.expected.cadence_us),
             7 => absences(&|a| a.expected.limit_us),
             8 => absences(&|a| i64::from(a.inhibited)),
-            _ => absences(&|a| a.revision),
+            9 => absences(&|a| a.revision),
+            _ => self.key.arrivals.gaps.0.iter().copied().collect(),
         }
     }
 
@@ -112,10 +116,11 @@ impl AbsenceOperator {
     }
 
     fn load_key(&mut self, id: u32, row: &SavedRow<'_>) {
-        let [clock_us, through_us, seen_us, last_us, last_tick_us] =
-            [0, 1, 2, 3, 4].map(|at| row.number(at));
-        let [times_us, ticks_us, gaps, start, end, after, cadence, limit, inhibited, revision] =
-            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|at| row.list(at));
+        let [clock_us, through_us, seen_us, last_us, last_tick_us, arrival_us] =
+            [0, 1, 2, 3, 4, 5].map(|at| row.number(at));
+        let [times_us, ticks_us, gaps, start, end, after, cadence, limit, inhibited] =
+            [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|at| row.list(at));
+        let [revision, arrivals] = [9, 10].map(|at| row.list(at));
         let [last, waiting, absences] = [0, 1, 2].map(|at| row.values(at));
         self.reorder.start(id);
         let key = &mut self.reorder.keys[id as usize];
@@ -140,6 +145,7 @@ impl AbsenceOperator {
         let state = KeyState {
             last: last.map(|((time_us, tick_us), values)| (time_us, Arrived { tick_us, values })),
             gaps: Gaps(gaps.into()),
+            arrivals: Arrivals { gaps: Gaps(arrivals.into()), last_us: arrival_us },
             absences: (0..start.len()).map(absence).collect(),
             wake_us: None,
         };

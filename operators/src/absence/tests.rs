@@ -49,6 +49,7 @@ fn spec() -> AbsenceSpec {
         disorder_us: DISORDER,
         keep_us: 100_000,
         live: true,
+        known_after_us: 0,
         forget_after_us: 1_000_000,
         limits: KeyLimits::default(),
     }
@@ -208,8 +209,8 @@ fn sent(delay: impl Strategy<Value = i64>) -> impl Strategy<Value = Vec<Sent>> {
 }
 
 /// The definition, as plainly as it can be written: gaps between readings in order, and what is
-/// silent at the end.
-fn plain(sent: &[Sent], end_us: i64) -> Vec<(String, i64, i64, bool)> {
+/// silent at one of the ticks, by the last that came of it until then, whatever its time.
+fn plain(sent: &[Sent], ticks: &[i64]) -> Vec<(String, i64, i64, bool)> {
     let mut all = Vec::new();
     for (number, device) in DEVICES.iter().enumerate() {
         let own: Vec<&Sent> = sent.iter().filter(|s| s.0 == number).collect();
@@ -220,7 +221,10 @@ fn plain(sent: &[Sent], end_us: i64) -> Vec<(String, i64, i64, bool)> {
         }
         let newest = *times.last().unwrap();
         let seen = own.iter().filter(|s| s.1 == newest).map(|s| s.1 + s.2).min().unwrap();
-        if end_us - seen > LIMIT {
+        let heard = |at: i64| own.iter().map(|s| s.1 + s.2).filter(|s| *s <= at).max();
+        let silent =
+            |at: &&i64| **at >= seen && heard(**at).is_some_and(|heard| *at - heard > LIMIT);
+        if ticks.iter().find(silent).is_some() {
             all.push(((*device).to_owned(), newest, i64::MAX, true));
         }
     }
@@ -260,9 +264,10 @@ proptest! {
         // Whatever waits for `disorder` is through after it.
         let end = end + DISORDER + 1;
         fleet.epoch(end, &[], &[]);
+        let ticks: Vec<i64> = turns.keys().copied().chain([end]).collect();
         let stands: Vec<_> =
             fleet.stands().into_iter().map(|(d, s, e, lasts, _)| (d, s, e, lasts)).collect();
-        prop_assert_eq!(stands, plain(&all, end));
+        prop_assert_eq!(stands, plain(&all, &ticks));
         prop_assert!(fleet.told.iter().all(|row| !row.inhibited));
         prop_assert_eq!(fleet.late, 0);
     }
@@ -318,7 +323,7 @@ proptest! {
             }
             longest.max(to - begin) <= LIMIT
         };
-        let plain: Vec<_> = plain(&sent, end)
+        let plain: Vec<_> = plain(&sent, &[end])
             .into_iter()
             .map(|(d, s, e, lasts)| (d, s, e, lasts, explained(s, e.min(end))))
             .collect();

@@ -43,6 +43,13 @@ impl Silence {
         *seen_us = now_us;
     }
 
+    /// A key that was told to be silent, but is not to be forgotten before `at_us`; heard last at
+    /// the tick `seen_us`.
+    pub(crate) fn again(&mut self, id: u32, seen_us: i64, at_us: i64) {
+        self.seen_us[id as usize] = seen_us;
+        self.due.entry(at_us).or_default().push(id);
+    }
+
     /// Keys that are silent for long enough now. They are no longer watched until they are heard.
     pub(crate) fn silent(&mut self, now_us: i64) -> Vec<u32> {
         let mut silent = Vec::new();

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 
-use super::{AWAY, BACK, Changes, Outage, OutageKind, OutageSpec, changes_schema, outages_schema};
+use super::{
+    AWAY, BACK, BLOCKED, Changes, Outage, OutageKind, OutageSpec, STARTS, changes_schema,
+    outages_schema,
+};
 use crate::batch::Tick;
 use crate::key::key_group;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
-/// Outages that are remembered; beyond that the oldest is forgotten. One a minute, it is four
-/// hours; what reads them looks at what happened lately.
+/// Outages that are remembered; beyond that the two oldest become one, so that no time of which
+/// little is known counts as quiet. One a minute, it is four hours.
 pub const OUTAGES_MAX: usize = 256;
 
 /// The log. It has no keys, so it is on one worker.
@@ -43,19 +46,42 @@ impl OutageLog {
         self.outages.insert(at, outage);
         if self.outages.len() > OUTAGES_MAX {
             // Not one that lasts: its end is still to come.
-            let oldest = self.outages.iter().position(|o| o.to_us != i64::MAX);
-            self.outages.remove(oldest.unwrap_or_default());
+            let mut oldest = self.outages.extract_if(.., |o| o.to_us != i64::MAX);
+            if let (Some(first), Some(second)) = (oldest.next(), oldest.next()) {
+                drop(oldest);
+                self.add(Outage { to_us: first.to_us.max(second.to_us), ..first });
+            }
         }
         self.told = false;
     }
 
-    fn change(&mut self, what: &str, session: i64, (from_us, to_us): (i64, i64)) {
+    fn away(&mut self, session: i64, from_us: i64) {
+        self.away.insert(session);
+        let lasts = self.outages.iter().position(|o| o.to_us == i64::MAX);
+        if lasts.is_some_and(|at| self.outages[at].from_us <= from_us) {
+            return;
+        }
+        // Of several sessions, one that is missed later may have been heard less lately.
+        if let Some(at) = lasts {
+            self.outages.remove(at);
+        }
+        self.add(Outage { from_us, to_us: i64::MAX, kind: OutageKind::Away });
+    }
+
+    /// `tick_us`: the tick before.
+    fn change(
+        &mut self,
+        (what, session): (&str, i64),
+        (from_us, to_us): (i64, i64),
+        tick_us: Option<i64>,
+    ) {
         match what {
-            AWAY => {
-                if self.away.is_empty() {
-                    self.add(Outage { from_us, to_us: i64::MAX, kind: OutageKind::Away });
-                }
-                self.away.insert(session);
+            AWAY => self.away(session, from_us),
+            STARTS => self.away(session, tick_us.unwrap_or(from_us).min(from_us)),
+            BLOCKED => {
+                let kind = OutageKind::Blocked;
+                self.outages.retain(|o| (o.kind, o.from_us) != (kind, from_us));
+                self.add(Outage { from_us, to_us, kind });
             }
             BACK => {
                 if self.away.remove(&session) && self.away.is_empty() {
@@ -109,7 +135,7 @@ impl KeyedOperator for OutageLog {
         let [sessions, from, to] = [1, 2, 3].map(|c| rows.column(c).as_primitive::<Int64Type>());
         for row in 0..rows.num_rows() {
             let times = (from.value(row), to.value(row));
-            self.change(what.value(row), sessions.value(row), times);
+            self.change((what.value(row), sessions.value(row)), times, last_us);
         }
         if !std::mem::replace(&mut self.told, true) {
             emit.rows.push(self.rows());

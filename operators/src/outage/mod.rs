@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Builder, RecordBatch, StringBuilder};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
-use crate::event::{Gap, SessionEvent};
+use crate::event::{Blocked, Gap, SessionEvent};
 use crate::message::Messages;
 
 pub use self::log::{OUTAGES_MAX, OutageLog};
@@ -22,6 +22,14 @@ pub use self::log::{OUTAGES_MAX, OutageLog};
 /// Ticks of a running process further apart than this mean that it did not run, or stood still: an
 /// idle journal has a tick each second. Microseconds.
 pub const STOPPED_AFTER_US: i64 = 5_000_000;
+
+/// So long after a connection of ours broke without a word it may be noticed, and the source be
+/// away: the subscriber asks twice in a keep-alive, and waits for the answer. Microseconds.
+pub const LOST_KNOWN_AFTER_US: i64 = 30_000_000;
+
+/// So long devices that connect to us may be unheard after a stop that is too short to be noticed:
+/// the stop, and as long until they are back. Microseconds.
+pub const BACK_AFTER_US: i64 = 2 * STOPPED_AFTER_US;
 
 /// How a pipeline's source, and time itself, are watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +42,18 @@ pub struct OutageSpec {
     pub sessions: u16,
 }
 
+impl OutageSpec {
+    /// How long an outage may last before it is known, or is short enough to stay unknown,
+    /// microseconds: what is silent for less says nothing yet.
+    pub fn known_after_us(&self) -> i64 {
+        match (self.sessions, self.stopped_after_us) {
+            (_, None) => 0,
+            (0, Some(_)) => BACK_AFTER_US,
+            (_, Some(_)) => LOST_KNOWN_AFTER_US,
+        }
+    }
+}
+
 /// Why nothing could be heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OutageKind {
@@ -43,16 +63,19 @@ pub enum OutageKind {
     Gap,
     /// Tidegate did not run, or stood still.
     Stopped,
+    /// The journal had no room, and took nothing.
+    Blocked,
 }
 
 impl OutageKind {
-    const ALL: [Self; 3] = [Self::Away, Self::Gap, Self::Stopped];
+    const ALL: [Self; 4] = [Self::Away, Self::Gap, Self::Stopped, Self::Blocked];
 
     fn name(self) -> &'static str {
         match self {
             Self::Away => "away",
             Self::Gap => "gap",
             Self::Stopped => "stopped",
+            Self::Blocked => "blocked",
         }
     }
 
@@ -108,8 +131,8 @@ impl Outages {
     }
 
     /// The begin of the first stretch between two ticks that is longer than `least_us` and that no
-    /// outage touches.
-    pub fn quiet(&self, from_us: i64, to_us: i64, least_us: i64) -> Option<i64> {
+    /// outage touches. The last stretch, which goes on, must be longer than `last_us`.
+    pub fn quiet(&self, (from_us, to_us): (i64, i64), least_us: i64, last_us: i64) -> Option<i64> {
         let mut begin_us = from_us;
         for outage in self.0.iter().filter(|o| o.to_us > from_us) {
             if outage.from_us.min(to_us).saturating_sub(begin_us) > least_us {
@@ -117,7 +140,7 @@ impl Outages {
             }
             begin_us = begin_us.max(outage.to_us);
         }
-        (to_us.saturating_sub(begin_us) > least_us).then_some(begin_us)
+        (to_us.saturating_sub(begin_us) > last_us).then_some(begin_us)
     }
 
     /// When the last one was over (the least time if there was none); `None` while one lasts.
@@ -145,8 +168,12 @@ struct Changes {
 const AWAY: &str = "away";
 /// A session is back at `from_us`.
 const BACK: &str = "back";
+/// A session begins to be made: since the process before this one, nobody has listened.
+const STARTS: &str = "starts";
 /// Messages may have been lost.
 const GAP: &str = "gap";
+/// The journal takes nothing.
+const BLOCKED: &str = "blocked";
 
 /// Schema of the input of [`OutageLog`].
 pub fn changes_schema() -> SchemaRef {
@@ -177,19 +204,32 @@ impl Changes {
     }
 }
 
-/// What messages of the source that `spec` is about say of outages: rows for [`OutageLog`].
-pub fn outage_changes(spec: OutageSpec, messages: &Messages) -> RecordBatch {
+/// What messages say of outages: rows for [`OutageLog`]. `own`: they are of the source that `spec`
+/// is about; of others only what concerns all sources counts.
+pub fn outage_changes(spec: OutageSpec, own: bool, messages: &Messages) -> RecordBatch {
     let mut changes = Changes::default();
     for (i, meta) in messages.index.iter().enumerate().filter(|(_, m)| m.event) {
         let (at_us, session) = (meta.received_us, i64::from(meta.session));
+        if let Some(blocked) = Blocked::of(messages, i) {
+            if spec.stopped_after_us.is_some() {
+                changes.push(BLOCKED, 0, (blocked.from_us, blocked.to_us));
+            }
+            continue;
+        }
+        if !own {
+            continue;
+        }
         if let Some(gap) = Gap::of(messages, i) {
             changes.push(GAP, 0, (gap.from_us, gap.to_us));
         } else if meta.session < spec.sessions
             && let Some(event) = SessionEvent::of(messages, i)
         {
             match event.event.as_str() {
+                "starting" => changes.push(STARTS, session, (at_us, at_us)),
                 "lost" | "refused" | "disconnected" => {
-                    changes.push(AWAY, session, (at_us, at_us));
+                    let heard_us = Some(event.heard_us).filter(|us| *us > 0);
+                    let from_us = heard_us.map_or(at_us, |us| us.min(at_us));
+                    changes.push(AWAY, session, (from_us, from_us));
                 }
                 "connected" | "subscribed" => {
                     changes.push(BACK, session, (at_us, at_us));

@@ -22,10 +22,17 @@ fn rows(spec: OutageSpec, events: &[(i64, u16, &str)]) -> RecordBatch {
             "gap" => {
                 Gap { from_us: at_us - 3, to_us: *at_us, ..Gap::default() }.put(&mut out, *at_us)
             }
+            "blocked" => {
+                // Since a moment that is the same in its ten, until twenty later.
+                let (from_us, to_us) = (at_us / 10 * 10, at_us + 20);
+                Blocked { from_us, to_us }.put(&mut out, *at_us);
+            }
+            "broken" => SessionEvent { heard_us: at_us - 20, ..event("lost") }
+                .put(&mut out, *at_us, *session),
             what => event(what).put(&mut out, *at_us, *session),
         }
     }
-    outage_changes(spec, &out.finish(0, 0))
+    outage_changes(spec, true, &out.finish(0, 0))
 }
 
 /// What a reader has after an epoch; `None`: it was told nothing.
@@ -85,8 +92,58 @@ fn what_is_remembered_is_bounded_and_what_lasts_stays() {
     }
     let last = listed(&last.unwrap());
     assert_eq!(last.len(), OUTAGES_MAX);
-    assert_eq!(last[0], (0, i64::MAX, OutageKind::Away));
+    assert!(last.contains(&(0, i64::MAX, OutageKind::Away)));
     assert_eq!(last.last().unwrap().1, 999);
+    // What is forgotten of them is not taken for quiet.
+    assert_eq!((last[0].0, last[0].1), (-2, 1000 - OUTAGES_MAX as i64 + 1));
+}
+
+#[test]
+fn a_start_is_an_outage_until_it_is_connected() {
+    use OutageKind::Away;
+    let mut log = OutageLog::new(SPEC, true);
+    let mut told = |at_us: i64, events: &[(i64, u16, &str)]| {
+        epoch(&mut log, at_us, &rows(SPEC, events)).map(|o| listed(&o))
+    };
+    told(100, &[(99, 0, "connected")]);
+    // Killed, and started again at once: nobody listened since the tick before.
+    let starts = [(104, 0, "starting"), (104, 1, "starting")];
+    assert_eq!(told(104, &starts), Some(vec![(100, i64::MAX, Away)]));
+    assert_eq!(told(106, &[(105, 1, "connected")]), None);
+    assert_eq!(told(107, &[(107, 0, "connected")]), Some(vec![(100, 107, Away)]));
+}
+
+#[test]
+fn a_broken_connection_is_lost_since_it_was_heard_last() {
+    use OutageKind::Away;
+    let mut log = OutageLog::new(SPEC, true);
+    let mut told = |at_us: i64, events: &[(i64, u16, &str)]| {
+        epoch(&mut log, at_us, &rows(SPEC, events)).map(|o| listed(&o))
+    };
+    assert_eq!(told(90, &[(90, 0, "lost")]), Some(vec![(90, i64::MAX, Away)]));
+    assert_eq!(told(94, &[(94, 1, "broken")]), Some(vec![(74, i64::MAX, Away)]));
+    assert_eq!(told(95, &[(95, 2, "broken")]), None);
+    assert_eq!(told(96, &[(96, 0, "filter_refused")]), None, "the other filters flow");
+}
+
+#[test]
+fn no_room_in_the_journal_is_an_outage_of_every_live_source() {
+    let mut out = MessagesBuilder::default();
+    Blocked { from_us: 3, to_us: 20 }.put(&mut out, 4);
+    SessionEvent { ..event("lost") }.put(&mut out, 4, 0);
+    let foreign = outage_changes(SPEC, false, &out.finish(0, 0));
+    let mut log = OutageLog::new(SPEC, true);
+    let kind = OutageKind::Blocked;
+    assert_eq!(epoch(&mut log, 4, &foreign).map(|o| listed(&o)), Some(vec![(3, 20, kind)]));
+    // It goes on, and is over sooner than was thought.
+    for to_us in [25, 24] {
+        let mut out = MessagesBuilder::default();
+        Blocked { from_us: 3, to_us }.put(&mut out, 4);
+        let again = outage_changes(SPEC, false, &out.finish(0, 0));
+        assert_eq!(epoch(&mut log, 5, &again).map(|o| listed(&o)), Some(vec![(3, to_us, kind)]));
+    }
+    let files = OutageSpec::default();
+    assert_eq!(rows(files, &[(1, 0, "blocked")]).num_rows(), 0);
 }
 
 #[test]
@@ -108,10 +165,12 @@ proptest! {
     /// once more, and from then on the same.
     #[test]
     fn a_restart_changes_nothing(
-        turns in prop::collection::vec((1i64..9, 0u16..3, 0usize..5), 1..40),
+        turns in prop::collection::vec((1i64..9, 0u16..3, 0usize..8), 1..40),
         restart in 0usize..40,
     ) {
-        let whats = ["lost", "connected", "gap", "limited", "disconnected"];
+        let whats = [
+            "lost", "connected", "gap", "limited", "disconnected", "starting", "blocked", "broken",
+        ];
         let (mut straight, mut other) = (OutageLog::new(SPEC, true), OutageLog::new(SPEC, true));
         let (mut at_us, mut one, mut two) = (0, Outages::default(), Outages::default());
         for (turn, (pause_us, session, what)) in turns.into_iter().enumerate() {

@@ -6,6 +6,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::{Expr, KeyLimits, time_type};
 
+/// The column that says whether an outage explains an absence; only absences have it.
+pub const INHIBITED: &str = "inhibited";
+
 /// How far apart the readings of a key are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cadence {
@@ -46,6 +49,9 @@ pub struct AbsenceSpec {
     /// Ticks are the time in which readings come in, so that a key is silent without a message.
     /// False where readings come faster than they were made: from files.
     pub live: bool,
+    /// How long an outage may last before it is known, microseconds: a silence that so young an
+    /// outage could explain is not told yet.
+    pub known_after_us: i64,
     /// A key that was silent for this long (tick time) is forgotten, microseconds.
     pub forget_after_us: i64,
     /// How many keys it may have.
@@ -70,7 +76,7 @@ impl AbsenceSpec {
         add("status", DataType::Utf8, false);
         add("missed", DataType::Int64, false);
         add("cadence", DataType::Float64, false);
-        add("inhibited", DataType::Boolean, false);
+        add(INHIBITED, DataType::Boolean, false);
         for (name, e) in &self.select {
             let data_type = e.data_type(&self.input).expect("checked when planned");
             add(name, data_type, true);

@@ -100,8 +100,9 @@ fn system_tables(out: &mut String) {
             "What happened to the sessions of devices, brokers and HTTP clients. `event` is \
              `connected`, `disconnected`, `lost`, `timeout`, `taken_over`, `will` (`detail` is its \
              topic), `expired`, `refused` (not let in), `denied` (may not publish or subscribe), \
-             `limited` (its queue was full), `subscribed`, `skipped` (a packet that could not be \
-             taken), or `request` (HTTP with a key).",
+             `limited` (its queue was full), `starting` (a session with a broker of ours, before \
+             it is connected), `subscribed`, `filter_refused` (the others go on), `skipped` (a \
+             packet that could not be taken), or `request` (HTTP with a key).",
             system::sessions_schema(),
         ),
         (

@@ -11,7 +11,9 @@ pub(super) fn absence(a: &AbsenceSpec, out: &mut String) {
     let missed = a.missed;
     let (what, limit, learnt) = match a.cadence {
         Cadence::Every(us) => {
-            let limit = show_duration(us.saturating_mul(missed));
+            let limit_us = us.saturating_mul(missed);
+            let told_us = us.saturating_add(a.known_after_us).max(limit_us).max(a.disorder_us);
+            let limit = show_duration(if a.live { told_us } else { limit_us });
             let every = show_duration(us);
             (format!("{missed} readings in a row are missing, {every} apart"), limit, String::new())
         }
@@ -22,7 +24,11 @@ pub(super) fn absence(a: &AbsenceSpec, out: &mut String) {
                  ten of the last {GAPS_LEARNT} gaps of the key are not longer, at least {least}; \
                  known after {GAPS_LEAST}"
             );
-            (what, "as long".to_owned(), format!(", {GAPS_LEARNT} gaps"))
+            let limit = match a.live {
+                true => format!("as long, and {} after one gap", show_duration(a.known_after_us)),
+                false => "as long".to_owned(),
+            };
+            (what, limit, format!(", {} gaps", 2 * GAPS_LEARNT))
         }
     };
     line(out, "absent", &what);
@@ -30,8 +36,8 @@ pub(super) fn absence(a: &AbsenceSpec, out: &mut String) {
     let disorder = show_duration(a.disorder_us);
     let told = match a.live {
         true => format!(
-            "when no newer reading came for {limit}, without a message; its end {disorder} after \
-             the next reading"
+            "when no reading came for {limit}, without a message; its end {disorder} after the \
+             next newer reading"
         ),
         false => format!("when a reading is more than {limit} after the one before it"),
     };
@@ -61,7 +67,7 @@ mod tests {
         let all = explain(&plan);
         for line in [
             "absent   5 readings in a row are missing, 1m apart",
-            "told     when no newer reading came for 5m, without a message; its end 2s after",
+            "told     when no reading came for 5m, without a message; its end 2s after",
             "late     corrects absences of the last 2h; after that system.late",
             "nine of ten of the last 31 gaps of the key are not longer, at least 10s",
             "finds    open, then NOT open within 5m",

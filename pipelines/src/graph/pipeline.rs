@@ -22,8 +22,8 @@ use tidegate_operators::sequence::SequenceOperator;
 use tidegate_operators::skew::{ClockSkew, clocks_schema};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
-    Clock, DedupSpec, Expr, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind, StepSpec,
-    TableSpec,
+    Clock, DedupSpec, Expr, INHIBITED, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind,
+    StepSpec, TableSpec,
 };
 use tidegate_operators::system::{findings_from, late_rows, step_rejects};
 use tidegate_operators::window::WindowOperator;
@@ -443,17 +443,46 @@ fn journal_columns(
     order.iter().map(place).collect()
 }
 
-/// Time first, then everything that has an order.
+/// Time first, then everything that has an order. Of an absence a revision may end earlier than the
+/// one before it, and who goes by the last one must get it last; one absence of a key ends before
+/// the next one begins.
 fn sortable_columns(schema: &SchemaRef) -> Vec<usize> {
     use arrow::datatypes::DataType;
+    let by_revision = schema.index_of(INHIBITED).is_ok();
     let name = |i: &usize| schema.field(*i).name().as_str();
     let mut columns: Vec<usize> = (0..schema.fields().len())
         .filter(|i| !matches!(schema.field(*i).data_type(), DataType::List(_) | DataType::Null))
         .collect();
     columns.sort_by_key(|i| match name(i) {
+        "window_start" if by_revision => 0,
+        "revision" if by_revision => 1,
+        "window_end" if by_revision => 2,
         "window_end" | "time" => 0,
         "window_start" => 1,
-        _ => 2,
+        _ => 3,
     });
     columns
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn revisions_of_an_absence_are_in_the_order_in_which_they_were_told() {
+        let ordered = |names: &[&str]| -> Vec<String> {
+            let field = |name: &&str| Field::new(*name, DataType::Int64, false);
+            let schema = Arc::new(Schema::new(names.iter().map(field).collect::<Vec<_>>()));
+            let order = sortable_columns(&schema);
+            order[..2].iter().map(|i| schema.field(*i).name().clone()).collect()
+        };
+        let windows = ["device", "window_start", "window_end", "revision"];
+        assert_eq!(ordered(&windows), ["window_end", "window_start"]);
+        let absences = ["device", "window_start", "window_end", INHIBITED, "revision"];
+        assert_eq!(ordered(&absences), ["window_start", "revision"]);
+    }
 }

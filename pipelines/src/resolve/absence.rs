@@ -1,7 +1,7 @@
 //! Steps of type `absence`.
 
 use arrow::datatypes::SchemaRef;
-use tidegate_operators::spec::{AbsenceSpec, Cadence, Expr, StepKind};
+use tidegate_operators::spec::{AbsenceSpec, Cadence, Expr, INHIBITED, StepKind};
 
 use super::edges::{Edge, RowKind};
 use super::steps::Steps;
@@ -13,7 +13,7 @@ use crate::config::units::show_duration;
 
 /// Columns that every row has.
 const OWN: [&str; 8] =
-    ["window_start", "window_end", "status", "missed", "cadence", "inhibited", "rows", "revision"];
+    ["window_start", "window_end", "status", "missed", "cadence", INHIBITED, "rows", "revision"];
 
 /// Whether these are the columns of absences.
 pub(super) fn is_of(schema: &SchemaRef) -> bool {
@@ -63,6 +63,7 @@ pub(crate) fn absence(
         disorder_us: inherited(steps, step, "disorder"),
         keep_us: step.duration_us("revise_for")?,
         live: steps.live,
+        known_after_us: steps.known_after_us,
         forget_after_us,
         limits: limits::of_step(&steps.limits, step),
     };

@@ -144,6 +144,7 @@ fn pipeline(
     let mut resolved = steps::Steps::new(name, reading, limits::table(file), edges);
     resolved.registries.clone_from(&registries);
     resolved.live = outages.stopped_after_us.is_some();
+    resolved.known_after_us = outages.known_after_us();
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);

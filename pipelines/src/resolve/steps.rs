@@ -22,6 +22,8 @@ pub(crate) struct Steps<'t> {
     pub(super) registries: Vec<RegistrySpec>,
     /// Readings come in when they are made: the source is not files.
     pub(super) live: bool,
+    /// See [`tidegate_operators::outage::OutageSpec::known_after_us`].
+    pub(super) known_after_us: i64,
     edges: Edges,
     specs: Vec<StepSpec>,
 }
@@ -35,7 +37,8 @@ impl<'t> Steps<'t> {
         edges: Edges,
     ) -> Self {
         let (pipeline, registries) = (pipeline.to_owned(), Vec::new());
-        Self { pipeline, reading, limits, registries, live: true, edges, specs: Vec::new() }
+        let (live, known_after_us, specs) = (true, 0, Vec::new());
+        Self { pipeline, reading, limits, registries, live, known_after_us, edges, specs }
     }
 
     /// What was resolved.

@@ -138,7 +138,7 @@ impl Alarm {
 
 /// All rules at work, until dropped.
 pub(crate) struct Alarms {
-    tasks: [tokio::task::JoinHandle<()>; 2],
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Drop for Alarms {
@@ -192,8 +192,14 @@ impl Alarms {
                 }
             }
         });
-        let tasks = [watch, tokio::spawn(journal(told, intake, note, firing))];
+        let tasks = vec![watch, tokio::spawn(journal(told, intake, note, firing))];
         Ok(Self { tasks })
+    }
+
+    /// Together with another task that ends when they do.
+    pub(crate) fn with(mut self, task: tokio::task::JoinHandle<()>) -> Self {
+        self.tasks.push(task);
+        self
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::alarms::{Alarms, Conditions as Holding, Rule};
+use super::blocked;
 use super::registries::Registries;
 use super::sources::SourceState;
 use super::tables::TableTroubles;
@@ -25,8 +26,10 @@ pub(super) fn watch(
     (outbox, stats): About,
 ) -> std::io::Result<Alarms> {
     let urgent = states.journal.urgent_intake();
+    let journal = Arc::clone(&states.journal);
+    let blocked = blocked::watch(clock.clone(), Arc::clone(&urgent), journal);
     let conditions = Conditions { states, outbox, stats };
-    Alarms::start(data, clock, urgent, conditions.looker())
+    Ok(Alarms::start(data, clock, urgent, conditions.looker())?.with(tokio::spawn(blocked)))
 }
 
 /// Parts of the engine that can be in a bad state.

@@ -8,6 +8,7 @@
 mod access;
 mod alarms;
 mod apply;
+mod blocked;
 pub(crate) mod checkpoints;
 mod commit;
 mod conditions;

@@ -80,6 +80,7 @@ impl UnderWay {
             address: address.to_owned(),
             protocol: "http".to_owned(),
             fresh: false,
+            heard_us: 0,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidegate_operators::outage::LOST_KNOWN_AFTER_US;
+
 /// Time from the TCP connection to a complete CONNECT. Slow links manage in a second or two; more
 /// only helps those who occupy connections.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,6 +127,12 @@ pub const SUBACK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Keep-alive that the subscriber announces to its broker.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+// What says of devices that they are silent waits as long as a broken connection may be unknown.
+const _: () = assert!(
+    KEEP_ALIVE.as_micros() / 2 + PONG_TIMEOUT.as_micros() < LOST_KNOWN_AFTER_US as u128,
+    "a lost broker is noticed in time"
+);
 
 /// First pause before connecting again.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);

@@ -83,8 +83,13 @@ impl TestIntake {
         (messages.clone(), i)
     }
 
-    /// All session events that have arrived.
+    /// All session events that have arrived, without those that tell of the start.
     pub(super) fn session_events(&self) -> Vec<SessionEvent> {
+        self.all_session_events().into_iter().filter(|e| e.event != "starting").collect()
+    }
+
+    /// All of them.
+    pub(super) fn all_session_events(&self) -> Vec<SessionEvent> {
         let arrived = self.arrived.lock().unwrap();
         let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
         all.filter_map(|(m, i)| SessionEvent::of(m, i)).collect()

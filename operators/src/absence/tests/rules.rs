@@ -1,6 +1,10 @@
 //! One rule at a time: what is told, and when.
 
 use super::*;
+use crate::event::SessionEvent;
+use crate::message::MessagesBuilder;
+use crate::operator::KeyedOperator;
+use crate::outage::{OUTAGES_MAX, OutageLog, OutageSpec, outage_changes};
 
 fn told(rows: &[Row]) -> Vec<(i64, i64, &str, i64, i64)> {
     rows.iter().map(|r| (r.start, r.end, r.status.as_str(), r.missed, r.revision)).collect()
@@ -141,6 +145,123 @@ fn a_key_that_is_gone_for_long_is_forgotten_and_says_so() {
     assert!(fleet.workers.iter().all(|worker| worker.interner.is_empty()));
     assert_eq!(fleet.epoch(5_000, &[("a", 5_000, 1.0)], &[]), []);
     assert_eq!(fleet.epoch(5_010, &[], &[]), [], "it is new");
+}
+
+#[test]
+fn a_reading_that_is_old_is_heard_all_the_same() {
+    let mut fleet = Fleet::new(spec());
+    // Its clock was far ahead, and was set right.
+    fleet.epoch(0, &[("a", 3_000, 1.0)], &[]);
+    fleet.epoch(6, &[], &[]);
+    for at in 1..200 {
+        assert_eq!(fleet.epoch(at * 10, &[("a", at * 10, 1.0)], &[]), [], "at {at}");
+        if at % 7 == 0 {
+            fleet.restart(1 + at as usize % 3);
+        }
+    }
+    assert_eq!(fleet.epoch(2_020, &[], &[]), []);
+    assert_eq!(told(&fleet.epoch(2_021, &[], &[])), [(3_000, 5_020, "silent", 3, 0)]);
+}
+
+#[test]
+fn batches_are_learnt_as_they_arrive() {
+    let mut fleet = Fleet::new(AbsenceSpec { cadence: Cadence::Learnt { least_us: 5 }, ..spec() });
+    // Sixty readings ten apart in one message, or in several that come together.
+    for minute in 1..40 {
+        let at = minute * 600;
+        let batch: Vec<Reading> = (0..60).map(|i| ("a", at - 600 + i * 10, 1.0)).collect();
+        for (i, some) in batch.chunks(20).enumerate() {
+            fleet.epoch(at + i as i64, some, &[]);
+        }
+        for tick in (10..600).step_by(10) {
+            assert_eq!(fleet.epoch(at + tick, &[], &[]), [], "minute {minute}");
+        }
+        if minute % 9 == 0 {
+            fleet.restart(2);
+        }
+    }
+    let last = 39 * 600 + 2;
+    assert_eq!(fleet.epoch(last + 3 * 600, &[], &[]), []);
+    let rows = fleet.epoch(last + 3 * 600 + 1, &[], &[]);
+    let start = 39 * 600 - 10;
+    assert_eq!(told(&rows), [(start, start + 3 * 600, "silent", 3, 0)]);
+    // A gap within a batch is one by its own clock, as before.
+    fleet.epoch(30_000, &[("a", 28_000, 1.0), ("a", 28_010, 1.0), ("a", 28_100, 1.0)], &[]);
+    let rows = fleet.epoch(30_006, &[], &[]);
+    let of_batch: Vec<_> = rows.iter().filter(|row| row.start >= 28_000).cloned().collect();
+    let expected = [(28_010, 28_040, "silent", 3, 0), (28_010, 28_100, "back", 8, 1)];
+    assert_eq!(told(&of_batch), expected);
+}
+
+#[test]
+fn what_an_outage_could_explain_that_is_not_known_yet_waits() {
+    // The cable is pulled; it takes 25 until that is noticed.
+    let spec = AbsenceSpec { known_after_us: 30, ..spec() };
+    let mut fleet = Fleet::new(spec);
+    for at in 0..=10 {
+        fleet.epoch(at * 10, &[("a", at * 10, 1.0)], &[]);
+    }
+    for at in 101..135 {
+        assert_eq!(fleet.epoch(at, &[], &[]), [], "at {at}");
+    }
+    assert_eq!(fleet.epoch(135, &[], &[(110, i64::MAX)]), []);
+    let rows = fleet.epoch(141, &[], &[]);
+    assert_eq!(told(&rows), [(100, 130, "inhibited", 3, 0)]);
+    // Who is silent with the source there, is told a little later.
+    fleet.epoch(200, &[("a", 200, 1.0)], &[(110, 200)]);
+    fleet.epoch(206, &[], &[]);
+    assert_eq!(fleet.epoch(240, &[], &[]), []);
+    assert_eq!(told(&fleet.epoch(241, &[], &[])), [(200, 230, "silent", 3, 0)]);
+}
+
+#[test]
+fn a_source_that_flaps_beyond_what_is_remembered_makes_no_alert_either() {
+    let mut fleet = Fleet::new(spec());
+    let spec = OutageSpec { stopped_after_us: None, sessions: 1 };
+    let mut log = OutageLog::new(spec, true);
+    let mut turn = |at: i64, event: &str, readings: &[Reading]| {
+        let mut out = MessagesBuilder::default();
+        SessionEvent { event: event.into(), ..SessionEvent::default() }.put(&mut out, at, 0);
+        let changes = outage_changes(spec, true, &out.finish(0, 0));
+        let mut emit = Emit::default();
+        log.epoch(&changes, Tick { epoch: 1, time_us: at }, &mut emit).unwrap();
+        let mut outages = Outages::default();
+        emit.rows.iter().for_each(|rows| outages.take(rows));
+        let outages: Vec<(i64, i64)> = outages.iter().map(|o| (o.from_us, o.to_us)).collect();
+        fleet.epoch(at, readings, &outages)
+    };
+    // It sends once, and nothing is heard of it for longer than outages are remembered.
+    assert_eq!(turn(0, "connected", &[("a", 0, 1.0)]), []);
+    let mut all = Vec::new();
+    for i in 1..=2 * OUTAGES_MAX as i64 {
+        all.extend(turn(i * 50, "lost", &[]));
+        all.extend(turn(i * 50 + 25, "connected", &[]));
+        if i == 1 {
+            all.clear();
+        }
+    }
+    assert!(all.is_empty(), "{all:?}");
+}
+
+#[test]
+fn a_long_stop_lets_nobody_be_forgotten_who_comes_back() {
+    let mut fleet = Fleet::new(AbsenceSpec { forget_after_us: 1_000, ..spec() });
+    fleet.epoch(0, &[("a", 0, 1.0), ("b", 0, 1.0), ("c", 0, 1.0)], &[]);
+    fleet.epoch(10, &[], &[(10, i64::MAX)]);
+    fleet.restart(2);
+    let rows = fleet.epoch(4_000, &[], &[(10, i64::MAX)]);
+    assert_eq!(told(&rows), [(0, 30, "inhibited", 3, 0); 3]);
+    assert_eq!(fleet.epoch(4_001, &[("a", 4_001, 1.0)], &[]), [], "held, and heard");
+    fleet.epoch(5_000, &[], &[(10, 5_000)]);
+    fleet.restart(1);
+    fleet.epoch(5_010, &[("b", 5_010, 1.0)], &[(10, 5_000)]);
+    fleet.epoch(5_020, &[("a", 5_020, 1.0)], &[]);
+    fleet.epoch(5_030, &[("b", 5_030, 1.0)], &[]);
+    let rows = fleet.epoch(5_031, &[], &[]);
+    let of_c: Vec<Row> = rows.iter().filter(|row| row.device == "c").cloned().collect();
+    assert_eq!(told(&of_c), [(0, 5_030, "silent", 3, 1), (0, 5_030, "forgotten", 502, 2)]);
+    let gone = fleet.told.iter().filter(|row| row.status == "forgotten").count();
+    assert_eq!(gone, 1, "{:?}", fleet.told);
 }
 
 #[test]

@@ -18,8 +18,10 @@ pub(super) static ABSENCE: Component = Component {
           and `revision`. `status` is `silent`; `inhibited` while the source is away or Tidegate \
           did not run, after which every key has the whole time anew; then, with the next \
           `revision`, `back`, or `forgotten` after `forget_after`, or `withdrawn` (`rows` = 0) if \
-          the readings were only on their way. Put an alert on it with \
-          `fire = \"status = 'silent'\"`. From files, only gaps between readings are told.",
+          the readings were only on their way. Not told before a lost connection would be known: \
+          30 s after a reading was due (from a broker), or 10 s. Put an alert on it with \
+          `fire = \"status = 'silent'\"`, without `for`. From files, only gaps between readings \
+          are told.",
     keys: &[
         STEP_NAME,
         STEP_FROM,
@@ -27,7 +29,8 @@ pub(super) static ABSENCE: Component = Component {
             "every",
             Kind::Duration,
             "How far apart the readings of a key are. If absent, it is learnt from each key's own \
-             last 31 gaps: nine of ten are not longer. Before the first 8, nothing is told.",
+             last 31 gaps: nine of ten are not longer; likewise how far apart they arrive, if they \
+             come in batches. Before the first 8, nothing is told.",
             "\"1m\"",
         ),
         Key::new(

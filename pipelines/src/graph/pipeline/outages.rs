@@ -30,10 +30,11 @@ impl<'scope> Builder<'_, 'scope> {
         let name = outage_operator(&self.pipeline.name);
         let changes = format!("{name}/changes");
         let mut ports = split(messages.clone(), &changes, 1, move |runs: MessageRuns, _, out| {
-            let own = runs.0.iter().filter(|run| run.source == source);
-            for run in own.filter(|run| run.index.iter().any(|m| m.event)) {
-                let sequence = run.first_offset;
-                out.push((0, Batch { sequence, rows: outage_changes(spec, run) }));
+            for run in runs.0.iter().filter(|run| run.index.iter().any(|m| m.event)) {
+                let rows = outage_changes(spec, run.source == source, run);
+                if rows.num_rows() > 0 {
+                    out.push((0, Batch { sequence: run.first_offset, rows }));
+                }
             }
         });
         let stream = ports.pop().expect("one port was asked for");

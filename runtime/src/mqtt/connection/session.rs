@@ -159,6 +159,7 @@ impl Session {
             protocol: protocol.to_owned(),
             // What was acknowledged before is recognised whatever the session: we know it.
             fresh: false,
+            heard_us: 0,
         };
         self.batcher.note(|out| event.put(out, now_us(), 0));
     }

@@ -51,6 +51,7 @@ impl Link {
             address: self.target.to_string(),
             protocol: self.config.protocol().to_owned(),
             fresh: false,
+            heard_us: 0,
         }
     }
 
@@ -66,9 +67,14 @@ impl Link {
             })?;
         let mut backoff = Backoff::new();
         let mut outage = String::new();
+        // From here on until it is connected nobody listens, also if no broker ever answers.
+        let mut ended = self.tell("starting", "", &intake, &mut stop).await;
         loop {
             let begin = time::now();
-            let end = self.connect_once(&mut memory, &intake, &mut stop, &mut outage).await;
+            let end = match ended.take() {
+                Some(end) => end,
+                None => self.connect_once(&mut memory, &intake, &mut stop, &mut outage).await,
+            };
             match end {
                 End::Stopped => {
                     self.health.ill(self.number, "stopped");

@@ -79,7 +79,8 @@ impl Session {
             return Err(format!("the broker's CONNACK: {}", reasons::reason(0x9E)));
         }
         let keep_alive = match accepted.server_keep_alive_s {
-            Some(seconds) if seconds > 0 => Duration::from_secs(u64::from(seconds)),
+            // A broker may ask to hear us more often; less often we would notice too late.
+            Some(seconds) if seconds > 0 => Duration::from_secs(seconds.into()).min(KEEP_ALIVE),
             _ => KEEP_ALIVE,
         };
         let version = config.version();
@@ -147,7 +148,8 @@ impl Session {
         match end {
             End::Failed(error) => End::Failed(error),
             End::Lost(text) => {
-                self.tell(&self.link.event("lost", &text));
+                let heard_us = memory.last_heard_us().unwrap_or_default();
+                self.tell(&SessionEvent { heard_us, ..self.link.event("lost", &text) });
                 // The acknowledgements of what is still under way belong to a dead connection.
                 tokio::select! {
                     biased;
@@ -355,7 +357,7 @@ impl Session {
             kind::SUBACK => {
                 let answer = self.subscription.answered(body, memory, received_us);
                 let answer = answer.map_err(|text| self.violated(&text))?;
-                self.judge(&answer, received_us);
+                self.judge(&answer, memory, received_us);
                 memory.save_soon();
             }
             kind::UNSUBACK => self.subscription.unsubscribed(body, memory),
@@ -372,7 +374,7 @@ impl Session {
     }
 
     /// Takes note of what the broker granted.
-    fn judge(&mut self, answer: &Answer, now_us: i64) {
+    fn judge(&mut self, answer: &Answer, memory: &Memory, now_us: i64) {
         for (&from_us, filters) in &answer.ended {
             let gap = Gap {
                 source: self.link.source.clone(),
@@ -396,7 +398,12 @@ impl Session {
             let text = self.subscription.problem();
             tracing::error!("{}: {text}; asking again", self.link.source);
             self.link.health.ill(self.link.number, &text);
-            self.tell(&self.link.event("refused", &packets::shortened(&text)));
+            // Without any filter nothing is heard: as good as no session.
+            let event = match self.subscription.has_any(memory) {
+                true => "filter_refused",
+                false => "refused",
+            };
+            self.tell(&self.link.event(event, &packets::shortened(&text)));
         } else if self.subscription.is_complete() {
             self.link.health.well(self.link.number);
         }

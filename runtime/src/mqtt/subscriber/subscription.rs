@@ -125,6 +125,11 @@ impl Subscription {
         self.asked.is_empty() && self.refused.is_empty()
     }
 
+    /// The session has some of it.
+    pub(super) fn has_any(&self, memory: &Memory) -> bool {
+        self.wanted.iter().any(|filter| memory.is_granted(filter, self.qos))
+    }
+
     /// Why it has not.
     pub(super) fn problem(&self) -> String {
         format!("the broker refuses the subscription to {}", self.refused.join(", "))

@@ -214,6 +214,9 @@ async fn a_refused_filter_is_unhealthy_at_once_and_asked_for_again() {
         // What was granted is taken meanwhile.
         broker.send(&s.publish(1, "x")).await;
         broker.expect(&[0x40, 2, 0, 1]).await;
+        // So devices can be heard, and an absence means something.
+        let told: Vec<String> = s.intake.session_events().into_iter().map(|e| e.event).collect();
+        assert_eq!(told, ["connected", "subscribed", "filter_refused"]);
         // Only what was refused is asked for again: a SUBSCRIBE may bring all retained messages.
         let again = s.answer_subscribe(&mut broker, &[0]).await;
         assert!(again.contains("other/+") && !again.contains("plant/#"), "{again}");

@@ -240,3 +240,19 @@ async fn random_drops_with_lost_sessions_never_confirm_what_is_not_durable() {
         s.end().await;
     }
 }
+
+#[tokio::test]
+async fn nobody_listens_from_the_start_on_and_since_the_broker_was_last_heard() {
+    let s = start(TestIntake::open(), true).await;
+    let events = || s.intake.all_session_events();
+    // Before any broker has answered.
+    eventually(|| events().iter().any(|e| e.event == "starting")).await;
+    assert_eq!(events().len(), 1);
+    let broker = s.first().await;
+    let heard_us = crate::source::now_us();
+    sleep(Duration::from_millis(100)).await;
+    drop(broker);
+    eventually(|| events().iter().any(|e| e.event == "lost")).await;
+    let lost = events().into_iter().find(|e| e.event == "lost").unwrap();
+    assert!(lost.heard_us > 0 && lost.heard_us <= heard_us, "{lost:?}");
+}
