@@ -129,7 +129,8 @@ impl StatelessStep {
             | StepKind::Enrich(_)
             | StepKind::Latest(_)
             | StepKind::Absence(_)
-            | StepKind::Sequence(_) => return None,
+            | StepKind::Sequence(_)
+            | StepKind::Join(_) => return None,
         }
         Some(Self { kind: kind.clone(), output })
     }
@@ -156,7 +157,8 @@ impl StatelessStep {
             | StepKind::Enrich(_)
             | StepKind::Latest(_)
             | StepKind::Absence(_)
-            | StepKind::Sequence(_) => unreachable!("refused by `new`"),
+            | StepKind::Sequence(_)
+            | StepKind::Join(_) => unreachable!("refused by `new`"),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod event;
 pub mod expression;
 pub(crate) mod grouped;
 pub mod intern;
+pub mod join;
 pub mod key;
 pub(crate) mod keys;
 pub(crate) mod late;

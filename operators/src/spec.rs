@@ -4,6 +4,7 @@
 mod absence;
 mod calendar;
 mod dedup;
+mod join;
 mod latest;
 mod limits;
 mod registry;
@@ -23,6 +24,7 @@ use crate::topic::TopicTemplate;
 pub use absence::{AbsenceSpec, Cadence, INHIBITED};
 pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
+pub use join::{JoinSpec, Partners};
 pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, Declared, KeyLimits, share_of};
 pub use registry::{
@@ -346,6 +348,8 @@ pub enum StepKind {
     Absence(AbsenceSpec),
     /// Patterns over the readings of each key.
     Sequence(SequenceSpec),
+    /// Join of two edges.
+    Join(JoinSpec),
 }
 
 /// One step.

@@ -36,7 +36,10 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
         edges.insert(versions_edge(&registry.name), own);
     }
     for step in &p.steps {
-        let from = edges[&step.from];
+        let mut from = edges[&step.from];
+        if let StepKind::Join(join) = &step.kind {
+            from = id(from, &format!("with {:016x}", edges[&join.with]));
+        }
         let own = id(from, &state_text(&step.kind));
         match &step.kind {
             // A row goes to the first branch that takes it: later ones do not matter.
@@ -53,7 +56,8 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
             | StepKind::Enrich(_)
             | StepKind::Latest(_)
             | StepKind::Absence(_)
-            | StepKind::Sequence(_) => {
+            | StepKind::Sequence(_)
+            | StepKind::Join(_) => {
                 ids.insert(format!("{}/{}", p.name, step.name), own);
             }
             StepKind::Filter(_) | StepKind::Project(_) => {}

@@ -45,6 +45,9 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
         let kind = kind_of(&step.kind);
         let id = node(out, format!("p{i}_step{n}"), "box", &format!("{kind} {}", step.name));
         arrows.push((from[step.from.as_str()].clone(), id.clone(), step.from.clone()));
+        if let StepKind::Join(join) = &step.kind {
+            arrows.push((from[join.with.as_str()].clone(), id.clone(), join.with.clone()));
+        }
         if let StepKind::Enrich(enrich) = &step.kind {
             let edge = crate::graph::versions_edge(&enrich.registry.name);
             arrows.push((from[edge.as_str()].clone(), id.clone(), enrich.registry.name.clone()));
@@ -98,6 +101,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Latest(_) => "latest",
         StepKind::Absence(_) => "absence",
         StepKind::Sequence(_) => "sequence",
+        StepKind::Join(_) => "join",
     }
 }
 

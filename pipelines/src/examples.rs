@@ -26,7 +26,7 @@ pub const WAYS_IN: [(&str, &str); 2] = [
 ];
 
 /// One pipeline for each kind of question, to be copied from.
-pub const COOKBOOK: [(&str, &str); 13] = [
+pub const COOKBOOK: [(&str, &str); 15] = [
     ("cookbook-meter.toml", include_str!("../examples/cookbook-meter.toml")),
     ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
     ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
@@ -40,6 +40,8 @@ pub const COOKBOOK: [(&str, &str); 13] = [
     ("cookbook-silence.toml", include_str!("../examples/cookbook-silence.toml")),
     ("cookbook-shifts.toml", include_str!("../examples/cookbook-shifts.toml")),
     ("cookbook-sequence.toml", include_str!("../examples/cookbook-sequence.toml")),
+    ("cookbook-join-windows.toml", include_str!("../examples/cookbook-join-windows.toml")),
+    ("cookbook-join-near.toml", include_str!("../examples/cookbook-join-near.toml")),
 ];
 
 /// The jobs of the common workload, each reading `readings.ndjson`: what the benches run.

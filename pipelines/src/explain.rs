@@ -1,6 +1,7 @@
 //! A plan in words, for people who want to see what they wrote.
 
 mod absence;
+mod join;
 mod latest;
 mod registry;
 mod sequence;
@@ -186,6 +187,7 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
         StepKind::Latest(l) => latest::latest(l, out),
         StepKind::Absence(a) => absence::absence(a, out),
         StepKind::Sequence(s) => sequence::sequence(s, out),
+        StepKind::Join(j) => join::join(j, out),
     }
     line(out, "columns", &columns(&step.output));
 }
@@ -201,6 +203,7 @@ fn kind_of(kind: &StepKind) -> &'static str {
         StepKind::Latest(_) => "last-known values",
         StepKind::Absence(_) => "absences of readings",
         StepKind::Sequence(_) => "sequences of readings",
+        StepKind::Join(_) => "a join",
     }
 }
 

@@ -11,8 +11,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
     AbsenceSpec, AlertSpec, CalendarSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec,
-    EnrichSpec, Expr, LatestSpec, Period, PipelineSpec, RegistrySpec, SequenceSpec, Shape,
-    StepKind, WindowSpec,
+    EnrichSpec, Expr, JoinSpec, LatestSpec, Partners, Period, PipelineSpec, RegistrySpec,
+    SequenceSpec, Shape, StepKind, WindowSpec,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -74,12 +74,17 @@ fn canonical(p: &PipelineSpec) -> String {
     }
     for step in &p.steps {
         let text = format!("{} {}", state_text(&step.kind), shown_text(&step.kind));
-        let _ = writeln!(out, "step {} from {}: {text}", step.name, step.from);
+        let with = match &step.kind {
+            StepKind::Join(join) => format!(" with {}", join.with),
+            _ => String::new(),
+        };
+        let _ = writeln!(out, "step {} from {}{with}: {text}", step.name, step.from);
         if let StepKind::Window(WindowSpec { limits, .. })
         | StepKind::Detect(DetectSpec { limits, .. })
         | StepKind::Latest(LatestSpec { limits, .. })
         | StepKind::Absence(AbsenceSpec { limits, .. })
-        | StepKind::Sequence(SequenceSpec { limits, .. }) = &step.kind
+        | StepKind::Sequence(SequenceSpec { limits, .. })
+        | StepKind::Join(JoinSpec { limits, .. }) = &step.kind
         {
             let _ = writeln!(out, "{limits:?}");
         }
@@ -149,6 +154,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
         StepKind::Latest(l) => latest_text(l),
         StepKind::Absence(a) => absence_text(a),
         StepKind::Sequence(s) => sequence_text(s),
+        StepKind::Join(j) => join_text(j),
         StepKind::Detect(d) => {
             let DetectMethod::EwmaZ { alpha, .. } = d.method;
             format!(
@@ -183,13 +189,14 @@ pub(crate) fn shown_text(kind: &StepKind) -> String {
                 .collect();
             format!("{added:?} {:?}", e.missing)
         }
-        // The last row is part of the state of one, what was told of that of the other.
+        // What was told is part of the state, and whole rows are of a join.
         StepKind::Filter(_)
         | StepKind::Project(_)
         | StepKind::Route(_)
         | StepKind::Latest(_)
         | StepKind::Absence(_)
-        | StepKind::Sequence(_) => String::new(),
+        | StepKind::Sequence(_)
+        | StepKind::Join(_) => String::new(),
     }
 }
 
@@ -218,6 +225,35 @@ fn enrich_text(e: &EnrichSpec) -> String {
         names(&e.input, &e.on),
         e.input.field(e.time).name(),
         registry_text(&e.registry)
+    )
+}
+
+fn join_text(j: &JoinSpec) -> String {
+    let left: Vec<&String> = j.left.fields().iter().map(|f| f.name()).collect();
+    let columns = j.columns.iter().map(|(c, name)| (j.right.field(*c).name(), name));
+    let partners = match &j.partners {
+        Partners::Window { keep_us, .. } => format!("windows {keep_us}"),
+        Partners::Interval { left, right, before_us, after_us, nearest, .. } => format!(
+            "{} {} {before_us} {after_us} {nearest}",
+            j.left.field(*left).name(),
+            j.right.field(*right).name()
+        ),
+    };
+    // How much is kept, and what becomes of what is too much.
+    let bounds = match &j.partners {
+        Partners::Window { .. } => String::new(),
+        Partners::Interval { matches_max, rows_max, forget_after_us, .. } => {
+            format!("{matches_max} {rows_max} {forget_after_us}")
+        }
+    };
+    format!(
+        "join {:?} {:?} {left:?} {:?} {} {partners} {bounds} {} {}",
+        names(&j.left, &j.left_keys),
+        names(&j.right, &j.right_keys),
+        columns.collect::<Vec<_>>(),
+        j.outer,
+        j.disorder_us,
+        j.idle_close_us
     )
 }
 

@@ -6,6 +6,7 @@ mod absence;
 mod endpoint;
 mod file;
 mod http;
+mod join;
 mod latest;
 mod limits;
 mod mqtt;
@@ -20,6 +21,7 @@ use absence::ABSENCE;
 use endpoint::ENDPOINT;
 use file::FILE;
 use http::HTTP;
+use join::JOIN;
 use latest::LATEST;
 pub(crate) use limits::LIMITS;
 use limits::{STEP_AT_KEYS_MAX, STEP_KEYS_MAX};
@@ -65,7 +67,7 @@ pub(crate) static PIPELINE: Component = Component {
             "step",
             Kind::Variants(&[
                 &FILTER, &DERIVE, &SELECT, &ROUTE, &WINDOW, &DETECT, &ENRICH, &LATEST, &ABSENCE,
-                &SEQUENCE,
+                &SEQUENCE, &JOIN,
             ]),
             "What is done with the rows, from edge to edge. Each step's name is the name of its \
              output edge; their order in the file does not matter.",

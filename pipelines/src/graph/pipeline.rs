@@ -1,5 +1,6 @@
 //! The graph of one pipeline: decode, registries, steps, alerts, tables.
 
+mod join;
 mod outages;
 mod registry;
 
@@ -84,6 +85,7 @@ pub(super) fn build<'scope>(
             }
             StepKind::Enrich(spec) => builder.enrich(step, spec)?,
             StepKind::Absence(spec) => builder.absence(step, spec)?,
+            StepKind::Join(spec) => builder.join(step, spec)?,
             _ => builder.stateless_step(step),
         }
     }

@@ -28,7 +28,12 @@ pub(crate) fn absence(
     input: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
-    not_over_revisions(step, input, "would be taken for readings that came again", report);
+    not_over_revisions(
+        step,
+        ("from", input),
+        "would be taken for readings that came again",
+        report,
+    );
     let (cadence, missed) = (cadence(step, report), step.int("missed"));
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =

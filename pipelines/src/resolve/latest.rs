@@ -20,7 +20,7 @@ pub(super) fn latest(
     input: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
-    not_over_revisions(step, input, "would say what was said again", report);
+    not_over_revisions(step, ("from", input), "would say what was said again", report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();

@@ -10,6 +10,7 @@ mod calendar;
 pub(crate) mod cases;
 mod dedup;
 pub(crate) mod edges;
+mod join;
 mod latest;
 mod limits;
 mod outputs;
@@ -145,6 +146,9 @@ fn pipeline(
     resolved.registries.clone_from(&registries);
     resolved.live = outages.stopped_after_us.is_some();
     resolved.known_after_us = outages.known_after_us();
+    let declared = file.sections("registry").into_iter().filter_map(|r| r.text("name"));
+    let bad = declared.filter(|name| registries.iter().all(|r| r.name != *name));
+    resolved.bad_registries = bad.map(str::to_owned).collect();
     resolved.all(&file.sections("step"), report);
     let (steps, edges) = resolved.finish();
     let alerts = outputs::alerts(file, &edges, report);

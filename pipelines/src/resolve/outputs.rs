@@ -209,11 +209,14 @@ fn one_table(
 /// Warns of steps whose rows go nowhere. (Findings are kept anyway, and the rows of a branch may be
 /// meant to go nowhere.)
 pub(crate) fn unread_steps(file: &Section<'_>, report: &mut Reporter<'_>) {
-    let readers: Vec<&str> = ["step", "alert", "table"]
+    let mut readers: Vec<&str> = ["alert", "table"]
         .iter()
         .flat_map(|key| file.sections(key))
         .filter_map(|section| section.text("from"))
         .collect();
+    for step in file.sections("step") {
+        readers.extend(super::steps::inputs(&step).map(|(_, edge)| edge));
+    }
     for step in file.sections("step") {
         let Some(name) = step.text("name") else { continue };
         if !matches!(step.component.tag, Some("route" | "detect")) && !readers.contains(&name) {

@@ -14,7 +14,7 @@ use tidegate_operators::spec::{
 use super::edges::{Edge, Edges, RowKind};
 use super::steps::Steps;
 use super::{reading, source, sql};
-use crate::config::problem::{Reporter, hint_of};
+use crate::config::problem::{Reporter, hint_of, nearest};
 use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::graph::versions_edge;
@@ -248,12 +248,8 @@ pub(super) fn enrich(
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
     let wanted = step.text("registry")?;
-    let Some(registry) = steps.registries.iter().find(|r| r.name == wanted) else {
-        let names: Vec<&str> = steps.registries.iter().map(|r| r.name.as_str()).collect();
-        let message = format!("there is no registry `{wanted}`");
-        report.error(step.at("registry"), message, hint_of(wanted, names));
-        return None;
-    };
+    let found = steps.registries.iter().find(|r| r.name == wanted);
+    let registry = found.or_else(|| probably_meant(steps, step, wanted, report))?;
     if input.is_withdrawn() && step.text("missing") == Some("reject") {
         let message = "a window here may be withdrawn, which a reject would hide";
         report.error(step.at("missing"), message, "leave `missing` out".to_owned());
@@ -287,6 +283,24 @@ pub(super) fn enrich(
     };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Enrich(spec), edge))
+}
+
+/// Reports a registry that is not there. The one that was probably meant is there, so that what
+/// comes after the step is checked, too.
+fn probably_meant<'s>(
+    steps: &'s Steps<'_>,
+    step: &Section<'_>,
+    wanted: &str,
+    report: &mut Reporter<'_>,
+) -> Option<&'s RegistrySpec> {
+    if steps.bad_registries.iter().any(|name| name == wanted) {
+        return None;
+    }
+    let names: Vec<&str> = steps.registries.iter().map(|r| r.name.as_str()).collect();
+    let message = format!("there is no registry `{wanted}`");
+    let nearest = nearest(wanted, names.iter().copied());
+    report.error(step.at("registry"), message, hint_of(wanted, names.clone()));
+    steps.registries.iter().find(|r| Some(r.name.as_str()) == nearest)
 }
 
 /// The columns of the edge that make the registry's key.

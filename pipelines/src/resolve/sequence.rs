@@ -35,7 +35,12 @@ pub(crate) fn sequence(
     input: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
-    not_over_revisions(step, input, "would be taken for readings that came again", report);
+    not_over_revisions(
+        step,
+        ("from", input),
+        "would be taken for readings that came again",
+        report,
+    );
     let planned = planned(step, input, report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let key_names: Vec<String> =

@@ -1,7 +1,7 @@
 //! `[[step]]`: the order of the steps, and the stateless ones. Windows and detectors are in
 //! `windows.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -9,7 +9,7 @@ use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{absence, latest, registry, sequence, sql, windows};
+use super::{absence, join, latest, registry, sequence, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -24,8 +24,10 @@ pub(crate) struct Steps<'t> {
     pub(super) live: bool,
     /// See [`tidegate_operators::outage::OutageSpec::known_after_us`].
     pub(super) known_after_us: i64,
+    /// Names of registries with mistakes, which were reported.
+    pub(super) bad_registries: Vec<String>,
     edges: Edges,
-    specs: Vec<StepSpec>,
+    pub(super) specs: Vec<StepSpec>,
 }
 
 impl<'t> Steps<'t> {
@@ -36,9 +38,17 @@ impl<'t> Steps<'t> {
         limits: Section<'t>,
         edges: Edges,
     ) -> Self {
-        let (pipeline, registries) = (pipeline.to_owned(), Vec::new());
-        let (live, known_after_us, specs) = (true, 0, Vec::new());
-        Self { pipeline, reading, limits, registries, live, known_after_us, edges, specs }
+        Self {
+            pipeline: pipeline.to_owned(),
+            reading,
+            limits,
+            registries: Vec::new(),
+            live: true,
+            known_after_us: 0,
+            bad_registries: Vec::new(),
+            edges,
+            specs: Vec::new(),
+        }
     }
 
     /// What was resolved.
@@ -54,7 +64,7 @@ impl<'t> Steps<'t> {
         loop {
             let (ready, blocked): (Vec<usize>, Vec<usize>) = open
                 .into_iter()
-                .partition(|i| self.edges.contains(steps[*i].text("from").unwrap_or_default()));
+                .partition(|i| inputs(&steps[*i]).all(|(_, from)| self.edges.contains(from)));
             open = blocked;
             if ready.is_empty() {
                 break;
@@ -74,10 +84,13 @@ impl<'t> Steps<'t> {
             }
         }
         for i in &open {
-            let from = steps[*i].text("from").unwrap_or_default();
-            if !self.edges.contains(from) {
-                self.edges.report_unknown(from, steps[*i].at("from"), report);
-            } else if in_circle(*i, &open, &steps, &outputs) {
+            let unknown: Vec<(&str, &str)> =
+                inputs(&steps[*i]).filter(|(_, from)| !self.edges.contains(from)).collect();
+            for (key, from) in &unknown {
+                self.edges.report_unknown(from, steps[*i].at(key), report);
+            }
+            if unknown.is_empty() && in_circle(*i, &open, &steps, &outputs) {
+                let from = steps[*i].text("from").unwrap_or_default();
                 let hint = "follow `from` from step to step: it must end at `readings`".to_owned();
                 let message = format!("reading `{from}` goes round in a circle");
                 report.error(steps[*i].at("from"), message, hint);
@@ -95,6 +108,10 @@ impl<'t> Steps<'t> {
             Some("select") => select(step, &input, report),
             Some("route") => route(step, &input, report),
             Some("window") => windows::window(self, step, &name, &input, report),
+            Some("join") => {
+                let with = self.edges.peek(step.text("with").unwrap_or_default())?;
+                join::join(self, step, &name, (&input, with), report)
+            }
             Some("latest") => latest::latest(self, step, &name, &input, report),
             Some("absence") => absence::absence(self, step, &name, &input, report),
             Some("sequence") => sequence::sequence(self, step, &name, &input, report),
@@ -115,6 +132,13 @@ impl<'t> Steps<'t> {
     }
 }
 
+/// The keys that name the edges which a step reads, with the names.
+pub(super) fn inputs<'t>(step: &Section<'t>) -> impl Iterator<Item = (&'static str, &'t str)> {
+    let with = (step.component.tag == Some("join")).then(|| step.text("with")).flatten();
+    let from = step.text("from").unwrap_or_default();
+    [("from", Some(from)), ("with", with)].into_iter().filter_map(|(key, edge)| Some((key, edge?)))
+}
+
 /// Names of the output edges of a step.
 fn outputs<'t>(step: &Section<'t>) -> Vec<&'t str> {
     if step.component.tag == Some("route") {
@@ -126,13 +150,14 @@ fn outputs<'t>(step: &Section<'t>) -> Vec<&'t str> {
 
 /// Whether step `start` reads, over other open steps, what it puts out itself.
 fn in_circle(start: usize, open: &[usize], steps: &[Section<'_>], outputs: &[Vec<&str>]) -> bool {
-    let mut at = start;
-    for _ in 0..open.len() {
-        let from = steps[at].text("from").unwrap_or_default();
-        match open.iter().find(|i| outputs[**i].contains(&from)) {
-            Some(next) if *next == start => return true,
-            Some(next) => at = *next,
-            None => return false,
+    let (mut reached, mut seen) = (vec![start], BTreeSet::new());
+    while let Some(at) = reached.pop() {
+        for (_, from) in inputs(&steps[at]) {
+            match open.iter().find(|i| outputs[**i].contains(&from)) {
+                Some(next) if *next == start => return true,
+                Some(next) if seen.insert(*next) => reached.push(*next),
+                _ => {}
+            }
         }
     }
     false

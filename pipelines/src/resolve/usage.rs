@@ -70,7 +70,9 @@ pub(crate) fn of_readings(file: &Section<'_>) -> Needs {
     for _ in 0..steps.len() {
         for step in steps.iter().rev() {
             let add = of_step(file, step, &edges);
-            edges.entry(step.text("from").unwrap_or_default().to_owned()).or_default().add(&add);
+            for (_, edge) in super::steps::inputs(step) {
+                edges.entry(edge.to_owned()).or_default().add(&add);
+            }
         }
     }
     edges.remove("readings").unwrap_or_default()
@@ -155,6 +157,13 @@ fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Need
             needs.read_key(step, "on");
             needs.name_list(step, "by");
         }
+        Some("join") => {
+            // Which names clash, and are changed, must not depend on what else is used.
+            needs = output;
+            needs.declared = true;
+            needs.name_list(step, "by");
+            needs.name_list(step, "columns");
+        }
         Some("latest") => {
             needs.read_map(step, "select");
             needs.read_key(step, "at");
@@ -162,15 +171,20 @@ fn of_step(file: &Section<'_>, step: &Section<'_>, edges: &BTreeMap<String, Need
         }
         Some("enrich") => {
             needs = output;
-            needs.read_map(step, "default");
-            needs.name_list(step, "on");
-            // Columns of the key's own names, where nobody says others.
-            let named = |r: &Section<'_>| r.text("name") == step.text("registry");
-            if let Some(registry) = file.sections("registry").into_iter().find(named) {
-                needs.name_list(&registry, "key");
-            }
+            of_enrich(file, step, &mut needs);
         }
         _ => needs.declared = true,
     }
     needs
+}
+
+/// What a join with a registry reads.
+fn of_enrich(file: &Section<'_>, step: &Section<'_>, needs: &mut Needs) {
+    needs.read_map(step, "default");
+    needs.name_list(step, "on");
+    // Columns of the key's own names, where nobody says others.
+    let named = |r: &Section<'_>| r.text("name") == step.text("registry");
+    if let Some(registry) = file.sections("registry").into_iter().find(named) {
+        needs.name_list(&registry, "key");
+    }
 }

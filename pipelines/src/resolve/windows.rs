@@ -39,7 +39,7 @@ pub(crate) fn window(
     keys.extend(zone.filter(|_| step.entry("by").is_none()));
     let shape = shape(step, input, &keys, report);
     let late = late(step, report);
-    not_over_revisions(step, input, "would be counted twice", report);
+    not_over_revisions(step, ("from", input), "would be counted twice", report);
     let key_names: Vec<String> =
         keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
     let planned = selected(step, &key_names, input, report);
@@ -84,15 +84,15 @@ fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {
 /// what would come of it.
 pub(super) fn not_over_revisions(
     step: &Section<'_>,
-    input: &Edge,
+    (key, input): (&str, &Edge),
     consequence: &str,
     report: &mut Reporter<'_>,
 ) {
     if let RowKind::Windows { revised: true, .. } = input.rows {
-        let from = step.text("from").unwrap_or_default();
+        let from = step.text(key).unwrap_or_default();
         let message = format!("windows of `{from}` can be revised, and {consequence}");
         let hint = "write `late = \"table\"` in the window that it comes from".to_owned();
-        report.error(step.at("from"), message, hint);
+        report.error(step.at(key), message, hint);
     }
 }
 

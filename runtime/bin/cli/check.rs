@@ -1,6 +1,7 @@
 //! `tidegate check` and `tidegate explain`: what a plan is, without running it.
 
 use tidegate_pipelines::bounds;
+use tidegate_pipelines::config::references::UNSET;
 
 use super::args::{ExplainArgs, PathArgs};
 use super::{Outcome, files, print, settings};
@@ -12,6 +13,15 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
     let (plan, missing) = files::load_to_look_at(&args.paths)?;
     for why in missing {
         eprintln!("warning: {why}; `tidegate run` needs it");
+    }
+    for registry in &plan.registries {
+        let (path, name, pipeline) = (&registry.file.path, &registry.name, &registry.pipeline);
+        if !path.contains(UNSET) && !std::path::Path::new(path).is_file() {
+            eprintln!(
+                "warning: registry {name} of pipeline {pipeline}: there is no file {path}; \
+                 `tidegate run` needs it"
+            );
+        }
     }
     let settings = if settings::check(&args.paths)? { ", settings of the process" } else { "" };
     let tables: usize = plan.pipelines.iter().map(|p| p.tables.len()).sum();

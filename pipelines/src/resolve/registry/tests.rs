@@ -84,3 +84,17 @@ fn another_registry_is_another_state() {
     assert_eq!(base, ids(&REGISTRY.replace("l.csv", "m.csv"), STEP));
     assert_eq!(base, ids(REGISTRY, &format!("{STEP}columns = [\"high\"]\n")));
 }
+
+#[test]
+fn a_registry_that_is_not_there_hides_nothing_behind_it() {
+    let alert = "[[alert]]\nname = \"a\"\nfrom = \"e\"\nfire = \"v > hihg\"\n";
+    let step = STEP.replace("\"limits\"", "\"limit\"");
+    let error = plan(&format!("{REGISTRY}{step}{alert}{TABLE}")).unwrap_err();
+    for part in ["no registry `limit`", "did you mean `limits`", "no column `hihg`"] {
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+    // One that is there, with a mistake, is told once.
+    let bad = REGISTRY.replace("float64", "float46");
+    let error = plan(&format!("{bad}{STEP}{TABLE}")).unwrap_err();
+    assert!(error.contains("float46") && !error.contains("no registry"), "{error}");
+}

@@ -207,6 +207,7 @@ fn keys_of(pipelines: &[PipelineSpec], operator: &str) -> usize {
         Some(StepKind::Latest(latest)) => latest.keys.len(),
         Some(StepKind::Absence(absence)) => absence.keys.len(),
         Some(StepKind::Sequence(sequence)) => sequence.keys.len(),
+        Some(StepKind::Join(join)) => join.left_keys.len(),
         // Only steps can have another name and be the same.
         _ => 0,
     }

@@ -1,0 +1,399 @@
+//! Joins rows of two edges that have the same key and times that are near enough.
+//!
+//! Definition: a row of the left edge at time t has for partners the rows of the right edge with
+//! the same key and a time from t - `before` to t + `after`. For each of them, or for the nearest
+//! one, there is a row; of a left join also if there is none, with nulls.
+//!
+//! What is older than the clock of the key (its newest time on either edge) less `disorder` is
+//! settled: a row that comes when its time is settled already is a row of `system.late` and no
+//! partner of anything. A left row is joined when t + `after` is settled, for then all of its
+//! partners are there; so rows come in the order of the times of the left edge, and any order of
+//! arrival within `disorder` gives the same. If the key was silent for `idle_close`, everything up
+//! to the last left row and its `after` is settled.
+//!
+//! State per key: the left rows that wait, and the right rows that can still have a partner, at
+//! most `rows_max` of each; what is beyond that is a reject. A key that is forgotten leaves how far
+//! it was settled.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+
+use super::save::{self, StateRow};
+use super::sides::{Joined, Row, Side, Sides};
+use crate::batch::Tick;
+use crate::expression::Failed;
+use crate::intern::Fresh;
+use crate::keys::{Remnant, Remnants, Silence};
+use crate::late::LateRows;
+use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, Snapshot};
+use crate::spec::{JoinSpec, Partners};
+use crate::system::step_rejects;
+
+/// Reason of a row whose key has as many rows waiting as it may.
+pub const REASON_ROWS_MAX: &str = "rows_max";
+/// Reason of a row with more partners than it may have.
+pub const REASON_MATCHES_MAX: &str = "matches_max";
+
+/// Numbers of a state row: of the key, then the time of a row.
+const NUMBERS: [&str; 4] = ["clock_us", "settled_us", "last_tick_us", "time_us"];
+
+/// Rows of an edge in the order of their times; those of one time in that of their arrival.
+type Waiting = VecDeque<(i64, Row)>;
+
+#[derive(Clone, Debug)]
+struct KeyState {
+    /// Newest time of a row.
+    clock_us: i64,
+    /// What is older is settled.
+    settled_us: i64,
+    left: Waiting,
+    right: Waiting,
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self::back(i64::MIN, i64::MIN)
+    }
+}
+
+impl KeyState {
+    fn back(settled_us: i64, clock_us: i64) -> Self {
+        Self { clock_us, settled_us, left: Waiting::new(), right: Waiting::new() }
+    }
+
+    fn of(&mut self, side: Side) -> &mut Waiting {
+        match side {
+            Side::Left => &mut self.left,
+            Side::Right => &mut self.right,
+        }
+    }
+}
+
+/// Which rows are partners, see [`Partners::Interval`].
+#[derive(Clone, Copy)]
+struct Rule {
+    /// Columns with the time.
+    times: [usize; 2],
+    before_us: i64,
+    after_us: i64,
+    nearest: bool,
+    matches_max: usize,
+    rows_max: usize,
+}
+
+/// The operator.
+pub struct IntervalJoin {
+    sides: Sides,
+    rule: Rule,
+    keys: Slabs<KeyState>,
+    remnants: Remnants,
+    idle: Silence,
+    gone: Silence,
+    late: LateRows,
+    changed: GroupSet,
+}
+
+/// What comes out of an epoch.
+#[derive(Default)]
+struct Out {
+    /// Key, time of the left row, and the rows.
+    joined: Vec<(u32, i64, Joined)>,
+    /// Left rows with too many partners, and how many.
+    crowded: Vec<(u32, i64, Row, usize)>,
+}
+
+impl IntervalJoin {
+    /// An operator without state.
+    ///
+    /// # Errors
+    /// It is a join of windows, or has columns of types that no row can have; planning rules both
+    /// out.
+    pub fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
+        let Partners::Interval {
+            left,
+            right,
+            before_us,
+            after_us,
+            nearest,
+            matches_max,
+            rows_max,
+            forget_after_us,
+        } = spec.partners
+        else {
+            let text = format!("`{}` does not join within an interval", spec.name);
+            return Err(OperatorError::State(text));
+        };
+        let times = [left, right];
+        Ok(Self {
+            rule: Rule { times, before_us, after_us, nearest, matches_max, rows_max },
+            keys: Slabs::default(),
+            remnants: Remnants::new(spec.limits.share()),
+            idle: Silence::new(spec.idle_close_us),
+            gone: Silence::new(forget_after_us.max(spec.idle_close_us)),
+            late: LateRows::new(&spec.pipeline, &spec.name),
+            changed: GroupSet::default(),
+            sides: Sides::new(spec)?,
+        })
+    }
+
+    fn start(&mut self, fresh: &[Fresh]) {
+        for key in fresh {
+            let left = self.remnants.take(*key);
+            let state = left.map_or_else(KeyState::default, |r| KeyState::back(r.bound, r.extra));
+            self.keys.put(key.id as usize, state);
+            self.idle.start(key.id, i64::MIN);
+            self.gone.start(key.id, i64::MIN);
+        }
+    }
+
+    /// Takes the rows of one edge; their keys with their times.
+    fn take(
+        &mut self,
+        side: Side,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<Vec<(u32, i64)>, OperatorError> {
+        if rows.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let (arrived, fresh) = self.sides.admit(side, rows, emit)?;
+        self.start(&fresh);
+        let column = arrived.rows.column(self.rule.times[usize::from(side == Side::Right)]);
+        let times = column.as_primitive::<TimestampMicrosecondType>();
+        let mut clocks = Vec::with_capacity(arrived.ids.len());
+        let mut failed = Vec::new();
+        for (row, (id, time_us)) in arrived.ids.iter().zip(times.values()).enumerate() {
+            self.idle.heard(*id, tick.time_us);
+            self.gone.heard(*id, tick.time_us);
+            self.changed.insert(self.sides.interner.group(*id));
+            let key = &mut self.keys[*id as usize];
+            if *time_us < key.settled_us {
+                let behind_us = key.clock_us.saturating_sub(*time_us);
+                self.late.push(*id, *time_us, (*time_us, *time_us), behind_us);
+                continue;
+            }
+            clocks.push((*id, *time_us));
+            let waiting = key.of(side);
+            if waiting.len() >= self.rule.rows_max {
+                let detail = format!("{} rows of its key wait already", waiting.len());
+                failed.push(Failed { row, reason: REASON_ROWS_MAX, detail });
+                continue;
+            }
+            let at = waiting.partition_point(|(t, _)| t <= time_us);
+            waiting.insert(at, (*time_us, arrived.bytes(row)));
+        }
+        if !failed.is_empty() {
+            let JoinSpec { pipeline, name, .. } = &self.sides.spec;
+            emit.rejects.push(step_rejects(pipeline, name, &arrived.rows, &failed)?);
+        }
+        Ok(clocks)
+    }
+
+    /// Moves the clocks of keys and joins what is settled by that.
+    fn settle(&mut self, clocks: Vec<(u32, i64)>, tick: Tick, out: &mut Out) {
+        let mut ids = Vec::with_capacity(clocks.len());
+        for (id, time_us) in clocks {
+            let key = &mut self.keys[id as usize];
+            key.clock_us = key.clock_us.max(time_us);
+            ids.push(id);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            let clock_us = self.keys[id as usize].clock_us;
+            self.settle_to(id, clock_us.saturating_sub(self.sides.spec.disorder_us), out);
+        }
+        for id in self.idle.silent(tick.time_us) {
+            self.settle_all(id, out);
+        }
+    }
+
+    /// Settles so much of a key that no left row waits.
+    fn settle_all(&mut self, id: u32, out: &mut Out) {
+        let last = self.keys[id as usize].left.back();
+        if let Some((time_us, _)) = last {
+            let to_us = time_us.saturating_add(self.rule.after_us).saturating_add(1);
+            self.settle_to(id, to_us, out);
+        }
+    }
+
+    fn settle_to(&mut self, id: u32, to_us: i64, out: &mut Out) {
+        let (rule, outer) = (self.rule, self.sides.spec.outer);
+        let key = &mut self.keys[id as usize];
+        if to_us <= key.settled_us {
+            return;
+        }
+        self.changed.insert(self.sides.interner.group(id));
+        key.settled_us = to_us;
+        let is_settled = |time_us: i64| time_us.saturating_add(rule.after_us) < to_us;
+        while key.left.front().is_some_and(|(time_us, _)| is_settled(*time_us)) {
+            let Some((time_us, row)) = key.left.pop_front() else { break };
+            let found = rule.partners(time_us, &key.right);
+            if found.len() > rule.matches_max {
+                out.crowded.push((id, time_us, row, found.len()));
+                continue;
+            }
+            if found.is_empty() && outer {
+                out.joined.push((id, time_us, (row, None)));
+                continue;
+            }
+            let right = key.right.range(found).map(|(_, right)| Arc::clone(right));
+            out.joined.extend(right.map(|right| (id, time_us, (Arc::clone(&row), Some(right)))));
+        }
+        // The oldest left row that can wait or come is `after` older than what is settled.
+        let oldest_us = to_us.saturating_sub(rule.after_us).saturating_sub(rule.before_us);
+        let gone = key.right.partition_point(|(time_us, _)| *time_us < oldest_us);
+        key.right.drain(..gone);
+    }
+
+    fn give(&mut self, out: Out, emit: &mut Emit) -> Result<(), OperatorError> {
+        let interner = &self.sides.interner;
+        let by_key = |a: u32, b: u32| interner.bytes(a).cmp(interner.bytes(b));
+        let Out { mut joined, mut crowded } = out;
+        // Stable: rows of one time and key stay in the order of their arrival.
+        joined.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| by_key(a.0, b.0)));
+        crowded.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| by_key(a.0, b.0)));
+        if !joined.is_empty() {
+            let joined: Vec<Joined> = joined.into_iter().map(|j| j.2).collect();
+            emit.rows.push(self.sides.batch(&joined, None)?);
+        }
+        if !crowded.is_empty() {
+            let spec = &self.sides.spec;
+            let columns = self.sides.codecs.0.decode(crowded.iter().map(|c| &*c.2))?;
+            let rows = RecordBatch::try_new(Arc::clone(&spec.left), columns)?;
+            let most = self.rule.matches_max;
+            let failed = crowded.iter().enumerate().map(|(row, c)| Failed {
+                row,
+                reason: REASON_MATCHES_MAX,
+                detail: format!("it has {} partners, and matches_max is {most}", c.3),
+            });
+            let failed: Vec<Failed> = failed.collect();
+            emit.rejects.push(step_rejects(&spec.pipeline, &spec.name, &rows, &failed)?);
+        }
+        Ok(())
+    }
+
+    /// Forgets keys that were silent for long enough, but for how far they were settled.
+    fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
+        let gone = self.gone.silent(tick.time_us);
+        let left = gone.iter().map(|id| {
+            let key = &self.keys[*id as usize];
+            (*id, Remnant { bound: key.settled_us, extra: key.clock_us })
+        });
+        let left: Vec<(u32, Remnant)> = left.collect();
+        self.remnants.keep(&self.sides.interner, &left)?;
+        for id in gone {
+            self.changed.insert(self.sides.interner.group(id));
+            let is_last = self.sides.interner.forget(id);
+            self.keys.forget(id as usize, is_last);
+            self.idle.forget(id, is_last);
+            self.gone.forget(id, is_last);
+        }
+        Ok(())
+    }
+}
+
+impl Rule {
+    /// Which of the right rows are the partners of a left row at this time.
+    fn partners(&self, time_us: i64, right: &Waiting) -> std::ops::Range<usize> {
+        let from_us = time_us.saturating_sub(self.before_us);
+        let to_us = time_us.saturating_add(self.after_us);
+        let from = right.partition_point(|(t, _)| *t < from_us);
+        let to = right.partition_point(|(t, _)| *t <= to_us);
+        if !self.nearest || to - from < 2 {
+            return from..to;
+        }
+        // The last one up to the time, or the first of the next time, whichever is nearer; of
+        // equally near ones the older, of one time the last that came.
+        let next = right.partition_point(|(t, _)| *t <= time_us).clamp(from, to);
+        let distance = |at: usize| right[at].0.abs_diff(time_us);
+        let last_of = |at: usize| right.partition_point(|(t, _)| *t <= right[at].0) - 1;
+        let nearest = match (next > from, next < to) {
+            (true, true) if distance(next) < distance(next - 1) => last_of(next),
+            (true, _) => next - 1,
+            (false, _) => last_of(next),
+        };
+        nearest..nearest + 1
+    }
+}
+
+impl JoinOperator for IntervalJoin {
+    fn epoch(
+        &mut self,
+        left: &RecordBatch,
+        right: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let mut clocks = self.take(Side::Left, left, tick, emit)?;
+        clocks.extend(self.take(Side::Right, right, tick, emit)?);
+        let mut out = Out::default();
+        self.settle(clocks, tick, &mut out);
+        self.give(out, emit)?;
+        let spec = &self.sides.spec;
+        self.late.finish_of(&self.sides.interner, (&spec.left_keys, &spec.left), emit)?;
+        self.forget(tick)
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        let mut out = Out::default();
+        let ids: Vec<u32> = self.sides.interner.ids().collect();
+        ids.into_iter().for_each(|id| self.settle_all(id, &mut out));
+        self.give(out, emit)
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        let groups = if whole { GroupSet::ALL } else { changed };
+        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us.clone());
+        let rows_of = move |id: u32| {
+            let key = &keys[id as usize];
+            let own = [key.clock_us, key.settled_us, seen_us[id as usize]].map(Some);
+            let row = |(time_us, row): &(i64, Row), side: Side| {
+                let numbers = own.into_iter().chain([Some(*time_us)]).collect();
+                let of = |which: Side| (which == side).then(|| Arc::clone(row));
+                StateRow { numbers, left: of(Side::Left), right: of(Side::Right) }
+            };
+            let left = key.left.iter().map(|r| row(r, Side::Left));
+            let mut rows: Vec<StateRow> =
+                left.chain(key.right.iter().map(|r| row(r, Side::Right))).collect();
+            if rows.is_empty() {
+                rows.push(StateRow::of_key(&own, NUMBERS.len()));
+            }
+            rows
+        };
+        save::cut(&self.sides, self.remnants.clone(), groups, &NUMBERS, rows_of)
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        for (id, rows) in save::load(&mut self.sides, &mut self.remnants, state, &NUMBERS)? {
+            let mut key = KeyState::default();
+            for (i, row) in rows.into_iter().enumerate() {
+                let [clock, settled, seen, time] = row.numbers[..] else {
+                    return Err(OperatorError::State("a row has too few numbers".to_owned()));
+                };
+                if i == 0 {
+                    let [clock_us, settled_us, seen_us] =
+                        [clock, settled, seen].map(|number| number.unwrap_or(i64::MIN));
+                    (key.clock_us, key.settled_us) = (clock_us, settled_us);
+                    self.idle.start(id, seen_us);
+                    self.gone.start(id, seen_us);
+                }
+                let Some(time_us) = time else { continue };
+                key.left.extend(row.left.map(|row| (time_us, row)));
+                key.right.extend(row.right.map(|row| (time_us, row)));
+            }
+            self.keys.put(id as usize, key);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

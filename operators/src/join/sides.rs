@@ -1,0 +1,107 @@
+//! The two edges of a join: their keys, which are the same, and their rows as bytes.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use arrow::row::Rows;
+
+use crate::grouped::RowCodec;
+use crate::intern::{Fresh, KeyInterner};
+use crate::keys::KeyedStep;
+use crate::operator::{Emit, OperatorError};
+use crate::spec::JoinSpec;
+
+/// A row of an edge as bytes: all columns of the left edge, or the added ones of the right.
+pub(super) type Row = Arc<[u8]>;
+
+/// A row of the left edge, and the one of the right that it is joined with.
+pub(super) type Joined = (Row, Option<Row>);
+
+/// One of the two edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Left,
+    Right,
+}
+
+/// The rows of an edge whose keys have a place.
+pub(super) struct Arrived {
+    pub(super) ids: Vec<u32>,
+    pub(super) rows: RecordBatch,
+    bytes: Rows,
+}
+
+impl Arrived {
+    pub(super) fn bytes(&self, row: usize) -> Row {
+        self.bytes.row(row).data().into()
+    }
+}
+
+/// The keys of both edges and the codecs of their rows.
+pub(super) struct Sides {
+    pub(super) spec: JoinSpec,
+    pub(super) interner: KeyInterner,
+    /// Of all columns of the left edge, and of the added ones of the right.
+    pub(super) codecs: Arc<(RowCodec, RowCodec)>,
+    schema: SchemaRef,
+}
+
+impl Sides {
+    pub(super) fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
+        let codecs = (RowCodec::new(&spec.left_types())?, RowCodec::new(&spec.added_types())?);
+        Ok(Self {
+            interner: KeyInterner::new(&spec.key_types())?,
+            codecs: Arc::new(codecs),
+            schema: spec.schema(),
+            spec,
+        })
+    }
+
+    fn keys_of(&self, side: Side) -> &[usize] {
+        match side {
+            Side::Left => &self.spec.left_keys,
+            Side::Right => &self.spec.right_keys,
+        }
+    }
+
+    /// The rows of an edge whose keys have or find a place, and the keys that are new.
+    pub(super) fn admit(
+        &mut self,
+        side: Side,
+        rows: &RecordBatch,
+        emit: &mut Emit,
+    ) -> Result<(Arrived, Vec<Fresh>), OperatorError> {
+        let keys = self.keys_of(side).to_vec();
+        let JoinSpec { pipeline, name, limits, .. } = &self.spec;
+        let step = KeyedStep { pipeline, name, limits: *limits };
+        let mut ids = Vec::new();
+        let rows = step.admitted(&mut self.interner, &keys, rows, &mut ids, emit)?;
+        let bytes = match side {
+            Side::Left => self.codecs.0.encode(rows.columns())?,
+            Side::Right => {
+                let added: Vec<ArrayRef> =
+                    self.spec.columns.iter().map(|(c, _)| Arc::clone(rows.column(*c))).collect();
+                self.codecs.1.encode(&added)?
+            }
+        };
+        Ok((Arrived { ids, rows, bytes }, self.interner.fresh().to_vec()))
+    }
+
+    /// Joined rows as a batch; with revisions in the column that the left edge has for them.
+    pub(super) fn batch(
+        &self,
+        joined: &[Joined],
+        revisions: Option<(usize, Vec<i64>)>,
+    ) -> Result<RecordBatch, OperatorError> {
+        let (left, right) = &*self.codecs;
+        let nulls = right.nulls()?;
+        let mut columns = left.decode(joined.iter().map(|j| &*j.0))?;
+        if let Some((column, revisions)) = revisions {
+            columns[column] = Arc::new(Int64Array::from(revisions));
+        }
+        let right_rows = joined.iter().map(|j| j.1.as_deref().unwrap_or(&nulls));
+        columns.extend(right.decode(right_rows)?);
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}

@@ -1,0 +1,380 @@
+//! Joins windows of two edges that have the same key and the same bounds.
+//!
+//! Definition: for each window of the left edge there is a row with what the newest revision of the
+//! left edge says of it, and the newest of the right one. It comes when both are there, and again,
+//! with the next `revision`, whenever one of the two comes again. Of a left join it comes without
+//! the right edge's columns when the clock of the key (the newest end of a window on either edge)
+//! is `disorder` past its end, or the key was silent for `idle_close`; if the right window comes
+//! after that, it revises the row.
+//!
+//! A window is kept until the clock is `disorder` and `keep` past its end; what comes for one that
+//! is not kept any more is a row of `system.late`. A key that was silent for `idle_close` and
+//! `keep` is forgotten but for how far it came. So what is emitted last of a window that is kept
+//! depends only on the revisions that came, not on their order.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+
+use super::save::{self, StateRow};
+use super::sides::{Arrived, Joined, Row, Side, Sides};
+use crate::batch::Tick;
+use crate::intern::Fresh;
+use crate::keys::{Remnant, Remnants, Silence};
+use crate::late::LateRows;
+use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::slabs::Slabs;
+use crate::snapshot::{GroupSet, Snapshot};
+use crate::spec::{JoinSpec, Partners};
+
+/// Numbers of a state row: of the key, then of the window.
+const NUMBERS: [&str; 9] = [
+    "clock_us",
+    "settled_us",
+    "dropped_us",
+    "last_tick_us",
+    "window_end_us",
+    "window_start_us",
+    "left_revision",
+    "right_revision",
+    "revision",
+];
+
+/// End and start of a window.
+type Bounds = (i64, i64);
+
+/// A window of an edge: its revision, and its row.
+type Revised = (i64, Row);
+
+/// What came for one window.
+#[derive(Clone, Debug, Default)]
+struct Pair {
+    left: Option<Revised>,
+    right: Option<Revised>,
+    /// Revision of the row that was emitted last.
+    emitted: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+struct KeyState {
+    /// Newest end of a window.
+    clock_us: i64,
+    /// Left windows that end here or before wait for no partner.
+    settled_us: i64,
+    /// Windows that end here or before are not kept any more.
+    dropped_us: i64,
+    pairs: BTreeMap<Bounds, Pair>,
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self::back(Remnant { bound: i64::MIN, extra: i64::MIN })
+    }
+}
+
+impl KeyState {
+    /// A key that was forgotten.
+    fn back(left: Remnant) -> Self {
+        let Remnant { bound, extra } = left;
+        Self { clock_us: extra, settled_us: bound, dropped_us: bound, pairs: BTreeMap::new() }
+    }
+}
+
+/// The operator.
+pub struct WindowJoin {
+    sides: Sides,
+    /// Columns with start, end and revision of the left edge and the right one.
+    columns: [[usize; 3]; 2],
+    keep_us: i64,
+    keys: Slabs<KeyState>,
+    remnants: Remnants,
+    idle: Silence,
+    gone: Silence,
+    late: LateRows,
+    /// Windows that are to be looked at in this epoch, by their keys.
+    touched: Vec<(u32, Bounds)>,
+    changed: GroupSet,
+}
+
+/// What is emitted of a window.
+struct Due {
+    id: u32,
+    bounds: Bounds,
+    revision: i64,
+    joined: Joined,
+}
+
+impl WindowJoin {
+    /// An operator without state.
+    ///
+    /// # Errors
+    /// It is a join within an interval, or has columns of types that no row can have; planning
+    /// rules both out.
+    pub fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
+        let Partners::Window { left, right, keep_us } = spec.partners else {
+            let text = format!("`{}` does not join windows", spec.name);
+            return Err(OperatorError::State(text));
+        };
+        Ok(Self {
+            columns: [left, right],
+            keep_us,
+            keys: Slabs::default(),
+            remnants: Remnants::new(spec.limits.share()),
+            idle: Silence::new(spec.idle_close_us),
+            gone: Silence::new(spec.idle_close_us.saturating_add(keep_us)),
+            late: LateRows::new(&spec.pipeline, &spec.name),
+            touched: Vec::new(),
+            changed: GroupSet::default(),
+            sides: Sides::new(spec)?,
+        })
+    }
+
+    fn start(&mut self, fresh: &[Fresh]) {
+        for key in fresh {
+            let state = self.remnants.take(*key).map_or_else(KeyState::default, KeyState::back);
+            self.keys.put(key.id as usize, state);
+            self.idle.start(key.id, i64::MIN);
+            self.gone.start(key.id, i64::MIN);
+        }
+    }
+
+    /// Takes the windows of one edge.
+    fn take(
+        &mut self,
+        side: Side,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<Vec<(u32, i64)>, OperatorError> {
+        if rows.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let (arrived, fresh) = self.sides.admit(side, rows, emit)?;
+        self.start(&fresh);
+        let [start, end, revision] = self.columns[usize::from(side == Side::Right)];
+        let Arrived { ids, rows, .. } = &arrived;
+        let time = |c: usize| rows.column(c).as_primitive::<TimestampMicrosecondType>();
+        let (starts, ends) = (time(start), time(end));
+        let revisions = rows.column(revision).as_primitive::<Int64Type>();
+        let mut clocks = Vec::with_capacity(ids.len());
+        for (row, id) in ids.iter().enumerate() {
+            let (start_us, end_us) = (starts.value(row), ends.value(row));
+            self.idle.heard(*id, tick.time_us);
+            self.gone.heard(*id, tick.time_us);
+            self.changed.insert(self.sides.interner.group(*id));
+            clocks.push((*id, end_us));
+            let key = &mut self.keys[*id as usize];
+            if end_us <= key.dropped_us {
+                let behind_us = key.clock_us.saturating_sub(end_us);
+                self.late.push(*id, end_us, (start_us, end_us), behind_us);
+                continue;
+            }
+            let pair = key.pairs.entry((end_us, start_us)).or_default();
+            let kept = match side {
+                Side::Left => &mut pair.left,
+                Side::Right => &mut pair.right,
+            };
+            // Rows of an epoch are in the order of what is in them, not of their revisions.
+            let revision = revisions.value(row);
+            if kept.as_ref().is_none_or(|k| k.0 < revision) {
+                *kept = Some((revision, arrived.bytes(row)));
+                self.touched.push((*id, (end_us, start_us)));
+            }
+        }
+        Ok(clocks)
+    }
+
+    /// Moves the clocks of keys, and finds the left windows that need not wait any more.
+    fn settle(&mut self, clocks: Vec<(u32, i64)>, tick: Tick) {
+        let disorder_us = self.sides.spec.disorder_us;
+        for (id, end_us) in clocks {
+            let key = &mut self.keys[id as usize];
+            key.clock_us = key.clock_us.max(end_us);
+            let clock_us = key.clock_us;
+            self.settle_to(id, clock_us.saturating_sub(disorder_us));
+        }
+        for id in self.idle.silent(tick.time_us) {
+            let clock_us = self.keys[id as usize].clock_us;
+            self.settle_to(id, clock_us);
+        }
+    }
+
+    fn settle_to(&mut self, id: u32, to_us: i64) {
+        let key = &mut self.keys[id as usize];
+        if to_us <= key.settled_us {
+            return;
+        }
+        self.changed.insert(self.sides.interner.group(id));
+        let (from, to) = ((key.settled_us, i64::MAX), (to_us, i64::MAX));
+        let now = key.pairs.range((Bound::Excluded(from), Bound::Included(to)));
+        let alone = now.filter(|(_, pair)| pair.right.is_none() && pair.emitted.is_none());
+        self.touched.extend(alone.map(|(bounds, _)| (id, *bounds)));
+        key.settled_us = to_us;
+    }
+
+    /// The windows that are to be emitted, of those that were touched.
+    fn due(&mut self) -> Vec<Due> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        let mut due = Vec::new();
+        for (id, bounds) in touched.drain(..) {
+            let key = &mut self.keys[id as usize];
+            let Some(pair) = key.pairs.get_mut(&bounds) else { continue };
+            let Some((_, left)) = &pair.left else { continue };
+            let right = pair.right.as_ref().map(|r| Arc::clone(&r.1));
+            let waits = bounds.0 > key.settled_us && pair.emitted.is_none();
+            if right.is_none() && (waits || !self.sides.spec.outer) {
+                continue;
+            }
+            let revision = pair.emitted.map_or(0, |revision| revision + 1);
+            pair.emitted = Some(revision);
+            due.push(Due { id, bounds, revision, joined: (Arc::clone(left), right) });
+        }
+        self.touched = touched;
+        due
+    }
+
+    fn give(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        let mut due = self.due();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let interner = &self.sides.interner;
+        due.sort_unstable_by(|a, b| {
+            let by_key = || interner.bytes(a.id).cmp(interner.bytes(b.id));
+            a.bounds.cmp(&b.bounds).then_with(by_key)
+        });
+        let revisions = due.iter().map(|d| d.revision).collect();
+        let joined: Vec<Joined> = due.into_iter().map(|d| d.joined).collect();
+        let column = self.columns[0][2];
+        emit.rows.push(self.sides.batch(&joined, Some((column, revisions)))?);
+        Ok(())
+    }
+
+    /// Lets go of the windows that are too old to be revised.
+    fn drop_old(&mut self, ids: &[u32]) {
+        let keep_us = self.sides.spec.disorder_us.saturating_add(self.keep_us);
+        for id in ids {
+            let key = &mut self.keys[*id as usize];
+            let dropped_us = key.clock_us.saturating_sub(keep_us);
+            if dropped_us > key.dropped_us {
+                key.dropped_us = dropped_us;
+                key.pairs = key.pairs.split_off(&(dropped_us.saturating_add(1), i64::MIN));
+            }
+        }
+    }
+
+    /// Forgets keys that were silent for so long that nothing of them is expected any more.
+    fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
+        let gone = self.gone.silent(tick.time_us);
+        let left: Vec<(u32, Remnant)> = gone
+            .iter()
+            .map(|id| {
+                let clock_us = self.keys[*id as usize].clock_us;
+                (*id, Remnant { bound: clock_us, extra: clock_us })
+            })
+            .collect();
+        self.remnants.keep(&self.sides.interner, &left)?;
+        for id in gone {
+            self.changed.insert(self.sides.interner.group(id));
+            let is_last = self.sides.interner.forget(id);
+            self.keys.forget(id as usize, is_last);
+            self.idle.forget(id, is_last);
+            self.gone.forget(id, is_last);
+        }
+        Ok(())
+    }
+}
+
+impl JoinOperator for WindowJoin {
+    fn epoch(
+        &mut self,
+        left: &RecordBatch,
+        right: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let mut clocks = self.take(Side::Left, left, tick, emit)?;
+        clocks.extend(self.take(Side::Right, right, tick, emit)?);
+        let ids: Vec<u32> = clocks.iter().map(|c| c.0).collect();
+        self.settle(clocks, tick);
+        self.give(emit)?;
+        let spec = &self.sides.spec;
+        self.late.finish_of(&self.sides.interner, (&spec.left_keys, &spec.left), emit)?;
+        self.drop_old(&ids);
+        self.forget(tick)
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        let ids: Vec<u32> = self.sides.interner.ids().collect();
+        for id in ids {
+            let clock_us = self.keys[id as usize].clock_us;
+            self.settle_to(id, clock_us);
+        }
+        self.give(emit)
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        let changed = std::mem::take(&mut self.changed);
+        let groups = if whole { GroupSet::ALL } else { changed };
+        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us.clone());
+        let rows_of = move |id: u32| {
+            let key = &keys[id as usize];
+            let own = [key.clock_us, key.settled_us, key.dropped_us, seen_us[id as usize]];
+            let own = own.map(Some);
+            let of_pair = |(bounds, pair): (&Bounds, &Pair)| StateRow {
+                numbers: own
+                    .into_iter()
+                    .chain([
+                        Some(bounds.0),
+                        Some(bounds.1),
+                        pair.left.as_ref().map(|l| l.0),
+                        pair.right.as_ref().map(|r| r.0),
+                        pair.emitted,
+                    ])
+                    .collect(),
+                left: pair.left.as_ref().map(|l| Arc::clone(&l.1)),
+                right: pair.right.as_ref().map(|r| Arc::clone(&r.1)),
+            };
+            match key.pairs.is_empty() {
+                true => vec![StateRow::of_key(&own, NUMBERS.len())],
+                false => key.pairs.iter().map(of_pair).collect(),
+            }
+        };
+        save::cut(&self.sides, self.remnants.clone(), groups, &NUMBERS, rows_of)
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        for (id, rows) in save::load(&mut self.sides, &mut self.remnants, state, &NUMBERS)? {
+            let mut key = KeyState::default();
+            for row in rows {
+                let [clock, settled, dropped, seen, end, start, left, right, emitted] =
+                    row.numbers[..]
+                else {
+                    return Err(OperatorError::State("a row has too few numbers".to_owned()));
+                };
+                let [clock_us, settled_us, dropped_us, seen_us] =
+                    [clock, settled, dropped, seen].map(|number| number.unwrap_or(i64::MIN));
+                if key.pairs.is_empty() {
+                    (key.clock_us, key.settled_us) = (clock_us, settled_us);
+                    key.dropped_us = dropped_us;
+                    self.idle.start(id, seen_us);
+                    self.gone.start(id, seen_us);
+                }
+                if let Some(bounds) = end.zip(start) {
+                    let (left, right) = (left.zip(row.left), right.zip(row.right));
+                    key.pairs.insert(bounds, Pair { left, right, emitted });
+                }
+            }
+            self.keys.put(id as usize, key);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

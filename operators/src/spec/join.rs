@@ -1,0 +1,100 @@
+//! What the operators that join two edges are asked for.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::KeyLimits;
+
+/// Joins two edges by their keys.
+#[derive(Clone, Debug)]
+pub struct JoinSpec {
+    /// Name of the pipeline, for `system.late`.
+    pub pipeline: String,
+    /// Name of the step.
+    pub name: String,
+    /// Name of the right edge.
+    pub with: String,
+    /// Schema of the left edge, whose rows are what is joined.
+    pub left: SchemaRef,
+    /// Schema of the right edge, whose columns are added.
+    pub right: SchemaRef,
+    /// Columns of the left edge that make the key.
+    pub left_keys: Vec<usize>,
+    /// Columns of the right edge that make the key, in the same order and of the same types.
+    pub right_keys: Vec<usize>,
+    /// Columns of the right edge that are added, each with its name in the output.
+    pub columns: Vec<(usize, String)>,
+    /// Whether a row of the left edge without a partner is emitted, too, with nulls.
+    pub outer: bool,
+    /// Which rows are partners.
+    pub partners: Partners,
+    /// How much older than the newest row of its key a row may be, microseconds.
+    pub disorder_us: i64,
+    /// Rows of a key silent for this long (tick time) wait no longer, microseconds.
+    pub idle_close_us: i64,
+    /// How many keys it may have.
+    pub limits: KeyLimits,
+}
+
+/// Which rows of equal keys are partners.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partners {
+    /// Windows with the same bounds. A window that comes again revises what it was joined to.
+    Window {
+        /// Columns of the left edge with start, end and revision.
+        left: [usize; 3],
+        /// The same of the right edge.
+        right: [usize; 3],
+        /// How long a window is kept, in event time of its key, microseconds.
+        keep_us: i64,
+    },
+    /// Rows whose times are near enough.
+    Interval {
+        /// Column of the left edge with its time.
+        left: usize,
+        /// Column of the right edge with its time.
+        right: usize,
+        /// How much older than the left row the right one may be, microseconds.
+        before_us: i64,
+        /// How much younger, microseconds.
+        after_us: i64,
+        /// Only with the nearest of them.
+        nearest: bool,
+        /// A left row with more partners is a reject.
+        matches_max: usize,
+        /// Most rows of a key that are kept of each edge; more are rejects.
+        rows_max: usize,
+        /// A key that was silent for this long (tick time), and at least for `idle_close_us`, is
+        /// forgotten, microseconds.
+        forget_after_us: i64,
+    },
+}
+
+impl JoinSpec {
+    /// Schema of the output edge: the left edge, then the added columns.
+    pub fn schema(&self) -> SchemaRef {
+        let added = self.columns.iter().map(|(column, name)| {
+            let field = self.right.field(*column).clone().with_name(name);
+            let nullable = self.outer || field.is_nullable();
+            Arc::new(field.with_nullable(nullable))
+        });
+        let left = self.left.fields().iter().cloned();
+        Arc::new(Schema::new(left.chain(added).collect::<Vec<Arc<Field>>>()))
+    }
+
+    /// Types of the columns of the left edge.
+    pub fn left_types(&self) -> Vec<DataType> {
+        self.left.fields().iter().map(|f| f.data_type().clone()).collect()
+    }
+
+    /// Types of the columns that are added.
+    pub fn added_types(&self) -> Vec<DataType> {
+        self.columns.iter().map(|(c, _)| self.right.field(*c).data_type().clone()).collect()
+    }
+
+    /// Types of the key columns.
+    pub fn key_types(&self) -> Vec<DataType> {
+        self.left_keys.iter().map(|k| self.left.field(*k).data_type().clone()).collect()
+    }
+}
