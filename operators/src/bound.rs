@@ -95,6 +95,7 @@ impl Bounded for StepKind {
             Self::Latest(spec) => spec.state_bound(load),
             Self::Absence(spec) => spec.state_bound(load),
             Self::Sequence(spec) => spec.state_bound(load),
+            Self::Join(spec) => spec.state_bound(load),
         }
     }
 }
@@ -120,7 +121,8 @@ impl StepKind {
             | Self::Enrich(_)
             | Self::Latest(_)
             | Self::Absence(_)
-            | Self::Sequence(_) => load.every_us,
+            | Self::Sequence(_)
+            | Self::Join(_) => load.every_us,
         };
         Load { every_us, ..*load }
     }

@@ -124,6 +124,7 @@ fn keys_of(kind: &StepKind) -> Option<Keys<'_>> {
         StepKind::Latest(l) => Some(Keys { names: names(&l.input, &l.keys), limits: l.limits }),
         StepKind::Sequence(s) => Some(Keys { names: names(&s.input, &s.keys), limits: s.limits }),
         StepKind::Absence(a) => Some(Keys { names: names(&a.input, &a.keys), limits: a.limits }),
+        StepKind::Join(j) => Some(Keys { names: names(&j.left, &j.left_keys), limits: j.limits }),
         StepKind::Enrich(e) => {
             Some(Keys { names: names(&e.input, &e.on), limits: KeyLimits::default() })
         }

@@ -55,6 +55,9 @@ struct KeyState {
     right: Waiting,
 }
 
+/// Bytes of a key without its rows.
+pub(super) const KEY_BYTES: u64 = size_of::<KeyState>() as u64;
+
 impl Default for KeyState {
     fn default() -> Self {
         Self::back(i64::MIN, i64::MIN)

@@ -6,6 +6,7 @@
 //! input comes first within an epoch: what is too late is judged by what was there before the
 //! epoch, and what is due is found when the rows of both are in.
 
+mod bound;
 mod interval;
 mod save;
 mod sides;

@@ -22,6 +22,7 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use super::save::{self, StateRow};
 use super::sides::{Arrived, Joined, Row, Side, Sides};
 use crate::batch::Tick;
+use crate::bound::tree_bytes;
 use crate::intern::Fresh;
 use crate::keys::{Remnant, Remnants, Silence};
 use crate::late::LateRows;
@@ -68,6 +69,11 @@ struct KeyState {
     dropped_us: i64,
     pairs: BTreeMap<Bounds, Pair>,
 }
+
+/// Bytes of a key without its windows.
+pub(super) const KEY_BYTES: u64 = size_of::<KeyState>() as u64;
+/// Bytes of a window without its rows.
+pub(super) const PAIR_BYTES: u64 = tree_bytes(size_of::<(Bounds, Pair)>());
 
 impl Default for KeyState {
     fn default() -> Self {

@@ -1,0 +1,41 @@
+//! How much a join keeps: the rows of both edges that can still find partners. The right edge is
+//! taken to be as quick as the left one.
+
+use super::sides::Row;
+use super::{interval, window};
+use crate::bound::{Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes, vec_bytes};
+use crate::intern::key_bytes;
+use crate::keys::{LISTED_BYTES, REMNANT_BYTES};
+use crate::spec::{JoinSpec, Partners};
+
+impl Bounded for JoinSpec {
+    fn state_bound(&self, load: &Load) -> Result<StateBound, Unbounded> {
+        let row = |types: Vec<arrow::datatypes::DataType>| {
+            shared_bytes(row_bytes(types.iter(), load.text_bytes))
+        };
+        let (left, right) = (row(self.left_types()), row(self.added_types()));
+        let both = left.saturating_add(right);
+        let types = self.key_types();
+        // Two lists tell how long a key is silent.
+        let lists = 2 * (LISTED_BYTES + size_of::<i64>() as u64);
+        let own = key_bytes(types.iter(), load.text_bytes).saturating_add(lists);
+        let rows = match &self.partners {
+            Partners::Window { keep_us, .. } => {
+                let kept_us = keep_us.saturating_add(self.disorder_us);
+                let pairs = load.rows_within(kept_us)?.saturating_add(1);
+                let pair = window::PAIR_BYTES.saturating_add(both);
+                window::KEY_BYTES.saturating_add(pairs.saturating_mul(pair))
+            }
+            Partners::Interval { before_us, after_us, rows_max, .. } => {
+                let reach_us = before_us.saturating_add(*after_us).saturating_add(self.disorder_us);
+                let most = *rows_max as u64;
+                let rows =
+                    load.rows_within(reach_us).map_or(most, |n| n.saturating_add(1).min(most));
+                let room = 2 * vec_bytes(rows, size_of::<(i64, Row)>());
+                interval::KEY_BYTES.saturating_add(room).saturating_add(rows.saturating_mul(both))
+            }
+        };
+        let key_bytes = own.saturating_add(rows);
+        Ok(StateBound { key_bytes, shared: None, forgotten_bytes: REMNANT_BYTES })
+    }
+}
