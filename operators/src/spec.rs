@@ -419,7 +419,8 @@ pub struct PipelineSpec {
 impl PipelineSpec {
     /// Whether a step has to know when nothing could be heard.
     pub fn hears_outages(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.kind, StepKind::Absence(_)))
+        let hears = |s: &StepSpec| matches!(s.kind, StepKind::Absence(_) | StepKind::Sequence(_));
+        self.steps.iter().any(hears)
     }
 
     /// Schema of the edge `readings`.

@@ -114,6 +114,29 @@ impl<O> Measured<O> {
         let bytes = live_bytes().saturating_sub(self.empty_bytes);
         self.most_bytes = self.most_bytes.max(bytes);
     }
+
+    /// One row of each key every second, an eighth of the keys at a time, never the same ones.
+    fn steady_by(
+        &mut self,
+        keys: usize,
+        seconds: i64,
+        value: impl Fn(i64) -> f64,
+        epoch: impl Fn(&mut O, &RecordBatch, Tick, &mut Emit),
+    ) {
+        for second in 0..seconds {
+            for part in 0..8u64 {
+                let now_us = START_US + second * SECOND + part as i64 * SECOND / 8;
+                let is_in = |key: &usize| xxh3_64(format!("{key} {second}").as_bytes()) % 8 == part;
+                let rows = (0..keys).filter(is_in);
+                let rows = rows.map(|key| (key, START_US + second * SECOND, value(second)));
+                let rows = batch(&rows.collect::<Vec<_>>());
+                self.run(now_us, |operator, tick, emit| {
+                    epoch(operator, &rows, tick, emit);
+                    drop(rows);
+                });
+            }
+        }
+    }
 }
 
 impl<O: KeyedOperator> Measured<O> {
@@ -122,17 +145,10 @@ impl<O: KeyedOperator> Measured<O> {
         self.run(now_us, move |operator, tick, emit| operator.epoch(&rows, tick, emit).unwrap());
     }
 
-    /// One row of each key every second, an eighth of the keys at a time, never the same ones.
     fn steady(&mut self, keys: usize, seconds: i64, value: impl Fn(i64) -> f64) {
-        for second in 0..seconds {
-            for part in 0..8u64 {
-                let now_us = START_US + second * SECOND + part as i64 * SECOND / 8;
-                let is_in = |key: &usize| xxh3_64(format!("{key} {second}").as_bytes()) % 8 == part;
-                let rows = (0..keys).filter(is_in);
-                let rows = rows.map(|key| (key, START_US + second * SECOND, value(second)));
-                self.rows(now_us, &rows.collect::<Vec<_>>());
-            }
-        }
+        self.steady_by(keys, seconds, value, |o, rows, tick, emit| {
+            o.epoch(rows, tick, emit).unwrap();
+        });
     }
 }
 
@@ -400,7 +416,11 @@ fn sequences(report: &mut Report) {
     };
     let (bound, keys) = (spec.state_bound(&LOAD).unwrap(), keys(9));
     let mut measured = Measured::new(|| SequenceOperator::new(spec).unwrap());
-    measured.steady(keys, 80, |second| (second % 2) as f64);
+    let nothing = RecordBatch::new_empty(outages_schema());
+    let epoch = |o: &mut SequenceOperator, rows: &RecordBatch, tick, emit: &mut Emit| {
+        o.epoch(rows, &nothing, tick, emit).unwrap();
+    };
+    measured.steady_by(keys, 80, |second| (second % 2) as f64, epoch);
     report.compare("sequences", bound.per_key(), keys, &measured);
 }
 

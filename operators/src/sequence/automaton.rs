@@ -12,6 +12,8 @@ use crate::spec::Pattern;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry {
     pub(super) time_us: i64,
+    /// What came before it was heard; false for the first reading after an outage.
+    pub(super) heard: bool,
     /// It can be the first reading of a match.
     pub(super) first: bool,
     /// It can be the last one, or is one of those that are counted.
@@ -65,6 +67,12 @@ pub(super) enum Found {
 impl Automaton {
     /// Takes the next reading.
     pub(super) fn step(&mut self, pattern: Pattern, entry: &Entry, found: &mut Vec<Found>) {
+        if let Pattern::Without { within_us } = pattern
+            && !entry.heard
+        {
+            // Whether what was waited for came while nothing could be heard, nobody knows.
+            self.waiting.take_if(|w| w.0.saturating_add(within_us) < entry.time_us);
+        }
         let before_us = entry.time_us.saturating_sub(1);
         self.pass(pattern, before_us, found);
         match pattern {

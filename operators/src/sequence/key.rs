@@ -3,10 +3,20 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::automaton::{Automaton, Entry, Found, Match};
+use crate::outage::Outages;
 use crate::spec::Pattern;
 
 /// Readings of a key that are kept at most; beyond that the oldest is final early.
 pub const ENTRIES_MAX: usize = 1 << 16;
+
+/// What is looked for, and how long others are waited for; microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    pub(super) pattern: Pattern,
+    pub(super) disorder_us: i64,
+    pub(super) idle_close_us: i64,
+    pub(super) keep_us: i64,
+}
 
 /// What a row says of a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +39,7 @@ pub(super) struct Told {
 pub(super) struct KeyState {
     /// Newest event time.
     pub(super) clock_us: i64,
-    /// Up to here readings are in order.
+    /// Up to here readings are in order. Later than the clock if so much silence was worth a row.
     pub(super) settled_us: i64,
     /// What is older cannot come any more.
     pub(super) final_us: i64,
@@ -86,6 +96,17 @@ impl KeyState {
         self.entries.insert(at, entry);
     }
 
+    /// Nothing could be heard for a part of the time after this clock. If silence has been judged
+    /// since, that part is over and was not what counted.
+    pub(super) fn missed_since(&mut self, clock_us: i64) {
+        let at = self.entries.partition_point(|e| e.time_us <= clock_us);
+        let Some(first_us) = self.entries.get(at).map(|e| e.time_us) else { return };
+        if self.settled_us <= clock_us {
+            let all = self.entries.range_mut(at..);
+            all.take_while(|e| e.time_us == first_us).for_each(|e| e.heard = false);
+        }
+    }
+
     /// Everything from `base` on, as of what is settled: after it was loaded.
     pub(super) fn restored(&mut self, pattern: Pattern) {
         self.begin();
@@ -108,7 +129,9 @@ impl KeyState {
             self.tip.step(pattern, entry, &mut news);
             self.taken += 1;
         }
-        self.tip.pass(pattern, self.settled_us.saturating_sub(1), &mut news);
+        if is_heard(self.entries.get(self.taken)) {
+            self.tip.pass(pattern, self.settled_us.saturating_sub(1), &mut news);
+        }
         let changed = !news.is_empty();
         for new in news {
             // Only one is not over at a time: the last. One that begins with the same time as the
@@ -120,15 +143,15 @@ impl KeyState {
         changed
     }
 
-    /// Readings up to `horizon_us` are in order, those older by `keep_us` final. Tells what is new.
-    pub(super) fn settle(
-        &mut self,
-        id: u32,
-        (pattern, keep_us): (Pattern, i64),
-        horizon_us: i64,
-        out: &mut Vec<Told>,
-    ) {
-        self.settled_us = self.settled_us.max(horizon_us);
+    /// Readings up to `horizon_us` are in order. Tells what is new.
+    ///
+    /// What is final is counted from the clock and not from the horizon: a device that was silent
+    /// may only have been cut off, and what it buffered must not be too late.
+    pub(super) fn settle(&mut self, id: u32, rule: Rule, horizon_us: i64, out: &mut Vec<Told>) {
+        let pattern = rule.pattern;
+        let surplus = self.entries.len().saturating_sub(ENTRIES_MAX);
+        let forced_us = surplus.checked_sub(1).map_or(i64::MIN, |at| self.entries[at].time_us);
+        self.settled_us = self.settled_us.max(horizon_us).max(forced_us);
         let revised = std::mem::take(&mut self.revised);
         if revised {
             self.begin();
@@ -138,12 +161,9 @@ impl KeyState {
             let from = if revised { 0 } else { self.told.len().saturating_sub(1) };
             self.tell(id, from, out);
         }
-        self.final_us = self.final_us.max(self.settled_us.saturating_sub(keep_us));
-        if self.entries.len() > ENTRIES_MAX {
-            let surplus = self.entries.len() - ENTRIES_MAX;
-            let first_us = self.entries[surplus.min(self.taken)].time_us;
-            self.final_us = self.final_us.max(first_us);
-        }
+        let kept_us = rule.disorder_us.saturating_add(rule.keep_us);
+        let final_us = self.clock_us.saturating_sub(kept_us).max(forced_us);
+        self.final_us = self.final_us.max(final_us);
         self.fold(pattern);
     }
 
@@ -183,18 +203,21 @@ impl KeyState {
         }
     }
 
-    /// Lets go of readings that are final, and of what they say for good.
+    /// Lets go of readings that are final, or too many (of a clock that stands, all are of one
+    /// time), and of what they say for good.
     fn fold(&mut self, pattern: Pattern) {
         let mut news = Vec::new();
         while let Some(entry) = self.entries.front()
-            && entry.time_us < self.final_us
+            && (entry.time_us < self.final_us || self.entries.len() > ENTRIES_MAX)
             && self.taken > 0
         {
             self.base.step(pattern, entry, &mut news);
             self.entries.pop_front();
             self.taken -= 1;
         }
-        self.base.pass(pattern, self.final_us.saturating_sub(1), &mut news);
+        if is_heard(self.entries.front()) {
+            self.base.pass(pattern, self.final_us.saturating_sub(1), &mut news);
+        }
         for new in news {
             if let Found::Over(over) = new {
                 self.found.pop_front_if(|f| *f == over);
@@ -210,18 +233,28 @@ impl KeyState {
         }
     }
 
-    /// At which tick time to look at the key if no row of it comes.
-    pub(super) fn look_us(
-        &self,
-        pattern: Pattern,
-        (disorder_us, idle_close_us): (i64, i64),
-    ) -> Option<i64> {
-        let timer_us = self.tip.next_us(pattern).map(|at_us| {
-            at_us.saturating_add(disorder_us).saturating_add(1).saturating_sub(self.clock_us)
+    /// When something happens next if no row of the key comes, by its own clock.
+    pub(super) fn timer_us(&self, pattern: Pattern) -> Option<i64> {
+        // After an outage, the reading that came first says what was.
+        self.tip.next_us(pattern).filter(|_| is_heard(self.entries.get(self.taken)))
+    }
+
+    /// At which tick time to look at the key if no row of it comes, and up to where its readings
+    /// are in order then: not further than what is waited for. `None`: only when the outages have
+    /// changed, or never.
+    pub(super) fn next_look(&self, rule: Rule, outages: &Outages) -> Option<(i64, i64)> {
+        let waits = (self.taken < self.entries.len()).then(|| {
+            let silence_us = rule.disorder_us.max(rule.idle_close_us);
+            (self.seen_us.saturating_add(silence_us), self.clock_us)
         });
-        let waits_us = (self.taken < self.entries.len()).then_some(disorder_us);
-        let silence_us = timer_us.into_iter().chain(waits_us).min()?;
-        Some(self.seen_us.saturating_add(silence_us.max(idle_close_us)))
+        let timer = self.timer_us(rule.pattern).and_then(|at_us| {
+            let past_us = at_us.saturating_add(1);
+            let silence_us = past_us.saturating_add(rule.disorder_us).saturating_sub(self.clock_us);
+            // Silence while nothing could be heard is none: it begins anew.
+            let since_us = outages.over_us()?.max(self.seen_us);
+            Some((since_us.saturating_add(silence_us.max(rule.idle_close_us)), past_us))
+        });
+        waits.into_iter().chain(timer).min()
     }
 
     /// The key is taken for gone: what is not over is.
@@ -232,4 +265,9 @@ impl KeyState {
             out.push(Told { id, say: Say::Stands, found, revision: revision + 1 });
         }
     }
+}
+
+/// Whether the time up to the next reading counts as silence.
+fn is_heard(next: Option<&Entry>) -> bool {
+    next.is_none_or(|entry| entry.heard)
 }

@@ -3,11 +3,16 @@
 //! What is found is defined over the readings of a key in the order of their times, not over their
 //! arrival ([`automaton`]): readings of the same time are in the order of what they say. A key has
 //! a clock, its newest event time; what is not newer than clock - `disorder` is settled, and what
-//! is found in it is told. A key that is silent for `idle_close` has its clock go on with the
-//! ticks, so that what did not come is told without a message. What is older than settled - `keep`
-//! is final: an older reading is late. Any other late reading revises: a match that is another now
-//! comes again with the next revision, one that is none is withdrawn, as windows are
-//! ([`crate::span`]).
+//! is found in it is told. If a key is silent for `idle_close`, ticks take the place of its clock:
+//! what waits for others is settled, and what did not come is told without a message. What is older
+//! than clock - `disorder` - `keep` is final: an older reading is late, and silence makes none so.
+//! Any other late reading revises: a match that is another now comes again with the next revision,
+//! one that is none is withdrawn, as windows are ([`crate::span`]).
+//!
+//! A silence in ticks during which the source was away, or Tidegate did not run, says nothing
+//! ([`crate::outage`]): once that is over, every key has its whole time anew. If the next reading
+//! comes after that time by the key's own clock, whether what was waited for came is not known:
+//! then there is no match.
 //!
 //! A match is told when it is complete and again when it is over. State of a key: the readings of
 //! `disorder` and `keep`, at most [`ENTRIES_MAX`], and one automaton for all that are older.
@@ -20,23 +25,24 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 
 use self::automaton::Entry;
-use self::key::{KeyState, Told};
+use self::key::{KeyState, Rule, Told};
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
 use crate::intern::KeyInterner;
 use crate::keys::{KeyedStep, Silence};
 use crate::late::LateRows;
-use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::outage::Outages;
 use crate::picked::Picker;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
-use crate::spec::{Expr, Pattern, SequenceSpec};
+use crate::spec::{Expr, SequenceSpec};
 use crate::system::step_rejects;
 
 pub use self::key::ENTRIES_MAX;
@@ -50,8 +56,11 @@ pub struct SequenceOperator {
     picker: Picker,
     keys: Slabs<KeyState>,
     silence: Silence,
+    outages: Outages,
     /// Keys by the tick time at which to look whether they have been silent for long enough.
     due: BTreeMap<i64, Vec<u32>>,
+    /// Keys that wait for the end of an outage: to be looked at when the outages change.
+    waiting: BTreeSet<u32>,
     late: LateRows,
     ids: Vec<u32>,
     told: Vec<Told>,
@@ -64,22 +73,25 @@ impl SequenceOperator {
     ///
     /// # Errors
     /// The key columns have types that cannot be keys; planning rules that out.
-    pub fn new(spec: SequenceSpec) -> Result<Self, OperatorError> {
+    pub fn new(mut spec: SequenceSpec) -> Result<Self, OperatorError> {
         let types: Vec<DataType> =
             spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
         let select: Vec<(String, Expr)> =
             spec.select_first.iter().chain(&spec.select).cloned().collect();
-        let forget_after_us = match spec.live {
-            true => spec.forget_after_us.max(spec.idle_close_us).max(spec.disorder_us),
-            false => i64::MAX,
-        };
+        // Not before what it waits for was told.
+        let waits_us = [spec.pattern.within_us(), spec.disorder_us, spec.idle_close_us, 1];
+        let waits_us = waits_us.into_iter().fold(0, i64::saturating_add);
+        spec.forget_after_us = spec.forget_after_us.max(waits_us);
+        let forget_after_us = if spec.live { spec.forget_after_us } else { i64::MAX };
         Ok(Self {
             output: spec.schema(),
             interner: KeyInterner::new(&types)?,
             picker: Picker::new((&spec.pipeline, &spec.name), &select, &spec.input)?,
             keys: Slabs::default(),
             silence: Silence::new(forget_after_us),
+            outages: Outages::default(),
             due: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             told: Vec::new(),
@@ -88,8 +100,9 @@ impl SequenceOperator {
         })
     }
 
-    fn rule(&self) -> (Pattern, i64) {
-        (self.spec.pattern, self.spec.keep_us)
+    fn rule(&self) -> Rule {
+        let SequenceSpec { pattern, disorder_us, idle_close_us, keep_us, .. } = self.spec;
+        Rule { pattern, disorder_us, idle_close_us, keep_us }
     }
 
     /// The rows whose keys have or find a place; sets `ids`.
@@ -147,9 +160,10 @@ impl SequenceOperator {
             self.silence.heard(*id, tick.time_us);
             let key = &mut self.keys[*id as usize];
             if key.epoch != tick.epoch {
+                let missed = self.outages.overlap(key.seen_us, tick.time_us);
+                touched.push((*id, missed.then_some(key.clock_us)));
                 key.epoch = tick.epoch;
                 key.seen_us = tick.time_us;
-                touched.push(*id);
             }
             key.clock_us = key.clock_us.max(*time_us);
             if *time_us < key.final_us {
@@ -157,11 +171,15 @@ impl SequenceOperator {
                 continue;
             }
             let (first, last) = (first.value(row), last.value(row));
-            key.insert(Entry { time_us: *time_us, first, last, values });
+            key.insert(Entry { time_us: *time_us, heard: true, first, last, values });
         }
         self.ids = ids;
-        for id in touched {
-            let horizon_us = self.keys[id as usize].clock_us.saturating_sub(self.spec.disorder_us);
+        for (id, missed_since_us) in touched {
+            let key = &mut self.keys[id as usize];
+            if let Some(clock_us) = missed_since_us {
+                key.missed_since(clock_us);
+            }
+            let horizon_us = key.clock_us.saturating_sub(self.spec.disorder_us);
             self.settle(id, horizon_us);
         }
         Ok(())
@@ -179,9 +197,12 @@ impl SequenceOperator {
         if !self.spec.live {
             return;
         }
-        let waits = (self.spec.disorder_us, self.spec.idle_close_us);
+        let rule = self.rule();
         let key = &mut self.keys[id as usize];
-        if let Some(look_us) = key.look_us(self.spec.pattern, waits)
+        if key.timer_us(rule.pattern).is_some() && self.outages.over_us().is_none() {
+            self.waiting.insert(id);
+        }
+        if let Some((look_us, _)) = key.next_look(rule, &self.outages)
             && key.wake_us.is_none_or(|wake_us| look_us < wake_us)
         {
             key.wake_us = Some(look_us);
@@ -189,9 +210,9 @@ impl SequenceOperator {
         }
     }
 
-    /// The clocks of silent keys go on.
+    /// Tells what keys say by their silence.
     fn look(&mut self, now_us: i64) {
-        let waits = (self.spec.disorder_us, self.spec.idle_close_us);
+        let rule = self.rule();
         while let Some(entry) = self.due.first_entry() {
             let listed_us = *entry.key();
             if listed_us > now_us {
@@ -202,13 +223,11 @@ impl SequenceOperator {
                 if key.wake_us != Some(listed_us) {
                     continue;
                 }
-                let is_due = key.look_us(self.spec.pattern, waits).is_some_and(|us| us <= now_us);
-                let silent_us = now_us.saturating_sub(key.seen_us);
-                let clock_us = key.clock_us.saturating_add(silent_us);
+                let next = key.next_look(rule, &self.outages);
                 self.keys[id as usize].wake_us = None;
-                match is_due {
-                    true => self.settle(id, clock_us.saturating_sub(self.spec.disorder_us)),
-                    false => self.watch(id),
+                match next {
+                    Some((look_us, horizon_us)) if look_us <= now_us => self.settle(id, horizon_us),
+                    _ => self.watch(id),
                 }
             }
         }
@@ -217,6 +236,7 @@ impl SequenceOperator {
     fn forget_silent(&mut self, silent: &[u32]) {
         for id in silent {
             self.changed.insert(self.interner.group(*id));
+            self.waiting.remove(id);
             let is_last = self.interner.forget(*id);
             self.keys.forget(*id as usize, is_last);
             self.silence.forget(*id, is_last);
@@ -224,13 +244,21 @@ impl SequenceOperator {
     }
 }
 
-impl KeyedOperator for SequenceOperator {
+impl JoinOperator for SequenceOperator {
+    /// Readings, and the log of outages.
     fn epoch(
         &mut self,
         rows: &RecordBatch,
+        outages: &RecordBatch,
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
+        if outages.num_rows() > 0 {
+            self.outages.take(outages);
+            for id in std::mem::take(&mut self.waiting) {
+                self.watch(id);
+            }
+        }
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }

@@ -54,7 +54,8 @@ impl SavedKey for &KeyState {
 
     fn list(&self, at: usize) -> Vec<i64> {
         let matches = |f: &dyn Fn(&Match) -> i64| self.matches().map(|m| f(m.0)).collect();
-        let mark = |e: &Entry| i64::from(e.first) | i64::from(e.last) << 1;
+        let mark =
+            |e: &Entry| i64::from(e.first) | i64::from(e.last) << 1 | i64::from(!e.heard) << 2;
         match at {
             0 => self.entries.iter().map(|e| e.time_us).collect(),
             1 => self.entries.iter().map(mark).collect(),
@@ -126,6 +127,7 @@ fn key_of(row: &SavedRow<'_>) -> KeyState {
     let [entries, waiting, values, first, last] = [0, 1, 2, 3, 4].map(|at| row.values(at));
     let entry = |i: usize| Entry {
         time_us: times_us[i],
+        heard: marks[i] & 4 == 0,
         first: marks[i] & 1 != 0,
         last: marks[i] & 2 != 0,
         values: entries[i].clone(),

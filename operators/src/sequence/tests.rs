@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, Float64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema};
 use datafusion_expr::col;
 use datafusion_physical_expr::planner::logical2physical;
@@ -13,8 +15,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::key::{owner, stable_hashes};
+use crate::operator::KeyedOperator;
+use crate::outage::outages_schema;
 use crate::snapshot::check;
-use crate::spec::{KeyLimits, time_type};
+use crate::spec::{KeyLimits, Pattern, time_type};
 
 mod plain;
 mod rules;
@@ -77,6 +81,14 @@ fn batch(readings: &[Reading]) -> RecordBatch {
         ],
     )
     .unwrap()
+}
+
+fn outage_rows(outages: &[(i64, i64)]) -> RecordBatch {
+    let number = |f: &dyn Fn(&(i64, i64)) -> i64| {
+        Arc::new(Int64Array::from_iter_values(outages.iter().map(f)))
+    };
+    let kinds = Arc::new(StringArray::from_iter_values(outages.iter().map(|_| "away")));
+    RecordBatch::try_new(outages_schema(), vec![number(&|o| o.0), number(&|o| o.1), kinds]).unwrap()
 }
 
 /// A row that came out.
@@ -144,7 +156,8 @@ impl Fleet {
     }
 
     fn restart(&mut self, workers: usize) {
-        let saved: Vec<RecordBatch> = self.workers.iter_mut().map(|w| w.save().unwrap()).collect();
+        let saved: Vec<RecordBatch> =
+            self.workers.iter_mut().map(|w| w.cut(true).rows().unwrap().rows).collect();
         self.workers = (0..workers)
             .map(|index| {
                 let mut worker = SequenceOperator::new(self.spec.clone()).unwrap();
@@ -157,13 +170,19 @@ impl Fleet {
     }
 
     fn epoch(&mut self, time_us: i64, readings: &[Reading]) -> Vec<Row> {
+        self.epoch_of(time_us, readings, &[])
+    }
+
+    /// With the log of outages, if it has changed or the fleet was restarted.
+    fn epoch_of(&mut self, time_us: i64, readings: &[Reading], outages: &[(i64, i64)]) -> Vec<Row> {
         self.epoch += 1;
-        let rows = batch(readings);
+        let (rows, outages) = (batch(readings), outage_rows(outages));
         let (mut all, workers) = (Vec::new(), self.workers.len());
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let mut emit = Emit::default();
             let own = Self::own(&rows, index, workers);
-            worker.epoch(&own, Tick { epoch: self.epoch, time_us }, &mut emit).unwrap();
+            let tick = Tick { epoch: self.epoch, time_us };
+            worker.epoch(&own, &outages, tick, &mut emit).unwrap();
             all.extend(rows_of(&emit.rows));
             self.late += emit.late.iter().map(RecordBatch::num_rows).sum::<usize>();
         }
@@ -269,6 +288,84 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever outages there are: a restart changes nothing, no key is stuck, nothing is late.
+    #[test]
+    fn outages_and_restarts(
+        pattern in patterns(),
+        sent in sent(prop_oneof![3 => Just(0i64), 1 => 0i64..DISORDER, 1 => 0i64..100]),
+        outages in prop::collection::vec((1i64..60, 1i64..60), 0..4),
+        restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
+    ) {
+        let mut turns: BTreeMap<i64, Vec<Reading>> = BTreeMap::new();
+        for (device, time, first, last, delay) in &sent {
+            turns.entry(time + delay).or_default().push((DEVICES[*device], *time, *first, *last));
+        }
+        (0..500).step_by(7).for_each(|at| { turns.entry(at).or_default(); });
+        let (mut at, mut logs, mut log) = (0, BTreeMap::new(), Vec::new());
+        for (pause, length) in outages {
+            log.push((at + pause, i64::MAX));
+            logs.insert(at + pause, log.clone());
+            at += pause + length;
+            log.last_mut().unwrap().1 = at;
+            logs.insert(at, log.clone());
+        }
+        logs.keys().for_each(|at| { turns.entry(*at).or_default(); });
+        let mut straight = Fleet::new(spec(pattern));
+        let mut other = Fleet::new(spec(pattern));
+        for (at, readings) in &turns {
+            let new = logs.get(at).map_or(&[][..], Vec::as_slice);
+            let mut known = new;
+            for (_, workers) in restarts.iter().filter(|r| (at - 6..=*at).contains(&r.0)) {
+                other.restart(*workers);
+                known = logs.range(..=at).next_back().map_or(&[][..], |l| l.1.as_slice());
+            }
+            let mut one = straight.epoch_of(*at, readings, new);
+            let mut two = other.epoch_of(*at, readings, known);
+            let by = |a: &Row, b: &Row| {
+                (&a.device, a.start, a.revision).cmp(&(&b.device, b.start, b.revision))
+            };
+            one.sort_by(by);
+            two.sort_by(by);
+            prop_assert_eq!(one, two);
+        }
+        straight.epoch(10_000, &[]);
+        straight.stands();
+        prop_assert_eq!(straight.late, 0);
+        for key in (0..DEVICES.len()).filter_map(|at| straight.workers[0].keys.get(at)) {
+            prop_assert_eq!((key.taken, key.wake_us), (key.entries.len(), None));
+        }
+    }
+}
+
+/// The operator without outages, as one with one input.
+struct Alone(SequenceOperator);
+
+impl KeyedOperator for Alone {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        self.0.epoch(rows, &outage_rows(&[]), tick, emit)
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        JoinOperator::end(&mut self.0, emit)
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        JoinOperator::cut(&mut self.0, whole)
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        JoinOperator::load(&mut self.0, state)
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
@@ -291,7 +388,7 @@ proptest! {
         epochs.sort_by_key(|e| e.0);
         let make = || -> Box<dyn KeyedOperator> {
             let spec = SequenceSpec { keep_us, ..spec(pattern) };
-            Box::new(SequenceOperator::new(spec).unwrap())
+            Box::new(Alone(SequenceOperator::new(spec).unwrap()))
         };
         check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
     }

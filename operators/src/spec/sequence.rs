@@ -37,6 +37,18 @@ pub enum Pattern {
     },
 }
 
+impl Pattern {
+    /// How long it waits after a reading, microseconds; nothing if it only counts readings.
+    pub fn within_us(self) -> i64 {
+        match self {
+            Self::Then { within_us }
+            | Self::Without { within_us }
+            | Self::Times { within_us, .. } => within_us,
+            Self::Among { .. } => 0,
+        }
+    }
+}
+
 /// Patterns over the readings of each key, by event time.
 #[derive(Clone, Debug)]
 pub struct SequenceSpec {
@@ -68,7 +80,8 @@ pub struct SequenceSpec {
     pub keep_us: i64,
     /// See [`super::AbsenceSpec::live`].
     pub live: bool,
-    /// A key that was silent for this long (tick time) is forgotten, microseconds.
+    /// A key that was silent for this long (tick time) is forgotten, microseconds; not before what
+    /// it waits for was told.
     pub forget_after_us: i64,
     /// How many keys it may have.
     pub limits: KeyLimits,

@@ -34,8 +34,8 @@ pub(super) fn sequence(s: &SequenceSpec, out: &mut String) {
     let (disorder, idle) = (show_duration(s.disorder_us), show_duration(s.idle_close_us));
     let told = match s.live {
         true => format!(
-            "when its key's newest reading is {disorder} past it; the clock of a key that is \
-             silent for {idle} goes on with the time of arrival"
+            "when its key's newest reading is {disorder} past it; of a key that is silent for \
+             {idle}, when so much time has passed while the source was there"
         ),
         false => format!("when its key's newest reading is {disorder} past it"),
     };

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::expressions::Column;
+use tidegate_operators::absence::AbsenceOperator;
 use tidegate_operators::alert::AlertRule;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
@@ -77,15 +78,19 @@ pub(super) fn build<'scope>(
     builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
-            StepKind::Window(_)
-            | StepKind::Detect(_)
-            | StepKind::Latest(_)
-            | StepKind::Sequence(_) => {
+            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Latest(_) => {
                 builder.keyed_step(step)?;
             }
             StepKind::Enrich(spec) => builder.enrich(step, spec)?,
-            StepKind::Absence(spec) => builder.absence(step, spec)?,
             StepKind::Join(spec) => builder.join(step, spec)?,
+            StepKind::Absence(spec) => {
+                let operator = Box::new(AbsenceOperator::new(spec.clone())?);
+                builder.listening_step(step, operator, &spec.keys)?;
+            }
+            StepKind::Sequence(spec) => {
+                let operator = Box::new(SequenceOperator::new(spec.clone())?);
+                builder.listening_step(step, operator, &spec.keys)?;
+            }
             _ => builder.stateless_step(step),
         }
     }
@@ -230,10 +235,6 @@ impl<'scope> Builder<'_, 'scope> {
             StepKind::Detect(spec) => {
                 let operator = Box::new(Detector::new(spec.clone())?);
                 (operator, spec.keys.clone(), true, Some(Counter::Findings))
-            }
-            StepKind::Sequence(spec) => {
-                let operator = Box::new(SequenceOperator::new(spec.clone())?);
-                (operator, spec.keys.clone(), true, None)
             }
             StepKind::Latest(spec) => {
                 let operator = Box::new(LatestOperator::new(spec.clone())?);

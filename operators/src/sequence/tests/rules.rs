@@ -36,7 +36,7 @@ fn what_is_final_is_late() {
     let mut fleet = Fleet::new(spec);
     fleet.epoch(0, &[("a", 0, true, false), ("a", 105, false, true)]);
     assert_eq!(told(&fleet.epoch(20, &[])), [(0, 105, true, 0)], "after `idle_close`");
-    fleet.epoch(30, &[("a", 64, true, false)]);
+    fleet.epoch(30, &[("a", 49, true, false)]);
     assert_eq!((fleet.late, fleet.told.len()), (1, 1));
     let rows = fleet.epoch(31, &[("a", 80, true, false)]);
     assert_eq!(told(&rows), [(0, 105, false, 1), (80, 105, true, 0)]);
@@ -76,10 +76,98 @@ fn at_the_end_what_waits_comes_and_nothing_is_missed() {
         let mut operator = SequenceOperator::new(spec(pattern)).unwrap();
         let rows = batch(&[("a", 0, true, false), ("a", 3, false, true), ("a", 4, true, false)]);
         let mut emit = Emit::default();
-        operator.epoch(&rows, Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+        let tick = Tick { epoch: 1, time_us: 0 };
+        operator.epoch(&rows, &outage_rows(&[]), tick, &mut emit).unwrap();
         assert!(emit.rows.is_empty());
         operator.end(&mut emit).unwrap();
         let rows = rows_of(&emit.rows);
         assert_eq!(rows.iter().filter(|row| row.active).count(), count, "{rows:?}");
     }
+}
+
+/// A broker kept what came while Tidegate did not run, and the first tick comes before it.
+#[test]
+fn what_was_queued_during_a_stop_is_not_late() {
+    let spec = SequenceSpec { keep_us: 10, ..spec(Pattern::Then { within_us: 50 }) };
+    let mut fleet = Fleet::new(spec);
+    fleet.epoch(100, &[("a", 100, true, false)]);
+    fleet.restart(1);
+    assert_eq!(fleet.epoch_of(1_000, &[], &[(100, 1_000)]), []);
+    let rows = fleet.epoch(1_001, &[("a", 110, false, true), ("a", 200, true, false)]);
+    assert_eq!((told(&rows), fleet.late), (vec![(100, 110, true, 0)], 0));
+    let rows = fleet.epoch(1_002, &[("a", 230, false, true)]);
+    assert_eq!(told(&rows), [(100, 200, false, 1)]);
+    assert_eq!((told(&fleet.epoch(1_100, &[])), fleet.late), (vec![(200, 230, true, 0)], 0));
+}
+
+/// The device, not the source, was cut off for long: what it buffered takes the match back.
+#[test]
+fn silence_makes_nothing_late() {
+    let spec = SequenceSpec { keep_us: 10, ..spec(Pattern::Without { within_us: 300 }) };
+    let mut fleet = Fleet::new(spec);
+    fleet.epoch(0, &[("a", 0, true, false)]);
+    assert_eq!(told(&fleet.epoch(900, &[])), [(0, 300, true, 0)]);
+    let rows = fleet.epoch(901, &[("a", 20, false, true)]);
+    assert_eq!((told(&rows), fleet.late), (vec![(0, 300, false, 1)], 0));
+}
+
+#[test]
+fn silence_during_an_outage_is_none() {
+    let mut fleet = Fleet::new(spec(Pattern::Without { within_us: 100 }));
+    fleet.epoch(0, &[("a", 0, true, false), ("b", 0, true, false), ("c", 0, true, false)]);
+    fleet.epoch_of(50, &[], &[(50, i64::MAX)]);
+    assert_eq!(fleet.epoch(400, &[]), [], "the broker is away");
+    fleet.restart(2);
+    assert_eq!(fleet.epoch_of(500, &[], &[(50, 500)]), [], "it is back");
+    let queued = [("b", 90, false, false), ("b", 110, false, true), ("c", 480, true, false)];
+    let rows = fleet.epoch(501, &queued);
+    assert_eq!(told(&rows), [(0, 100, true, 0)], "what was queued says so of b");
+    assert_eq!(told(&fleet.epoch(530, &[])), [(0, 110, false, 1)]);
+    assert_eq!(fleet.epoch(605, &[]), [], "the whole time anew");
+    let rows = fleet.epoch(606, &[]);
+    assert_eq!((told(&rows), rows[0].device.as_str()), (vec![(0, 100, true, 0)], "a"));
+    let rows = fleet.epoch(700, &[]);
+    assert_eq!((told(&rows), rows[0].device.as_str()), (vec![(480, 580, true, 0)], "c"));
+    // What came first after the outage does not change what was told since.
+    fleet.epoch(710, &[("a", 690, false, false)]);
+    let rows = fleet.epoch(711, &[("a", 695, false, true)]);
+    assert_eq!(rows, [], "it waits for others");
+    assert_eq!(told(&fleet.epoch(740, &[])), [(0, 695, false, 1)]);
+}
+
+/// The messages of an outage are lost, and the next one comes after the time by its own clock.
+#[test]
+fn what_was_lost_in_an_outage_is_not_missed() {
+    let mut fleet = Fleet::new(spec(Pattern::Without { within_us: 100 }));
+    fleet.epoch(0, &[("a", 0, true, false)]);
+    fleet.epoch_of(50, &[], &[(50, 500)]);
+    fleet.epoch(501, &[("a", 500, true, false)]);
+    fleet.restart(1);
+    assert_eq!(fleet.epoch_of(530, &[("a", 525, false, false)], &[(50, 500)]), []);
+    assert_eq!(told(&fleet.epoch(700, &[])), [(500, 600, true, 0)], "but from then on");
+    assert_eq!(fleet.stands().len(), 1);
+}
+
+#[test]
+fn a_clock_that_stands_is_bounded() {
+    let mut fleet = Fleet::new(spec(Pattern::Among { times: 2, of: 3 }));
+    for epoch in 0..4 {
+        let readings: Vec<Reading> = (0..30_000).map(|_| ("a", 7, false, epoch > 1)).collect();
+        fleet.epoch(epoch, &readings);
+        assert!(fleet.workers[0].keys[0].entries.len() <= ENTRIES_MAX, "epoch {epoch}");
+    }
+    fleet.restart(1);
+    fleet.epoch(100, &[("a", 30, false, true), ("a", 31, false, true)]);
+    fleet.epoch(200, &[]);
+    assert_eq!(fleet.late, 0);
+    assert!(fleet.stands().last().is_some_and(|found| found.3.is_none()));
+}
+
+#[test]
+fn a_key_is_not_forgotten_before_what_it_waits_for_is_told() {
+    let spec = SequenceSpec { forget_after_us: 50, ..spec(Pattern::Without { within_us: 1_000 }) };
+    let mut fleet = Fleet::new(spec);
+    fleet.epoch(0, &[("a", 0, true, false)]);
+    fleet.epoch(900, &[]);
+    assert_eq!(told(&fleet.epoch(1_006, &[])), [(0, 1_000, true, 0)]);
 }

@@ -19,8 +19,9 @@ pub(super) static SEQUENCE: Component = Component {
           `matched` (how many readings made it), the selected columns, `rows` and `revision`. It \
           comes when the match is complete (`active` is true, `window_end` is `completed`), and, \
           with the next `revision`, when it is over (`window_end` is when): with the first reading \
-          for which `then` is not true; with the one that was waited for; with too few. Put an \
-          alert on it with `fire = \"active\"`.",
+          for which `then` is not true; with the one that was waited for; with too few. What is \
+          missing while the source is away, or Tidegate does not run, is not told. Put an alert on \
+          it with `fire = \"active\"`.",
     keys: &[
         STEP_NAME,
         STEP_FROM,

@@ -1,12 +1,11 @@
 //! The log of outages in the graph of a pipeline, kept on one worker and told to all; and the steps
 //! that read it.
 
-use tidegate_operators::absence::AbsenceOperator;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join, split, to_all};
 use tidegate_operators::key::owner;
 use tidegate_operators::outage::{OutageLog, changes_schema, outage_changes, outages_schema};
-use tidegate_operators::spec::{AbsenceSpec, StepSpec};
+use tidegate_operators::spec::StepSpec;
 use tidegate_operators::{Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
@@ -56,21 +55,20 @@ impl<'scope> Builder<'_, 'scope> {
         Second { stream, input: outages_schema(), order }
     }
 
-    /// A step that tells absences.
-    pub(super) fn absence(
+    /// A step whose operator reads the log, with the key columns of its readings.
+    pub(super) fn listening_step(
         &mut self,
         step: &StepSpec,
-        spec: &AbsenceSpec,
+        mut operator: Box<dyn JoinOperator>,
+        keys: &[usize],
     ) -> Result<(), OperatorError> {
         let name = format!("{}/{}", self.pipeline.name, step.name);
-        let mut operator = AbsenceOperator::new(spec.clone())?;
-        let owned = self
-            .restore(&name, spec.keys.len(), &mut |rows| JoinOperator::load(&mut operator, rows))?;
+        let owned = self.restore(&name, keys.len(), &mut |rows| operator.load(rows))?;
         let left = &self.edges[&step.from];
         let context = self.host_context(name, self.schema_of(&step.from), &left.order, owned);
-        let left = (left.stream.clone(), by_key(spec.keys.clone()));
+        let left = (left.stream.clone(), by_key(keys.to_vec()));
         let right = (self.outages_of(), to_all());
-        let hosted = host_join(left, right, Box::new(operator), context);
+        let hosted = host_join(left, right, operator, context);
         self.rejects(hosted.rejects);
         self.late(hosted.late);
         self.sinks.target(hosted.rows.clone(), None, None);
