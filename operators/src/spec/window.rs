@@ -144,7 +144,8 @@ pub struct WindowSpec {
     pub select: Vec<(String, Expr)>,
     /// How much older than the newest reading of its key a reading may be, microseconds.
     pub disorder_us: i64,
-    /// A key silent for this long (tick time) has its open windows closed, microseconds.
+    /// The clock of a key that is silent for this long (tick time) goes on with the ticks, so that
+    /// its windows end without a reading, microseconds.
     pub idle_close_us: i64,
     /// Whose clock closes windows.
     pub clock: Clock,

@@ -92,23 +92,25 @@ impl WindowOperator {
         }
     }
 
-    /// Step 3b: keys that have been silent for `idle_close` of tick time; after a further
-    /// `revise_for` of silence their state goes, too.
+    /// Step 3b: the clock of a key that has been silent for `idle_close` of tick time goes on with
+    /// the ticks, so each of its windows closes at its own end; `revise_for` after the last of
+    /// them its state goes, too.
     pub(super) fn close_idle(&mut self, tick: Tick) {
         let keep_us = self.keep_us();
         while let Some((look_us, id)) = self.idle.first().copied()
             && look_us <= tick.time_us
         {
-            let last_tick_us = self.keys[id as usize].last_tick_us;
-            let close_us = last_tick_us.saturating_add(self.spec.idle_close_us);
-            let drop_us = close_us.saturating_add(keep_us).max(close_us.saturating_add(1));
-            if tick.time_us < close_us {
-                self.look_at(id, close_us);
+            let key = &self.keys[id as usize];
+            let newest = self.bounds.pane_at(key.clock_us, key.zone).number;
+            let last = self.bounds.windows_of(newest).1;
+            let all_us = self.silent_close_us(key, last);
+            let drop_us = all_us.saturating_add(keep_us);
+            if tick.time_us < all_us {
+                let look_us = self.close_silent(id, last, tick);
+                self.look_at(id, look_us);
                 continue;
             }
-            self.close_all(id);
-            // Where nothing is revised, what was closed now is dropped now.
-            self.touched.push(id);
+            self.close_silent_through(id, last);
             if tick.time_us < drop_us {
                 self.look_at(id, drop_us);
                 continue;
@@ -118,7 +120,40 @@ impl WindowOperator {
             // The next reading puts it on the list again.
             key.last_tick_us = i64::MIN;
             self.look_at(id, i64::MAX);
+            self.touched.push(id);
             self.gone.push(id);
+        }
+    }
+
+    /// The tick time at which a window closes if its key stays silent.
+    fn silent_close_us(&self, key: &KeyState, window: i64) -> i64 {
+        let end_us = self.bounds.end(window, key.zone);
+        let silence_us = end_us.saturating_sub(key.clock_us).saturating_add(self.spec.disorder_us);
+        key.last_tick_us.saturating_add(silence_us.max(self.spec.idle_close_us))
+    }
+
+    /// Closes the windows before `last` that have ended if the key has been silent for long enough,
+    /// and returns the tick time at which to look at it again. Every end is looked at: what is
+    /// closed must depend on ticks, and not on when somebody looked.
+    fn close_silent(&mut self, id: u32, last: i64, tick: Tick) -> i64 {
+        let key = &self.keys[id as usize];
+        let silence_us = tick.time_us.saturating_sub(key.last_tick_us);
+        if silence_us < self.spec.idle_close_us {
+            return key.last_tick_us.saturating_add(self.spec.idle_close_us);
+        }
+        let clock_us = key.clock_us.saturating_add(silence_us);
+        let horizon_us = clock_us.saturating_sub(self.spec.disorder_us);
+        let ended = self.bounds.last_ended(horizon_us, key.zone).min(last.saturating_sub(1));
+        self.close_silent_through(id, ended);
+        let key = &self.keys[id as usize];
+        self.silent_close_us(key, key.closed.saturating_add(1).min(last))
+    }
+
+    fn close_silent_through(&mut self, id: u32, window: i64) {
+        if window > self.keys[id as usize].closed {
+            self.close_through(id, window);
+            // Where nothing is revised, what was closed now is dropped now.
+            self.touched.push(id);
         }
     }
 

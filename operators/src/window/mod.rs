@@ -3,8 +3,9 @@
 //! In each epoch: (1) readings are put into panes and checked for lateness against what was closed
 //! before the epoch; (2) the epoch's panes get their earlier state merged and the readings added,
 //! in journal order, which makes every float exact and repeatable; (3) keys whose clock passed the
-//! end of a window, or that were silent for too long, emit it; windows that late readings touched
-//! are emitted again with the next revision; (4) state that can no longer be revised is dropped.
+//! end of a window emit it (the clock of a key that is silent for `idle_close` goes on with the
+//! ticks); windows that late readings touched are emitted again with the next revision; (4) state
+//! that can no longer be revised is dropped.
 //! All of it depends on the key's own readings and on ticks, never on other keys or workers (with
 //! `clock = "fleet"` the rows of all keys are on one worker).
 //!

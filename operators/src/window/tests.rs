@@ -30,6 +30,7 @@ use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, Shape, WindowSpec, ti
 
 mod calendar;
 mod forget;
+mod silence;
 
 const OFFSET: i64 = 3;
 
@@ -210,7 +211,7 @@ proptest! {
     #[test]
     fn revised_windows_equal_the_oracle(
         epochs in readings(),
-        shape in prop::sample::select(vec![(100, 100), (60, 20), (60, 40), (7, 7)]),
+        shape in prop::sample::select(vec![(100, 100), (60, 20), (60, 40), (7, 7), (3_000, 500)]),
         disorder in 0i64..80,
         restart in prop::option::of(0usize..30),
         // Also so far apart that keys fall silent, come back and fall silent again.
@@ -311,7 +312,7 @@ proptest! {
     #[test]
     fn cuts_add_up_on_any_number_of_workers(
         epochs in readings(),
-        shape in prop::sample::select(vec![(100, 100), (60, 20), (7, 7)]),
+        shape in prop::sample::select(vec![(100, 100), (60, 20), (7, 7), (3_000, 500)]),
         keep in prop::option::of(0i64..300),
     ) {
         let late = keep.map_or(LatePolicy::Table, |keep_us| LatePolicy::Revise { keep_us });

@@ -160,7 +160,8 @@ static READING: Component = Component {
         Key::new(
             "idle_close",
             Kind::Duration,
-            "Windows of a device that is silent for this long (in receive time) are closed.",
+            "The clock of a device that is silent for this long (in receive time) goes on with the \
+             receive time: its windows close at their ends without a reading.",
             "\"1m\"",
         )
         .default("1m"),
@@ -456,8 +457,9 @@ static TEST_INPUT: Component = Component {
     id: "test.input",
     heading: "[[test.input]]",
     tag: None,
-    doc: "One message, or `count` of them, one `every`. They are received in order of time. Or \
-          what happens without a message: `event`.",
+    doc: "One message, or `count` of them, one `every`. They are received in order of time, and \
+          where that is longer apart than the `idle_close` of a step, time goes on in between as \
+          it does live. Or what happens without a message: `event`.",
     keys: &[
         Key::new("topic", Kind::Text, "Its topic.", "\"plant/a/d1/telemetry\""),
         Key::new(

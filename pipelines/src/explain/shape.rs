@@ -89,16 +89,11 @@ pub(super) fn closes(w: &WindowSpec) -> String {
     };
     let (disorder, idle) = (show_duration(w.disorder_us), show_duration(w.idle_close_us));
     let what = match &w.shape {
-        Shape::Grid { .. } | Shape::Calendar(_) => {
-            return format!(
-                "when {whose} is {disorder} past its end, or its key is silent for {idle}"
-            );
-        }
         Shape::Session { .. } => "the end of the pause, or the cut",
         Shape::Count { .. } => "its last reading",
         Shape::State { max_us: None, .. } => "the reading that ends it",
         Shape::State { max_us: Some(_), .. } => "the reading that ends it, or the cut",
-        Shape::Sliding { .. } => "its end",
+        Shape::Grid { .. } | Shape::Calendar(_) | Shape::Sliding { .. } => "its end",
     };
     format!(
         "when {whose} is {disorder} past {what}; the clock of a key that is silent for {idle} goes \

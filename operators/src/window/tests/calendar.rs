@@ -58,7 +58,7 @@ fn name(period: &Period, local: NaiveDateTime) -> String {
     }
 }
 
-fn calendar(period: Period, zone: ZoneOf, offset_us: i64) -> WindowSpec {
+pub(super) fn calendar(period: Period, zone: ZoneOf, offset_us: i64) -> WindowSpec {
     let late = LatePolicy::Revise { keep_us: 400 * 1_440 * MINUTE };
     let shape = Shape::Calendar(CalendarSpec { period, zone, offset_us });
     WindowSpec { shape, ..spec(1, 1, 90 * MINUTE, late) }

@@ -66,7 +66,7 @@ proptest! {
     #[test]
     fn forgetting_shows_in_no_row(
         steps in steps(),
-        shape in prop::sample::select(vec![(100, 100), (60, 20), (7, 7)]),
+        shape in prop::sample::select(vec![(100, 100), (60, 20), (7, 7), (3_000, 500)]),
         keep in prop::option::of(0i64..300),
         fleet in any::<bool>(),
         restart in prop::option::of(0usize..25),

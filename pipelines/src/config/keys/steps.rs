@@ -101,7 +101,7 @@ pub(super) const DISORDER: Key = Key::new(
 pub(super) const IDLE_CLOSE: Key = Key::new(
     "idle_close",
     Kind::Duration,
-    "How long a silent key is waited for. If absent, as in `[reading]`.",
+    "How long a silent key is waited for, in receive time. If absent, as in `[reading]`.",
     "\"1m\"",
 );
 

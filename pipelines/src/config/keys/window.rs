@@ -34,7 +34,7 @@ pub(super) static WINDOW: Component = Component {
           Which windows there are says one of: `every`; `size` and `slide`; `shifts`; `gap` \
           (sessions); `count`; `while`, or `begin` and `until` (states); `before` and `after` \
           (around each reading). The last four are over the readings of a key in the order of \
-          their times; the clock of a key that is silent for `idle_close` goes on with the time \
+          their times. The clock of a key that is silent for `idle_close` goes on with the time \
           of arrival.",
     keys: &[
         STEP_NAME,
