@@ -2,7 +2,7 @@
 //!
 //! No port is opened, nothing is written, no clock is read: a test is a pure function of its file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -11,7 +11,9 @@ use arrow::array::RecordBatch;
 use tidegate_operators::event::SessionEvent;
 use tidegate_operators::outage::OutageSpec;
 use tidegate_operators::registry::put;
-use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::spec::{
+    DetectSpec, LatePolicy, LatestSpec, PipelineSpec, SequenceSpec, StepKind, WindowSpec,
+};
 use tidegate_operators::{Epoch, MessageMeta, MessagesBuilder, Tick};
 use tidegate_pipelines::graph::Target;
 use tidegate_pipelines::plan::{TestChange, TestEvent, TestInput};
@@ -25,8 +27,8 @@ use crate::stats::Stats;
 /// The rows of every edge of a pipeline, by the edge's name, in order.
 pub type Edges = BTreeMap<String, Vec<RecordBatch>>;
 
-/// Runs messages through one pipeline on `workers` workers, one epoch per distinct receive time,
-/// and closes all windows at the end.
+/// Runs messages through one pipeline on `workers` workers, one epoch per distinct receive time and
+/// some without messages where these are far apart, and closes all windows at the end.
 ///
 /// # Errors
 /// An operator that failed, which is a bug and not a failed test.
@@ -64,7 +66,7 @@ fn run_pipelines(
 ) -> anyhow::Result<Rows> {
     let mut inputs: Vec<&TestInput> = inputs.iter().collect();
     inputs.sort_by_key(|i| i.at_us);
-    let epochs: Vec<&[&TestInput]> = inputs.chunk_by(|a, b| a.at_us == b.at_us).collect();
+    let epochs = sealed(pipelines, &inputs);
     let (mut rows, mut state, mut done, mut offset) = (Rows::new(), State::new(), 0, 0);
     for (number, (count, workers)) in parts.iter().enumerate() {
         let is_last = number + 1 == parts.len();
@@ -96,10 +98,55 @@ fn run_pipelines(
     Ok(rows)
 }
 
+/// What an epoch of a test has: when it is sealed, and its messages.
+type Sealed<'a> = (i64, &'a [&'a TestInput]);
+
+/// The shortest pause after which there is a tick, µs: live ones are about as far apart.
+const PAUSE_LEAST_US: i64 = 1_000_000;
+
+/// The epochs of a test. Live, time goes on between messages: so do the ticks here, once for each
+/// moment at which a step does something about silence, and then in distances that double, which
+/// bounds their number.
+fn sealed<'a>(pipelines: &[PipelineSpec], inputs: &'a [&'a TestInput]) -> Vec<Sealed<'a>> {
+    let pauses: BTreeSet<(i64, i64)> =
+        pipelines.iter().flat_map(|p| &p.steps).filter_map(|step| pauses_us(&step.kind)).collect();
+    let mut epochs: Vec<Sealed<'a>> = Vec::new();
+    for together in inputs.chunk_by(|a, b| a.at_us == b.at_us) {
+        let at_us = together[0].at_us;
+        if let Some((before_us, _)) = epochs.last().copied() {
+            let mut ticks = BTreeSet::new();
+            for (close_us, drop_us) in &pauses {
+                let longer = std::iter::successors(Some(*close_us), |pause| pause.checked_mul(2));
+                let all = longer.chain([*drop_us]).map(|pause| before_us.saturating_add(pause));
+                ticks.extend(all.filter(|tick_us| *tick_us < at_us));
+            }
+            epochs.extend(ticks.into_iter().map(|tick_us| (tick_us, &[][..])));
+        }
+        epochs.push((at_us, together));
+    }
+    epochs
+}
+
+/// How long a key of a step is silent when that closes what it has open, and drops it.
+fn pauses_us(step: &StepKind) -> Option<(i64, i64)> {
+    let (idle_us, keep_us) = match step {
+        StepKind::Window(WindowSpec { idle_close_us, late, .. }) => match late {
+            LatePolicy::Revise { keep_us } => (*idle_close_us, *keep_us),
+            LatePolicy::Table => (*idle_close_us, 0),
+        },
+        StepKind::Detect(DetectSpec { idle_close_us, .. })
+        | StepKind::Latest(LatestSpec { idle_close_us, .. })
+        | StepKind::Sequence(SequenceSpec { idle_close_us, .. }) => (*idle_close_us, 0),
+        _ => return None,
+    };
+    let close_us = idle_us.max(PAUSE_LEAST_US);
+    Some((close_us, close_us.saturating_add(keep_us)))
+}
+
 fn run_part(
     plan: WorkerPlan,
     source: u16,
-    epochs: &[&[&TestInput]],
+    epochs: &[Sealed],
     offset: &mut u64,
     is_last: bool,
     rows: &mut Rows,
@@ -118,7 +165,7 @@ fn run_part(
     })?;
     let save = Arc::new(AtomicBool::new(false));
     let mut queue = FeedQueue::new(ports, in_flight, stats, None, Arc::clone(&save));
-    for (epoch, inputs) in (first..).zip(epochs) {
+    for (epoch, (time_us, inputs)) in (first..).zip(epochs) {
         save.store(epoch == last && !is_last, Ordering::Release);
         let mut builder = MessagesBuilder::default();
         for input in *inputs {
@@ -143,7 +190,7 @@ fn run_part(
         let messages = builder.finish(source, *offset);
         *offset += messages.len() as u64;
         queue.messages(Arc::new(messages));
-        queue.tick(Tick { epoch, time_us: inputs[0].at_us });
+        queue.tick(Tick { epoch, time_us: *time_us });
     }
     queue.end(is_last);
     let collected = collector.join().map_err(|_| anyhow::anyhow!("collecting the rows failed"))?;

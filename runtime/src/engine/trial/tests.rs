@@ -148,3 +148,21 @@ fn state_of_another_operator_is_refused_at_the_start() {
     let error = start(worker_plan, Arc::default(), events).err().unwrap().to_string();
     assert!(error.contains("does not fit"), "{error}");
 }
+
+/// Also between messages that are far apart: when a step does something about silence, and now and
+/// then after that.
+#[test]
+fn time_goes_on_between_messages() {
+    const MINUTE_US: i64 = 60_000_000;
+    let plan = plan();
+    let at = |minute: i64| TestInput { at_us: minute * MINUTE_US, ..inputs()[0].clone() };
+    let inputs = [at(0), at(0), at(180), at(181)];
+    let inputs: Vec<&TestInput> = inputs.iter().collect();
+    let epochs: Vec<(i64, usize)> = sealed(&plan.pipelines, &inputs)
+        .iter()
+        .map(|(time_us, inputs)| (time_us / MINUTE_US, inputs.len()))
+        .collect();
+    // `idle_close` is a minute, `revise_for` an hour.
+    let ticks = [1, 2, 4, 8, 16, 32, 61, 64, 128].map(|minute| (minute, 0));
+    assert_eq!(epochs, [&[(0, 2)], &ticks[..], &[(180, 1), (181, 1)]].concat());
+}
