@@ -21,7 +21,7 @@ use crate::bounds::{What, bounds, told};
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
-use crate::recompute::{is_recomputed, readings_before, stored_as};
+use crate::recompute::{has_places, is_recomputed, readings_before, stored_as};
 
 /// What a plan does, pipeline by pipeline.
 pub fn explain(plan: &Plan) -> String {
@@ -231,6 +231,11 @@ fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
     let after = match stored_as(p, &step.from) {
         _ if !is_recomputed(w) => "system.late, without effect".to_owned(),
         _ if !p.tables.iter().any(|t| t.from == step.name) => "system.late".to_owned(),
+        Some(_) if !has_places(w) => {
+            "system.late, without effect: with `journal_offset` kept by the \
+             steps before it, it could be computed again"
+                .to_owned()
+        }
         Some(table) => {
             format!("it is computed again from {}.{}", table.namespace, table.name)
         }

@@ -5,7 +5,10 @@
 //! Rows of such a table say where they were in the journal, so the window is computed again from
 //! the readings that had come by then, in the order in which they came.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use tidegate_operators::OperatorError;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::spec::{
@@ -41,8 +44,8 @@ impl Recomputation {
         self.path.is_empty()
     }
 
-    /// The rows that the windows read, of rows of the stored edge. What steps reject was told when
-    /// it came.
+    /// The rows that the windows read, of rows of the stored edge, whose columns may all be null.
+    /// What steps reject was told when it came.
     ///
     /// # Errors
     /// The rows are not of the stored schema.
@@ -60,7 +63,7 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         let StepKind::Window(window) = &step.kind else { return None };
         let tables: Vec<TableSpec> =
             p.tables.iter().filter(|t| t.from == step.name).cloned().collect();
-        if tables.is_empty() || !is_recomputed(window) {
+        if tables.is_empty() || !is_recomputed(window) || !has_places(window) {
             return None;
         }
         let (stored, path) = stored(p, &step.from)?;
@@ -76,6 +79,12 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         Some(Recomputation { window, stored, order, tables, path })
     };
     p.steps.iter().filter_map(of_step).collect()
+}
+
+/// Whether the late readings of a window tell where in the journal they were: a step before it can
+/// drop that.
+pub(crate) fn has_places(window: &WindowSpec) -> bool {
+    window.input.index_of(OFFSET).is_ok()
 }
 
 /// Whether windows of this kind are computed again where their input is stored.
@@ -119,8 +128,16 @@ fn stored(p: &PipelineSpec, edge: &str) -> Option<(TableSpec, Path)> {
         true => table.schema.clone(),
         false => maker(p, &step.from)?.0.output.clone(),
     };
-    path.push((StatelessStep::new(&step.kind, input, step.output.clone())?, branch));
+    let (input, output) = (nullable(&input), nullable(&step.output));
+    path.push((StatelessStep::new(&step.kind, input, output)?, branch));
     Some((table, path))
+}
+
+/// What is required now is null in rows from before that.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+    let fields: Vec<Field> = fields.collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 fn order(p: &PipelineSpec, table: &TableSpec) -> Vec<String> {

@@ -92,6 +92,15 @@ impl Session {
         Ok(Self { context, catalog })
     }
 
+    /// With queries that run in one piece each, whatever cores there are: every piece of a sort
+    /// sets memory aside, so that on many cores little memory would be too little.
+    #[must_use]
+    pub fn on_one_core(self) -> Self {
+        let state = self.context.state_ref();
+        state.write().config_mut().options_mut().execution.target_partitions = 1;
+        self
+    }
+
     /// DataFusion's context, for servers and for functions to be registered. It does not refuse
     /// statements that write; [`Session::sql`] does.
     pub fn context(&self) -> &SessionContext {

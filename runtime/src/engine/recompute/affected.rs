@@ -1,10 +1,10 @@
 //! The windows that late readings belong to, cut into slices that fit into memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use tidegate_operators::intern::KeyInterner;
 use tidegate_operators::spec::Shape;
@@ -13,47 +13,69 @@ use tidegate_operators::system::keys_json;
 /// Windows of a slice: some hundred bytes each, while they are computed.
 const WINDOWS_MAX: usize = 200_000;
 
+/// Panes of a slice, counted once for each window that they are a part of: some fifty bytes each.
+const PANES_MAX: i64 = 2_000_000;
+
 const DAY_US: i64 = 86_400_000_000;
 
 /// Start and end of a window, microseconds.
 pub(super) type Bounds = (i64, i64);
 
-/// Windows by their start, then the key (as JSON).
+/// Windows by their start, then the key (as JSON), each with the number of its late readings.
 #[derive(Debug, Default)]
-pub(super) struct Affected(BTreeSet<(Bounds, String)>);
+pub(super) struct Affected(BTreeMap<(Bounds, String), i64>);
 
 impl Affected {
-    /// Adds the windows of rows of `keys`, `window_start` and `window_end`: late readings of a key,
-    /// with the start of the first and the end of the last window that did not take them. What fits
-    /// no window of `shape` is from an earlier form of the step, and passed over.
+    /// Adds the windows of rows of `keys`, `window_start`, `window_end` and a count: late readings
+    /// of a key, with the start of the first and the end of the last window that did not take them.
+    /// What fits no window of `shape` is from an earlier form of the step, and passed over.
     pub(super) fn add(&mut self, rows: &RecordBatch, shape: &Shape) -> Result<(), ArrowError> {
         let keys = cast(rows.column(0), &DataType::Utf8)?;
         let keys = keys.as_string::<i32>();
         let [from, to] =
             [1, 2].map(|i| rows.column(i).as_primitive::<TimestampMicrosecondType>().values());
+        let late = rows.column(3).as_primitive::<Int64Type>().values();
         for (row, (from_us, to_us)) in from.iter().zip(to).enumerate() {
-            let key = keys.value(row);
-            self.0.extend(windows(shape, (*from_us, *to_us)).map(|w| (w, key.to_owned())));
+            for window in windows(shape, (*from_us, *to_us)) {
+                *self.0.entry((window, keys.value(row).to_owned())).or_default() += late[row];
+            }
         }
         Ok(())
     }
 
     /// Slices of one day each at most, by the start of their windows.
-    pub(super) fn slices(self) -> Vec<Slice> {
+    pub(super) fn slices(self, shape: &Shape) -> Vec<Slice> {
+        let windows_max = windows_max(shape);
         let mut slices: Vec<Slice> = Vec::new();
         let (mut day, mut count) = (None, 0);
-        for (window, key) in self.0 {
+        for ((window, key), late) in self.0 {
             let today = window.0.div_euclid(DAY_US);
-            if day != Some(today) || count >= WINDOWS_MAX {
+            if day != Some(today) || count >= windows_max {
                 slices.push(Slice::default());
                 (day, count) = (Some(today), 0);
             }
             count += 1;
             let slice = slices.last_mut().expect("there is one now");
-            slice.keys.entry(key).or_default().push(window);
+            let windows = slice.keys.entry(key).or_default();
+            let before_us = windows.last().map_or(i64::MIN, |w| w.until_us);
+            windows.push(Window { bounds: window, until_us: before_us.max(window.1), late });
+            slice.count += 1;
         }
         slices
     }
+}
+
+/// Windows that a slice may have: each reads all of its panes when it is emitted.
+fn windows_max(shape: &Shape) -> usize {
+    let panes = match shape {
+        Shape::Grid { size_us, slide_us, .. } => size_us / greatest_divisor(*size_us, *slide_us),
+        _ => 1,
+    };
+    usize::try_from(PANES_MAX / panes.max(1)).unwrap_or(0).clamp(1, WINDOWS_MAX)
+}
+
+fn greatest_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 { a.max(1) } else { greatest_divisor(b, a % b) }
 }
 
 fn windows(shape: &Shape, (from_us, to_us): Bounds) -> impl Iterator<Item = Bounds> {
@@ -79,15 +101,31 @@ fn windows(shape: &Shape, (from_us, to_us): Bounds) -> impl Iterator<Item = Boun
 #[derive(Debug, Default)]
 pub(super) struct Slice {
     /// By key, in order.
-    keys: BTreeMap<String, Vec<Bounds>>,
+    keys: BTreeMap<String, Vec<Window>>,
+    count: usize,
+}
+
+/// A window that readings of the group are too late for.
+#[derive(Debug)]
+struct Window {
+    bounds: Bounds,
+    /// The last end of this one and those of its key before it.
+    until_us: i64,
+    /// How many readings of the group are too late for it.
+    late: i64,
 }
 
 impl Slice {
     /// From the first start to the last end.
     pub(super) fn range_us(&self) -> Bounds {
         let all = || self.keys.values().flatten();
-        let from_us = all().map(|w| w.0).min().unwrap_or_default();
-        (from_us, all().map(|w| w.1).max().unwrap_or_default())
+        let from_us = all().map(|w| w.bounds.0).min().unwrap_or_default();
+        (from_us, all().map(|w| w.bounds.1).max().unwrap_or_default())
+    }
+
+    /// How many windows it has.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// The keys as JSON.
@@ -96,10 +134,9 @@ impl Slice {
     }
 
     /// Whether a window of the key holds the time.
-    fn holds(windows: &[Bounds], time_us: i64) -> bool {
-        let begun = windows.partition_point(|w| w.0 <= time_us);
-        // All are of about the same length: of those that have begun, the last ends last.
-        begun > 0 && time_us < windows[begun - 1].1
+    fn holds(windows: &[Window], time_us: i64) -> bool {
+        let begun = windows.partition_point(|w| w.bounds.0 <= time_us);
+        begun > 0 && time_us < windows[begun - 1].until_us
     }
 }
 
@@ -109,7 +146,7 @@ pub(super) struct Finder<'s> {
     names: Vec<String>,
     interner: KeyInterner,
     /// By the id of a key.
-    windows: Vec<&'s [Bounds]>,
+    windows: Vec<&'s [Window]>,
     ids: Vec<u32>,
 }
 
@@ -126,7 +163,7 @@ impl<'s> Finder<'s> {
     }
 
     /// For each row, the windows of its key.
-    fn of_rows(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Vec<&'s [Bounds]>, ArrowError> {
+    fn of_rows(&mut self, keys: &[ArrayRef], rows: usize) -> Result<Vec<&'s [Window]>, ArrowError> {
         self.interner.intern(keys, rows, &mut self.ids)?;
         let fresh: Vec<u32> = self.interner.fresh().iter().map(|key| key.id).collect();
         let columns = self.interner.keys(&fresh)?;
@@ -150,15 +187,20 @@ impl<'s> Finder<'s> {
         Ok(windows.iter().zip(times).map(|(w, time_us)| Slice::holds(w, *time_us)).collect())
     }
 
-    /// Which rows are windows of the slice, by their key and start.
-    pub(super) fn are_windows(
+    /// For each row, whether it is a window of the slice, by its key, start and end: how many
+    /// readings of the group are too late for it.
+    pub(super) fn late(
         &mut self,
         keys: &[ArrayRef],
-        starts: &ArrayRef,
-    ) -> Result<Vec<bool>, ArrowError> {
-        let starts = starts.as_primitive::<TimestampMicrosecondType>().values();
+        bounds: [&ArrayRef; 2],
+    ) -> Result<Vec<Option<i64>>, ArrowError> {
+        let [starts, ends] = bounds.map(|b| b.as_primitive::<TimestampMicrosecondType>().values());
         let windows = self.of_rows(keys, starts.len())?;
-        let is = |w: &[Bounds], start| w.binary_search_by_key(&start, |w| w.0).is_ok();
-        Ok(windows.iter().zip(starts).map(|(w, start)| is(w, *start)).collect())
+        let find = |(of_key, bounds): (&&[Window], Bounds)| {
+            let found = of_key.binary_search_by_key(&bounds, |w| w.bounds).ok()?;
+            Some(of_key[found].late)
+        };
+        let bounds = starts.iter().copied().zip(ends.iter().copied());
+        Ok(windows.iter().zip(bounds).map(find).collect())
     }
 }

@@ -6,13 +6,20 @@
 //! are too late for is not emitted by its step any more, so nobody else writes these revisions; and
 //! every reading that comes for it later is a late reading of a later group, so that all that had
 //! come by then is in the group or before it.
+//!
+//! What a window took is known by its `rows`. If the stored readings do not have all of that and
+//! the late ones as well (some were deleted, or came before there was a table of them, or the
+//! journal is another one), the window stays as it is: less would be wrong. Late readings are
+//! counted in the group only: those for which it stayed before are not known any more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use futures::TryStreamExt as _;
 use tidegate_operators::intern::KeyInterner;
 use tidegate_operators::spec::TableSpec;
@@ -34,6 +41,8 @@ pub(super) struct Group<'a> {
     pub(super) table: &'a TableSpec,
     /// Ingest times of its late readings: from, until, microseconds.
     pub(super) times_us: Bounds,
+    /// Whether it is to be left undone.
+    pub(super) stopping: &'a AtomicBool,
 }
 
 fn name(text: &str) -> String {
@@ -73,21 +82,23 @@ impl Group<'_> {
         let last = self.rows(&format!("SELECT max(journal_offset) FROM {late}")).await?;
         let last = last.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().iter());
         let Some(last) = last.flatten().max() else { return Ok((Vec::new(), 0)) };
-        let windows = format!("SELECT DISTINCT keys, window_start, window_end FROM {late}");
+        let windows =
+            format!("SELECT keys, window_start, window_end, count(*) FROM {late} GROUP BY 1, 2, 3");
         let mut affected = Affected::default();
         let mut found = self.session.sql(&windows).await?.execute_stream().await?;
         while let Some(rows) = found.try_next().await? {
             affected.add(&rows, &self.of.window.shape)?;
         }
-        Ok((affected.slices(), last))
+        Ok((affected.slices(&self.of.window.shape), last))
     }
 
-    /// The windows of a slice as rows of the table, from the readings up to a place in the journal.
+    /// The windows of a slice as rows of the table, from the readings up to a place in the journal;
+    /// none if it is to stop.
     pub(super) async fn compute(
         &self,
         slice: &Slice,
         last_offset: i64,
-    ) -> anyhow::Result<Vec<RecordBatch>> {
+    ) -> anyhow::Result<Option<Vec<RecordBatch>>> {
         let window = &self.of.window;
         let mut operator = WindowOperator::new(window.clone())?;
         let mut finder = Finder::new(slice, &self.keys(&window.input))?;
@@ -96,7 +107,10 @@ impl Group<'_> {
         let mut found = self.session.sql(&sql).await?.execute_stream().await?;
         let mut epoch = 0;
         while let Some(rows) = found.try_next().await? {
-            let rows = self.of.input(as_schema(&rows, &self.of.stored.schema)?)?;
+            if self.stopping.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let rows = self.of.input(as_stored(&rows, &self.of.stored)?)?;
             let keys: Vec<ArrayRef> = window.keys.iter().map(|k| rows.column(*k).clone()).collect();
             let keep = finder.in_windows(&keys, rows.column(window.time))?;
             let rows = filter_record_batch(&rows, &BooleanArray::from(keep))?;
@@ -105,7 +119,8 @@ impl Group<'_> {
         }
         operator.end(&mut emit)?;
         let mut revisions = self.revisions(slice).await?;
-        emit.rows.iter().map(|rows| revisions.next(rows, &mut finder)).collect()
+        let rows = emit.rows.iter().map(|rows| revisions.next(rows, &mut finder));
+        rows.collect::<anyhow::Result<_>>().map(Some)
     }
 
     /// Names and types of the key columns.
@@ -149,7 +164,8 @@ impl Group<'_> {
         for (column, data_type) in self.keys(&self.of.window.input) {
             let value = |key: &str| -> Option<String> {
                 let key: serde_json::Value = serde_json::from_str(key).ok()?;
-                key.get(&column)?.as_str().map(text)
+                // Where it is a partition, an empty text is stored as null.
+                key.get(&column)?.as_str().filter(|value| !value.is_empty()).map(text)
             };
             let values: Option<Vec<String>> = slice.keys().map(value).collect();
             if let (DataType::Utf8, Some(mut values)) = (data_type, values) {
@@ -161,25 +177,22 @@ impl Group<'_> {
         conditions
     }
 
-    /// The newest revisions of the windows of a slice.
-    async fn revisions(&self, slice: &Slice) -> anyhow::Result<Revisions> {
+    /// The newest revisions of the windows of a slice, and how many readings they took.
+    async fn revisions(&self, slice: &Slice) -> anyhow::Result<Revisions<'_>> {
         let keys = self.keys(&self.table.schema);
         let mut columns: Vec<String> = keys.iter().map(|k| name(&k.0)).collect();
         columns.push("window_start".to_owned());
         let columns = columns.join(", ");
         let (from_us, to_us) = slice.range_us();
         let sql = format!(
-            "SELECT {columns}, max(revision) FROM {}.{} WHERE window_start >= {} AND window_start \
-             < {} GROUP BY {columns}",
+            "SELECT {columns}, max(revision), max(rows) FROM {}.{} WHERE window_start \
+             >= {} AND window_start < {} GROUP BY {columns}",
             name(&self.table.namespace),
             name(&format!("{}_revisions", self.table.name)),
             time(from_us),
             time(to_us),
         );
-        let mut types: Vec<DataType> = keys.iter().map(|k| k.1.clone()).collect();
-        let time = self.table.schema.field_with_name("window_start")?.data_type().clone();
-        types.push(time);
-        let mut revisions = Revisions::new(types, &self.table.schema)?;
+        let mut revisions = Revisions::new(keys, self.table)?;
         let mut found = self.session.sql(&sql).await?.execute_stream().await?;
         while let Some(rows) = found.try_next().await? {
             revisions.add(&rows)?;
@@ -188,56 +201,94 @@ impl Group<'_> {
     }
 }
 
-/// Columns as the edge has them: files may hold them in another form.
-fn as_schema(rows: &RecordBatch, schema: &SchemaRef) -> anyhow::Result<RecordBatch> {
-    let columns = rows.columns().iter().zip(schema.fields());
-    let columns: Result<Vec<ArrayRef>, _> =
-        columns.map(|(column, field)| cast(column, field.data_type())).collect();
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns?)?)
+/// Rows of a table as the edge has them: files may hold them in another form. Whatever the edge
+/// requires can be null, in rows from before that.
+fn as_stored(rows: &RecordBatch, table: &TableSpec) -> anyhow::Result<RecordBatch> {
+    let fields = table.schema.fields();
+    let columns = rows.columns().iter().zip(fields).map(|(column, f)| restored(column, f, table));
+    let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
+    let fields: Vec<Field> =
+        fields.iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+    let schema = Schema::new_with_metadata(fields, table.schema.metadata().clone());
+    Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
 }
 
-/// The newest revision of each window, by key columns and start.
-struct Revisions {
-    types: Vec<DataType>,
+/// A column as the edge has it. An empty text is stored as null, where it is a partition.
+fn restored(column: &ArrayRef, field: &Field, table: &TableSpec) -> Result<ArrayRef, ArrowError> {
+    let column = cast(column, field.data_type())?;
+    if field.is_nullable() || column.null_count() == 0 || !table.partition.contains(field.name()) {
+        return Ok(column);
+    }
+    let texts = cast(&column, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>().iter().map(Option::unwrap_or_default);
+    cast(&StringArray::from_iter_values(texts), field.data_type())
+}
+
+/// What the table has of a window.
+#[derive(Clone, Copy)]
+struct Known {
+    /// Its newest revision.
+    revision: i64,
+    /// The most readings that a revision has.
+    rows: i64,
+}
+
+/// What the table has of each window, by key columns and start.
+struct Revisions<'t> {
+    table: &'t TableSpec,
+    /// The key columns, then the start.
+    by: Vec<Field>,
     interner: KeyInterner,
-    newest: BTreeMap<u32, i64>,
-    /// Place of the start, and of the revision, among the columns of a row.
-    places: (usize, usize),
+    known: BTreeMap<u32, Known>,
 }
 
-impl Revisions {
-    fn new(types: Vec<DataType>, schema: &SchemaRef) -> anyhow::Result<Self> {
-        let interner = KeyInterner::new(&types)?;
-        let places = (schema.index_of("window_start")?, schema.index_of("revision")?);
-        Ok(Self { types, interner, newest: BTreeMap::new(), places })
+impl<'t> Revisions<'t> {
+    fn new(keys: Vec<(String, DataType)>, table: &'t TableSpec) -> anyhow::Result<Self> {
+        let names = keys.iter().map(|k| k.0.as_str()).chain(["window_start"]);
+        let by: Result<Vec<Field>, ArrowError> =
+            names.map(|name| table.schema.field_with_name(name).cloned()).collect();
+        let by = by?;
+        let types: Vec<DataType> = by.iter().map(|f| f.data_type().clone()).collect();
+        Ok(Self { table, by, interner: KeyInterner::new(&types)?, known: BTreeMap::new() })
     }
 
     fn add(&mut self, rows: &RecordBatch) -> anyhow::Result<()> {
-        let count = self.types.len();
-        let columns = rows.columns()[..count].iter().zip(&self.types);
-        let columns: Vec<ArrayRef> =
-            columns.map(|(column, kind)| cast(column, kind)).collect::<Result<_, _>>()?;
+        let columns = rows.columns().iter().zip(&self.by);
+        let columns = columns.map(|(column, field)| restored(column, field, self.table));
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
         let mut ids = Vec::new();
         self.interner.intern(&columns, rows.num_rows(), &mut ids)?;
-        let revisions = rows.column(count).as_primitive::<Int64Type>();
-        self.newest.extend(ids.into_iter().zip(revisions.values().iter().copied()));
+        let [revisions, counts] = [0, 1].map(|i| {
+            rows.column(columns.len() + i).as_primitive::<Int64Type>().values().iter().copied()
+        });
+        let known = revisions.zip(counts).map(|(revision, rows)| Known { revision, rows });
+        self.known.extend(ids.into_iter().zip(known));
         Ok(())
     }
 
-    /// Those of the rows that are windows of the slice, each with its next revision.
+    /// Those of the rows that are windows of the slice and have all that the window took before,
+    /// and the late readings; each with its next revision.
     fn next(&mut self, rows: &RecordBatch, finder: &mut Finder<'_>) -> anyhow::Result<RecordBatch> {
-        let keys = &rows.columns()[..self.types.len() - 1];
-        let (start, revision) = self.places;
-        let keep = finder.are_windows(keys, rows.column(start))?;
-        let rows = filter_record_batch(rows, &BooleanArray::from(keep))?;
-        let mut columns = rows.columns()[..self.types.len() - 1].to_vec();
+        let place = |name| rows.schema().index_of(name);
+        let [start, end] = [place("window_start")?, place("window_end")?];
+        let (count, revision) = (place("rows")?, place("revision")?);
+        let keys = &rows.columns()[..self.by.len() - 1];
+        let late = finder.late(keys, [rows.column(start), rows.column(end)])?;
+        let mut columns = keys.to_vec();
         columns.push(rows.column(start).clone());
-        // Those that are new have no revision yet.
         let mut ids = Vec::new();
         self.interner.intern(&columns, rows.num_rows(), &mut ids)?;
-        let next = ids.iter().map(|id| self.newest.get(id).map_or(0, |newest| newest + 1));
+        let known: Vec<Option<&Known>> = ids.iter().map(|id| self.known.get(id)).collect();
+        let counts = rows.column(count).as_primitive::<Int64Type>().values();
+        let whole = known.iter().zip(late).zip(counts).map(|((known, late), count)| {
+            late.is_some_and(|late| *count >= known.map_or(0, |known| known.rows) + late)
+        });
+        let keep = BooleanArray::from_iter(whole.map(Some));
+        // Those that are new have no revision yet.
+        let next = known.iter().map(|known| known.map_or(0, |known| known.revision + 1));
         let mut columns = rows.columns().to_vec();
         columns[revision] = Arc::new(Int64Array::from_iter_values(next));
-        Ok(RecordBatch::try_new(rows.schema(), columns)?)
+        let rows = RecordBatch::try_new(rows.schema(), columns)?;
+        Ok(filter_record_batch(&rows, &keep)?)
     }
 }

@@ -24,6 +24,8 @@ pub(in crate::engine) struct Horizon {
 struct State {
     /// End of the newest stretch that is over.
     newest_us: i64,
+    /// The first tick of the journal, if it is known.
+    first_us: Option<i64>,
     /// Late readings came in the epoch at hand, and since the newest stretch was over.
     late_now: bool,
     late: bool,
@@ -37,7 +39,7 @@ impl Horizon {
         let every_us = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
         // What was before the start is not known.
         let (newest_us, late_now, late) = (i64::MIN, false, true);
-        let state = State { newest_us, late_now, late, ends: VecDeque::new() };
+        let state = State { newest_us, first_us: None, late_now, late, ends: VecDeque::new() };
         Self { every_us, state: Mutex::new(state) }
     }
 
@@ -59,6 +61,9 @@ impl Horizon {
     pub(in crate::engine) fn complete(&self, tick: Tick) {
         let end_us = tick.time_us.div_euclid(self.every_us) * self.every_us;
         let mut state = self.lock();
+        if tick.epoch == 1 {
+            state.first_us = Some(tick.time_us);
+        }
         let late_now = std::mem::take(&mut state.late_now);
         let late = state.late || late_now;
         if end_us <= state.newest_us {
@@ -69,6 +74,12 @@ impl Horizon {
         state.ends.push_back((Whole { end_us, late }, tick.epoch));
         // What came late in this epoch may belong to the next stretch as well.
         state.late = late_now;
+    }
+
+    /// The first tick of the journal, microseconds, if this process saw it: then all that was late
+    /// before it came by another journal.
+    pub(in crate::engine) fn first_us(&self) -> Option<i64> {
+        self.lock().first_us
     }
 
     /// The newest end that is whole once the tables have committed so much.

@@ -20,15 +20,17 @@ mod horizon;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use futures::FutureExt as _;
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_pipelines::graph::{LATE, SYSTEM};
@@ -102,11 +104,10 @@ pub(super) struct Recomputing {
 
 impl Recomputing {
     pub(super) fn start(context: Context) -> anyhow::Result<Self> {
-        let session = Session::over(context.store.clone(), MEMORY_BYTES_MAX)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = channel();
         let stopping = Arc::new(AtomicBool::new(false));
-        let worker = Worker { context, session, stopping: Arc::clone(&stopping) };
+        let worker = Worker::new(context, Arc::clone(&stopping))?;
         let run = move || worker.run(&runtime, &stopped);
         let thread = std::thread::Builder::new().name("recompute".into()).spawn(run)?;
         Ok(Self { stop: Some(stop), stopping, thread: Some(thread) })
@@ -117,7 +118,7 @@ impl Recomputing {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Stops, as soon as the slice at hand is done.
+    /// Stops, as soon as the batch at hand is done.
     pub(super) fn stop(&mut self) {
         self.tell_to_stop();
         self.stop = None;
@@ -139,21 +140,8 @@ impl Drop for Recomputing {
 /// # Errors
 /// Those of the tables.
 pub(super) async fn of_files(context: Context, ends_us: &[i64]) -> anyhow::Result<()> {
-    let Some(last_us) = ends_us.last() else { return Ok(()) };
-    let session = Session::over(context.store.clone(), MEMORY_BYTES_MAX)?;
-    let worker = Worker { context, session, stopping: Arc::default() };
-    for step in worker.context.steps.now().iter() {
-        for table in &step.tables {
-            let from_us = worker.done_us(table).await?;
-            if worker.groups(step, (from_us, *last_us)).await?.is_empty() {
-                continue;
-            }
-            for end_us in ends_us {
-                worker.catch_up(step, table, *end_us).await?;
-            }
-        }
-    }
-    Ok(())
+    let worker = Worker::new(context, Arc::default())?;
+    worker.each(&worker.context.steps.now(), ends_us).await
 }
 
 /// The work.
@@ -161,20 +149,63 @@ struct Worker {
     context: Context,
     session: Session,
     stopping: Arc<AtomicBool>,
+    /// By application id, the end of the newest group that is done, whether or not it wrote
+    /// anything.
+    done: Mutex<BTreeMap<String, i64>>,
 }
 
 impl Worker {
+    fn new(context: Context, stopping: Arc<AtomicBool>) -> anyhow::Result<Self> {
+        let session = Session::over(context.store.clone(), MEMORY_BYTES_MAX)?.on_one_core();
+        Ok(Self { context, session, stopping, done: Mutex::default() })
+    }
+
     fn run(self, runtime: &tokio::runtime::Runtime, stopped: &Receiver<()>) {
         let mut pause = LOOK_EVERY;
         while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            pause = match runtime.block_on(self.look()) {
-                Ok(()) => LOOK_EVERY,
-                Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "late windows have to wait");
-                    PAUSE
-                }
-            };
+            // What went wrong is told.
+            pause = if runtime.block_on(self.look()).is_ok() { LOOK_EVERY } else { PAUSE };
         }
+    }
+
+    /// Works on the groups of each table of windows that end at these times. One in trouble, even a
+    /// panic, stops no others: it is told, and the last error is returned.
+    async fn each(&self, steps: &[Recomputation], ends_us: &[i64]) -> anyhow::Result<()> {
+        let (mut result, mut failing) = (Ok(()), 0);
+        for step in steps {
+            for table in &step.tables {
+                let work = AssertUnwindSafe(self.catch_up_all(step, table, ends_us));
+                let done = work.catch_unwind().await;
+                let panicked = |_| Err(anyhow::anyhow!("a panic, told before this"));
+                if let Err(error) = done.unwrap_or_else(panicked) {
+                    let table = format!("{}.{}", table.namespace, table.name);
+                    let why = format!("{error:#}");
+                    tracing::warn!(table, error = why, "late windows have to wait");
+                    result = Err(error.context(format!("windows of {table}")));
+                    failing += 1;
+                }
+            }
+        }
+        Stats::set(&self.context.stats.windows_waiting, failing);
+        result
+    }
+
+    async fn catch_up_all(
+        &self,
+        step: &Recomputation,
+        table: &TableSpec,
+        ends_us: &[i64],
+    ) -> anyhow::Result<()> {
+        let (Some(last_us), from_us) = (ends_us.last(), self.done_us(table).await?) else {
+            return Ok(());
+        };
+        if ends_us.len() > 1 && self.groups(step, (from_us, *last_us)).await?.is_empty() {
+            return Ok(());
+        }
+        for end_us in ends_us {
+            self.catch_up(step, table, *end_us).await?;
+        }
+        Ok(())
     }
 
     /// Works on the groups that have become whole.
@@ -182,13 +213,7 @@ impl Worker {
         let steps = self.context.steps.now();
         let Some(whole) = self.context.horizon.whole(self.committed(&steps)) else { return Ok(()) };
         if whole.late {
-            for step in steps.iter() {
-                for table in &step.tables {
-                    self.catch_up(step, table, whole.end_us).await.with_context(|| {
-                        format!("windows of {}.{}", table.namespace, table.name)
-                    })?;
-                }
-            }
+            self.each(&steps, &[whole.end_us]).await?;
         }
         if !self.stopping.load(Ordering::Acquire) {
             self.context.horizon.done(whole.end_us);
@@ -219,22 +244,47 @@ impl Worker {
         let every_us = self.context.horizon.every_us();
         for group_us in self.groups(step, (from_us, end_us)).await? {
             let times_us = (group_us.max(from_us), group_us.saturating_add(every_us).min(end_us));
-            let group = Group { session: &self.session, of: step, table, times_us };
+            let stopping = &self.stopping;
+            let group = Group { session: &self.session, of: step, table, times_us, stopping };
             let (slices, last_offset) = group.slices().await?;
             let through = times_us.1.unsigned_abs();
             let mut writer = TableWriter::open(&self.context.store, table, app.clone()).await?;
+            let mut kept = 0;
             for slice in &slices {
-                if self.stopping.load(Ordering::Acquire) {
-                    return Ok(());
-                }
-                for rows in group.compute(slice, last_offset).await? {
+                let Some(made) = group.compute(slice, last_offset).await? else { return Ok(()) };
+                kept += slice.count();
+                for rows in made {
+                    kept = kept.saturating_sub(rows.num_rows());
                     writer.append(rows, through).await?;
                 }
                 fault::point("recomputed_slice");
             }
             self.commit(&mut writer, through).await?;
+            self.tell_kept(step, table, kept);
+            // What wrote nothing is not in the table.
+            self.done().insert(app.clone(), times_us.1);
         }
         Ok(())
+    }
+
+    /// Tells of windows that stay as they are.
+    fn tell_kept(&self, step: &Recomputation, table: &TableSpec, windows: usize) {
+        if windows == 0 {
+            return;
+        }
+        Stats::add(&self.context.stats.windows_kept, windows as u64);
+        tracing::warn!(
+            table = format!("{}.{}", table.namespace, table.name),
+            windows,
+            "late readings have no effect on windows, which stay as they are: `{}.{}` does not \
+             have all readings of these windows (deleted, or from before there was this table)",
+            step.stored.namespace,
+            step.stored.name,
+        );
+    }
+
+    fn done(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Under which the windows of a table are committed.
@@ -242,11 +292,15 @@ impl Worker {
         format!("{}/{}.{}/late", self.context.instance, table.namespace, table.name)
     }
 
-    /// The end of the newest group that a table has.
+    /// The end of the newest group that is done for a table. What came in before the journal began
+    /// is the matter of whoever wrote it.
     async fn done_us(&self, table: &TableSpec) -> anyhow::Result<i64> {
         let name = TableName::new(table.namespace.clone(), table.name.clone());
         let snapshot = self.session.table(&name)?.open().await?;
-        Ok(i64::try_from(snapshot.committed(&self.app_id(table))).unwrap_or(i64::MAX))
+        let app = self.app_id(table);
+        let committed = i64::try_from(snapshot.committed(&app)).unwrap_or(i64::MAX);
+        let done_us = self.done().get(&app).copied().unwrap_or_default();
+        Ok(committed.max(done_us).max(self.context.horizon.first_us().unwrap_or_default()))
     }
 
     /// When the groups begin that have late readings of a step, in order.

@@ -1,6 +1,8 @@
 //! Windows after any delay of their readings, against a plain loop over all readings.
 #![allow(clippy::unwrap_used)]
 
+mod stored;
+
 use std::collections::BTreeMap;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -143,8 +145,7 @@ impl Home {
             fence: None,
             stats: Arc::default(),
         };
-        let session = Session::over(self.store.clone(), MEMORY_BYTES_MAX).unwrap();
-        Worker { context, session, stopping: Arc::default() }
+        Worker::new(context, Arc::default()).unwrap()
     }
 
     async fn catch_up(&self, worker: &Worker, end_us: i64) {
@@ -339,6 +340,11 @@ fn what_can_be_computed_again_and_from_what() {
     for (from, to, told) in [
         ("[[table]]\nfrom = \"readings\"\n", "", "a table of `readings` would let"),
         ("revise_for = \"10m\"", "late = \"table\"", "late     system.late\n"),
+        (
+            "type = \"filter\"\nwhere = \"v <> 3\"",
+            "type = \"select\"\ncolumns = { v = \"v\", w = \"w\", site = \"site\" }",
+            "system.late, without effect: with `journal_offset` kept",
+        ),
     ] {
         let text = PIPELINE.replace(from, to);
         let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
