@@ -5,7 +5,7 @@ use tidegate_operators::spec::{AbsenceSpec, Cadence, Expr, INHIBITED, StepKind};
 
 use super::edges::{Edge, RowKind};
 use super::steps::Steps;
-use super::windows::{inherited, not_over_revisions};
+use super::windows::{inherited, keys_are_free, not_over_revisions};
 use super::{limits, sql};
 use crate::config::problem::Reporter;
 use crate::config::section::Section;
@@ -36,14 +36,9 @@ pub(crate) fn absence(
     );
     let (cadence, missed) = (cadence(step, report), step.int("missed"));
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
-    let key_names: Vec<String> =
-        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
+    let key_names = input.key_names(&keys);
     let select = selected(step, "select", (&OWN, &key_names), input, report);
-    if let Some(taken) = key_names.iter().find(|k| OWN.contains(&k.as_str())) {
-        let message = format!("absences have a column `{taken}` of their own");
-        report.error(step.at("by"), message, "give the key another name".to_owned());
-        return None;
-    }
+    keys_are_free(step, "absences", (&OWN, &key_names), report)?;
     let (cadence, missed) = (cadence?, missed?);
     let forget_after_us = limits::forget_after_us(&steps.limits, step)?;
     let (Cadence::Every(us) | Cadence::Learnt { least_us: us }) = cadence;

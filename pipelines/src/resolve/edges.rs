@@ -101,6 +101,11 @@ impl Edge {
         self.schema.index_of(name).expect("identity columns are in every edge")
     }
 
+    /// The names of these columns.
+    pub(crate) fn key_names(&self, keys: &[usize]) -> Vec<String> {
+        keys.iter().map(|k| self.schema.field(*k).name().clone()).collect()
+    }
+
     /// The columns that `by` names, or the key of the edge; those that are there, and whether that
     /// is all of them. What is not there is reported.
     pub(crate) fn key_indexes(

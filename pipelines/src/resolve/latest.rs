@@ -7,7 +7,7 @@ use tidegate_operators::spec::{LatestSpec, StepKind};
 
 use super::edges::{Edge, RowKind};
 use super::steps::{Steps, made};
-use super::windows::{inherited, not_over_revisions};
+use super::windows::{inherited, keys_are_free, not_over_revisions};
 use super::{limits, sql};
 use crate::config::problem::Reporter;
 use crate::config::section::Section;
@@ -22,13 +22,8 @@ pub(super) fn latest(
 ) -> Option<(StepKind, Edge)> {
     not_over_revisions(step, ("from", input), "would say what was said again", report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
-    let key_names: Vec<String> =
-        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
-    if key_names.iter().any(|k| k == "time") {
-        let hint = "give the key another name".to_owned();
-        report.error(step.at("by"), "these rows have a column `time` of their own", hint);
-        return None;
-    }
+    let key_names = input.key_names(&keys);
+    keys_are_free(step, "these rows", (&["time"], &key_names), report)?;
     let select = selected(step, &key_names, input, report);
     let at = match step.text("at") {
         Some(text) => {

@@ -6,7 +6,7 @@ use tidegate_operators::spec::{Expr, Pattern, SequenceSpec, StepKind};
 use super::absence::selected;
 use super::edges::{Edge, RowKind};
 use super::steps::Steps;
-use super::windows::{inherited, not_over_revisions};
+use super::windows::{inherited, keys_are_free, not_over_revisions};
 use super::{limits, sql};
 use crate::config::problem::Reporter;
 use crate::config::section::Section;
@@ -43,13 +43,8 @@ pub(crate) fn sequence(
     );
     let planned = planned(step, input, report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
-    let key_names: Vec<String> =
-        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
-    if let Some(taken) = key_names.iter().find(|k| OWN.contains(&k.as_str())) {
-        let message = format!("sequences have a column `{taken}` of their own");
-        report.error(step.at("by"), message, "give the key another name".to_owned());
-        return None;
-    }
+    let key_names = input.key_names(&keys);
+    keys_are_free(step, "sequences", (&OWN, &key_names), report)?;
     let select_first = selected(step, "select_first", (&OWN, &key_names), input, report);
     let mut taken = key_names.clone();
     taken.extend(select_first.iter().flatten().map(|(name, _)| name.clone()));

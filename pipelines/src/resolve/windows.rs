@@ -40,8 +40,7 @@ pub(crate) fn window(
     let shape = shape(step, input, &keys, report);
     let late = late(step, report);
     not_over_revisions(step, ("from", input), "would be counted twice", report);
-    let key_names: Vec<String> =
-        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
+    let key_names = input.key_names(&keys);
     let planned = selected(step, &key_names, input, report);
     let shape = shape?;
     let planned = planned.filter(|_| complete)?;
@@ -78,6 +77,21 @@ fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {
         return LatePolicy::Table;
     }
     LatePolicy::Revise { keep_us: step.duration_us("revise_for").unwrap_or_default() }
+}
+
+/// Reports if a key has the name of a column that `rows` have of their own; then nothing is left.
+pub(super) fn keys_are_free(
+    step: &Section<'_>,
+    rows: &str,
+    (own, key_names): (&[&str], &[String]),
+    report: &mut Reporter<'_>,
+) -> Option<()> {
+    let Some(taken) = key_names.iter().find(|k| own.contains(&k.as_str())) else {
+        return Some(());
+    };
+    let message = format!("{rows} have a column `{taken}` of their own");
+    report.error(step.at("by"), message, "give the key another name".to_owned());
+    None
 }
 
 /// Reports if windows that can come again go into a step that takes every row for a new one, with
@@ -161,14 +175,9 @@ pub(crate) fn detect(
     if !complete {
         return None;
     }
-    let key_names: Vec<String> =
-        keys.iter().map(|k| input.schema.field(*k).name().clone()).collect();
+    let key_names = input.key_names(&keys);
     const OWN: [&str; 6] = ["time", "value", "score", "expected", "deviation", "method"];
-    if let Some(taken) = key_names.iter().find(|k| OWN.contains(&k.as_str())) {
-        let message = format!("findings have a column `{taken}` of their own");
-        report.error(step.at("by"), message, "give the key another name".to_owned());
-        return None;
-    }
+    keys_are_free(step, "findings", (&OWN, &key_names), report)?;
     let spec = DetectSpec {
         pipeline: steps.pipeline.clone(),
         name: name.to_owned(),
