@@ -134,6 +134,7 @@ fn pipeline(
     report.set_unsure(reading::of_unknown_type(&reading));
     let mut decode = reading::decode(name, source, &reading, &topics, needs, report);
     let devices = limits::of_pipeline(&limits::table(file));
+    skew::check(&reading, report);
     let skew = skew::skew(file, &reading, &decode, devices);
     decode.clocks = skew.is_some();
     let dedup = dedup::dedup(name, &reading, &decode, needs, devices, report);

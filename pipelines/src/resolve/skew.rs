@@ -3,7 +3,11 @@
 use tidegate_operators::spec::{DecodeSpec, KeyLimits, Origin, SkewSpec};
 
 use super::limits;
+use crate::config::problem::Reporter;
 use crate::config::section::Section;
+
+/// Estimates are right to a second, and count when two of them agree within ten.
+const SKEW_MIN_US: i64 = 10_000_000;
 
 /// What estimates the clocks of a pipeline; `None` if nobody wants it, or there are none: files say
 /// nothing of when their rows were made, and the time of arrival is ours.
@@ -26,17 +30,48 @@ pub(super) fn skew(
     })
 }
 
+/// Reports bounds of clocks that no reading, or any, would meet.
+pub(super) fn check(reading: &Section<'_>, report: &mut Reporter<'_>) {
+    if reading.duration_us("clock_skew_max").is_some_and(|max| max < SKEW_MIN_US) {
+        let message = "estimates of clocks are not as exact as that";
+        report.error(reading.at("clock_skew_max"), message, "at least \"10s\"".to_owned());
+    }
+    if reading.duration_us("past_bound") == Some(0) {
+        let message = "nearly every reading is older than that: all would be rejected";
+        let hint = "leave it out, or give a bound such as \"30d\"".to_owned();
+        report.error(reading.at("past_bound"), message, hint);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use crate::{Plan, explain, load};
 
     fn plan(source: &str, reading: &str) -> Plan {
+        try_plan(source, reading).unwrap()
+    }
+
+    fn try_plan(source: &str, reading: &str) -> Result<Plan, String> {
         let text = format!(
             "name = \"p\"\n[source]\n{source}\n[reading]\ndevice = \"d\"\n{reading}\n\
              fields = {{ v = \"float64\" }}\n[[table]]\nfrom = \"readings\""
         );
-        load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap()
+        load(&[("p.toml".into(), text)], &|_, _| Err(String::new()))
+            .map_err(|all| all.iter().map(|p| format!("{p}\n")).collect())
+    }
+
+    #[test]
+    fn bounds_that_make_no_sense_are_refused() {
+        let mqtt = "type = \"mqtt\"\nurl = \"mqtt://b\"\ntopics = [\"t\"]";
+        for (source, reading, said) in [
+            (mqtt, "clock_skew_max = \"0s\"", "not as exact"),
+            (mqtt, "clock_skew_max = \"5s\"", "not as exact"),
+            (mqtt, "past_bound = \"0s\"", "all would be rejected"),
+        ] {
+            let found = try_plan(source, &format!("time = \"ts\"\n{reading}")).unwrap_err();
+            assert!(found.contains(said), "{reading}: {found}");
+        }
     }
 
     #[test]

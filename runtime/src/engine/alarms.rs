@@ -93,6 +93,17 @@ impl Rule {
             Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 600,
         })
     }
+
+    /// What is said at the end.
+    fn over(self) -> String {
+        match self {
+            // No state ends, and nobody said that what happened was mended.
+            Self::KeysMax | Self::ClockSkew | Self::WebhookDead => {
+                format!("not seen again for {} minutes", self.clear_for().as_secs() / 60)
+            }
+            _ => "it is over".to_owned(),
+        }
+    }
 }
 
 /// Why conditions hold at present.
@@ -123,7 +134,7 @@ impl Alarm {
             }
             (None, Some(since_us)) if lasted >= self.rule.clear_for() => {
                 self.firing_us = None;
-                ("resolved", since_us, "it is over".to_owned())
+                ("resolved", since_us, self.rule.over())
             }
             _ => return None,
         };

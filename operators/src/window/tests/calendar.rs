@@ -181,6 +181,24 @@ proptest! {
     }
 
     #[test]
+    fn clocks_of_other_keys_do_not_matter(
+        epochs in epochs(), period in period(), disorder in 0i64..600,
+    ) {
+        let mut spec = calendar(period, ZoneOf::Key(0), 0);
+        spec.disorder_us = disorder * MINUTE;
+        let all = run_zones(&spec, &epochs, 99);
+        for (zone, _) in ZONES {
+            let own = |e: &Vec<(&'static str, i64)>| {
+                e.iter().filter(|r| r.0 == zone).copied().collect::<Vec<_>>()
+            };
+            let alone = run_zones(&spec, &epochs.iter().map(own).collect::<Vec<_>>(), 99);
+            for (a, b) in all.iter().zip(&alone) {
+                prop_assert_eq!(rows_of(&a.rows, zone), rows_of(&b.rows, zone));
+            }
+        }
+    }
+
+    #[test]
     fn calendars_are_cut_on_any_number_of_workers(epochs in epochs(), period in period()) {
         let spec = calendar(period, ZoneOf::Key(0), 0);
         let epochs: Vec<(i64, RecordBatch)> =
