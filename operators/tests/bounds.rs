@@ -445,6 +445,7 @@ fn last_known(report: &mut Report) {
         disorder_us: 14 * SECOND,
         idle_close_us: 3_600 * SECOND,
         forget_after_us: 3_600 * SECOND,
+        live: true,
         limits: KeyLimits::default(),
     };
     let (bound, keys) = (spec.state_bound(&LOAD).unwrap(), keys(10));

@@ -234,7 +234,7 @@ fn join_text(j: &JoinSpec) -> String {
     let partners = match &j.partners {
         Partners::Window { keep_us, .. } => format!("windows {keep_us}"),
         Partners::Interval { left, right, before_us, after_us, nearest, .. } => format!(
-            "{} {} {before_us} {after_us} {nearest}",
+            "told {} {} {before_us} {after_us} {nearest}",
             j.left.field(*left).name(),
             j.right.field(*right).name()
         ),
@@ -247,13 +247,14 @@ fn join_text(j: &JoinSpec) -> String {
         }
     };
     format!(
-        "join {:?} {:?} {left:?} {:?} {} {partners} {bounds} {} {}",
+        "join {:?} {:?} {left:?} {:?} {} {partners} {bounds} {} {} {}",
         names(&j.left, &j.left_keys),
         names(&j.right, &j.right_keys),
         columns.collect::<Vec<_>>(),
         j.outer,
         j.disorder_us,
-        j.idle_close_us
+        j.idle_close_us,
+        j.live
     )
 }
 
@@ -261,7 +262,7 @@ fn latest_text(l: &LatestSpec) -> String {
     let select: Vec<(&str, Expr)> =
         l.select.iter().map(|(field, e)| (field.name().as_str(), Arc::clone(e))).collect();
     format!(
-        "latest {:?} {} {} {:?} {} {:?} {} {} {}",
+        "latest {:?} {} {} {:?} {} {:?} {} {} {} {}",
         names(&l.input, &l.keys),
         l.input.field(l.time).name(),
         exprs(&select),
@@ -270,6 +271,7 @@ fn latest_text(l: &LatestSpec) -> String {
         l.max_age_us,
         l.disorder_us,
         l.idle_close_us,
+        l.live,
         l.forget_after_us
     )
 }

@@ -8,12 +8,18 @@
 //! settled: a row that comes when its time is settled already is a row of `system.late` and no
 //! partner of anything. A left row is joined when t + `after` is settled, for then all of its
 //! partners are there; so rows come in the order of the times of the left edge, and any order of
-//! arrival within `disorder` gives the same. If the key was silent for `idle_close`, everything up
-//! to the last left row and its `after` is settled.
+//! arrival within `disorder` gives the same.
 //!
-//! State per key: the left rows that wait, and the right rows that can still have a partner, at
-//! most `rows_max` of each; what is beyond that is a reject. A key that is forgotten leaves how far
-//! it was settled.
+//! If the key was silent for `idle_close`, and for as long as a partner that is on time can take
+//! (`after` and `disorder`), the left rows that wait are joined with what is there, and what is
+//! older than the clock is settled. Not more: what the key sends when it goes on is not late
+//! because of the pause. But a right row that such a left row could have had for a partner is a row
+//! of `system.late`, though it is still a partner of others.
+//!
+//! State per key: the left rows that wait, and the right rows that can still have a partner. If
+//! there are more than `rows_max` of either after an epoch, its newest rows are rejects. (Not
+//! before that: what an epoch brings and settles need not wait.) A key that is forgotten leaves how
+//! far it was settled.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,7 +46,7 @@ pub const REASON_ROWS_MAX: &str = "rows_max";
 pub const REASON_MATCHES_MAX: &str = "matches_max";
 
 /// Numbers of a state row: of the key, then the time of a row.
-const NUMBERS: [&str; 4] = ["clock_us", "settled_us", "last_tick_us", "time_us"];
+const NUMBERS: [&str; 5] = ["clock_us", "settled_us", "told_us", "last_tick_us", "time_us"];
 
 /// Rows of an edge in the order of their times; those of one time in that of their arrival.
 type Waiting = VecDeque<(i64, Row)>;
@@ -51,6 +57,8 @@ struct KeyState {
     clock_us: i64,
     /// What is older is settled.
     settled_us: i64,
+    /// Up to here, a right row is too late for a left row that was joined because of silence.
+    told_us: i64,
     left: Waiting,
     right: Waiting,
 }
@@ -66,7 +74,8 @@ impl Default for KeyState {
 
 impl KeyState {
     fn back(settled_us: i64, clock_us: i64) -> Self {
-        Self { clock_us, settled_us, left: Waiting::new(), right: Waiting::new() }
+        let (left, right) = (Waiting::new(), Waiting::new());
+        Self { clock_us, settled_us, told_us: i64::MIN, left, right }
     }
 
     fn of(&mut self, side: Side) -> &mut Waiting {
@@ -87,6 +96,20 @@ struct Rule {
     nearest: bool,
     matches_max: usize,
     rows_max: usize,
+}
+
+/// What an edge brought in an epoch.
+struct Came {
+    rows: RecordBatch,
+    /// Key, time and place of those that were taken, in this order.
+    taken: Vec<(u32, i64, usize)>,
+}
+
+impl Came {
+    /// Those of each key.
+    fn by_key(&self) -> impl Iterator<Item = &[(u32, i64, usize)]> {
+        self.taken.chunk_by(|a, b| a.0 == b.0)
+    }
 }
 
 /// The operator.
@@ -132,12 +155,16 @@ impl IntervalJoin {
             return Err(OperatorError::State(text));
         };
         let times = [left, right];
+        let silent_us = match spec.live {
+            true => spec.idle_close_us.max(after_us.saturating_add(spec.disorder_us)),
+            false => i64::MAX,
+        };
         Ok(Self {
             rule: Rule { times, before_us, after_us, nearest, matches_max, rows_max },
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
-            idle: Silence::new(spec.idle_close_us),
-            gone: Silence::new(forget_after_us.max(spec.idle_close_us)),
+            idle: Silence::new(silent_us),
+            gone: Silence::new(forget_after_us.max(silent_us)),
             late: LateRows::new(&spec.pipeline, &spec.name),
             changed: GroupSet::default(),
             sides: Sides::new(spec)?,
@@ -154,88 +181,87 @@ impl IntervalJoin {
         }
     }
 
-    /// Takes the rows of one edge; their keys with their times.
+    /// Takes the rows of one edge.
     fn take(
         &mut self,
         side: Side,
         rows: &RecordBatch,
         tick: Tick,
         emit: &mut Emit,
-    ) -> Result<Vec<(u32, i64)>, OperatorError> {
+    ) -> Result<Came, OperatorError> {
         if rows.num_rows() == 0 {
-            return Ok(Vec::new());
+            return Ok(Came { rows: rows.clone(), taken: Vec::new() });
         }
         let (arrived, fresh) = self.sides.admit(side, rows, emit)?;
         self.start(&fresh);
         let column = arrived.rows.column(self.rule.times[usize::from(side == Side::Right)]);
         let times = column.as_primitive::<TimestampMicrosecondType>();
-        let mut clocks = Vec::with_capacity(arrived.ids.len());
-        let mut failed = Vec::new();
+        let mut taken = Vec::with_capacity(arrived.ids.len());
         for (row, (id, time_us)) in arrived.ids.iter().zip(times.values()).enumerate() {
             self.idle.heard(*id, tick.time_us);
             self.gone.heard(*id, tick.time_us);
             self.changed.insert(self.sides.interner.group(*id));
-            let key = &mut self.keys[*id as usize];
-            if *time_us < key.settled_us {
-                let behind_us = key.clock_us.saturating_sub(*time_us);
+            let key = &self.keys[*id as usize];
+            let is_settled = *time_us < key.settled_us;
+            if is_settled || side == Side::Right && *time_us <= key.told_us {
+                // Of a key below the floor of its group no clock is known.
+                let clock_us = if is_settled { key.clock_us.max(*time_us) } else { key.told_us };
+                let behind_us = clock_us.saturating_sub(*time_us);
                 self.late.push(*id, *time_us, (*time_us, *time_us), behind_us);
-                continue;
             }
-            clocks.push((*id, *time_us));
-            let waiting = key.of(side);
-            if waiting.len() >= self.rule.rows_max {
-                let detail = format!("{} rows of its key wait already", waiting.len());
-                failed.push(Failed { row, reason: REASON_ROWS_MAX, detail });
-                continue;
+            if !is_settled {
+                taken.push((*id, *time_us, row));
             }
-            let at = waiting.partition_point(|(t, _)| t <= time_us);
-            waiting.insert(at, (*time_us, arrived.bytes(row)));
         }
-        if !failed.is_empty() {
-            let JoinSpec { pipeline, name, .. } = &self.sides.spec;
-            emit.rejects.push(step_rejects(pipeline, name, &arrived.rows, &failed)?);
+        taken.sort_unstable();
+        let came = Came { taken, rows: arrived.rows.clone() };
+        for own in came.by_key() {
+            let (id, first_us, _) = own[0];
+            let new = own.iter().map(|(_, time_us, row)| (*time_us, arrived.bytes(*row)));
+            insert(self.keys[id as usize].of(side), first_us, new);
         }
-        Ok(clocks)
+        Ok(came)
     }
 
     /// Moves the clocks of keys and joins what is settled by that.
-    fn settle(&mut self, clocks: Vec<(u32, i64)>, tick: Tick, out: &mut Out) {
-        let mut ids = Vec::with_capacity(clocks.len());
-        for (id, time_us) in clocks {
-            let key = &mut self.keys[id as usize];
-            key.clock_us = key.clock_us.max(time_us);
-            ids.push(id);
+    fn settle(&mut self, came: &[Came; 2], tick: Tick, out: &mut Out) {
+        let newest = came.iter().flat_map(Came::by_key).filter_map(|own| own.last());
+        let mut ids = Vec::new();
+        for (id, time_us, _) in newest {
+            let key = &mut self.keys[*id as usize];
+            key.clock_us = key.clock_us.max(*time_us);
+            ids.push(*id);
         }
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
             let clock_us = self.keys[id as usize].clock_us;
-            self.settle_to(id, clock_us.saturating_sub(self.sides.spec.disorder_us), out);
+            let to_us = clock_us.saturating_sub(self.sides.spec.disorder_us);
+            if to_us > self.keys[id as usize].settled_us {
+                self.keys[id as usize].settled_us = to_us;
+                self.join_before(id, to_us.saturating_sub(self.rule.after_us), out);
+            }
         }
         for id in self.idle.silent(tick.time_us) {
-            self.settle_all(id, out);
+            self.join_all(id, out);
         }
     }
 
-    /// Settles so much of a key that no left row waits.
-    fn settle_all(&mut self, id: u32, out: &mut Out) {
-        let last = self.keys[id as usize].left.back();
-        if let Some((time_us, _)) = last {
-            let to_us = time_us.saturating_add(self.rule.after_us).saturating_add(1);
-            self.settle_to(id, to_us, out);
-        }
-    }
-
-    fn settle_to(&mut self, id: u32, to_us: i64, out: &mut Out) {
-        let (rule, outer) = (self.rule, self.sides.spec.outer);
+    /// Joins all left rows of a key with what is there.
+    fn join_all(&mut self, id: u32, out: &mut Out) {
         let key = &mut self.keys[id as usize];
-        if to_us <= key.settled_us {
-            return;
-        }
+        let Some((last_us, _)) = key.left.back() else { return };
+        key.told_us = key.told_us.max(last_us.saturating_add(self.rule.after_us));
+        key.settled_us = key.settled_us.max(key.clock_us);
+        self.join_before(id, i64::MAX, out);
+    }
+
+    /// Joins the left rows of a key that are older than this.
+    fn join_before(&mut self, id: u32, before_us: i64, out: &mut Out) {
+        let (rule, outer) = (self.rule, self.sides.spec.outer);
         self.changed.insert(self.sides.interner.group(id));
-        key.settled_us = to_us;
-        let is_settled = |time_us: i64| time_us.saturating_add(rule.after_us) < to_us;
-        while key.left.front().is_some_and(|(time_us, _)| is_settled(*time_us)) {
+        let key = &mut self.keys[id as usize];
+        while key.left.front().is_some_and(|(time_us, _)| *time_us < before_us) {
             let Some((time_us, row)) = key.left.pop_front() else { break };
             let found = rule.partners(time_us, &key.right);
             if found.len() > rule.matches_max {
@@ -249,10 +275,35 @@ impl IntervalJoin {
             let right = key.right.range(found).map(|(_, right)| Arc::clone(right));
             out.joined.extend(right.map(|right| (id, time_us, (Arc::clone(&row), Some(right)))));
         }
-        // The oldest left row that can wait or come is `after` older than what is settled.
-        let oldest_us = to_us.saturating_sub(rule.after_us).saturating_sub(rule.before_us);
-        let gone = key.right.partition_point(|(time_us, _)| *time_us < oldest_us);
+        // The oldest left row that waits or can come.
+        let oldest_us = key.left.front().map_or(key.settled_us, |l| l.0.min(key.settled_us));
+        let from_us = oldest_us.saturating_sub(rule.before_us);
+        let gone = key.right.partition_point(|(time_us, _)| *time_us < from_us);
         key.right.drain(..gone);
+    }
+
+    /// Rejects of what came, the newest first, what waits beyond `rows_max`: what has waited goes
+    /// on waiting.
+    fn refuse(&mut self, side: Side, came: &Came, emit: &mut Emit) -> Result<(), OperatorError> {
+        let rows_max = self.rule.rows_max;
+        let mut failed = Vec::new();
+        for own in came.by_key() {
+            let waiting = self.keys[own[0].0 as usize].of(side);
+            let over = waiting.len().saturating_sub(rows_max);
+            for (_, time_us, row) in own.iter().rev().take(over) {
+                // Of one time, what came last is last.
+                let after = waiting.partition_point(|(t, _)| t <= time_us);
+                waiting.remove(after.saturating_sub(1));
+                let detail = format!("{rows_max} rows of its key wait already");
+                failed.push(Failed { row: *row, reason: REASON_ROWS_MAX, detail });
+            }
+        }
+        if !failed.is_empty() {
+            failed.sort_unstable_by_key(|f| f.row);
+            let JoinSpec { pipeline, name, .. } = &self.sides.spec;
+            emit.rejects.push(step_rejects(pipeline, name, &came.rows, &failed)?);
+        }
+        Ok(())
     }
 
     fn give(&mut self, out: Out, emit: &mut Emit) -> Result<(), OperatorError> {
@@ -302,6 +353,20 @@ impl IntervalJoin {
     }
 }
 
+/// Puts new rows, in the order of their times, among those that wait; `first_us` is the first of
+/// these times.
+fn insert(waiting: &mut Waiting, first_us: i64, new: impl Iterator<Item = (i64, Row)>) {
+    let at = waiting.partition_point(|(time_us, _)| *time_us <= first_us);
+    let mut later = waiting.split_off(at).into_iter().peekable();
+    for (time_us, row) in new {
+        while let Some(before) = later.next_if(|l| l.0 <= time_us) {
+            waiting.push_back(before);
+        }
+        waiting.push_back((time_us, row));
+    }
+    waiting.extend(later);
+}
+
 impl Rule {
     /// Which of the right rows are the partners of a left row at this time.
     fn partners(&self, time_us: i64, right: &Waiting) -> std::ops::Range<usize> {
@@ -334,10 +399,12 @@ impl JoinOperator for IntervalJoin {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        let mut clocks = self.take(Side::Left, left, tick, emit)?;
-        clocks.extend(self.take(Side::Right, right, tick, emit)?);
+        let came =
+            [self.take(Side::Left, left, tick, emit)?, self.take(Side::Right, right, tick, emit)?];
         let mut out = Out::default();
-        self.settle(clocks, tick, &mut out);
+        self.settle(&came, tick, &mut out);
+        self.refuse(Side::Left, &came[0], emit)?;
+        self.refuse(Side::Right, &came[1], emit)?;
         self.give(out, emit)?;
         let spec = &self.sides.spec;
         self.late.finish_of(&self.sides.interner, (&spec.left_keys, &spec.left), emit)?;
@@ -347,7 +414,7 @@ impl JoinOperator for IntervalJoin {
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
         let mut out = Out::default();
         let ids: Vec<u32> = self.sides.interner.ids().collect();
-        ids.into_iter().for_each(|id| self.settle_all(id, &mut out));
+        ids.into_iter().for_each(|id| self.join_all(id, &mut out));
         self.give(out, emit)
     }
 
@@ -357,7 +424,8 @@ impl JoinOperator for IntervalJoin {
         let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us.clone());
         let rows_of = move |id: u32| {
             let key = &keys[id as usize];
-            let own = [key.clock_us, key.settled_us, seen_us[id as usize]].map(Some);
+            let seen_us = seen_us[id as usize];
+            let own = [key.clock_us, key.settled_us, key.told_us, seen_us].map(Some);
             let row = |(time_us, row): &(i64, Row), side: Side| {
                 let numbers = own.into_iter().chain([Some(*time_us)]).collect();
                 let of = |which: Side| (which == side).then(|| Arc::clone(row));
@@ -378,13 +446,13 @@ impl JoinOperator for IntervalJoin {
         for (id, rows) in save::load(&mut self.sides, &mut self.remnants, state, &NUMBERS)? {
             let mut key = KeyState::default();
             for (i, row) in rows.into_iter().enumerate() {
-                let [clock, settled, seen, time] = row.numbers[..] else {
+                let [clock, settled, told, seen, time] = row.numbers[..] else {
                     return Err(OperatorError::State("a row has too few numbers".to_owned()));
                 };
                 if i == 0 {
-                    let [clock_us, settled_us, seen_us] =
-                        [clock, settled, seen].map(|number| number.unwrap_or(i64::MIN));
-                    (key.clock_us, key.settled_us) = (clock_us, settled_us);
+                    let [clock_us, settled_us, told_us, seen_us] =
+                        [clock, settled, told, seen].map(|number| number.unwrap_or(i64::MIN));
+                    key = KeyState { told_us, ..KeyState::back(settled_us, clock_us) };
                     self.idle.start(id, seen_us);
                     self.gone.start(id, seen_us);
                 }

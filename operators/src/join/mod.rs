@@ -5,6 +5,8 @@
 //! Both inputs are dealt out by the key, so partners meet on one worker. Nothing depends on which
 //! input comes first within an epoch: what is too late is judged by what was there before the
 //! epoch, and what is due is found when the rows of both are in.
+//!
+//! Of what comes from files no key is ever silent: their ticks say nothing of devices.
 
 mod bound;
 mod interval;

@@ -131,3 +131,34 @@ pub(super) fn rejected(emit: &Emit) -> Vec<String> {
     let reasons = emit.rejects.iter().map(|rows| rows["reason"].as_string::<i32>().clone());
     reasons.flat_map(|r| r.iter().map(|r| r.unwrap().to_owned()).collect::<Vec<_>>()).collect()
 }
+
+/// Epochs in which each key group forgets more keys than it may remember, and then has rows of
+/// keys that it does not know any more; `rows` makes those of some devices at a time.
+pub(super) fn below_floors(rows: &dyn Fn(i64, &[u8]) -> RecordBatch) -> Vec<EpochIn> {
+    let all: Vec<u8> = (0..=255).collect();
+    let turned: Vec<u8> = all.iter().rev().copied().collect();
+    vec![
+        (0, rows(1_000, &all)),
+        (1_000, rows(0, &[])),
+        (2_000, rows(1_000, &turned)),
+        (3_000, rows(0, &[])),
+        (4_000, rows(10, &all)),
+    ]
+}
+
+/// The least time that a late row is behind.
+pub(super) fn least_behind(emits: &[Emit]) -> Option<i64> {
+    let late = emits.iter().flat_map(|emit| &emit.late);
+    late.flat_map(|rows| rows["received_late_us"].as_primitive::<Int64Type>().values().to_vec())
+        .min()
+}
+
+/// What comes does not depend on the ticks, which is how it is to be of files.
+pub(super) fn ticks_do_not_count(make: Make<'_>, edge: &SchemaRef, epochs: &[EpochIn]) {
+    let all = |apart_us: i64| -> Vec<(Vec<RecordBatch>, Vec<RecordBatch>)> {
+        let timed = epochs.iter().enumerate().map(|(i, e)| (i as i64 * apart_us, e.1.clone()));
+        let emits = run(make, edge, &timed.collect::<Vec<EpochIn>>(), &[1]);
+        emits.into_iter().map(|emit| (emit.rows, emit.late)).collect()
+    };
+    assert_eq!(all(1), all(1_000_000_000));
+}

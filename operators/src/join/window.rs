@@ -9,8 +9,9 @@
 //!
 //! A window is kept until the clock is `disorder` and `keep` past its end; what comes for one that
 //! is not kept any more is a row of `system.late`. A key that was silent for `idle_close` and
-//! `keep` is forgotten but for how far it came. So what is emitted last of a window that is kept
-//! depends only on the revisions that came, not on their order.
+//! `keep` is forgotten but for how far it came, though not before its next window can have come:
+//! while its newest window is kept, that takes the length of a window longer. So what is emitted
+//! last of a window that is kept depends only on the revisions that came, not on their order.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -95,6 +96,8 @@ pub struct WindowJoin {
     /// Columns with start, end and revision of the left edge and the right one.
     columns: [[usize; 3]; 2],
     keep_us: i64,
+    /// How long a key is silent before it is forgotten, but for the length of its newest window.
+    forget_us: i64,
     keys: Slabs<KeyState>,
     remnants: Remnants,
     idle: Silence,
@@ -124,13 +127,16 @@ impl WindowJoin {
             let text = format!("`{}` does not join windows", spec.name);
             return Err(OperatorError::State(text));
         };
+        let idle_us = if spec.live { spec.idle_close_us } else { i64::MAX };
+        let forget_us = idle_us.saturating_add(keep_us);
         Ok(Self {
             columns: [left, right],
             keep_us,
+            forget_us,
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
-            idle: Silence::new(spec.idle_close_us),
-            gone: Silence::new(spec.idle_close_us.saturating_add(keep_us)),
+            idle: Silence::new(idle_us),
+            gone: Silence::new(forget_us),
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
             changed: GroupSet::default(),
@@ -174,7 +180,8 @@ impl WindowJoin {
             clocks.push((*id, end_us));
             let key = &mut self.keys[*id as usize];
             if end_us <= key.dropped_us {
-                let behind_us = key.clock_us.saturating_sub(end_us);
+                // Of a key below the floor of its group no clock is known.
+                let behind_us = key.clock_us.max(end_us).saturating_sub(end_us);
                 self.late.push(*id, end_us, (start_us, end_us), behind_us);
                 continue;
             }
@@ -276,7 +283,17 @@ impl WindowJoin {
 
     /// Forgets keys that were silent for so long that nothing of them is expected any more.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let gone = self.gone.silent(tick.time_us);
+        let mut gone = Vec::new();
+        for (id, seen_us) in self.gone.silent_since(tick.time_us) {
+            let newest = self.keys[id as usize].pairs.last_key_value();
+            let next_us = newest.map_or(0, |((end_us, start_us), _)| end_us - start_us);
+            let at_us = seen_us.saturating_add(self.forget_us).saturating_add(next_us);
+            if tick.time_us < at_us {
+                self.gone.again(id, seen_us, at_us);
+            } else {
+                gone.push(id);
+            }
+        }
         let left: Vec<(u32, Remnant)> = gone
             .iter()
             .map(|id| {

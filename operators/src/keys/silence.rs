@@ -52,13 +52,19 @@ impl Silence {
 
     /// Keys that are silent for long enough now. They are no longer watched until they are heard.
     pub(crate) fn silent(&mut self, now_us: i64) -> Vec<u32> {
+        self.silent_since(now_us).into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// The same, each with the tick at which it was heard last.
+    pub(crate) fn silent_since(&mut self, now_us: i64) -> Vec<(u32, i64)> {
         let mut silent = Vec::new();
         while let Some(entry) = self.due.first_entry().filter(|e| *e.key() <= now_us) {
             for id in entry.remove() {
-                let due_us = self.seen_us[id as usize].saturating_add(self.after_us);
+                let seen_us = self.seen_us[id as usize];
+                let due_us = seen_us.saturating_add(self.after_us);
                 if due_us <= now_us {
                     self.seen_us[id as usize] = i64::MIN;
-                    silent.push(id);
+                    silent.push((id, seen_us));
                 } else {
                     self.due.entry(due_us).or_default().push(id);
                 }

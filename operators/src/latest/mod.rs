@@ -11,6 +11,9 @@
 //! the same rows. A reading that comes when its time, or a newer one of its key, was told already
 //! is a row of `system.late` and changes nothing: what was said as of a time stays said.
 //!
+//! A key that was silent for `idle_close` is told at once, one that was silent for `forget_after`
+//! is forgotten. Neither happens to what comes from files, whose ticks say nothing of devices.
+//!
 //! State per key: what waits for its turn, the last value of each column, and the last row.
 
 mod bound;
@@ -111,14 +114,15 @@ impl LatestOperator {
             spec.keys.iter().map(|k| spec.input.field(*k).data_type().clone()).collect();
         let codecs: Result<Vec<_>, _> =
             spec.value_types().into_iter().map(|t| RowCodec::new(&[t])).collect();
+        let idle_us = if spec.live { spec.idle_close_us } else { i64::MAX };
         Ok(Self {
             schema: spec.schema(),
             interner: KeyInterner::new(&types)?,
             codecs: Arc::new(codecs?),
-            reorder: Reorder::new(spec.disorder_us, spec.idle_close_us)
+            reorder: Reorder::new(spec.disorder_us, idle_us)
                 .whole_times(|reading: &Reading| reading.values.bytes()),
             keys: Slabs::default(),
-            silence: Silence::new(spec.forget_after_us.max(spec.idle_close_us)),
+            silence: Silence::new(spec.forget_after_us.max(idle_us)),
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             room: Vec::new(),

@@ -52,6 +52,7 @@ fn spec(disorder_us: i64) -> LatestSpec {
         disorder_us,
         idle_close_us: 1_000_000_000,
         forget_after_us: 1_000_000_000,
+        live: true,
         limits: KeyLimits::default(),
     }
 }
@@ -97,6 +98,16 @@ fn owned(rows: &RecordBatch, (index, workers): (usize, usize)) -> RecordBatch {
 /// Epochs, a tick of 40 µs each, on as many workers as `workers` says, one after the other. What
 /// each epoch emits, and the end.
 fn run(spec: &LatestSpec, epochs: &[Vec<Reading>], workers: &[usize]) -> Vec<Emit> {
+    run_at(40, spec, epochs, workers)
+}
+
+/// The same with ticks that are so far apart.
+fn run_at(
+    apart_us: i64,
+    spec: &LatestSpec,
+    epochs: &[Vec<Reading>],
+    workers: &[usize],
+) -> Vec<Emit> {
     let (mut emits, mut states, mut number) = (Vec::new(), Vec::new(), 0);
     let parts: Vec<&[Vec<Reading>]> =
         epochs.chunks(epochs.len().div_ceil(workers.len()).max(1)).collect();
@@ -111,7 +122,7 @@ fn run(spec: &LatestSpec, epochs: &[Vec<Reading>], workers: &[usize]) -> Vec<Emi
         for readings in *part {
             let mut emit = Emit::default();
             for (index, operator) in all.iter_mut().enumerate() {
-                let tick = Tick { epoch: number + 1, time_us: number as i64 * 40 };
+                let tick = Tick { epoch: number + 1, time_us: number as i64 * apart_us };
                 let own = owned(&batch(readings), (index, *count));
                 operator.epoch(&own, tick, &mut emit).unwrap();
             }
@@ -284,6 +295,20 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Files come with the times at which they were changed last, which say nothing of devices.
+    #[test]
+    fn of_files_the_ticks_do_not_count(mut sent in sent(), spec in specs(), size in 1..20_usize) {
+        sent.sort_by_key(|(reading, delay)| reading.1 + 2 * delay);
+        let arrived: Vec<Reading> = sent.iter().map(|s| s.0).collect();
+        let spec = LatestSpec { idle_close_us: 50, forget_after_us: 90, live: false, ..spec };
+        let epochs = epochs(&arrived, size);
+        let all = |apart_us: i64| {
+            let emits = run_at(apart_us, &spec, &epochs, &[1]);
+            (by_epoch(&emits), late_rows(&emits))
+        };
+        prop_assert_eq!(all(1), all(1_000_000));
+    }
 
     #[test]
     fn cuts_add_up_on_any_number_of_workers(sent in sent(), spec in specs()) {

@@ -31,8 +31,12 @@ pub struct JoinSpec {
     pub partners: Partners,
     /// How much older than the newest row of its key a row may be, microseconds.
     pub disorder_us: i64,
-    /// Rows of a key silent for this long (tick time) wait no longer, microseconds.
+    /// Rows of a key silent for this long (tick time) wait no longer, microseconds; those that are
+    /// near, not before a partner that is on time can have come.
     pub idle_close_us: i64,
+    /// Ticks are the time in which readings come in. False of files: then no key is silent, and
+    /// none is forgotten.
+    pub live: bool,
     /// How many keys it may have.
     pub limits: KeyLimits,
 }
@@ -63,7 +67,7 @@ pub enum Partners {
         nearest: bool,
         /// A left row with more partners is a reject.
         matches_max: usize,
-        /// Most rows of a key that are kept of each edge; more are rejects.
+        /// Most rows of a key that are kept of each edge after an epoch; more are rejects.
         rows_max: usize,
         /// A key that was silent for this long (tick time), and at least for `idle_close_us`, is
         /// forgotten, microseconds.

@@ -31,6 +31,9 @@ pub struct LatestSpec {
     pub disorder_us: i64,
     /// Readings of a key silent for this long (tick time) wait no longer, microseconds.
     pub idle_close_us: i64,
+    /// Ticks are the time in which readings come in. False of files: then no key is silent, and
+    /// none is forgotten.
+    pub live: bool,
     /// A key that was silent for this long (tick time), and at least for `idle_close_us`, is
     /// forgotten: it is new when it comes back; microseconds.
     pub forget_after_us: i64,

@@ -7,7 +7,11 @@ use crate::config::units::show_duration;
 
 /// What a step joins, when it emits, and what it keeps.
 pub(super) fn join(j: &JoinSpec, out: &mut String) {
-    let (disorder, idle) = (show_duration(j.disorder_us), show_duration(j.idle_close_us));
+    let disorder = show_duration(j.disorder_us);
+    let silent = |silent_us: i64| match j.live {
+        true => format!(", or after {} of silence", show_duration(silent_us)),
+        false => String::new(),
+    };
     let unmatched = match j.outer {
         true => "with nulls where there is none",
         false => "nothing where there is none",
@@ -19,7 +23,8 @@ pub(super) fn join(j: &JoinSpec, out: &mut String) {
             line(out, "key", &key_names(&j.left, &j.left_keys));
             let alone = match j.outer {
                 true => format!(
-                    "; alone when its key's clock is {disorder} past it, or after {idle} of silence"
+                    "; alone when its key's clock is {disorder} past it{}",
+                    silent(j.idle_close_us)
                 ),
                 false => String::new(),
             };
@@ -36,13 +41,19 @@ pub(super) fn join(j: &JoinSpec, out: &mut String) {
                 format!("{which} of {} from {before} before to {after} after, {unmatched}", j.with);
             line(out, "joins", &joins);
             line(out, "key", &key_names(&j.left, &j.left_keys));
-            let wait = show_duration(after_us.saturating_add(j.disorder_us));
+            let wait_us = after_us.saturating_add(j.disorder_us);
+            let wait = show_duration(wait_us);
             let emits = format!(
-                "a row when its key's clock is {wait} past it, or after {idle} of silence; in \
-                 order of time"
+                "a row when its key's clock is {wait} past it{}; in order of time",
+                silent(j.idle_close_us.max(wait_us))
             );
             line(out, "emits", &emits);
-            line(out, "late", &format!("what is {disorder} behind goes to system.late"));
+            let silent = match j.live {
+                true => ", or comes after silence for a row that is out,",
+                false => "",
+            };
+            let late = format!("what is {disorder} behind{silent} goes to system.late");
+            line(out, "late", &late);
             let kept = before_us.saturating_add(*after_us).saturating_add(j.disorder_us);
             let state = format!(
                 "per key the rows of {wait}, and of {} those of {}, at most {rows_max} each; a \

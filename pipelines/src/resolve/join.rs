@@ -54,6 +54,7 @@ pub(super) fn join(
         partners,
         disorder_us: inherited(steps, step, "disorder"),
         idle_close_us: inherited(steps, step, "idle_close"),
+        live: steps.live,
         limits: limits::of_step(&steps.limits, step),
     };
     let rows = match (&left.rows, &right.rows) {

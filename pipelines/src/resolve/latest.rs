@@ -49,6 +49,7 @@ pub(super) fn latest(
         max_age_us,
         disorder_us: inherited(steps, step, "disorder"),
         idle_close_us: inherited(steps, step, "idle_close"),
+        live: steps.live,
         forget_after_us: limits::forget_after_us(&steps.limits, step)?,
         limits: limits::of_step(&steps.limits, step),
     };

@@ -2,7 +2,7 @@
 //! restarted, on several workers.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::Array;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -42,6 +42,14 @@ struct Case {
     disorder_us: i64,
     idle_close_us: i64,
     forget_after_us: i64,
+    rows_max: usize,
+}
+
+impl Case {
+    /// How long a key is silent before its rows wait no longer.
+    fn silent_us(self) -> i64 {
+        self.idle_close_us.max(self.after_us + self.disorder_us)
+    }
 }
 
 fn spec(case: Case) -> JoinSpec {
@@ -62,11 +70,12 @@ fn spec(case: Case) -> JoinSpec {
             after_us: case.after_us,
             nearest: case.nearest,
             matches_max: 1_000,
-            rows_max: 1_000,
+            rows_max: case.rows_max,
             forget_after_us: case.forget_after_us,
         },
         disorder_us: case.disorder_us,
         idle_close_us: case.idle_close_us,
+        live: true,
         limits: KeyLimits::default(),
     }
 }
@@ -102,15 +111,20 @@ fn rows(emit: &Emit) -> Vec<Row> {
     all
 }
 
+/// What is to come of an epoch: the rows, how many rows are late, and how many too many.
+type Told = (Vec<Row>, usize, usize);
+
 /// What is known of a device, as plainly as it can be written.
 #[derive(Default)]
 struct Model {
     clock_us: Option<i64>,
     settled_us: Option<i64>,
+    /// Up to here right rows are too late for what was told because of silence.
+    told_us: Option<i64>,
     seen_us: i64,
-    /// Times and values of what came in time, in the order of arrival.
-    left: Vec<(i64, i64)>,
-    right: Vec<(i64, i64)>,
+    /// Times and values of what came in time, in the order of arrival, and in which epoch.
+    left: Vec<(i64, i64, i64)>,
+    right: Vec<(i64, i64, i64)>,
 }
 
 impl Model {
@@ -118,8 +132,8 @@ impl Model {
         self.settled_us.is_some_and(|settled_us| time_us < settled_us)
     }
 
-    /// What is to come in an epoch of one device, and how many rows are late.
-    fn epoch(&mut self, case: Case, now_us: i64, came: &[In]) -> (Vec<Row>, usize) {
+    /// What is to come in an epoch of one device.
+    fn epoch(&mut self, case: Case, now_us: i64, came: &[In]) -> Told {
         let mut late = 0;
         let settled_us = self.settled_us;
         for (right, _, time_us, value) in came {
@@ -128,25 +142,38 @@ impl Model {
                 late += 1;
                 continue;
             }
+            late += usize::from(*right && self.told_us.is_some_and(|told_us| *time_us <= told_us));
             self.clock_us = self.clock_us.max(Some(*time_us));
             let side = if *right { &mut self.right } else { &mut self.left };
-            side.push((*time_us, *value));
+            side.push((*time_us, *value, now_us));
         }
         self.settled_us = self.settled_us.max(self.clock_us.map(|c| c - case.disorder_us));
         let silent_us = now_us - self.seen_us;
-        if silent_us >= case.idle_close_us {
-            self.settle_all(case);
+        let mut out = self.show(case);
+        if silent_us >= case.silent_us() {
+            out.extend(self.show_all(case));
         }
-        let out = self.show(case);
-        if silent_us >= case.forget_after_us.max(case.idle_close_us) {
+        let first_us = self.left.iter().map(|l| l.0).min().into_iter().chain(self.settled_us).min();
+        self.right.retain(|r| first_us.is_some_and(|first_us| r.0 >= first_us - case.before_us));
+        let over = shorten(&mut self.left, case, now_us) + shorten(&mut self.right, case, now_us);
+        if silent_us >= case.forget_after_us.max(case.silent_us()) {
             self.right.clear();
+            self.told_us = None;
         }
-        (out, late)
+        (out, late, over)
     }
 
-    fn settle_all(&mut self, case: Case) {
-        let last_us = self.left.iter().map(|l| l.0 + case.after_us + 1).max();
-        self.settled_us = self.settled_us.max(last_us);
+    /// Takes all left rows.
+    fn show_all(&mut self, case: Case) -> Vec<Row> {
+        if self.left.is_empty() {
+            return Vec::new();
+        }
+        let clock_us = self.settled_us.max(self.clock_us);
+        self.told_us = self.told_us.max(self.left.iter().map(|l| l.0 + case.after_us).max());
+        self.settled_us = Some(i64::MAX);
+        let out = self.show(case);
+        self.settled_us = clock_us;
+        out
     }
 
     /// Takes the left rows whose interval is settled.
@@ -155,10 +182,10 @@ impl Model {
             self.left.iter().partition(|l| self.is_settled(l.0 + case.after_us));
         self.left = waiting;
         let mut out = Vec::new();
-        for (time_us, value) in done {
-            let near =
-                |r: &&(i64, i64)| time_us - case.before_us <= r.0 && r.0 <= time_us + case.after_us;
-            let mut partners: Vec<(i64, i64)> = self.right.iter().filter(near).copied().collect();
+        for (time_us, value, _) in done {
+            let near = time_us - case.before_us..=time_us + case.after_us;
+            let near = self.right.iter().filter(|r| near.contains(&r.0));
+            let mut partners: Vec<(i64, i64)> = near.map(|r| (r.0, r.1)).collect();
             if case.nearest {
                 // Stable: of one time the last that came is last.
                 partners.sort_by_key(|r| (-(r.0 - time_us).abs(), -r.0));
@@ -173,8 +200,20 @@ impl Model {
     }
 }
 
-/// What is to come of each epoch and of the end, and how many rows are late.
-fn expected(case: Case, epochs: &[(i64, Vec<In>)]) -> Vec<(Vec<Row>, usize)> {
+/// Takes the newest of those that came now as long as there are too many; how many those are.
+fn shorten(waiting: &mut Vec<(i64, i64, i64)>, case: Case, now_us: i64) -> usize {
+    let mut over = 0;
+    while waiting.len() > case.rows_max {
+        let new = waiting.iter().enumerate().filter(|w| w.1.2 == now_us);
+        let (at, _) = new.max_by_key(|(at, w)| (w.0, *at)).unwrap();
+        waiting.remove(at);
+        over += 1;
+    }
+    over
+}
+
+/// What is to come of each epoch and of the end.
+fn expected(case: Case, epochs: &[(i64, Vec<In>)]) -> Vec<Told> {
     let mut models: BTreeMap<u8, Model> = BTreeMap::new();
     let mut out = Vec::new();
     let of = |device: u8, rows: Vec<Row>| rows.into_iter().map(move |r| (device, r.1, r.2, r.3));
@@ -182,23 +221,23 @@ fn expected(case: Case, epochs: &[(i64, Vec<In>)]) -> Vec<(Vec<Row>, usize)> {
         for row in came {
             models.entry(row.1).or_default();
         }
-        let (mut rows, mut late) = (Vec::new(), 0);
+        let (mut rows, mut late, mut over) = (Vec::new(), 0, 0);
         for (device, model) in &mut models {
             let own: Vec<In> = came.iter().filter(|r| r.1 == *device).copied().collect();
-            let (own, own_late) = model.epoch(case, *now_us, &own);
+            let (own, own_late, own_over) = model.epoch(case, *now_us, &own);
             rows.extend(of(*device, own));
             late += own_late;
+            over += own_over;
         }
         rows.sort_unstable();
-        out.push((rows, late));
+        out.push((rows, late, over));
     }
     let mut rows = Vec::new();
     for (device, model) in &mut models {
-        model.settle_all(case);
-        rows.extend(of(*device, model.show(case)));
+        rows.extend(of(*device, model.show_all(case)));
     }
     rows.sort_unstable();
-    out.push((rows, 0));
+    out.push((rows, 0, 0));
     out
 }
 
@@ -206,10 +245,9 @@ fn epochs_in(epochs: &[(i64, Vec<In>)]) -> Vec<EpochIn> {
     epochs.iter().map(|(time_us, rows)| (*time_us, batch(rows))).collect()
 }
 
-fn found(case: Case, epochs: &[(i64, Vec<In>)], workers: &[usize]) -> Vec<(Vec<Row>, usize)> {
+fn found(case: Case, epochs: &[(i64, Vec<In>)], workers: &[usize]) -> Vec<Told> {
     let emits = testing::run(&|| make(case), &edge(), &epochs_in(epochs), workers);
-    assert!(emits.iter().all(|emit| rejected(emit).is_empty()));
-    emits.iter().map(|emit| (rows(emit), late_rows(emit))).collect()
+    emits.iter().map(|emit| (rows(emit), late_rows(emit), rejected(emit).len())).collect()
 }
 
 /// Rows of both edges with disorder and equal times; sometimes long silence.
@@ -229,9 +267,17 @@ fn epochs() -> impl Strategy<Value = Vec<(i64, Vec<In>)>> {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let kinds = (any::<bool>(), any::<bool>());
+    let rows_max = prop_oneof![3 => Just(1_000_usize), 1 => 1..5_usize];
+    let kinds = (any::<bool>(), any::<bool>(), rows_max);
     (kinds, 0..40_i64, 0..40_i64, 0..70_i64, 1..300_i64, 1..600_i64).prop_map(
-        |((outer, nearest), before_us, after_us, disorder_us, idle_close_us, forget_after_us)| {
+        |(
+            (outer, nearest, rows_max),
+            before_us,
+            after_us,
+            disorder_us,
+            idle_close_us,
+            forget_after_us,
+        )| {
             Case {
                 outer,
                 nearest,
@@ -240,6 +286,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 disorder_us,
                 idle_close_us,
                 forget_after_us,
+                rows_max,
             }
         },
     )
@@ -262,8 +309,13 @@ proptest! {
         sent in prop::collection::vec((any::<bool>(), 0..4_u8, 1..12_i64, 0..50_i64), 1..120),
         case in cases(),
     ) {
-        let case =
-            Case { disorder_us: 50, idle_close_us: FOR_EVER, forget_after_us: FOR_EVER, ..case };
+        let case = Case {
+            disorder_us: 50,
+            idle_close_us: FOR_EVER,
+            forget_after_us: FOR_EVER,
+            rows_max: 1_000,
+            ..case
+        };
         let mut time_us = 0;
         let timed = sent.into_iter().enumerate().map(|(i, (right, device, step, delay))| {
             time_us += step;
@@ -290,6 +342,15 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
+    /// Files come with the times at which they were changed last, which say nothing of devices.
+    #[test]
+    fn of_files_the_ticks_do_not_count(epochs in epochs(), case in cases()) {
+        let of_files = JoinSpec { live: false, ..spec(case) };
+        let new = || IntervalJoin::new(of_files.clone()).unwrap();
+        let make = || Box::new(new()) as Box<dyn JoinOperator>;
+        testing::ticks_do_not_count(&make, &edge(), &epochs_in(&epochs));
+    }
+
     #[test]
     fn cuts_add_up_on_any_number_of_workers(epochs in epochs(), case in cases()) {
         let edge = edge();
@@ -310,6 +371,7 @@ fn plain() -> Case {
         disorder_us: 0,
         idle_close_us: 60,
         forget_after_us: 500,
+        rows_max: 1_000,
     }
 }
 
@@ -323,12 +385,79 @@ fn an_unmatched_row_waits_for_the_clock_or_for_silence() {
         (62, vec![(true, 1, 121, 9), (true, 1, 122, 9)]),
     ];
     let found = found(plain(), &epochs, &[1]);
-    assert_eq!(found[0], (vec![], 0));
+    assert_eq!(found[0], (vec![], 0, 0));
     assert_eq!(found[1].0, [(1, 100, 7, Some((90, 1))), (1, 100, 7, Some((110, 2)))]);
-    assert_eq!(found[2], (vec![], 0));
+    assert_eq!(found[2], (vec![], 0, 0));
     assert_eq!(found[3].0, [(1, 111, 8, Some((110, 2)))]);
     // What would have been a partner comes too late, what would not is in time.
-    assert_eq!(found[4], (vec![], 1));
+    assert_eq!(found[4], (vec![], 1, 0));
+}
+
+/// A partner that is on time may take as long as `after`, however short `idle_close` is.
+#[test]
+fn a_pause_within_the_interval_is_no_silence() {
+    let case = Case { before_us: 0, after_us: 100, idle_close_us: 20, ..plain() };
+    let epochs = [
+        (0, vec![(false, 1, 0, 7)]),
+        (20, vec![]),
+        (60, vec![(true, 1, 60, 1), (false, 1, 70, 8)]),
+    ];
+    let found = found(case, &epochs, &[1]);
+    assert!(found[..3].iter().all(|e| *e == (vec![], 0, 0)), "{found:?}");
+    assert_eq!(found[3].0, [(1, 0, 7, Some((60, 1))), (1, 70, 8, None)]);
+}
+
+/// A device sends a reading a second, once a minute: each pause is longer than `idle_close`.
+#[test]
+fn a_pause_makes_no_left_row_late() {
+    let case = Case { before_us: 30, after_us: 5, idle_close_us: 30, ..plain() };
+    let mut epochs: Vec<(i64, Vec<In>)> = Vec::new();
+    for minute in 0..4 {
+        let own = minute * 60..minute * 60 + 60;
+        let readings = own.flat_map(|s| [(false, 1, s, s), (true, 1, s, -s)]);
+        epochs.push((minute * 60 + 60, readings.collect()));
+        epochs.push((minute * 60 + 95, vec![]));
+    }
+    let found = found(case, &epochs, &[1]);
+    let left: Vec<i64> = found.iter().flat_map(|e| &e.0).map(|r| r.1).collect();
+    let all: Vec<i64> = (0..240).collect();
+    assert_eq!(left.iter().copied().collect::<BTreeSet<i64>>(), BTreeSet::from_iter(all));
+    // The first five right rows of a minute come after the last left rows of the one before.
+    let late: Vec<usize> = found.iter().map(|e| e.1).collect();
+    assert_eq!(late, [0, 0, 5, 0, 5, 0, 5, 0, 0]);
+    // They are partners of those that come with them: a row before has all but what was missed.
+    let of = |time_us: i64| found.iter().flat_map(|e| &e.0).filter(|r| r.1 == time_us).count();
+    assert_eq!((of(100), of(120), of(119)), (36, 36, 31));
+}
+
+/// What an epoch settles need not wait: a file has many rows in an epoch, a device few.
+#[test]
+fn many_rows_of_a_key_in_an_epoch_are_as_many_epochs() {
+    let case = Case { before_us: 1, after_us: 1, rows_max: 4, ..plain() };
+    let both = |i: i64| [(false, 1, i * 10, i), (true, 1, i * 10 + 1, -i)];
+    let one = [(0, (0..100).flat_map(both).collect::<Vec<In>>())];
+    let many: Vec<(i64, Vec<In>)> = (0..100).map(|i| (i, both(i).to_vec())).collect();
+    let all = |epochs: &[(i64, Vec<In>)]| -> Vec<Row> {
+        let found = found(case, epochs, &[1]);
+        assert!(found.iter().all(|e| (e.1, e.2) == (0, 0)), "nothing is late or too much");
+        found.into_iter().flat_map(|e| e.0).collect()
+    };
+    let expected: Vec<Row> = (0..100).map(|i| (1, i * 10, i, Some((i * 10 + 1, -i)))).collect();
+    assert_eq!(all(&one), expected);
+    assert_eq!(all(&many), expected);
+}
+
+#[test]
+fn below_the_floor_of_a_group_no_clock_is_known() {
+    let mut spec = spec(Case { forget_after_us: 60, ..plain() });
+    spec.limits.keys_max = 1;
+    let make = || Box::new(IntervalJoin::new(spec.clone()).unwrap()) as Box<dyn JoinOperator>;
+    let at = |time_us: i64| move |device: u8| (false, device, time_us, 0);
+    let epochs = testing::below_floors(&|time_us, devices| {
+        batch(&devices.iter().copied().map(at(time_us)).collect::<Vec<In>>())
+    });
+    let emits = testing::run(&make, &edge(), &epochs, &[1]);
+    assert_eq!(testing::least_behind(&emits), Some(0));
 }
 
 #[test]

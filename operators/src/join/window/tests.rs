@@ -58,6 +58,7 @@ fn spec(case: Case) -> JoinSpec {
         partners: Partners::Window { left: [1, 2, 4], right: [1, 2, 4], keep_us: case.keep_us },
         disorder_us: case.disorder_us,
         idle_close_us: case.idle_close_us,
+        live: true,
         limits: KeyLimits::default(),
     }
 }
@@ -138,7 +139,9 @@ impl Model {
             let kept_us = self.clock_us.map(|c| c - case.disorder_us - case.keep_us);
             self.dropped_us = self.dropped_us.max(kept_us);
         }
-        if silent_us >= case.idle_close_us + case.keep_us {
+        // The next window of a key whose newest one is kept may be as long in coming as it is.
+        let next_us = if self.dropped_us < self.clock_us { SIZE_US } else { 0 };
+        if silent_us >= case.idle_close_us + case.keep_us + next_us {
             self.dropped_us = self.clock_us;
         }
         (out, late)
@@ -279,6 +282,14 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
+    /// Files come with the times at which they were changed last, which say nothing of devices.
+    #[test]
+    fn of_files_the_ticks_do_not_count(epochs in epochs(), case in cases()) {
+        let of_files = JoinSpec { live: false, ..spec(case) };
+        let make = || Box::new(WindowJoin::new(of_files.clone()).unwrap()) as Box<dyn JoinOperator>;
+        testing::ticks_do_not_count(&make, &edge(), &epochs_in(&epochs));
+    }
+
     #[test]
     fn cuts_add_up_on_any_number_of_workers(epochs in epochs(), case in cases()) {
         let edge = edge();
@@ -319,10 +330,46 @@ fn a_forgotten_key_is_late_where_it_was_final() {
         (self::rows(&emit), late_rows(&emit), join.save().unwrap())
     };
     at(0, &[(false, 1, 5, 7, 0)]);
-    let (_, _, state) = at(160, &[]);
+    let (_, _, state) = at(169, &[]);
+    assert!(state["left0"].is_valid(0), "a window longer: it may be that the next one comes");
+    let (_, _, state) = at(170, &[]);
     assert!(state["left0"].is_null(0) && state.num_rows() == 1, "only how far it came is left");
-    let (rows, late, _) = at(170, &[(true, 1, 5, 8, 0), (false, 1, 6, 9, 0)]);
+    let (rows, late, _) = at(180, &[(true, 1, 5, 8, 0), (false, 1, 6, 9, 0)]);
     assert_eq!((rows, late), (vec![(1, 60, 9, None, 0)], 1));
+}
+
+/// Long windows come far apart: a key of which the next one is to come is not forgotten.
+#[test]
+fn a_key_is_kept_from_one_window_to_the_next() {
+    let case = Case { outer: false, disorder_us: 0, keep_us: 2, idle_close_us: 1 };
+    let epochs = [
+        (0, vec![(false, 1, 5, 7, 0)]),
+        (3, vec![]),
+        (4, vec![(true, 1, 5, 8, 0)]),
+        (10, vec![(false, 1, 6, 9, 0)]),
+        // A restart starts to count again at the same tick.
+        (13, vec![]),
+        (14, vec![(true, 1, 6, 1, 0)]),
+    ];
+    for workers in [&[1][..], &[1; 3], &[1; 6]] {
+        let found = found(case, &epochs, workers);
+        assert!(found.iter().all(|e| e.1 == 0), "{found:?}");
+        let rows: Vec<Row> = found.into_iter().flat_map(|e| e.0).collect();
+        assert_eq!(rows, [(1, 50, 7, Some(8), 0), (1, 60, 9, Some(1), 0)]);
+    }
+}
+
+#[test]
+fn below_the_floor_of_a_group_no_clock_is_known() {
+    let mut spec = spec(Case { outer: true, disorder_us: 0, keep_us: 100, idle_close_us: 60 });
+    spec.limits.keys_max = 1;
+    let make = || Box::new(WindowJoin::new(spec.clone()).unwrap()) as Box<dyn JoinOperator>;
+    let at = |time_us: i64| move |device: u8| (false, device, time_us / SIZE_US, 0, 0);
+    let epochs = testing::below_floors(&|time_us, devices| {
+        batch(&devices.iter().copied().map(at(time_us)).collect::<Vec<In>>())
+    });
+    let emits = testing::run(&make, &edge(), &epochs, &[1]);
+    assert_eq!(testing::least_behind(&emits), Some(0));
 }
 
 #[test]

@@ -17,7 +17,8 @@ pub(super) static JOIN: Component = Component {
           one (`with`); where both have a name, the right one's begins with the name of its edge: \
           `doors_time`. A window that comes again revises the joined row. Rows that are near come \
           once each, in order of time, when all partners of the left row are there; what is later \
-          than `disorder` is a row of `system.late`.",
+          than `disorder` is a row of `system.late`, and so is a right row whose left row came \
+          without it after a pause.",
     keys: &[
         STEP_NAME,
         Key::new("from", Kind::Name, "The left edge, whose rows are joined.", "\"readings\"")
@@ -36,7 +37,7 @@ pub(super) static JOIN: Component = Component {
             Kind::OneOf(&["inner", "left"]),
             "What becomes of a row of the left edge without a partner: nothing, or it comes with \
              nulls, once the clock of its key is far enough past it or the key is silent for \
-             `idle_close`.",
+             `idle_close` (of rows that are near, at least for `after` and `disorder`).",
             "\"left\"",
         )
         .default("inner"),
@@ -86,8 +87,8 @@ pub(super) static JOIN: Component = Component {
         Key::new(
             "rows_max",
             Kind::Int(1, ROWS_MAX),
-            "Most rows of a key that wait, of each edge; more are rows of `system.rejects` \
-             (`rows_max`).",
+            "Most rows of a key that wait, of each edge; more, the newest first, are rows of \
+             `system.rejects` (`rows_max`).",
             "10000",
         )
         .default("10000"),
