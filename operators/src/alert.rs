@@ -1,19 +1,26 @@
 //! Threshold alerts with a life cycle: normal, pending for a while, firing, resolved.
 //!
 //! One state per key, moved by the key's rows in the order of their times. A row older than the
-//! last evaluated one changes nothing (and is counted). If the edge has a `revision` and the last
-//! evaluated row is revised, the state before it is taken back and moved by the revised row, so
-//! that the state is what it would be had only the last revision come; what the outside was told is
-//! corrected by a further event. Whoever was told that an alert fires is told that it is over,
-//! however old that is. Of one that was too old to tell anybody, people hear when a row that is not
-//! too old finds it still firing; if none does, nobody hears the end either. A
-//! window whose bounds come from the data may be revised to end at another time, or be withdrawn:
-//! then the state before it stands. Delivery is not done here.
+//! last evaluated one changes nothing (and is counted). If the edge has a `revision`, what the last
+//! rows said is kept ([`state`]): one that is revised, to end at another time perhaps, or that is
+//! withdrawn, or that is found late between them, makes the state what it would be had only the
+//! last revisions come; what the outside was told is corrected by a further event. Whoever was told
+//! that an alert fires is told that it is over, however old that is. Of one that was too old to
+//! tell anybody, people hear when a row that is not too old finds it still firing; if none does,
+//! nobody hears the end either.
+//!
+//! The events of a key have the order in which they are told by their times as well: one that
+//! corrects another has the time of its row, but at least a microsecond more than the one before
+//! it. Otherwise a table, or a receiver, that goes by time takes what was corrected for what holds.
+//! Delivery is not done here.
 
 mod bound;
 mod ended;
 mod event;
 mod save;
+mod state;
+
+use std::cmp::Reverse;
 
 use arrow::array::{
     Array, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
@@ -32,6 +39,9 @@ use crate::system::step_rejects;
 pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
 pub use save::FIXED as STATE_COLUMNS;
+#[cfg(test)]
+use state::KEPT;
+use state::{KeyState, Phase, Said};
 
 /// Why an alert ended whose row was withdrawn: `reason` of `system.alerts`.
 pub const WITHDRAWN: &str = "withdrawn";
@@ -39,81 +49,6 @@ pub const WITHDRAWN: &str = "withdrawn";
 /// A key that is normal and of which no row came for this long, in tick time, is put away: what is
 /// left of it makes the key as it was when it comes back, so no row changes by it; microseconds.
 const PUT_AWAY_AFTER_US: i64 = 3_600_000_000;
-
-/// Where an alert is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Normal,
-    /// `fire` has been true since then, but not for long enough.
-    Pending { since_us: i64 },
-    /// `fire` was true for long enough; `clear` was not true since.
-    Firing {
-        since_us: i64,
-        /// It was not too old to tell anybody.
-        told: bool,
-    },
-}
-
-impl Phase {
-    /// What a row at `time_us` makes of it; `fresh`: somebody may be told.
-    fn next(self, (time_us, fresh): (i64, bool), fire: bool, clear: bool, for_us: i64) -> Self {
-        let since_us = match self {
-            Self::Firing { .. } if clear => return Self::Normal,
-            Self::Firing { .. } => return self,
-            Self::Normal | Self::Pending { .. } if !fire => return Self::Normal,
-            Self::Normal => time_us,
-            Self::Pending { since_us } => since_us,
-        };
-        match time_us.saturating_sub(since_us) >= for_us {
-            true => Self::Firing { since_us, told: fresh },
-            false => Self::Pending { since_us },
-        }
-    }
-}
-
-/// The last evaluated row of a key is known by its time only: it was withdrawn, or the key was
-/// away.
-const UNKNOWN: i64 = i64::MIN;
-
-#[derive(Clone, Copy, Debug)]
-struct KeyState {
-    /// Time of the last evaluated row.
-    last_us: i64,
-    /// Time of the row evaluated before it.
-    before_us: i64,
-    /// What tells the last evaluated row from others, see [`Window::id`], or [`UNKNOWN`].
-    id: i64,
-    /// The phase before that row.
-    before: Phase,
-    /// The phase after it.
-    now: Phase,
-}
-
-impl KeyState {
-    /// What is left of a key that is normal now.
-    fn remnant(&self) -> Remnant {
-        let (code, since_us) = save::encode(self.before);
-        Remnant { bound: self.last_us, extra: since_us << 2 | code }
-    }
-
-    /// The key as it was. Below the floor of its group nothing else is known than that.
-    fn back(remnant: Remnant) -> Result<Self, OperatorError> {
-        let before = match remnant.extra {
-            i64::MIN => Phase::Normal,
-            extra => save::decode(extra & 3, extra >> 2)?,
-        };
-        let (last_us, now) = (remnant.bound, Phase::Normal);
-        Ok(Self { last_us, before_us: last_us, id: UNKNOWN, before, now })
-    }
-}
-
-impl Default for KeyState {
-    fn default() -> Self {
-        let (before, now) = (Phase::Normal, Phase::Normal);
-        Self { last_us: i64::MIN, before_us: i64::MIN, id: UNKNOWN, before, now }
-    }
-}
 
 /// Which row of its key a row is.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +60,8 @@ struct Window {
     revised: bool,
     /// It replaces it by nothing.
     withdrawn: bool,
+    /// It is one of windows that can be revised.
+    of_windows: bool,
 }
 
 /// The columns that say which row a row is.
@@ -154,7 +91,9 @@ impl<'a> Windows<'a> {
         let time_us = self.times.value(row);
         let revised = self.revisions.is_some_and(|r| r.value(row) > 0);
         let withdrawn = revised && self.rows.is_some_and(|r| r.value(row) == 0);
-        Window { time_us, id: self.ids.map_or(time_us, |ids| ids[row]), revised, withdrawn }
+        let of_windows = self.ids.is_some() && self.revisions.is_some();
+        let id = self.ids.map_or(time_us, |ids| ids[row]);
+        Window { time_us, id, revised, withdrawn, of_windows }
     }
 }
 
@@ -232,57 +171,38 @@ impl AlertRule {
         Ok((fire, clear, failed))
     }
 
-    /// Moves the state of a key by a row; `fresh`: it is not too old to tell anybody.
-    fn step(
-        &mut self,
-        id: u32,
-        (row, fresh): (Window, bool),
-        (fire, clear): (bool, bool),
-    ) -> Option<Change> {
-        let state = &mut self.states[id as usize];
-        let same = match state.id {
-            UNKNOWN => row.time_us == state.last_us,
-            id => row.id == id,
-        };
-        let again = row.revised && same;
-        if !again && (row.withdrawn || row.time_us < state.last_us) {
+    /// Moves the state of a key by a row.
+    fn step(&mut self, id: u32, row: Window, said: Said) -> Option<Change> {
+        let (state, for_us) = (&mut self.states[id as usize], self.spec.for_us);
+        if !state.take(row, said, for_us) {
             self.counts.out_of_order += 1;
             return None;
         }
         self.counts.evaluated += 1;
-        let told = state.now;
-        if again && row.withdrawn {
-            state.now = state.before;
-            (state.last_us, state.id) = (state.before_us, UNKNOWN);
-        } else {
-            if !again {
-                (state.before, state.before_us) = (state.now, state.last_us);
+        let (was, now) = (state.now, state.phase(for_us));
+        state.now = now;
+        let (firing, since_us, notify) = match (was, now) {
+            // It began too long ago to tell anybody, and holds now.
+            (Phase::Firing { told: false, .. }, Phase::Firing { since_us, told: true }) => {
+                (true, since_us, true)
             }
-            (state.last_us, state.id) = (row.time_us, row.id);
-            let at = (row.time_us, fresh);
-            state.now = state.before.next(at, fire, clear, self.spec.for_us);
-        }
-        match (told, state.now) {
-            (Phase::Firing { told: false, .. }, Phase::Firing { since_us, .. }) if fresh => {
-                // It began too long ago to tell anybody, and holds now.
-                state.now = Phase::Firing { since_us, told: true };
-                Some(Change { firing: true, since_us, notify: true, reason: None })
-            }
-            (Phase::Firing { told, since_us: told_us }, Phase::Firing { since_us, .. }) => {
+            (Phase::Firing { told: true, .. }, Phase::Firing { .. }) => {
                 // Nothing new is told, so what was told counts: its end must bear the same id.
-                let since_us = if told { told_us } else { since_us };
-                state.now = Phase::Firing { since_us, told };
-                None
+                state.now = was;
+                return None;
             }
-            (Phase::Firing { since_us, told: notify }, _) => {
-                let reason = (again && row.withdrawn).then_some(WITHDRAWN);
-                Some(Change { firing: false, since_us, notify, reason })
+            (Phase::Firing { since_us, told }, Phase::Normal | Phase::Pending { .. }) => {
+                (false, since_us, told)
             }
-            (_, Phase::Firing { since_us, told: notify }) => {
-                Some(Change { firing: true, since_us, notify, reason: None })
+            (Phase::Normal | Phase::Pending { .. }, Phase::Firing { since_us, told }) => {
+                (true, since_us, told)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        let reason = (!firing && row.withdrawn).then_some(WITHDRAWN);
+        let time_us = row.time_us.max(state.told_us.saturating_add(1));
+        state.told_us = time_us;
+        Some(Change { time_us, firing, since_us, notify, reason })
     }
 }
 
@@ -333,10 +253,17 @@ impl AlertRule {
         let mut silent = self.silence.silent(tick.time_us);
         self.changed.extend(silent.iter().map(|id| self.interner.group(*id)));
         silent.retain(|id| self.states[*id as usize].now == Phase::Normal);
-        #[cfg(test)]
-        silent.retain(|_| !self.keep_all);
-        let left = silent.iter().map(|id| (*id, self.states[*id as usize].remnant()));
+        let (states, for_us) = (&self.states, self.spec.for_us);
+        let left = silent.iter().map(|id| (*id, states[*id as usize].remnant(for_us)));
         let left: Vec<(u32, Remnant)> = left.collect();
+        #[cfg(test)]
+        if self.keep_all {
+            // What is forgotten of a key is forgotten by time, not because there is no room.
+            for (id, remnant) in left {
+                self.states.put(id as usize, KeyState::back(remnant)?);
+            }
+            return Ok(());
+        }
         self.remnants.keep(&self.interner, &left)?;
         for id in silent {
             let is_last = self.interner.forget(id);
@@ -371,27 +298,31 @@ impl AlertRule {
         }
         let windows = Windows::of(rows, self.spec.time);
         let times = windows.times;
-        // First what takes back, or it would be the state before what takes its place.
+        // First what takes back, or it would be the state before what takes its place. Of that, the
+        // newest first: the state after it is known longest.
         let at: Vec<Window> = (0..ids.len()).map(|row| windows.at(row)).collect();
         let mut order: Vec<usize> = (0..ids.len()).collect();
-        order.sort_by_key(|row| !at[*row].withdrawn);
+        order.sort_by_key(|row| {
+            let Window { withdrawn, time_us, .. } = at[*row];
+            (!withdrawn, Reverse(if withdrawn { time_us } else { 0 }))
+        });
         let mut changes: Vec<(usize, Change)> = Vec::new();
         for row in order {
             if times.is_null(row) || failed.binary_search_by_key(&row, |f| f.row).is_ok() {
                 continue;
             }
-            let conditions = (fire.value(row), clear.value(row));
+            let (fire, clear) = (fire.value(row), clear.value(row));
             let age_us = tick.time_us.saturating_sub(times.value(row));
             let fresh = age_us <= self.spec.max_age_us;
-            if let Some(change) = self.step(ids[row], (at[row], fresh), conditions) {
+            if let Some(change) = self.step(ids[row], at[row], Said { fire, clear, fresh }) {
                 changes.push((row, change));
             }
         }
         if !changes.is_empty() {
             let interner = &self.interner;
-            changes.sort_by(|(a, _), (b, _)| {
+            changes.sort_by(|(a, one), (b, other)| {
                 let by_key = || interner.bytes(ids[*a]).cmp(interner.bytes(ids[*b]));
-                times.value(*a).cmp(&times.value(*b)).then_with(by_key)
+                one.time_us.cmp(&other.time_us).then_with(by_key)
             });
             let events = event::rows(&self.spec, &self.summary, rows, &changes)?;
             emit.rows.push(events);

@@ -20,6 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// version is that of another operator.
 const SPANS: u32 = 2;
 
+/// Likewise of alerts.
+const ALERTS: u32 = 2;
+
 /// The fingerprint of a pipeline.
 pub fn fingerprint(pipeline: &PipelineSpec) -> u64 {
     xxh3_64(canonical(pipeline).as_bytes())
@@ -135,7 +138,7 @@ pub(crate) fn dedup_text(d: &DedupSpec) -> String {
 /// What decides the phase of an alert.
 pub(crate) fn alert_condition(a: &AlertSpec) -> String {
     let keys = names(&a.input, &a.keys);
-    format!("{keys:?} {} {} {}", expr(&a.fire), expr(&a.clear), a.for_us)
+    format!("{ALERTS} {keys:?} {} {} {}", expr(&a.fire), expr(&a.clear), a.for_us)
 }
 
 /// What decides the state of a step; of one without state, all that it does.

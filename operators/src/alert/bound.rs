@@ -1,6 +1,6 @@
 //! How much an alert rule keeps of a key.
 
-use super::KeyState;
+use super::state::KeyState;
 use crate::bound::{Bounded, Load, StateBound, Unbounded};
 use crate::intern::key_bytes;
 use crate::keys::{LISTED_BYTES, REMNANT_BYTES};

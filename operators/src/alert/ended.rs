@@ -13,7 +13,7 @@ use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 
 use super::event::alert_id;
-use super::save::{FIRING, FIXED, OTHERS, PENDING, UNHEARD};
+use super::save::{FIRING, FIXED, FRESH, OTHERS, PENDING, SAID, UNHEARD};
 use crate::system::{alerts_schema, keys_json};
 
 /// Why an alert ended: `reason` of `system.alerts`.
@@ -90,22 +90,24 @@ pub fn end_alerts(
 }
 
 /// The state of a rule that was made anew from old messages, in silence: what would be firing is
-/// pending since then, so that its next row tells it.
+/// pending since then, and nobody was told of it, so that its next row tells it.
 ///
 /// # Errors
 /// `state` is not that of a rule.
 pub fn untold(state: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let (before, now) = (FIXED[1], FIXED[3]);
     let schema = state.schema();
     let columns = schema.fields().iter().zip(state.columns()).map(|(field, column)| {
-        if field.name() != FIXED[1] && field.name() != FIXED[3] {
-            return Arc::clone(column);
-        }
-        let phases = column.as_primitive::<Int64Type>();
-        let phases = phases
-            .values()
-            .iter()
-            .map(|p| if matches!(*p, FIRING | UNHEARD) { PENDING } else { *p });
-        Arc::new(Int64Array::from_iter_values(phases)) as ArrayRef
+        let change: fn(i64) -> i64 = match field.name().as_str() {
+            name if name == before => |phase| if phase == FIRING { UNHEARD } else { phase },
+            name if name == now => {
+                |phase| if matches!(phase, FIRING | UNHEARD) { PENDING } else { phase }
+            }
+            name if SAID.contains(&name) => |said| if said < 0 { said } else { said & !FRESH },
+            _ => return Arc::clone(column),
+        };
+        let values = column.as_primitive::<Int64Type>().values();
+        Arc::new(Int64Array::from_iter_values(values.iter().map(|v| change(*v)))) as ArrayRef
     });
     RecordBatch::try_new(state.schema(), columns.collect::<Vec<ArrayRef>>())
 }

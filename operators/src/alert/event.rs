@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{Float64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Float64Type, SchemaRef};
 use arrow::error::ArrowError;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
@@ -16,6 +16,8 @@ use crate::system::{alerts_schema, json_value, keys_json, row_json};
 /// What happened to an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Change {
+    /// Its time; later than that of the key's event before it.
+    pub(super) time_us: i64,
     /// True: it fires now; false: it is resolved.
     pub(super) firing: bool,
     /// Since when its condition was true.
@@ -116,9 +118,8 @@ pub(super) fn rows(
     let columns: Vec<ArrayRef> = spec.keys.iter().map(|k| Arc::clone(rows.column(*k))).collect();
     let keys: Vec<String> =
         changes.iter().map(|(row, _)| keys_json(&names, &columns, *row)).collect();
-    let times = rows.column(spec.time).as_primitive::<TimestampMicrosecondType>();
-    let time = |f: &dyn Fn(usize, Change) -> i64| -> ArrayRef {
-        let values = changes.iter().map(|(row, change)| f(*row, *change));
+    let time = |f: &dyn Fn(&Change) -> i64| -> ArrayRef {
+        let values = changes.iter().map(|(_, change)| f(change));
         Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
     };
     let text = |f: &dyn Fn(usize, Change) -> String| -> ArrayRef {
@@ -131,13 +132,13 @@ pub(super) fn rows(
     RecordBatch::try_new(
         alerts_schema(),
         vec![
-            time(&|row, _| times.value(row)),
+            time(&|change| change.time_us),
             text(&|_, _| spec.pipeline.clone()),
             text(&|_, _| spec.name.clone()),
             Arc::new(StringArray::from_iter_values(&keys)),
             text(&|_, change| if change.firing { "firing".into() } else { "resolved".into() }),
             Arc::new(StringArray::from_iter_values(ids)),
-            time(&|_, change| change.since_us),
+            time(&|change| change.since_us),
             text(&|_, _| spec.severity.clone()),
             text(&|row, _| summary.fill(rows, row)),
             text(&|row, _| row_json(rows, row)),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
-use super::{AlertRule, KeyState, Phase};
+use super::AlertRule;
+use super::state::{Evaluated, KEPT, KeyState, Phase, Said};
 use crate::keys::forgotten_field;
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
@@ -17,18 +18,40 @@ pub(super) const FIRING: i64 = 2;
 /// The phase in which it is a row, but was too old to tell anybody.
 pub(super) const UNHEARD: i64 = 3;
 
-/// Columns after the keys; `last_tick_us` is the tick time of the key's last row. What is left of
-/// keys that were put away is one more column, in rows of its own.
-pub const FIXED: [&str; 8] = [
-    "last_us",
+/// Columns after the keys; `last_tick_us` is the tick time of the key's last row, the last ones are
+/// of the rows that are kept, the older first. What is left of keys that were put away is one more
+/// column, in rows of its own.
+pub const FIXED: [&str; 8 + 3 * KEPT] = [
+    "told_us",
     "before",
     "before_since_us",
     "now",
     "now_since_us",
     "last_tick_us",
-    "before_us",
-    "window",
+    "floor_us",
+    "floor_window",
+    "older_us",
+    "older_window",
+    SAID[0],
+    "newer_us",
+    "newer_window",
+    SAID[1],
 ];
+
+/// What the rows that are kept say: a bit for `fire`, one for `clear`, and [`FRESH`]; [`NONE`]:
+/// there is no such row.
+pub(super) const SAID: [&str; KEPT] = ["older_said", "newer_said"];
+
+/// A row was not too old to tell anybody.
+pub(super) const FRESH: i64 = 4;
+
+const NONE: i64 = -1;
+
+fn said(row: &Option<Evaluated>) -> i64 {
+    row.map_or(NONE, |Evaluated { said: Said { fire, clear, fresh }, .. }| {
+        i64::from(fire) | i64::from(clear) << 1 | i64::from(fresh) * FRESH
+    })
+}
 
 /// Columns that are no keys.
 pub(super) const OTHERS: usize = FIXED.len() + 1;
@@ -75,16 +98,23 @@ impl AlertRule {
             };
             let mut columns = names.columns(&ids)?;
             columns.extend([
-                number(&|s| s.last_us),
+                number(&|s| s.told_us),
                 number(&|s| encode(s.before).0),
                 number(&|s| encode(s.before).1),
                 number(&|s| encode(s.now).0),
                 number(&|s| encode(s.now).1),
                 Arc::new(Int64Array::from_iter_values(ids.iter().map(|id| seen_us[*id as usize]))),
-                number(&|s| s.before_us),
-                number(&|s| s.id),
-                new_null_array(forgotten_field().data_type(), ids.len()),
+                number(&|s| s.floor_us),
+                number(&|s| s.floor_id),
             ]);
+            for at in 0..KEPT {
+                columns.extend([
+                    number(&|s| s.rows[at].map_or(0, |row| row.time_us)),
+                    number(&|s| s.rows[at].map_or(0, |row| row.id)),
+                    number(&|s| said(&s.rows[at])),
+                ]);
+            }
+            columns.push(new_null_array(forgotten_field().data_type(), ids.len()));
             let rows = RecordBatch::try_new(schema, columns)?;
             let groups = counts(groups, ids.iter().map(|id| names.group(*id)));
             remnants.save(&names, SavedRows { rows, groups })
@@ -108,12 +138,19 @@ impl AlertRule {
             state.column(keys + i).as_primitive::<Int64Type>().value(row)
         };
         for (row, id) in ids.iter().enumerate() {
+            let kept = |at: usize| {
+                let [time_us, id, said] = [8, 9, 10].map(|i| number(i + 3 * at, row));
+                let said = |bit: i64| said & bit != 0;
+                let said = Said { fire: said(1), clear: said(2), fresh: said(FRESH) };
+                (number(10 + 3 * at, row) != NONE).then_some(Evaluated { time_us, id, said })
+            };
             let key = KeyState {
-                last_us: number(0, row),
+                told_us: number(0, row),
                 before: decode(number(1, row), number(2, row))?,
                 now: decode(number(3, row), number(4, row))?,
-                before_us: number(6, row),
-                id: number(7, row),
+                floor_us: number(6, row),
+                floor_id: number(7, row),
+                rows: std::array::from_fn(kept),
             };
             self.states.put(*id as usize, key);
             self.silence.start(*id, number(5, row));

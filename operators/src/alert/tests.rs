@@ -15,6 +15,7 @@ use crate::spec::{KeyLimits, time_type};
 use crate::system::alerts_schema;
 
 mod forget;
+mod moved;
 
 /// Device, time, value, revision.
 type Row = (&'static str, i64, Option<f64>, i64);
@@ -158,8 +159,10 @@ fn a_revised_row_corrects_what_was_told() {
     let fired = feed(&mut rule, &[("a", 5, Some(9.0), 0)], 5);
     let taken_back = feed(&mut rule, &[("a", 5, Some(7.5), 1)], 5);
     let again = feed(&mut rule, &[("a", 5, Some(9.5), 2)], 5);
-    assert_eq!(events(&taken_back), [("a".to_owned(), 5, false, 5)]);
-    assert_eq!(events(&again), events(&fired));
+    // Each has a later time than what it corrects.
+    assert_eq!(events(&fired), [("a".to_owned(), 5, true, 5)]);
+    assert_eq!(events(&taken_back), [("a".to_owned(), 6, false, 5)]);
+    assert_eq!(events(&again), [("a".to_owned(), 7, true, 5)]);
     assert_eq!(text(&again[0], "alert_id"), text(&fired[0], "alert_id"));
     // Rows of equal time that revise nothing just follow each other: hysteresis holds.
     assert!(feed(&mut rule, &[("a", 5, Some(7.5), 0)], 5).is_empty());
@@ -186,7 +189,11 @@ fn an_alert_of_a_buffered_upload_that_still_holds_is_told() {
 /// The rule as a plain loop over one device's rows.
 fn oracle(device: &str, rows: &[Row], for_us: i64) -> Vec<(String, i64, bool, i64)> {
     let mut all = Vec::new();
-    let (mut since, mut firing, mut last) = (None, false, i64::MIN);
+    let (mut since, mut firing, mut last, mut told) = (None, false, i64::MIN, i64::MIN);
+    let mut tell = |time: i64, fires: bool, since: i64| {
+        told = time.max(told.saturating_add(1));
+        all.push((device.to_owned(), told, fires, since));
+    };
     for (_, time, value, _) in rows.iter().filter(|r| r.0 == device) {
         if *time < last {
             continue;
@@ -196,14 +203,14 @@ fn oracle(device: &str, rows: &[Row], for_us: i64) -> Vec<(String, i64, bool, i6
         let clear = value.is_some_and(|v| v < 7.0);
         if firing {
             if clear {
-                all.push((device.to_owned(), *time, false, since.take().unwrap()));
+                tell(*time, false, since.take().unwrap());
                 firing = false;
             }
         } else if fire {
             let start = *since.get_or_insert(*time);
             if time - start >= for_us {
                 firing = true;
-                all.push((device.to_owned(), *time, true, start));
+                tell(*time, true, start);
             }
         } else {
             since = None;
@@ -342,11 +349,11 @@ fn windows_that_move_or_are_withdrawn_take_their_effect_with_them() {
     };
     assert_eq!(feed(&[(0, 10, 6.0, 3, 0), (20, 60, 9.0, 3, 0)]), [(60, true)]);
     // It ends earlier than before, which is not out of order.
-    assert_eq!(feed(&[(20, 30, 6.0, 1, 1)]), [(30, false)]);
-    assert_eq!(feed(&[(40, 60, 9.0, 2, 0)]), [(60, true)]);
-    assert_eq!(feed(&[(40, 60, 0.0, 0, 1)]), [(60, false)], "withdrawn");
+    assert_eq!(feed(&[(20, 30, 6.0, 1, 1)]), [(61, false)]);
+    assert_eq!(feed(&[(40, 60, 9.0, 2, 0)]), [(62, true)]);
+    assert_eq!(feed(&[(40, 60, 0.0, 0, 1)]), [(63, false)], "withdrawn");
     assert_eq!(feed(&[(40, 60, 0.0, 0, 2), (0, 10, 0.0, 0, 1)]), [], "of no effect any more");
-    assert_eq!(feed(&[(32, 50, 9.0, 2, 0)]), [(50, true)], "after the row before it");
+    assert_eq!(feed(&[(32, 50, 9.0, 2, 0)]), [(64, true)], "after the row before it");
 }
 
 proptest! {

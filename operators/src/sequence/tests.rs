@@ -20,6 +20,7 @@ use crate::outage::outages_schema;
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, Pattern, time_type};
 
+mod alerts;
 mod plain;
 mod rules;
 
