@@ -14,6 +14,7 @@ pub mod decode;
 pub mod dedup;
 pub mod detect;
 pub mod distinct;
+mod early;
 pub mod enrich;
 pub mod event;
 pub mod expression;

@@ -33,7 +33,7 @@ pub use registry::{
 };
 pub use sequence::{Pattern, SequenceSpec};
 pub use skew::SkewSpec;
-pub use window::{Clock, LatePolicy, Shape, WindowSpec};
+pub use window::{Clock, IS_FINAL, LatePolicy, Shape, WindowSpec};
 
 /// A planned SQL expression over the columns of one edge.
 pub type Expr = Arc<dyn PhysicalExpr>;

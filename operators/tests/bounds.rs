@@ -206,6 +206,7 @@ fn window(
             0 => LatePolicy::Table,
             keep_s => LatePolicy::Revise { keep_us: keep_s * SECOND },
         },
+        early_us: None,
         limits: KeyLimits::default(),
     }
 }

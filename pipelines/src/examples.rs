@@ -26,7 +26,7 @@ pub const WAYS_IN: [(&str, &str); 2] = [
 ];
 
 /// One pipeline for each kind of question, to be copied from.
-pub const COOKBOOK: [(&str, &str); 15] = [
+pub const COOKBOOK: [(&str, &str); 16] = [
     ("cookbook-meter.toml", include_str!("../examples/cookbook-meter.toml")),
     ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
     ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
@@ -38,6 +38,7 @@ pub const COOKBOOK: [(&str, &str); 15] = [
     ("cookbook-registry.toml", include_str!("../examples/cookbook-registry.toml")),
     ("cookbook-latest.toml", include_str!("../examples/cookbook-latest.toml")),
     ("cookbook-silence.toml", include_str!("../examples/cookbook-silence.toml")),
+    ("cookbook-so-far.toml", include_str!("../examples/cookbook-so-far.toml")),
     ("cookbook-shifts.toml", include_str!("../examples/cookbook-shifts.toml")),
     ("cookbook-sequence.toml", include_str!("../examples/cookbook-sequence.toml")),
     ("cookbook-join-windows.toml", include_str!("../examples/cookbook-join-windows.toml")),

@@ -22,6 +22,7 @@ use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
 use crate::recompute::{has_places, is_recomputed, readings_before, stored_as};
+use crate::resolve::early::{is_of, is_of_finals};
 
 /// What a plan does, pipeline by pipeline.
 pub fn explain(plan: &Plan) -> String {
@@ -164,6 +165,10 @@ fn dedup(d: &DedupSpec, out: &mut String) {
 }
 
 fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
+    if is_of_finals(&step.name) {
+        let _ = writeln!(out, "  step {}: the final rows of {}", step.name, step.from);
+        return;
+    }
     let _ = writeln!(out, "  step {}: {} of {}", step.name, kind_of(&step.kind), step.from);
     match &step.kind {
         StepKind::Filter(_) => {
@@ -216,6 +221,13 @@ fn window(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec, out: &mut String) {
     line(out, "windows", &shape::bounds(&w.shape));
     line(out, "key", &key_names(&w.input, &w.keys));
     line(out, "closes", &shape::closes(w));
+    if let Some(every_us) = w.early_us {
+        let text = format!(
+            "open windows that changed come every {} of arrival, with is_final = false",
+            show_duration(every_us)
+        );
+        line(out, "early", &text);
+    }
     line(out, "late", &late(p, step, w));
     let keep_us = match w.late {
         LatePolicy::Revise { keep_us } => keep_us,
@@ -230,7 +242,7 @@ fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
     let first = format!("the window comes again for {}; after that ", show_duration(keep_us));
     let after = match stored_as(p, &step.from) {
         _ if !is_recomputed(w) => "system.late, without effect".to_owned(),
-        _ if !p.tables.iter().any(|t| t.from == step.name) => "system.late".to_owned(),
+        _ if !p.tables.iter().any(|t| is_of(&t.from, &step.name)) => "system.late".to_owned(),
         Some(_) if !has_places(w) => {
             "system.late, without effect: with `journal_offset` kept by the \
              steps before it, it could be computed again"

@@ -82,6 +82,10 @@ fn canonical(p: &PipelineSpec) -> String {
             _ => String::new(),
         };
         let _ = writeln!(out, "step {} from {}{with}: {text}", step.name, step.from);
+        if let StepKind::Window(WindowSpec { early_us: Some(every_us), .. }) = &step.kind {
+            // Not in the state: it goes on from state without early results, and the other way.
+            let _ = writeln!(out, "early {every_us}");
+        }
         if let StepKind::Window(WindowSpec { limits, .. })
         | StepKind::Detect(DetectSpec { limits, .. })
         | StepKind::Latest(LatestSpec { limits, .. })

@@ -15,6 +15,8 @@ use tidegate_operators::spec::{
     Clock, KeyLimits, LatePolicy, PipelineSpec, Shape, StepKind, StepSpec, TableSpec, WindowSpec,
 };
 
+use crate::resolve::early::is_of;
+
 /// Where in the journal a reading was.
 const OFFSET: &str = "journal_offset";
 /// Which of the readings of a message it was.
@@ -62,7 +64,7 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
     let of_step = |step: &StepSpec| {
         let StepKind::Window(window) = &step.kind else { return None };
         let tables: Vec<TableSpec> =
-            p.tables.iter().filter(|t| t.from == step.name).cloned().collect();
+            p.tables.iter().filter(|t| is_of(&t.from, &step.name)).cloned().collect();
         if tables.is_empty() || !is_recomputed(window) || !has_places(window) {
             return None;
         }
@@ -72,6 +74,8 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
             idle_close_us: FOREVER_US,
             clock: Clock::Device,
             late: LatePolicy::Table,
+            // The column is there, and nothing is early.
+            early_us: window.early_us.map(|_| FOREVER_US),
             limits: KeyLimits { keys_max: u64::from(u32::MAX), ..KeyLimits::default() },
             ..window.clone()
         };

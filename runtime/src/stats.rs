@@ -112,7 +112,7 @@ counters! {
     late: Counter "late_rows",
     /// Readings that were dropped because they came before.
     duplicates: Counter "duplicate_readings",
-    /// Window rows emitted, revisions included.
+    /// Window rows emitted, revisions and early ones included.
     windows: Counter "window_rows",
     /// Window rows that were computed again from stored readings, because of late ones.
     windows_recomputed: Counter "windows_recomputed",

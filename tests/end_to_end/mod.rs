@@ -7,6 +7,7 @@ mod check;
 mod delivery;
 mod demo;
 mod doctor;
+mod early;
 mod faults;
 mod fencing;
 mod files;

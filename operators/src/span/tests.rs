@@ -107,6 +107,7 @@ fn spec(shape: Shape, disorder_us: i64, late: LatePolicy) -> WindowSpec {
         idle_close_us: 1_000_000_000,
         clock: Clock::Device,
         late,
+        early_us: None,
         limits: KeyLimits::default(),
     };
     let aggregated = spec.aggregated_schema();

@@ -7,6 +7,9 @@ use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use super::{CalendarSpec, Expr, KeyLimits, Period, time_type};
 
+/// The column of windows with early results that is false for these.
+pub const IS_FINAL: &str = "is_final";
+
 /// Whose clock closes windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Clock {
@@ -151,6 +154,9 @@ pub struct WindowSpec {
     pub clock: Clock,
     /// What happens to late rows.
     pub late: LatePolicy,
+    /// An open window that changed is emitted as it is at the first tick at or after the next
+    /// multiple of this, in tick time, microseconds. None: only windows that are over are.
+    pub early_us: Option<i64>,
     /// How many keys it may have.
     pub limits: KeyLimits,
 }
@@ -168,7 +174,8 @@ impl WindowSpec {
 
     /// Schema of the output edge: the keys, `window_start`, `window_end`, of counted windows
     /// `window_number`, of shifts `shift`, the selected columns, then `rows` (readings in the
-    /// window; 0 if it was withdrawn) and `revision` (0 at first, 1 after late rows, ...).
+    /// window; 0 if it was withdrawn) and `revision` (0 at first, 1 after late rows, ...). With
+    /// early results `revision` counts these, too, and `is_final` is false for them.
     pub fn schema(&self) -> SchemaRef {
         let mut fields = self.key_and_bound_fields();
         for (name, data_type) in self.shape.columns() {
@@ -181,6 +188,9 @@ impl WindowSpec {
         }
         fields.push(Arc::new(Field::new("rows", DataType::Int64, false)));
         fields.push(Arc::new(Field::new("revision", DataType::Int64, false)));
+        if self.early_us.is_some() {
+            fields.push(Arc::new(Field::new(IS_FINAL, DataType::Boolean, false)));
+        }
         Arc::new(Schema::new(fields))
     }
 

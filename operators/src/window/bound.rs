@@ -1,9 +1,10 @@
 //! How much a window step keeps of a key: panes, and what was revised.
 
 use super::grid::Grid;
-use super::keys::{KeyState, Pane};
+use super::keys::{Emitted, KeyState, Pane};
 use crate::aggregate::PartialBytes;
 use crate::bound::{Load, StateBound, Unbounded, tree_bytes, vec_bytes};
+use crate::early::EARLY_BYTES;
 use crate::intern::key_bytes;
 use crate::keys::REMNANT_BYTES;
 use crate::partial::store_bytes;
@@ -42,6 +43,10 @@ fn counts(spec: &WindowSpec) -> (u64, u64, i64) {
     let panes = (paned_us / pane_us).saturating_add(i64::from(paned_us % pane_us != 0));
     // A window that was told is kept with its last pane.
     let revised = if keep_us > 0 { keep_us / slide_us + 2 } else { 0 };
+    // With early results, those that are open as well.
+    let open_us = size_us.saturating_add(spec.disorder_us);
+    let open = spec.early_us.map_or(0, |_| open_us / slide_us + 2);
+    let revised = revised.saturating_add(open);
     (panes.unsigned_abs(), revised.unsigned_abs(), span_us)
 }
 
@@ -59,9 +64,10 @@ pub(crate) fn bound(spec: &WindowSpec, load: &Load) -> Result<StateBound, Unboun
     let partial = partial.total(panes, load.rows_within(span_us))?;
     // One pane more than stays is there until the epoch is over.
     let own = vec_bytes(panes.saturating_add(1), size_of::<Pane>())
-        .saturating_add(vec_bytes(revised, size_of::<(i64, i64)>()))
+        .saturating_add(vec_bytes(revised, size_of::<Emitted>()))
         .saturating_add(size_of::<KeyState>() as u64)
-        .saturating_add(tree_bytes(size_of::<(i64, u32)>()));
+        .saturating_add(tree_bytes(size_of::<(i64, u32)>()))
+        .saturating_add(spec.early_us.map_or(0, |_| EARLY_BYTES));
     let key = key_bytes(spec.key_types(), load.text_bytes);
     let key_bytes = own.saturating_add(key).saturating_add(store_bytes(panes, partial));
     Ok(StateBound { key_bytes, shared: None, forgotten_bytes: REMNANT_BYTES })

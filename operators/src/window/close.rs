@@ -22,11 +22,18 @@ pub(super) struct Due {
     start_us: i64,
     /// It was emitted before.
     pub(super) revise: bool,
+    /// It is still open.
+    pub(super) early: bool,
 }
 
 impl Due {
     pub(super) fn new(id: u32, window: i64, revise: bool) -> Self {
-        Self { id, window, start_us: 0, revise }
+        Self { id, window, start_us: 0, revise, early: false }
+    }
+
+    /// A window that is still open.
+    pub(super) fn early(id: u32, window: i64) -> Self {
+        Self { early: true, ..Self::new(id, window, false) }
     }
 }
 
@@ -223,12 +230,11 @@ impl WindowOperator {
         if let Some(shifts) = self.shifts(due.iter().map(|d| d.window)) {
             columns.insert(bounded, shifts);
         }
+        let revisions: Vec<i64> =
+            due.iter().zip(&rows).map(|(d, rows)| self.revision(*d, *rows)).collect();
         columns.push(int64(rows.into_iter()));
-        let revisions: Vec<i64> = due
-            .iter()
-            .map(|d| if d.revise { self.keys[d.id as usize].revise(d.window) } else { 0 })
-            .collect();
         columns.push(int64(revisions.into_iter()));
+        columns.extend(self.finality(due));
         emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
         Ok(())
     }
@@ -269,7 +275,7 @@ impl WindowOperator {
                     store.release(slot);
                 }
             }
-            key.revisions.retain(|(window, _)| *window > dropped);
+            key.emitted.retain(|e| e.window > dropped);
             if key.panes.capacity() > room {
                 key.panes.shrink_to(room);
             }

@@ -20,6 +20,18 @@ pub(super) struct Pane {
     pub(super) group: u32,
 }
 
+/// A window as it was last emitted, if it was so more than once or can come again without a late
+/// reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Emitted {
+    /// Number of the window.
+    pub(super) window: i64,
+    /// Of its last row.
+    pub(super) revision: i64,
+    /// Readings in that row.
+    pub(super) rows: i64,
+}
+
 /// One key.
 #[derive(Clone, Debug)]
 pub(super) struct KeyState {
@@ -35,8 +47,11 @@ pub(super) struct KeyState {
     pub(super) dropped: i64,
     /// Panes with data, by number.
     pub(super) panes: Vec<Pane>,
-    /// Windows that were emitted more than once, with their last revision.
-    pub(super) revisions: Vec<(i64, i64)>,
+    /// Windows that were emitted more than once; with early results all that were emitted.
+    pub(super) emitted: Vec<Emitted>,
+    /// Tick time at which its open windows are looked at for early results, µs; the largest if
+    /// they have not changed.
+    pub(super) early_us: i64,
     /// The last epoch with a reading of this key.
     pub(super) epoch: u64,
     /// Bounds and group of the pane that the last reading went to, valid in `hot_epoch`.
@@ -57,7 +72,8 @@ impl Default for KeyState {
             closed: i64::MIN,
             dropped: i64::MIN,
             panes: Vec::new(),
-            revisions: Vec::new(),
+            emitted: Vec::new(),
+            early_us: i64::MAX,
             epoch: 0,
             hot_start_us: 0,
             hot_end_us: 0,
@@ -89,8 +105,7 @@ impl KeyState {
 
     /// Bytes held besides the struct itself.
     pub(super) fn size_bytes(&self) -> usize {
-        self.panes.capacity() * size_of::<Pane>()
-            + self.revisions.capacity() * size_of::<(i64, i64)>()
+        self.panes.capacity() * size_of::<Pane>() + self.emitted.capacity() * size_of::<Emitted>()
     }
 
     /// The pane of this number.
@@ -131,17 +146,13 @@ impl KeyState {
         self.panes[..older].binary_search_by_key(&number, |p| p.number)
     }
 
-    /// Counts one more emission of `window` after its first and returns the revision.
-    pub(super) fn revise(&mut self, window: i64) -> i64 {
-        match self.revisions.iter_mut().find(|r| r.0 == window) {
-            Some(revision) => {
-                revision.1 += 1;
-                revision.1
-            }
-            None => {
-                self.revisions.push((window, 1));
-                1
-            }
-        }
+    /// A window as it was last emitted, if that is known. Nearly always it is one of the newest.
+    pub(super) fn emitted_mut(&mut self, window: i64) -> Option<&mut Emitted> {
+        self.emitted.iter_mut().rfind(|e| e.window == window)
+    }
+
+    /// Readings of a window.
+    pub(super) fn rows_in(&self, (from, to): (i64, i64)) -> i64 {
+        self.panes_in(from, to).iter().map(|pane| pane.rows).sum()
     }
 }

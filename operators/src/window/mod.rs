@@ -4,8 +4,9 @@
 //! before the epoch; (2) the epoch's panes get their earlier state merged and the readings added,
 //! in journal order, which makes every float exact and repeatable; (3) keys whose clock passed the
 //! end of a window emit it (the clock of a key that is silent for `idle_close` goes on with the
-//! ticks); windows that late readings touched are emitted again with the next revision; (4) state
-//! that can no longer be revised is dropped.
+//! ticks); windows that late readings touched are emitted again with the next revision, and so are
+//! open ones that changed, where early results are asked for ([`early`]); (4) state that can no
+//! longer be revised is dropped.
 //! All of it depends on the key's own readings and on ticks, never on other keys or workers (with
 //! `clock = "fleet"` the rows of all keys are on one worker).
 //!
@@ -15,6 +16,7 @@ mod bound;
 mod bounds;
 mod calendar;
 mod close;
+mod early;
 mod grid;
 mod keys;
 mod save;
@@ -35,6 +37,7 @@ use self::bounds::Bounds;
 use self::close::Due;
 use self::keys::KeyState;
 use crate::batch::{Epoch, Tick};
+use crate::early::Early;
 use crate::intern::KeyInterner;
 use crate::keys::{KeyedStep, Remnants};
 use crate::late::LateRows;
@@ -71,6 +74,8 @@ pub struct WindowOperator {
     touched: Vec<u32>,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
+    /// Keys whose open windows changed since they were emitted.
+    early: Early,
     /// Windows to emit at the end of the current epoch.
     due: Vec<Due>,
     ids: Vec<u32>,
@@ -121,6 +126,7 @@ impl WindowOperator {
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
+            early: Early::new(spec.early_us),
             due: Vec::new(),
             ids: Vec::new(),
             spec,
@@ -274,6 +280,7 @@ impl WindowOperator {
             + self.store.size_bytes()
             + keys.sum::<usize>()
             + idle
+            + self.early.size_bytes()
     }
 
     fn horizon_us(&self, key: &KeyState) -> i64 {
@@ -334,6 +341,7 @@ impl KeyedOperator for WindowOperator {
         }
         self.close_by_clock(tick);
         self.close_idle(tick);
+        self.emit_early(tick);
         self.emit_due(emit)?;
         self.late.finish(&self.interner, &self.spec, emit)?;
         self.drop_old();

@@ -12,6 +12,7 @@ use arrow::array::{
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
+use super::keys::Emitted;
 use super::{KeyState, WindowOperator};
 use crate::intern::KeyNames;
 use crate::keys::{Remnants, forgotten_field};
@@ -61,11 +62,7 @@ impl Cut {
                     pane.map(|p| p.rows),
                 ];
                 fixed.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
-                let text = (i == 0 && !key.revisions.is_empty()).then(|| {
-                    let parts: Vec<String> =
-                        key.revisions.iter().map(|(w, r)| format!("{w}:{r}")).collect();
-                    parts.join(" ")
-                });
+                let text = (i == 0).then(|| told(key)).filter(|text| !text.is_empty());
                 revisions.push(text);
             }
         }
@@ -155,7 +152,7 @@ impl WindowOperator {
                 rows.push(row as u32);
             }
             if revisions.is_valid(row) {
-                key.revisions = parse_revisions(revisions.value(row))?;
+                parse_told(revisions.value(row), key)?;
             }
         }
         if !owners.is_empty() {
@@ -172,6 +169,7 @@ impl WindowOperator {
             }
         }
         self.wake_all();
+        self.list_early();
         Ok(())
     }
 
@@ -188,12 +186,27 @@ impl WindowOperator {
     }
 }
 
-fn parse_revisions(text: &str) -> Result<Vec<(i64, i64)>, OperatorError> {
+/// What was emitted of a key, and until when it waits for early results, where it does.
+fn told(key: &KeyState) -> String {
+    let part = |e: &Emitted| format!("{}:{}:{}", e.window, e.revision, e.rows);
+    let waits = (key.early_us < i64::MAX).then(|| format!("@{}", key.early_us));
+    waits.into_iter().chain(key.emitted.iter().map(part)).collect::<Vec<_>>().join(" ")
+}
+
+/// State from before there were early results does not say how many readings there were: what is
+/// missing is another number than any.
+fn parse_told(text: &str, key: &mut KeyState) -> Result<(), OperatorError> {
     let bad = || OperatorError::State(format!("revisions `{text}`"));
-    text.split(' ')
-        .map(|part| {
-            let (window, revision) = part.split_once(':').ok_or_else(bad)?;
-            Ok((window.parse().map_err(|_| bad())?, revision.parse().map_err(|_| bad())?))
-        })
-        .collect()
+    let number = |part: &str| part.parse::<i64>().map_err(|_| bad());
+    for part in text.split(' ') {
+        if let Some(early_us) = part.strip_prefix('@') {
+            key.early_us = number(early_us)?;
+            continue;
+        }
+        let mut numbers = part.splitn(3, ':');
+        let mut next = || numbers.next().map(number).transpose();
+        let (window, revision) = (next()?.ok_or_else(bad)?, next()?.ok_or_else(bad)?);
+        key.emitted.push(Emitted { window, revision, rows: next()?.unwrap_or(-1) });
+    }
+    Ok(())
 }

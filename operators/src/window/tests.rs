@@ -29,6 +29,7 @@ use crate::snapshot::{GroupSet, check};
 use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, Shape, WindowSpec, time_type};
 
 mod calendar;
+mod early;
 mod forget;
 mod silence;
 
@@ -70,6 +71,7 @@ fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> Wind
         idle_close_us: 1_000,
         clock: Clock::Device,
         late,
+        early_us: None,
         limits: KeyLimits::default(),
     };
     let aggregated = spec.aggregated_schema();

@@ -29,7 +29,7 @@ use mqtt::MQTT;
 pub(crate) use process::PROCESS_FILE;
 use registry::{ENRICH, REGISTRY, TEST_REGISTRY};
 use sequence::SEQUENCE;
-use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT};
+use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, TABLE_EARLY};
 pub(crate) use window::WEEKDAYS;
 use window::WINDOW;
 
@@ -376,6 +376,7 @@ static TABLE: Component = Component {
              device.",
             "[\"site\"]",
         ),
+        TABLE_EARLY,
         Key::new(
             "freshness",
             Kind::Duration,

@@ -24,6 +24,7 @@ const SPANS: &str = include_str!("../../tests-data/spans.toml");
 const PATTERNS: &str = include_str!("../../tests-data/patterns.toml");
 const REGISTRY: &str = include_str!("../../tests-data/registry.toml");
 const JOINS: &str = include_str!("../../tests-data/joins.toml");
+const EARLY: &str = include_str!("../../tests-data/early.toml");
 const MISTAKES: &str = include_str!("../../tests-data/mistakes.toml");
 
 fn files(texts: &[&str]) -> Vec<(PathBuf, String)> {
@@ -203,7 +204,7 @@ fn tree(text: &str) -> Node {
 
 #[test]
 fn every_key_is_in_a_good_example() {
-    let texts = [PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS, PATTERNS];
+    let texts = [PLANT, ENDPOINT, BROKER, FILE, HTTP, SPANS, REGISTRY, JOINS, PATTERNS, EARLY];
     let plan = good(&texts);
     assert_eq!(plan.warnings.len(), 1, "{}", shown(&plan.warnings));
     assert!(plan.warnings[0].message.contains("nothing reads `day_mean`"));
@@ -464,6 +465,8 @@ fn the_explanation_is_calm() {
     assert_eq!(spans, include_str!("../../tests-data/explain-spans.txt"));
     let joins = calm(&good(&[JOINS]));
     assert_eq!(joins, include_str!("../../tests-data/explain-joins.txt"));
+    let early = calm(&good(&[EARLY]));
+    assert_eq!(early, include_str!("../../tests-data/explain-early.txt"));
     let dot = explain_dot(&plan);
     assert!(dot.contains("\"window per_minute\"") && dot.contains("p0_step4 -> \"p0_step5\""));
     assert_eq!(dot.matches('{').count(), dot.matches('}').count());

@@ -51,7 +51,7 @@ pub enum Counter {
     Late,
     /// Readings that were dropped, because they came before.
     Duplicates,
-    /// Rows of window edges, revisions included.
+    /// Rows of window edges, revisions and early ones included.
     Windows,
     /// Findings of detectors.
     Findings,

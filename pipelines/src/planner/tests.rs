@@ -213,6 +213,7 @@ fn run_window(select: &[(&str, &str)]) -> (PlannedWindow, Vec<ArrayRef>) {
         idle_close_us: 0,
         clock: Default::default(),
         late: tidegate_operators::spec::LatePolicy::Table,
+        early_us: None,
         limits: Default::default(),
     };
     let bound = |v| -> ArrayRef {

@@ -294,6 +294,7 @@ impl<'a> Planning<'a> {
             idle_close_us: 0,
             clock: Clock::Device,
             late: LatePolicy::Table,
+            early_us: None,
             limits: KeyLimits::default(),
         };
         spec.aggregated_schema()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use tidegate_operators::key::is_key_type;
-use tidegate_operators::spec::{INGEST_TIME, VALID_FROM, VALID_TO};
+use tidegate_operators::spec::{INGEST_TIME, IS_FINAL, VALID_FROM, VALID_TO};
 
 use crate::config::problem::{At, Reporter, hint_of};
 
@@ -26,6 +26,8 @@ pub(crate) enum RowKind {
         revised: bool,
         /// A window that came can turn out to be none: it comes again with `rows` = 0.
         withdrawn: bool,
+        /// Rows of windows that are still open are among them; whether a final one can come again.
+        early: Option<bool>,
     },
     /// Findings with their key.
     Findings { keys: Vec<String> },
@@ -69,6 +71,9 @@ impl Edge {
             && !rest.contains(&id)
         {
             names.push(id.to_owned());
+        }
+        if let RowKind::Windows { early: Some(_), .. } = self.rows {
+            names.push(IS_FINAL.to_owned());
         }
         names
     }

@@ -24,7 +24,7 @@ pub(super) fn join(
     (left, right): (&Edge, &Edge),
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
-    let with = step.text("with")?;
+    let with = steps.taken(step, "with", report);
     let is_near = NEAR.iter().any(|key| step.entry(key).is_some());
     let (idle, of) = match is_near {
         true => (&OF_WINDOWS[..], "windows with the same bounds"),
@@ -44,7 +44,7 @@ pub(super) fn join(
     let spec = JoinSpec {
         pipeline: steps.pipeline.clone(),
         name: name.to_owned(),
-        with: with.to_owned(),
+        with,
         left: left.schema.clone(),
         right: right.schema.clone(),
         left_keys,
@@ -66,6 +66,7 @@ pub(super) fn join(
             id,
             revised: *revised || *right_revised || spec.outer,
             withdrawn: false,
+            early: None,
         },
         (rows, _) => rows.clone(),
     };

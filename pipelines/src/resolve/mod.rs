@@ -9,6 +9,7 @@ mod bounds;
 mod calendar;
 pub(crate) mod cases;
 mod dedup;
+pub(crate) mod early;
 pub(crate) mod edges;
 mod join;
 mod latest;

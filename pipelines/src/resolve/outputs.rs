@@ -7,7 +7,7 @@ use tidegate_operators::spec::{AlertSpec, TableSpec};
 use tidegate_operators::topic::is_identifier;
 
 use super::edges::{Edge, Edges, RowKind};
-use super::{absence, limits, sequence, sql};
+use super::{absence, early, limits, sequence, sql};
 use crate::config::problem::{At, Reporter, hint_of};
 use crate::config::references::Resolver;
 use crate::config::secret::Secret;
@@ -50,9 +50,13 @@ pub(crate) fn alerts(
         }
         known_notifications(file, &alert, report);
         let Some(from) = alert.text("from") else { continue };
-        let Some(edge) = edges.get(from, alert.at("from"), report) else { continue };
+        if edges.get(from, alert.at("from"), report).is_none() {
+            continue;
+        }
+        let from = early::taken(edges, &alert, "from", report);
+        let Some(edge) = edges.peek(&from) else { continue };
         if let Some(spec) = one_alert(file, &alert, edge, report) {
-            found.push((from.to_owned(), spec));
+            found.push((from, spec));
         }
     }
     for entry in file.entries("notify") {
@@ -151,8 +155,12 @@ pub(crate) fn tables(
         let name = table.text("name").unwrap_or(from);
         let key = if table.entry("name").is_some() { "name" } else { "from" };
         taken.take("a table", name, table.at(key), report);
-        let Some(edge) = edges.get(from, table.at("from"), report) else { continue };
-        found.extend(one_table(&table, namespace, name, edge, report));
+        if edges.get(from, table.at("from"), report).is_none() {
+            continue;
+        }
+        let from = early::taken(edges, &table, "from", report);
+        let Some(edge) = edges.peek(&from) else { continue };
+        found.extend(one_table(&table, namespace, (name, &from), edge, report));
     }
     found
 }
@@ -160,7 +168,7 @@ pub(crate) fn tables(
 fn one_table(
     table: &Section<'_>,
     namespace: &str,
-    name: &str,
+    (name, from): (&str, &str),
     edge: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<TableSpec> {
@@ -196,7 +204,7 @@ fn one_table(
     Some(TableSpec {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        from: table.text("from")?.to_owned(),
+        from: from.to_owned(),
         schema: edge.schema.clone(),
         time: edge.start().to_owned(),
         sort: keys.into_iter().filter(|k| !partition.contains(k)).collect(),

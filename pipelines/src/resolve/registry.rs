@@ -276,9 +276,13 @@ pub(super) fn enrich(
         revise,
     };
     let rows = match (&input.rows, &spec.revise) {
-        (RowKind::Windows { keys, id, withdrawn, .. }, Some(_)) => {
-            RowKind::Windows { keys: keys.clone(), id, revised: true, withdrawn: *withdrawn }
-        }
+        (RowKind::Windows { keys, id, withdrawn, early, .. }, Some(_)) => RowKind::Windows {
+            keys: keys.clone(),
+            id,
+            revised: true,
+            withdrawn: *withdrawn,
+            early: early.map(|_| true),
+        },
         (rows, _) => rows.clone(),
     };
     let edge = Edge { schema: spec.schema(), rows };

@@ -72,7 +72,8 @@ pub(crate) fn sequence(
         limits: limits::of_step(&steps.limits, step),
     };
     let id = "window_start";
-    let rows = RowKind::Windows { keys: key_names, id, revised: true, withdrawn: true };
+    let rows =
+        RowKind::Windows { keys: key_names, id, revised: true, withdrawn: true, early: None };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Sequence(spec), edge))
 }

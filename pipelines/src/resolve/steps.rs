@@ -9,7 +9,7 @@ use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{absence, join, latest, registry, sequence, sql, windows};
+use super::{absence, early, join, latest, registry, sequence, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -100,7 +100,7 @@ impl<'t> Steps<'t> {
 
     fn step(&mut self, step: &Section<'t>, report: &mut Reporter<'_>) {
         let name = step.text("name").unwrap_or_default().to_owned();
-        let from = step.text("from").unwrap_or_default().to_owned();
+        let from = self.taken(step, "from", report);
         let input = self.edges.peek(&from).cloned();
         let resolved = input.and_then(|input| match step.component.tag {
             Some("filter") => filter(step, &input, report),
@@ -109,7 +109,7 @@ impl<'t> Steps<'t> {
             Some("route") => route(step, &input, report),
             Some("window") => windows::window(self, step, &name, &input, report),
             Some("join") => {
-                let with = self.edges.peek(step.text("with").unwrap_or_default())?;
+                let with = self.edges.peek(&self.taken(step, "with", report))?;
                 join::join(self, step, &name, (&input, with), report)
             }
             Some("latest") => latest::latest(self, step, &name, &input, report),
@@ -127,8 +127,18 @@ impl<'t> Steps<'t> {
             self.edges.add_route(&name, names);
         }
         if let (Some(kind), Some(edge)) = (kind, edge) {
+            let finals = early::final_edge(&name, &edge);
             self.specs.push(StepSpec { name, from, output: edge.schema, kind });
+            if let Some((step, edge)) = finals {
+                self.edges.add(&step.name, Some(edge));
+                self.specs.push(step);
+            }
         }
+    }
+
+    /// The edge that a step reads where `key` names one.
+    pub(super) fn taken(&self, step: &Section<'_>, key: &str, report: &mut Reporter<'_>) -> String {
+        early::taken(&self.edges, step, key, report)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use arrow::datatypes::DataType;
 use tidegate_operators::spec::{
-    Clock, DetectMethod, DetectOrder, DetectSpec, LatePolicy, StepKind, WindowSpec,
+    Clock, DetectMethod, DetectOrder, DetectSpec, IS_FINAL, LatePolicy, StepKind, WindowSpec,
 };
 
 use super::calendar::zone_column;
 use super::edges::{Edge, RowKind};
 use super::shapes::shape;
 use super::steps::Steps;
-use super::{is_consequence, limits, sql};
+use super::{early, is_consequence, limits, sql};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::planner::{PlanProblem, plan_window};
@@ -18,7 +18,8 @@ use crate::planner::{PlanProblem, plan_window};
 const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
 
 /// Keys, each with the column that windows of this kind have as well.
-const OWN_COLUMNS: [(&str, &str); 2] = [("count", "window_number"), ("shifts", "shift")];
+const OWN_COLUMNS: [(&str, &str); 3] =
+    [("count", "window_number"), ("shifts", "shift"), ("early", IS_FINAL)];
 
 /// A duration of the step, or, if absent, of `[reading]`.
 pub(super) fn inherited(steps: &Steps<'_>, step: &Section<'_>, key: &str) -> i64 {
@@ -43,6 +44,7 @@ pub(crate) fn window(
     let key_names = input.key_names(&keys);
     let planned = selected(step, &key_names, input, report);
     let shape = shape?;
+    let early_us = early::every_us(step, &shape, report);
     let planned = planned.filter(|_| complete)?;
     let spec = WindowSpec {
         pipeline: steps.pipeline.clone(),
@@ -58,12 +60,15 @@ pub(crate) fn window(
         idle_close_us: inherited(steps, step, "idle_close"),
         clock: if step.text("clock") == Some("fleet") { Clock::Fleet } else { Clock::Device },
         late,
+        early_us,
         limits: limits::of_step(&steps.limits, step),
     };
-    let revised = matches!(late, LatePolicy::Revise { .. });
+    let is_revised = matches!(late, LatePolicy::Revise { .. });
     let id = spec.shape.identity();
+    let early = early_us.map(|_| is_revised);
+    let revised = is_revised || early.is_some();
     let withdrawn = revised && spec.shape.withdraws();
-    let rows = RowKind::Windows { keys: key_names, id, revised, withdrawn };
+    let rows = RowKind::Windows { keys: key_names, id, revised, withdrawn, early };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Window(spec), edge))
 }

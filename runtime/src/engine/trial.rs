@@ -106,10 +106,12 @@ const PAUSE_LEAST_US: i64 = 1_000_000;
 
 /// The epochs of a test. Live, time goes on between messages: so do the ticks here, once for each
 /// moment at which a step does something about silence, and then in distances that double, which
-/// bounds their number.
+/// bounds their number; and at the time after a message at which early results are due.
 fn sealed<'a>(pipelines: &[PipelineSpec], inputs: &'a [&'a TestInput]) -> Vec<Sealed<'a>> {
     let pauses: BTreeSet<(i64, i64)> =
         pipelines.iter().flat_map(|p| &p.steps).filter_map(|step| pauses_us(&step.kind)).collect();
+    let early: BTreeSet<i64> =
+        pipelines.iter().flat_map(|p| &p.steps).filter_map(|step| early_us(&step.kind)).collect();
     let mut epochs: Vec<Sealed<'a>> = Vec::new();
     for together in inputs.chunk_by(|a, b| a.at_us == b.at_us) {
         let at_us = together[0].at_us;
@@ -120,6 +122,8 @@ fn sealed<'a>(pipelines: &[PipelineSpec], inputs: &'a [&'a TestInput]) -> Vec<Se
                 let all = longer.chain([*drop_us]).map(|pause| before_us.saturating_add(pause));
                 ticks.extend(all.filter(|tick_us| *tick_us < at_us));
             }
+            let next = |every_us: &i64| (before_us.div_euclid(*every_us) + 1) * every_us;
+            ticks.extend(early.iter().map(next).filter(|tick_us| *tick_us < at_us));
             epochs.extend(ticks.into_iter().map(|tick_us| (tick_us, &[][..])));
         }
         epochs.push((at_us, together));
@@ -141,6 +145,14 @@ fn pauses_us(step: &StepKind) -> Option<(i64, i64)> {
     };
     let close_us = idle_us.max(PAUSE_LEAST_US);
     Some((close_us, close_us.saturating_add(keep_us)))
+}
+
+/// How often a step has early results.
+fn early_us(step: &StepKind) -> Option<i64> {
+    match step {
+        StepKind::Window(window) => window.early_us.filter(|us| *us > 0),
+        _ => None,
+    }
 }
 
 fn run_part(

@@ -4,7 +4,7 @@ use super::super::kinds::{Component, Key, Kind};
 use super::FIELD;
 use super::file::FILE_FORMATS;
 use super::limits::STEP_UNBOUNDED;
-use super::steps::{STEP_FROM, STEP_NAME};
+use super::steps::{STEP_EARLY, STEP_FROM, STEP_NAME};
 
 /// Most versions of a key: each takes memory wherever the registry is joined.
 const VERSIONS_MAX: i64 = 100_000;
@@ -120,6 +120,7 @@ pub(super) static ENRICH: Component = Component {
             "\"1h\"",
         )
         .default("1h"),
+        STEP_EARLY,
         STEP_UNBOUNDED,
     ],
 };

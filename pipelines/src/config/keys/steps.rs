@@ -9,6 +9,24 @@ pub(super) const STEP_NAME: Key =
 pub(super) const STEP_FROM: Key =
     Key::new("from", Kind::Name, "The edge that it reads.", "\"readings\"").default("readings");
 
+/// Of steps that make one row of each.
+pub(super) const STEP_EARLY: Key = Key::new(
+    "early",
+    Kind::Bool,
+    "With windows that have early results: takes these, too. If false, only the final rows.",
+    "true",
+)
+.default("false");
+
+pub(super) const TABLE_EARLY: Key = Key::new(
+    "early",
+    Kind::Bool,
+    "Of windows with early results: keeps these, too, so that the table shows windows that are \
+     still open. If false, only the final rows.",
+    "false",
+)
+.default("true");
+
 pub(super) static FILTER: Component = Component {
     id: "step.filter",
     heading: "[[step]]",
@@ -44,6 +62,7 @@ pub(super) static DERIVE: Component = Component {
             "{ fahrenheit = \"temperature * 1.8 + 32\" }",
         )
         .required(),
+        STEP_EARLY,
     ],
 };
 
@@ -63,6 +82,7 @@ pub(super) static SELECT: Component = Component {
             "{ celsius = \"temperature\" }",
         )
         .required(),
+        STEP_EARLY,
     ],
 };
 

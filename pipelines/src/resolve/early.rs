@@ -1,0 +1,215 @@
+//! Early results: which edges have them, and who reads them.
+//!
+//! An edge with rows of windows that are still open has a second one beside it with the rows of
+//! those that are over. Whoever does not ask for early results reads that: an alert must not fire
+//! on half a minute, and a filter could let an early row pass that no final one takes back.
+
+use std::sync::Arc;
+
+use datafusion::physical_expr::expressions::Column;
+use tidegate_operators::spec::{IS_FINAL, Shape, StepKind, StepSpec};
+
+use super::edges::{Edge, Edges, RowKind};
+use crate::config::kinds::Kind;
+use crate::config::problem::Reporter;
+use crate::config::section::Section;
+
+/// What the name of the edge with the final rows ends with; no other edge has a point in its name.
+const FINAL: &str = ".final";
+
+/// Whether a step only passes the final rows on.
+pub(crate) fn is_of_finals(step: &str) -> bool {
+    step.ends_with(FINAL)
+}
+
+/// Whether an edge has the rows of a step, or the final ones of these.
+pub(crate) fn is_of(edge: &str, step: &str) -> bool {
+    edge.strip_suffix(FINAL).unwrap_or(edge) == step
+}
+
+/// How often early results are asked for, microseconds.
+pub(super) fn every_us(
+    step: &Section<'_>,
+    shape: &Shape,
+    report: &mut Reporter<'_>,
+) -> Option<i64> {
+    let entry = step.entry("early")?;
+    let every_us = step.duration_us("early")?;
+    if every_us <= 0 {
+        let hint = "how old may it be? For example `early = \"10s\"`".to_owned();
+        report.error(step.at("early"), "early results need some time between them", hint);
+        return None;
+    }
+    if !matches!(shape, Shape::Grid { .. } | Shape::Calendar(_)) {
+        let message = "windows whose bounds follow from the readings have no early results";
+        let hint = "they are for windows of fixed length and of a calendar".to_owned();
+        report.error(entry.key_at, message, hint);
+        return None;
+    }
+    Some(every_us)
+}
+
+/// Whether rows of windows that are still open are on an edge.
+fn has_early(edge: &Edge) -> bool {
+    matches!(edge.rows, RowKind::Windows { early: Some(_), .. })
+}
+
+/// The edge beside one with early results that has only the final rows, and the step that makes it.
+pub(super) fn final_edge(name: &str, edge: &Edge) -> Option<(StepSpec, Edge)> {
+    let RowKind::Windows { keys, id, withdrawn, early: Some(revised), .. } = &edge.rows else {
+        return None;
+    };
+    let rows = RowKind::Windows {
+        keys: keys.clone(),
+        id,
+        revised: *revised,
+        withdrawn: *revised && *withdrawn,
+        early: None,
+    };
+    let is_final = Column::new(IS_FINAL, edge.index(IS_FINAL));
+    let step = StepSpec {
+        name: format!("{name}{FINAL}"),
+        from: name.to_owned(),
+        output: edge.schema.clone(),
+        kind: StepKind::Filter(Arc::new(is_final)),
+    };
+    Some((step, Edge { schema: edge.schema.clone(), rows }))
+}
+
+/// The name of the edge that a consumer reads where `key` names one: that with the final rows only,
+/// unless it asks for early ones. Reports if it asks in vain.
+pub(super) fn taken(
+    edges: &Edges,
+    consumer: &Section<'_>,
+    key: &str,
+    report: &mut Reporter<'_>,
+) -> String {
+    let name = consumer.text(key).unwrap_or_default();
+    let Some(edge) = edges.peek(name) else { return name.to_owned() };
+    let has = has_early(edge);
+    let can_ask = consumer.component.key("early").is_some_and(|k| matches!(k.kind, Kind::Bool));
+    if can_ask
+        && !has
+        && let Some(entry) = consumer.entry("early")
+    {
+        let message = format!("`{name}` has no early results");
+        let hint =
+            "write `early = \"10s\"` in the window, and `early = true` in the steps after it";
+        report.error(entry.key_at, message, hint.to_owned());
+    }
+    match has && !(can_ask && consumer.bool("early")) {
+        true => format!("{name}{FINAL}"),
+        false => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crate::content::content_ids;
+    use crate::fingerprint::fingerprint;
+    use crate::{Plan, load};
+
+    const HEAD: &str = r#"
+name = "p"
+[source]
+type = "endpoint"
+topics = ["t/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+[reading.fields]
+v = "float64"
+[[step]]
+name = "w"
+type = "window"
+every = "1m"
+select = { total = "sum(v)" }
+"#;
+
+    const REST: &str = r#"
+[[step]]
+name = "large"
+type = "filter"
+from = "w"
+where = "total > 3"
+[[step]]
+name = "twice"
+type = "derive"
+from = "w"
+set = { twice = "total * 2" }
+[[alert]]
+name = "high"
+from = "w"
+fire = "total > 8"
+[[table]]
+from = "w"
+[[table]]
+from = "twice"
+[[table]]
+from = "large"
+"#;
+
+    fn plan(window: &str, rest: &str) -> Result<Plan, String> {
+        let file = ("p.toml".into(), format!("{HEAD}{window}{rest}"));
+        load(&[file], &|_, n| Err(n.into())).map_err(|problems| {
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        })
+    }
+
+    #[test]
+    fn who_does_not_ask_gets_the_final_rows() {
+        let plan = plan("early = \"10s\"\n", REST).unwrap();
+        let p = &plan.pipelines[0];
+        let from = |name: &str| p.steps.iter().find(|s| s.name == name).unwrap().from.as_str();
+        assert_eq!((from("w.final"), from("large"), from("twice")), ("w", "w.final", "w.final"));
+        assert_eq!(p.alerts[0].0, "w.final");
+        let tables: Vec<&str> = p.tables.iter().map(|t| t.from.as_str()).collect();
+        assert_eq!(tables, ["w", "twice", "large"], "a table shows what is open");
+        assert_eq!(p.tables[0].identity, ["device", "window_start"]);
+        let asks = REST.replace("from = \"w\"\nset", "from = \"w\"\nearly = true\nset");
+        let asks =
+            asks.replace("[[table]]\nfrom = \"w\"", "[[table]]\nfrom = \"w\"\nearly = false");
+        let plan = super::tests::plan("early = \"10s\"\n", &asks).unwrap();
+        let p = &plan.pipelines[0];
+        assert_eq!(p.steps.iter().find(|s| s.name == "twice").unwrap().from, "w");
+        assert!(p.steps.iter().any(|s| s.name == "twice.final"), "it hands them on");
+        assert_eq!(p.tables[0].from, "w.final");
+    }
+
+    #[test]
+    fn whoever_asks_in_vain_is_told() {
+        let asks = REST.replace("from = \"w\"\nset", "from = \"w\"\nearly = true\nset");
+        let said = plan("", &asks).unwrap_err();
+        assert!(said.contains("`w` has no early results"), "{said}");
+        let said = plan("early = \"0s\"\n", REST).unwrap_err();
+        assert!(said.contains("early results need some time"), "{said}");
+        let named = REST.replace("twice = \"total", "is_final = \"total");
+        let said = plan(
+            "early = \"10s\"\n",
+            &named.replace("from = \"w\"\nset", "from = \"w\"\nearly = true\nset"),
+        )
+        .unwrap_err();
+        assert!(said.contains("`is_final` says what the row is about"), "{said}");
+    }
+
+    #[test]
+    fn early_results_can_be_added_and_taken_away_without_losing_state() {
+        let with = plan("early = \"10s\"\n", REST).unwrap();
+        let without = plan("", REST).unwrap();
+        let [with, without] = [&with, &without].map(|plan| &plan.pipelines[0]);
+        assert_eq!(content_ids(with), content_ids(without));
+        assert_ne!(fingerprint(with), fingerprint(without));
+    }
+
+    #[test]
+    fn rows_that_may_come_again_are_counted_once_where_only_final_ones_count() {
+        let over = "\n[[step]]\nname = \"hours\"\ntype = \"window\"\nfrom = \"w\"\nevery = \"1h\"\n\
+                    select = { n = \"count(*)\" }\n";
+        let rest = format!("{REST}{over}");
+        assert!(plan("early = \"10s\"\nlate = \"table\"\n", &rest).is_ok());
+        let said = plan("early = \"10s\"\n", &rest).unwrap_err();
+        assert!(said.contains("would be counted twice"), "{said}");
+    }
+}
