@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use self::target::Endpoint;
 pub use self::target::{WebhookError, WebhookTarget};
+pub(crate) use self::target::{retry_after, text_of};
 use self::worker::Worker;
 use crate::clock::Clock;
 use crate::outbox::Outbox;

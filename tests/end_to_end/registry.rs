@@ -9,8 +9,8 @@ use crate::support::{Device, Home, Instance, eventually};
 /// First reading, milliseconds since the Unix epoch: on a whole hour.
 const START_MS: i64 = 1_767_225_600_000;
 /// Windows, in readings of one per second.
-const EVERY: i64 = 10;
-const WINDOWS: i64 = 20;
+pub(super) const EVERY: i64 = 10;
+pub(super) const WINDOWS: i64 = 20;
 const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
 
 /// Everything of the history by which a window is joined, in SQL.
@@ -20,11 +20,15 @@ const AS_OF: &str = "FROM p.limited l LEFT JOIN p.limits_versions v ON v.device 
 
 fn home() -> Home {
     let home = Home::with("");
-    let limits = home.write("limits.csv", "device,since,high\n");
-    home.write(
-        "pipelines/one.toml",
-        &format!(
-            r#"
+    let limits = home.write("limits.csv", HEADER);
+    home.write("pipelines/one.toml", &pipeline(&format!("path = \"{}\"", limits.display())));
+    home
+}
+
+/// Limits from a registry, whose place is `place`.
+pub(super) fn pipeline(place: &str) -> String {
+    format!(
+        r#"
 name = "p"
 [source]
 type = "endpoint"
@@ -38,7 +42,7 @@ idle_close = "1h"
 fields = {{ v = "int64" }}
 [[registry]]
 name = "limits"
-path = "{}"
+{place}
 key = ["device"]
 valid_from = "since"
 columns = {{ device = "string", high = "int64" }}
@@ -57,28 +61,32 @@ revise_for = "1h"
 [[table]]
 from = "limited"
 freshness = "200ms"
-"#,
-            limits.display()
-        ),
-    );
-    home
+"#
+    )
 }
 
 /// The limits, one row each: device, window from which it holds (`None`: ever), limit.
-type Limits = Vec<(&'static str, Option<i64>, i64)>;
+pub(super) type Limits = Vec<(&'static str, Option<i64>, i64)>;
 
-/// Replaces the file as a careful program does.
-fn write(home: &Home, limits: &Limits) {
-    let mut text = "device,since,high\n".to_owned();
+const HEADER: &str = "device,since,high\n";
+
+/// The limits as rows of CSV.
+pub(super) fn csv(limits: &Limits) -> String {
+    let mut text = HEADER.to_owned();
     for (device, window, high) in limits {
         let since = window.map(|w| (START_MS + w * EVERY * 1000).to_string());
         text += &format!("{device},{},{high}\n", since.unwrap_or_default());
     }
-    let new = home.write("limits.new", &text);
+    text
+}
+
+/// Replaces the file as a careful program does.
+fn write(home: &Home, limits: &Limits) {
+    let new = home.write("limits.new", &csv(limits));
     std::fs::rename(&new, new.with_extension("csv")).unwrap();
 }
 
-fn publish(instance: &Instance, seqs: std::ops::Range<i64>) {
+pub(super) fn publish(instance: &Instance, seqs: std::ops::Range<i64>) {
     for device in DEVICES {
         let topic = format!("p/{device}");
         let mut client = Device::connect(instance.endpoint(), device).unwrap();
@@ -101,7 +109,7 @@ fn expected(limits: &Limits, windows: i64) -> BTreeMap<(String, i64), Option<i64
 }
 
 /// Waits until the windows have these limits, by the join and by SQL over the history.
-fn wait_for(home: &Home, limits: &Limits, windows: i64) {
+pub(super) fn wait_for(home: &Home, limits: &Limits, windows: i64) {
     let expected = expected(limits, windows);
     let start = START_MS / 1000;
     let query = format!(

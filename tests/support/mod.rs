@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps for a fixed time and hopes: every wait has a condition and a deadline.
 
+mod assets;
 mod cold_chain;
 mod device;
 mod instance;
@@ -14,6 +15,7 @@ mod webhook;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+pub(crate) use assets::{Assets, Mood};
 pub(crate) use cold_chain::{ColdChain, Reading, START_MS, WindowRow, windows_of};
 pub(crate) use device::Device;
 pub(crate) use instance::{Home, Instance, Row, tidegate};

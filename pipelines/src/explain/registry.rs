@@ -5,14 +5,20 @@ use std::fmt::Write as _;
 use tidegate_operators::spec::{EnrichSpec, Missing, RegistrySpec};
 
 use super::{columns, key_names, line};
-use crate::config::units::show_duration;
-use crate::plan::Plan;
+use crate::config::units::{show_duration, show_size};
+use crate::plan::{Plan, RegistryPlace};
 
 /// What a registry is.
 pub(super) fn registry(r: &RegistrySpec, plan: &Plan, out: &mut String) {
     let source = plan.registries.iter().find(|s| (&s.pipeline, &s.name) == (&r.pipeline, &r.name));
-    let from = source.map_or_else(String::new, |s| format!(": {}", s.file.path));
+    let from = source.map_or_else(String::new, |s| format!(": {}", s.place.shown()));
     let _ = writeln!(out, "  registry {}{from}", r.name);
+    if let Some(RegistryPlace::Url(url)) = source.map(|s| &s.place) {
+        let every = show_duration(url.refresh_us);
+        let size = show_size(url.body_bytes_max);
+        let within = show_duration(url.timeout_us);
+        line(out, "asked", &format!("every {every}; whole within {within}, at most {size}"));
+    }
     let keys: Vec<&str> = r.columns[..r.keys].iter().map(|c| c.name.as_str()).collect();
     line(out, "key", &keys.join(", "));
     let holds = match &r.valid_from {

@@ -1,17 +1,7 @@
 //! Where a registry comes from.
 
 use super::FileFormat;
-
-/// A file that a registry is kept in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistryFile {
-    /// The file.
-    pub path: String,
-    /// How it is written; `None`: its name tells.
-    pub format: Option<FileFormat>,
-    /// What is between the cells of `csv`; `None`: its name tells.
-    pub delimiter: Option<u8>,
-}
+use crate::config::secret::Secret;
 
 /// A registry as the edge sees it: rows that come, stay and go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,5 +15,46 @@ pub struct RegistrySource {
     /// The member that says since when a row holds.
     pub valid_from: Option<String>,
     /// Where it is.
-    pub file: RegistryFile,
+    pub place: RegistryPlace,
+    /// How it is written; `None`: its name tells, or whoever sends it.
+    pub format: Option<FileFormat>,
+    /// What is between the cells of `csv`; `None`: its name tells, or whoever sends it.
+    pub delimiter: Option<u8>,
+}
+
+/// Where a registry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryPlace {
+    /// In a file of this path.
+    File(String),
+    /// At a URL.
+    Url(RegistryUrl),
+}
+
+/// A URL that is asked for a registry again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryUrl {
+    /// `http` or `https`; may contain a key.
+    pub url: Secret,
+    /// Headers of each request, sorted by name.
+    pub headers: Vec<(String, Secret)>,
+    /// How often it is asked, microseconds.
+    pub refresh_us: i64,
+    /// How long an answer may take, microseconds.
+    pub timeout_us: i64,
+    /// Longest answer, bytes as they are sent.
+    pub body_bytes_max: u64,
+}
+
+impl RegistryPlace {
+    /// What it is, for people: a path, or of a URL the part that is no secret.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Url(url) => match url::Url::parse(url.url.expose()) {
+                Ok(url) => url.origin().ascii_serialization(),
+                Err(_) => "a URL".to_owned(),
+            },
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `[[registry]]` and the step `enrich`.
 
+mod place;
+
 use std::collections::BTreeSet;
 
 use arrow::datatypes::DataType;
@@ -11,14 +13,14 @@ use tidegate_operators::spec::{
     registry_topic,
 };
 
+pub(super) use self::place::sources;
 use super::edges::{Edge, Edges, RowKind};
 use super::steps::Steps;
-use super::{reading, source, sql};
+use super::{reading, sql};
 use crate::config::problem::{Reporter, hint_of, nearest};
-use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::graph::versions_edge;
-use crate::plan::{RegistryFile, RegistrySource, TestChange, TestInput};
+use crate::plan::{TestChange, TestInput};
 
 /// Rows of versions can be read after about this long, if no table of the pipeline is faster.
 const FRESHNESS_US: i64 = 10_000_000;
@@ -163,41 +165,6 @@ pub(super) fn add_tables(
             freshness_us: freshness_us.min(FRESHNESS_US),
         });
     }
-}
-
-/// Where they come from.
-pub(super) fn sources(
-    file: &Section<'_>,
-    registries: &[RegistrySpec],
-    resolve: Resolver<'_>,
-    report: &mut Reporter<'_>,
-) -> Vec<RegistrySource> {
-    let mut found = Vec::new();
-    for section in file.sections("registry") {
-        let spec = registries.iter().find(|r| Some(r.name.as_str()) == section.text("name"));
-        let (Some(spec), Some(path)) = (spec, section.resolved("path", resolve, report)) else {
-            continue;
-        };
-        let key = spec.columns[..spec.keys].iter().map(|c| {
-            let path = match &c.origin {
-                Origin::Path(path) => path.clone(),
-                _ => vec![c.name.clone()],
-            };
-            (c.name.clone(), path)
-        });
-        found.push(RegistrySource {
-            pipeline: spec.pipeline.clone(),
-            name: spec.name.clone(),
-            key: key.collect(),
-            valid_from: section.text("valid_from").map(str::to_owned),
-            file: RegistryFile {
-                path,
-                format: source::file_format(&section),
-                delimiter: source::delimiter(&section, report),
-            },
-        });
-    }
-    found
 }
 
 /// What a test says of registries, as inputs. What has no time comes before the first message.

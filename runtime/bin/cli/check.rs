@@ -2,6 +2,7 @@
 
 use tidegate_pipelines::bounds;
 use tidegate_pipelines::config::references::UNSET;
+use tidegate_pipelines::plan::RegistryPlace;
 
 use super::args::{ExplainArgs, PathArgs};
 use super::{Outcome, files, print, settings};
@@ -15,7 +16,8 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
         eprintln!("warning: {why}; `tidegate run` needs it");
     }
     for registry in &plan.registries {
-        let (path, name, pipeline) = (&registry.file.path, &registry.name, &registry.pipeline);
+        let (name, pipeline) = (&registry.name, &registry.pipeline);
+        let RegistryPlace::File(path) = &registry.place else { continue };
         if !path.contains(UNSET) && !std::path::Path::new(path).is_file() {
             eprintln!(
                 "warning: registry {name} of pipeline {pipeline}: there is no file {path}; \

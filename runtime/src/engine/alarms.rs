@@ -35,7 +35,7 @@ pub(crate) enum Rule {
     JournalFull,
     /// A source does not work, or its broker is away.
     SourceDown,
-    /// The file of a registry is gone or cannot be read.
+    /// The file or URL of a registry is gone or cannot be read.
     RegistryUnreadable,
     /// Tables cannot be written.
     TablesUnreachable,

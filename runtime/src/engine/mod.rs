@@ -168,7 +168,8 @@ impl Engine {
         sources: &[FileSource],
     ) -> anyhow::Result<Self> {
         let stats = Arc::new(Stats::default());
-        let (registries, registries_print) = registries::for_files(&plan.registries)?;
+        let (registries, registries_print) =
+            registries::for_files(&plan.registries, &options.data).await?;
         let file_options = FileOptions {
             registries,
             registries_print,
@@ -211,7 +212,7 @@ impl Engine {
         let requests = Arc::new(Requests::default());
         let mut bound = sources::bind(&plan, &options, &requests).await?;
         let clock = Clock::system();
-        let registries = registries::open(&plan.registries, &options.data, clock.clone())?;
+        let registries = registries::open(&plan.registries, &options.data, clock.clone()).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);

@@ -29,3 +29,4 @@ pub(crate) use limits::Timeouts;
 pub(crate) use listen::{Door, Peer};
 pub(crate) use requests::{PART as REQUESTS_PART, Requests};
 pub(crate) use server::{HttpConfig, HttpListener, ListenerOptions};
+pub(crate) use split::each_element;

@@ -87,6 +87,18 @@ pub(crate) fn split(
     }
 }
 
+/// Calls `take` with each element of a JSON array that is all of the text.
+///
+/// # Errors
+/// Where the text is no whole array, and why.
+pub(crate) fn each_element(text: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), String> {
+    let mut take = |element: &[u8]| {
+        take(element);
+        Ok(())
+    };
+    array(text, space(text, 0), &mut take).map_err(|refusal| refusal.message)
+}
+
 /// Whether the body is one JSON document from its first byte to its last, or has a single line.
 fn is_one_document(body: &[u8]) -> bool {
     let mut documents = Deserializer::from_slice(body).into_iter::<IgnoredAny>();

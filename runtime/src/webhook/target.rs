@@ -180,7 +180,7 @@ fn judge(status: StatusCode, headers: &HeaderMap, now_us: i64) -> Attempt {
 }
 
 /// Seconds, or a date.
-fn retry_after(text: &str, now_us: i64) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str, now_us: i64) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -220,7 +220,7 @@ fn find_refused(error: &reqwest::Error) -> Option<Refused> {
 }
 
 /// What went wrong, without the URL.
-fn text_of(error: reqwest::Error) -> String {
+pub(crate) fn text_of(error: reqwest::Error) -> String {
     let error = error.without_url();
     if error.is_timeout() {
         return "no answer in time".into();

@@ -14,9 +14,9 @@ pub(super) static REGISTRY: Component = Component {
     heading: "[[registry]]",
     tag: None,
     doc: "What is known of devices, sites or models (limits, places, firmware) and changes over \
-          time, kept in a file. Changes of it are journaled as readings are. Its history is the \
-          table `NAME_versions`; a step of type `enrich` joins it. A row that is bad is a row of \
-          `system.rejects`, and what was known before stays.",
+          time, kept in a file (`path`) or at a `url`. Changes of it are journaled as readings \
+          are. Its history is the table `NAME_versions`; a step of type `enrich` joins it. A row \
+          that is bad is a row of `system.rejects`, and what was known before stays.",
     keys: &[
         Key::new("name", Kind::Name, "Its name.", "\"limits\"").required(),
         Key::new(
@@ -25,12 +25,51 @@ pub(super) static REGISTRY: Component = Component {
             "A file that is read again whenever it changes. It must be there at the start; if it \
              is gone later, what it said last stays and the alert `registry_unreadable` tells.",
             "\"limits.csv\"",
+        ),
+        Key::new(
+            "url",
+            Kind::SecretAddress,
+            "In place of `path`: where it is asked for by HTTP. The first start waits for the \
+             first answer; what cannot be had later leaves everything as it was, and the alert \
+             `registry_unreadable` tells. Only a whole answer counts.",
+            "\"https://assets.example/limits.csv\"",
+        ),
+        Key::new(
+            "refresh",
+            Kind::Duration,
+            "How often the `url` is asked; only what has changed is sent, if the server gives an \
+             `ETag` or `Last-Modified`. After a failure it is asked again sooner, then with \
+             growing pauses.",
+            "\"5m\"",
         )
-        .required(),
+        .default("1m"),
+        Key::new(
+            "headers",
+            Kind::Secrets,
+            "Headers of the requests for the `url`. They go to no other host, wherever it \
+             redirects.",
+            "{ Authorization = \"Bearer ${env:ASSETS_TOKEN}\" }",
+        ),
+        Key::new(
+            "timeout",
+            Kind::Duration,
+            "How long an answer of the `url` may take until it is whole.",
+            "\"30s\"",
+        )
+        .default("30s"),
+        Key::new(
+            "body_max",
+            Kind::Size,
+            "Longest answer of the `url`, as it is sent.",
+            "\"64MiB\"",
+        )
+        .default("64MiB"),
         Key::new(
             "format",
             Kind::OneOf(&FILE_FORMATS),
-            "How it is written; if absent, its name tells (`.csv`, `.tsv`, `.parquet`, `.ndjson`).",
+            "How it is written; if absent, its name tells (`.csv`, `.tsv`, `.parquet`, `.ndjson`), \
+             or the `Content-Type` of the answer. `ndjson` may also be one JSON array of objects. \
+             What is packed with gzip or zstd is unpacked.",
             "\"csv\"",
         ),
         Key::new(

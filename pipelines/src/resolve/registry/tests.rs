@@ -17,7 +17,11 @@ fn plan(text: &str) -> Result<Plan, String> {
          [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
          fields = {{ v = \"float64\", seq = \"int64\" }}\n{text}"
     );
-    load(&[("p.toml".into(), text)], &|_, _| Err(String::new()))
+    let resolve = |_: &str, name: &str| match name {
+        "X" => Ok("canary1".to_owned()),
+        _ => Err("there is no env".to_owned()),
+    };
+    load(&[("p.toml".into(), text)], &resolve)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
@@ -97,4 +101,41 @@ fn a_registry_that_is_not_there_hides_nothing_behind_it() {
     let bad = REGISTRY.replace("float64", "float46");
     let error = plan(&format!("{bad}{STEP}{TABLE}")).unwrap_err();
     assert!(error.contains("float46") && !error.contains("no registry"), "{error}");
+}
+
+#[test]
+fn where_it_is_is_said_once_and_shown_without_secrets() {
+    let at = |place: &str| REGISTRY.replace("path = \"l.csv\"", place);
+    let url = "url = \"https://u.example:8443/canary1?canary2\"";
+    for (place, told) in [
+        ("", "nothing says where this registry is"),
+        ("path = \"l.csv\"\nurl = \"https://a/\"", "`path` and `url` exclude each other"),
+        ("path = \"l.csv\"\nrefresh = \"1m\"", "`refresh` is for a `url`"),
+        ("path = \"l.json\"\nformat = \"ndjson\"\ndelimiter = \";\"", "for the format csv"),
+        ("url = \"ftp://canary1/\"", "no URL of a registry"),
+        ("url = \"canary1\"", "no URL of a registry"),
+        ("url = \"https://u:canary1@a/\"", "must not be in the URL"),
+        ("url = \"https://a/\"\nrefresh = \"10ms\"", "the shortest `refresh`"),
+        ("url = \"https://a/\"\ntimeout = \"0s\"", "needs some time"),
+        ("url = \"https://a/\"\nbody_max = \"1B\"", "at least 1KiB"),
+        ("url = \"https://a/\"\nheaders = { Key = \"canary1\" }", "must not be written"),
+        ("url = \"https://a/\"\nheaders = { \"a b\" = \"${env:X}\" }", "the name of a header"),
+        ("url = \"https://a/\"\nheaders = { A = \"${env:X}\", a = \"${env:X}\" }", "twice"),
+        ("url = \"https://a/\"\nheaders = { A = \"${env:CANARY}\" }", "no env"),
+    ] {
+        let error = plan(&format!("{}{STEP}{TABLE}", at(place))).unwrap_err();
+        assert!(error.contains(told), "{place}: {error}");
+        assert!(!error.contains("canary1"), "{place}: {error}");
+    }
+    let plan = plan(&format!("{}{STEP}{TABLE}", at(url))).unwrap();
+    let text = explain(&plan);
+    let asked = "asked    every 1m; whole within 30s, at most 64MiB";
+    for part in ["registry limits: https://u.example:8443\n", asked] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let shown = format!("{text}{:?}", plan.registries);
+    assert!(!shown.contains("canary"), "{shown}");
+    // Where it lies is no part of the state.
+    let of_file = super::tests::plan(&format!("{REGISTRY}{STEP}{TABLE}")).unwrap();
+    assert_eq!(content_ids(&plan.pipelines[0]), content_ids(&of_file.pipelines[0]));
 }

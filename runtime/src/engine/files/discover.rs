@@ -42,7 +42,7 @@ pub(in crate::engine) struct Found {
     /// The whole path, wherever the process was started.
     pub(super) place: String,
     pub(super) topic: String,
-    pub(super) format: FileFormat,
+    pub(in crate::engine) format: FileFormat,
     pub(super) packing: Packing,
     pub(super) columns: Option<Vec<String>>,
     pub(super) delimiter: u8,
@@ -155,6 +155,12 @@ pub(super) fn state_of(path: &Path) -> anyhow::Result<(u64, i64)> {
     // A time before 1970 is a file system without times.
     let since = meta.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok((meta.len(), i64::try_from(since.as_micros()).unwrap_or(i64::MAX / 2)))
+}
+
+/// What the name of a file tells of how it is written, and whether tabs are between its cells.
+pub(in crate::engine) fn told_by(name: &str) -> (Option<FileFormat>, bool) {
+    let told = Name::read(name);
+    (told.format, told.tabs)
 }
 
 /// What the name of a file tells.

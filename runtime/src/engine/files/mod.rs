@@ -18,6 +18,8 @@ mod tests;
 mod unpack;
 
 pub(crate) use self::discover::FileSource;
+pub(super) use self::discover::{Found, told_by};
 pub(super) use self::feeder::{Chunks, read_file};
 pub use self::progress::{Progress, Reading};
 pub(super) use self::run::{FileOptions, FileRun, start};
+pub(super) use self::unpack::open;

@@ -10,6 +10,11 @@ use super::discover::{Found, Packing};
 /// Bytes that are unpacked at a time.
 const PACKED_BYTES: usize = 256 << 10;
 
+/// The content of a file.
+pub(in crate::engine) fn open(found: &Found) -> io::Result<Box<dyn Read>> {
+    Ok(Unpacked::open(found)?.reader)
+}
+
 /// A file being read.
 pub(super) struct Unpacked {
     /// The content.

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use super::read::read_file_of as read;
 use proptest::prelude::*;
 use tidegate_operators::registry::Change;
-use tidegate_pipelines::plan::RegistryFile;
 
 use super::*;
 
@@ -15,7 +15,9 @@ fn source(path: &Path, own_times: bool) -> RegistrySource {
         name: "limits".into(),
         key: vec![("device".into(), vec!["device".into()])],
         valid_from: own_times.then(|| "since".into()),
-        file: RegistryFile { path: path.display().to_string(), format: None, delimiter: None },
+        place: RegistryPlace::File(path.display().to_string()),
+        format: None,
+        delimiter: None,
     }
 }
 
