@@ -75,6 +75,11 @@ fn mosquitto_is_the_broker_and_restarts() {
 }
 
 #[test]
+fn mosquitto_retains_entries_of_a_registry() {
+    script("registry_retained.py");
+}
+
+#[test]
 fn mosquitto_is_the_broker_and_tidegate_is_killed() {
     script("broker_kill.py");
 }

@@ -531,6 +531,7 @@ fn registry(versions_max: usize) -> RegistrySpec {
         keys: 1,
         valid_from: None,
         versions_max,
+        entries: None,
     }
 }
 

@@ -36,6 +36,7 @@ pub const COOKBOOK: [(&str, &str); 16] = [
     ("cookbook-door.toml", include_str!("../examples/cookbook-door.toml")),
     ("cookbook-around.toml", include_str!("../examples/cookbook-around.toml")),
     ("cookbook-registry.toml", include_str!("../examples/cookbook-registry.toml")),
+    ("cookbook-retained.toml", include_str!("../examples/cookbook-retained.toml")),
     ("cookbook-latest.toml", include_str!("../examples/cookbook-latest.toml")),
     ("cookbook-silence.toml", include_str!("../examples/cookbook-silence.toml")),
     ("cookbook-so-far.toml", include_str!("../examples/cookbook-so-far.toml")),

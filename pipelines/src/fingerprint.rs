@@ -217,6 +217,10 @@ pub(crate) fn registry_text(r: &RegistrySpec) -> String {
             c.name, c.origin, c.kind, c.rules, c.on_invalid
         );
     }
+    // A file says what it has not any more, a topic does not: another one begins anew.
+    if let Some(topic) = &r.entries {
+        let _ = writeln!(out, "entries {topic}");
+    }
     out
 }
 

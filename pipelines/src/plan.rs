@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use tidegate_operators::registry::Change;
 use tidegate_operators::spec::PipelineSpec;
 
-pub use self::registry::{RegistryPlace, RegistrySource, RegistryUrl};
+pub use self::registry::{RegistryPlace, RegistrySource, RegistryTopic, RegistryUrl};
 pub use self::source::{
     AclSpec, CertificateName, ClientCert, EndpointSpec, FileFormat, FileSpec, HttpSpec, JwtSpec,
     MqttSpec, Retained, SourceKind, SourceSpec, TlsSpec, WebSocketSpec,

@@ -22,6 +22,7 @@ mod outputs;
 mod points;
 mod process;
 mod registry;
+mod registry_topic;
 mod registry_url;
 mod restart;
 mod rules;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::{Device, Home, Instance, eventually};
 
 /// First reading, milliseconds since the Unix epoch: on a whole hour.
-const START_MS: i64 = 1_767_225_600_000;
+pub(super) const START_MS: i64 = 1_767_225_600_000;
 /// Windows, in readings of one per second.
 pub(super) const EVERY: i64 = 10;
 pub(super) const WINDOWS: i64 = 20;

@@ -17,6 +17,7 @@ const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 const DUPLICATE: u8 = 0x08;
 const QOS_1: u8 = 0x02;
+const RETAIN: u8 = 0x01;
 
 /// One connection.
 pub(crate) struct Device {
@@ -65,6 +66,24 @@ impl Device {
         body.extend_from_slice(payload.as_bytes());
         let flags = QOS_1 | if again { DUPLICATE } else { 0 };
         self.write_packet(PUBLISH | flags, &body)
+    }
+
+    /// Publishes retained messages at QoS 1 and returns when all of them are acknowledged.
+    pub(crate) fn retain_all<'a>(
+        &mut self,
+        messages: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> io::Result<()> {
+        for (topic, payload) in messages {
+            let id = self.next_id;
+            self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+            let mut body = Vec::new();
+            push_text(&mut body, topic);
+            body.extend_from_slice(&id.to_be_bytes());
+            body.extend_from_slice(payload.as_bytes());
+            self.write_packet(PUBLISH | QOS_1 | RETAIN, &body)?;
+            self.acknowledged()?;
+        }
+        Ok(())
     }
 
     /// Sends at QoS 0.

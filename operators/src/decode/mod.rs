@@ -28,7 +28,7 @@ use arrow::datatypes::SchemaRef;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 pub use self::influx::{Lines, Precision, lines};
-pub use self::topics::{topics_match, unmatched_rejects};
+pub use self::topics::{Taker, topics_match, unmatched_rejects};
 
 use self::clocks::Clocks;
 use self::column::Column;

@@ -289,13 +289,14 @@ fn columns_from_around_the_payload() {
     );
     assert_eq!(reasons(&decoded), ["type", "type"], "n of plant/b/x, then the client id");
 
-    let unmatched = unmatched_rejects(&[&spec], &messages);
+    let taker = Taker { source: spec.source, topics: &spec.topics };
+    let unmatched = unmatched_rejects(&[taker], &messages);
     let texts = unmatched["reason"].as_string::<i32>();
     assert_eq!((texts.len(), texts.value(0), texts.value(1)), (2, "topic", "topic_utf8"));
     assert!(topics_match(&spec.topics, b"q/r") && !topics_match(&spec.topics, b"q"));
     let elsewhere = Messages { source: 2, ..messages.clone() };
     assert_eq!(Decoder::new(spec.clone()).decode(&elsewhere).matched, 0);
-    assert_eq!(unmatched_rejects(&[&spec], &elsewhere).num_rows(), 7);
+    assert_eq!(unmatched_rejects(&[taker], &elsewhere).num_rows(), 7);
 }
 
 #[test]

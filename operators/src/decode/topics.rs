@@ -4,7 +4,6 @@ use arrow::array::RecordBatch;
 
 use crate::message::Messages;
 use crate::reject::{Reason, Reject, RejectBuilder};
-use crate::spec::DecodeSpec;
 use crate::topic::TopicTemplate;
 
 /// Whether one of `templates` takes `topic`.
@@ -14,9 +13,18 @@ pub fn topics_match(templates: &[TopicTemplate], topic: &[u8]) -> bool {
         .is_ok_and(|topic| templates.iter().any(|t| t.matches(topic, &mut captures)))
 }
 
+/// Who takes messages: those of a source with one of these topics.
+#[derive(Clone, Copy, Debug)]
+pub struct Taker<'a> {
+    /// The source.
+    pub source: u16,
+    /// The topics.
+    pub topics: &'a [TopicTemplate],
+}
+
 /// One reject row, with an empty pipeline, for each message that none of the plan's pipelines
-/// takes. `specs` may be all of them: those of other sources take nothing.
-pub fn unmatched_rejects(specs: &[&DecodeSpec], messages: &Messages) -> RecordBatch {
+/// takes. `takers` may be those of all pipelines: those of other sources take nothing.
+pub fn unmatched_rejects(takers: &[Taker<'_>], messages: &Messages) -> RecordBatch {
     let mut rejects = RejectBuilder::default();
     // Sources send runs of one topic, a file only one.
     let mut last: Option<(&[u8], Option<Reason>)> = None;
@@ -24,7 +32,7 @@ pub fn unmatched_rejects(specs: &[&DecodeSpec], messages: &Messages) -> RecordBa
         let topic = messages.topic(i);
         let reason = match last {
             Some((known, reason)) if known == topic => reason,
-            _ => reason_of(specs, messages.source, topic),
+            _ => reason_of(takers, messages.source, topic),
         };
         last = Some((topic, reason));
         if let Some(reason) = reason {
@@ -47,10 +55,10 @@ pub fn unmatched_rejects(specs: &[&DecodeSpec], messages: &Messages) -> RecordBa
     rejects.finish()
 }
 
-fn reason_of(specs: &[&DecodeSpec], source: u16, topic: &[u8]) -> Option<Reason> {
+fn reason_of(takers: &[Taker<'_>], source: u16, topic: &[u8]) -> Option<Reason> {
     if std::str::from_utf8(topic).is_err() {
         return Some(Reason::TopicUtf8);
     }
-    let taken = specs.iter().any(|s| s.source == source && topics_match(&s.topics, topic));
+    let taken = takers.iter().any(|t| t.source == source && topics_match(t.topics, topic));
     (!taken).then_some(Reason::Topic)
 }

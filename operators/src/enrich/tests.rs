@@ -63,6 +63,7 @@ fn spec(keep_us: Option<i64>, own_times: bool) -> EnrichSpec {
             keys: 1,
             valid_from: own_times.then_some(since),
             versions_max: 1_000,
+            entries: None,
         },
         columns: vec![0],
         defaults: vec![None],
@@ -208,6 +209,7 @@ fn holds(said: &[Said], device: usize, time_us: i64) -> Option<i64> {
             Change::Set => drop(known.insert(since_us, *value)),
             Change::Remove => drop(known.insert(since_us, None)),
             Change::Withdraw => drop(known.remove(&since_us)),
+            Change::Receive | Change::Drop => unreachable!("see `registry::tests::entries`"),
         }
     }
     known.range(..=time_us).next_back().and_then(|(_, value)| *value)

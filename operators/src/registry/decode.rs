@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
+use super::entries::Entries;
 use super::{Change, DOES, SINCE};
 use crate::decode::Decoder;
 use crate::message::{MessageMeta, Messages};
@@ -31,27 +32,36 @@ pub struct RegistryDecoder {
     /// What goes has only its key.
     gone: Decoder,
     does: [Property; 1],
+    /// What is received on a topic, if that is where it is.
+    entries: Option<Entries>,
 }
 
 impl RegistryDecoder {
-    /// A decoder of the registry's messages.
-    pub fn new(spec: &RegistrySpec) -> Self {
+    /// A decoder of the registry's messages; `source` is that of its pipeline.
+    pub fn new(spec: &RegistrySpec, source: u16) -> Self {
         Self {
             topic: spec.topic().into_bytes(),
             changes: spec.changes_schema(),
             rows: Decoder::new(decode_spec(spec, spec.columns.len())),
             gone: Decoder::new(decode_spec(spec, spec.keys)),
             does: [Property::User(DOES.to_owned())],
+            entries: spec.entries.as_ref().map(|topic| Entries::new(spec, topic, source)),
         }
     }
 
     /// Whether there is anything of this registry among the messages.
     pub fn concerns(&self, run: &Messages) -> bool {
-        (0..run.len()).any(|i| self.is_ours(run, i))
+        (0..run.len()).any(|i| self.kind(run, i).is_some())
     }
 
-    fn is_ours(&self, run: &Messages, i: usize) -> bool {
-        run.index[i].event && run.topic(i) == self.topic
+    /// What a message is to this registry; `None` if it is nothing.
+    fn kind(&self, run: &Messages, i: usize) -> Option<Kind> {
+        if run.index[i].event {
+            let ours = run.topic(i) == self.topic;
+            return ours.then(|| if self.goes(run, i) { Kind::Gone } else { Kind::Row });
+        }
+        let is_entry = self.entries.as_ref().is_some_and(|e| e.takes(run, i));
+        is_entry.then(|| if run.payload(i).is_empty() { Kind::Left } else { Kind::Entry })
     }
 
     /// Changes, of [`RegistrySpec::changes_schema`], and rejects, both in message order.
@@ -65,19 +75,26 @@ impl RegistryDecoder {
         let (mut changes, mut rejects) = (Vec::new(), Vec::new());
         let mut at = 0;
         while at < run.len() {
-            if !self.is_ours(run, at) {
+            let Some(kind) = self.kind(run, at) else {
                 at += 1;
                 continue;
-            }
-            let goes = self.goes(run, at);
+            };
             let start = at;
-            while at < run.len() && self.is_ours(run, at) && self.goes(run, at) == goes {
+            while at < run.len() && self.kind(run, at) == Some(kind) {
                 at += 1;
             }
-            let messages = part(run, start, at);
-            let decoded = if goes { &mut self.gone } else { &mut self.rows }.decode(&messages);
-            changes.push(widened(&self.changes, &decoded.readings)?);
-            rejects.push(decoded.rejects);
+            let (rows, refused) = match (kind, &mut self.entries) {
+                (Kind::Entry, Some(entries)) => entries.rows(&part(run, start, at))?,
+                (Kind::Left, Some(entries)) => entries.gone(run, start, at)?,
+                _ => {
+                    let gone = kind == Kind::Gone;
+                    let decoder = if gone { &mut self.gone } else { &mut self.rows };
+                    let decoded = decoder.decode(&part(run, start, at));
+                    (decoded.readings, decoded.rejects)
+                }
+            };
+            changes.push(widened(&self.changes, &rows)?);
+            rejects.push(refused);
         }
         Ok((concat_batches(&self.changes, &changes)?, rejects))
     }
@@ -90,6 +107,19 @@ impl RegistryDecoder {
         properties::find(run.properties(i), &self.does, &mut found);
         found[0].is_some_and(|text| text != Change::Set.text().as_bytes())
     }
+}
+
+/// What a message is to a registry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The edge says that a row holds.
+    Row,
+    /// The edge says that one goes.
+    Gone,
+    /// An entry on the topic.
+    Entry,
+    /// An entry that was removed from the topic.
+    Left,
 }
 
 /// Some messages of a run, as ordinary ones.
@@ -115,12 +145,9 @@ fn widened(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch, Operat
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }
 
-/// How rows of the first `count` columns are read.
-fn decode_spec(spec: &RegistrySpec, count: usize) -> DecodeSpec {
-    let mut columns = spec.columns[..count].to_vec();
-    let since = Origin::Property(Property::User(SINCE.to_owned()));
-    let time = ColumnType::Time(TimeFormat::Microseconds);
-    let plain = |name: &str, origin, kind| ColumnSpec {
+/// A column that can only be what it is.
+pub(super) fn plain(name: &str, origin: Origin, kind: ColumnType) -> ColumnSpec {
+    ColumnSpec {
         name: name.to_owned(),
         origin,
         kind,
@@ -128,7 +155,20 @@ fn decode_spec(spec: &RegistrySpec, count: usize) -> DecodeSpec {
         on_invalid: OnInvalid::Reject,
         unit: None,
         output: true,
-    };
+    }
+}
+
+/// How rows of the first `count` columns are read.
+fn decode_spec(spec: &RegistrySpec, count: usize) -> DecodeSpec {
+    let mut columns = spec.columns[..count].to_vec();
+    for column in &mut columns {
+        // The edge puts what was a level of a topic into the row.
+        if matches!(column.origin, Origin::Capture(_)) {
+            column.origin = Origin::Path(vec![column.name.clone()]);
+        }
+    }
+    let since = Origin::Property(Property::User(SINCE.to_owned()));
+    let time = ColumnType::Time(TimeFormat::Microseconds);
     columns.push(match &spec.valid_from {
         Some(own) => ColumnSpec { name: VALID_FROM.to_owned(), ..own.clone() },
         None => plain(VALID_FROM, since, time.clone()),
@@ -141,10 +181,20 @@ fn decode_spec(spec: &RegistrySpec, count: usize) -> DecodeSpec {
     ingest.rules = required;
     columns.extend([does, ingest]);
     let topic = TopicTemplate::parse(&spec.topic());
+    let topic = topic.expect("names of pipelines and registries make a topic");
+    with_columns(spec, topic, columns)
+}
+
+/// How objects on a topic are read.
+pub(super) fn with_columns(
+    spec: &RegistrySpec,
+    topic: TopicTemplate,
+    columns: Vec<ColumnSpec>,
+) -> DecodeSpec {
     DecodeSpec {
         pipeline: spec.pipeline.clone(),
         source: 0,
-        topics: vec![topic.expect("names of pipelines and registries make a topic")],
+        topics: vec![topic],
         format: Format::Json,
         explode: None,
         columns,

@@ -3,7 +3,8 @@
 //! Definition: a version holds from its `from_us` until that of the next one. What holds at a time
 //! is the last version that begins at it or before. So the history is a function of the set of
 //! (since when, what) that was said, and the order in which it was said does not matter, but where
-//! two say something else of the same time: then the one that came last is right.
+//! two say something else of the same time: then the one that came last is right. What only says
+//! when it was received ([`Change::Receive`]) holds from then on, so there the order matters.
 
 use std::sync::Arc;
 
@@ -45,6 +46,17 @@ impl History {
         self.0[..after].last()?.values.as_ref()
     }
 
+    /// A version that says nothing of its time but when it was received: what is known first was so
+    /// before anybody asked, and a clock that was set back does not bring it before the last one.
+    /// `None`: it takes nothing away.
+    fn received(&self, version: Version) -> Option<Version> {
+        let from_us = match self.0.last() {
+            Some(last) => version.from_us.max(last.from_us),
+            None => version.values.as_ref().map(|_| SINCE_EVER)?,
+        };
+        Some(Version { from_us, ..version })
+    }
+
     /// Takes a change; the time for which something else holds now, if there is any.
     pub(crate) fn apply(
         &mut self,
@@ -53,6 +65,10 @@ impl History {
         own_times: bool,
         versions_max: usize,
     ) -> Option<Span> {
+        let version = match change {
+            Change::Receive | Change::Drop => self.received(version)?,
+            _ => version,
+        };
         let place = self.0.binary_search_by_key(&version.from_us, |v| v.from_us);
         let from_us = version.from_us;
         let end = |at: usize| self.0.get(at).map_or(i64::MAX, |v| v.from_us);
@@ -122,7 +138,7 @@ impl ChangeRows {
     /// What a row does, and what it says.
     pub(crate) fn row(&self, row: usize) -> (Change, Version) {
         let change = Change::parse(self.change.value(row));
-        let values = (change == Change::Set).then(|| self.values.row(row).as_ref().into());
+        let values = change.has_row().then(|| self.values.row(row).as_ref().into());
         let from_us = if self.from.is_null(row) { SINCE_EVER } else { self.from.value(row) };
         (change, Version { from_us, values, ingest_us: self.ingest.value(row) })
     }

@@ -5,9 +5,13 @@
 //! they become changes ([`RegistryDecoder`]), and changes become the history of a key
 //! ([`History`]), which is the same whatever order they came in, as far as each says since when it
 //! holds.
+//!
+//! Where a registry is a topic, its messages are in the journal as they were received; `entries`
+//! reads them. Then the order in which they were journaled is what is right.
 
 mod bound;
 mod decode;
+mod entries;
 mod history;
 pub(crate) mod save;
 mod versions;
@@ -34,15 +38,26 @@ pub enum Change {
     Remove,
     /// The version that holds from that time on was never true.
     Withdraw,
+    /// The row was received at that time: it holds from then on, and the first of a key since ever.
+    Receive,
+    /// From then on, nobody says anything of the key any more.
+    Drop,
 }
 
 impl Change {
+    /// Whether there is a row, and not only a key.
+    fn has_row(self) -> bool {
+        matches!(self, Self::Set | Self::Receive)
+    }
+
     /// Its text.
     pub fn text(self) -> &'static str {
         match self {
             Self::Set => "set",
             Self::Remove => "remove",
             Self::Withdraw => "withdraw",
+            Self::Receive => "receive",
+            Self::Drop => "drop",
         }
     }
 
@@ -50,6 +65,8 @@ impl Change {
         match text {
             "remove" => Self::Remove,
             "withdraw" => Self::Withdraw,
+            "receive" => Self::Receive,
+            "drop" => Self::Drop,
             _ => Self::Set,
         }
     }

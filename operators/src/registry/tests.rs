@@ -8,6 +8,9 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use proptest::prelude::*;
 
 use super::*;
+
+mod entries;
+
 use crate::batch::Tick;
 use crate::message::Messages;
 use crate::operator::{Emit, KeyedOperator};
@@ -39,6 +42,7 @@ fn spec(own_times: bool) -> RegistrySpec {
         keys: 1,
         valid_from: own_times.then_some(since),
         versions_max: 1_000,
+        entries: None,
     }
 }
 
@@ -60,7 +64,7 @@ fn messages_become_changes_and_bad_ones_rejects() {
     put_refused(&mut out, &topic, b"a;b", "line 3: too few", 9);
     put(&mut out, &topic, Change::Set, br#"{"device":"b","limit":null}"#, Some(8), 9);
     let run = out.finish(0, 100);
-    let mut decoder = RegistryDecoder::new(&spec);
+    let mut decoder = RegistryDecoder::new(&spec, 0);
     assert!(decoder.concerns(&run) && !decoder.concerns(&Messages::default()));
     let (changes, rejects) = decoder.decode(&run).unwrap();
     assert_eq!(changes.schema(), spec.changes_schema());
@@ -98,7 +102,7 @@ fn changes(spec: &RegistrySpec, said: &[Said], now_us: i64) -> RecordBatch {
         put(&mut out, &spec.topic(), *change, row.as_bytes(), *since_us, now_us);
     }
     let run = out.finish(0, 0);
-    let (changes, rejects) = RegistryDecoder::new(spec).decode(&run).unwrap();
+    let (changes, rejects) = RegistryDecoder::new(spec, 0).decode(&run).unwrap();
     assert!(rejects.iter().all(|r| r.num_rows() == 0), "{rejects:?}");
     changes
 }

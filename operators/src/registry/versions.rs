@@ -65,6 +65,11 @@ impl Versions {
                 if changed && values.is_some() {
                     told.push((Arc::clone(key), version.clone(), *end_us));
                 }
+                // What goes at the very time from which on it held, held at no time.
+                let had = |v: &&Version| v.from_us == version.from_us && v.values.is_some();
+                if let (None, Some(gone)) = (values, old.0.iter().find(had)) {
+                    told.push((Arc::clone(key), gone.clone(), gone.from_us.max(0)));
+                }
             }
         }
         for (key, hash, version) in withdrawn {

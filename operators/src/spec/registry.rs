@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::{ColumnSpec, Expr, time_type};
+use crate::topic::TopicTemplate;
 
 /// Since when a version of a registry holds.
 pub const VALID_FROM: &str = "valid_from";
@@ -33,6 +34,9 @@ pub struct RegistrySpec {
     pub valid_from: Option<ColumnSpec>,
     /// Most versions of one key that are remembered; beyond it the oldest is forgotten.
     pub versions_max: usize,
+    /// The topic of its pipeline's source whose messages are its entries: one each, that holds from
+    /// when it was received (the first of a key: since ever), and that goes with an empty payload.
+    pub entries: Option<TopicTemplate>,
 }
 
 impl RegistrySpec {

@@ -19,11 +19,16 @@ pub(super) fn registry(r: &RegistrySpec, plan: &Plan, out: &mut String) {
         let within = show_duration(url.timeout_us);
         line(out, "asked", &format!("every {every}; whole within {within}, at most {size}"));
     }
+    if r.entries.is_some() {
+        let entries = "each message is an entry, an empty one removes it; they are no readings";
+        line(out, "entries", entries);
+    }
     let keys: Vec<&str> = r.columns[..r.keys].iter().map(|c| c.name.as_str()).collect();
     line(out, "key", &keys.join(", "));
-    let holds = match &r.valid_from {
-        Some(_) => "since when it says itself",
-        None => "what is there first: since ever; a change: from when it was taken in",
+    let holds = match (&r.valid_from, &r.entries) {
+        (Some(_), _) => "since when it says itself",
+        (None, Some(_)) => "the first of a key: since ever; others: from when they were received",
+        (None, None) => "what is there first: since ever; a change: from when it was taken in",
     };
     line(out, "holds", holds);
     let state = format!("per key at most {} versions, here and in each join", r.versions_max);

@@ -15,10 +15,11 @@ use std::rc::Rc;
 use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{Ticks, split};
-use tidegate_operators::decode::unmatched_rejects;
+use tidegate_operators::decode::{Taker, unmatched_rejects};
 use tidegate_operators::event::{EventRows, event_rows};
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{clocks_off, dropped_readings, refused_rows};
+use tidegate_operators::topic::TopicTemplate;
 use tidegate_operators::{Batch, Epoch, OperatorError, Snapshot};
 use timely::dataflow::Stream;
 use timely::dataflow::operators::Probe;
@@ -108,11 +109,12 @@ pub fn build_common<'scope>(
 ) -> Handle<Epoch> {
     let probe = Handle::new();
     let system = |name: &str| tables::position(tables, SYSTEM, name);
-    let decoders: Vec<_> = pipelines.iter().map(|p| p.decode.clone()).collect();
+    let taken: Vec<(u16, Vec<TopicTemplate>)> = pipelines.iter().map(taken).collect();
     let unmatched = split(messages.clone(), "unmatched", 1, move |runs: MessageRuns, _, out| {
-        let specs: Vec<_> = decoders.iter().collect();
+        let takers: Vec<Taker<'_>> =
+            taken.iter().map(|(source, topics)| Taker { source: *source, topics }).collect();
         for run in &runs.0 {
-            let rows = unmatched_rejects(&specs, run);
+            let rows = unmatched_rejects(&takers, run);
             out.push((0, Batch { sequence: run.first_offset, rows }));
         }
     });
@@ -138,6 +140,13 @@ pub fn build_common<'scope>(
         sinks.table(edge, system(table), counter);
     }
     probe
+}
+
+/// The topics that a pipeline takes, be it as readings or as entries of a registry.
+fn taken(pipeline: &PipelineSpec) -> (u16, Vec<TopicTemplate>) {
+    let entries = pipeline.registries.iter().filter_map(|r| r.entries.clone());
+    let topics = pipeline.decode.topics.iter().cloned().chain(entries).collect();
+    (pipeline.decode.source, topics)
 }
 
 /// Builds the graph of one pipeline onto the messages of its source and returns its probe. `index`

@@ -1,5 +1,7 @@
 //! Where a registry comes from.
 
+use tidegate_operators::topic::TopicTemplate;
+
 use super::FileFormat;
 use crate::config::secret::Secret;
 
@@ -29,6 +31,17 @@ pub enum RegistryPlace {
     File(String),
     /// At a URL.
     Url(RegistryUrl),
+    /// On a topic of the pipeline's source.
+    Topic(RegistryTopic),
+}
+
+/// A topic on which each message is an entry of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryTopic {
+    /// The topic.
+    pub template: TopicTemplate,
+    /// Columns that are levels of it, each with the name of the level.
+    pub captures: Vec<(String, String)>,
 }
 
 /// A URL that is asked for a registry again and again.
@@ -47,10 +60,11 @@ pub struct RegistryUrl {
 }
 
 impl RegistryPlace {
-    /// What it is, for people: a path, or of a URL the part that is no secret.
+    /// What it is, for people: a path, a topic, or of a URL the part that is no secret.
     pub fn shown(&self) -> String {
         match self {
             Self::File(path) => path.clone(),
+            Self::Topic(topic) => format!("topic {}", topic.template),
             Self::Url(url) => match url::Url::parse(url.url.expose()) {
                 Ok(url) => url.origin().ascii_serialization(),
                 Err(_) => "a URL".to_owned(),

@@ -174,6 +174,8 @@ pub struct MqttSpec {
     pub url: String,
     /// MQTT topic filters.
     pub filters: Vec<String>,
+    /// Filters of entries of registries, which are retained messages.
+    pub entries: Vec<String>,
     /// 0 to 2.
     pub qos: u8,
     /// Name of the session.

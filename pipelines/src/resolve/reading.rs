@@ -73,22 +73,29 @@ pub(crate) fn decode(
     }
 }
 
-/// The columns that the table below `key` declares, read from objects of their own.
+/// The columns that the table below `key` declares, read from objects of their own. What does not
+/// say where it is, and has the name of a level of `topics`, is that level.
 pub(super) fn declared(
     section: &Section<'_>,
     key: &str,
+    topics: &[(TopicTemplate, At)],
     report: &mut Reporter<'_>,
 ) -> Vec<ColumnSpec> {
-    let mut columns = Columns { topics: &[], needs: None, kept: &[], report, list: Vec::new() };
+    let mut columns = Columns { topics, needs: None, kept: &[], report, list: Vec::new() };
     let mut list = Vec::new();
     for entry in section.entries(key) {
-        let column = match section.named(key, entry) {
-            Some(table) => columns.field_table(&entry.key, &table),
+        let table = section.named(key, entry);
+        let mut column = match &table {
+            Some(table) => columns.field_table(&entry.key, table),
             None => {
                 let kind = column_type(entry.node.text().unwrap_or("string"), "auto");
                 columns.plain(&entry.key, origin_of_name(&entry.key), kind)
             }
         };
+        let says = table.is_some_and(|table| table.entry("field").is_some());
+        if !says && topics.iter().any(|(t, _)| t.names().contains(&entry.key)) {
+            column.origin = Origin::Capture(entry.key.clone());
+        }
         if !matches!(column.origin, Origin::Path(_) | Origin::Capture(_)) {
             let hint = "a row has members and nothing else".to_owned();
             columns.report.error(entry.key_at, "this is not in a row of a registry", hint);

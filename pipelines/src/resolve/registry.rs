@@ -13,7 +13,8 @@ use tidegate_operators::spec::{
     registry_topic,
 };
 
-pub(super) use self::place::sources;
+use self::place::{check_topic, topic};
+pub(super) use self::place::{filters, sources};
 use super::edges::{Edge, Edges, RowKind};
 use super::steps::Steps;
 use super::{reading, sql};
@@ -57,8 +58,9 @@ fn registry(
     name: &str,
     report: &mut Reporter<'_>,
 ) -> Option<RegistrySpec> {
-    let mut declared = reading::declared(section, "columns", report);
-    let mut good = true;
+    let mut good = section.entry("topic").is_none() || check_topic(file, section, report).is_some();
+    let entries = topic(section);
+    let mut declared = reading::declared(section, "columns", entries.as_slice(), report);
     for entry in section.entries("columns") {
         if REGISTRY_COLUMNS.contains(&entry.key.as_str()) {
             good = false;
@@ -111,6 +113,7 @@ fn registry(
             .int("versions_max")
             .and_then(|n| usize::try_from(n).ok())
             .unwrap_or(1),
+        entries: entries.map(|(topic, _)| topic),
     })
 }
 

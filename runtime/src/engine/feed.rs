@@ -13,6 +13,7 @@ use tidegate_operators::{Epoch, Messages, Tick};
 
 use super::cuts::Cuts;
 use super::flows::FlowPlan;
+use super::registries::Entries;
 use crate::stats::Stats;
 
 /// Bytes of messages that may be in flight before a new epoch has to wait.
@@ -130,6 +131,8 @@ pub(crate) struct FeedQueue {
     next_offset: u64,
     /// While it is set, state is cut at every tick.
     last_ticks: Arc<std::sync::atomic::AtomicBool>,
+    /// What learns from messages, and notes it before state is cut.
+    entries: Option<Arc<Entries>>,
 }
 
 impl FeedQueue {
@@ -153,13 +156,20 @@ impl FeedQueue {
             cuts,
             next_offset: 0,
             last_ticks,
+            entries: None,
         }
+    }
+
+    /// Has registries hear all messages.
+    pub(super) fn heard_by(self, entries: Arc<Entries>) -> Self {
+        Self { entries: Some(entries), ..self }
     }
 
     /// Messages of the open epoch.
     pub(crate) fn messages(&mut self, messages: Arc<Messages>) {
         self.begin_epoch();
         self.next_offset = messages.first_offset + messages.len() as u64;
+        self.entries.iter().for_each(|entries| entries.hear(&messages));
         let bytes = messages.size_bytes();
         self.epoch_bytes += bytes;
         if self.waiting.last().is_some_and(|last| !follows(last, &messages)) {
@@ -193,6 +203,7 @@ impl FeedQueue {
             None => last.then_some(true),
         };
         if let Some(whole) = due {
+            self.entries.iter().for_each(|entries| entries.note());
             self.to_all(&Command::Checkpoint { epoch: tick.epoch, whole });
         }
         self.seal(tick);

@@ -212,7 +212,7 @@ impl Engine {
         let requests = Arc::new(Requests::default());
         let mut bound = sources::bind(&plan, &options, &requests).await?;
         let clock = Clock::system();
-        let registries = registries::open(&plan.registries, &options.data, clock.clone()).await?;
+        let registries = registries::open(&plan, &options.data, clock.clone()).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
@@ -248,6 +248,7 @@ impl Engine {
         let finished = spawn_committer(committer, received)?;
         let (counted, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
         let queue = FeedQueue::new(ports, in_flight, counted, due, Arc::default());
+        let queue = queue.heard_by(registries.entries());
         let replaying = Arc::clone(&options.replaying);
         let queue = replay_into(replay, queue, Arc::clone(&requests), replaying).await?;
         recovery.replayed = options.replaying.now();

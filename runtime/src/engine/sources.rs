@@ -204,6 +204,7 @@ pub fn subscriber_config(spec: &MqttSpec, data: &Path) -> SubscriberConfig {
     SubscriberConfig {
         url: spec.url.clone(),
         filters: spec.filters.clone(),
+        entries: spec.entries.clone(),
         qos: spec.qos,
         client_id: spec.client_id.clone(),
         version5: spec.version5,

@@ -14,9 +14,9 @@ pub(super) static REGISTRY: Component = Component {
     heading: "[[registry]]",
     tag: None,
     doc: "What is known of devices, sites or models (limits, places, firmware) and changes over \
-          time, kept in a file (`path`) or at a `url`. Changes of it are journaled as readings \
-          are. Its history is the table `NAME_versions`; a step of type `enrich` joins it. A row \
-          that is bad is a row of `system.rejects`, and what was known before stays.",
+          time, kept in a file (`path`), at a `url` or on a `topic`. Changes of it are journaled \
+          as readings are. Its history is the table `NAME_versions`; a step of type `enrich` joins \
+          it. A row that is bad is a row of `system.rejects`, and what was known before stays.",
     keys: &[
         Key::new("name", Kind::Name, "Its name.", "\"limits\"").required(),
         Key::new(
@@ -33,6 +33,15 @@ pub(super) static REGISTRY: Component = Component {
              first answer; what cannot be had later leaves everything as it was, and the alert \
              `registry_unreadable` tells. Only a whole answer counts.",
             "\"https://assets.example/limits.csv\"",
+        ),
+        Key::new(
+            "topic",
+            Kind::Text,
+            "In place of `path`: a topic template. Each message there is an entry, a JSON object, \
+             as a broker retains it; an empty payload removes it. `{name}` is the column of that \
+             name. The pipeline's own source brings them (`endpoint` or `mqtt`); they are no \
+             readings. An entry holds from when it was received, the first of a key since ever.",
+            "\"registry/devices/{device}\"",
         ),
         Key::new(
             "refresh",

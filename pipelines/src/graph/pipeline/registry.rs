@@ -50,7 +50,7 @@ impl<'scope> Builder<'_, 'scope> {
         messages: Stream<'scope, Epoch, MessageRuns>,
         spec: &RegistrySpec,
     ) -> Edge<'scope> {
-        let mut decoder = RegistryDecoder::new(spec);
+        let mut decoder = RegistryDecoder::new(spec, self.pipeline.decode.source);
         let name = format!("{}/decode", registry_operator(&self.pipeline.name, &spec.name));
         let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
         let mut ports = split(messages, &name, 2, move |runs: MessageRuns, _, out| {

@@ -1,19 +1,24 @@
-//! Where registries come from: a file or a URL.
+//! Where registries come from: a file, a URL or a topic.
 
 use tidegate_operators::spec::{Origin, RegistrySpec};
+use tidegate_operators::topic::{TopicTemplate, filters_meet};
 
-use crate::config::problem::Reporter;
+use crate::config::problem::{At, Reporter};
 use crate::config::references::Resolver;
 use crate::config::secret::Secret;
 use crate::config::section::{Section, expand};
-use crate::plan::{FileFormat, RegistryPlace, RegistrySource, RegistryUrl};
+use crate::config::tree::Entry;
+use crate::plan::{FileFormat, RegistryPlace, RegistrySource, RegistryTopic, RegistryUrl};
 use crate::resolve::source;
 
 /// Keys that say where a registry is.
-const PLACES: [&str; 2] = ["path", "url"];
+const PLACES: [&str; 3] = ["path", "url", "topic"];
 
 /// Keys that are for a URL.
 const OF_URL: [&str; 4] = ["refresh", "headers", "timeout", "body_max"];
+
+/// Keys that are for rows of a file or an answer.
+const OF_ROWS: [&str; 2] = ["format", "delimiter"];
 
 /// The shortest `refresh`, microseconds: whoever needs it sooner asks for what is new, not for all.
 const REFRESH_LEAST_US: i64 = 1_000_000;
@@ -61,7 +66,7 @@ fn place(
 ) -> Option<RegistryPlace> {
     let named: Vec<&str> = PLACES.into_iter().filter(|k| section.entry(k).is_some()).collect();
     let [place] = named.as_slice() else {
-        let all = "`path` for a file, `url` for what is asked for by HTTP";
+        let all = "`path` for a file, `url` for HTTP, `topic` for retained messages";
         match named.as_slice() {
             [] => report.error(
                 section.at("name"),
@@ -76,13 +81,100 @@ fn place(
         }
         return None;
     };
-    if *place != "url" {
-        for entry in OF_URL.into_iter().filter_map(|key| section.entry(key)) {
-            report.error(entry.key_at, format!("`{}` is for a `url`", entry.key), None);
+    let mut refuse = |keys: &[&str], of: &str| {
+        for entry in keys.iter().filter_map(|key| section.entry(key)) {
+            report.error(entry.key_at, format!("`{}` is for {of}", entry.key), None);
         }
-        return section.resolved("path", resolve, report).map(RegistryPlace::File);
+    };
+    match *place {
+        "url" => return url(section, resolve, report).map(RegistryPlace::Url),
+        "path" => refuse(&OF_URL, "a `url`"),
+        _ => {
+            refuse(&OF_URL, "a `url`");
+            refuse(&OF_ROWS, "rows of a file");
+            let (template, _) = topic(section)?;
+            removable(section, &template, report);
+            let columns = section.entries("columns").iter();
+            let captured = |entry: &Entry| {
+                let capture = match field(section, &entry.key) {
+                    Some(field) => field.strip_prefix('{')?.strip_suffix('}')?.to_owned(),
+                    None => entry.key.clone(),
+                };
+                template.names().contains(&capture).then(|| (entry.key.clone(), capture))
+            };
+            let captures = columns.filter_map(captured).collect();
+            return Some(RegistryPlace::Topic(RegistryTopic { template, captures }));
+        }
     }
-    url(section, resolve, report).map(RegistryPlace::Url)
+    section.resolved("path", resolve, report).map(RegistryPlace::File)
+}
+
+/// The topic of a registry, if it is one.
+pub(in crate::resolve) fn topic(section: &Section<'_>) -> Option<(TopicTemplate, At)> {
+    let template = TopicTemplate::parse(section.text("topic")?).ok()?;
+    Some((template, section.at("topic")))
+}
+
+/// The filters of all registries of a pipeline that are topics.
+pub(in crate::resolve) fn filters(file: &Section<'_>) -> Vec<String> {
+    let topics = file.sections("registry");
+    let mut filters: Vec<String> =
+        topics.iter().filter_map(|section| Some(topic(section)?.0.filter())).collect();
+    filters.sort();
+    filters.dedup();
+    filters
+}
+
+/// Reports a topic that cannot be one of a registry, in a pipeline that reads `readings`.
+pub(super) fn check_topic(
+    file: &Section<'_>,
+    section: &Section<'_>,
+    report: &mut Reporter<'_>,
+) -> Option<()> {
+    let at = section.at("topic");
+    let template = match TopicTemplate::parse(section.text("topic")?) {
+        Ok(template) => template,
+        Err(error) => {
+            report.error(at, error.to_string(), None);
+            return None;
+        }
+    };
+    let source = file.section("source").and_then(|source| source.component.tag);
+    if !matches!(source, Some("endpoint" | "mqtt") | None) {
+        let hint = "a source of type `endpoint` or `mqtt` does".to_owned();
+        report.error(at, "the source of this pipeline has no retained messages", hint);
+    }
+    for (readings, _) in source::templates(file) {
+        if filters_meet(&readings.filter(), &template.filter()) {
+            let message = format!("some topics match both `{template}` and `{readings}`");
+            let hint = "a message is either an entry of the registry or a reading: change \
+                        `topic` here, or `topics` of the source"
+                .to_owned();
+            report.error(at, message, hint);
+        }
+    }
+    Some(())
+}
+
+/// Warns of entries that cannot be removed.
+fn removable(section: &Section<'_>, template: &TopicTemplate, report: &mut Reporter<'_>) {
+    let key: Vec<&str> =
+        section.texts("key").unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+    let is_level = |name: &str| match field(section, name) {
+        Some(field) => field.starts_with('{'),
+        None => template.names().iter().any(|n| n == name),
+    };
+    if let Some(name) = key.iter().find(|name| !is_level(name)) {
+        let message = format!("an empty payload cannot say which `{name}` is removed");
+        let hint = format!("make it a level of the topic: `{{{name}}}`");
+        report.warning(section.at("topic"), message, hint);
+    }
+}
+
+/// Where a column says that it is.
+fn field<'t>(section: &Section<'t>, name: &str) -> Option<&'t str> {
+    let entry = section.entries("columns").iter().find(|e| e.key == name)?;
+    section.named("columns", entry)?.text("field")
 }
 
 fn url(

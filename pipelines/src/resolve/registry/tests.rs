@@ -2,6 +2,7 @@
 //! means for the state.
 #![allow(clippy::unwrap_used)]
 
+use crate::plan::{RegistryPlace, SourceKind};
 use crate::{Plan, content_ids, explain, load};
 
 const REGISTRY: &str = "[[registry]]\nname = \"limits\"\npath = \"l.csv\"\nkey = [\"device\"]\n\
@@ -138,4 +139,45 @@ fn where_it_is_is_said_once_and_shown_without_secrets() {
     // Where it lies is no part of the state.
     let of_file = super::tests::plan(&format!("{REGISTRY}{STEP}{TABLE}")).unwrap();
     assert_eq!(content_ids(&plan.pipelines[0]), content_ids(&of_file.pipelines[0]));
+}
+
+#[test]
+fn a_topic_is_brought_by_the_source_and_is_no_reading() {
+    let at = |place: &str| REGISTRY.replace("path = \"l.csv\"", place);
+    let topic = "topic = \"reg/{device}/{site}\"";
+    let url = "\nurl = \"https://a/\"";
+    for (place, told) in [
+        (format!("{topic}{url}"), "`url` and `topic` exclude each other"),
+        (format!("{topic}\nrefresh = \"1m\""), "`refresh` is for a `url`"),
+        (format!("{topic}\nformat = \"csv\""), "`format` is for rows of a file"),
+        ("topic = \"reg/#/x\"".to_owned(), "takes all remaining levels"),
+        ("topic = \"{device}\"".to_owned(), "some topics match both `{device}` and `{device}`"),
+    ] {
+        let error = plan(&format!("{}{STEP}{TABLE}", at(&place))).unwrap_err();
+        assert!(error.contains(told), "{place}: {error}");
+    }
+    let other = at(topic).replace("v2 = \"int64\"", "v2 = { type = \"int64\", field = \"{sit}\" }");
+    let error = plan(&format!("{other}{STEP}{TABLE}")).unwrap_err();
+    assert!(error.contains("no topic has a capture `{sit}`"), "{error}");
+
+    let of_site =
+        at(topic).replace("v2 = \"int64\"", "v2 = { type = \"int64\", field = \"{site}\" }");
+    let plan_of_site = plan(&format!("{of_site}{STEP}{TABLE}")).unwrap();
+    let text = explain(&plan_of_site);
+    assert!(text.contains("registry limits: topic reg/{device}/{site}\n"), "{text}");
+    assert!(text.contains("the first of a key: since ever"), "{text}");
+    let RegistryPlace::Topic(place) = &plan_of_site.registries[0].place else { panic!("{text}") };
+    let captures = [("device", "device"), ("v2", "site")];
+    assert_eq!(place.captures, captures.map(|(c, l)| (c.to_owned(), l.to_owned())));
+    let SourceKind::Endpoint(endpoint) = &plan_of_site.sources[0].kind else { panic!("{text}") };
+    assert_eq!(endpoint.filters, ["+", "reg/+/+"]);
+    assert!(plan_of_site.warnings.is_empty(), "{:?}", plan_of_site.warnings);
+
+    let in_payload = plan(&format!("{}{STEP}{TABLE}", at("topic = \"reg/+\""))).unwrap();
+    let warned: Vec<&str> = in_payload.warnings.iter().map(|w| w.message.as_str()).collect();
+    assert_eq!(warned, ["an empty payload cannot say which `device` is removed"]);
+    // Entries hold from when they come, rows of a file are told by the edge: another state.
+    let of_file = plan(&format!("{REGISTRY}{STEP}{TABLE}")).unwrap();
+    let ids = |plan: &Plan| content_ids(&plan.pipelines[0])["p/registry/limits"];
+    assert_ne!(ids(&in_payload), ids(&of_file));
 }

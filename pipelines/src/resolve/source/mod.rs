@@ -14,6 +14,7 @@ use crate::config::problem::{At, Reporter};
 use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::plan::{EndpointSpec, HttpSpec, MqttSpec, SourceKind, SourceSpec};
+use crate::resolve::registry;
 
 pub(super) use self::file::{delimiter, file_format};
 
@@ -77,11 +78,15 @@ impl Sources {
             let hint = "`[\"#\"]` takes all messages".to_owned();
             report.error(source.at("topics"), "there is no topic in the list", hint);
         }
-        let filters: Vec<String> = topics.iter().map(|(t, _)| t.filter()).collect();
+        let mut filters: Vec<String> = topics.iter().map(|(t, _)| t.filter()).collect();
+        let entries = registry::filters(file);
         let spec = match source.component.tag? {
-            "endpoint" => endpoint::endpoint(&source, filters, resolve, report)?,
+            "endpoint" => {
+                filters.extend(entries);
+                endpoint::endpoint(&source, filters, resolve, report)?
+            }
             "http" => http::http(file, &source, &topics, resolve, report)?,
-            "mqtt" => mqtt::mqtt(file, &source, filters, resolve, report)?,
+            "mqtt" => mqtt::mqtt(file, &source, (filters, entries), resolve, report)?,
             _ => file::file(&source, &topics, resolve, report)?,
         };
         let place = match &spec.kind {

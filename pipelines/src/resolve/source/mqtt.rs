@@ -11,7 +11,7 @@ use crate::plan::{MqttSpec, Retained, SourceKind, SourceSpec};
 pub(super) fn mqtt(
     file: &Section<'_>,
     source: &Section<'_>,
-    mut filters: Vec<String>,
+    (mut filters, entries): (Vec<String>, Vec<String>),
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
@@ -45,6 +45,7 @@ pub(super) fn mqtt(
         kind: SourceKind::Mqtt(MqttSpec {
             url,
             filters,
+            entries,
             qos: u8::try_from(source.int("qos")?).ok()?,
             client_id,
             version5: source.text("version") == Some("5"),

@@ -18,6 +18,8 @@ pub(super) struct Row {
     pub(super) text: String,
     /// Since when it holds, if it does not say so itself; `None`: since ever.
     pub(super) since_us: Option<i64>,
+    /// It has the key only: from then on there is nothing of it.
+    pub(super) gone: bool,
 }
 
 /// What a registry has said.
@@ -42,7 +44,7 @@ impl Known {
     /// All of it once more.
     pub(super) fn again(&self) -> Vec<Said> {
         let set = |row: &Row| Said::Change {
-            change: Change::Set,
+            change: if row.gone { Change::Remove } else { Change::Set },
             row: row.text.clone(),
             since_us: row.since_us,
         };
@@ -86,7 +88,7 @@ impl Known {
                 _ => {
                     let row = text.clone();
                     said.push(Said::Change { change: Change::Set, row, since_us });
-                    Row { text, since_us }
+                    Row { text, since_us, gone: false }
                 }
             };
             rows.insert(name, row);
@@ -112,7 +114,7 @@ pub(super) fn has_keys(source: &RegistrySource, file: &[Messages]) -> bool {
 }
 
 /// What a row is known by.
-fn name_of(source: &RegistrySource, row: &[u8]) -> Option<String> {
+pub(super) fn name_of(source: &RegistrySource, row: &[u8]) -> Option<String> {
     let row: Value = serde_json::from_slice(row).ok()?;
     let mut name = Vec::new();
     for (_, path) in &source.key {

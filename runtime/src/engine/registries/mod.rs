@@ -7,8 +7,12 @@
 //! again, which changes nothing: who takes it (`operators::registry`) knows what it has. For the
 //! same reason everything is said again at each start and before a change of the plan: a join that
 //! is new gets what it needs.
+//!
+//! What is on a topic is brought by a source; here (`entries`) it is only remembered for joins that
+//! are new.
 
 mod diff;
+mod entries;
 mod fetch;
 mod note;
 mod read;
@@ -21,11 +25,14 @@ use anyhow::Context;
 use tidegate_operators::registry::{put, put_refused};
 use tidegate_operators::spec::registry_topic;
 use tidegate_operators::{Messages, MessagesBuilder};
+use tidegate_pipelines::Plan;
 use tidegate_pipelines::plan::{RegistryPlace, RegistrySource};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use self::diff::{Known, Said};
+pub(super) use self::entries::Entries;
+use self::entries::Topic;
 use self::fetch::Fetcher;
 use self::note::Note;
 use self::read::{Stamp, read_file_of, stamp};
@@ -62,12 +69,14 @@ struct Read {
 /// Registries that were read, before anything is journaled.
 pub(super) struct Opened {
     registries: Vec<Read>,
+    entries: Arc<Entries>,
     clock: Clock,
 }
 
 /// Watched registries.
 pub(super) struct Registries {
     watched: Vec<Watched>,
+    entries: Arc<Entries>,
     clock: Clock,
 }
 
@@ -83,16 +92,31 @@ struct Watched {
 /// # Errors
 /// A file that is not there or cannot be read, a URL of which nothing is known without an answer:
 /// rows would find nothing in silence.
-pub(super) async fn open(
-    sources: &[RegistrySource],
-    data: &Path,
-    clock: Clock,
-) -> anyhow::Result<Opened> {
-    let opening = sources
-        .iter()
-        .map(|source| async { open_one(source, data, &clock).await.with_context(|| what(source)) });
+pub(super) async fn open(plan: &Plan, data: &Path, clock: Clock) -> anyhow::Result<Opened> {
+    let (mut opening, mut topics) = (Vec::new(), Vec::new());
+    for source in &plan.registries {
+        let RegistryPlace::Topic(place) = &source.place else {
+            let read = open_one(source, data, &clock);
+            opening.push(async { read.await.with_context(|| what(source)) });
+            continue;
+        };
+        let of = plan.pipelines.iter().find(|p| p.name == source.pipeline);
+        let number = of.with_context(|| what(source))?.decode.source;
+        // Another topic is another registry: what the old one had would never be removed.
+        let topic = place.template.to_string();
+        let which = format!(".{:016x}", xxhash_rust::xxh3::xxh3_64(topic.as_bytes()));
+        let note = note_of(source, data, &which)?;
+        let known = note.read()?.unwrap_or_default();
+        topics.push(Topic::new(source, place, number, (note, known)));
+    }
     let registries = futures::future::try_join_all(opening).await?;
-    Ok(Opened { registries, clock })
+    Ok(Opened { registries, entries: Arc::new(Entries::new(topics)), clock })
+}
+
+/// What a registry said last, on disk; `which` tells it from others of its name.
+fn note_of(source: &RegistrySource, data: &Path, which: &str) -> anyhow::Result<Note> {
+    let name = format!("{}.{}{which}.ndjson", source.pipeline, source.name);
+    Ok(Note::new(folder(data)?.join(name)))
 }
 
 fn what(source: &RegistrySource) -> String {
@@ -100,8 +124,7 @@ fn what(source: &RegistrySource) -> String {
 }
 
 async fn open_one(source: &RegistrySource, data: &Path, clock: &Clock) -> anyhow::Result<Read> {
-    let folder = folder(data)?;
-    let note = Note::new(folder.join(format!("{}.{}.ndjson", source.pipeline, source.name)));
+    let note = note_of(source, data, "")?;
     let known = note.read()?;
     let stats = Arc::new(SourceStats::default());
     stats.set_healthy();
@@ -111,7 +134,7 @@ async fn open_one(source: &RegistrySource, data: &Path, clock: &Clock) -> anyhow
             (Some(read_file_of(source)?), Origin::File(path.clone(), stamp))
         }
         RegistryPlace::Url(spec) => {
-            let mut fetcher = Box::new(Fetcher::new(source, spec, &folder)?);
+            let mut fetcher = Box::new(Fetcher::new(source, spec, &folder(data)?)?);
             let rows = match first(&mut fetcher, known.is_some()).await {
                 Ok(rows) => Some(rows),
                 Err(why) if known.is_some() => {
@@ -123,6 +146,7 @@ async fn open_one(source: &RegistrySource, data: &Path, clock: &Clock) -> anyhow
             };
             (rows, Origin::Url(fetcher))
         }
+        RegistryPlace::Topic(_) => anyhow::bail!("its source brings it"),
     };
     let mut said = known.as_ref().map(Known::again).unwrap_or_default();
     // What is there first was so before anybody asked.
@@ -159,6 +183,7 @@ pub(super) async fn for_files(
     let mut print = String::new();
     for source in sources {
         let rows = match &source.place {
+            RegistryPlace::Topic(_) => anyhow::bail!("{}: files have no topics", what(source)),
             RegistryPlace::File(_) => read_file_of(source).with_context(|| what(source))?,
             RegistryPlace::Url(spec) => {
                 let mut fetcher = Fetcher::new(source, spec, &folder(data)?)?;
@@ -199,6 +224,11 @@ fn messages(topic: &str, said: &[Said], now_us: i64) -> Vec<MessagesBuilder> {
 }
 
 impl Opened {
+    /// What has to hear the journal from its replay on.
+    pub(super) fn entries(&self) -> Arc<Entries> {
+        Arc::clone(&self.entries)
+    }
+
     /// Journals what registries say, and watches them from now on. Nothing else may be let in
     /// before: the first reading finds the registry complete.
     ///
@@ -219,7 +249,10 @@ impl Opened {
             };
             watched.push(Watched { name, registry, stats, task });
         }
-        Ok(Registries { watched, clock: self.clock })
+        for messages in self.entries.again(self.clock.now_us()) {
+            intake.offer(messages).await?;
+        }
+        Ok(Registries { watched, entries: self.entries, clock: self.clock })
     }
 }
 
@@ -227,7 +260,9 @@ impl Registries {
     /// What is wrong with them at present.
     pub(super) fn problems(&self) -> Vec<String> {
         let problem = |w: &Watched| Some(format!("{}: {}", w.name, w.stats.problem()?));
-        self.watched.iter().filter_map(problem).collect()
+        let topic = |t: &Topic| Some(format!("{}: {}", t.name(), t.stats.problem()?));
+        let topics = self.entries.topics().iter().filter_map(topic);
+        self.watched.iter().filter_map(problem).chain(topics).collect()
     }
 
     /// Looks at none any more.
@@ -243,6 +278,9 @@ impl Registries {
         for watched in &self.watched {
             let registry = watched.registry.lock().await;
             registry.say(&registry.known.again(), intake, &self.clock).await?;
+        }
+        for messages in self.entries.again(self.clock.now_us()) {
+            intake.offer(messages).await?;
         }
         Ok(())
     }

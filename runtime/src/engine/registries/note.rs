@@ -33,6 +33,8 @@ struct Line {
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     since_us: Option<i64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    gone: bool,
 }
 
 impl Note {
@@ -73,8 +75,10 @@ fn encode(known: &Known) -> String {
         name: Some(name.clone()),
         text: row.text.clone(),
         since_us: row.since_us,
+        gone: row.gone,
     });
-    let odd = known.odd.iter().map(|text| Line { name: None, text: text.clone(), since_us: None });
+    let odd = |text: &String| Line { name: None, text: text.clone(), since_us: None, gone: false };
+    let odd = known.odd.iter().map(odd);
     let head = Head { version: VERSION, lines: known.rows.len() + known.odd.len() };
     // Texts and numbers always serialize.
     let mut out = serde_json::to_string(&head).unwrap_or_default();
@@ -91,9 +95,9 @@ fn decode(text: &str) -> Option<Known> {
     let head: Head = serde_json::from_str(lines.next()?).ok()?;
     let mut known = Known::default();
     for line in lines {
-        let Line { name, text, since_us } = serde_json::from_str(line).ok()?;
+        let Line { name, text, since_us, gone } = serde_json::from_str(line).ok()?;
         match name {
-            Some(name) => drop(known.rows.insert(name, Row { text, since_us })),
+            Some(name) => drop(known.rows.insert(name, Row { text, since_us, gone })),
             None => drop(known.odd.insert(text)),
         }
     }
@@ -111,11 +115,13 @@ mod tests {
     proptest! {
         #[test]
         fn it_comes_back_and_what_is_cut_does_not(
-            rows in prop::collection::btree_map(".*", (".*", any::<Option<i64>>()), 0..6),
+            rows in prop::collection::btree_map(
+                ".*", (".*", any::<Option<i64>>(), any::<bool>()), 0..6
+            ),
             odd in prop::collection::btree_set(".*", 0..4),
             cut in 0.0..1.0_f64
         ) {
-            let row = |(name, (text, since_us))| (name, Row { text, since_us });
+            let row = |(name, (text, since_us, gone))| (name, Row { text, since_us, gone });
             let known = Known { rows: rows.into_iter().map(row).collect(), odd };
             let text = encode(&known);
             prop_assert_eq!(decode(&text), Some(known.clone()));

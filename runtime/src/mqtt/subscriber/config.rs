@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use tidegate_operators::decode::topics_match;
+use tidegate_operators::topic::TopicTemplate;
+
 use crate::mqtt::wire::Version;
 use crate::source::SourceError;
 
@@ -28,6 +31,9 @@ pub struct SubscriberConfig {
     pub url: String,
     /// Topic filters to subscribe to, without `$share`.
     pub filters: Vec<String>,
+    /// Further ones, for what is retained and has to be complete: never shared, subscribed to
+    /// before the others, and every retained message is taken.
+    pub entries: Vec<String>,
     /// Highest quality of service to ask for: 0 to 2.
     pub qos: u8,
     /// The name of the session on the broker: stable over restarts, used by nobody else. With
@@ -63,6 +69,7 @@ impl Default for SubscriberConfig {
         Self {
             url: "mqtt://localhost:1883".to_owned(),
             filters: Vec::new(),
+            entries: Vec::new(),
             qos: 1,
             client_id: "tidegate".to_owned(),
             version5: true,
@@ -87,6 +94,7 @@ impl fmt::Debug for SubscriberConfig {
         f.debug_struct("SubscriberConfig")
             .field("url", &url)
             .field("filters", &self.filters)
+            .field("entries", &self.entries)
             .field("qos", &self.qos)
             .field("client_id", &self.client_id)
             .field("version5", &self.version5)
@@ -120,19 +128,31 @@ impl SubscriberConfig {
         }
     }
 
-    /// The filters as they are sent.
-    pub(super) fn wire_filters(&self) -> Vec<String> {
+    /// The filters as connection `number` sends them.
+    pub(super) fn wire_filters(&self, number: u16) -> Vec<String> {
         let put = |filter: &String| match &self.share {
             Some(group) => format!("$share/{group}/{filter}"),
             None => filter.clone(),
         };
+        // A shared subscription gets no retained messages, and several would get each of them.
+        let entries = self.entries.iter().filter(|_| number == 0).cloned();
         let mut filters = Vec::with_capacity(self.filters.len());
-        for filter in self.filters.iter().map(put) {
+        for filter in entries.chain(self.filters.iter().map(put)) {
             if !filters.contains(&filter) {
                 filters.push(filter);
             }
         }
         filters
+    }
+
+    /// What happens to a retained message of this topic.
+    pub(super) fn policy_of(&self, topic: &[u8]) -> RetainedPolicy {
+        let is_entry =
+            |filter: &String| TopicTemplate::parse(filter).is_ok_and(|t| topics_match(&[t], topic));
+        match self.entries.iter().any(is_entry) {
+            true => RetainedPolicy::Process,
+            false => self.retained,
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), SourceError> {
@@ -146,7 +166,7 @@ impl SubscriberConfig {
         if self.filters.is_empty() {
             return bad("`topics` must name at least one topic".to_owned());
         }
-        for filter in &self.filters {
+        for filter in self.filters.iter().chain(&self.entries) {
             if !rumqttc_v4::mqttbytes::valid_filter(filter) || filter.contains('\0') {
                 return bad(format!("`{filter}` is not a topic filter"));
             }

@@ -94,7 +94,7 @@ impl Session {
             keep_alive,
             next_ping: time::now() + keep_alive / 2,
             silent: None,
-            subscription: Subscription::new(version, config.wire_filters(), config.qos),
+            subscription: Subscription::new(version, config.wire_filters(link.number), config.qos),
             skip: None,
         };
         Ok((session, accepted))
@@ -332,7 +332,11 @@ impl Session {
         match frame.kind() {
             kind::PUBLISH => match publish(self.version, frame.flags(), body) {
                 Ok(publish) => {
-                    let policy = self.link.config.retained;
+                    let config = &self.link.config;
+                    let policy = match publish.retain {
+                        true => config.policy_of(publish.topic),
+                        false => config.retained,
+                    };
                     match take(&mut self.batcher, memory, policy, &publish, received_us) {
                         Taken::Journaled => *messages += 1,
                         Taken::KnownRetained => count(&self.stats().retained_dropped, 1),

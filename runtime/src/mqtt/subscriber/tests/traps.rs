@@ -303,3 +303,29 @@ async fn retained_messages_are_left_out_or_taken_as_configured() {
         assert_eq!(s.get(|s| &s.retained_dropped), 2 - taken as u64);
     }
 }
+
+#[tokio::test]
+async fn entries_are_asked_for_first_and_all_of_them_are_taken() {
+    let s = start_with(TestIntake::open(), true, |c| {
+        c.retained = RetainedPolicy::Drop;
+        c.entries = vec!["registry/+".to_owned()];
+        let shared = SubscriberConfig { share: Some("g".into()), connections: 2, ..c.clone() };
+        let filters = ["registry/+", "$share/g/plant/#", "$share/g/other/+"];
+        assert_eq!(shared.wire_filters(0), filters);
+        assert_eq!(shared.wire_filters(1), filters[1..]);
+    })
+    .await;
+    for round in 1..=2 {
+        let mut broker = s.accept(false).await;
+        let asked = s.answer_subscribe(&mut broker, &[1, 1, 1]).await;
+        let place = |filter: &str| asked.find(filter).unwrap();
+        assert!(place("registry/+") < place("plant/#").min(place("other/+")), "{asked}");
+        for (id, topic) in [(1, "registry/d"), (2, "plant/d")] {
+            let mut retained = publish(s.level(), 1, id, topic, "on");
+            retained[0] |= 1;
+            broker.send(&retained).await;
+            broker.expect(&[0x40, 2, 0, id as u8]).await;
+        }
+        assert_eq!(s.intake.texts(), vec!["registry/d on"; round]);
+    }
+}

@@ -1,0 +1,201 @@
+//! A registry that is a topic: against a plain list of what was received, again and again,
+//! restarted and on several workers.
+
+use super::*;
+use crate::properties::{self, Property};
+use crate::topic::TopicTemplate;
+
+/// The source of the pipeline.
+const SOURCE: u16 = 3;
+
+fn on_topic(own_times: bool) -> RegistrySpec {
+    let mut spec = spec(own_times);
+    spec.columns[0].origin = Origin::Capture("name".into());
+    spec.entries = TopicTemplate::parse("reg/{name}/limits").ok();
+    spec
+}
+
+/// Appends what a broker sends; no value: an empty payload.
+fn push(out: &mut MessagesBuilder, topic: &str, payload: &str, since: Option<&str>, at_us: i64) {
+    let user = Property::User("since".into());
+    let about = properties::encode(since.iter().map(|text| (&user, text.as_bytes())));
+    let meta = MessageMeta { received_us: at_us, retain: true, ..MessageMeta::default() };
+    out.push_with(topic.as_bytes(), payload.as_bytes(), b"broker", &about, meta);
+}
+
+#[test]
+fn messages_of_the_topic_are_entries_and_bad_ones_rejects() {
+    let spec = on_topic(false);
+    let mut out = MessagesBuilder::default();
+    push(&mut out, "reg/a/limits", r#"{"limit":1,"device":"hidden","x":[]}"#, None, 9);
+    push(&mut out, "reg/a/other", r#"{"limit":2}"#, None, 9);
+    push(&mut out, "reg/b/limits", "", None, 10);
+    push(&mut out, "reg/c/limits", "{", None, 11);
+    push(&mut out, "reg/c/limits", r#"{"limit":200}"#, None, 12);
+    push(&mut out, "reg/c/limits", r#"{"limit":"x"}"#, None, 13);
+    push(&mut out, "reg/d/limits", r#"{"limit":2}"#, None, 14);
+    // What the edge knows, after the joins have begun anew.
+    let row = br#"{"device":"e","limit":5}"#;
+    put(&mut out, &spec.topic(), Change::Set, row, Some(3), 15);
+    let run = out.finish(SOURCE, 100);
+    let mut decoder = RegistryDecoder::new(&spec, SOURCE);
+    assert!(decoder.concerns(&run));
+    assert!(
+        !RegistryDecoder::new(&on_topic(false), SOURCE + 1)
+            .concerns(&Messages { index: run.index[..7].to_vec(), ..run.clone() })
+    );
+    let (changes, rejects) = decoder.decode(&run).unwrap();
+    assert_eq!(changes.schema(), spec.changes_schema());
+    let some = |all: [&str; 4]| all.map(|t| Some(t.to_owned()));
+    assert_eq!(texts(&changes, "device"), some(["a", "b", "d", "e"]));
+    assert_eq!(texts(&changes, "change"), some(["receive", "drop", "receive", "set"]));
+    let from = changes["valid_from"].as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(from.iter().collect::<Vec<_>>(), [Some(9), Some(10), Some(14), Some(3)]);
+    let reasons: Vec<_> = rejects.iter().flat_map(|r| texts(r, "reason")).flatten().collect();
+    assert_eq!(reasons, ["parse", "range", "type"]);
+    let offsets: Vec<i64> = rejects
+        .iter()
+        .flat_map(|r| r["journal_offset"].as_primitive::<Int64Type>().values().to_vec())
+        .collect();
+    assert_eq!(offsets, [103, 104, 105]);
+}
+
+#[test]
+fn an_entry_may_say_since_when_it_holds_and_since_when_it_goes() {
+    let spec = on_topic(true);
+    let mut out = MessagesBuilder::default();
+    push(&mut out, "reg/a/limits", r#"{"limit":1,"since":1700000000000000}"#, None, 9);
+    push(&mut out, "reg/a/limits", r#"{"limit":1}"#, None, 9);
+    push(&mut out, "reg/a/limits", "", Some("1700000000000005"), 10);
+    push(&mut out, "reg/a/limits", "", None, 11);
+    push(&mut out, "reg/a/limits", "", Some("soon"), 12);
+    let (changes, rejects) =
+        RegistryDecoder::new(&spec, SOURCE).decode(&out.finish(SOURCE, 0)).unwrap();
+    let from = changes["valid_from"].as_primitive::<TimestampMicrosecondType>();
+    let wanted = [Some(1_700_000_000_000_000), None, Some(1_700_000_000_000_005), Some(11)];
+    assert_eq!(from.iter().collect::<Vec<_>>(), wanted);
+    let change: Vec<String> = texts(&changes, "change").into_iter().flatten().collect();
+    assert_eq!(change, ["set", "set", "remove", "remove"]);
+    let reasons: Vec<_> = rejects.iter().flat_map(|r| texts(r, "reason")).flatten().collect();
+    assert_eq!(reasons, ["time"]);
+}
+
+#[test]
+fn without_the_key_in_the_topic_nothing_can_be_removed() {
+    let mut spec = on_topic(false);
+    spec.columns[0].origin = Origin::Path(vec!["device".into()]);
+    let mut out = MessagesBuilder::default();
+    push(&mut out, "reg/a/limits", r#"{"limit":1,"device":"d"}"#, None, 9);
+    push(&mut out, "reg/a/limits", "", None, 10);
+    let (changes, rejects) =
+        RegistryDecoder::new(&spec, SOURCE).decode(&out.finish(SOURCE, 0)).unwrap();
+    assert_eq!(texts(&changes, "device"), [Some("d".to_owned())]);
+    let reasons: Vec<_> = rejects.iter().flat_map(|r| texts(r, "reason")).flatten().collect();
+    assert_eq!(reasons, ["required"]);
+}
+
+/// Device, and its value, or that there is none any more.
+type Received = (usize, Option<i64>);
+
+const NAMES: [&str; 3] = ["a", "some device", "ü"];
+
+fn received(spec: &RegistrySpec, said: &[Received], at_us: i64) -> RecordBatch {
+    let mut out = MessagesBuilder::default();
+    for (device, value) in said {
+        let topic = format!("reg/{}/limits", NAMES[*device]);
+        let payload = value.map(|v| format!(r#"{{"limit":{v}}}"#)).unwrap_or_default();
+        push(&mut out, &topic, &payload, None, at_us);
+    }
+    let run = out.finish(SOURCE, 0);
+    let (changes, rejects) = RegistryDecoder::new(spec, SOURCE).decode(&run).unwrap();
+    assert!(rejects.iter().all(|r| r.num_rows() == 0), "{rejects:?}");
+    changes
+}
+
+/// Epochs: when they are received (clocks are set back, too), and what.
+fn epochs() -> impl Strategy<Value = Vec<(i64, Vec<Received>)>> {
+    let said = (0..NAMES.len(), prop::option::weighted(0.7, 0..3_i64));
+    let epoch = (-2..5_i64, prop::collection::vec(said, 0..5));
+    prop::collection::vec(epoch, 1..15).prop_map(|epochs| {
+        let mut now_us = 100;
+        let timed = |(step, said)| {
+            now_us += step;
+            (now_us, said)
+        };
+        epochs.into_iter().map(timed).collect()
+    })
+}
+
+/// The definition, as plainly as it can be written.
+fn brute_force(epochs: &[(i64, Vec<Received>)]) -> BTreeMap<String, Versions1> {
+    let mut expected = BTreeMap::new();
+    for (device, name) in NAMES.iter().enumerate() {
+        // What holds from when on; the first since ever.
+        let mut holds: Vec<(Option<i64>, Option<i64>)> = Vec::new();
+        for (at_us, said) in epochs {
+            for (_, value) in said.iter().filter(|s| s.0 == device) {
+                match holds.last().copied() {
+                    None if value.is_none() => {}
+                    None => holds.push((None, *value)),
+                    Some((_, now)) if now == *value => {}
+                    Some((from, _)) => {
+                        let at_us = Some(from.map_or(*at_us, |from| from.max(*at_us)));
+                        // Of one moment, what comes last is right.
+                        holds.retain(|h| h.0 != at_us);
+                        holds.push((at_us, *value));
+                    }
+                }
+            }
+        }
+        let ends = holds.iter().skip(1).map(|h| h.0).chain([None]);
+        let versions =
+            holds.iter().zip(ends).filter_map(|((from, v), to)| Some((*from, to, (*v)?)));
+        let versions: Versions1 = versions.collect();
+        if !versions.is_empty() {
+            expected.insert((*name).to_owned(), versions);
+        }
+    }
+    expected
+}
+
+proptest! {
+    #[test]
+    fn what_is_received_holds_from_then_on(epochs in epochs(), cut in 0..15_usize) {
+        let spec = on_topic(false);
+        let mut operator = Versions::new(spec.clone()).unwrap();
+        let mut rows = Vec::new();
+        let mut last: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        for (number, (at_us, said)) in epochs.iter().enumerate() {
+            if number == cut {
+                let state = operator.save().unwrap();
+                operator = Versions::new(spec.clone()).unwrap();
+                operator.load(&state).unwrap();
+            }
+            let tick = Tick { epoch: number as u64 + 1, time_us: *at_us };
+            let mut emit = Emit::default();
+            operator.epoch(&received(&spec, said, *at_us), tick, &mut emit).unwrap();
+            rows.extend(emit.rows);
+            // A new subscription brings all that the broker keeps once more.
+            last.extend(said.iter().copied());
+            let kept: Vec<Received> =
+                last.iter().map(|(d, v)| (*d, *v)).filter(|(_, v)| v.is_some()).collect();
+            let mut again = Emit::default();
+            operator.epoch(&received(&spec, &kept, *at_us + 1), tick, &mut again).unwrap();
+            prop_assert!(again.rows.iter().all(|r| r.num_rows() == 0));
+        }
+        prop_assert_eq!(shown(&rows), brute_force(&epochs));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn entries_add_up_on_any_number_of_workers(epochs in epochs()) {
+        let spec = on_topic(false);
+        let epochs: Vec<(i64, RecordBatch)> =
+            epochs.iter().map(|(at_us, said)| (*at_us, received(&spec, said, *at_us))).collect();
+        let make = || Box::new(Versions::new(spec.clone()).unwrap()) as Box<dyn KeyedOperator>;
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+    }
+}
