@@ -26,7 +26,8 @@ fn main() -> ExitCode {
 #[cfg(unix)]
 fn keep_memory() {
     use std::os::unix::process::CommandExt;
-    let works_long = std::env::args_os().nth(1).is_some_and(|a| a == "run" || a == "demo");
+    let works_long =
+        std::env::args_os().nth(1).is_some_and(|a| a == "run" || a == "demo" || a == "worker");
     let (variable, value) = KEEP_MEMORY;
     if !works_long || std::env::var_os(variable).is_some() {
         return;
@@ -46,6 +47,7 @@ fn keep_memory() {}
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        cli::cluster::end_if_lost(panic);
         report(panic);
         std::process::abort();
     }));

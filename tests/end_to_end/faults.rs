@@ -9,10 +9,10 @@ use crate::support::{ColdChain, Device, Home, Instance, Reading, Row, eventually
 /// "The second is refused within 10 s", of the acceptance tests.
 const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 const EVERY_MS: i64 = 1_000;
-const DEVICES: [&str; 3] = ["d0", "d1", "d2"];
+pub(super) const DEVICES: [&str; 3] = ["d0", "d1", "d2"];
 
 /// Sums of these depend on their order in the last bits; now and then one is far off.
-fn odd_reading(device: &str, seq: i64) -> Reading {
+pub(super) fn odd_reading(device: &str, seq: i64) -> Reading {
     let mut reading = Reading::regular("north", device, seq, EVERY_MS);
     reading.temperature = 20.0 + (seq * 7 % 13) as f64 / 10.0;
     if seq % 97 == 96 {
@@ -21,7 +21,7 @@ fn odd_reading(device: &str, seq: i64) -> Reading {
     reading
 }
 
-fn publish(instance: &Instance, range: std::ops::Range<i64>) {
+pub(super) fn publish(instance: &Instance, range: std::ops::Range<i64>) {
     for device in DEVICES {
         let mut client = Device::connect(instance.endpoint(), device).unwrap();
         let readings = range.clone().map(|seq| odd_reading(device, seq));
@@ -31,7 +31,7 @@ fn publish(instance: &Instance, range: std::ops::Range<i64>) {
 }
 
 /// Rows in an order of their own, so that lists can be compared.
-fn sorted(home: &Home, query: &str) -> Vec<String> {
+pub(super) fn sorted(home: &Home, query: &str) -> Vec<String> {
     let rows: Vec<Row> = home.rows(query);
     let mut lines: Vec<String> =
         rows.into_iter().map(|r| serde_json::Value::Object(r).to_string()).collect();
@@ -117,10 +117,10 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     assert_eq!(home.count("SELECT count(DISTINCT device || '/' || seq) FROM readings"), all);
 }
 
-const WINDOWS: &str = "SELECT * FROM per_minute_revisions";
-const FINDINGS: &str =
+pub(super) const WINDOWS: &str = "SELECT * FROM per_minute_revisions";
+pub(super) const FINDINGS: &str =
     "SELECT step, keys, time, value, score, expected, deviation FROM system.findings";
-const ALERTS: &str =
+pub(super) const ALERTS: &str =
     "SELECT rule, keys, status, alert_id, since, summary, \"row\" FROM system.alerts";
 
 #[test]

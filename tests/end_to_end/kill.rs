@@ -20,23 +20,35 @@ const READINGS_PER_MINUTE: i64 = 60_000 / EVERY_MS;
 const WARM_EVERY_MINUTES: i64 = 3;
 
 /// How a run is disturbed.
-struct Plan {
-    seed: u64,
+pub(super) struct Plan {
+    pub(super) seed: u64,
     /// Readings of each device.
-    readings: i64,
+    pub(super) readings: i64,
     /// Between two readings of a device.
-    pause: Duration,
-    kills: usize,
+    pub(super) pause: Duration,
+    pub(super) kills: usize,
     /// Longest time between a moment that is counted in acknowledgements and the kill.
-    delay_ms_max: u64,
+    pub(super) delay_ms_max: u64,
     /// Workers of the first start, of the one after the first kill, and so on, round and round.
-    workers: &'static [usize],
-    checkpoint_every: &'static str,
+    pub(super) workers: &'static [usize],
+    pub(super) checkpoint_every: &'static str,
 }
 
 impl Plan {
     fn all(&self) -> i64 {
         DEVICES as i64 * self.readings
+    }
+
+    /// Waits for the moment of a kill.
+    pub(super) fn wait_for_kill(&self, kill: usize, rng: &mut Rng, site: &Site) {
+        let part = self.all() as usize / (self.kills + 1);
+        let moment = kill * part + part / 2 + rng.below(part as u64) as usize;
+        let deadline = Instant::now() + PATIENCE;
+        while site.acknowledged() < moment {
+            assert!(Instant::now() < deadline, "too few acknowledgements: {site:?}");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        std::thread::sleep(Duration::from_millis(rng.below(self.delay_ms_max + 1)));
     }
 
     fn start(&self, home: &Home, kills_before: usize) -> Instance {
@@ -60,25 +72,18 @@ fn is_warm(minute: i64) -> bool {
 }
 
 /// Kills and starts again at seeded moments, counted in acknowledgements.
-fn disturb(home: &Home, plan: &Plan, site: &Site) -> Instance {
+fn disturb(home: &Home, plan: &Plan, site: &Site) -> (Instance, ()) {
     let mut rng = Rng(plan.seed);
-    let part = plan.all() as usize / (plan.kills + 1);
     let mut instance = plan.start(home, 0);
     for kill in 0..plan.kills {
         site.moved(Some(instance.endpoint()));
-        let moment = kill * part + part / 2 + rng.below(part as u64) as usize;
-        let deadline = Instant::now() + PATIENCE;
-        while site.acknowledged() < moment {
-            assert!(Instant::now() < deadline, "too few acknowledgements: {site:?}");
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        std::thread::sleep(Duration::from_millis(rng.below(plan.delay_ms_max + 1)));
+        plan.wait_for_kill(kill, &mut rng, site);
         site.moved(None);
         instance.kill();
         instance = plan.start(home, kill + 1);
     }
     site.moved(Some(instance.endpoint()));
-    instance
+    (instance, ())
 }
 
 /// Windows count exactly the rows that the readings table has for their minutes, and each warm
@@ -121,7 +126,9 @@ fn check_webhooks(home: &Home, receiver: &Receiver) {
     });
 }
 
-fn run(mut plan: Plan) {
+/// Publishes while `disturb` kills and starts, and checks what has come of it. It gives the last
+/// instance, and what that needs to go on.
+pub(super) fn run<T>(mut plan: Plan, disturb: impl FnOnce(&Home, &Plan, &Site) -> (Instance, T)) {
     if let Ok(seed) = std::env::var("TIDEGATE_SEED") {
         plan.seed = seed.parse().expect("TIDEGATE_SEED is a number");
     }
@@ -131,7 +138,7 @@ fn run(mut plan: Plan) {
     let traffic = Traffic { reading, readings_max: plan.readings, pause: plan.pause };
     let publishers: Vec<_> =
         (0..DEVICES).map(|d| publish(format!("d{d}"), traffic, &site)).collect();
-    let instance = disturb(&home, &plan, &site);
+    let (instance, needed) = disturb(&home, &plan, &site);
     let published: Vec<Published> =
         publishers.into_iter().map(|p| p.join().expect("a publisher failed")).collect();
     let again: usize = published.iter().map(|p| p.again).sum();
@@ -156,11 +163,12 @@ fn run(mut plan: Plan) {
     check_windows_and_alerts(&home, &plan);
     check_webhooks(&home, &receiver);
     instance.stop();
+    drop(needed);
 }
 
 #[test]
 fn kill_under_load_loses_nothing_that_was_acknowledged() {
-    run(Plan {
+    let plan = Plan {
         seed: 11,
         readings: 3_000,
         pause: Duration::ZERO,
@@ -168,14 +176,15 @@ fn kill_under_load_loses_nothing_that_was_acknowledged() {
         delay_ms_max: 0,
         workers: &[2],
         checkpoint_every: "10s",
-    });
+    };
+    run(plan, disturb);
 }
 
 /// Tables commit every second and checkpoints are cut all the time, so that kills hit the middle
 /// of them; each start has another number of workers.
 #[test]
 fn kill_in_commits_and_checkpoints_with_other_workers() {
-    run(Plan {
+    let plan = Plan {
         seed: 12,
         readings: 4_800,
         pause: Duration::from_millis(1),
@@ -183,5 +192,6 @@ fn kill_in_commits_and_checkpoints_with_other_workers() {
         delay_ms_max: 400,
         workers: &[2, 1, 4, 3],
         checkpoint_every: "100ms",
-    });
+    };
+    run(plan, disturb);
 }

@@ -4,6 +4,7 @@ mod absence;
 mod apply;
 mod changed_after_kill;
 mod check;
+mod cluster;
 mod delivery;
 mod demo;
 mod doctor;

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::doctor;
+use super::{cluster, doctor};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_pipelines::config::process::JOURNAL_BYTES_MIN;
 use tidegate_pipelines::config::units;
@@ -49,6 +49,8 @@ pub(super) enum Command {
     Demo(DemoArgs),
     /// Runs pipelines until Ctrl-C (or until their files are read)
     Run(RunArgs),
+    /// Gives the workers of this machine to the leader of a cluster
+    Worker(cluster::WorkerArgs),
     /// Changes the pipelines of a running instance, the others go on
     Apply(ApplyArgs),
     /// Checks pipeline files and reports all problems at once
@@ -158,6 +160,8 @@ pub(super) struct RunArgs {
     /// Apply the files whenever they change; a bad one is told, and what runs goes on
     #[arg(long)]
     pub(super) watch: bool,
+    #[command(flatten)]
+    pub(super) cluster: cluster::LeaderArgs,
 }
 
 const APPLY_HELP: &str = "\
@@ -414,6 +418,9 @@ mod tests {
         assert!(parse("tidegate outbox").is_ok() && parse("tidegate outbox list").is_ok());
         assert!(parse("tidegate outbox resend a b --data d").is_ok());
         assert!(parse("tidegate outbox resend --all-dead").is_ok());
+        let cluster = "--cluster a:1,b:2 --cluster-secret-file s";
+        assert!(parse(&format!("tidegate run a.toml {cluster}")).is_ok());
+        assert!(parse(&format!("tidegate worker --process 1 {cluster}")).is_ok());
         assert!(parse("tidegate password").is_ok() && parse("tidegate password gw-1").is_ok());
     }
 
@@ -430,6 +437,11 @@ mod tests {
             "tidegate sql -o xml SELECT",
             "tidegate outbox resend",
             "tidegate outbox resend a --all-dead",
+            "tidegate run a.toml --cluster a:1,b:2",
+            "tidegate run a.toml --cluster-secret-file s",
+            "tidegate run a.toml --cluster a:1,b --cluster-secret-file s",
+            "tidegate worker --cluster a:1,b:2 --cluster-secret-file s",
+            "tidegate worker --cluster a:1,b:2 --process 1",
             "tidegate password a b",
             "tidegate dmeo",
         ] {

@@ -1,11 +1,13 @@
 //! The command line. Each command has a file with its body; this one only knows their names.
 //!
 //! Exit codes: 0 done, 1 the thing asked for failed, 2 the command line was wrong, 3 another
-//! process of the same instance has taken over its tables.
+//! process of the same instance has taken over its tables, 4 another process of its cluster is
+//! gone.
 
 mod apply;
 mod args;
 mod check;
+pub(crate) mod cluster;
 mod control;
 mod demo;
 mod doctor;
@@ -61,6 +63,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Demo(args)) => runtime.block_on(demo::demo(args, &screen)),
         Some(Command::Run(args)) => runtime.block_on(run::run(args, &screen)),
         Some(Command::Doctor(args)) => runtime.block_on(doctor::doctor(args)),
+        Some(Command::Worker(args)) => cluster::worker(&args),
         Some(Command::Sql(args)) => runtime.block_on(sql::sql(args)),
     };
     // A blocked read of standard input or a slow store must not hold the process.

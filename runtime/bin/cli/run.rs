@@ -8,15 +8,25 @@ use tidegate_runtime::summary::Summary;
 use super::args::RunArgs;
 use super::settings::Settings;
 use super::stop::Stop;
-use super::{Outcome, files, finish, start};
+use super::{Outcome, cluster, files, finish, start};
 
 pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let plan = files::load(&args.paths.paths)?;
     let mut stop = Stop::new(args.engine.time)?;
     let names: Vec<String> = plan.pipelines.iter().map(|p| p.name.clone()).collect();
-    let Settings { options, metrics, watch } = Settings::of(&args)?;
+    let Settings { mut options, metrics, watch } = Settings::of(&args)?;
+    options.cluster = args.cluster.options()?;
     let (data, tables) = (options.data.clone(), options.tables.clone());
-    let mut started = start::start(plan, options, metrics.as_deref(), screen).await?;
+    let cluster = options.cluster.clone();
+    let starting = start::start(plan, options, metrics.as_deref(), screen);
+    let started = match &cluster {
+        None => Some(starting.await?),
+        Some(cluster) => cluster::unless_stopped(starting, &mut stop, &cluster.give_up).await?,
+    };
+    let Some(mut started) = started else {
+        eprintln!("stopped while it waited for the cluster");
+        return Ok(());
+    };
     let engine = &mut started.engine;
     stop.restart(args.engine.time);
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));

@@ -22,6 +22,8 @@ pub(super) struct Stop {
     deadline: Option<Instant>,
     interrupt: Signal,
     terminate: Signal,
+    /// There was a signal.
+    signalled: bool,
 }
 
 impl Stop {
@@ -31,6 +33,7 @@ impl Stop {
             deadline: time.map(|t| Instant::now() + t),
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            signalled: false,
         })
     }
 
@@ -39,8 +42,20 @@ impl Stop {
         self.deadline = time.map(|t| Instant::now() + t);
     }
 
+    /// Waits for a signal, which is also the reason for whoever waits later.
+    pub(super) async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        self.signalled = true;
+    }
+
     /// Waits for the first reason.
     pub(super) async fn wait(&mut self) -> Reason {
+        if self.signalled {
+            return Reason::Signal;
+        }
         let deadline = self.deadline;
         let over = async {
             match deadline {

@@ -42,6 +42,10 @@ use crate::webhook::WebhookSender;
 /// How long a change may wait for the tick at which it is to be made.
 const PATIENCE: Duration = Duration::from_secs(150);
 
+/// What is said of a change where there are other processes, which know of one plan only.
+const IN_A_CLUSTER: &str = "in a cluster, pipelines change at a start only: stop the leader \
+    (Ctrl-C) and start it with the new files";
+
 /// What is said where nothing can be made any more.
 const ENDED: &str = "the engine ends; the next start says which plan runs";
 
@@ -231,11 +235,13 @@ pub struct Applier {
     engine_targets: EngineTargets,
     registries: Arc<Registries>,
     runtime: tokio::runtime::Handle,
+    /// Whether no other process has to follow.
+    alone: bool,
 }
 
 impl Applier {
     pub(super) fn new(
-        data: &Path,
+        (data, alone): (&Path, bool),
         plan: Plan,
         changes: Arc<Changes>,
         journal: Arc<Journal>,
@@ -246,7 +252,7 @@ impl Applier {
         let running = Mutex::new(Running { plan, tables });
         let runtime = tokio::runtime::Handle::current();
         let data = data.to_owned();
-        Self { data, running, changes, journal, registries, sender, engine_targets, runtime }
+        Self { data, running, changes, journal, registries, sender, engine_targets, runtime, alone }
     }
 
     /// What a change to this plan would be.
@@ -255,7 +261,15 @@ impl Applier {
     /// All reasons why it cannot be made.
     pub fn look(&self, plan: Plan) -> Result<Change, Vec<String>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        looked(&running, plan).map(|(_, change)| change)
+        self.looked(&running, plan).map(|(_, change)| change)
+    }
+
+    fn looked(&self, running: &Running, plan: Plan) -> Result<(Plan, Change), Vec<String>> {
+        let (plan, change) = looked(running, plan)?;
+        match self.alone || change.is_nothing() {
+            true => Ok((plan, change)),
+            false => Err(vec![IN_A_CLUSTER.to_owned()]),
+        }
     }
 
     /// Makes the change. Blocks until it is made; call it from a thread of its own.
@@ -265,7 +279,7 @@ impl Applier {
     pub fn apply(&self, plan: Plan) -> Result<Applied, Vec<String>> {
         let started = Instant::now();
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (plan, change) = looked(&running, plan)?;
+        let (plan, change) = self.looked(&running, plan)?;
         let mut applied = Applied { change, epoch: None, since_us: None, seconds: 0.0 };
         // Before anything can be for them; also where no pipeline changes. If the change fails they
         // are there for the next attempt, with nothing to do.

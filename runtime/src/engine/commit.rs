@@ -66,6 +66,8 @@ pub(crate) struct Committer {
     pub(super) opening: Option<Opening>,
     /// A change that waits for its checkpoint.
     pub(super) order: Option<Order>,
+    /// Of a cluster: the newest epoch whose state has come from all processes.
+    pub(super) saved_elsewhere: Option<Epoch>,
 }
 
 impl Committer {
@@ -123,6 +125,7 @@ impl Committer {
             saved: (0, 0),
             opening: None,
             order: None,
+            saved_elsewhere: None,
         })
     }
 
@@ -198,6 +201,10 @@ impl Committer {
                 }
             }
             Event::Done(tick) => self.done(tick)?,
+            Event::Saved(epoch) => {
+                self.saved_elsewhere = Some(epoch);
+                self.checkpoint()?;
+            }
             Event::Flushed => self.flushed = true,
             Event::Switch(order) => self.order = Some(*order),
             Event::Failed(why) => anyhow::bail!("{why}"),
@@ -239,14 +246,19 @@ impl Committer {
             self.waiting = None;
             self.write_checkpoint(epoch)?;
         }
-        let complete = self.checkpoints.as_ref().and_then(|c| c.complete_through(self.done));
-        if let Some(epoch) = complete {
+        if let Some(epoch) = self.complete() {
             for table in &mut self.tables {
                 table.commit(self.done, true)?;
             }
             self.waiting = Some((epoch, self.done));
         }
         Ok(())
+    }
+
+    /// The newest checkpoint that has all of its parts, if one waits.
+    fn complete(&self) -> Option<Epoch> {
+        let through = self.saved_elsewhere.map_or(self.done, |saved| saved.min(self.done));
+        self.checkpoints.as_ref()?.complete_through(through)
     }
 
     fn write_checkpoint(&mut self, epoch: Epoch) -> anyhow::Result<()> {
@@ -332,8 +344,7 @@ impl Committer {
             table.finish()?;
         }
         // Every table has everything: the newest checkpoint holds, whether it waited or not.
-        let complete = self.checkpoints.as_ref().and_then(|c| c.complete_through(self.done));
-        if let Some(epoch) = complete.or(self.waiting.map(|w| w.0))
+        if let Some(epoch) = self.complete().or(self.waiting.map(|w| w.0))
             && self.done >= self.hold
         {
             self.write_checkpoint(epoch)?;

@@ -114,9 +114,64 @@ pub(crate) struct WorkerPort {
     pub(crate) thread: Thread,
 }
 
+/// A command for workers of another process: for one of them, or for all.
+pub(crate) struct Dealt(pub(crate) Option<usize>, pub(crate) Command);
+
+/// The way to the workers of another process.
+pub(crate) struct RemotePort {
+    /// How many there are.
+    pub(crate) workers: usize,
+    pub(crate) commands: Sender<Dealt>,
+}
+
+/// The ways to all workers. A worker that is gone has reported why, and the engine is about to end:
+/// what is sent to it is lost.
+#[derive(Default)]
+pub(crate) struct Ports {
+    pub(crate) local: Vec<WorkerPort>,
+    pub(crate) remote: Vec<RemotePort>,
+}
+
+impl From<Vec<WorkerPort>> for Ports {
+    fn from(local: Vec<WorkerPort>) -> Self {
+        Self { local, remote: Vec::new() }
+    }
+}
+
+impl Ports {
+    /// To one of all workers, counted round and round.
+    fn send(&self, worker: usize, command: Command) {
+        let all = self.local.len() + self.remote.iter().map(|r| r.workers).sum::<usize>();
+        let worker = worker % all.max(1);
+        let Some(mut place) = worker.checked_sub(self.local.len()) else {
+            let port = &self.local[worker];
+            let _ = port.commands.send(command);
+            port.thread.unpark();
+            return;
+        };
+        for port in &self.remote {
+            if place < port.workers {
+                let _ = port.commands.send(Dealt(Some(place), command));
+                return;
+            }
+            place -= port.workers;
+        }
+    }
+
+    fn to_all(&self, command: &Command) {
+        for port in &self.local {
+            let _ = port.commands.send(command.clone());
+            port.thread.unpark();
+        }
+        for port in &self.remote {
+            let _ = port.commands.send(Dealt(None, command.clone()));
+        }
+    }
+}
+
 /// Deals out to the workers.
 pub(crate) struct FeedQueue {
-    ports: Vec<WorkerPort>,
+    ports: Ports,
     in_flight: Arc<InFlight>,
     stats: Arc<Stats>,
     next_port: usize,
@@ -137,14 +192,14 @@ pub(crate) struct FeedQueue {
 
 impl FeedQueue {
     pub(crate) fn new(
-        ports: Vec<WorkerPort>,
+        ports: impl Into<Ports>,
         in_flight: Arc<InFlight>,
         stats: Arc<Stats>,
         cuts: Option<Arc<Cuts>>,
         last_ticks: Arc<std::sync::atomic::AtomicBool>,
     ) -> Self {
         Self {
-            ports,
+            ports: ports.into(),
             in_flight,
             stats,
             next_port: 0,
@@ -250,18 +305,12 @@ impl FeedQueue {
             Ok([one]) => one,
             Err(runs) => Arc::new(Messages::join(&runs)),
         };
-        let port = &self.ports[self.next_port % self.ports.len()];
+        self.ports.send(self.next_port, Command::Messages(run));
         self.next_port += 1;
-        // A worker that is gone has reported why; the engine is about to end.
-        let _ = port.commands.send(Command::Messages(run));
-        port.thread.unpark();
     }
 
     fn to_all(&self, command: &Command) {
-        for port in &self.ports {
-            let _ = port.commands.send(command.clone());
-            port.thread.unpark();
-        }
+        self.ports.to_all(command);
     }
 }
 
@@ -276,5 +325,42 @@ impl crate::journal::FeedSink for FeedQueue {
             crate::journal::Feed::Messages(messages) => self.messages(messages),
             crate::journal::Feed::Tick(tick) => self.tick(tick),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn every_worker_gets_its_turn_wherever_it_is() {
+        let thread = std::thread::current;
+        let (local, at_local) = channel();
+        let (first, at_first) = channel();
+        let (second, at_second) = channel();
+        let ports = Ports {
+            local: vec![WorkerPort { commands: local, thread: thread() }],
+            remote: vec![
+                RemotePort { workers: 2, commands: first },
+                RemotePort { workers: 1, commands: second },
+            ],
+        };
+        for worker in 0..8 {
+            ports.send(worker, Command::Flush(worker as Epoch));
+        }
+        ports.to_all(&Command::Flush(9));
+        drop(ports);
+        let text = |dealt: Dealt| match dealt {
+            Dealt(worker, Command::Flush(n)) => format!("{worker:?} {n}"),
+            Dealt(_, other) => panic!("{other:?}"),
+        };
+        let told: Vec<String> = at_local.iter().map(|c| text(Dealt(None, c))).collect();
+        assert_eq!(told, ["None 0", "None 4", "None 9"]);
+        let told: Vec<String> = at_first.iter().map(text).collect();
+        assert_eq!(told, ["Some(0) 1", "Some(1) 2", "Some(0) 5", "Some(1) 6", "None 9"]);
+        let told: Vec<String> = at_second.iter().map(text).collect();
+        assert_eq!(told, ["Some(0) 3", "Some(0) 7", "None 9"]);
     }
 }

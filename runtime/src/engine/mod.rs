@@ -10,6 +10,7 @@ mod alarms;
 mod apply;
 mod blocked;
 pub(crate) mod checkpoints;
+pub mod cluster;
 mod commit;
 mod conditions;
 mod content;
@@ -125,10 +126,12 @@ impl Engine {
     ///
     /// # Errors
     /// Anything that keeps it from running: folders, ports, tables of another shape, damage.
-    pub async fn start(mut plan: Plan, options: EngineOptions) -> anyhow::Result<Self> {
+    pub async fn start(mut plan: Plan, mut options: EngineOptions) -> anyhow::Result<Self> {
         anyhow::ensure!(options.workers > 0, "at least one worker is needed");
         if options.finishing.is_some() {
             plan.registries.clear();
+            // The rows are the same on one process, and followers know of one plan only.
+            options.cluster = None;
         }
         fault::reach_tables();
         create_dir(&options.data)?;
@@ -140,6 +143,10 @@ impl Engine {
         let store = Store::open(&tables_url)?;
         let (data, elsewhere) = (options.data.clone(), options.tables.is_some());
         let files = sources::files(&plan)?;
+        anyhow::ensure!(
+            files.is_empty() || options.cluster.is_none(),
+            "a run over files is of one process: only live sources can have a cluster"
+        );
         let engine = if files.is_empty() {
             let claimed = OnceLock::new();
             match Self::start_live(plan, options, store.clone(), instance, &claimed).await {
@@ -244,7 +251,8 @@ impl Engine {
         let Restored { epoch, state, .. } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
-        let (ports, _) = workers::start(worker_plan, Arc::clone(&stats), events.clone())?;
+        let workers = cluster::start_workers(&plan, &options, worker_plan, &stats, &events);
+        let ports = workers.await?;
         let finished = spawn_committer(committer, received)?;
         let (counted, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
         let queue = FeedQueue::new(ports, in_flight, counted, due, Arc::default());
@@ -261,7 +269,8 @@ impl Engine {
         let late = Recomputing::start(late)?;
         let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
         let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
-        let live = Some(begun.go_live(plan, doors, &options.data, of_stats)?);
+        let place = (&*options.data, options.cluster.is_none());
+        let live = Some(begun.go_live(plan, doors, place, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
@@ -382,7 +391,7 @@ impl Begun {
         self,
         plan: Plan,
         (bound, registries): (Vec<sources::Bound>, Arc<Registries>),
-        data: &std::path::Path,
+        (data, alone): (&std::path::Path, bool),
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
         let Self { journal, told, clock, changes, late, last_ticks, end, .. } = self;
@@ -404,7 +413,7 @@ impl Begun {
         let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
         let told = (Arc::clone(&sender), engine_targets);
         let doors = (Arc::clone(&journal), Arc::clone(&registries));
-        let applier = Applier::new(data, plan, changes, doors.0, doors.1, told);
+        let applier = Applier::new((data, alone), plan, changes, doors.0, doors.1, told);
         let applier = Arc::new(applier);
         Ok(Live {
             applier,

@@ -50,6 +50,7 @@ pub(super) async fn open_committer(
         fence: context.fence.clone(),
         stats: Arc::clone(&context.stats),
     };
+    committer.saved_elsewhere = options.cluster.as_ref().map(|_| 0);
     committer.opening = Some(Opening { store, instance, context, specs });
     Ok((committer, late))
 }

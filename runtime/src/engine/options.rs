@@ -10,6 +10,7 @@ use tidegate_operators::Epoch;
 use tidegate_pipelines::NotifySpec;
 
 use super::checkpoints::Restored;
+use super::cluster::ClusterOptions;
 use super::replaying::{Replayed, Replaying};
 use super::tables::SPILL_BYTES_MAX;
 use super::takeover::TakenOver;
@@ -57,6 +58,8 @@ pub struct EngineOptions {
     /// Nothing is taken in: what the journal has is worked through, and these are the webhooks of
     /// the pipelines that come after. See [`super::earlier`].
     pub finishing: Option<Vec<NotifySpec>>,
+    /// The processes whose workers share the work; this one is the leader. `None`: it is alone.
+    pub cluster: Option<ClusterOptions>,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
     pub journal_storage: Arc<dyn Storage>,
 }
@@ -81,6 +84,7 @@ impl EngineOptions {
             }),
             replaying: Arc::default(),
             finishing: None,
+            cluster: None,
             journal_storage: Arc::new(Disk),
         }
     }

@@ -17,9 +17,10 @@ use tidegate_operators::{Epoch, Snapshot, Tick};
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 use timely::WorkerConfig;
-use timely::communication::Config as CommunicationConfig;
+use timely::execute::execute_from;
 use timely::worker::Worker;
 
+use super::cluster::{Merge, Place};
 use super::feed::{Command, WorkerPort};
 use super::flows::{FlowPlan, Flows};
 use super::switching::Order;
@@ -40,6 +41,8 @@ pub(crate) enum Event {
     Checkpoint(Epoch),
     /// Every epoch up to this one is complete on all workers; with its tick.
     Done(Tick),
+    /// All state as of the end of this epoch has come, also from other processes.
+    Saved(Epoch),
     /// The input has ended for good: what comes after this and before [`Event::Ended`] is complete,
     /// although no tick seals it.
     Flushed,
@@ -73,11 +76,16 @@ impl WorkerPlan {
         first_epoch: Epoch,
         state: Vec<(String, RecordBatch)>,
     ) -> Self {
+        Self { state, ..Self::of(plan.pipelines.clone(), workers, first_epoch) }
+    }
+
+    /// These pipelines, from an epoch on, without state.
+    pub(crate) fn of(pipelines: Vec<PipelineSpec>, workers: usize, first_epoch: Epoch) -> Self {
         Self {
-            pipelines: plan.pipelines.clone(),
+            pipelines,
             workers,
             first_epoch,
-            state,
+            state: Vec::new(),
             tap_edges: false,
             #[cfg(test)]
             turns: None,
@@ -85,13 +93,64 @@ impl WorkerPlan {
     }
 }
 
-/// Starts the workers. Returns their command ports once all graphs are built.
+/// Takes the reports of the workers of a process.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    events: SyncSender<Event>,
+    /// Of the leader of a cluster: what is done when all processes have done it.
+    merge: Option<Arc<Merge>>,
+}
+
+impl Reporter {
+    /// Of a process that answers for itself.
+    pub(crate) fn alone(events: SyncSender<Event>) -> Self {
+        Self { events, merge: None }
+    }
+
+    /// Of the leader of a cluster.
+    pub(crate) fn merged(events: SyncSender<Event>, merge: Arc<Merge>) -> Self {
+        Self { events, merge: Some(merge) }
+    }
+
+    fn send(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    fn done(&self, tick: Tick) {
+        match &self.merge {
+            Some(merge) => merge.done(0, tick),
+            None => self.send(Event::Done(tick)),
+        }
+    }
+
+    fn ended(&self) {
+        match &self.merge {
+            Some(merge) => merge.ended(),
+            None => self.send(Event::Ended),
+        }
+    }
+}
+
+/// Starts the workers of a process that is alone. Returns their command ports once all graphs are
+/// built.
 pub(crate) fn start(
     plan: WorkerPlan,
     stats: Arc<Stats>,
     events: SyncSender<Event>,
 ) -> anyhow::Result<(Vec<WorkerPort>, JoinHandle<()>)> {
+    start_in(plan, Place::default(), stats, Reporter::alone(events))
+}
+
+/// The same for one of several processes.
+pub(crate) fn start_in(
+    plan: WorkerPlan,
+    place: Place,
+    stats: Arc<Stats>,
+    reporter: Reporter,
+) -> anyhow::Result<(Vec<WorkerPort>, JoinHandle<()>)> {
     let workers = plan.workers;
+    // Of all workers, those of this process begin with this one.
+    let (first, peers) = (place.process * workers, place.processes() * workers);
     let mut plan = plan;
     // Each worker gives its share back when it is built: the rows may be as large as all state.
     let state = Arc::new(std::mem::take(&mut plan.state));
@@ -100,33 +159,32 @@ pub(crate) fn start(
     let (ready, is_ready) = channel::<(usize, Result<WorkerPort, String>)>();
     let ready = Mutex::new(ready);
     let thread = {
-        let events = events.clone();
+        let reporter = reporter.clone();
         std::thread::Builder::new().name("timely".into()).spawn(move || {
             // An idle worker sleeps: an edge box has better uses for its cores than spinning.
-            let config = timely::Config {
-                communication: CommunicationConfig::Process(workers),
-                worker: WorkerConfig::default().idle_spin(Duration::ZERO),
-            };
-            let body_events = events.clone();
-            let result = timely::execute(config, move |worker| {
+            let config = WorkerConfig::default().idle_spin(Duration::ZERO);
+            let body_reporter = reporter.clone();
+            let body = move |worker: &mut Worker| {
                 let ready = ready.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let index = worker.index();
+                let index = worker.index() - first;
                 let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
                 let state = states[index].take().unwrap_or_default();
                 drop(states);
-                let body = || run(worker, (&plan, state), &stats, &body_events, &ready);
+                let places = (index, peers);
+                let body = || run(worker, (&plan, state), places, &stats, &body_reporter, &ready);
                 // A worker that is gone in silence would leave the others waiting for ever.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
                     let why = format!("worker {index} panicked: {}", text_of(panic.as_ref()));
                     let _ = ready.send((index, Err(why.clone())));
-                    let _ = body_events.send(Event::Failed(why));
+                    body_reporter.send(Event::Failed(why));
                 }
-            });
-            match result {
+            };
+            let made = place.allocators(workers);
+            match made.and_then(|(made, others)| execute_from(made, others, config, body)) {
                 Ok(guards) => drop(guards.join()),
-                Err(error) => drop(events.send(Event::Failed(error))),
+                Err(error) => reporter.send(Event::Failed(error)),
             }
-            let _ = events.send(Event::Ended);
+            reporter.ended();
         })?
     };
     let mut ports: Vec<Option<WorkerPort>> = (0..workers).map(|_| None).collect();
@@ -145,13 +203,14 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 fn run(
     worker: &mut Worker,
     (plan, state): (&WorkerPlan, Arc<Vec<(String, RecordBatch)>>),
+    (index, peers): (usize, usize),
     stats: &Arc<Stats>,
-    events: &SyncSender<Event>,
+    reporter: &Reporter,
     ready: &Sender<(usize, Result<WorkerPort, String>)>,
 ) {
-    let index = worker.index();
+    let of_all = worker.index();
     let context = |ticks: Ticks, state: &[(String, RecordBatch)]| {
-        context((index, plan.workers, plan.tap_edges), state, stats, events, ticks)
+        context((of_all, peers, plan.tap_edges), state, stats, &reporter.events, ticks)
     };
     let first = FlowPlan {
         pipelines: plan.pipelines.clone(),
@@ -170,7 +229,7 @@ fn run(
     let _ = ready.send((index, Ok(WorkerPort { commands, thread })));
     let done = plan.first_epoch.saturating_sub(1);
     let mut feeder = Feeder { flows, ticks: Ticks::default(), queue, done };
-    let report = (index == 0).then_some(events);
+    let report = (index == 0).then_some(reporter);
     #[cfg(test)]
     if let Some(turns) = &plan.turns {
         return stepped(worker, &mut feeder, report, turns);
@@ -181,7 +240,7 @@ fn run(
             && let Err(error) =
                 feeder.flows.install(worker, &change, |ticks| context(ticks, &change.state))
         {
-            let _ = events.send(Event::Failed(error.to_string()));
+            reporter.send(Event::Failed(error.to_string()));
         }
         let alive = worker.step_or_park(Some(if busy { Duration::ZERO } else { PARK_MAX }));
         feeder.report(report);
@@ -200,12 +259,7 @@ pub(super) struct Turns {
 
 /// The loop of a worker of the simulation: a turn when it is told to.
 #[cfg(test)]
-fn stepped(
-    worker: &mut Worker,
-    feeder: &mut Feeder,
-    report: Option<&SyncSender<Event>>,
-    turns: &Turns,
-) {
+fn stepped(worker: &mut Worker, feeder: &mut Feeder, report: Option<&Reporter>, turns: &Turns) {
     let turns = turns.workers[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
     while turns.0.recv().is_ok() {
         feeder.take_commands(report);
@@ -229,10 +283,7 @@ struct Feeder {
 
 impl Feeder {
     /// Takes commands up to the next tick or change; true if there were any, and the change.
-    fn take_commands(
-        &mut self,
-        events: Option<&SyncSender<Event>>,
-    ) -> (bool, Option<Arc<FlowPlan>>) {
+    fn take_commands(&mut self, report: Option<&Reporter>) -> (bool, Option<Arc<FlowPlan>>) {
         let mut busy = false;
         loop {
             let command = match self.queue.try_recv() {
@@ -252,8 +303,8 @@ impl Feeder {
                 }
                 Command::Checkpoint { epoch, whole } => {
                     self.flows.checkpoint_at(epoch, whole);
-                    if let Some(events) = events {
-                        let _ = events.send(Event::Checkpoint(epoch));
+                    if let Some(report) = report {
+                        report.send(Event::Checkpoint(epoch));
                     }
                 }
                 Command::Flush(epoch) => self.flows.flush_at(epoch),
@@ -264,8 +315,8 @@ impl Feeder {
                 }
                 Command::Change(change) => return (true, Some(change)),
                 Command::End { flush } => {
-                    if flush && let Some(events) = events {
-                        let _ = events.send(Event::Flushed);
+                    if flush && let Some(report) = report {
+                        report.send(Event::Flushed);
                     }
                     self.flows.end(flush);
                     return (true, None);
@@ -275,7 +326,7 @@ impl Feeder {
     }
 
     /// Notices how far the dataflows are and tells it.
-    fn report(&mut self, events: Option<&SyncSender<Event>>) {
+    fn report(&mut self, report: Option<&Reporter>) {
         let frontier = self.flows.frontier();
         let mut last = None;
         while let Some(tick) = self.ticks.next(self.done + 1, frontier) {
@@ -285,8 +336,8 @@ impl Feeder {
         if let Some(tick) = last {
             self.ticks.forget_before(tick.epoch);
             self.flows.forget_before(tick.epoch);
-            if let Some(events) = events {
-                let _ = events.send(Event::Done(tick));
+            if let Some(report) = report {
+                report.done(tick);
             }
         }
     }

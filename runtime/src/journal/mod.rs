@@ -42,6 +42,7 @@ pub(crate) use self::error::LOCK;
 use self::files::Keep;
 use self::inbox::{Shared, SourceIntake};
 use self::recognize::Recognizer;
+pub(crate) use self::record::{get_messages, put_messages};
 use self::recover::Recovered;
 pub use self::replay::{Extent, Replay};
 use self::storage::DirLock;

@@ -1,0 +1,302 @@
+//! A process that works for a leader: it has workers, and keeps nothing.
+//!
+//! It calls the leader until that answers, is told the plan and the state to begin with, and works
+//! until the leader ends or anybody of the cluster is gone. Then there is nothing to keep: the
+//! process starts anew and calls again.
+
+use std::io;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate_operators::{Epoch, Snapshot, Tick};
+use tidegate_pipelines::Plan;
+use tidegate_pipelines::graph::Target;
+
+use super::counts::Counts;
+use super::greet::{Absent, Door, Hello, call};
+use super::leader::lost;
+use super::mesh::{self, Place};
+use super::told::Told;
+use super::wire::{self, Head, Welcome};
+use super::{ClusterOptions, PING_EVERY, SILENCE_MAX, build};
+use crate::checkpoint::part;
+use crate::engine::feed::{Command, WorkerPort};
+use crate::engine::workers::{self, Event, Reporter, WorkerPlan};
+use crate::engine::{EVENTS_MAX, content};
+use crate::stats::Stats;
+
+/// Pauses between two calls: the first, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LAST: Duration = Duration::from_secs(2);
+
+/// Makes a plan of files that the leader has; none if it cannot.
+type Load = fn(&[(PathBuf, String)]) -> Option<Plan>;
+
+/// How the work for a leader came to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The leader has ended, and everything with it.
+    Ended,
+    /// It cannot go on, and why.
+    Broken(String),
+}
+
+/// A follower.
+pub struct Follower {
+    /// The cluster.
+    pub cluster: ClusterOptions,
+    /// Number of this process; its address is the one of this number.
+    pub process: usize,
+    /// Makes the plan.
+    pub load: Load,
+}
+
+impl Follower {
+    /// Waits for a leader and works for it. Blocks. Threads of timely may be left when it returns:
+    /// the process should start anew.
+    ///
+    /// # Errors
+    /// Nobody can call here: the address is in use, or not of this machine; or it is not wanted any
+    /// more.
+    pub fn work(&self) -> anyhow::Result<Over> {
+        let door = Door::open(&self.cluster.addresses[self.process], &self.cluster.secret)?;
+        let (control, plan, place) = self.join(&door)?;
+        (self.cluster.tell)(&format!(
+            "working as process {} of {}, with {} workers",
+            self.process,
+            self.cluster.processes(),
+            plan.workers
+        ));
+        Ok(run(plan, place, control)
+            .unwrap_or_else(|error| Over::Broken(format!("the leader is gone ({})", lost(&error)))))
+    }
+
+    /// Calls until a leader says what is to be run, and that can be.
+    fn join(&self, door: &Door) -> anyhow::Result<Joined> {
+        let leader = &self.cluster.addresses[0];
+        (self.cluster.tell)(&format!("waiting for the leader at {leader}"));
+        let hello = Hello::Follow {
+            process: self.process,
+            addresses: self.cluster.addresses.clone(),
+            build: build(),
+        };
+        let mut pause = PAUSE_FIRST;
+        let mut told = Told::default();
+        loop {
+            let why = match self.try_join(&hello, door) {
+                Ok(joined) => return Ok(joined),
+                Err(error) => error,
+            };
+            // A leader that is not there yet is what one waits for.
+            let absent = why.downcast_ref::<Absent>().is_some();
+            let why = format!("the leader at {leader} cannot be joined: {why:#}");
+            if !absent && told.is_news(&why) {
+                (self.cluster.tell)(&why);
+            }
+            anyhow::ensure!(!self.cluster.given_up(), "stopped while it waited for the leader");
+            std::thread::sleep(pause);
+            pause = (pause * 3 / 2).min(PAUSE_LAST);
+        }
+    }
+
+    fn try_join(&self, hello: &Hello, door: &Door) -> anyhow::Result<Joined> {
+        // Nobody of a gathering to come can have called already.
+        while door.next(Duration::ZERO)?.is_some() {}
+        let mut control = call(&self.cluster.addresses[0], &self.cluster.secret, hello)?;
+        // The leader says every second that it is there, also while it waits for others.
+        control.set_read_timeout(Some(SILENCE_MAX))?;
+        let welcome = loop {
+            match wire::read(&mut control)?.0 {
+                Head::Ping => {}
+                Head::Welcome(welcome) => break welcome,
+                Head::Refused { why } => anyhow::bail!("{why}"),
+                other => anyhow::bail!("it says {other:?}"),
+            }
+        };
+        match self.begin(&mut control, door, &welcome) {
+            Ok((plan, place)) => {
+                wire::write(&mut control, &Head::Joined, &[])?;
+                Ok((control, plan, place))
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                let _ = wire::write(&mut control, &Head::Refused { why }, &[]);
+                Err(error)
+            }
+        }
+    }
+
+    /// Understands what is to be run, and connects to the other processes.
+    fn begin(
+        &self,
+        control: &mut TcpStream,
+        door: &Door,
+        welcome: &Welcome,
+    ) -> anyhow::Result<(WorkerPlan, Place)> {
+        let files: Vec<(PathBuf, String)> =
+            welcome.files.iter().map(|(path, text)| (path.into(), text.clone())).collect();
+        let mut state = Vec::with_capacity(welcome.states);
+        while state.len() < welcome.states {
+            if let (Head::Restore { operator }, body) = wire::read(control)? {
+                state.push((operator, wire::rows_of_bytes(&body)?));
+            }
+        }
+        let plan = (self.load)(&files).context("the pipelines of the leader have problems here")?;
+        let ours: Vec<_> = content::fingerprints(&plan.pipelines).into_iter().collect();
+        if ours != welcome.fingerprints {
+            let other = ours.iter().filter(|p| !welcome.fingerprints.contains(p));
+            let names: Vec<&str> = other.map(|(name, _)| name.as_str()).collect();
+            anyhow::bail!(
+                "the files of the leader make other pipelines here ({}): do the references in \
+                 them (${{env:NAME}}, ${{file:PATH}}) stand for the same on both machines?",
+                names.join(", ")
+            );
+        }
+        let known = (door, &self.cluster.secret);
+        let place = mesh::connect(self.process, &self.cluster.addresses, known, &welcome.run)?;
+        let plan = WorkerPlan {
+            state,
+            ..WorkerPlan::of(plan.pipelines, welcome.workers, welcome.first_epoch)
+        };
+        Ok((plan, place))
+    }
+}
+
+/// The connection to the leader, what is to be run, and where this process stands.
+type Joined = (TcpStream, WorkerPlan, Place);
+
+/// The control connection, for those who say something on it.
+type Out = Arc<Mutex<TcpStream>>;
+
+fn say(out: &Out, head: &Head, body: &[u8]) -> io::Result<()> {
+    wire::write(&mut *out.lock().unwrap_or_else(PoisonError::into_inner), head, body)
+}
+
+/// Runs the workers and does what the leader says, to the end.
+fn run(plan: WorkerPlan, place: Place, mut control: TcpStream) -> io::Result<Over> {
+    let out: Out = Arc::new(Mutex::new(control.try_clone()?));
+    let stats = Arc::new(Stats::default());
+    let (events, received) = sync_channel(EVENTS_MAX);
+    let reporter = Reporter::alone(events);
+    let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let (telling, pinging) = (Arc::clone(&out), Arc::clone(&out));
+    // First of all: with much state, the workers take longer than silence may last.
+    spawn("ping").spawn(move || {
+        while say(&pinging, &Head::Ping, &[]).is_ok() {
+            std::thread::sleep(PING_EVERY);
+        }
+    })?;
+    let started = workers::start_in(plan, place, Arc::clone(&stats), reporter);
+    let (ports, timely) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let why = format!("{error:#}");
+            say(&out, &Head::Failed { why: why.clone() }, &[])?;
+            return Ok(Over::Broken(why));
+        }
+    };
+    let told = spawn("events").spawn(move || tell(&received, &telling, &stats))?;
+    obey(&mut control, &ports)?;
+    drop(ports);
+    // The end of the workers is the end of what they report; the last word is told by `tell`.
+    drop(timely.join());
+    match told.join() {
+        Ok(told) => told.map(|()| Over::Ended),
+        Err(_) => Ok(Over::Broken("reports could not be sent".to_owned())),
+    }
+}
+
+/// Hands commands to the workers until the last one.
+fn obey(control: &mut TcpStream, ports: &[WorkerPort]) -> io::Result<()> {
+    let to = |port: &WorkerPort, command: Command| {
+        // A worker that is gone has reported why; the leader will end.
+        let _ = port.commands.send(command);
+        port.thread.unpark();
+    };
+    loop {
+        let (head, body) = wire::read(control)?;
+        let command = match head {
+            Head::Messages { worker } => {
+                let run = Arc::new(wire::messages_of_bytes(&body)?);
+                let port = ports.get(worker).ok_or_else(|| wire::invalid("no such worker"))?;
+                to(port, Command::Messages(run));
+                continue;
+            }
+            Head::Checkpoint { epoch, whole } => Command::Checkpoint { epoch, whole },
+            Head::Flush { epoch } => Command::Flush(epoch),
+            Head::Tick { epoch, time_us } => Command::Tick(Tick { epoch, time_us }),
+            Head::End { flush } => Command::End { flush },
+            Head::Ping => continue,
+            other => return Err(wire::invalid(format!("it says {other:?}"))),
+        };
+        ports.iter().for_each(|port| to(port, command.clone()));
+        if matches!(command, Command::End { .. }) {
+            return Ok(());
+        }
+    }
+}
+
+/// Tells the leader what workers report. State is made into bytes on a thread of its own, so that
+/// rows, and with them alerts, need not wait for it.
+fn tell(received: &Receiver<Event>, out: &Out, stats: &Stats) -> io::Result<()> {
+    let (states, saving) = savers(out)?;
+    for event in received {
+        match event {
+            Event::Rows { target: Target::Table(table), epoch, rows } => {
+                say(out, &Head::Rows { table, epoch }, &wire::rows_to_bytes(&rows)?)?;
+            }
+            Event::State { name, epoch, state } => {
+                let _ = states.send(Saving::State(name, epoch, state));
+            }
+            Event::Done(Tick { epoch, time_us }) => {
+                let counts = Counts::take(stats);
+                say(out, &Head::Done { epoch, time_us, counts }, &[])?;
+                let _ = states.send(Saving::Through(epoch));
+            }
+            Event::Failed(why) => say(out, &Head::Failed { why }, &[])?,
+            Event::Ended => break,
+            // The leader tells these itself.
+            Event::Rows { .. }
+            | Event::Checkpoint(_)
+            | Event::Saved(_)
+            | Event::Flushed
+            | Event::Switch(_) => {}
+        }
+    }
+    drop(states);
+    match saving.join() {
+        Ok(saved) => saved?,
+        Err(_) => return Err(io::Error::other("state could not be sent")),
+    }
+    say(out, &Head::Ended { counts: Counts::take(stats) }, &[])
+}
+
+/// State on its way, and marks that all of it was handed over up to an epoch.
+enum Saving {
+    State(String, Epoch, Snapshot),
+    Through(Epoch),
+}
+
+fn savers(out: &Out) -> io::Result<(Sender<Saving>, JoinHandle<io::Result<()>>)> {
+    let (states, queue) = channel();
+    let out = Arc::clone(out);
+    let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
+        for saving in queue {
+            match saving {
+                Saving::State(name, epoch, state) => {
+                    let saved = state.rows().map_err(wire::invalid)?;
+                    let part = part::encode(&name, &saved).map_err(wire::invalid)?;
+                    say(&out, &Head::State { epoch }, &part)?;
+                }
+                Saving::Through(epoch) => say(&out, &Head::Saved { epoch }, &[])?,
+            }
+        }
+        Ok(())
+    })?;
+    Ok((states, thread))
+}

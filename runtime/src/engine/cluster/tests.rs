@@ -1,0 +1,168 @@
+//! Who may join a cluster, and what those are told who may not.
+#![allow(clippy::unwrap_used)]
+
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::gather::Gathered;
+use super::greet::{Hello, call};
+use super::wire::Head;
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster on free ports, and what it tells people.
+fn cluster(processes: usize) -> (ClusterOptions, Arc<Mutex<Vec<String>>>) {
+    let free: Vec<TcpListener> =
+        (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses = free.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = Arc::clone(&told);
+    let options = ClusterOptions {
+        addresses,
+        secret: ClusterSecret::new("a secret that all of them know").unwrap(),
+        tell: Arc::new(move |text| telling.lock().unwrap().push(text.to_owned())),
+        on_lost: Arc::new(|_| {}),
+        give_up: Arc::default(),
+    };
+    (options, told)
+}
+
+fn plan(every: &str) -> Plan {
+    let text = format!(
+        r#"
+        name = "p"
+        [source]
+        type = "endpoint"
+        listen = "127.0.0.1:0"
+        topics = ["{{device}}"]
+        [reading]
+        device = "{{device}}"
+        time = "ts"
+        [reading.fields]
+        v = "float64"
+        [[step]]
+        name = "w"
+        type = "window"
+        every = "{every}"
+        select = {{ n = "count(*)" }}
+        [[table]]
+        from = "w"
+        "#
+    );
+    tidegate_pipelines::load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap()
+}
+
+fn other_plan(_: &[(std::path::PathBuf, String)]) -> Option<Plan> {
+    Some(plan("2m"))
+}
+
+fn gathering(options: &ClusterOptions) -> JoinHandle<anyhow::Result<Gathered>> {
+    let options = options.clone();
+    std::thread::spawn(move || {
+        let plan = plan("1m");
+        let ask = Ask::of(&plan, &WorkerPlan::live(&plan, 2, 5, Vec::new())).unwrap();
+        gather::gather(&options, &ask)
+    })
+}
+
+fn hello(process: usize, addresses: &[String], build: &str) -> Hello {
+    Hello::Follow { process, addresses: addresses.to_vec(), build: build.to_owned() }
+}
+
+/// Calls a leader that may not listen yet; the connection and its first word.
+fn called(options: &ClusterOptions, hello: &Hello) -> (std::net::TcpStream, Head) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match call(&options.addresses[0], &options.secret, hello) {
+            Ok(mut stream) => {
+                let (head, _) = wire::read(&mut stream).unwrap();
+                return (stream, head);
+            }
+            Err(error) => assert!(Instant::now() < deadline, "{error:#}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn refused(head: Head) -> String {
+    match head {
+        Head::Refused { why } => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn wait_for(told: &Mutex<Vec<String>>, what: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !told.lock().unwrap().iter().any(|line| line.contains(what)) {
+        assert!(Instant::now() < deadline, "{what} was not told: {:?}", told.lock().unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn who_does_not_belong_is_turned_away_with_the_reason_on_both_sides() {
+    let (options, told) = cluster(3);
+    let gathering = gathering(&options);
+    let build = build();
+    let addresses = &options.addresses;
+    let (_, head) = called(&options, &hello(1, addresses, "version 0"));
+    assert!(refused(head).contains("it is version 0, the leader is version"));
+    wait_for(&told, "it is version 0");
+    let (_, head) = called(&options, &hello(1, &addresses[..2], &build));
+    assert!(refused(head).contains("its --cluster is"));
+    wait_for(&told, "its --cluster is");
+    for process in [0, 3] {
+        let (_, head) = called(&options, &hello(process, addresses, &build));
+        assert!(refused(head).contains("followers are 1 to 2"));
+    }
+    // One that belongs is waited with; another of its number is not taken while it is there.
+    let (first, head) = called(&options, &hello(1, addresses, &build));
+    assert_eq!(head, Head::Ping);
+    wait_for(&told, &format!("waiting for process 2 ({}) of 3", addresses[2]));
+    let (_, head) = called(&options, &hello(1, addresses, &build));
+    assert!(refused(head).contains("there is a process 1 already"));
+    drop(first);
+    let (_again, head) = called(&options, &hello(1, addresses, &build));
+    assert_eq!(head, Head::Ping);
+    options.give_up.store(true, Ordering::Release);
+    let error = gathering.join().unwrap().err().unwrap().to_string();
+    assert!(error.contains("stopped while it waited"), "{error}");
+}
+
+#[test]
+fn a_plan_that_is_another_one_on_a_follower_is_told_on_both_sides() {
+    let (options, told) = cluster(2);
+    let gathering = gathering(&options);
+    let (mut of_follower, told_there) = cluster(1);
+    of_follower.addresses.clone_from(&options.addresses);
+    let give_up = Arc::clone(&of_follower.give_up);
+    let follower = Follower { cluster: of_follower, process: 1, load: other_plan };
+    let working = std::thread::spawn(move || follower.work());
+    for told in [&told, &told_there] {
+        wait_for(told, "other pipelines here (p)");
+    }
+    // Both go on waiting: it can be mended.
+    assert!(!gathering.is_finished() && !working.is_finished());
+    for give_up in [&give_up, &options.give_up] {
+        give_up.store(true, Ordering::Release);
+    }
+    assert!(gathering.join().unwrap().is_err() && working.join().unwrap().is_err());
+}
+
+#[test]
+fn addresses_are_told_apart() {
+    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(addresses_problem(&list("a:1,[::1]:2")), None);
+    for (text, why) in [
+        ("a:1", "at least two"),
+        ("a:1,a:1", "twice"),
+        ("a:1,b", "HOST:PORT"),
+        ("a:1,:2", "HOST:PORT"),
+        ("a:1,b:70000", "HOST:PORT"),
+    ] {
+        assert!(addresses_problem(&list(text)).unwrap().contains(why), "{text}");
+    }
+}
