@@ -341,7 +341,7 @@ pub enum StepKind {
     /// Detector.
     Detect(DetectSpec),
     /// As-of join with a registry.
-    Enrich(EnrichSpec),
+    Enrich(Box<EnrichSpec>),
     /// Last-known values.
     Latest(LatestSpec),
     /// Times without readings.

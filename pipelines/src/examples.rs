@@ -26,7 +26,7 @@ pub const WAYS_IN: [(&str, &str); 2] = [
 ];
 
 /// One pipeline for each kind of question, to be copied from.
-pub const COOKBOOK: [(&str, &str); 16] = [
+pub const COOKBOOK: &[(&str, &str)] = &[
     ("cookbook-meter.toml", include_str!("../examples/cookbook-meter.toml")),
     ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
     ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
@@ -67,7 +67,7 @@ mod tests {
             .filter(|name| name != FIRST.0)
             .collect();
         files.sort();
-        let mut listed: Vec<&str> = [&DEMO[..], &WAYS_IN, &COOKBOOK, &BENCH]
+        let mut listed: Vec<&str> = [&DEMO[..], &WAYS_IN, COOKBOOK, &BENCH]
             .concat()
             .iter()
             .map(|(name, _)| *name)

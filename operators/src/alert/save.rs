@@ -49,7 +49,7 @@ const NONE: i64 = -1;
 
 fn said(row: &Option<Evaluated>) -> i64 {
     row.map_or(NONE, |Evaluated { said: Said { fire, clear, fresh }, .. }| {
-        i64::from(fire) | i64::from(clear) << 1 | i64::from(fresh) * FRESH
+        i64::from(fire) | (i64::from(clear) << 1) | (i64::from(fresh) * FRESH)
     })
 }
 

@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_example_has_a_bound() {
-        for (name, text) in [&[FIRST], &DEMO[..], &WAYS_IN, &COOKBOOK].concat() {
+        for (name, text) in [&[FIRST], &DEMO[..], &WAYS_IN, COOKBOOK].concat() {
             let plan = plan(text).unwrap_or_else(|problems| panic!("{name}: {problems}"));
             let of_steps = plan.pipelines.iter().flat_map(bounds);
             let states: Vec<_> = of_steps.collect();

@@ -256,7 +256,7 @@ pub(super) fn enrich(
         (rows, _) => rows.clone(),
     };
     let edge = Edge { schema: spec.schema(), rows };
-    Some((StepKind::Enrich(spec), edge))
+    Some((StepKind::Enrich(Box::new(spec)), edge))
 }
 
 /// Reports a registry that is not there. The one that was probably meant is there, so that what

@@ -144,7 +144,7 @@ impl Truth {
         (start, end, 0.0, 0, revision + 1)
     }
 
-    fn new(&mut self, start: i64, end: i64, value: f64) -> Span {
+    fn begin(&mut self, start: i64, end: i64, value: f64) -> Span {
         let revision = self.gone.remove(&start).map_or(0, |last| last + 1);
         self.windows.insert(start, (end, value, revision));
         self.known = KEPT.min(self.known + 1);
@@ -156,7 +156,7 @@ impl Truth {
         let newest = self.windows.values().next_back().map_or(0, |w| w.0);
         let mut rows = match *op {
             Op::New { gap, length, value } => {
-                vec![self.new(newest + gap, newest + gap + length, value)]
+                vec![self.begin(newest + gap, newest + gap + length, value)]
             }
             Op::Revised { place, length, value } if place < self.known => {
                 let start = self.start(place);
@@ -176,7 +176,7 @@ impl Truth {
                 if start + 2 > self.start(0) {
                     return Vec::new();
                 }
-                vec![self.new(start, start + 1, value)]
+                vec![self.begin(start, start + 1, value)]
             }
             _ => Vec::new(),
         };
