@@ -162,7 +162,7 @@ pub fn findings_schema() -> SchemaRef {
     ]))
 }
 
-/// Schema of `system.alerts`: changes of alerts. `time` is that of the row that made it, but greater
+/// Schema of `system.alerts`: changes of alerts. `time` is that of the row that made it, but later
 /// than that of the same key's change before it. `reason` says why an alert ended, if it was not by
 /// the condition of a row: `rule_changed`; `withdrawn`: the row that it fired for was none.
 pub fn alerts_schema() -> SchemaRef {
