@@ -1,10 +1,10 @@
 //! Early results of open windows: which keys wait for them.
 //!
-//! Definition: a key that had readings in an epoch with a tick at `t` has its open windows looked at
-//! in the first epoch whose tick is at or after the next multiple of `early` behind `t`; those that
-//! are not as in their last row are emitted. So it depends on the key's own readings and on ticks,
-//! and costs what changed, however many windows are open. Until when a key waits is part of its
-//! state.
+//! Definition: a key that had readings in an epoch with a tick at `t` has its open windows looked
+//! at in the first epoch whose tick is at or after the next multiple of `early` behind `t`; those
+//! that are not as in their last row are emitted. So it depends on the key's own readings and on
+//! ticks, and costs what changed, however many windows are open. Until when a key waits is part of
+//! its state.
 
 use std::collections::BTreeMap;
 

@@ -182,7 +182,11 @@ pub(super) static WINDOW: Component = Component {
         Key::new(
             "early",
             Kind::Duration,
-            "Results of windows that are still open: at the next multiple of this time of arrival,              each that changed is emitted as it is, with `is_final` = false. Its last row has              `is_final` = true; `revision` counts all of them. Tables show the newest. Steps and              alerts after it get the final rows only, unless they ask for early ones. If absent,              there are none, and no such column.",
+            "Results of windows that are still open: at the next multiple of this time of arrival, \
+             each that changed is emitted as it is, with `is_final` = false. Its last row has \
+             `is_final` = true; `revision` counts all of them. Tables show the newest. Steps and \
+             alerts after it get the final rows only, unless they ask for early ones. If absent, \
+             there are none, and no such column.",
             "\"10s\"",
         ),
         Key::new(
