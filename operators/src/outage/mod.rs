@@ -143,6 +143,22 @@ impl Outages {
         (to_us.saturating_sub(begin_us) > last_us).then_some(begin_us)
     }
 
+    /// The tick time at which `least_us` of time that no outage touches have passed since the tick
+    /// `from_us`, in one stretch or several; `None` if an outage lasts before that.
+    pub fn quiet_for(&self, from_us: i64, least_us: i64) -> Option<i64> {
+        let (mut quiet_us, mut begin_us) = (0i64, from_us);
+        for outage in self.0.iter().filter(|o| o.to_us > from_us) {
+            let more_us = outage.from_us.saturating_sub(begin_us).max(0);
+            if quiet_us.saturating_add(more_us) >= least_us {
+                break;
+            }
+            quiet_us += more_us;
+            begin_us = begin_us.max(outage.to_us);
+        }
+        let end_us = begin_us.saturating_add(least_us.saturating_sub(quiet_us));
+        (begin_us != i64::MAX).then_some(end_us)
+    }
+
     /// When the last one was over (the least time if there was none); `None` while one lasts.
     pub fn over_us(&self) -> Option<i64> {
         let last_us = self.0.iter().map(|o| o.to_us).max().unwrap_or(i64::MIN);

@@ -160,6 +160,22 @@ fn sessions_that_are_configured_no_more_are_not_waited_for() {
     }
 }
 
+#[test]
+fn quiet_time_is_counted_in_stretches() {
+    let of = |list: &[(i64, i64)]| {
+        let outage = |o: &(i64, i64)| Outage { from_us: o.0, to_us: o.1, kind: OutageKind::Away };
+        Outages(list.iter().map(outage).collect())
+    };
+    assert_eq!(of(&[]).quiet_for(7, 10), Some(17));
+    let two = of(&[(0, 5), (10, 20), (15, 30), (40, 50)]);
+    assert_eq!(two.quiet_for(0, 5), Some(10), "between two of them");
+    assert_eq!(two.quiet_for(0, 6), Some(31));
+    assert_eq!(two.quiet_for(12, 11), Some(51));
+    assert_eq!(two.quiet_for(60, 1), Some(61));
+    let lasting = of(&[(10, i64::MAX)]);
+    assert_eq!((lasting.quiet_for(0, 10), lasting.quiet_for(0, 11)), (Some(10), None));
+}
+
 proptest! {
     /// Started again anywhere, a log goes on as if it had not been: its readers are told all of it
     /// once more, and from then on the same.

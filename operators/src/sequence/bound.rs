@@ -33,7 +33,10 @@ impl Bounded for SequenceSpec {
             false => shared_bytes(row_bytes(types.iter(), load.text_bytes)),
         };
         let keys = self.keys.iter().map(|k| self.input.field(*k).data_type());
-        let own = (size_of::<KeyState>() + size_of::<i64>()) as u64 + 2 * LISTED_BYTES;
+        // When it is looked at, and forgotten; that it waits for the end of an outage.
+        let listed =
+            LISTED_BYTES + tree_bytes(size_of::<(i64, u32)>()) + 2 * tree_bytes(size_of::<u32>());
+        let own = (size_of::<KeyState>() + size_of::<i64>()) as u64 + listed;
         let key_bytes = key_bytes(keys, load.text_bytes)
             .saturating_add(own)
             .saturating_add(vec_bytes(entries, size_of::<Entry>()))

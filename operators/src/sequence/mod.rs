@@ -25,7 +25,7 @@ mod save;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
@@ -47,6 +47,12 @@ use crate::system::step_rejects;
 
 pub use self::key::ENTRIES_MAX;
 
+/// So long a key can wait for something that does not come, microseconds.
+fn waits_us(spec: &SequenceSpec) -> i64 {
+    let waits_us = [spec.pattern.within_us(), spec.disorder_us, spec.idle_close_us, 1];
+    waits_us.into_iter().fold(0, i64::saturating_add)
+}
+
 /// A sequence step at work on the keys of one worker.
 pub struct SequenceOperator {
     spec: SequenceSpec,
@@ -57,10 +63,13 @@ pub struct SequenceOperator {
     keys: Slabs<KeyState>,
     silence: Silence,
     outages: Outages,
-    /// Keys by the tick time at which to look whether they have been silent for long enough.
-    due: BTreeMap<i64, Vec<u32>>,
+    /// The tick time at which to look whether a key has been silent for long enough; of each key
+    /// at most one.
+    due: BTreeSet<(i64, u32)>,
     /// Keys that wait for the end of an outage: to be looked at when the outages change.
     waiting: BTreeSet<u32>,
+    /// Keys that would be forgotten if no outage lasted: likewise.
+    held: BTreeSet<u32>,
     late: LateRows,
     ids: Vec<u32>,
     told: Vec<Told>,
@@ -79,9 +88,7 @@ impl SequenceOperator {
         let select: Vec<(String, Expr)> =
             spec.select_first.iter().chain(&spec.select).cloned().collect();
         // Not before what it waits for was told.
-        let waits_us = [spec.pattern.within_us(), spec.disorder_us, spec.idle_close_us, 1];
-        let waits_us = waits_us.into_iter().fold(0, i64::saturating_add);
-        spec.forget_after_us = spec.forget_after_us.max(waits_us);
+        spec.forget_after_us = spec.forget_after_us.max(waits_us(&spec));
         let forget_after_us = if spec.live { spec.forget_after_us } else { i64::MAX };
         Ok(Self {
             output: spec.schema(),
@@ -90,8 +97,9 @@ impl SequenceOperator {
             keys: Slabs::default(),
             silence: Silence::new(forget_after_us),
             outages: Outages::default(),
-            due: BTreeMap::new(),
+            due: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            held: BTreeSet::new(),
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             told: Vec::new(),
@@ -192,7 +200,7 @@ impl SequenceOperator {
         self.watch(id);
     }
 
-    /// Puts a key on the list of those to look at.
+    /// Puts a key on the list of those to look at, unless it is looked at earlier.
     fn watch(&mut self, id: u32) {
         if !self.spec.live {
             return;
@@ -205,38 +213,67 @@ impl SequenceOperator {
         if let Some((look_us, _)) = key.next_look(rule, &self.outages)
             && key.wake_us.is_none_or(|wake_us| look_us < wake_us)
         {
-            key.wake_us = Some(look_us);
-            self.due.entry(look_us).or_default().push(id);
+            if let Some(wake_us) = key.wake_us.replace(look_us) {
+                self.due.remove(&(wake_us, id));
+            }
+            self.due.insert((look_us, id));
         }
     }
 
     /// Tells what keys say by their silence.
     fn look(&mut self, now_us: i64) {
         let rule = self.rule();
-        while let Some(entry) = self.due.first_entry() {
-            let listed_us = *entry.key();
-            if listed_us > now_us {
-                return;
-            }
-            for id in entry.remove() {
-                let Some(key) = self.keys.get(id as usize) else { continue };
-                if key.wake_us != Some(listed_us) {
-                    continue;
-                }
-                let next = key.next_look(rule, &self.outages);
-                self.keys[id as usize].wake_us = None;
-                match next {
-                    Some((look_us, horizon_us)) if look_us <= now_us => self.settle(id, horizon_us),
-                    _ => self.watch(id),
-                }
+        while let Some((_, id)) = self.due.first().copied().filter(|look| look.0 <= now_us) {
+            self.due.pop_first();
+            let key = &mut self.keys[id as usize];
+            key.wake_us = None;
+            match key.next_look(rule, &self.outages) {
+                Some((look_us, horizon_us)) if look_us <= now_us => self.settle(id, horizon_us),
+                _ => self.watch(id),
             }
         }
     }
 
-    fn forget_silent(&mut self, silent: &[u32]) {
-        for id in silent {
+    /// From which tick time on a key can be taken for gone: time in which nothing could be heard is
+    /// no silence, and after that it has its whole time anew. `None`: while an outage lasts.
+    fn gone_us(&self, id: u32) -> Option<i64> {
+        let seen_us = self.keys[id as usize].seen_us;
+        let silent_us = self.outages.quiet_for(seen_us, self.spec.forget_after_us)?;
+        let anew_us = self.outages.over_us()?.saturating_add(waits_us(&self.spec));
+        Some(silent_us.max(anew_us))
+    }
+
+    /// Keys that were silent for long enough to be forgotten, and not because of an outage.
+    fn gone(&mut self, now_us: i64) -> Vec<u32> {
+        if !self.spec.live {
+            return Vec::new();
+        }
+        let silent = self.silence.silent(now_us).into_iter();
+        let is_gone = |id: &u32| self.gone_us(*id).is_some_and(|gone_us| gone_us <= now_us);
+        let (gone, held): (Vec<u32>, Vec<u32>) = silent.partition(is_gone);
+        held.into_iter().for_each(|id| self.hold(id));
+        gone
+    }
+
+    /// Lists a key that may not be forgotten yet for when it may, if that is known.
+    fn hold(&mut self, id: u32) {
+        if self.silence.seen_us[id as usize] != i64::MIN {
+            // It was heard meanwhile.
+            return;
+        }
+        match self.gone_us(id) {
+            Some(at_us) => self.silence.again(id, self.keys[id as usize].seen_us, at_us),
+            None => drop(self.held.insert(id)),
+        }
+    }
+
+    fn forget(&mut self, gone: &[u32]) {
+        for id in gone {
             self.changed.insert(self.interner.group(*id));
             self.waiting.remove(id);
+            if let Some(wake_us) = self.keys[*id as usize].wake_us {
+                self.due.remove(&(wake_us, *id));
+            }
             let is_last = self.interner.forget(*id);
             self.keys.forget(*id as usize, is_last);
             self.silence.forget(*id, is_last);
@@ -258,19 +295,22 @@ impl JoinOperator for SequenceOperator {
             for id in std::mem::take(&mut self.waiting) {
                 self.watch(id);
             }
+            for id in std::mem::take(&mut self.held) {
+                self.hold(id);
+            }
         }
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }
         self.look(tick.time_us);
-        let silent = if self.spec.live { self.silence.silent(tick.time_us) } else { Vec::new() };
-        for id in &silent {
+        let gone = self.gone(tick.time_us);
+        for id in &gone {
             let key = &mut self.keys[*id as usize];
             key.forgotten(*id, self.spec.forget_after_us, &mut self.told);
         }
         self.give(emit)?;
         self.late.finish_of(&self.interner, (&self.spec.keys, &self.spec.input), emit)?;
-        self.forget_silent(&silent);
+        self.forget(&gone);
         Ok(())
     }
 

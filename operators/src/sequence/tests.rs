@@ -191,6 +191,16 @@ impl Fleet {
         all
     }
 
+    /// How many keys there are, and whether each is listed once at most.
+    fn known(&self) -> (usize, bool) {
+        let is_once = |w: &SequenceOperator| {
+            let woken = w.interner.ids().filter(|id| w.keys[*id as usize].wake_us.is_some());
+            woken.count() == w.due.len()
+        };
+        let keys = self.workers.iter().map(|w| w.interner.len()).sum();
+        (keys, self.workers.iter().all(is_once))
+    }
+
     /// What stands of what was told: the last revision of each, those withdrawn aside.
     fn stands(&self) -> Vec<Found> {
         let mut last: BTreeMap<(&str, i64), &Row> = BTreeMap::new();
@@ -208,6 +218,27 @@ impl Fleet {
                 (row.device.clone(), row.start, row.completed, over)
             })
             .collect()
+    }
+}
+
+/// Which keys are not forgotten, as plainly as it can be written.
+struct Heard {
+    spec: SequenceSpec,
+    /// Tick of the last reading.
+    seen: BTreeMap<&'static str, i64>,
+}
+
+impl Heard {
+    fn epoch(&mut self, now: i64, readings: &[Reading], outages: &[(i64, i64)]) {
+        self.seen.extend(readings.iter().map(|r| (r.0, now)));
+        let waits = self.spec.pattern.within_us() + DISORDER + IDLE + 1;
+        let after = self.spec.forget_after_us.max(waits);
+        let is_quiet = |at: i64| outages.iter().all(|o| at < o.0 || o.1 <= at);
+        let anew = outages.iter().all(|o| o.1 != i64::MAX && o.1 + waits <= now);
+        self.seen.retain(|_, seen| {
+            let quiet = (*seen..now).filter(|at| is_quiet(*at)).count() as i64;
+            quiet < after || !anew
+        });
     }
 }
 
@@ -291,10 +322,12 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever outages there are: a restart changes nothing, no key is stuck, nothing is late.
+    /// Whatever outages there are: a restart changes nothing, no key is stuck, nothing is late, and
+    /// who is forgotten was silent for so long while it could be heard.
     #[test]
     fn outages_and_restarts(
         pattern in patterns(),
+        forget_after_us in prop_oneof![Just(1_000_000i64), 70i64..200],
         sent in sent(prop_oneof![3 => Just(0i64), 1 => 0i64..DISORDER, 1 => 0i64..100]),
         outages in prop::collection::vec((1i64..60, 1i64..60), 0..4),
         restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
@@ -313,8 +346,10 @@ proptest! {
             logs.insert(at, log.clone());
         }
         logs.keys().for_each(|at| { turns.entry(*at).or_default(); });
-        let mut straight = Fleet::new(spec(pattern));
-        let mut other = Fleet::new(spec(pattern));
+        let spec = SequenceSpec { forget_after_us, ..spec(pattern) };
+        let mut heard = Heard { spec: spec.clone(), seen: BTreeMap::new() };
+        let mut straight = Fleet::new(spec.clone());
+        let mut other = Fleet::new(spec);
         for (at, readings) in &turns {
             let new = logs.get(at).map_or(&[][..], Vec::as_slice);
             let mut known = new;
@@ -330,9 +365,16 @@ proptest! {
             one.sort_by(by);
             two.sort_by(by);
             prop_assert_eq!(one, two);
+            let log = logs.range(..=at).next_back().map_or(&[][..], |l| l.1.as_slice());
+            heard.epoch(*at, readings, log);
+            prop_assert_eq!(straight.known(), (heard.seen.len(), true), "at {}", at);
+            prop_assert_eq!(other.known(), (heard.seen.len(), true), "at {}", at);
         }
         straight.epoch(10_000, &[]);
-        straight.stands();
+        if forget_after_us == 1_000_000 {
+            // A key that was forgotten is new.
+            straight.stands();
+        }
         prop_assert_eq!(straight.late, 0);
         for key in (0..DEVICES.len()).filter_map(|at| straight.workers[0].keys.get(at)) {
             prop_assert_eq!((key.taken, key.wake_us), (key.entries.len(), None));

@@ -171,3 +171,36 @@ fn a_key_is_not_forgotten_before_what_it_waits_for_is_told() {
     fleet.epoch(900, &[]);
     assert_eq!(told(&fleet.epoch(1_006, &[])), [(0, 1_000, true, 0)]);
 }
+
+/// Each time a key comes back it is listed for its next silence, and not for those of before.
+#[test]
+fn a_key_is_listed_once() {
+    let spec = spec(Pattern::Without { within_us: 10_000_000 });
+    let mut fleet = Fleet::new(SequenceSpec { forget_after_us: 1 << 40, ..spec });
+    for i in 0..1_000 {
+        let at = i * 1_000;
+        fleet.epoch(at, &[("a", at, true, false), ("b", at, true, i % 7 == 0)]);
+        fleet.epoch(at + 2 * IDLE, &[]);
+        assert!(fleet.workers[0].due.len() <= 2, "after {i}: {}", fleet.workers[0].due.len());
+    }
+}
+
+#[test]
+fn a_long_stop_lets_nobody_be_forgotten_who_comes_back() {
+    let spec = spec(Pattern::Without { within_us: 500 });
+    let mut fleet = Fleet::new(SequenceSpec { forget_after_us: 1_000, ..spec });
+    fleet.epoch(0, &[("a", 0, true, false), ("b", 0, true, false), ("c", 0, true, false)]);
+    fleet.epoch_of(100, &[], &[(100, i64::MAX)]);
+    fleet.restart(2);
+    assert_eq!(fleet.epoch_of(4_000, &[], &[(100, i64::MAX)]), [], "held");
+    fleet.epoch_of(5_000, &[("a", 5_000, false, true)], &[(100, 5_000)]);
+    fleet.restart(1);
+    // It was heard of in the time before the outage, and has the rest of its time.
+    assert_eq!(fleet.epoch_of(5_200, &[("b", 450, false, true)], &[(100, 5_000)]), []);
+    assert_eq!(fleet.known().0, 3);
+    let rows = fleet.epoch(5_899, &[]);
+    assert_eq!(told(&rows), [(0, 500, true, 0)], "only c did not come back");
+    assert_eq!((rows[0].device.as_str(), fleet.known().0), ("c", 3));
+    assert_eq!(told(&fleet.epoch(5_900, &[])), [(0, 1_000, false, 1)], "100 before, 900 after");
+    assert_eq!(fleet.known().0, 2);
+}
