@@ -186,6 +186,24 @@ fn an_alert_of_a_buffered_upload_that_still_holds_is_told() {
     assert_eq!(told(&feed(&mut rule, &[("a", 9_000, Some(1.0), 0)], 9_000)), [true]);
 }
 
+/// Also if it only holds between the thresholds; what is over by then is told to nobody.
+#[test]
+fn a_rule_that_is_made_anew_in_silence_tells_with_its_next_row_what_holds() {
+    for (next, tells) in [(9.0, true), (7.5, true), (6.0, false)] {
+        let mut old = rule(0);
+        feed(&mut old, &[("a", 0, Some(9.0), 0), ("a", 10, Some(7.5), 0)], 20);
+        let saved = untold(&old.save().unwrap()).unwrap();
+        let of_rule = EndedRule { pipeline: "p", rule: "r", severity: "warning" };
+        assert_eq!(end_alerts(of_rule, &saved, 20).unwrap().num_rows(), 0, "nobody was told");
+        let mut new = rule(0);
+        new.load(&saved).unwrap();
+        let out = feed(&mut new, &[("a", 20, Some(next), 0)], 20);
+        let told: Vec<_> = tells.then(|| ("a".to_owned(), 20, true, 0)).into_iter().collect();
+        assert_eq!(events(&out), told, "{next}");
+        assert!(out.iter().all(|rows| rows["notify"].as_boolean().value(0)));
+    }
+}
+
 /// The rule as a plain loop over one device's rows.
 fn oracle(device: &str, rows: &[Row], for_us: i64) -> Vec<(String, i64, bool, i64)> {
     let mut all = Vec::new();
