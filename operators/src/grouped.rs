@@ -4,6 +4,7 @@
 //! comparing bytes. A clone of the tables shares them: whoever changes a group that a checkpoint
 //! has copies it first. (Keys that never go are better off with [`crate::intern`].)
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -55,6 +56,35 @@ impl RowCodec {
     ) -> Result<Vec<ArrayRef>, ArrowError> {
         self.converter.convert_rows(rows.into_iter().map(|row| self.parser.parse(row)))
     }
+}
+
+/// Bytes of rows that become one batch: a column of texts has room for 2 GiB. (In the tests of this
+/// crate few, so that they cut.)
+pub(crate) const BATCH_BYTES: usize = if cfg!(test) { 1 << 10 } else { 64 << 20 };
+
+/// Most bytes of the rows that a step makes of one key in an epoch, where they can be many times
+/// what came in: far more than what a file has in an epoch, and so little that the next step can
+/// take them as one batch.
+pub(crate) const EPOCH_BYTES_MAX: usize = 256 << 20;
+
+/// Reason of a row that is beyond that.
+pub(crate) const REASON_BYTES_MAX: &str = "bytes_max";
+
+/// Cuts rows of these lengths into runs of at most [`BATCH_BYTES`], or one row.
+pub(crate) fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let (mut runs, mut from, mut bytes, mut end) = (Vec::new(), 0, 0, 0);
+    for length in lengths {
+        if end > from && bytes + length > BATCH_BYTES {
+            runs.push(from..end);
+            (from, bytes) = (end, 0);
+        }
+        bytes += length;
+        end += 1;
+    }
+    if end > from {
+        runs.push(from..end);
+    }
+    runs
 }
 
 /// A key with its state.
@@ -131,5 +161,18 @@ impl<S: Clone + Default> Grouped<S> {
     pub(crate) fn cut(&mut self, whole: bool) -> (Tables<S>, GroupSet) {
         let changed = std::mem::take(&mut self.changed);
         (self.tables.clone(), if whole { GroupSet::ALL } else { changed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_no_longer_than_a_batch_or_one_row() {
+        let half = BATCH_BYTES / 2;
+        let lengths = [half, half, 1, 3 * BATCH_BYTES, 0, half];
+        assert_eq!(runs(lengths.into_iter()), [0..2, 2..3, 3..4, 4..6]);
+        assert!(runs(std::iter::empty()).is_empty());
     }
 }

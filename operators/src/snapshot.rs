@@ -6,7 +6,11 @@
 //! keys: the same state has the same bytes, whatever ids its
 //! keys have and on however many workers it lies.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
 
 use crate::key::{KEY_GROUPS, group_owner};
 use crate::operator::OperatorError;
@@ -72,7 +76,11 @@ pub struct SavedRows {
 }
 
 /// What makes the rows of a snapshot.
-type Make = Box<dyn FnOnce(&GroupSet) -> Result<SavedRows, OperatorError> + Send>;
+type Make = Box<dyn FnOnce(&GroupSet) -> Result<Vec<SavedRows>, OperatorError> + Send>;
+
+/// Bytes of rows of state that become one batch: a column of texts has room for 2 GiB. (In the
+/// tests of this crate few, so that they divide.)
+const PART_BYTES: usize = if cfg!(test) { 1 << 8 } else { 256 << 20 };
 
 /// State that was taken and not yet made into rows.
 pub struct Snapshot {
@@ -85,6 +93,14 @@ impl Snapshot {
     pub fn new(
         groups: GroupSet,
         make: impl FnOnce(&GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
+    ) -> Self {
+        Self::in_parts(groups, move |groups| Ok(vec![make(groups)?]))
+    }
+
+    /// The same in several parts, which together are these groups, each group in one of them.
+    pub fn in_parts(
+        groups: GroupSet,
+        make: impl FnOnce(&GroupSet) -> Result<Vec<SavedRows>, OperatorError> + Send + 'static,
     ) -> Self {
         Self { groups, make: Box::new(make) }
     }
@@ -101,12 +117,27 @@ impl Snapshot {
         &self.groups
     }
 
-    /// Makes the rows. Takes as long as it takes: not for a worker's thread.
+    /// Makes the rows, in parts of groups that are small enough for Arrow. Takes as long as it
+    /// takes: not for a worker's thread.
     ///
     /// # Errors
     /// Arrow's, which are broken invariants.
-    pub fn rows(self) -> Result<SavedRows, OperatorError> {
+    pub fn parts(self) -> Result<Vec<SavedRows>, OperatorError> {
         (self.make)(&self.groups)
+    }
+
+    /// All of it as one, where it is small: for tests.
+    ///
+    /// # Errors
+    /// See [`Snapshot::parts`], and texts of more than 2 GiB in a column.
+    pub fn rows(self) -> Result<SavedRows, OperatorError> {
+        let mut parts = self.parts()?;
+        if parts.len() == 1 {
+            return Ok(parts.swap_remove(0));
+        }
+        let schema = parts.first().map_or_else(|| Arc::new(Schema::empty()), |p| p.rows.schema());
+        let rows = concat_batches(&schema, parts.iter().map(|p| &p.rows))?;
+        Ok(SavedRows { rows, groups: parts.into_iter().flat_map(|p| p.groups).collect() })
     }
 }
 
@@ -114,6 +145,28 @@ impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshot").field("groups", &self.groups).finish_non_exhaustive()
     }
+}
+
+/// Cuts groups into sets of at most [`PART_BYTES`] of state, or one group; `of_keys` are the groups
+/// of keys and their bytes. At least one set.
+pub(crate) fn divided(
+    groups: &GroupSet,
+    of_keys: impl Iterator<Item = (u16, usize)>,
+) -> Vec<GroupSet> {
+    let mut of_groups = vec![0usize; usize::from(KEY_GROUPS)];
+    of_keys.for_each(|(group, bytes)| of_groups[usize::from(group)] += bytes);
+    let (mut sets, mut set, mut bytes) = (Vec::new(), GroupSet::default(), 0);
+    for group in groups.iter() {
+        let own = of_groups[usize::from(group)];
+        if bytes > 0 && bytes + own > PART_BYTES {
+            sets.push(std::mem::take(&mut set));
+            bytes = 0;
+        }
+        set.insert(group);
+        bytes += own;
+    }
+    sets.push(set);
+    sets
 }
 
 /// The number of rows of each covered group, given the group of every row in order.
@@ -125,3 +178,19 @@ pub(crate) fn counts(covered: &GroupSet, of_rows: impl Iterator<Item = u16>) -> 
 
 #[cfg(test)]
 pub(crate) mod check;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_divided_by_their_bytes() {
+        let mut groups = GroupSet::default();
+        groups.extend([1, 5, 9, 10, 200]);
+        let sizes = [(1, PART_BYTES / 2), (5, PART_BYTES / 2), (9, 1), (10, 3 * PART_BYTES)];
+        let sets = divided(&groups, sizes.into_iter());
+        let sets: Vec<Vec<u16>> = sets.iter().map(|set| set.iter().collect()).collect();
+        assert_eq!(sets, [vec![1, 5], vec![9], vec![10], vec![200]]);
+        assert_eq!(divided(&GroupSet::default(), [].into_iter()), [GroupSet::default()]);
+    }
+}

@@ -21,16 +21,20 @@
 //! before that: what an epoch brings and settles need not wait.) A key that is forgotten leaves how
 //! far it was settled.
 
+mod rule;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 
+use self::rule::{Refused, Rule, insert};
 use super::save::{self, StateRow};
 use super::sides::{Joined, Row, Side, Sides};
 use crate::batch::Tick;
 use crate::expression::Failed;
+use crate::grouped::{EPOCH_BYTES_MAX, runs};
 use crate::intern::Fresh;
 use crate::keys::{Remnant, Remnants, Silence};
 use crate::late::LateRows;
@@ -86,18 +90,6 @@ impl KeyState {
     }
 }
 
-/// Which rows are partners, see [`Partners::Interval`].
-#[derive(Clone, Copy)]
-struct Rule {
-    /// Columns with the time.
-    times: [usize; 2],
-    before_us: i64,
-    after_us: i64,
-    nearest: bool,
-    matches_max: usize,
-    rows_max: usize,
-}
-
 /// What an edge brought in an epoch.
 struct Came {
     rows: RecordBatch,
@@ -129,8 +121,8 @@ pub struct IntervalJoin {
 struct Out {
     /// Key, time of the left row, and the rows.
     joined: Vec<(u32, i64, Joined)>,
-    /// Left rows with too many partners, and how many.
-    crowded: Vec<(u32, i64, Row, usize)>,
+    /// Left rows that are refused: too many partners, or too many bytes.
+    refused: Vec<(u32, i64, Row, Refused)>,
 }
 
 impl IntervalJoin {
@@ -160,7 +152,15 @@ impl IntervalJoin {
             false => i64::MAX,
         };
         Ok(Self {
-            rule: Rule { times, before_us, after_us, nearest, matches_max, rows_max },
+            rule: Rule {
+                times,
+                before_us,
+                after_us,
+                nearest,
+                matches_max,
+                rows_max,
+                bytes_max: EPOCH_BYTES_MAX,
+            },
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
             idle: Silence::new(silent_us),
@@ -261,19 +261,28 @@ impl IntervalJoin {
         let (rule, outer) = (self.rule, self.sides.spec.outer);
         self.changed.insert(self.sides.interner.group(id));
         let key = &mut self.keys[id as usize];
+        let mut bytes = 0;
         while key.left.front().is_some_and(|(time_us, _)| *time_us < before_us) {
             let Some((time_us, row)) = key.left.pop_front() else { break };
             let found = rule.partners(time_us, &key.right);
             if found.len() > rule.matches_max {
-                out.crowded.push((id, time_us, row, found.len()));
+                out.refused.push((id, time_us, row, Refused::Matches(found.len())));
                 continue;
             }
             if found.is_empty() && outer {
+                bytes += row.len();
                 out.joined.push((id, time_us, (row, None)));
                 continue;
             }
-            let right = key.right.range(found).map(|(_, right)| Arc::clone(right));
-            out.joined.extend(right.map(|right| (id, time_us, (Arc::clone(&row), Some(right)))));
+            let right = key.right.range(found);
+            let own: usize = right.clone().map(|(_, right)| row.len() + right.len()).sum();
+            if own > 0 && bytes + own > rule.bytes_max {
+                out.refused.push((id, time_us, row, Refused::Bytes));
+                continue;
+            }
+            bytes += own;
+            let joined = right.map(|(_, right)| (Arc::clone(&row), Some(Arc::clone(right))));
+            out.joined.extend(joined.map(|joined| (id, time_us, joined)));
         }
         // The oldest left row that waits or can come.
         let oldest_us = key.left.front().map_or(key.settled_us, |l| l.0.min(key.settled_us));
@@ -309,24 +318,18 @@ impl IntervalJoin {
     fn give(&mut self, out: Out, emit: &mut Emit) -> Result<(), OperatorError> {
         let interner = &self.sides.interner;
         let by_key = |a: u32, b: u32| interner.bytes(a).cmp(interner.bytes(b));
-        let Out { mut joined, mut crowded } = out;
+        let Out { mut joined, mut refused } = out;
         // Stable: rows of one time and key stay in the order of their arrival.
         joined.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| by_key(a.0, b.0)));
-        crowded.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| by_key(a.0, b.0)));
-        if !joined.is_empty() {
-            let joined: Vec<Joined> = joined.into_iter().map(|j| j.2).collect();
-            emit.rows.push(self.sides.batch(&joined, None)?);
-        }
-        if !crowded.is_empty() {
-            let spec = &self.sides.spec;
-            let columns = self.sides.codecs.0.decode(crowded.iter().map(|c| &*c.2))?;
+        refused.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| by_key(a.0, b.0)));
+        let joined: Vec<Joined> = joined.into_iter().map(|j| j.2).collect();
+        emit.rows.extend(self.sides.batches(&joined, None)?);
+        let spec = &self.sides.spec;
+        for run in runs(refused.iter().map(|r| r.2.len())) {
+            let refused = &refused[run];
+            let columns = self.sides.codecs.0.decode(refused.iter().map(|r| &*r.2))?;
             let rows = RecordBatch::try_new(Arc::clone(&spec.left), columns)?;
-            let most = self.rule.matches_max;
-            let failed = crowded.iter().enumerate().map(|(row, c)| Failed {
-                row,
-                reason: REASON_MATCHES_MAX,
-                detail: format!("it has {} partners, and matches_max is {most}", c.3),
-            });
+            let failed = refused.iter().enumerate().map(|(row, r)| self.rule.failed(row, r.3));
             let failed: Vec<Failed> = failed.collect();
             emit.rejects.push(step_rejects(&spec.pipeline, &spec.name, &rows, &failed)?);
         }
@@ -350,44 +353,6 @@ impl IntervalJoin {
             self.gone.forget(id, is_last);
         }
         Ok(())
-    }
-}
-
-/// Puts new rows, in the order of their times, among those that wait; `first_us` is the first of
-/// these times.
-fn insert(waiting: &mut Waiting, first_us: i64, new: impl Iterator<Item = (i64, Row)>) {
-    let at = waiting.partition_point(|(time_us, _)| *time_us <= first_us);
-    let mut later = waiting.split_off(at).into_iter().peekable();
-    for (time_us, row) in new {
-        while let Some(before) = later.next_if(|l| l.0 <= time_us) {
-            waiting.push_back(before);
-        }
-        waiting.push_back((time_us, row));
-    }
-    waiting.extend(later);
-}
-
-impl Rule {
-    /// Which of the right rows are the partners of a left row at this time.
-    fn partners(&self, time_us: i64, right: &Waiting) -> std::ops::Range<usize> {
-        let from_us = time_us.saturating_sub(self.before_us);
-        let to_us = time_us.saturating_add(self.after_us);
-        let from = right.partition_point(|(t, _)| *t < from_us);
-        let to = right.partition_point(|(t, _)| *t <= to_us);
-        if !self.nearest || to - from < 2 {
-            return from..to;
-        }
-        // The last one up to the time, or the first of the next time, whichever is nearer; of
-        // equally near ones the older, of one time the last that came.
-        let next = right.partition_point(|(t, _)| *t <= time_us).clamp(from, to);
-        let distance = |at: usize| right[at].0.abs_diff(time_us);
-        let last_of = |at: usize| right.partition_point(|(t, _)| *t <= right[at].0) - 1;
-        let nearest = match (next > from, next < to) {
-            (true, true) if distance(next) < distance(next - 1) => last_of(next),
-            (true, _) => next - 1,
-            (false, _) => last_of(next),
-        };
-        nearest..nearest + 1
     }
 }
 

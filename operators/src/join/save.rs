@@ -9,14 +9,14 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, new_null_array,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::sides::{Row, Sides};
 use crate::grouped::RowCodec;
 use crate::intern::KeyNames;
 use crate::keys::{Remnants, forgotten_field};
 use crate::operator::OperatorError;
-use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts, divided};
 
 /// Columns between the numbers and the rows: whether there is a row of the left edge and of the
 /// right one.
@@ -37,6 +37,10 @@ impl StateRow {
         numbers.resize(all, None);
         Self { numbers, left: None, right: None }
     }
+
+    fn bytes(&self) -> usize {
+        [&self.left, &self.right].into_iter().flatten().map(|row| row.len()).sum()
+    }
 }
 
 fn state_schema(sides: &Sides, names: &[&str]) -> Schema {
@@ -56,7 +60,7 @@ fn state_schema(sides: &Sides, names: &[&str]) -> Schema {
 
 /// The state as of a cut.
 struct Cut {
-    schema: Schema,
+    schema: SchemaRef,
     names: KeyNames,
     codecs: Arc<(RowCodec, RowCodec)>,
     remnants: Remnants,
@@ -64,17 +68,33 @@ struct Cut {
 }
 
 impl Cut {
-    fn rows(
-        self,
+    /// The rows of groups, in so many parts that a column can hold its values.
+    fn parts(
+        &self,
         groups: &GroupSet,
         rows_of: impl Fn(u32) -> Vec<StateRow>,
+    ) -> Result<Vec<SavedRows>, OperatorError> {
+        let ids = self.names.ids(groups).into_iter();
+        let all: Vec<(u32, StateRow)> =
+            ids.flat_map(|id| rows_of(id).into_iter().map(move |row| (id, row))).collect();
+        let sizes = all.iter().map(|(id, row)| (self.names.group(*id), row.bytes()));
+        let mut rest = &all[..];
+        let parts = divided(groups, sizes).into_iter().map(|groups| {
+            // Keys are in the order of their groups.
+            let count = rest.partition_point(|(id, _)| groups.contains(self.names.group(*id)));
+            let (own, after) = rest.split_at(count);
+            rest = after;
+            self.rows(&groups, own)
+        });
+        parts.collect()
+    }
+
+    fn rows(
+        &self,
+        groups: &GroupSet,
+        rows: &[(u32, StateRow)],
     ) -> Result<SavedRows, OperatorError> {
-        let (mut ids, mut rows) = (Vec::new(), Vec::new());
-        for id in self.names.ids(groups) {
-            let own = rows_of(id);
-            ids.extend(std::iter::repeat_n(id, own.len()));
-            rows.extend(own);
-        }
+        let (ids, rows): (Vec<u32>, Vec<&StateRow>) = rows.iter().map(|r| (r.0, &r.1)).unzip();
         let mut columns = self.names.columns(&ids)?;
         for i in 0..self.numbers {
             columns.push(Arc::new(rows.iter().map(|r| r.numbers[i]).collect::<Int64Array>()));
@@ -90,7 +110,7 @@ impl Cut {
         columns.extend(right.decode(rows.iter().map(|r| r.right.as_deref().unwrap_or(&no_right)))?);
         columns.push(new_null_array(forgotten_field().data_type(), rows.len()));
         let counts = counts(groups, ids.iter().map(|id| self.names.group(*id)));
-        let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         self.remnants.save(&self.names, SavedRows { rows, groups: counts })
     }
 }
@@ -104,13 +124,13 @@ pub(super) fn cut(
     rows_of: impl Fn(u32) -> Vec<StateRow> + Send + 'static,
 ) -> Snapshot {
     let cut = Cut {
-        schema: state_schema(sides, names),
+        schema: Arc::new(state_schema(sides, names)),
         names: sides.interner.snapshot(),
         codecs: Arc::clone(&sides.codecs),
         remnants,
         numbers: names.len(),
     };
-    Snapshot::new(groups, move |groups| cut.rows(groups, rows_of))
+    Snapshot::in_parts(groups, move |groups| cut.parts(groups, rows_of))
 }
 
 /// Takes state in: the keys, each with its rows. What is left of forgotten keys goes where it

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::Rows;
 
-use crate::grouped::RowCodec;
+use crate::grouped::{RowCodec, runs};
 use crate::intern::{Fresh, KeyInterner};
 use crate::keys::KeyedStep;
 use crate::operator::{Emit, OperatorError};
@@ -17,6 +17,11 @@ pub(super) type Row = Arc<[u8]>;
 
 /// A row of the left edge, and the one of the right that it is joined with.
 pub(super) type Joined = (Row, Option<Row>);
+
+/// Bytes of a joined row.
+pub(super) fn bytes((left, right): &Joined) -> usize {
+    left.len() + right.as_ref().map_or(0, |row| row.len())
+}
 
 /// One of the two edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,17 +93,31 @@ impl Sides {
         Ok((Arrived { ids, rows, bytes }, self.interner.fresh().to_vec()))
     }
 
-    /// Joined rows as a batch; with revisions in the column that the left edge has for them.
-    pub(super) fn batch(
+    /// Joined rows as batches; with revisions in the column that the left edge has for them.
+    pub(super) fn batches(
         &self,
         joined: &[Joined],
         revisions: Option<(usize, Vec<i64>)>,
+    ) -> Result<Vec<RecordBatch>, OperatorError> {
+        let revisions = revisions.as_ref().map(|(column, all)| (*column, &all[..]));
+        let runs = runs(joined.iter().map(bytes)).into_iter();
+        runs.map(|run| {
+            let revisions = revisions.map(|(column, all)| (column, &all[run.clone()]));
+            self.batch(&joined[run], revisions)
+        })
+        .collect()
+    }
+
+    fn batch(
+        &self,
+        joined: &[Joined],
+        revisions: Option<(usize, &[i64])>,
     ) -> Result<RecordBatch, OperatorError> {
         let (left, right) = &*self.codecs;
         let nulls = right.nulls()?;
         let mut columns = left.decode(joined.iter().map(|j| &*j.0))?;
         if let Some((column, revisions)) = revisions {
-            columns[column] = Arc::new(Int64Array::from(revisions));
+            columns[column] = Arc::new(Int64Array::from(revisions.to_vec()));
         }
         let right_rows = joined.iter().map(|j| j.1.as_deref().unwrap_or(&nulls));
         columns.extend(right.decode(right_rows)?);

@@ -264,7 +264,7 @@ impl WindowJoin {
         let revisions = due.iter().map(|d| d.revision).collect();
         let joined: Vec<Joined> = due.into_iter().map(|d| d.joined).collect();
         let column = self.columns[0][2];
-        emit.rows.push(self.sides.batch(&joined, Some((column, revisions)))?);
+        emit.rows.extend(self.sides.batches(&joined, Some((column, revisions)))?);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod bound;
 mod packed;
 mod save;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -33,7 +34,7 @@ use arrow::row::Rows;
 use self::packed::Packed;
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, evaluate, expression_failed};
-use crate::grouped::RowCodec;
+use crate::grouped::{EPOCH_BYTES_MAX, REASON_BYTES_MAX, RowCodec, runs};
 use crate::intern::KeyInterner;
 use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence};
 use crate::late::LateRows;
@@ -72,12 +73,30 @@ struct KeyState {
     /// One per column, once there was a reading.
     held: Vec<Option<Held>>,
     /// Time and values of the last row.
-    told: Option<(i64, Packed)>,
+    told: Option<(i64, Told)>,
+}
+
+/// The values of a row: what holds each, shared with the key, for a large one may be in many rows.
+#[derive(Clone, Debug)]
+struct Told(Arc<[Option<Packed>]>);
+
+impl Told {
+    fn value(&self, column: usize) -> Option<&[u8]> {
+        self.0[column].as_ref()?.value(column)
+    }
+
+    fn values(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        (0..self.0.len()).map(|column| self.value(column))
+    }
+
+    fn bytes(&self) -> usize {
+        self.values().flatten().map(<[u8]>::len).sum()
+    }
 }
 
 /// Rows to be emitted.
 #[derive(Default)]
-struct Out(Vec<(u32, i64, Packed)>);
+struct Out(Vec<(u32, i64, Told)>);
 
 /// The operator.
 pub struct LatestOperator {
@@ -93,6 +112,8 @@ pub struct LatestOperator {
     ids: Vec<u32>,
     /// Bytes of a row that is being packed.
     room: Vec<u8>,
+    /// Most bytes of the rows of a key in an epoch.
+    bytes_max: usize,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
 }
@@ -126,6 +147,7 @@ impl LatestOperator {
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             room: Vec::new(),
+            bytes_max: EPOCH_BYTES_MAX,
             changed: GroupSet::default(),
             spec,
         })
@@ -247,12 +269,13 @@ impl LatestOperator {
     fn tell(&mut self, id: u32, time_us: i64, out: &mut Out) {
         let from_us = self.spec.max_age_us.map_or(i64::MIN, |age| time_us.saturating_sub(age));
         let key = &mut self.keys[id as usize];
-        let values = key.held.iter().enumerate().map(|(column, held)| {
+        let held = key.held.iter().map(|held| {
             let held = held.as_ref().filter(|held| held.time_us >= from_us)?;
-            held.values.value(column)
+            Some(held.values.clone())
         });
-        let values = Packed::new(values, &mut self.room);
-        if self.spec.on_change && key.told.as_ref().is_some_and(|(_, told)| *told == values) {
+        let values = Told(held.collect());
+        let is_same = |told: &Told| told.values().eq(values.values());
+        if self.spec.on_change && key.told.as_ref().is_some_and(|(_, told)| is_same(told)) {
             return;
         }
         key.told = Some((time_us, values.clone()));
@@ -281,6 +304,17 @@ impl LatestOperator {
             let by_key = || self.interner.bytes(a.0).cmp(self.interner.bytes(b.0));
             a.1.cmp(&b.1).then_with(by_key)
         });
+        let all: usize = rows.iter().map(|r| r.2.bytes()).sum();
+        if all > self.bytes_max {
+            self.refuse(&mut rows, emit)?;
+        }
+        for run in runs(rows.iter().map(|r| r.2.bytes())) {
+            emit.rows.push(self.batch(&rows[run])?);
+        }
+        Ok(())
+    }
+
+    fn batch(&self, rows: &[(u32, i64, Told)]) -> Result<RecordBatch, OperatorError> {
         let ids: Vec<u32> = rows.iter().map(|r| r.0).collect();
         let mut columns = self.interner.keys(&ids)?;
         let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|r| r.1));
@@ -289,7 +323,37 @@ impl LatestOperator {
             let values = rows.iter().map(|r| r.2.value(column));
             columns.push(decoded(codec, values)?);
         }
-        emit.rows.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// Rejects of the rows of a key, the newest, that are more than it may have in an epoch. They
+    /// say key and time only: the values are what is too much.
+    fn refuse(
+        &self,
+        rows: &mut Vec<(u32, i64, Told)>,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let mut bytes: BTreeMap<u32, usize> = BTreeMap::new();
+        let nothing = Told(vec![None; self.codecs.len()].into());
+        let mut refused = Vec::new();
+        rows.retain(|(id, time_us, told)| {
+            let bytes = bytes.entry(*id).or_default();
+            *bytes = bytes.saturating_add(told.bytes());
+            if *bytes > self.bytes_max {
+                refused.push((*id, *time_us, nothing.clone()));
+            }
+            *bytes <= self.bytes_max
+        });
+        if !refused.is_empty() {
+            let most = self.bytes_max;
+            let detail = format!("the rows of its key in one epoch have more than {most} bytes");
+            let reason = REASON_BYTES_MAX;
+            let of_row = |row| Failed { row, reason, detail: detail.clone() };
+            let failed: Vec<Failed> = (0..refused.len()).map(of_row).collect();
+            let LatestSpec { pipeline, name, .. } = &self.spec;
+            let rows = self.batch(&refused)?;
+            emit.rejects.push(step_rejects(pipeline, name, &rows, &failed)?);
+        }
         Ok(())
     }
 }

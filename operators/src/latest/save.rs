@@ -8,13 +8,13 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::packed::Packed;
-use super::{Held, KeyState, LatestOperator, Reading, decoded};
+use super::{Held, KeyState, LatestOperator, Reading, Told, decoded};
 use crate::grouped::RowCodec;
 use crate::intern::KeyNames;
 use crate::keys::Waiting;
 use crate::operator::OperatorError;
 use crate::slabs::Slabs;
-use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts, divided};
 use crate::spec::LatestSpec;
 
 /// Numbers of a key: those of what waits, the tick of its last row, and the time of the last row
@@ -54,7 +54,20 @@ struct Cut {
 }
 
 impl Cut {
-    fn rows(self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
+    /// The rows of groups, in so many parts that a column can hold its values.
+    fn parts(&self, groups: &GroupSet) -> Result<Vec<SavedRows>, OperatorError> {
+        let of_key = |id: u32| {
+            let (key, waiting) = (&self.keys[id as usize], &self.waiting[id as usize]);
+            let held = key.held.iter().flatten().map(|h| h.values.bytes());
+            let told = key.told.iter().map(|t| t.1.bytes());
+            let waiting = waiting.readings.iter().map(|r| r.1.values.bytes());
+            (self.names.group(id), held.chain(told).chain(waiting).sum())
+        };
+        let sizes = self.names.ids(groups).into_iter().map(of_key);
+        divided(groups, sizes).iter().map(|groups| self.rows(groups)).collect()
+    }
+
+    fn rows(&self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
         let ids = self.names.ids(groups);
         let keys: Vec<&KeyState> = ids.iter().map(|id| &self.keys[*id as usize]).collect();
         let waiting: Vec<&Waiting<Reading>> =
@@ -83,7 +96,7 @@ impl Cut {
             let told = keys.iter().map(|k| k.told.as_ref()?.1.value(i));
             columns.push(decoded(codec, told)?);
         }
-        let rows = RecordBatch::try_new(self.schema, columns)?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let of_rows = ids.iter().map(|id| self.names.group(*id));
         Ok(SavedRows { rows, groups: counts(groups, of_rows) })
     }
@@ -143,7 +156,7 @@ impl LatestOperator {
             waiting: self.reorder.keys.clone(),
             seen_us: self.silence.seen_us.clone(),
         };
-        Snapshot::new(groups, move |groups| cut.rows(groups))
+        Snapshot::in_parts(groups, move |groups| cut.parts(groups))
     }
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
@@ -172,7 +185,8 @@ impl LatestOperator {
             let mut key = KeyState::default();
             if number(4).is_valid(row) {
                 let told = Packed::new(saved.told.iter().map(|t| t.get(row)), &mut room);
-                key.told = Some((number(4).value(row), told));
+                let each = (0..self.codecs.len()).map(|column| told.only(column, &mut room));
+                key.told = Some((number(4).value(row), Told(each.collect())));
             }
             key.held = (0..self.codecs.len())
                 .map(|i| {

@@ -405,6 +405,70 @@ fn what_waits_for_a_key_is_bounded() {
     assert!(emit.late.is_empty() && !emit.rows.is_empty(), "the oldest went early");
 }
 
+/// An epoch of one device that says a text of `bytes` and then `count` numbers.
+fn large(bytes: usize, count: i64) -> RecordBatch {
+    let readings: Vec<Reading> = (0..=count).map(|i| (1, i, Some(i), None)).collect();
+    let rows = batch(&readings);
+    let mut columns = rows.columns().to_vec();
+    let texts = (0..=count).map(|i| (i == 0).then(|| "x".repeat(bytes)));
+    columns[3] = Arc::new(texts.collect::<StringArray>());
+    RecordBatch::try_new(input(), columns).unwrap()
+}
+
+/// A large text that is known for long is in every row, but neither in one batch nor in memory.
+#[test]
+fn rows_with_a_large_text_are_several_batches_and_share_it() {
+    let mut operator = LatestOperator::new(spec(0)).unwrap();
+    let mut emit = Emit::default();
+    operator.epoch(&large(400, 99), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+    operator.end(&mut emit).unwrap();
+    let text = Some("x".repeat(400));
+    let expected = (0..100).map(|i| ("d1".to_owned(), i, Some(i), text.clone()));
+    assert_eq!(rows(&emit), expected.collect::<Vec<Row>>());
+    let most = crate::grouped::BATCH_BYTES / 400;
+    assert!(emit.rows.iter().all(|batch| batch.num_rows() <= most), "{}", emit.rows.len());
+    let key = &operator.keys[0];
+    let (told, held) = (key.told.as_ref().unwrap(), key.held[1].as_ref().unwrap());
+    assert_eq!(told.1.value(1).unwrap().as_ptr(), held.values.value(1).unwrap().as_ptr());
+}
+
+#[test]
+fn a_key_has_so_many_bytes_in_an_epoch_and_no_more() {
+    let mut operator = LatestOperator::new(spec(0)).unwrap();
+    operator.bytes_max = 10_000;
+    let mut emit = Emit::default();
+    operator.epoch(&large(400, 99), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+    // The newest is told by the next epoch.
+    let refused: usize = emit.rejects.iter().map(RecordBatch::num_rows).sum();
+    let told = rows(&emit);
+    assert!(told.len() > 10 && refused > 10 && told.len() + refused == 99, "{}", told.len());
+    assert_eq!(told.last().unwrap().1, told.len() as i64 - 1, "the oldest are told");
+    assert!(emit.rejects.iter().all(|r| r["reason"].as_string::<i32>().value(0) == "bytes_max"));
+    let payload = emit.rejects[0]["payload"].as_binary::<i32>().value(0).len();
+    assert!(payload < 100, "without what is too much: {payload}");
+    let mut emit = Emit::default();
+    operator
+        .epoch(&batch(&[(1, 200, None, None)]), Tick { epoch: 2, time_us: 1 }, &mut emit)
+        .unwrap();
+    assert_eq!((rows(&emit).len(), emit.rejects.len()), (1, 0), "the next epoch begins anew");
+}
+
+/// As many parts as the state needs, which are loaded one by one.
+#[test]
+fn a_large_state_is_saved_in_parts() {
+    let mut operator = LatestOperator::new(spec(0)).unwrap();
+    let readings: Vec<Reading> = (0..100).map(|d| (d, 1, Some(1), Some(7))).collect();
+    let tick = Tick { epoch: 1, time_us: 0 };
+    operator.epoch(&batch(&readings), tick, &mut Emit::default()).unwrap();
+    let parts = operator.cut(true).parts().unwrap();
+    assert!(parts.len() > 3, "{}", parts.len());
+    let mut other = LatestOperator::new(spec(0)).unwrap();
+    for part in parts {
+        other.load(&part.rows).unwrap();
+    }
+    assert_eq!(other.save().unwrap(), operator.save().unwrap());
+}
+
 #[test]
 fn foreign_state_is_refused() {
     let saved = LatestOperator::new(spec(0)).unwrap().save().unwrap();

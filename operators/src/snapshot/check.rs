@@ -67,7 +67,7 @@ impl Subject<'_> {
                     let cut = operator.cut(number % 4 == 3).within(&owned);
                     let covered: Vec<u16> = cut.groups().iter().collect();
                     assert!(covered.iter().all(|g| usize::from(*g) % workers == index));
-                    split(cut.rows().unwrap(), &mut groups);
+                    cut.parts().unwrap().into_iter().for_each(|part| split(part, &mut groups));
                 }
             }
         }
@@ -101,6 +101,11 @@ impl Subject<'_> {
         for (cut, then) in taken {
             assert_eq!(cut.rows().unwrap().rows, then, "a cut does not change afterwards");
         }
+        let mut of_parts = (self.make)();
+        for part in reference.cut(true).parts().unwrap() {
+            of_parts.load(&part.rows).unwrap();
+        }
+        assert_eq!(of_parts.save().unwrap(), reference.save().unwrap(), "part by part");
         let mut expected = Groups::new();
         split(reference.cut(true).rows().unwrap(), &mut expected);
         assert_eq!(expected.len(), usize::from(KEY_GROUPS), "all groups are covered");

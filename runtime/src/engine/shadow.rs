@@ -198,7 +198,8 @@ fn collect(
     loop {
         match received.recv() {
             Ok(Event::State { name, state: taken, .. }) if wanted.contains(&name) => {
-                state.push((name, taken.rows()?));
+                let parts = taken.parts()?.into_iter();
+                state.extend(parts.map(|part| (name.clone(), part)));
             }
             Ok(Event::Done(tick)) => in_flight.done(tick.epoch),
             Ok(Event::Failed(why)) => anyhow::bail!("{why}"),

@@ -65,7 +65,8 @@ impl Committer {
             false => rebuild(journal, &names, changed, &wanted, &Pace::to(restored.epoch))?,
         };
         let taken = TakenOver {
-            rebuilt: made.state.iter().map(|(name, _)| name.clone()).collect(),
+            // A large state has several parts.
+            rebuilt: Vec::from_iter(BTreeSet::from_iter(made.state.iter().map(|s| s.0.clone()))),
             since_us: made.since_us,
         };
         let Some(checkpoints) = &mut self.checkpoints else { return Ok(taken) };

@@ -16,6 +16,8 @@ use crate::operator::KeyedOperator;
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
 
+mod large;
+
 /// Longer than any of these tests.
 const FOR_EVER: i64 = 1_000_000_000;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::kept;
@@ -53,6 +54,33 @@ pub(crate) struct Restored {
     pub(crate) renamed: bool,
     /// Files of the state that is kept.
     pub(crate) holdings: Holdings,
+}
+
+/// Bytes of parts of a state that are loaded as one: a column of texts has room for 2 GiB.
+pub(super) const TOGETHER_BYTES_MAX: usize = 1 << 30;
+
+/// Parts of a state as few batches of at most `bytes_max`, or one part: nearly always one.
+pub(super) fn together(
+    parts: &[RecordBatch],
+    bytes_max: usize,
+) -> Result<Vec<RecordBatch>, ArrowError> {
+    let mut out = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, part) in parts.iter().enumerate() {
+        let columns = part.columns().iter().map(|c| c.to_data().get_slice_memory_size());
+        let own = columns.sum::<Result<usize, ArrowError>>()?;
+        if at > from && bytes + own > bytes_max {
+            out.push(concat_batches(parts[from].schema_ref(), &parts[from..at])?);
+            (from, bytes) = (at, 0);
+        }
+        bytes += own;
+    }
+    match &parts[from..] {
+        [] => {}
+        [one] => out.push(one.clone()),
+        rest => out.push(concat_batches(rest[0].schema_ref(), rest)?),
+    }
+    Ok(out)
 }
 
 impl Restored {
@@ -106,13 +134,10 @@ impl Restored {
             ..Self::default()
         };
         for (name, batches) in all {
-            let rows = match &batches[..] {
-                [one] => one.clone(),
-                _ => concat_batches(batches[0].schema_ref(), &batches)
-                    .with_context(|| format!("the state of {name} is not of one kind"))?,
-            };
-            restored.rows += rows.num_rows() as u64;
-            restored.state.push((name, rows));
+            let together = together(&batches, TOGETHER_BYTES_MAX)
+                .with_context(|| format!("the state of {name} is not of one kind"))?;
+            restored.rows += together.iter().map(|b| b.num_rows() as u64).sum::<u64>();
+            restored.state.extend(together.into_iter().map(|rows| (name.clone(), rows)));
         }
         Ok(restored)
     }
@@ -150,4 +175,32 @@ pub(crate) fn changed(manifest: &Manifest, pipelines: &[PipelineSpec]) -> Vec<St
     let kept = kept(&old, &content::numbers(&now));
     let differs = |name: &&String| now.contains_key(*name) && !kept.contains_key(*name);
     manifest.operators.keys().filter(differs).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    #[test]
+    fn parts_are_loaded_together_as_far_as_there_is_room() {
+        let part = |from: i64| {
+            let values: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 10));
+            RecordBatch::try_from_iter([("v", values)]).unwrap()
+        };
+        let parts = [part(0), part(10), part(20)];
+        let values = |bytes_max: usize| -> Vec<Vec<i64>> {
+            let of = |b: &RecordBatch| {
+                let values = b["v"].as_any().downcast_ref::<Int64Array>().unwrap();
+                values.values().to_vec()
+            };
+            together(&parts, bytes_max).unwrap().iter().map(of).collect()
+        };
+        assert_eq!(values(1 << 20), [(0..30).collect::<Vec<_>>()]);
+        assert_eq!(values(160), [(0..20).collect::<Vec<_>>(), (20..30).collect()]);
+        assert_eq!(values(0).len(), 3);
+        assert!(together(&[], 160).unwrap().is_empty());
+    }
 }

@@ -105,13 +105,13 @@ impl Saver {
         result
     }
 
-    /// Makes a file of an operator's state.
+    /// Makes a file of an operator's state, or several.
     fn save(&mut self, name: &str, epoch: Epoch, state: Snapshot) -> anyhow::Result<()> {
         if state.groups().is_empty() {
             return Ok(());
         }
-        let saved = state.rows().with_context(|| format!("cannot save the state of {name}"))?;
-        self.write(name, epoch, &saved)
+        let parts = state.parts().with_context(|| format!("cannot save the state of {name}"))?;
+        parts.iter().try_for_each(|saved| self.write(name, epoch, saved))
     }
 
     fn write(&mut self, name: &str, epoch: Epoch, saved: &SavedRows) -> anyhow::Result<()> {

@@ -22,6 +22,7 @@ use tidegate_pipelines::change::rule_of;
 use tidegate_pipelines::kept;
 
 use super::parts;
+use super::restore::{TOGETHER_BYTES_MAX, together};
 use super::rules::{self, Rules, add_ended};
 use super::saver::{Plan, Saver};
 use crate::checkpoint::Prepared;
@@ -109,12 +110,13 @@ impl Saver {
         let built =
             |name: &String| switch.built.as_ref().is_none_or(|b| b.contains(pipeline(name)));
         for (name, was) in kept.iter().filter(|(name, was)| name != was || built(name)) {
-            let Some(rows) = had.get(was).map(|parts| joined(parts)).transpose()? else { continue };
+            let Some(parts) = had.get(was) else { continue };
             if name != was {
-                let saved = by_group(&rows, keys_of(&switch.new, name))?;
+                let saved = by_group(&joined(parts)?, keys_of(&switch.new, name))?;
                 holdings.apply(self.options.store.write_part(name, &saved)?);
             }
-            state.push((name.clone(), rows));
+            let together = together(parts, TOGETHER_BYTES_MAX)?.into_iter();
+            state.extend(together.map(|rows| (name.clone(), rows)));
         }
         for (name, mut saved) in switch.rebuilt {
             if rule_of(&name).is_some() {

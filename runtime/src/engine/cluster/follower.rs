@@ -289,9 +289,10 @@ fn savers(out: &Out) -> io::Result<(Sender<Saving>, JoinHandle<io::Result<()>>)>
         for saving in queue {
             match saving {
                 Saving::State(name, epoch, state) => {
-                    let saved = state.rows().map_err(wire::invalid)?;
-                    let part = part::encode(&name, &saved).map_err(wire::invalid)?;
-                    say(&out, &Head::State { epoch }, &part)?;
+                    for saved in state.parts().map_err(wire::invalid)? {
+                        let part = part::encode(&name, &saved).map_err(wire::invalid)?;
+                        say(&out, &Head::State { epoch }, &part)?;
+                    }
                 }
                 Saving::Through(epoch) => say(&out, &Head::Saved { epoch }, &[])?,
             }
