@@ -82,6 +82,15 @@ impl KeyState {
         Self { clock_us, settled_us, told_us: i64::MIN, left, right }
     }
 
+    /// Lets go of the right rows that no left row can have any more.
+    fn let_go(&mut self, rule: Rule) {
+        // The oldest left row that waits or can come.
+        let oldest_us = self.left.front().map_or(self.settled_us, |l| l.0.min(self.settled_us));
+        let from_us = oldest_us.saturating_sub(rule.before_us);
+        let gone = self.right.partition_point(|(time_us, _)| *time_us < from_us);
+        self.right.drain(..gone);
+    }
+
     fn of(&mut self, side: Side) -> &mut Waiting {
         match side {
             Side::Left => &mut self.left,
@@ -284,20 +293,17 @@ impl IntervalJoin {
             let joined = right.map(|(_, right)| (Arc::clone(&row), Some(Arc::clone(right))));
             out.joined.extend(joined.map(|joined| (id, time_us, joined)));
         }
-        // The oldest left row that waits or can come.
-        let oldest_us = key.left.front().map_or(key.settled_us, |l| l.0.min(key.settled_us));
-        let from_us = oldest_us.saturating_sub(rule.before_us);
-        let gone = key.right.partition_point(|(time_us, _)| *time_us < from_us);
-        key.right.drain(..gone);
+        key.let_go(rule);
     }
 
     /// Rejects of what came, the newest first, what waits beyond `rows_max`: what has waited goes
     /// on waiting.
     fn refuse(&mut self, side: Side, came: &Came, emit: &mut Emit) -> Result<(), OperatorError> {
-        let rows_max = self.rule.rows_max;
+        let (rule, rows_max) = (self.rule, self.rule.rows_max);
         let mut failed = Vec::new();
         for own in came.by_key() {
-            let waiting = self.keys[own[0].0 as usize].of(side);
+            let key = &mut self.keys[own[0].0 as usize];
+            let waiting = key.of(side);
             let over = waiting.len().saturating_sub(rows_max);
             for (_, time_us, row) in own.iter().rev().take(over) {
                 // Of one time, what came last is last.
@@ -305,6 +311,9 @@ impl IntervalJoin {
                 waiting.remove(after.saturating_sub(1));
                 let detail = format!("{rows_max} rows of its key wait already");
                 failed.push(Failed { row: *row, reason: REASON_ROWS_MAX, detail });
+            }
+            if over > 0 {
+                key.let_go(rule);
             }
         }
         if !failed.is_empty() {

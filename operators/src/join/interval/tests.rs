@@ -155,9 +155,10 @@ impl Model {
         if silent_us >= case.silent_us() {
             out.extend(self.show_all(case));
         }
+        let mut over = shorten(&mut self.left, case, now_us);
         let first_us = self.left.iter().map(|l| l.0).min().into_iter().chain(self.settled_us).min();
         self.right.retain(|r| first_us.is_some_and(|first_us| r.0 >= first_us - case.before_us));
-        let over = shorten(&mut self.left, case, now_us) + shorten(&mut self.right, case, now_us);
+        over += shorten(&mut self.right, case, now_us);
         if silent_us >= case.forget_after_us.max(case.silent_us()) {
             self.right.clear();
             self.told_us = None;

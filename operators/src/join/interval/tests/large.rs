@@ -1,4 +1,4 @@
-//! Rows that are large together: cut into batches, and bounded.
+//! Rows that are too many, or large together: cut into batches, and bounded.
 
 use arrow::array::StringArray;
 
@@ -58,4 +58,19 @@ fn a_key_has_so_many_bytes_in_an_epoch_and_no_more() {
     assert_eq!(rows, told * (told + 1) / 2);
     assert!(told > 2 && refused.len() > 2, "{told}");
     assert!(refused.iter().all(|reason| reason == "bytes_max"));
+}
+
+/// What only a refused row could have had for a partner takes no place either.
+#[test]
+fn a_refused_row_keeps_no_partners() {
+    let case = Case { before_us: 25, after_us: 13, disorder_us: 12, rows_max: 1, ..plain() };
+    let epochs = [
+        (1, vec![(true, 1, -11, 0)]),
+        (2, vec![(false, 1, 15, 0)]),
+        (3, vec![(false, 1, 14, 0), (false, 1, 39, 0)]),
+        (4, vec![(true, 1, 36, 0)]),
+    ];
+    let found = found(case, &epochs, &[1]);
+    let over: Vec<usize> = found.iter().map(|e| e.2).collect();
+    assert_eq!(over, [0, 0, 2, 0, 0]);
 }
