@@ -104,3 +104,29 @@ fn an_entry_holds_from_when_it_comes_the_first_since_ever_and_a_new_join_finds_a
     wait_for_current(&home, &[("d1", 11), ("d3", 30)]);
     instance.stop();
 }
+
+#[test]
+fn what_was_retained_before_the_registry_was_there_is_found() {
+    // Until then they are only delivered, so the journal has nothing of them.
+    let before = pipeline("topic = \"other/{device}\"");
+    let (topics, deliver) = ("topics = [\"p/{device}\"]", "deliver = [\"reg/#\"]");
+    assert!(before.contains(topics));
+    let home = Home::with(&before.replace(topics, &format!("{topics}\n{deliver}")));
+    let limits: Limits = vec![("d1", None, 10), ("d2", Some(1), 20)];
+    let instance = home.start();
+    say(&instance, &limits);
+    retain(&instance, &[("d3", "{".to_owned())]);
+    instance.stop();
+    assert_eq!(home.count("SELECT count(*) FROM system.rejects"), 0);
+    home.write("pipelines/one.toml", &pipeline(TOPIC));
+    let instance = home.start();
+    publish(&instance, 0..2 * EVERY + 1);
+    wait_for(&home, &limits, 2);
+    // What is known already is not taken again: it could be older than what the journal has.
+    instance.kill();
+    let instance = home.start();
+    publish(&instance, 2 * EVERY..3 * EVERY + 1);
+    wait_for(&home, &limits, 3);
+    assert_eq!(home.count("SELECT count(*) FROM p.limits_versions_revisions"), 2);
+    instance.stop();
+}

@@ -262,7 +262,8 @@ impl Engine {
         recovery.replayed = options.replaying.now();
         Stats::set(&stats.replayed_messages, recovery.messages());
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
-        let registries = Arc::new(registries.start(&journal.intake(0)).await?);
+        let registries = registries.start(&journal.intake(0)).await?;
+        let registries = Arc::new(registries.take_kept(&bound, &journal).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
         earlier::enter(&options, &mut plan, &mut bound, epoch)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));

@@ -21,7 +21,7 @@ use super::options::EngineOptions;
 use crate::http::{HttpConfig, HttpListener, ListenerOptions, Requests, Timeouts};
 use crate::journal::Journal;
 use crate::mqtt::{
-    AlertTopics, Endpoint, EndpointConfig, RetainedPolicy, Subscriber, SubscriberConfig,
+    AlertTopics, Endpoint, EndpointConfig, KeptTopics, RetainedPolicy, Subscriber, SubscriberConfig,
 };
 use crate::source::{Source, SourceError, SourceStats};
 use crate::webhook::WebhookTarget;
@@ -32,6 +32,14 @@ pub(super) struct Bound {
     addr: Option<SocketAddr>,
     doors: Vec<(&'static str, SocketAddr)>,
     alerts: Option<AlertTopics>,
+    kept: Option<KeptTopics>,
+}
+
+impl Bound {
+    /// What it has retained, if it is an endpoint.
+    pub(super) fn kept(&self) -> Option<&KeptTopics> {
+        self.kept.as_ref()
+    }
 }
 
 /// The endpoints on which alerts are topics.
@@ -139,7 +147,7 @@ async fn bind_http(
         insecure_listen: spec.insecure_listen,
     })?;
     let doors = vec![("http", listener.local_addr())];
-    Ok(Bound { source: Box::new(source), addr: None, doors, alerts: None })
+    Ok(Bound { source: Box::new(source), addr: None, doors, alerts: None, kept: None })
 }
 
 async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
@@ -152,11 +160,13 @@ async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
             if let Some(plain) = doors.iter_mut().find(|door| door.0 == "mqtt") {
                 plain.0 = "endpoint";
             }
-            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), doors, alerts })
+            let kept = Some(endpoint.kept());
+            Ok(Bound { source: Box::new(endpoint), addr: Some(addr), doors, alerts, kept })
         }
         SourceKind::Mqtt(spec) => {
             let subscriber = Subscriber::new(subscriber_config(spec, data))?;
-            Ok(Bound { source: Box::new(subscriber), addr: None, doors: Vec::new(), alerts: None })
+            let (addr, doors, alerts, kept) = (None, Vec::new(), None, None);
+            Ok(Bound { source: Box::new(subscriber), addr, doors, alerts, kept })
         }
         SourceKind::Http(_) => anyhow::bail!("it is bound with its listener"),
         SourceKind::File(_) => anyhow::bail!("files are no live source"),

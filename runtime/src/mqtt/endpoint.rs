@@ -22,6 +22,7 @@ use super::broker::{Broker, BrokerOptions};
 use super::connect::Terms;
 use super::connection::{self, Shared};
 use super::housekeeping;
+use super::kept::KeptTopics;
 use super::limits::{CONNECT_TIMEOUT, REFUSALS_MAX, STOP_TIMEOUT};
 use super::listeners::{Layers, Listeners, TlsListener, WebSocketListener};
 use super::notices::Notices;
@@ -194,6 +195,11 @@ impl Endpoint {
     pub fn alert_topics(&self) -> Option<AlertTopics> {
         let prefix = self.alerts.clone()?;
         Some(AlertTopics { broker: Arc::clone(&self.broker), prefix })
+    }
+
+    /// What it has retained.
+    pub(crate) fn kept(&self) -> KeptTopics {
+        KeptTopics(Arc::clone(&self.broker))
     }
 
     /// The address that is listened on without TLS, with its real port.

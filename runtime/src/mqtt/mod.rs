@@ -34,6 +34,7 @@ mod endpoint;
 #[cfg(test)]
 mod fuzz;
 mod housekeeping;
+mod kept;
 pub mod limits;
 mod listeners;
 mod notices;
@@ -52,5 +53,6 @@ pub(crate) mod wire;
 pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use alerts::AlertTopics;
 pub use endpoint::{Endpoint, EndpointConfig};
+pub(crate) use kept::KeptTopics;
 pub use listeners::{TlsListener, WebSocketListener};
 pub use subscriber::{RetainedPolicy, Subscriber, SubscriberConfig};

@@ -18,8 +18,9 @@ use tidegate_operators::{Messages, MessagesBuilder};
 use tidegate_pipelines::plan::{RegistrySource, RegistryTopic};
 
 use super::diff::{Known, Row, name_of};
-use super::messages;
 use super::note::Note;
+use super::{OFFER_BYTES, messages};
+use crate::mqtt::KeptTopics;
 use crate::source::SourceStats;
 
 /// The registries of a plan that are topics.
@@ -96,6 +97,26 @@ impl Topic {
         }
     }
 
+    /// What an endpoint has retained of keys that nothing is known of. Of others, the journal has
+    /// what was received last, and what is retained could be older.
+    fn unheard(&self, kept: &KeptTopics, now_us: i64) -> Vec<MessagesBuilder> {
+        let run = kept.messages(&self.place.template.filter(), now_us).finish(self.number, 0);
+        let (mut offers, mut open) = (Vec::new(), MessagesBuilder::default());
+        let known = self.lock();
+        for (i, meta) in run.index.iter().enumerate() {
+            let row = self.row(&run, i, now_us);
+            if row.is_none_or(|(name, _)| known.known.rows.contains_key(&name)) {
+                continue;
+            }
+            open.push_with(run.topic(i), run.payload(i), b"", run.properties(i), *meta);
+            if open.data_bytes() >= OFFER_BYTES {
+                offers.push(std::mem::take(&mut open));
+            }
+        }
+        offers.extend((!open.is_empty()).then_some(open));
+        offers
+    }
+
     /// A message as a row, and what that is known by.
     fn row(&self, run: &Messages, i: usize, received_us: i64) -> Option<(String, Row)> {
         let gone = run.payload(i).is_empty();
@@ -159,6 +180,22 @@ impl Entries {
                 Err(error) => topic.stats.set_unhealthy(format!("{error:#}")),
             }
         }
+    }
+
+    /// What sources have retained from before their registries were in the plan, as offers that the
+    /// journal takes, each with the number of its source.
+    pub(super) fn unheard<'a>(
+        &self,
+        kept: impl Fn(u16) -> Option<&'a KeptTopics>,
+        now_us: i64,
+    ) -> Vec<(usize, MessagesBuilder)> {
+        let mut offers = Vec::new();
+        for topic in &self.0 {
+            let of_topic = kept(topic.number).map(|kept| topic.unheard(kept, now_us));
+            let number = usize::from(topic.number);
+            offers.extend(of_topic.into_iter().flatten().map(|offer| (number, offer)));
+        }
+        offers
     }
 
     /// All that is known, as offers that the journal takes.

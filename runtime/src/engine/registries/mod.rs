@@ -37,8 +37,10 @@ use self::fetch::Fetcher;
 use self::note::Note;
 use self::read::{Stamp, read_file_of, stamp};
 use self::watch::{first, watch_file, watch_url};
+use super::sources::Bound;
 use crate::clock::Clock;
 use crate::intake::{Intake, IntakeError};
+use crate::journal::Journal;
 use crate::source::SourceStats;
 
 /// Bytes of rows that are offered to the journal at a time.
@@ -257,6 +259,23 @@ impl Opened {
 }
 
 impl Registries {
+    /// Journals what endpoints have retained from before a registry on them was in the plan.
+    /// Nobody may be let in before.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub(super) async fn take_kept(
+        self,
+        bound: &[Bound],
+        journal: &Journal,
+    ) -> Result<Self, IntakeError> {
+        let kept = |number: u16| bound.get(usize::from(number)).and_then(Bound::kept);
+        for (number, offer) in self.entries.unheard(kept, self.clock.now_us()) {
+            journal.intake(number).offer(offer).await?;
+        }
+        Ok(self)
+    }
+
     /// What is wrong with them at present.
     pub(super) fn problems(&self) -> Vec<String> {
         let problem = |w: &Watched| Some(format!("{}: {}", w.name, w.stats.problem()?));
@@ -305,6 +324,9 @@ impl Registry {
     ) -> Result<(), IntakeError> {
         let since_us = Some(clock.now_us());
         let (known, said) = self.known.clone().take(&self.source, rows, since_us);
+        if known == self.known && self.stats.is_healthy() {
+            return Ok(());
+        }
         self.say(&said, intake, clock).await?;
         self.known = known;
         match self.note.write(&self.known) {

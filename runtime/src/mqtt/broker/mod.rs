@@ -88,6 +88,11 @@ impl Broker {
         self.lock().publish(from, publications, now_ms)
     }
 
+    /// What is retained on topics that match a valid filter, as it was published.
+    pub(crate) fn retained(&self, filter: &str, now_ms: u64) -> Vec<Publication> {
+        self.lock().retained_on(filter, now_ms)
+    }
+
     /// Whether anybody might subscribe to this topic; if not, only a retained message needs
     /// `publish`. Takes no lock.
     pub(crate) fn may_match(&self, topic: &[u8]) -> bool {

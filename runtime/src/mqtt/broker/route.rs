@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::add;
 use super::filter::{is_valid_filter, split_shared};
 use super::message::{Ids, Message, OVERHEAD_BYTES};
@@ -73,6 +75,23 @@ impl State {
             };
             self.enqueue(slot, Queued { retain: true, ..queued });
         }
+    }
+
+    pub(super) fn retained_on(&self, filter: &str, now_ms: u64) -> Vec<Publication> {
+        let mut found = Vec::new();
+        self.retained.matching(filter, |message| {
+            if !message.is_expired(now_ms) {
+                found.push(Publication {
+                    topic: Bytes::copy_from_slice(message.topic()),
+                    payload: Bytes::copy_from_slice(message.payload()),
+                    properties: Bytes::copy_from_slice(message.properties()),
+                    qos: message.qos,
+                    retain: true,
+                    expires_at_ms: message.expires_at_ms,
+                });
+            }
+        });
+        found
     }
 
     pub(super) fn subscriptions(&mut self, port: &Port) -> Vec<String> {
