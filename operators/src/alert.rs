@@ -239,7 +239,8 @@ impl AlertRule {
     fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
         let AlertSpec { pipeline, name, keys, limits, .. } = &self.spec;
         let step = KeyedStep { pipeline, name, limits: *limits };
-        let rows = step.admitted(&mut self.interner, keys, rows, &mut self.ids, emit)?;
+        let known = (&mut self.interner, &self.remnants);
+        let rows = step.admitted_back(known, keys, rows, &mut self.ids, emit)?;
         for key in self.interner.fresh() {
             let left = self.remnants.take(*key).map(KeyState::back).transpose()?;
             self.states.put(key.id as usize, left.unwrap_or_default());

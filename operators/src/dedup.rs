@@ -107,12 +107,13 @@ impl Dedup {
         let mut tallies = Tallies::new();
         let mut keep = vec![true; rows.num_rows()];
         let mut refused = Vec::new();
+        let closed = self.step().is_closed(&[spec.device], emit);
         for (row, hash) in hashes.into_iter().enumerate() {
             if keys.iter().any(|k| k.is_null(row)) {
                 continue;
             }
             let known = self.knows(hash);
-            if !known && !self.has_place(devices.value(row)) {
+            if !known && !self.has_place(devices.value(row), closed) {
                 keep[row] = false;
                 refused.push(row);
                 continue;

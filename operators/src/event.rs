@@ -11,7 +11,7 @@ use arrow::array::{
 use serde::{Deserialize, Serialize};
 
 use crate::message::{MessageMeta, Messages, MessagesBuilder};
-use crate::system::{engine_alerts, gaps_schema, sessions_schema};
+use crate::system::{LimitRow, engine_alerts, gaps_schema, limit_rows, sessions_schema};
 
 /// "Topic" of a [`SessionEvent`].
 const SESSION: &[u8] = b"session";
@@ -21,6 +21,10 @@ const GAP: &[u8] = b"gap";
 const BLOCKED: &[u8] = b"blocked";
 /// "Topic" of an [`EngineAlert`].
 const ALERT: &[u8] = b"alert";
+/// "Topic" of a [`LimitChange`].
+const LIMIT: &[u8] = b"limit";
+/// "Topic" of [`NoNewKeys`].
+const NO_NEW_KEYS: &[u8] = b"no_new_keys";
 /// "Pipeline" of the engine's own alerts.
 pub const ENGINE: &str = "tidegate";
 
@@ -111,6 +115,52 @@ impl EngineAlert {
     }
 }
 
+/// A limit of the engine was reached, or is no longer. The texts of `kind` and `state` are part of
+/// the product's interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitChange {
+    /// `memory`, `journal`, `disk`, `spill`, `keys`.
+    pub kind: String,
+    /// Which one of them: the stage of memory, the step of keys; empty where there is one.
+    pub subject: String,
+    /// `reached` or `left`.
+    pub state: String,
+    /// What was measured; bytes, or rows that were refused.
+    pub value: Option<u64>,
+    /// What it is measured by.
+    pub max: Option<u64>,
+    /// What is done about it, for people.
+    pub action: String,
+}
+
+impl LimitChange {
+    /// Appends it to what is offered to the journal.
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
+        put(out, LIMIT, self, "", received_us, 0);
+    }
+}
+
+/// Memory is used up: new keys find no place in the epoch that this is in. It holds for that epoch
+/// alone and is journaled in each one anew, so a replay, from wherever it begins, refuses the same
+/// rows, and nobody has to remember it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoNewKeys;
+
+impl NoNewKeys {
+    /// Appends it to what is written to the journal.
+    pub fn put(out: &mut MessagesBuilder, received_us: i64) {
+        let meta = MessageMeta { received_us, event: true, ..MessageMeta::default() };
+        out.push(NO_NEW_KEYS, &[], &[], meta);
+    }
+
+    /// Whether it is among messages.
+    pub fn is_in(messages: &Messages) -> bool {
+        let mut all = messages.index.iter().enumerate();
+        all.any(|(i, meta)| meta.event && messages.topic(i) == NO_NEW_KEYS)
+    }
+}
+
 impl SessionEvent {
     /// Appends it to what is offered to the journal. `session` as in [`MessageMeta::session`].
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64, session: u16) {
@@ -160,11 +210,14 @@ pub struct EventRows {
     pub gaps: RecordBatch,
     /// Rows of `system.alerts`.
     pub alerts: RecordBatch,
+    /// Rows of `system.limits`.
+    pub limits: RecordBatch,
 }
 
 /// The events among `messages` as rows.
 pub fn event_rows(messages: &Messages) -> EventRows {
     let mut alerts: Vec<(i64, EngineAlert)> = Vec::new();
+    let mut limits: Vec<LimitRow> = Vec::new();
     let mut sessions = Rows::<6>::default();
     let mut gaps = Rows::<3>::default();
     let (mut from, mut to) =
@@ -182,6 +235,9 @@ pub fn event_rows(messages: &Messages) -> EventRows {
         } else if messages.topic(i) == ALERT {
             let alert = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
             alerts.push((meta.received_us, alert));
+        } else if messages.topic(i) == LIMIT {
+            let change = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
+            limits.push((meta.received_us, offset, change));
         }
     }
     let mut columns = sessions.finish();
@@ -192,7 +248,7 @@ pub fn event_rows(messages: &Messages) -> EventRows {
     columns.push(Arc::new(from.finish().with_timezone("UTC")));
     columns.push(Arc::new(to.finish().with_timezone("UTC")));
     let gaps = RecordBatch::try_new(gaps_schema(), columns).expect("columns follow the schema");
-    EventRows { sessions, gaps, alerts: engine_alerts(&alerts) }
+    EventRows { sessions, gaps, alerts: engine_alerts(&alerts), limits: limit_rows(&limits) }
 }
 
 /// Time, offset and some texts; `last` is one text more.
@@ -261,10 +317,25 @@ mod tests {
         };
         alert.put(&mut out, 10);
         EngineAlert { status: "resolved".into(), ..alert }.put(&mut out, 11);
+        let limit = LimitChange {
+            kind: "memory".into(),
+            subject: "full".into(),
+            state: "reached".into(),
+            value: Some(9),
+            max: None,
+            action: "why".into(),
+        };
+        limit.put(&mut out, 12);
         let messages = out.finish(0, 100);
+        assert!(!NoNewKeys::is_in(&messages));
+        // A device may call its topic as it likes.
+        out.push(NO_NEW_KEYS, b"", b"dev", MessageMeta::default());
+        assert!(!NoNewKeys::is_in(&out.finish(0, 0)));
+        NoNewKeys::put(&mut out, 13);
+        assert!(NoNewKeys::is_in(&out.finish(0, 0)));
         assert_eq!(SessionEvent::of(&messages, 0), None);
         assert_eq!(SessionEvent::of(&messages, 1), Some(event));
-        let EventRows { sessions, gaps, alerts } = event_rows(&messages);
+        let EventRows { sessions, gaps, alerts, limits } = event_rows(&messages);
         let text = |name: &str, row| alerts[name].as_string::<i32>().value(row).to_owned();
         assert_eq!(alerts.num_rows(), 2);
         assert_eq!(text("pipeline", 0), ENGINE);
@@ -276,5 +347,9 @@ mod tests {
         assert_eq!(sessions["protocol"].as_string::<i32>().value(0), "5");
         assert_eq!(gaps["gap_to"].as_primitive::<TimestampMicrosecondType>().value(0), 9);
         assert_eq!(gaps["filter"].as_string::<i32>().value(0), "a/#");
+        assert_eq!(limits["journal_offset"].as_primitive::<Int64Type>().values(), &[105]);
+        assert_eq!(limits["subject"].as_string::<i32>().value(0), "full");
+        let number = |name: &str| limits[name].as_primitive::<Int64Type>().iter().next();
+        assert_eq!([number("value"), number("max")], [Some(Some(9)), Some(None)]);
     }
 }

@@ -48,6 +48,16 @@ pub struct Fresh {
     pub hash: u64,
 }
 
+/// Which new keys find a place.
+#[derive(Clone, Copy)]
+pub(crate) struct Admission<'a> {
+    /// Most keys of a key group.
+    pub(crate) share: u32,
+    /// If new keys find no place whatever the share: which ones are not new although they have no
+    /// id, by their stable hashes.
+    pub(crate) only: Option<&'a dyn Fn(u64) -> bool>,
+}
+
 /// Maps key values to dense ids and back.
 pub struct KeyInterner {
     table: HashTable<(u64, u32)>,
@@ -185,12 +195,23 @@ impl KeyInterner {
         rows: usize,
         ids: &mut Vec<u32>,
     ) -> Result<(), ArrowError> {
+        self.intern_admitted(Admission { share, only: None }, keys, rows, ids)
+    }
+
+    /// The same, but a new key that is not admitted gets [`NO_PLACE`].
+    pub(crate) fn intern_admitted(
+        &mut self,
+        admission: Admission<'_>,
+        keys: &[ArrayRef],
+        rows: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), ArrowError> {
         ids.clear();
         ids.reserve(rows);
         self.fresh.clear();
         self.hashes.clear();
         let Self { table, names, hashes, counts, fresh, .. } = self;
-        let mut places = Places { share, keys, rows, table, names, hashes, counts, fresh };
+        let mut places = Places { admission, keys, rows, table, names, hashes, counts, fresh };
         match &mut self.encoding {
             Encoding::Empty => ids.extend((0..rows).map(|row| places.id_of(row, &[]))),
             Encoding::Text => {
@@ -290,7 +311,7 @@ impl KeyInterner {
 
 /// The keys of a batch on their way to ids.
 struct Places<'a> {
-    share: u32,
+    admission: Admission<'a>,
     keys: &'a [ArrayRef],
     rows: usize,
     table: &'a mut HashTable<(u64, u32)>,
@@ -319,7 +340,8 @@ impl Places<'_> {
         }
         let hash = self.hashes[row];
         let count = &mut self.counts[usize::from(key_group(hash))];
-        if *count >= self.share {
+        let Admission { share, only } = self.admission;
+        if *count >= share || only.is_some_and(|is_known| !is_known(hash)) {
             return NO_PLACE;
         }
         *count += 1;

@@ -45,6 +45,9 @@ pub struct Emit {
     pub late: Vec<RecordBatch>,
     /// Rows for `system.rejects`.
     pub rejects: Vec<RecordBatch>,
+    /// Not an output but a condition of the epoch, set before its rows are taken: the journal says
+    /// that memory is used up, so new keys find no place ([`crate::event::NoNewKeys`]).
+    pub closed: bool,
 }
 
 /// A stateful operator with one state per key.

@@ -4,11 +4,13 @@
 //! with the bytes that were at fault, so that it can be looked at and sent again. This file must
 //! not decide what is a reject.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, AsArray, BinaryBuilder, Int64Builder, RecordBatch, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 
 use crate::system::rejects_schema;
@@ -55,6 +57,8 @@ pub enum Reason {
     NoBranch,
     /// The row's key is new, and a step has as many keys as it may.
     KeysMax,
+    /// The row's key is new, and the process has as much memory as it may.
+    MemoryMax,
 }
 
 impl Reason {
@@ -78,6 +82,7 @@ impl Reason {
             Self::Depth => "depth",
             Self::NoBranch => "no_branch",
             Self::KeysMax => "keys_max",
+            Self::MemoryMax => "memory_max",
         }
     }
 }
@@ -86,6 +91,44 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
     }
+}
+
+/// Rows that a step refused because it has as many keys as it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysRefused<'a> {
+    /// Name of the pipeline.
+    pub pipeline: &'a str,
+    /// Name of the step.
+    pub step: &'a str,
+    /// Its budget.
+    pub keys_max: u64,
+    /// How many.
+    pub rows: u64,
+}
+
+/// What detail a step tells of such rows.
+pub(crate) fn keys_max_detail(keys_max: u64) -> String {
+    format!("its key is new, and there is no place left (keys_max = {keys_max})")
+}
+
+/// Those among rows of [`rejects_schema`], by pipeline and step.
+pub fn keys_refused(rows: &RecordBatch) -> Vec<KeysRefused<'_>> {
+    let text = |name: &str| rows[name].as_string::<i32>();
+    let (reasons, pipelines, details) = (text("reason"), text("pipeline"), text("detail"));
+    let mut counts = BTreeMap::new();
+    for row in 0..rows.num_rows() {
+        if reasons.value(row) == Reason::KeysMax.text() {
+            *counts.entry((pipelines.value(row), details.value(row))).or_insert(0) += 1;
+        }
+    }
+    let refused = counts.into_iter().filter_map(|((pipeline, detail), rows)| {
+        let (_, rest) = detail.split_once('`')?;
+        let (step, rest) = rest.split_once('`')?;
+        let (_, keys_max) = rest.rsplit_once("keys_max = ")?;
+        let keys_max = keys_max.strip_suffix(')')?.parse().ok()?;
+        Some(KeysRefused { pipeline, step, keys_max, rows })
+    });
+    refused.collect()
 }
 
 /// One reject.
@@ -177,7 +220,7 @@ impl RejectBuilder {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{Array, AsArray};
+    use arrow::array::Array;
     use arrow::datatypes::Int64Type;
 
     use super::*;

@@ -26,7 +26,7 @@ pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
 pub use join::{JoinSpec, Partners};
 pub use latest::LatestSpec;
-pub use limits::{AtKeysMax, Declared, KeyLimits, share_of};
+pub use limits::{AtKeysMax, AtMemoryMax, Declared, KeyLimits, share_of};
 pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
     VALID_FROM, VALID_TO, registry_topic,

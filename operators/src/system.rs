@@ -19,7 +19,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::event::{ENGINE, EngineAlert};
+use crate::event::{ENGINE, EngineAlert, LimitChange};
 use crate::expression::Failed;
 use crate::reject::Reason;
 use crate::spec::{DetectSpec, INGEST_TIME, time_type};
@@ -74,6 +74,48 @@ pub fn gaps_schema() -> SchemaRef {
         time("gap_from"),
         time("gap_to"),
     ]))
+}
+
+/// Schema of `system.limits`: a limit of the engine was reached, or is no longer, and what is done
+/// about it. `value` and `max` are bytes, of `keys` rows that were refused and keys.
+pub fn limits_schema() -> SchemaRef {
+    let number = |name: &str| Field::new(name, DataType::Int64, true);
+    Arc::new(Schema::new(vec![
+        time("time"),
+        Field::new("journal_offset", DataType::Int64, false),
+        text("kind"),
+        text("subject"),
+        text("state"),
+        number("value"),
+        number("max"),
+        text("action"),
+    ]))
+}
+
+/// A change of a limit with its time and its place in the journal.
+pub(crate) type LimitRow = (i64, u64, LimitChange);
+
+/// Rows of `system.limits`.
+pub(crate) fn limit_rows(changes: &[LimitRow]) -> RecordBatch {
+    let times = TimestampMicrosecondArray::from_iter_values(changes.iter().map(|c| c.0));
+    let number = |f: &dyn Fn(&LimitChange) -> Option<u64>| -> ArrayRef {
+        let numbers = changes.iter().map(|c| f(&c.2).and_then(|n| i64::try_from(n).ok()));
+        Arc::new(numbers.collect::<Int64Array>())
+    };
+    let text = |f: &dyn Fn(&LimitChange) -> String| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(changes.iter().map(|c| f(&c.2))))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(times.with_timezone("UTC")),
+        Arc::new(Int64Array::from_iter_values(changes.iter().map(|c| c.1 as i64))),
+        text(&|c| c.kind.clone()),
+        text(&|c| c.subject.clone()),
+        text(&|c| c.state.clone()),
+        number(&|c| c.value),
+        number(&|c| c.max),
+        text(&|c| c.action.clone()),
+    ];
+    RecordBatch::try_new(limits_schema(), columns).expect("columns follow the schema")
 }
 
 /// What operators say of readings that came after the state of their windows was gone:
@@ -297,11 +339,15 @@ pub fn dropped_readings(rows: &RecordBatch) -> u64 {
     dropped.map(|row| readings.value(row) as u64).sum()
 }
 
-/// How many rows of `system.rejects` are there because a key found no place.
-pub fn refused_rows(rows: &RecordBatch) -> u64 {
+/// How many rows of `system.rejects` are there because a key found no place: in its step, and in
+/// memory.
+pub fn refused_rows(rows: &RecordBatch) -> (u64, u64) {
     let reasons = rows["reason"].as_string::<i32>();
-    let keys_max = Reason::KeysMax.text();
-    reasons.iter().filter(|reason| *reason == Some(keys_max)).count() as u64
+    let of = |wanted: Reason| {
+        let wanted = Some(wanted.text());
+        reasons.iter().filter(|reason| *reason == wanted).count() as u64
+    };
+    (of(Reason::KeysMax), of(Reason::MemoryMax))
 }
 
 fn repeated(value: &str, rows: usize) -> ArrayRef {

@@ -17,6 +17,7 @@ mod fuzz;
 mod http;
 pub mod intake;
 pub mod journal;
+pub mod memory;
 pub mod metrics;
 pub mod mqtt;
 mod mutation;

@@ -106,6 +106,13 @@ counters! {
     rejects: Counter "rejects",
     /// Reject rows whose keys were beyond `keys_max`.
     keys_refused: Counter "keys_refused",
+    /// Reject rows whose keys were new while memory was used up.
+    memory_refused: Counter "memory_refused",
+    /// Level: most bytes of resident memory that the process may have; 0 without a budget.
+    memory_max_bytes: Gauge "memory_max_bytes",
+    /// Level: how far memory is used up: 0 there is room, 1 it is short, 2 rows of new keys are
+    /// refused, 3 sources wait as well.
+    memory_stage: Gauge "memory_stage",
     /// Rows that say that a device's clock is off by more than `clock_skew_max`.
     clocks_off: Counter "clocks_off",
     /// Rows that came too late for a revision of their window.

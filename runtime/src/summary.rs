@@ -11,6 +11,7 @@ use tokio::time::Instant;
 pub use self::start::{recovered, replaying};
 use crate::engine::{Progress, Reading};
 use crate::fleet::FleetTotals;
+use crate::memory::resident_bytes;
 use crate::screen::Screen;
 use crate::stats::{Snapshot, Stats};
 
@@ -118,7 +119,7 @@ impl Summary {
             now,
             messages_per_s: rate(now.messages_received, before.messages_received),
             readings_per_s: rate(now.readings, before.readings),
-            memory_bytes: memory_bytes(),
+            memory_bytes: resident_bytes(),
             fleet: self.fleet.as_ref().map(|read| read()),
             files: self.files.as_ref().map(|files| files.now()),
         }
@@ -160,7 +161,7 @@ pub fn block(title: &str, p: &Picture) -> Vec<String> {
             "  lag {}   journal {}{}",
             seconds(n.lag_us),
             bytes(n.journal_bytes),
-            p.memory_bytes.map_or(String::new(), |m| format!("   memory {}", bytes(m)))
+            memory(p).map_or(String::new(), |memory| format!("   {memory}"))
         ),
     ];
     lines.extend(p.files.as_ref().map(|reading| format!("  {}", progress(reading))));
@@ -186,7 +187,7 @@ pub fn progress(r: &Reading) -> String {
 /// The line where there is no terminal.
 pub fn line(p: &Picture) -> String {
     let n = &p.now;
-    let memory = p.memory_bytes.map_or(String::new(), |m| format!(", memory {}", bytes(m)));
+    let memory = memory(p).map_or(String::new(), |memory| format!(", {memory}"));
     format!(
         "{} messages {} ({}/s), readings {} ({}/s), rejects {}, late {}{}, windows {}, \
          findings {}, alerts {}, webhooks {}, files {}, lag {}{memory}",
@@ -264,6 +265,18 @@ pub fn json(p: &Picture) -> serde_json::Value {
     value
 }
 
+/// How much there is, once it is short also how much there may be, and what is done about it.
+fn memory(p: &Picture) -> Option<String> {
+    let memory = format!("memory {}", bytes(p.memory_bytes?));
+    let done = match p.now.memory_stage {
+        0 => return Some(memory),
+        1 => "short",
+        2 => "new keys refused",
+        _ => "sources wait",
+    };
+    Some(format!("{memory} of {}: {done}", bytes(p.now.memory_max_bytes)))
+}
+
 /// Only where something was: most pipelines drop nothing.
 fn repeated(n: &Snapshot) -> String {
     match n.duplicates {
@@ -295,7 +308,8 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn bytes(count: u64) -> String {
+/// A number of bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -323,14 +337,6 @@ fn clock(time: Duration) -> String {
         60..3600 => format!("{}:{:02} min", s / 60, s % 60),
         _ => format!("{}:{:02}:{:02} h", s / 3600, s / 60 % 60, s % 60),
     }
-}
-
-/// Resident memory of this process, where `/proc` says it.
-pub(crate) fn memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod intake;
 mod kill;
 mod late;
 mod limits;
+mod memory;
 mod metrics;
 mod outputs;
 mod points;

@@ -252,7 +252,8 @@ impl Runner {
     }
 
     fn epoch(&mut self, tick: Tick) -> Emit {
-        let mut emit = Emit::default();
+        let closed = self.context.ticks.is_closed(tick.epoch);
+        let mut emit = Emit { closed, ..Emit::default() };
         let rows = self.take(tick.epoch);
         if self.failed {
             return emit;

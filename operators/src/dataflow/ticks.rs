@@ -18,6 +18,7 @@ struct Inner {
     times: BTreeMap<Epoch, i64>,
     checkpoints: BTreeMap<Epoch, bool>,
     flushes: BTreeSet<Epoch>,
+    closed: BTreeSet<Epoch>,
     /// The epoch after the newest tick.
     next: Epoch,
     time_us: i64,
@@ -56,6 +57,17 @@ impl Ticks {
         self.0.borrow().flushes.contains(&epoch)
     }
 
+    /// Says that new keys find no place in `epoch`. Must be called before the input advances past
+    /// `epoch`.
+    pub fn close_at(&self, epoch: Epoch) {
+        self.0.borrow_mut().closed.insert(epoch);
+    }
+
+    /// Whether new keys find no place in `epoch`.
+    pub fn is_closed(&self, epoch: Epoch) -> bool {
+        self.0.borrow().closed.contains(&epoch)
+    }
+
     /// Says that the input has ended for good, so that open windows are to be emitted. Must be
     /// called before the input is closed.
     pub fn end(&self) {
@@ -92,5 +104,6 @@ impl Ticks {
         inner.times = inner.times.split_off(&epoch);
         inner.checkpoints = inner.checkpoints.split_off(&epoch);
         inner.flushes = inner.flushes.split_off(&epoch);
+        inner.closed = inner.closed.split_off(&epoch);
     }
 }

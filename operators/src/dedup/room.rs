@@ -20,11 +20,16 @@ const NAME: &str = "reading.dedup";
 const UNKNOWN: i64 = -1;
 
 impl Dedup {
-    /// Whether a device is known, or can be.
-    pub(super) fn has_place(&self, device: &str) -> bool {
+    /// Whose devices these are, for rejects.
+    pub(super) fn step(&self) -> KeyedStep<'_> {
+        KeyedStep { pipeline: &self.spec.pipeline, name: NAME, limits: self.spec.limits }
+    }
+
+    /// Whether a device is known, or can be: while new ones are not `closed` out.
+    pub(super) fn has_place(&self, device: &str, closed: bool) -> bool {
         let named = name_hash(device);
         let devices = &self.devices[usize::from(key_group(named))];
-        devices.len() < self.spec.limits.share() as usize
+        (!closed && devices.len() < self.spec.limits.share() as usize)
             || devices.find(named, |d| &*d.name == device).is_some()
     }
 
@@ -35,9 +40,7 @@ impl Dedup {
         refused: &[usize],
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        let (pipeline, limits) = (&self.spec.pipeline, self.spec.limits);
-        let step = KeyedStep { pipeline, name: NAME, limits };
-        step.refuse(&[self.spec.device], rows, refused, emit)
+        self.step().refuse(&[self.spec.device], rows, refused, emit)
     }
 
     /// Forgets what came in `horizon_us` before `now_us` or earlier.

@@ -231,6 +231,14 @@ fn readings_of_a_device_without_a_place_are_rejected() {
         outcomes.push((emit.rows[0].num_rows(), refused));
     }
     let devices = outcomes[0].0;
+    // While memory is used up, who is known goes on, and then everybody is forgotten and so new.
+    for (epoch, time_us, refused) in [(4, 150, 600 - devices), (5, 250, 600)] {
+        let mut emit = Emit { closed: true, ..Emit::default() };
+        dedup.epoch(&rows(epoch as i64 * 600), Tick { epoch, time_us }, &mut emit).unwrap();
+        let reasons = emit.rejects[0]["reason"].as_string::<i32>();
+        assert!(reasons.iter().all(|r| r == Some("memory_max")));
+        assert_eq!((emit.rows[0].num_rows(), reasons.len()), (0, refused));
+    }
     assert!(devices > 100 && devices <= 256, "one of each group: {devices}");
     // Those that are known are known again, the others still have no place; then it is forgotten.
     assert_eq!(outcomes, [(devices, 600 - devices), (0, 600 - devices), (devices, 600 - devices)]);

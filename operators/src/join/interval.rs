@@ -201,7 +201,7 @@ impl IntervalJoin {
         if rows.num_rows() == 0 {
             return Ok(Came { rows: rows.clone(), taken: Vec::new() });
         }
-        let (arrived, fresh) = self.sides.admit(side, rows, emit)?;
+        let (arrived, fresh) = self.sides.admit((side, &self.remnants), rows, emit)?;
         self.start(&fresh);
         let column = arrived.rows.column(self.rule.times[usize::from(side == Side::Right)]);
         let times = column.as_primitive::<TimestampMicrosecondType>();

@@ -8,7 +8,7 @@ use arrow::row::Rows;
 
 use crate::grouped::{RowCodec, runs};
 use crate::intern::{Fresh, KeyInterner};
-use crate::keys::KeyedStep;
+use crate::keys::{KeyedStep, Remnants};
 use crate::operator::{Emit, OperatorError};
 use crate::spec::JoinSpec;
 
@@ -73,7 +73,7 @@ impl Sides {
     /// The rows of an edge whose keys have or find a place, and the keys that are new.
     pub(super) fn admit(
         &mut self,
-        side: Side,
+        (side, remnants): (Side, &Remnants),
         rows: &RecordBatch,
         emit: &mut Emit,
     ) -> Result<(Arrived, Vec<Fresh>), OperatorError> {
@@ -81,7 +81,8 @@ impl Sides {
         let JoinSpec { pipeline, name, limits, .. } = &self.spec;
         let step = KeyedStep { pipeline, name, limits: *limits };
         let mut ids = Vec::new();
-        let rows = step.admitted(&mut self.interner, &keys, rows, &mut ids, emit)?;
+        let known = (&mut self.interner, remnants);
+        let rows = step.admitted_back(known, &keys, rows, &mut ids, emit)?;
         let bytes = match side {
             Side::Left => self.codecs.0.encode(rows.columns())?,
             Side::Right => {

@@ -164,7 +164,7 @@ impl WindowJoin {
         if rows.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let (arrived, fresh) = self.sides.admit(side, rows, emit)?;
+        let (arrived, fresh) = self.sides.admit((side, &self.remnants), rows, emit)?;
         self.start(&fresh);
         let [start, end, revision] = self.columns[usize::from(side == Side::Right)];
         let Arrived { ids, rows, .. } = &arrived;

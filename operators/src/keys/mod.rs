@@ -18,11 +18,13 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 
 use crate::expression::Failed;
-use crate::intern::{KeyInterner, NO_PLACE};
+use crate::intern::{Admission, KeyInterner, NO_PLACE};
 use crate::operator::{Emit, OperatorError};
-use crate::reject::Reason;
-use crate::spec::{AtKeysMax, KeyLimits};
+use crate::reject::{Reason, keys_max_detail};
+use crate::spec::{AtKeysMax, AtMemoryMax, KeyLimits};
 use crate::system::step_rejects;
+
+const MEMORY_MAX_DETAIL: &str = "its key is new, and memory is used up (memory_max)";
 
 /// The step whose keys these are.
 #[derive(Clone, Copy)]
@@ -33,6 +35,12 @@ pub(crate) struct KeyedStep<'a> {
 }
 
 impl KeyedStep<'_> {
+    /// Whether new keys of these columns find no place in this epoch. Without columns there is one
+    /// key for all rows, which is nobody's new one.
+    pub(crate) fn is_closed(&self, keys: &[usize], emit: &Emit) -> bool {
+        emit.closed && self.limits.at_memory_max == AtMemoryMax::Reject && !keys.is_empty()
+    }
+
     /// Sets `ids` to the ids of the rows whose keys have or find a place. The others become
     /// rejects: then it is told which rows stay.
     pub(crate) fn admit(
@@ -43,9 +51,24 @@ impl KeyedStep<'_> {
         ids: &mut Vec<u32>,
         emit: &mut Emit,
     ) -> Result<Option<BooleanArray>, OperatorError> {
+        self.admit_known(interner, &|_| false, keys, rows, ids, emit)
+    }
+
+    /// The same; a key is not new, either, if `is_known` says so of its stable hash.
+    fn admit_known(
+        &self,
+        interner: &mut KeyInterner,
+        is_known: &dyn Fn(u64) -> bool,
+        keys: &[usize],
+        rows: &RecordBatch,
+        ids: &mut Vec<u32>,
+        emit: &mut Emit,
+    ) -> Result<Option<BooleanArray>, OperatorError> {
         let columns: Vec<ArrayRef> =
             keys.iter().map(|k| ArrayRef::clone(rows.column(*k))).collect();
-        interner.intern_within(self.limits.share(), &columns, rows.num_rows(), ids)?;
+        let only = self.is_closed(keys, emit).then_some(is_known);
+        let admission = Admission { share: self.limits.share(), only };
+        interner.intern_admitted(admission, &columns, rows.num_rows(), ids)?;
         if !ids.contains(&NO_PLACE) {
             return Ok(None);
         }
@@ -71,6 +94,23 @@ impl KeyedStep<'_> {
         }
     }
 
+    /// [`KeyedStep::admitted`] of a step that keeps something of the keys that it forgets: who
+    /// comes back is not new.
+    pub(crate) fn admitted_back(
+        &self,
+        (interner, remnants): (&mut KeyInterner, &Remnants),
+        keys: &[usize],
+        rows: &RecordBatch,
+        ids: &mut Vec<u32>,
+        emit: &mut Emit,
+    ) -> Result<RecordBatch, OperatorError> {
+        let is_known = |hash| remnants.has(hash);
+        match self.admit_known(interner, &is_known, keys, rows, ids, emit)? {
+            Some(keep) => Ok(filter_record_batch(rows, &keep)?),
+            None => Ok(rows.clone()),
+        }
+    }
+
     /// Makes rejects of rows whose keys found no place, or stops.
     pub(crate) fn refuse(
         &self,
@@ -81,15 +121,19 @@ impl KeyedStep<'_> {
     ) -> Result<(), OperatorError> {
         let Some(first) = refused.first() else { return Ok(()) };
         let keys_max = self.limits.keys_max;
-        if self.limits.at_keys_max == AtKeysMax::Stop {
+        let closed = self.is_closed(keys, emit);
+        if self.limits.at_keys_max == AtKeysMax::Stop && !closed {
             let schema = rows.schema();
             let names: Vec<&str> = keys.iter().map(|k| schema.field(*k).name().as_str()).collect();
             let columns: Vec<ArrayRef> = keys.iter().map(|k| rows.column(*k).clone()).collect();
             let key = crate::system::keys_json(&names, &columns, *first);
             return Err(OperatorError::KeysMax { keys_max, key });
         }
-        let detail = format!("its key is new, and there is no place left (keys_max = {keys_max})");
-        let reason = Reason::KeysMax.text();
+        let (reason, detail) = match closed {
+            true => (Reason::MemoryMax, MEMORY_MAX_DETAIL.to_owned()),
+            false => (Reason::KeysMax, keys_max_detail(keys_max)),
+        };
+        let reason = reason.text();
         let failed = refused.iter().map(|row| Failed { row: *row, reason, detail: detail.clone() });
         let failed: Vec<Failed> = failed.collect();
         emit.rejects.push(step_rejects(self.pipeline, self.name, rows, &failed)?);

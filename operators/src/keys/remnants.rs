@@ -130,6 +130,11 @@ impl Remnants {
         Ok(())
     }
 
+    /// Whether something is left of the key of this stable hash: it is not new.
+    pub(crate) fn has(&self, hash: u64) -> bool {
+        self.groups[usize::from(key_group(hash))].keys.contains_key(&hash)
+    }
+
     /// Takes what is left of a key that comes back; of one that is new or below the floor, the
     /// floor, if there is one.
     pub(crate) fn take(&mut self, key: Fresh) -> Option<Remnant> {

@@ -33,7 +33,7 @@ use crate::keys::Silence;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
-use crate::spec::SkewSpec;
+use crate::spec::{AtMemoryMax, SkewSpec};
 use crate::system::clock_skew_schema;
 
 /// Length of a stretch, microseconds.
@@ -227,7 +227,8 @@ impl KeyedOperator for ClockSkew {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         let mut ids = std::mem::take(&mut self.ids);
-        let share = self.spec.limits.share();
+        let is_closed = emit.closed && self.spec.limits.at_memory_max == AtMemoryMax::Reject;
+        let share = if is_closed { 0 } else { self.spec.limits.share() };
         self.interner.intern_within(share, &rows.columns()[..1], rows.num_rows(), &mut ids)?;
         for key in self.interner.fresh() {
             self.clocks.put(key.id as usize, Clock::default());

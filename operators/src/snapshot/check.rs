@@ -35,6 +35,11 @@ fn own(rows: &RecordBatch, keys: &[usize], index: usize, workers: usize) -> Reco
     filter_record_batch(rows, &mine).unwrap()
 }
 
+/// What an epoch is given: some are closed to new keys.
+fn emit(number: usize) -> Emit {
+    Emit { closed: number % 5 == 2, ..Emit::default() }
+}
+
 fn split(saved: SavedRows, into: &mut Groups) {
     let mut at = 0;
     for (group, rows) in saved.groups {
@@ -59,7 +64,7 @@ impl Subject<'_> {
             let tick = Tick { epoch: number as u64 + 1, time_us: *time_us };
             for (index, operator) in all.iter_mut().enumerate() {
                 let rows = own(rows, self.input_keys, index, workers);
-                operator.epoch(&rows, tick, &mut Emit::default()).unwrap();
+                operator.epoch(&rows, tick, &mut emit(number)).unwrap();
                 if number % every == 0 || number + 1 == self.epochs.len() {
                     // Taken now, made into rows only after the next epoch has changed things.
                     // Whole ones, too, must say nothing of the keys of others.
@@ -95,7 +100,7 @@ impl Subject<'_> {
         let mut taken = Vec::new();
         for (number, (time_us, rows)) in self.epochs.iter().enumerate() {
             let tick = Tick { epoch: number as u64 + 1, time_us: *time_us };
-            reference.epoch(rows, tick, &mut Emit::default()).unwrap();
+            reference.epoch(rows, tick, &mut emit(number)).unwrap();
             taken.push((reference.cut(true), reference.save().unwrap()));
         }
         for (cut, then) in taken {

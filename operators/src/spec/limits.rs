@@ -12,6 +12,16 @@ pub enum AtKeysMax {
     Stop,
 }
 
+/// What happens with a row whose key is new while the memory of the process is used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtMemoryMax {
+    /// It becomes a row of `system.rejects` (reason `memory_max`).
+    #[default]
+    Reject,
+    /// Its key finds a place all the same: if memory does not suffice, the intake waits.
+    Wait,
+}
+
 /// The budget of keys of one step.
 ///
 /// Keys are admitted by key group, so that the answer depends neither on the number of workers nor
@@ -25,11 +35,17 @@ pub struct KeyLimits {
     pub keys_max: u64,
     /// What happens beyond that.
     pub at_keys_max: AtKeysMax,
+    /// What happens with new keys while the memory of the process is used up.
+    pub at_memory_max: AtMemoryMax,
 }
 
 impl Default for KeyLimits {
     fn default() -> Self {
-        Self { keys_max: 1_000_000, at_keys_max: AtKeysMax::default() }
+        Self {
+            keys_max: 1_000_000,
+            at_keys_max: AtKeysMax::default(),
+            at_memory_max: AtMemoryMax::default(),
+        }
     }
 }
 

@@ -138,7 +138,8 @@ impl WindowOperator {
         let rows = self.with_zones(rows, emit)?;
         let WindowSpec { pipeline, name, keys, limits, .. } = &self.spec;
         let step = KeyedStep { pipeline, name, limits: *limits };
-        let rows = step.admitted(&mut self.interner, keys, &rows, &mut self.ids, emit)?;
+        let known = (&mut self.interner, &self.remnants);
+        let rows = step.admitted_back(known, keys, &rows, &mut self.ids, emit)?;
         let fresh: Vec<u32> = self.interner.fresh().iter().map(|key| key.id).collect();
         let zones = self.zones_of(&fresh)?;
         for (key, zone) in self.interner.fresh().iter().zip(zones) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use tidegate_operators::aggregate::{StateSize, functions};
 use tidegate_operators::system;
 
@@ -60,7 +60,16 @@ fn system_tables(out: &mut String) {
         "\n## System tables\n\nThey are there for every pipeline, without a `[[table]]`; \
          `pipeline` says whose rows they are. `keys` and `row` are JSON.\n",
     );
-    let tables = [
+    for (name, doc, schema) in about_readings().into_iter().chain(about_the_rest()) {
+        let _ = write!(out, "\n### `system.{name}`\n\n{doc}\n\n{}\n", columns(&schema));
+    }
+}
+
+/// Name, meaning and schema.
+type SystemTable = (&'static str, &'static str, SchemaRef);
+
+fn about_readings() -> Vec<SystemTable> {
+    vec![
         (
             "rejects",
             "What could not be used: messages, elements of arrays, rows of steps. `reason` is one \
@@ -95,6 +104,11 @@ fn system_tables(out: &mut String) {
              known yet, or beyond `keys_max`.",
             system::clock_skew_schema(),
         ),
+    ]
+}
+
+fn about_the_rest() -> Vec<SystemTable> {
+    vec![
         (
             "sessions",
             "What happened to the sessions of devices, brokers and HTTP clients. `event` is \
@@ -111,6 +125,15 @@ fn system_tables(out: &mut String) {
              forgotten the session.",
             system::gaps_schema(),
         ),
+        (
+            "limits",
+            "Limits of the engine that were reached (`state` is `reached`) and left (`left`), and \
+             what is done about it. `kind` is `memory` (`subject` is the stage: `tight`, `full`, \
+             `stop`), `journal`, `disk`, `spill`, or `keys` (`subject` is the pipeline and its \
+             step). `value` and `max` are bytes, of `keys` rows that were refused since the start \
+             of the process and `keys_max`.",
+            system::limits_schema(),
+        ),
         ("findings", "What detectors found.", system::findings_schema()),
         (
             "alerts",
@@ -119,10 +142,7 @@ fn system_tables(out: &mut String) {
              `rule_changed`, or `withdrawn` (the window or absence that it fired for was none).",
             system::alerts_schema(),
         ),
-    ];
-    for (name, doc, schema) in tables {
-        let _ = write!(out, "\n### `system.{name}`\n\n{doc}\n\n{}\n", columns(&schema));
-    }
+    ]
 }
 
 fn columns(schema: &Schema) -> String {

@@ -421,7 +421,7 @@ static WEBHOOK: Component = Component {
             Kind::Bool,
             "Also told of Tidegate's own alerts (rows of `system.alerts` of the pipeline \
              `tidegate`): `disk_full`, `journal_full`, `source_down`, `registry_unreadable`, \
-             `tables_unreachable`, `keys_max`, `webhook_dead`.",
+             `tables_unreachable`, `memory_max`, `keys_max`, `webhook_dead`.",
             "true",
         )
         .default("false"),

@@ -35,6 +35,8 @@ pub struct ProcessSpec {
     pub disk_reserve_bytes: u64,
     /// Most bytes of rows that wait on disk for tables.
     pub spill_bytes_max: u64,
+    /// Most resident memory of the process, bytes; 0: as much as there is.
+    pub memory_bytes_max: Option<u64>,
     /// Address of the metrics.
     pub metrics: Option<String>,
     /// Whether changed pipeline files are applied.
@@ -121,6 +123,7 @@ fn resolved(
         journal_bytes_max,
         disk_reserve_bytes: size("disk_reserve"),
         spill_bytes_max: size("spill_max"),
+        memory_bytes_max: section.size_bytes("memory_max"),
         metrics,
         watch: section.bool("watch"),
     }
@@ -144,7 +147,8 @@ mod tests {
             "[process]\ndata = \"${env:DIR}/d\"\ntables = \"s3://b/p\"\nworkers = 3\n\
              checkpoint_every = \"1m30s\"\nrecompute_every = \"5m\"\n\
              journal_keep = \"0s\"\njournal_max = \"1GiB\"\n\
-             disk_reserve = \"1MB\"\nspill_max = \"2GiB\"\nmetrics = \"localhost:9464\"\n\
+             disk_reserve = \"1MB\"\nspill_max = \"2GiB\"\n\
+             memory_max = \"3GiB\"\nmetrics = \"localhost:9464\"\n\
              watch = true\n",
         );
         let wanted = ProcessSpec {
@@ -157,6 +161,7 @@ mod tests {
             journal_bytes_max: 1 << 30,
             disk_reserve_bytes: 1_000_000,
             spill_bytes_max: 2 << 30,
+            memory_bytes_max: Some(3 << 30),
             metrics: Some("localhost:9464".into()),
             watch: true,
         };

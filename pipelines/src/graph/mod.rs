@@ -29,7 +29,7 @@ pub(crate) use self::pipeline::{
     READINGS, outage_operator, registry_operator, skew_operator, versions_edge,
 };
 pub use self::tables::{
-    ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, REJECTS, SESSIONS, SYSTEM, tables,
+    ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, LIMITS, REJECTS, SESSIONS, SYSTEM, tables,
 };
 
 /// Where rows go.
@@ -60,6 +60,8 @@ pub enum Counter {
     Alerts,
     /// Rows of `system.rejects` whose keys found no place.
     KeysRefused,
+    /// Rows of `system.rejects` whose keys were new while memory was used up.
+    MemoryRefused,
     /// Clocks of devices that turned out to be off.
     ClocksOff,
 }
@@ -127,16 +129,16 @@ pub fn build_common<'scope>(
         }
         sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
     }
-    let events = split(messages, "events", 3, |runs: MessageRuns, _, out| {
+    let events = split(messages, "events", 4, |runs: MessageRuns, _, out| {
         for run in runs.0.iter().filter(|run| run.index.iter().any(|m| m.event)) {
-            let EventRows { sessions, gaps, alerts } = event_rows(run);
-            let rows = [sessions, gaps, alerts].into_iter().enumerate();
+            let EventRows { sessions, gaps, alerts, limits } = event_rows(run);
+            let rows = [sessions, gaps, alerts, limits].into_iter().enumerate();
             let sequence = run.first_offset;
             out.extend(rows.map(|(port, rows)| (port, Batch { sequence, rows })));
         }
     });
-    let counters = [None, None, Some(Counter::Alerts)];
-    for ((edge, table), counter) in events.into_iter().zip([SESSIONS, GAPS, ALERTS]).zip(counters) {
+    let ends = [(SESSIONS, None), (GAPS, None), (ALERTS, Some(Counter::Alerts)), (LIMITS, None)];
+    for (edge, (table, counter)) in events.into_iter().zip(ends) {
         sinks.table(edge, system(table), counter);
     }
     probe
@@ -201,7 +203,9 @@ impl Sinks<'_> {
                 };
                 count(counter, rows);
                 if counter == Counter::Rejects && rows > 0 {
-                    count(Counter::KeysRefused, refused_rows(&batch.rows));
+                    let (by_keys, by_memory) = refused_rows(&batch.rows);
+                    count(Counter::KeysRefused, by_keys);
+                    count(Counter::MemoryRefused, by_memory);
                 }
             }
             if let Some(target) = &target {

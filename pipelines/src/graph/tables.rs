@@ -5,7 +5,7 @@ use arrow::datatypes::SchemaRef;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{
     alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, gaps_schema,
-    late_table_schema, rejects_schema, sessions_schema,
+    late_table_schema, limits_schema, rejects_schema, sessions_schema,
 };
 
 /// Namespace of the system tables.
@@ -26,6 +26,8 @@ pub const ALERTS: &str = "alerts";
 pub const SESSIONS: &str = "sessions";
 /// Times in which messages may have been lost before they reached us.
 pub const GAPS: &str = "gaps";
+/// Limits of the engine that were reached and left.
+pub const LIMITS: &str = "limits";
 
 /// All tables of a plan, in the order that [`super::Target::Table`] counts.
 pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
@@ -55,6 +57,7 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
         system(ALERTS, alerts_schema(), &["pipeline", "rule", "keys"]),
         system(SESSIONS, sessions_schema(), &["source", "client_id"]),
         system(GAPS, gaps_schema(), &["source"]),
+        system(LIMITS, limits_schema(), &["kind", "subject"]),
     ];
     tables.extend(pipelines.iter().flat_map(|p| p.tables.iter().cloned()));
     tables

@@ -152,8 +152,9 @@ fn pipeline(
     let bad = declared.filter(|name| registries.iter().all(|r| r.name != *name));
     resolved.bad_registries = bad.map(str::to_owned).collect();
     resolved.all(&file.sections("step"), report);
-    let (steps, edges) = resolved.finish();
-    let alerts = outputs::alerts(file, &edges, report);
+    let (mut steps, edges) = resolved.finish();
+    let mut alerts = outputs::alerts(file, &edges, report);
+    limits::spare_known_keys(&mut steps, &mut alerts);
     let mut tables = outputs::tables(file, &sql_name(name), &edges, report);
     registry::add_tables(&registries, &sql_name(name), &mut tables);
     if needs.is_none() {

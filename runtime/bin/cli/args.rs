@@ -157,6 +157,10 @@ pub(super) struct RunArgs {
     /// beyond it everything waits [default: 4GiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
     pub(super) spill_max: Option<u64>,
+    /// Most resident memory; at it rows of new keys are refused, near it sources are slowed down;
+    /// 0: no budget [default: three quarters of what the control group or the machine has]
+    #[arg(long, value_name = "SIZE", value_parser = memory_max)]
+    pub(super) memory_max: Option<u64>,
     /// Apply the files whenever they change; a bad one is told, and what runs goes on
     #[arg(long)]
     pub(super) watch: bool,
@@ -367,6 +371,10 @@ fn journal_max(text: &str) -> Result<u64, String> {
         bytes if bytes >= JOURNAL_BYTES_MIN => Ok(bytes),
         _ => Err(format!("at least {}KiB are needed", JOURNAL_BYTES_MIN >> 10)),
     }
+}
+
+fn memory_max(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { units::size_bytes(text) }
 }
 
 /// More devices than this would need more ports and file descriptors than a usual machine gives.

@@ -14,7 +14,7 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let plan = files::load(&args.paths.paths)?;
     let mut stop = Stop::new(args.engine.time)?;
     let names: Vec<String> = plan.pipelines.iter().map(|p| p.name.clone()).collect();
-    let Settings { mut options, metrics, watch } = Settings::of(&args)?;
+    let Settings { mut options, metrics, watch, memory } = Settings::of(&args)?;
     options.cluster = args.cluster.options()?;
     let (data, tables) = (options.data.clone(), options.tables.clone());
     let cluster = options.cluster.clone();
@@ -30,6 +30,10 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     let engine = &mut started.engine;
     stop.restart(args.engine.time);
     screen.print(&format!("running {} on {}", names.join(", "), data.display()));
+    // Nothing comes in faster than files are read.
+    if engine.recovery().is_some() {
+        eprintln!("memory: {memory}");
+    }
     // To standard error, also for programs that wait for it: standard output is for results.
     let doors = engine.doors().into_iter();
     let doors: Vec<String> = doors.map(|(what, at)| format!("{what} listening on {at}")).collect();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tidegate_pipelines::config::process::{PROCESS_FILE_NAME, ProcessSpec, load_process};
 use tidegate_runtime::engine::EngineOptions;
+use tidegate_runtime::memory::Budget;
 
 use super::args::{DATA_DEFAULT, RunArgs};
 use super::failure::Failure;
@@ -17,6 +18,7 @@ pub(super) struct Settings {
     pub(super) options: EngineOptions,
     pub(super) metrics: Option<String>,
     pub(super) watch: bool,
+    pub(super) memory: Budget,
 }
 
 impl Settings {
@@ -40,6 +42,7 @@ impl Settings {
         let workers = args.engine.workers.or_else(|| NonZeroUsize::new(spec.workers?));
         let defaults = EngineOptions::new(data.unwrap_or_else(|| DATA_DEFAULT.into()));
         let duration = Duration::from_micros;
+        let memory = Budget::of(args.memory_max.or(spec.memory_bytes_max));
         let options = EngineOptions {
             tables: args.tables.clone().or_else(|| Some(beside(spec.tables?))),
             workers: workers.map_or(defaults.workers, NonZeroUsize::get),
@@ -53,10 +56,11 @@ impl Settings {
             journal_keep: args.journal_keep.unwrap_or_else(|| duration(spec.journal_keep_us)),
             disk_reserve_bytes: args.disk_reserve.unwrap_or(spec.disk_reserve_bytes),
             spill_bytes_max: args.spill_max.unwrap_or(spec.spill_bytes_max),
+            memory_bytes_max: memory.bytes_max,
             ..defaults
         };
         let metrics = args.engine.metrics.clone().or(spec.metrics);
-        Self { options, metrics, watch: args.watch || spec.watch }
+        Self { options, metrics, memory, watch: args.watch || spec.watch }
     }
 }
 
@@ -123,21 +127,24 @@ mod tests {
             workers: Some(7),
             metrics: Some("127.0.0.1:1".into()),
             spill_bytes_max: 5 << 20,
+            memory_bytes_max: Some(0),
             ..ProcessSpec::default()
         };
         let all = Settings::merged(&run("tidegate run p"), spec.clone(), Path::new("conf"));
         assert_eq!(all.options.data, PathBuf::from("conf/d"));
         assert_eq!(all.options.tables.as_deref(), Some("/abs"));
         assert_eq!((all.options.workers, all.options.spill_bytes_max), (7, 5 << 20));
+        assert_eq!(all.options.memory_bytes_max, 0);
         assert_eq!(all.metrics.as_deref(), Some("127.0.0.1:1"));
         let line = "tidegate run p --data x --tables s3://b --workers 2 --metrics [::1]:2 \
-                    --spill-max 1MiB --journal-max 8MiB --checkpoint-every 3s";
+                    --memory-max 9MiB --spill-max 1MiB --journal-max 8MiB --checkpoint-every 3s";
         let all = Settings::merged(&run(line), spec, Path::new("conf"));
         assert_eq!(all.options.data, PathBuf::from("x"));
         assert_eq!(all.options.tables.as_deref(), Some("s3://b"));
         assert_eq!((all.options.workers, all.options.spill_bytes_max), (2, 1 << 20));
         assert_eq!(all.options.checkpoint_every, Duration::from_secs(3));
         assert_eq!(all.options.journal_bytes_max, 8 << 20);
+        assert_eq!(all.options.memory_bytes_max, 9 << 20);
         assert_eq!(all.metrics.as_deref(), Some("[::1]:2"));
     }
 

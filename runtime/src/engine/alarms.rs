@@ -39,6 +39,8 @@ pub(crate) enum Rule {
     RegistryUnreadable,
     /// Tables cannot be written.
     TablesUnreachable,
+    /// The process has as much memory as it may.
+    MemoryMax,
     /// A step has as many keys as it may, and new ones come.
     KeysMax,
     /// Clocks of devices are off.
@@ -48,12 +50,13 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::DiskFull,
         Self::JournalFull,
         Self::SourceDown,
         Self::RegistryUnreadable,
         Self::TablesUnreachable,
+        Self::MemoryMax,
         Self::KeysMax,
         Self::ClockSkew,
         Self::WebhookDead,
@@ -67,6 +70,7 @@ impl Rule {
             Self::SourceDown => "source_down",
             Self::RegistryUnreadable => "registry_unreadable",
             Self::TablesUnreachable => "tables_unreachable",
+            Self::MemoryMax => "memory_max",
             Self::KeysMax => "keys_max",
             Self::ClockSkew => "clock_skew",
             Self::WebhookDead => "webhook_dead",
@@ -76,7 +80,8 @@ impl Rule {
     /// How long its condition must hold before anybody is told.
     fn fire_after(self) -> Duration {
         Duration::from_secs(match self {
-            Self::DiskFull | Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 0,
+            Self::DiskFull | Self::MemoryMax => 0,
+            Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 0,
             // An editor that writes a new file is without one for a moment.
             Self::RegistryUnreadable => 3,
             Self::JournalFull => 10,
@@ -90,6 +95,7 @@ impl Rule {
         Duration::from_secs(match self {
             Self::DiskFull | Self::RegistryUnreadable => 5,
             Self::JournalFull | Self::SourceDown | Self::TablesUnreachable => 30,
+            Self::MemoryMax => 60,
             Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 600,
         })
     }

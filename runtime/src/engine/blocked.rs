@@ -59,7 +59,9 @@ pub(super) async fn watch(clock: Clock, urgent: Arc<dyn Intake>, journal: Arc<Jo
     loop {
         turns.tick().await;
         let now_us = clock.now_us();
-        let Some(blocked) = watch.step(now_us, journal.stats().waiting_for_room) else { continue };
+        let journal = journal.stats();
+        let blocked = journal.waiting_for_room || journal.waiting_for_memory;
+        let Some(blocked) = watch.step(now_us, blocked) else { continue };
         let mut message = MessagesBuilder::default();
         blocked.put(&mut message, now_us);
         if urgent.offer(message).await.is_err() {

@@ -14,11 +14,12 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use tidegate_operators::spec::TableSpec;
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::graph::{ALERTS, LATE, SYSTEM, Target};
+use tidegate_pipelines::graph::{ALERTS, LATE, REJECTS, SYSTEM, Target};
 use tidegate_sql::{Store, TableWriter};
 
 use super::checkpoints::Checkpoints;
 use super::feed::InFlight;
+use super::limits::RefusedKeys;
 use super::notifications::Notifications;
 use super::recompute::{Horizon, Recomputed};
 use super::switching::{self, Opening, Order};
@@ -44,6 +45,9 @@ pub(crate) struct Committer {
     pub(super) tables: Vec<Table>,
     pub(super) alerts_table: Option<usize>,
     late_table: Option<usize>,
+    rejects_table: Option<usize>,
+    /// Rows of new keys that steps refused.
+    pub(super) refused: RefusedKeys,
     /// Who has to know when late readings are whole, and by which plan.
     pub(super) recompute: Option<(Arc<Horizon>, Recomputed)>,
     pub(super) notifications: Option<Notifications>,
@@ -104,7 +108,8 @@ impl Committer {
             tables.push(start(name, writer, freshness)?);
         }
         let system = |name| specs.iter().position(|s| s.namespace == SYSTEM && s.name == name);
-        let (alerts_table, late_table) = (system(ALERTS), system(LATE));
+        let (alerts_table, late_table, rejects_table) =
+            (system(ALERTS), system(LATE), system(REJECTS));
         Ok(Self {
             stats,
             in_flight,
@@ -112,6 +117,8 @@ impl Committer {
             tables,
             alerts_table,
             late_table,
+            rejects_table,
+            refused: RefusedKeys::default(),
             recompute: None,
             notifications: None,
             checkpoints: None,
@@ -316,6 +323,9 @@ impl Committer {
             horizon.late();
         }
         for (table, rows) in rows {
+            if Some(table) == self.rejects_table {
+                self.refused.count(&rows);
+            }
             self.tables[table].rows(epoch, rows)?;
         }
         Ok(())

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::alarms::{Alarms, Conditions as Holding, Rule};
-use super::blocked;
+use super::limits::{self, Bounds};
 use super::registries::Registries;
 use super::sources::SourceState;
 use super::tables::TableTroubles;
+use super::{blocked, memory};
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::outbox::Outbox;
@@ -27,9 +28,15 @@ pub(super) fn watch(
 ) -> std::io::Result<Alarms> {
     let urgent = states.journal.urgent_intake();
     let journal = Arc::clone(&states.journal);
+    let memory = memory::watch(states.bounds.memory.clone(), Arc::clone(&journal), stats.clone());
     let blocked = blocked::watch(clock.clone(), Arc::clone(&urgent), journal);
+    let (urgent_too, states_too) = (Arc::clone(&urgent), states.clone());
+    let limits =
+        limits::watch(data.to_owned(), clock.clone(), urgent_too, states_too, stats.clone());
     let conditions = Conditions { states, outbox, stats };
-    Ok(Alarms::start(data, clock, urgent, conditions.looker())?.with(tokio::spawn(blocked)))
+    let alarms = Alarms::start(data, clock, urgent, conditions.looker())?;
+    let alarms = alarms.with(tokio::spawn(blocked)).with(tokio::spawn(limits));
+    Ok(alarms.with(tokio::spawn(memory)))
 }
 
 /// Parts of the engine that can be in a bad state.
@@ -39,6 +46,7 @@ pub(super) struct States {
     pub(super) sources: Vec<SourceState>,
     pub(super) registries: Arc<Registries>,
     pub(super) tables: TableTroubles,
+    pub(super) bounds: Bounds,
 }
 
 impl States {
@@ -46,6 +54,7 @@ impl States {
     pub(super) fn problems(&self) -> Vec<(Rule, String)> {
         let journal = self.journal.stats();
         let mut all = Vec::new();
+        all.extend(self.bounds.memory.problem().map(|why| (Rule::MemoryMax, why)));
         let full = journal.disk_full.is_some();
         all.extend(journal.disk_full.map(|why| (Rule::DiskFull, why)));
         if journal.waiting_for_room && !full {

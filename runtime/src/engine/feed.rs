@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 
+use tidegate_operators::event::NoNewKeys;
 use tidegate_operators::{Epoch, Messages, Tick};
 
 use super::cuts::Cuts;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     },
     /// At the end of this epoch, whatever is open is to be emitted (comes before its tick).
     Flush(Epoch),
+    /// New keys find no place in this epoch (comes before its tick).
+    NoNewKeys(Epoch),
     /// The end of an epoch.
     Tick(Tick),
     /// Other pipelines from the next epoch on; every epoch so far is complete.
@@ -59,6 +62,15 @@ struct InFlightState {
     epochs: VecDeque<(Epoch, usize)>,
     bytes: usize,
     closed: bool,
+    /// How many bytes may be in flight while memory is short.
+    tight: Option<usize>,
+}
+
+impl InFlightState {
+    fn is_full(&self) -> bool {
+        let bytes_max = self.tight.unwrap_or(IN_FLIGHT_BYTES_MAX).min(IN_FLIGHT_BYTES_MAX);
+        self.bytes > bytes_max || self.epochs.len() > IN_FLIGHT_EPOCHS_MAX
+    }
 }
 
 impl InFlight {
@@ -68,9 +80,7 @@ impl InFlight {
 
     /// Waits until another epoch may begin.
     fn wait(&self) {
-        let full = |s: &mut InFlightState| {
-            !s.closed && (s.bytes > IN_FLIGHT_BYTES_MAX || s.epochs.len() > IN_FLIGHT_EPOCHS_MAX)
-        };
+        let full = |s: &mut InFlightState| !s.closed && s.is_full();
         let _guard =
             self.freed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
     }
@@ -78,8 +88,18 @@ impl InFlight {
     /// Whether [`InFlight::wait`] would wait.
     #[cfg(test)]
     pub(crate) fn is_full(&self) -> bool {
-        let state = self.lock();
-        state.bytes > IN_FLIGHT_BYTES_MAX || state.epochs.len() > IN_FLIGHT_EPOCHS_MAX
+        self.lock().is_full()
+    }
+
+    /// Lets only so many bytes be in flight from now on, or as many as usual.
+    pub(crate) fn tighten(&self, bytes_max: Option<usize>) {
+        self.lock().tight = bytes_max;
+        self.freed.notify_all();
+    }
+
+    /// Bytes of messages in flight.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
     }
 
     fn sealed(&self, epoch: Epoch, bytes: usize) {
@@ -180,6 +200,8 @@ pub(crate) struct FeedQueue {
     epoch_bytes: usize,
     epoch_open: bool,
     cut_now: bool,
+    /// New keys find no place in the open epoch.
+    no_new_keys: bool,
     /// When state is to be cut; never without it, but for the end.
     cuts: Option<Arc<Cuts>>,
     /// Offset of the next message.
@@ -208,6 +230,7 @@ impl FeedQueue {
             epoch_bytes: 0,
             epoch_open: false,
             cut_now: false,
+            no_new_keys: false,
             cuts,
             next_offset: 0,
             last_ticks,
@@ -226,6 +249,7 @@ impl FeedQueue {
         self.next_offset = messages.first_offset + messages.len() as u64;
         self.entries.iter().for_each(|entries| entries.hear(&messages));
         let bytes = messages.size_bytes();
+        self.no_new_keys |= NoNewKeys::is_in(&messages);
         self.epoch_bytes += bytes;
         if self.waiting.last().is_some_and(|last| !follows(last, &messages)) {
             self.send_waiting();
@@ -276,6 +300,9 @@ impl FeedQueue {
     }
 
     fn seal(&mut self, tick: Tick) {
+        if std::mem::take(&mut self.no_new_keys) {
+            self.to_all(&Command::NoNewKeys(tick.epoch));
+        }
         self.in_flight.sealed(tick.epoch, self.epoch_bytes);
         self.epoch_bytes = 0;
         self.epoch_open = false;

@@ -112,6 +112,11 @@ impl Flows {
         self.0.iter().for_each(|f| f.ticks.flush_at(epoch));
     }
 
+    /// See [`Ticks::close_at`].
+    pub(super) fn close_at(&self, epoch: Epoch) {
+        self.0.iter().for_each(|f| f.ticks.close_at(epoch));
+    }
+
     /// The end of an epoch.
     pub(super) fn tick(&mut self, tick: Tick) {
         for flow in &mut self.0 {

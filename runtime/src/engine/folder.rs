@@ -12,6 +12,11 @@ use super::options::EngineOptions;
 use crate::clock::Clock;
 use crate::journal::{DurableError, Journal, JournalOptions, Replay, holder};
 
+/// The part of the memory budget that messages may take which wait for the journal, and those that
+/// wait for the dataflow; and the least that makes sense.
+const MEMORY_PARTS: u64 = 32;
+const MEMORY_PART_MIN: usize = 1 << 20;
+
 /// Creates the data folder.
 pub(super) fn create_dir(data: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data)
@@ -60,6 +65,13 @@ pub(super) fn open_journal(
     let mut journal_options = JournalOptions::new(options.data.join("journal"));
     journal_options.budget_bytes = options.journal_bytes_max;
     journal_options.keep = options.journal_keep;
+    if options.memory_bytes_max > 0 {
+        let part = usize::try_from(options.memory_bytes_max / MEMORY_PARTS).unwrap_or(usize::MAX);
+        let part = part.max(MEMORY_PART_MIN);
+        journal_options.feed_bytes_max = journal_options.feed_bytes_max.min(part);
+        let queue = u32::try_from(part).unwrap_or(u32::MAX);
+        journal_options.queue_bytes_max = journal_options.queue_bytes_max.min(queue);
+    }
     journal_options.disk_reserve_bytes = options.disk_reserve_bytes;
     journal_options.on_fatal = Some(Arc::new(|why| {
         // After a failed sync nothing that the kernel says about the file can be trusted.

@@ -21,7 +21,9 @@ mod fence;
 mod files;
 mod flows;
 mod folder;
+mod limits;
 mod live_feed;
+mod memory;
 pub(crate) mod notifications;
 mod observer;
 mod opening;
@@ -64,10 +66,11 @@ use self::checkpoints::{Checkpoints, Restored, Rules};
 use self::commit::Committer;
 use self::conditions::States;
 use self::cuts::Cuts;
-use self::feed::{FeedQueue, InFlight};
+use self::feed::FeedQueue;
 use self::fence::{Fence, Watching, claim};
 use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{create_dir, instance_id, note_tables, open_journal, refuse_second};
+use self::limits::Bounds;
 use self::live_feed::LiveFeed;
 use self::notifications::{EngineTargets, Notifications};
 use self::opening::{open_committer, table_context};
@@ -212,7 +215,7 @@ impl Engine {
         claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
-        let in_flight = Arc::new(InFlight::default());
+        let (in_flight, bounds) = Bounds::of(&options);
         refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.
@@ -244,6 +247,7 @@ impl Engine {
             restored.epoch,
         );
         let told = outbox.through_epoch();
+        committer.refused = bounds.refused.clone();
         folder::belong_together(&options.data, &journal, committer.found(), told)?;
         let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
         let have = (committer.found(), outbox.pending());
@@ -266,7 +270,7 @@ impl Engine {
         let registries = Arc::new(registries.take_kept(&bound, &journal).await?);
         recovery.seconds = started.elapsed().as_secs_f64();
         earlier::enter(&options, &mut plan, &mut bound, epoch)?;
-        let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables));
+        let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables, bounds));
         let late = Recomputing::start(late)?;
         let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
         let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
@@ -379,7 +383,7 @@ struct Begun {
     told: (Arc<Outbox>, EngineTargets),
     clock: Clock,
     changes: Arc<Changes>,
-    watched: (Arc<Cuts>, TableTroubles, TablesWatched),
+    watched: (Arc<Cuts>, TableTroubles, TablesWatched, Bounds),
     fence: (Arc<Fence>, Watching),
     late: Recomputing,
     last_ticks: Arc<AtomicBool>,
@@ -396,7 +400,7 @@ impl Begun {
         stats: Arc<Stats>,
     ) -> anyhow::Result<Live> {
         let Self { journal, told, clock, changes, late, last_ticks, end, .. } = self;
-        let ((cuts, troubles, tables), (fence, watching)) = (self.watched, self.fence);
+        let ((cuts, troubles, tables, bounds), (fence, watching)) = (self.watched, self.fence);
         let (outbox, engine_targets) = told;
         let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
         let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
@@ -407,6 +411,7 @@ impl Begun {
             sources: sources.states(),
             registries: Arc::clone(&registries),
             tables: troubles,
+            bounds,
         };
         let about = (outbox, stats);
         let alarms = conditions::watch(data, clock.clone(), states.clone(), about)?;

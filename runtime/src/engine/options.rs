@@ -47,6 +47,9 @@ pub struct EngineOptions {
     pub journal_keep: Duration,
     /// Most bytes of rows on the local disk that tables cannot take at present.
     pub spill_bytes_max: u64,
+    /// Most resident memory of the process, bytes; 0: as much as there is. See
+    /// [`crate::memory::Budget`].
+    pub memory_bytes_max: u64,
     /// Sources wait while the file system has less than this many bytes free, so that checkpoints,
     /// tables and alerts can still be written.
     pub disk_reserve_bytes: u64,
@@ -77,6 +80,7 @@ impl EngineOptions {
             journal_bytes_max: 4 << 30,
             journal_keep: Duration::from_secs(3600),
             spill_bytes_max: SPILL_BYTES_MAX,
+            memory_bytes_max: 0,
             disk_reserve_bytes: DISK_RESERVE_BYTES,
             on_fenced: Arc::new(|why| {
                 eprintln!("error: {why}");

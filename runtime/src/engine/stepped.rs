@@ -178,6 +178,11 @@ impl Stepped {
         self.tables.len()
     }
 
+    /// Closes epochs to new keys, or opens them.
+    pub(crate) fn refuse_new_keys(&self, refuse: bool) {
+        self.journal.refuse_new_keys(refuse);
+    }
+
     /// Messages that the journal recognised as repetitions.
     pub(crate) fn repeated(&self) -> u64 {
         self.journal.stats().repeated

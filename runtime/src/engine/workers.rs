@@ -308,6 +308,7 @@ impl Feeder {
                     }
                 }
                 Command::Flush(epoch) => self.flows.flush_at(epoch),
+                Command::NoNewKeys(epoch) => self.flows.close_at(epoch),
                 Command::Tick(tick) => {
                     self.ticks.note(tick);
                     self.flows.tick(tick);
@@ -373,6 +374,7 @@ fn context(
                 Counter::Findings => &stats.findings,
                 Counter::Alerts => &stats.alerts,
                 Counter::KeysRefused => &stats.keys_refused,
+                Counter::MemoryRefused => &stats.memory_refused,
                 Counter::ClocksOff => &stats.clocks_off,
             };
             Stats::add(counter, count);

@@ -118,8 +118,10 @@ impl Follower {
             if !state.queueing && near && state.queue.is_empty() {
                 (state.queueing, state.first) = (true, epoch + 1);
             }
-            let behind = state.behind_bytes as u64;
-            self.shared.update_stats(|stats| stats.behind_bytes = behind);
+            let (behind, queued) = (state.behind_bytes as u64, state.bytes as u64);
+            self.shared.update_stats(|stats| {
+                (stats.behind_bytes, stats.queued_bytes) = (behind, queued);
+            });
         }
         drop(state);
         self.queue.changed.notify_one();

@@ -45,6 +45,10 @@ pub(crate) struct Inbox {
     pub(crate) offers: VecDeque<Offer>,
     pub(crate) trim_through: Epoch,
     pub(crate) stop: bool,
+    /// Offers wait, because memory is short.
+    pub(crate) held: bool,
+    /// Epochs with messages are closed to new keys.
+    pub(crate) no_new_keys: bool,
     /// No offer is taken any more.
     closed: bool,
 }

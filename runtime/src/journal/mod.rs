@@ -24,6 +24,7 @@ mod recognize;
 mod record;
 pub(crate) mod recover;
 mod replay;
+mod room;
 pub(crate) mod salvage;
 pub(crate) mod segment;
 pub(crate) mod storage;
@@ -45,9 +46,10 @@ use self::recognize::Recognizer;
 pub(crate) use self::record::{get_messages, put_messages};
 use self::recover::Recovered;
 pub use self::replay::{Extent, Replay};
+use self::room::DiskRoom;
 use self::storage::DirLock;
 pub use self::storage::{AppendFile, Disk, Storage};
-use self::writer::{DiskRoom, Writer};
+use self::writer::Writer;
 use crate::clock::{Clock, instant};
 use crate::intake::Intake;
 
@@ -190,6 +192,10 @@ pub struct JournalStats {
     pub repeated: u64,
     /// Whether offers wait because the disk budget is used up.
     pub waiting_for_room: bool,
+    /// Whether offers wait because memory is short.
+    pub waiting_for_memory: bool,
+    /// Bytes of messages in memory that the dataflow had not taken at the last tick.
+    pub queued_bytes: u64,
     /// Why the disk is full, or has only its reserve, if that is so.
     pub disk_full: Option<String>,
     /// Bytes of messages that the dataflow has not taken yet and that are only on disk.
@@ -261,6 +267,7 @@ impl Journal {
             gather_until: instant(),
             trimmed_through: 0,
             disk: DiskRoom::default(),
+            no_new_keys: false,
         };
         let journal = Self {
             shared,
@@ -338,6 +345,20 @@ impl Journal {
     /// deleted soon, by the writer.
     pub fn trim(&self, through: Epoch) {
         self.shared.ask(|inbox| inbox.trim_through = inbox.trim_through.max(through));
+    }
+
+    /// Has offers wait, or go on: what was taken has to go through the dataflow first. What the
+    /// engine itself has to say goes on.
+    pub(crate) fn hold(&self, held: bool) {
+        if self.shared.inbox().held != held {
+            self.shared.ask(|inbox| inbox.held = held);
+        }
+    }
+
+    /// Closes epochs with messages to new keys from the open one on, or opens those after it again.
+    /// It is in the journal, so a replay refuses the same.
+    pub(crate) fn refuse_new_keys(&self, refuse: bool) {
+        self.shared.inbox().no_new_keys = refuse;
     }
 
     /// Name of the segment file in which the epoch after `epoch` begins or will begin.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 
+use tidegate_operators::event::NoNewKeys;
 use tidegate_operators::{MessageMeta, MessagesBuilder};
 
 use super::segment::FileHeader;
@@ -443,6 +444,98 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
     journal.shutdown();
     let rows: usize = epochs(receiver.try_iter()).iter().map(|(_, rows)| rows.len()).sum();
     assert_eq!(rows, 100);
+}
+
+/// What the epochs of a feed say of new keys, and how many messages they have beside that.
+fn closed(feeds: impl IntoIterator<Item = Feed>) -> Vec<(Epoch, bool, usize)> {
+    let (mut all, mut open) = (Vec::new(), (false, 0));
+    for feed in feeds {
+        match feed {
+            Feed::Messages(run) => {
+                open.0 |= NoNewKeys::is_in(&run);
+                open.1 += run.index.iter().filter(|meta| !meta.event).count();
+            }
+            Feed::Tick(tick) => {
+                all.push((tick.epoch, open.0, open.1));
+                open = (false, 0);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn epochs_that_are_closed_to_new_keys_are_so_in_every_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = names(&["x"]);
+    let (journal, _) = Journal::open(options(dir.path()), Clock::system(), &names, 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let intake = journal.intake(0);
+    let runtime = runtime();
+    // An epoch may be sealed before its offer is seen to be answered.
+    let sealed = |before| {
+        while journal.stats().sealed_epoch == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    for (offers, refuse) in [(3, false), (4, true), (2, false)] {
+        journal.refuse_new_keys(refuse);
+        for i in 0..offers {
+            let before = journal.stats().sealed_epoch;
+            runtime.block_on(intake.offer(builder(&[format!("{i}")]))).unwrap();
+            sealed(before);
+        }
+    }
+    journal.shutdown();
+    let live = closed(receiver.try_iter());
+    let refusing: Vec<bool> = live.iter().filter(|e| e.2 > 0).map(|e| e.1).collect();
+    assert_eq!(refusing, [[false; 3].as_slice(), &[true; 4], &[false; 2]].concat());
+    assert!(live.iter().all(|(_, closed, messages)| !closed || *messages > 0), "{live:?}");
+    drop(journal);
+    for from in [1, 3, 6] {
+        let (_journal, replay) =
+            Journal::open(options(dir.path()), Clock::manual(7_000_000), &names, from).unwrap();
+        let again = closed(replay.map(Result::unwrap));
+        assert_eq!(again, live[from as usize - 1..], "from epoch {from}");
+    }
+}
+
+#[test]
+fn offers_wait_while_they_are_held_and_what_the_engine_says_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = names(&["x"]);
+    let (journal, _) = Journal::open(options(dir.path()), Clock::system(), &names, 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    journal.hold(true);
+    runtime().block_on(async {
+        let intake = journal.intake(0);
+        let offer = |text: &str| intake.offer(builder(&[text.to_owned()]));
+        let urgent = journal.urgent_intake();
+        let short = Duration::from_millis(200);
+        let mut held = Box::pin(offer("held"));
+        assert!(tokio::time::timeout(short, &mut held).await.is_err(), "it waits");
+        urgent.offer(builder(&["urgent".to_owned()])).await.unwrap();
+        assert!(tokio::time::timeout(short, &mut held).await.is_err(), "it still waits");
+        while !journal.stats().waiting_for_memory {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(!journal.stats().waiting_for_room);
+        journal.hold(false);
+        held.await.unwrap();
+        journal.hold(true);
+        let last = offer("last");
+        let stop = async {
+            tokio::time::sleep(short).await;
+            tokio::task::block_in_place(|| journal.shutdown());
+        };
+        let (last, ()) = tokio::join!(last, stop);
+        assert_eq!(last, Err(IntakeError::Closed), "who is held at the end is not acknowledged");
+    });
+    let taken: Vec<String> =
+        epochs(receiver.try_iter()).into_iter().flat_map(|e| e.1).map(|row| row.2).collect();
+    assert_eq!(taken, ["urgent", "held"]);
 }
 
 /// Each segment begins with a copy of what is recognised: one that only holds that copy must not be

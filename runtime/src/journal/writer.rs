@@ -11,7 +11,8 @@ use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_operators::Epoch;
+use tidegate_operators::event::NoNewKeys;
+use tidegate_operators::{Epoch, MessagesBuilder};
 
 use super::epoch::Position;
 use super::files::Files;
@@ -19,14 +20,13 @@ use super::follow::Follower;
 use super::group::{Group, Target};
 use super::inbox::{Inbox, Offer, Shared};
 use super::recognize::Recognizer;
+use super::room::{DiskRoom, Waits};
 use super::storage::is_full;
 use super::{Feed, JournalOptions};
 use crate::clock::{Clock, instant};
 use crate::fault;
 use crate::mutation::{self, Mutation};
 
-/// One write carries at most this much: bounds the memory of a group and the time of its sync.
-const GROUP_BYTES_MAX: u64 = 8 << 20;
 /// An epoch is sealed early when it holds this much: bounds what operators buffer per epoch.
 const EPOCH_BYTES_MAX: u64 = 32 << 20;
 /// After a sync, offers gather for this part of the time that it took, and not longer than this.
@@ -35,10 +35,6 @@ const GATHER_MAX: Duration = Duration::from_millis(2);
 /// First and longest pause before a full disk is tried again.
 const FULL_PAUSE_MIN: Duration = Duration::from_millis(20);
 const FULL_PAUSE_MAX: Duration = Duration::from_secs(2);
-/// How often the file system is asked for its free room, while there is something to write.
-const DISK_LOOK_EVERY: Duration = Duration::from_millis(100);
-/// This close to the reserve a disk counts as full: the next message may not fit.
-const DISK_LOW_BYTES: u64 = 64 << 10;
 
 /// Why the thread gives up; nobody is answered `Ok` after it.
 pub(crate) struct Fatal(pub(crate) String);
@@ -54,8 +50,8 @@ enum Done {
 struct Turn {
     offers: Vec<Offer>,
     trim_through: Epoch,
-    /// Offers wait although the writer is free: the budget is used up.
-    blocked: bool,
+    /// Why offers wait although the writer is free.
+    waits: Option<Waits>,
     stop: bool,
 }
 
@@ -73,14 +69,8 @@ pub(crate) struct Writer {
     pub(crate) gather_until: Instant,
     pub(crate) trimmed_through: Epoch,
     pub(crate) disk: DiskRoom,
-}
-
-/// What was last seen of the file system's free room.
-#[derive(Default)]
-pub(crate) struct DiskRoom {
-    seen: Option<(Instant, u64)>,
-    /// Written since.
-    written_bytes: u64,
+    /// Epochs with messages are closed to new keys.
+    pub(crate) no_new_keys: bool,
 }
 
 impl Writer {
@@ -113,7 +103,8 @@ impl Writer {
     fn turn(&mut self, turn: Turn, sink: &mut Follower) -> Result<Done, Fatal> {
         let stop = turn.stop;
         self.trim(turn.trim_through);
-        if turn.blocked && self.roll_to_trim(turn.trim_through)? == Done::Stopped {
+        if turn.waits == Some(Waits::Room) && self.roll_to_trim(turn.trim_through)? == Done::Stopped
+        {
             return Ok(Done::Stopped);
         }
         let full = self.files.active.bytes >= self.segment_bytes();
@@ -133,7 +124,10 @@ impl Writer {
             match self.next_turn(&mut inbox) {
                 Ok(turn) => {
                     drop(inbox);
-                    shared.update_stats(|stats| stats.waiting_for_room = turn.blocked);
+                    shared.update_stats(|stats| {
+                        stats.waiting_for_room = turn.waits == Some(Waits::Room);
+                        stats.waiting_for_memory = turn.waits == Some(Waits::Memory);
+                    });
                     return turn;
                 }
                 Err(left) => inbox = wait_for(&shared, inbox, left),
@@ -147,74 +141,15 @@ impl Writer {
         if !gather.is_zero() && !inbox.stop {
             return Err(gather);
         }
-        let (offers, blocked) = self.take(inbox);
+        let (offers, waits) = self.take(inbox);
+        self.no_new_keys = inbox.no_new_keys;
         let left = self.tick_due().saturating_duration_since(instant());
         let trim = inbox.trim_through > self.trimmed_through;
         if !offers.is_empty() || trim || inbox.stop || left.is_zero() {
             let (trim_through, stop) = (inbox.trim_through, inbox.stop);
-            return Ok(Turn { offers, trim_through, blocked, stop });
+            return Ok(Turn { offers, trim_through, waits, stop });
         }
         Err(left)
-    }
-
-    /// As many offers as fit into one group and into the budget; whether some have to wait for it.
-    fn take(&mut self, inbox: &mut Inbox) -> (Vec<Offer>, bool) {
-        let budget_bytes = self.options.budget_bytes - self.options.reserve_bytes();
-        let mut room = budget_bytes.saturating_sub(self.files.bytes()).min(self.disk_room());
-        let (mut offers, mut group_bytes) = (Vec::new(), 0);
-        while let Some(offer) = inbox.offers.front() {
-            if offer.bytes > room {
-                // What the engine itself has to say does not wait for the others.
-                let urgent = inbox.offers.iter().position(|o| o.urgent);
-                offers.extend(urgent.and_then(|at| inbox.offers.remove(at)));
-                return (offers, true);
-            }
-            if group_bytes > 0 && group_bytes + offer.bytes > GROUP_BYTES_MAX {
-                break;
-            }
-            room -= offer.bytes;
-            group_bytes += offer.bytes;
-            offers.extend(inbox.offers.pop_front());
-        }
-        (offers, false)
-    }
-
-    /// Bytes that may be written before the reserve of the file system is touched.
-    fn disk_room(&mut self) -> u64 {
-        let reserve_bytes = self.options.disk_reserve_bytes;
-        if reserve_bytes == 0 {
-            return u64::MAX;
-        }
-        let recent = self.disk.seen.filter(|(at, _)| at.elapsed() < DISK_LOOK_EVERY);
-        let free_bytes = match recent {
-            Some((_, free_bytes)) => free_bytes,
-            None => {
-                let free = self.files.storage.free_bytes(&self.files.dir).unwrap_or(u64::MAX);
-                self.disk = DiskRoom { seen: Some((Instant::now(), free)), written_bytes: 0 };
-                self.note_disk(free, reserve_bytes);
-                free
-            }
-        };
-        free_bytes.saturating_sub(reserve_bytes).saturating_sub(self.disk.written_bytes)
-    }
-
-    fn note_disk(&self, free_bytes: u64, reserve_bytes: u64) {
-        let low = free_bytes <= reserve_bytes + DISK_LOW_BYTES;
-        let dir = self.files.dir.display();
-        self.shared.update_stats(|stats| match (low, &stats.disk_full) {
-            (true, None) => {
-                let why = format!("{dir}: only {free_bytes} bytes are free, sources wait");
-                tracing::error!(%why, "the disk is full");
-                stats.unhealthy.get_or_insert_with(|| why.clone());
-                stats.disk_full = Some(why);
-            }
-            (false, Some(_)) => {
-                tracing::info!(%dir, "there is room on the disk again");
-                stats.unhealthy = None;
-                stats.disk_full = None;
-            }
-            _ => {}
-        });
     }
 
     fn tick_due(&self) -> Instant {
@@ -290,6 +225,11 @@ impl Writer {
             || active.bytes + group.bytes.len() as u64 >= self.segment_bytes();
         // Also an empty epoch at the end: its tick is where the last checkpoint is cut.
         if due || stop || (had_messages && large) {
+            if self.no_new_keys && self.position.messages > 0 {
+                let mut event = MessagesBuilder::default();
+                NoNewKeys::put(&mut event, self.clock.now_us());
+                group.add_run(event.finish(0, 0), &mut self.position, to);
+            }
             group.add_tick(self.clock.now_us(), &mut self.position, to);
             self.sealed_at = now;
         }

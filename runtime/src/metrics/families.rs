@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::text::{Format, Kind, Text};
 use crate::engine::{Observer, Replayed, TableState};
+use crate::memory::resident_bytes;
 use crate::source::SourceStats;
 use crate::stats;
-use crate::summary::memory_bytes;
 use crate::webhook::WebhookStats;
 
 /// Reads one number of something.
@@ -141,7 +141,7 @@ fn process(text: &mut Text, ready: bool, started_s: f64) {
     text.family("tidegate_build_info", Kind::Gauge, "Which version runs.", build);
     let help = "1 while sources take messages, 0 while it starts or stops.";
     text.one("tidegate_ready", Kind::Gauge, help, f64::from(u8::from(ready)));
-    if let Some(bytes) = memory_bytes() {
+    if let Some(bytes) = resident_bytes() {
         let help = "Resident memory of the process.";
         text.one("process_resident_memory_bytes", Kind::Gauge, help, bytes as f64);
     }

@@ -42,6 +42,10 @@ counts! {
     disks_full,
     failed_syncs,
     clock_jumps,
+    /// Times in which memory was used up.
+    memory_full,
+    /// Rows of new keys that were refused by that.
+    refused,
     webhooks,
     /// Rows of operators' state that a fresh replay gave, too.
     state_rows,

@@ -21,6 +21,7 @@ pub(crate) mod disk;
 mod faults;
 pub(crate) mod inject;
 mod marks;
+mod memory;
 mod net;
 mod objects;
 mod oracle;
@@ -90,6 +91,7 @@ fn seeds() {
         assert!(counts.restored > 0 && counts.webhooks > 0 && counts.clock_jumps > 0);
         assert!(counts.cuts > 0 && counts.half_open > 0 && counts.broker_restarts > 0);
         assert!(counts.lost_at_broker > 0 && counts.outages > 0 && counts.failed_requests > 0);
+        assert!(counts.memory_full > 0 && counts.refused > 0);
         assert!(counts.disks_full > 0 && counts.failed_syncs > 0 && counts.state_rows > 0);
     }
 }

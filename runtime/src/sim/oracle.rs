@@ -24,6 +24,7 @@ pub(crate) fn check(tables: &Tables, marks: &Marks, received: &Received, trace: 
     let fail = |what: String| trace.failure(what);
     let rows = |table: &str| tables.get(table).map_or(&[][..], Vec::as_slice);
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let refused = refused(tables);
     for pipeline in ["direct", "bridged"] {
         let readings = rows(&format!("{pipeline}/readings"));
         for row in readings {
@@ -32,7 +33,8 @@ pub(crate) fn check(tables: &Tables, marks: &Marks, received: &Received, trace: 
                 fail(format!("{row:?} is not what was sent"));
             }
         }
-        check_windows(pipeline, readings, rows(&format!("{pipeline}/sums")), &fail);
+        let taken = readings.iter().filter(|row| !refused.contains(&row["id"]));
+        check_windows(pipeline, taken, rows(&format!("{pipeline}/sums")), &fail);
     }
     let known = marks.known();
     for (id, times) in &found {
@@ -48,6 +50,20 @@ pub(crate) fn check(tables: &Tables, marks: &Marks, received: &Received, trace: 
     }
     drop(known);
     check_alerts(rows("system/alerts"), received, &fail);
+}
+
+/// The readings that windows did not take, because their keys were new while memory was used up:
+/// they are rejects, and only those.
+pub(crate) fn refused(tables: &Tables) -> BTreeSet<String> {
+    let rejects = tables.get("system/rejects").into_iter().flatten();
+    let rejects = rejects.filter(|row| row["reason"] == "memory_max");
+    let id = |row: &Row| {
+        let payload = (0..row["payload"].len() / 2).map(|i| &row["payload"][2 * i..2 * i + 2]);
+        let bytes: Vec<u8> = payload.filter_map(|hex| u8::from_str_radix(hex, 16).ok()).collect();
+        let payload: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        payload["id"].as_str().map(str::to_owned)
+    };
+    rejects.filter_map(id).collect()
 }
 
 fn is_as_sent(marks: &Marks, row: &Row) -> bool {
@@ -72,7 +88,12 @@ fn int(text: &str) -> i64 {
 }
 
 /// The newest revision of every window is what a plain loop over the readings makes of it.
-fn check_windows(pipeline: &str, readings: &[Row], windows: &[Row], fail: &dyn Fn(String)) {
+fn check_windows<'r>(
+    pipeline: &str,
+    readings: impl Iterator<Item = &'r Row>,
+    windows: &[Row],
+    fail: &dyn Fn(String),
+) {
     let mut expected: BTreeMap<WindowKey, Values> = BTreeMap::new();
     for row in readings {
         let start = time_of(&row["time"]).div_euclid(WINDOW_MS) * WINDOW_MS;

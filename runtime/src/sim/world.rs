@@ -22,6 +22,7 @@ use super::disk::{Crash, SimDisk};
 use super::faults::Weather;
 use super::inject::{Guard, Injected};
 use super::marks::Marks;
+use super::memory::Memory;
 use super::net::{Links, World, runtime};
 use super::objects::SimObjects;
 use super::oracle::{self, Received};
@@ -90,6 +91,7 @@ pub(super) struct Sim {
     pub(super) injected: Rc<Injected>,
     pub(super) broker: Broker,
     pub(super) weather: Weather,
+    memory: Memory,
     devices: Vec<Arc<Mutex<Device>>>,
     listening: Arc<Mutex<Option<Listening>>>,
     subscriber: Option<(SubscriberTask, watch::Sender<bool>)>,
@@ -138,6 +140,7 @@ impl Sim {
         Self {
             plan: plan(),
             weather,
+            memory: Memory::new(seed),
             rng,
             trace,
             marks,
@@ -170,6 +173,7 @@ impl Sim {
             lost_at_broker: self.broker.lost(),
             failed_requests: self.objects.failed(),
             webhooks: self.received.len() as u64,
+            memory_full: self.memory.times,
             seconds: self.world.now_us() / 1_000_000,
             ..self.counts.clone()
         }
@@ -209,10 +213,13 @@ impl Sim {
     }
 
     /// Compares what came of it with what must hold.
-    fn judge(&self) {
+    fn judge(&mut self) {
         let tables = tables::check_whole(&self.objects).and_then(|()| tables::all(&self.objects));
         match tables {
-            Ok(tables) => oracle::check(&tables, &self.marks, &self.received, &self.trace),
+            Ok(tables) => {
+                self.counts.refused = oracle::refused(&tables).len() as u64;
+                oracle::check(&tables, &self.marks, &self.received, &self.trace);
+            }
             Err(why) => self.trace.failure(format!("a reader would see a torn table: {why}")),
         }
     }
@@ -318,6 +325,7 @@ impl Sim {
 
     /// Each part of the engine takes its turn, or not.
     fn turns(&mut self, engine: &mut Stepped) -> anyhow::Result<()> {
+        engine.refuse_new_keys(self.memory.is_full(self.world.now_us()));
         if self.weather.runs(&mut self.rng, 0) {
             engine.write().map_err(anyhow::Error::msg)?;
         }

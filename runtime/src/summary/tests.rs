@@ -61,6 +61,24 @@ tidegate demo   1:15 min   498 connections   fleet sent 37,512, acked 37,500
 }
 
 #[test]
+fn memory_that_is_short_is_told() {
+    let mut picture = sample();
+    picture.now.memory_max_bytes = 100 << 20;
+    for (stage, told) in [
+        (0, "memory 96.0 MiB"),
+        (1, "memory 96.0 MiB of 100.0 MiB: short"),
+        (2, "memory 96.0 MiB of 100.0 MiB: new keys refused"),
+        (3, "memory 96.0 MiB of 100.0 MiB: sources wait"),
+    ] {
+        picture.now.memory_stage = stage;
+        assert!(line(&picture).ends_with(&format!(", {told}")));
+        let block = block("tidegate demo", &picture);
+        assert!(block.iter().all(|l| l.chars().count() < 80));
+        assert!(block.iter().any(|l| l.ends_with(&format!("   {told}"))));
+    }
+}
+
+#[test]
 fn the_progress_of_files() {
     let reading = Reading {
         share: 0.439,

@@ -1,6 +1,11 @@
 //! Keys that are forgotten and come back: as if they had never been away.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::keys::KeyedStep;
+use crate::reject::{KeysRefused, keys_refused};
+use crate::spec::AtMemoryMax;
 use crate::system::late_schema;
 
 const IDLE_US: i64 = 1_000;
@@ -32,6 +37,20 @@ fn outcome(
     keep_all: bool,
     restart: Option<usize>,
 ) -> (Vec<Outcome>, usize) {
+    let (out, keys, refused) = outcome_of_closed(spec, steps, keep_all, restart, &[]);
+    assert_eq!(refused, Vec::<String>::new());
+    (out, keys)
+}
+
+/// The same, and the reasons of rejects; some epochs are closed to new keys.
+fn outcome_of_closed(
+    spec: &WindowSpec,
+    steps: &Steps,
+    keep_all: bool,
+    restart: Option<usize>,
+    closed: &[bool],
+) -> (Vec<Outcome>, usize, Vec<String>) {
+    let mut refused = Vec::new();
     let make = || {
         let mut operator = WindowOperator::new(spec.clone()).unwrap();
         operator.keep_all = keep_all;
@@ -51,13 +70,18 @@ fn outcome(
             operator.load(&saved.slice(0, middle)).unwrap();
         }
         time_us += gap_us;
-        let mut emit = Emit::default();
+        let closed = closed.get(i).copied().unwrap_or_default();
+        let mut emit = Emit { closed, ..Emit::default() };
         let tick = Tick { epoch: i as u64 + 1, time_us };
         operator.epoch(&batch(readings), tick, &mut emit).unwrap();
+        for rejects in &emit.rejects {
+            let reasons = rejects["reason"].as_string::<i32>().iter();
+            refused.extend(reasons.map(|r| r.unwrap().to_owned()));
+        }
         let rows = (0..5).map(|device| rows_of(&emit.rows, &format!("d{device}")));
         out.push((rows.collect(), emit.late));
     }
-    (out, operator.interner.len())
+    (out, operator.interner.len(), refused)
 }
 
 proptest! {
@@ -78,6 +102,48 @@ proptest! {
         let (without, _) = outcome(&spec, &steps, true, None);
         prop_assert_eq!(with, without);
     }
+
+    /// Those that were there before go on, also if they were forgotten meanwhile, and of the others
+    /// each reading is a reject: as if they had never been sent.
+    #[test]
+    fn while_memory_is_used_up_only_keys_that_never_came_are_refused(
+        steps in steps(),
+        closed in prop::collection::vec(any::<bool>(), 25),
+        keep in prop::option::of(0i64..300),
+        restart in prop::option::of(0usize..25),
+    ) {
+        let late = keep.map_or(LatePolicy::Table, |keep_us| LatePolicy::Revise { keep_us });
+        let spec = spec(60, 20, 20, late);
+        let (mut known, mut admitted, mut refused) = (BTreeSet::new(), Steps::new(), 0);
+        for ((gap_us, readings), closed) in steps.iter().zip(&closed) {
+            if !closed {
+                known.extend(readings.iter().map(|r| r.0));
+            }
+            let stay = readings.iter().copied().filter(|r| known.contains(&r.0));
+            let stay: Vec<Reading> = stay.collect();
+            refused += readings.len() - stay.len();
+            admitted.push((*gap_us, stay));
+        }
+        let (wanted, keys) = outcome(&spec, &admitted, false, None);
+        let found = outcome_of_closed(&spec, &steps, false, restart, &closed);
+        prop_assert_eq!(found, (wanted, keys, vec!["memory_max".to_owned(); refused]));
+    }
+}
+
+#[test]
+fn who_waits_for_memory_or_has_no_key_refuses_nobody() {
+    let (steps, closed) = (vec![(1, vec![(1, 10, 1.0), (2, 10, 1.0)])], [true]);
+    let spec = spec(100, 100, 50, LatePolicy::Table);
+    let refused = |spec: &WindowSpec| outcome_of_closed(spec, &steps, false, None, &closed).2.len();
+    assert_eq!(refused(&spec), 2);
+    let limits = KeyLimits { at_memory_max: AtMemoryMax::Wait, ..KeyLimits::default() };
+    assert_eq!(refused(&WindowSpec { limits, ..spec.clone() }), 0);
+    let limits = KeyLimits { at_keys_max: AtKeysMax::Stop, ..KeyLimits::default() };
+    assert_eq!(refused(&WindowSpec { limits, ..spec.clone() }), 2, "nothing stops for memory");
+    let step = KeyedStep { pipeline: "p", name: "w", limits: KeyLimits::default() };
+    let emit = Emit { closed: true, ..Emit::default() };
+    assert!(step.is_closed(&[0], &emit) && !step.is_closed(&[], &emit));
+    assert!(!step.is_closed(&[0], &Emit::default()));
 }
 
 #[test]
@@ -160,6 +226,8 @@ fn a_key_without_a_place_is_a_reject_and_the_others_do_not_notice() {
     assert_eq!(rejects["reason"].as_string::<i32>().value(0), "keys_max");
     let detail = rejects["detail"].as_string::<i32>().value(0);
     assert!(detail.starts_with("step `w`: its key is new") && detail.contains("= 2"), "{detail}");
+    let counted = KeysRefused { pipeline: "p", step: "w", keys_max: 2, rows: refused as u64 };
+    assert_eq!(keys_refused(rejects), [counted]);
 
     let stop = KeyLimits { at_keys_max: AtKeysMax::Stop, ..limits };
     let mut operator = WindowOperator::new(WindowSpec { limits: stop, ..spec }).unwrap();

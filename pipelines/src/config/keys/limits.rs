@@ -67,6 +67,17 @@ pub(crate) static LIMITS: Component = Component {
         )
         .default("reject"),
         Key::new(
+            "at_memory_max",
+            Kind::OneOf(&["reject", "wait"]),
+            "What happens with rows of new keys while the memory of the process is used up \
+             (`memory_max` of the process): they are rows of `system.rejects` (reason \
+             `memory_max`), counted, and an alert of the engine; or they find a place all the \
+             same, and sources wait if memory does not suffice. Known keys go on. A step that \
+             reads the rows of another step with keys refuses none: its keys are known.",
+            "\"reject\"",
+        )
+        .default("reject"),
+        Key::new(
             "forget_after",
             Kind::Duration,
             "What a detector has learnt of a key that is silent for this long (in receive time) is \

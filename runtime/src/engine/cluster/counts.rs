@@ -9,17 +9,18 @@ use crate::stats::Stats;
 /// What was counted since the last time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Counts {
-    sums: [u64; 9],
+    sums: [u64; 10],
     /// Longest time that a worker was held up to hand over state, microseconds.
     stall_us: u64,
 }
 
 /// The counters that workers add to.
-fn counters(stats: &Stats) -> [&AtomicU64; 9] {
+fn counters(stats: &Stats) -> [&AtomicU64; 10] {
     [
         &stats.readings,
         &stats.rejects,
         &stats.keys_refused,
+        &stats.memory_refused,
         &stats.clocks_off,
         &stats.late,
         &stats.duplicates,

@@ -34,6 +34,8 @@ pub(super) enum Head {
     Checkpoint { epoch: Epoch, whole: bool },
     /// Leader: emit what is open at the end of this epoch.
     Flush { epoch: Epoch },
+    /// Leader: new keys find no place in this epoch.
+    NoNewKeys { epoch: Epoch },
     /// Leader: the end of an epoch.
     Tick { epoch: Epoch, time_us: i64 },
     /// Leader: nothing more comes.

@@ -1,0 +1,187 @@
+//! Keeps the process within its memory: looks at what is resident, and acts by stages
+//! ([`crate::memory::Stage`]).
+//!
+//! What is refused is decided by the journal: this file asks it to close epochs to new keys, and
+//! that is journaled with each of them. All else that is done here changes when something happens,
+//! and never what.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::feed::InFlight;
+use crate::journal::Journal;
+use crate::memory::{Stage, Stages, resident_bytes};
+use crate::stats::Stats;
+use crate::summary::bytes as in_words;
+
+/// How often memory is looked at: a flood of new keys takes about 100 MB in a second.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// While memory is short, so little of it may be in flight: rows are many times as large as
+/// messages, and so is the state of new keys.
+const TIGHT_PART: u64 = 256;
+const TIGHT_BYTES_MIN: u64 = 256 << 10;
+/// And so much less of it at the last stage.
+const STOP_PART: u64 = 16;
+
+/// Of a hundred parts: above this nothing is taken whatever there is to do.
+const LAST_PARTS: u64 = 95;
+
+/// What is known of memory at present.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) stage: Stage,
+    pub(crate) bytes: u64,
+    pub(crate) bytes_max: u64,
+}
+
+/// The memory of a running engine.
+#[derive(Clone)]
+pub(crate) struct Memory {
+    known: Arc<Mutex<Known>>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Memory {
+    /// With a budget; 0 is none.
+    pub(super) fn new(bytes_max: u64, in_flight: &Arc<InFlight>) -> Self {
+        let known = Known { bytes_max, ..Known::default() };
+        Self { known: Arc::new(Mutex::new(known)), in_flight: Arc::clone(in_flight) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known at present.
+    pub(crate) fn now(&self) -> Known {
+        *self.lock()
+    }
+
+    /// What is wrong, for people, if anything is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let Known { stage, bytes, bytes_max } = self.now();
+        let also = match stage {
+            Stage::Roomy | Stage::Tight => return None,
+            Stage::Full => "",
+            Stage::Stop => ", and sources wait",
+        };
+        Some(format!(
+            "resident memory is {} of {} (memory_max): rows of new keys are refused{also}. \
+             system.rejects says whose",
+            in_words(bytes),
+            in_words(bytes_max)
+        ))
+    }
+}
+
+/// What has to be done at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Orders {
+    stage: Stage,
+    /// How many bytes may be in flight, if less than usual.
+    in_flight_bytes: Option<usize>,
+    /// New keys are refused.
+    refuse: bool,
+    /// Sources wait.
+    hold: bool,
+}
+
+impl Orders {
+    /// At a stage, with so many bytes in use, and so many of messages that the dataflow still has
+    /// to work through.
+    fn at(stage: Stage, bytes: u64, bytes_max: u64, backlog_bytes: u64) -> Self {
+        let tight_bytes = (bytes_max / TIGHT_PART).max(TIGHT_BYTES_MIN);
+        let hold = match stage {
+            Stage::Roomy => false,
+            Stage::Tight | Stage::Full => backlog_bytes > tight_bytes,
+            // Little at a time: devices that are known go on by that, and it is seen what it takes.
+            Stage::Stop => {
+                backlog_bytes > tight_bytes / STOP_PART || bytes > bytes_max / 100 * LAST_PARTS
+            }
+        };
+        let in_flight_bytes = usize::try_from(tight_bytes).ok().filter(|_| stage > Stage::Roomy);
+        Self { stage, in_flight_bytes, refuse: stage >= Stage::Full, hold }
+    }
+}
+
+/// Watches and acts until it is aborted; ends at once without a budget.
+pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stats>) {
+    let bytes_max = memory.now().bytes_max;
+    Stats::set(&stats.memory_max_bytes, bytes_max);
+    if bytes_max == 0 || resident_bytes().is_none() {
+        return;
+    }
+    let mut stages = Stages::new(bytes_max);
+    let mut turns = tokio::time::interval(LOOK_EVERY);
+    let mut done = Orders::default();
+    loop {
+        turns.tick().await;
+        let Some(bytes) = resident_bytes() else { continue };
+        let stage = stages.step(Instant::now(), bytes);
+        let taken = journal.stats();
+        let backlog = memory.in_flight.bytes() as u64 + taken.queued_bytes + taken.behind_bytes;
+        let orders = Orders::at(stage, bytes, bytes_max, backlog);
+        *memory.lock() = Known { stage, bytes, bytes_max };
+        if orders == done {
+            continue;
+        }
+        journal.refuse_new_keys(orders.refuse);
+        journal.hold(orders.hold);
+        memory.in_flight.tighten(orders.in_flight_bytes);
+        stats.memory_stage.store(stage as u64, Ordering::Relaxed);
+        if stage != done.stage {
+            let (name, before, action) = (stage.name(), done.stage.name(), stage.action());
+            tracing::warn!(stage = name, before, bytes, bytes_max, action, "memory");
+        }
+        done = orders;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u64 = 1 << 30;
+
+    fn hold(stage: Stage, bytes: u64, backlog: u64) -> bool {
+        Orders::at(stage, bytes, MAX, backlog).hold
+    }
+
+    #[test]
+    fn each_stage_does_what_those_before_it_do() {
+        let orders = [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop]
+            .map(|stage| Orders::at(stage, MAX / 2, MAX, 100 << 20));
+        let of = |f: fn(&Orders) -> bool| orders.each_ref().map(f);
+        assert_eq!(of(|o| o.in_flight_bytes == Some(4 << 20)), [false, true, true, true]);
+        assert_eq!(of(|o| o.refuse), [false, false, true, true]);
+        assert_eq!(of(|o| o.hold), [false, true, true, true]);
+        assert_eq!(orders[0], Orders::default());
+    }
+
+    #[test]
+    fn who_can_be_served_does_not_wait() {
+        for stage in [Stage::Tight, Stage::Full] {
+            assert!(!hold(stage, MAX, 4 << 20) && hold(stage, MAX, (4 << 20) + 1), "{stage:?}");
+        }
+        // At the end a little at a time, and above that nothing.
+        let (near, little) = (MAX / 100 * 94, 256 << 10);
+        assert!(!hold(Stage::Stop, near, little) && hold(Stage::Stop, near, little + 1));
+        assert!(hold(Stage::Stop, MAX / 100 * 96, 0));
+    }
+
+    #[test]
+    fn it_is_a_problem_once_somebody_is_refused() {
+        let memory = Memory::new(MAX, &Arc::default());
+        let mut said = Vec::new();
+        for stage in [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop] {
+            *memory.lock() = Known { stage, bytes: 3 << 28, bytes_max: MAX };
+            said.push(memory.problem());
+        }
+        assert_eq!(said[..2], [None, None]);
+        let full = said[2].as_ref().expect("full");
+        assert!(full.contains("768.0 MiB of 1.0 GiB") && !full.contains("wait"), "{full}");
+        assert!(said[3].as_ref().is_some_and(|why| why.contains("and sources wait.")));
+    }
+}
