@@ -7,7 +7,7 @@
 //! last revisions come; what the outside was told is corrected by a further event. Whoever was told
 //! that an alert fires is told that it is over, however old that is. Of one that was too old to
 //! tell anybody, people hear when a row that is not too old finds it still firing; if none does,
-//! nobody hears the end either.
+//! nobody hears the end either. Windows that are still open may count, too, see [`early`].
 //!
 //! The events of a key have the order in which they are told by their times as well: one that
 //! corrects another has the time of its row, but at least a microsecond more than the one before
@@ -15,6 +15,7 @@
 //! Delivery is not done here.
 
 mod bound;
+mod early;
 mod ended;
 mod event;
 mod save;
@@ -34,7 +35,7 @@ use crate::keys::{KeyedStep, Remnant, Remnants, Silence};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
-use crate::spec::AlertSpec;
+use crate::spec::{AlertSpec, IS_FINAL};
 use crate::system::step_rejects;
 pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
@@ -62,6 +63,8 @@ struct Window {
     withdrawn: bool,
     /// It is one of windows that can be revised.
     of_windows: bool,
+    /// It is of a window that is still open.
+    early: bool,
 }
 
 /// The columns that say which row a row is.
@@ -70,20 +73,26 @@ struct Windows<'a> {
     ids: Option<&'a [i64]>,
     revisions: Option<&'a Int64Array>,
     rows: Option<&'a Int64Array>,
+    /// Which windows are over, if others count as well.
+    finals: Option<&'a BooleanArray>,
 }
 
 impl<'a> Windows<'a> {
-    fn of(rows: &'a RecordBatch, time: usize) -> Self {
+    fn of(rows: &'a RecordBatch, spec: &AlertSpec) -> Self {
         let number =
             |name: &str| rows.column_by_name(name).and_then(|c| c.as_primitive_opt::<Int64Type>());
         let start = rows.column_by_name("window_start");
         let start = start.and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
         let numbers = number("window_number").map(|c| &c.values()[..]);
         Self {
-            times: rows.column(time).as_primitive(),
+            times: rows.column(spec.time).as_primitive(),
             ids: numbers.or(start.map(|c| &c.values()[..])),
             revisions: number("revision"),
             rows: start.and_then(|_| number("rows")),
+            finals: rows
+                .column_by_name(IS_FINAL)
+                .filter(|_| spec.early)
+                .and_then(|c| c.as_boolean_opt()),
         }
     }
 
@@ -93,7 +102,8 @@ impl<'a> Windows<'a> {
         let withdrawn = revised && self.rows.is_some_and(|r| r.value(row) == 0);
         let of_windows = self.ids.is_some() && self.revisions.is_some();
         let id = self.ids.map_or(time_us, |ids| ids[row]);
-        Window { time_us, id, revised, withdrawn, of_windows }
+        let early = self.finals.is_some_and(|f| !f.value(row));
+        Window { time_us, id, revised, withdrawn, of_windows, early }
     }
 }
 
@@ -174,7 +184,7 @@ impl AlertRule {
     /// Moves the state of a key by a row.
     fn step(&mut self, id: u32, row: Window, said: Said) -> Option<Change> {
         let (state, for_us) = (&mut self.states[id as usize], self.spec.for_us);
-        if !state.take(row, said, for_us) {
+        if !state.take_any(row, said, for_us) {
             self.counts.out_of_order += 1;
             return None;
         }
@@ -253,7 +263,7 @@ impl AlertRule {
     fn put_away(&mut self, tick: Tick) -> Result<(), OperatorError> {
         let mut silent = self.silence.silent(tick.time_us);
         self.changed.extend(silent.iter().map(|id| self.interner.group(*id)));
-        silent.retain(|id| self.states[*id as usize].now == Phase::Normal);
+        silent.retain(|id| self.states[*id as usize].is_normal());
         let (states, for_us) = (&self.states, self.spec.for_us);
         let left = silent.iter().map(|id| (*id, states[*id as usize].remnant(for_us)));
         let left: Vec<(u32, Remnant)> = left.collect();
@@ -297,7 +307,7 @@ impl AlertRule {
             let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
             emit.rejects.push(step_rejects(pipeline, rule, rows, &failed)?);
         }
-        let windows = Windows::of(rows, self.spec.time);
+        let windows = Windows::of(rows, &self.spec);
         let times = windows.times;
         // First what takes back, or it would be the state before what takes its place. Of that, the
         // newest first: the state after it is known longest.

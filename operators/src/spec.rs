@@ -322,6 +322,9 @@ pub struct AlertSpec {
     pub notify: Vec<String>,
     /// Notifications are not sent for changes whose event time is this much before the tick, µs.
     pub max_age_us: i64,
+    /// Windows that are still open count, until their final row says otherwise. Without it all rows
+    /// are taken for final ones.
+    pub early: bool,
     /// How many keys it may have.
     pub limits: KeyLimits,
 }

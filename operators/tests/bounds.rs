@@ -9,7 +9,8 @@ use std::alloc::System;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_expr::{AggregateUDF, Operator as Compare};
@@ -232,8 +233,14 @@ fn windows(report: &mut Report) {
         ("windows that keep readings", grid(20, 20), (5, 0), vec![ours("twa"), ours("increase")]),
     ];
     calendars(report, shifts());
-    for (what, shape, times, aggregates) in cases {
-        let (spec, keys) = (window(shape, times, aggregates), keys(11));
+    let with_early = |(what, shape, times, aggregates)| {
+        let spec: WindowSpec = window(shape, times, aggregates);
+        (what, spec)
+    };
+    let early = WindowSpec { early_us: Some(SECOND), ..window(grid(12, 4), (2, 8), fixed_width()) };
+    let cases = cases.map(with_early).into_iter().chain([("early results", early)]);
+    for (what, spec) in cases {
+        let keys = keys(11);
         let bound = spec.state_bound(&LOAD).unwrap();
         let mut measured = Measured::new(|| WindowOperator::new(spec).unwrap());
         measured.steady(keys, 60, |second| second as f64);
@@ -293,10 +300,13 @@ fn spans(report: &mut Report) {
         ),
         ("sliding windows", sliding(10, 5), (4, 8), fixed_width()),
         ("sliding windows with shared panes", sliding(190, 0), (4, 4), fixed_width()),
+        ("early results of counts", Shape::Count { size: 8, hop: 4 }, (4, 25), fixed_width()),
+        ("early results around readings", sliding(10, 5), (4, 8), fixed_width()),
     ];
     for (what, shape, times, aggregates) in cases {
         let keys = if what.contains("shared") { keys(8) } else { keys(9) };
-        let spec = window(shape, times, aggregates);
+        let early_us = what.starts_with("early").then_some(SECOND);
+        let spec = WindowSpec { early_us, ..window(shape, times, aggregates) };
         let bound = spec.state_bound(&LOAD).unwrap();
         let mut measured = Measured::new(|| SpanOperator::new(spec).unwrap());
         let seconds = if what.contains("shared") { 230 } else { 60 };
@@ -336,8 +346,8 @@ fn detectors(report: &mut Report) {
     }
 }
 
-fn alerts(report: &mut Report) {
-    let spec = AlertSpec {
+fn alert() -> AlertSpec {
+    AlertSpec {
         pipeline: "p".into(),
         name: "high".into(),
         input: schema(),
@@ -350,8 +360,13 @@ fn alerts(report: &mut Report) {
         summary: String::new(),
         notify: Vec::new(),
         max_age_us: 0,
+        early: false,
         limits: KeyLimits::default(),
-    };
+    }
+}
+
+fn alerts(report: &mut Report) {
+    let spec = alert();
     let (bound, keys) = (spec.state_bound(&LOAD).unwrap(), keys(13));
     let mut measured = Measured::new(|| AlertRule::new(spec).unwrap());
     for key in 0..keys {
@@ -364,6 +379,27 @@ fn alerts(report: &mut Report) {
     measured.most_bytes = 0;
     measured.rows(START_US + 2 * 3_600 * SECOND, &[]);
     report.compare("alert, keys put away", bound.forgotten_bytes, keys, &measured);
+}
+
+/// A rule with as many open windows of each key as count.
+fn early_alerts(report: &mut Report) {
+    let mut fields = schema().fields().to_vec();
+    fields.push(Arc::new(Field::new("window_start", time_type(), false)));
+    fields.push(Arc::new(Field::new("is_final", DataType::Boolean, false)));
+    let input = Arc::new(Schema::new(fields));
+    let spec = AlertSpec { input: Arc::clone(&input), early: true, ..alert() };
+    let (bound, keys) = (spec.state_bound(&LOAD).unwrap(), keys(11));
+    let mut measured = Measured::new(|| AlertRule::new(spec).unwrap());
+    for window in 0..20 {
+        let at_us = START_US + window * SECOND;
+        let rows = batch(&(0..keys).map(|key| (key, at_us, 1.0)).collect::<Vec<_>>());
+        let mut columns = rows.columns().to_vec();
+        columns.push(times((0..keys).map(|_| at_us)));
+        columns.push(Arc::new(BooleanArray::from(vec![false; keys])));
+        let rows = RecordBatch::try_new(Arc::clone(&input), columns).unwrap();
+        measured.run(START_US, move |o, tick, emit| o.epoch(&rows, tick, emit).unwrap());
+    }
+    report.compare("alert on open windows", bound.per_key(), keys, &measured);
 }
 
 fn absences(report: &mut Report) {
@@ -598,6 +634,7 @@ fn no_key_takes_more_than_its_bound_and_a_full_one_not_much_less() {
     spans(&mut report);
     detectors(&mut report);
     alerts(&mut report);
+    early_alerts(&mut report);
     absences(&mut report);
     sequences(&mut report);
     last_known(&mut report);

@@ -317,6 +317,10 @@ fn one_alert(from: &str, a: &AlertSpec, out: &mut String) {
     };
     line(out, "fires", &format!("{wait} of {}", shown(&a.fire)));
     line(out, "clears", &shown(&a.clear));
+    if a.early {
+        let text = "windows that are still open count, until their final row says otherwise";
+        line(out, "early", text);
+    }
     let age = show_duration(a.max_age_us);
     let whom = match a.notify.is_empty() {
         true => "nobody: its changes are rows of system.alerts".to_owned(),

@@ -142,7 +142,8 @@ pub(crate) fn dedup_text(d: &DedupSpec) -> String {
 /// What decides the phase of an alert.
 pub(crate) fn alert_condition(a: &AlertSpec) -> String {
     let keys = names(&a.input, &a.keys);
-    format!("{ALERTS} {keys:?} {} {} {}", expr(&a.fire), expr(&a.clear), a.for_us)
+    let early = if a.early { " early" } else { "" };
+    format!("{ALERTS} {keys:?} {} {} {}{early}", expr(&a.fire), expr(&a.clear), a.for_us)
 }
 
 /// What decides the state of a step; of one without state, all that it does.

@@ -1,5 +1,6 @@
 //! How much an alert rule keeps of a key.
 
+use super::early::open_bytes;
 use super::state::KeyState;
 use crate::bound::{Bounded, Load, StateBound, Unbounded};
 use crate::intern::key_bytes;
@@ -10,7 +11,8 @@ impl Bounded for AlertSpec {
     fn state_bound(&self, load: &Load) -> Result<StateBound, Unbounded> {
         let types = self.keys.iter().map(|k| self.input.field(*k).data_type());
         let own = (size_of::<KeyState>() + size_of::<i64>()) as u64 + LISTED_BYTES;
-        let key_bytes = key_bytes(types, load.text_bytes).saturating_add(own);
+        let open = if self.early { open_bytes() } else { 0 };
+        let key_bytes = key_bytes(types, load.text_bytes).saturating_add(own).saturating_add(open);
         Ok(StateBound { key_bytes, shared: None, forgotten_bytes: REMNANT_BYTES })
     }
 }

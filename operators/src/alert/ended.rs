@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 
 use super::event::alert_id;
-use super::save::{FIRING, FIXED, FRESH, OTHERS, PENDING, SAID, UNHEARD};
+use super::save::{FIRING, FIXED, FRESH, OPEN, PENDING, SAID, UNHEARD, keys_of};
 use crate::system::{alerts_schema, keys_json};
 
 /// Why an alert ended: `reason` of `system.alerts`.
@@ -47,8 +47,8 @@ pub fn end_alerts(
     let not_ours = || ArrowError::SchemaError("this is not the state of an alert".into());
     let phases = numbers(state, FIXED[3]).ok_or_else(not_ours)?;
     let since = numbers(state, FIXED[4]).ok_or_else(not_ours)?;
-    let count = state.num_columns().checked_sub(OTHERS).ok_or_else(not_ours)?;
     let schema = state.schema();
+    let count = keys_of(&schema).ok_or_else(not_ours)?;
     let names: Vec<&str> = schema.fields()[..count].iter().map(|f| f.name().as_str()).collect();
     let columns: &[ArrayRef] = &state.columns()[..count];
     let mut firing: Vec<(String, i64, bool)> = (0..state.num_rows())
@@ -103,6 +103,8 @@ pub fn untold(state: &RecordBatch) -> Result<RecordBatch, ArrowError> {
             name if name == now => {
                 |phase| if matches!(phase, FIRING | UNHEARD) { PENDING } else { phase }
             }
+            // They come again when they change, or are over.
+            OPEN => return new_null_array(field.data_type(), state.num_rows()),
             name if SAID.contains(&name) => |said| if said < 0 { said } else { said & !FRESH },
             _ => return Arc::clone(column),
         };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, new_null_array,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::AlertRule;
@@ -47,14 +49,29 @@ pub(super) const FRESH: i64 = 4;
 
 const NONE: i64 = -1;
 
-fn said(row: &Option<Evaluated>) -> i64 {
-    row.map_or(NONE, |Evaluated { said: Said { fire, clear, fresh }, .. }| {
-        i64::from(fire) | (i64::from(clear) << 1) | (i64::from(fresh) * FRESH)
-    })
+/// What a row says, as a number.
+pub(super) fn said_as(Said { fire, clear, fresh }: Said) -> i64 {
+    i64::from(fire) | (i64::from(clear) << 1) | (i64::from(fresh) * FRESH)
 }
 
-/// Columns that are no keys.
-pub(super) const OTHERS: usize = FIXED.len() + 1;
+/// What [`said_as`] made a number.
+pub(super) fn said_of(number: i64) -> Said {
+    let said = |bit: i64| number & bit != 0;
+    Said { fire: said(1), clear: said(2), fresh: said(FRESH) }
+}
+
+fn said(row: &Option<Evaluated>) -> i64 {
+    row.map_or(NONE, |row| said_as(row.said))
+}
+
+/// Only of rules that take early results, before the last column: the windows that are still open.
+pub(super) const OPEN: &str = "open_windows";
+
+/// How many columns of a state are keys.
+pub(super) fn keys_of(state: &Schema) -> Option<usize> {
+    let has_open = state.fields().iter().rev().nth(1).is_some_and(|f| f.name() == OPEN);
+    state.fields().len().checked_sub(FIXED.len() + 1 + usize::from(has_open))
+}
 
 pub(super) fn encode(phase: Phase) -> (i64, i64) {
     match phase {
@@ -81,6 +98,9 @@ impl AlertRule {
         let mut fields: Vec<Field> =
             keys.map(|k| self.spec.input.field(*k).clone().with_nullable(true)).collect();
         fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
+        if self.spec.early {
+            fields.push(Field::new(OPEN, DataType::Binary, true));
+        }
         fields.push(forgotten_field());
         Schema::new(fields)
     }
@@ -88,6 +108,7 @@ impl AlertRule {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let schema = Arc::new(self.state_schema());
         let (names, states) = (self.interner.snapshot(), self.states.clone());
+        let takes_early = self.spec.early;
         let (seen_us, remnants) = (self.silence.seen_us.clone(), self.remnants.clone());
         Snapshot::new(groups, move |groups| {
             let ids = names.ids(groups);
@@ -114,6 +135,10 @@ impl AlertRule {
                     number(&|s| said(&s.rows[at])),
                 ]);
             }
+            if takes_early {
+                let open = ids.iter().map(|id| states[*id as usize].encode_open());
+                columns.push(Arc::new(BinaryArray::from_iter(open)));
+            }
             columns.push(new_null_array(forgotten_field().data_type(), ids.len()));
             let rows = RecordBatch::try_new(schema, columns)?;
             let groups = counts(groups, ids.iter().map(|id| names.group(*id)));
@@ -137,21 +162,26 @@ impl AlertRule {
         let number = |i: usize, row: usize| -> i64 {
             state.column(keys + i).as_primitive::<Int64Type>().value(row)
         };
+        let open = state.column_by_name(OPEN).filter(|_| self.spec.early);
+        let open = open.and_then(|c| c.as_binary_opt::<i32>());
         for (row, id) in ids.iter().enumerate() {
             let kept = |at: usize| {
                 let [time_us, id, said] = [8, 9, 10].map(|i| number(i + 3 * at, row));
-                let said = |bit: i64| said & bit != 0;
-                let said = Said { fire: said(1), clear: said(2), fresh: said(FRESH) };
-                (number(10 + 3 * at, row) != NONE).then_some(Evaluated { time_us, id, said })
+                let known = Evaluated { time_us, id, said: said_of(said) };
+                (said != NONE).then_some(known)
             };
-            let key = KeyState {
+            let mut key = KeyState {
                 told_us: number(0, row),
                 before: decode(number(1, row), number(2, row))?,
                 now: decode(number(3, row), number(4, row))?,
                 floor_us: number(6, row),
                 floor_id: number(7, row),
                 rows: std::array::from_fn(kept),
+                open: None,
             };
+            if let Some(open) = open.filter(|open| open.is_valid(row)) {
+                key.decode_open(open.value(row))?;
+            }
             self.states.put(*id as usize, key);
             self.silence.start(*id, number(5, row));
         }

@@ -6,6 +6,7 @@
 //! they became one with an older one, and so is that one, any older row of the key is taken, for
 //! what stands of them comes with them.
 
+use super::early::Open;
 use super::{Window, save};
 use crate::keys::Remnant;
 use crate::operator::OperatorError;
@@ -69,7 +70,7 @@ impl Phase {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KeyState {
     /// Time of the newest event; each has a greater one than that before it.
     pub(super) told_us: i64,
@@ -81,6 +82,8 @@ pub(super) struct KeyState {
     pub(super) before: Phase,
     /// The newest rows in the order of their times; at the front there may be none.
     pub(super) rows: [Option<Evaluated>; KEPT],
+    /// Rows of windows that are still open, if there are any, which come after those.
+    pub(super) open: Option<Box<Open>>,
     /// The phase after them, as it was told.
     pub(super) now: Phase,
 }
@@ -89,14 +92,16 @@ impl Default for KeyState {
     fn default() -> Self {
         let (before, now) = (Phase::Normal, Phase::Normal);
         let (floor_us, floor_id) = (i64::MIN, UNKNOWN);
-        Self { told_us: i64::MIN, floor_us, floor_id, before, rows: [None; KEPT], now }
+        let rows = [None; KEPT];
+        Self { told_us: i64::MIN, floor_us, floor_id, before, rows, open: None, now }
     }
 }
 
 impl KeyState {
     /// The phase after all rows.
     pub(super) fn phase(&self, for_us: i64) -> Phase {
-        self.rows.iter().flatten().fold(self.before, |phase, row| phase.next(row, for_us))
+        let rows = self.rows.iter().flatten().chain(self.open_rows());
+        rows.fold(self.before, |phase, row| phase.next(row, for_us))
     }
 
     /// Takes what a row says; whether it counts.
@@ -143,7 +148,7 @@ impl KeyState {
 
     /// What is left of a key that is normal now.
     pub(super) fn remnant(&self, for_us: i64) -> Remnant {
-        let mut older = *self;
+        let mut older = self.clone();
         let newest = older.rows[KEPT - 1].take();
         let bound = newest.map_or(self.floor_us, |row| row.time_us);
         let (code, since_us) = save::encode(older.phase(for_us));

@@ -14,6 +14,7 @@ use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
 use crate::system::alerts_schema;
 
+mod early;
 mod forget;
 mod moved;
 
@@ -43,6 +44,7 @@ fn rule(for_us: i64) -> AlertRule {
         summary: "{device} is at {t_avg} °C {not_a_column} {".into(),
         notify: vec!["ops".into()],
         max_age_us: 1_000,
+        early: false,
         limits: KeyLimits::default(),
     })
     .unwrap()

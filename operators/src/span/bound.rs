@@ -9,6 +9,7 @@ use super::places::PLACE_BYTES;
 use super::sliding;
 use crate::aggregate::{PartialBytes, keeps_readings};
 use crate::bound::{Load, StateBound, Unbounded, vec_bytes};
+use crate::early::EARLY_BYTES;
 use crate::intern::key_bytes;
 use crate::keys::LISTED_BYTES;
 use crate::partial::store_bytes;
@@ -44,6 +45,11 @@ fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbou
     let Most { entries, records, panes, readings, folded } = most;
     // It is not looked at each entry whether something can go.
     let later = |count: u64| count.saturating_add(FOLD_EVERY as u64);
+    // What was told early of a window that is none any more is kept as long as its first reading.
+    let records = match spec.early_us {
+        Some(_) if spec.shape.withdraws() => records.saturating_add(with_early(spec, load)?),
+        _ => records,
+    };
     let (entries, records, readings) = (later(entries), later(records), readings.map(later));
     let partial = PartialBytes::of(&spec.aggregates, load.text_bytes);
     let pieces = entries.saturating_add(panes);
@@ -63,7 +69,17 @@ fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbou
     let key = key_bytes(spec.key_types(), load.text_bytes).saturating_add(LISTED_BYTES);
     let key_bytes = own.saturating_add(key).saturating_add(store_bytes(pieces, partial));
     let key_bytes = key_bytes.saturating_add(dead);
+    let key_bytes = key_bytes.saturating_add(spec.early_us.map_or(0, |_| EARLY_BYTES));
     Ok(StateBound { key_bytes, ..StateBound::default() })
+}
+
+/// Readings with which a window can have begun that is not final.
+fn with_early(spec: &WindowSpec, load: &Load) -> Result<u64, Unbounded> {
+    let keep_us = match spec.late {
+        LatePolicy::Revise { keep_us } => keep_us,
+        LatePolicy::Table => 0,
+    };
+    load.rows_within(spec.disorder_us.saturating_add(keep_us))
 }
 
 fn most(spec: &WindowSpec, load: &Load) -> Result<Most, Unbounded> {
@@ -110,7 +126,8 @@ fn most(spec: &WindowSpec, load: &Load) -> Result<Most, Unbounded> {
             let folded = super::count::block(size, hop);
             let blocks = size / folded;
             let entries = tail()?.saturating_add(blocks).saturating_add(1);
-            let records = (tail()? / hop).saturating_add(2);
+            let open = spec.early_us.map_or(0, |_| size / hop + 1);
+            let records = (tail()? / hop).saturating_add(2).saturating_add(open);
             let readings = Ok(tail()?.saturating_add(size).saturating_add(hop));
             Most { entries, records, panes: 0, readings, folded }
         }
@@ -118,7 +135,9 @@ fn most(spec: &WindowSpec, load: &Load) -> Result<Most, Unbounded> {
             let around_us = before_us.saturating_add(*after_us);
             let entries = load.rows_within(around_us.saturating_add(tail_us))?;
             let panes = sliding::panes_max(*before_us, *after_us, tail_us, entries);
-            let records = load.rows_within(keep_us)?.saturating_add(1);
+            // With early results also those whose end is not there yet.
+            let open_us = spec.early_us.map_or(0, |_| after_us.saturating_add(spec.disorder_us));
+            let records = load.rows_within(keep_us.saturating_add(open_us))?.saturating_add(1);
             Most { entries, records, panes, readings: Ok(entries), folded: 0 }
         }
     })

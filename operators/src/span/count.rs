@@ -57,6 +57,27 @@ impl Count {
         i64::MAX
     }
 
+    /// Appends the windows that have begun and do not have all of their readings.
+    pub(super) fn scan_open(&self, key: &KeyState, found: &mut Vec<Found>) {
+        let entries = &key.entries;
+        let all = key.passed + entries.iter().map(|e| e.rows).sum::<i64>();
+        let first = ((all - self.size).div_euclid(self.hop) + 1).max(0);
+        let (mut from, mut passed) = (0, key.passed);
+        for number in (first..).take_while(|number| number * self.hop < all) {
+            while passed < number * self.hop {
+                passed += entries[from].rows;
+                from += 1;
+            }
+            // Windows that begin before the first entry are final.
+            if passed == number * self.hop
+                && let (Some(a), Some(z)) = (entries.get(from), entries.back())
+            {
+                let bounds = (a.first_us, z.last_us);
+                found.push(Found::of(entries, (from, entries.len()), number, bounds));
+            }
+        }
+    }
+
     pub(super) fn fold(&self, key: &KeyState, final_us: i64) -> Folding {
         let mut complete = key.passed;
         let mut to = 0;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::SpanOperator;
-use super::keys::Record;
+use super::keys::{Record, Told};
 use super::places::owners;
 use super::rule::{Folding, Found, Horizon, Rule};
 use crate::operator::OperatorError;
@@ -21,6 +21,8 @@ pub(super) struct Due {
     pub(super) record: Record,
     /// Its parts: a range of [`Work::parts`].
     pub(super) parts: (usize, usize),
+    /// Those who get the final rows only get it.
+    pub(super) is_final: bool,
 }
 
 /// What is to be done at the end of an epoch.
@@ -80,6 +82,7 @@ impl SpanOperator {
         }
         self.work.found = found;
         if end {
+            self.withdraw_early(id, &[]);
             self.fold(id);
             self.forget_provisional(id);
         } else {
@@ -90,14 +93,7 @@ impl SpanOperator {
     /// A window that has ended: due if it was not emitted as it is.
     fn note_found(&mut self, id: u32, window: &Found) {
         let key = &mut self.keys[id as usize];
-        let mut record = Record {
-            id: window.id,
-            start_us: window.start_us,
-            end_us: window.end_us,
-            rows: window.rows,
-            members: window.members,
-            revision: 0,
-        };
+        let mut record = Record::of(window, 0, Told::Final);
         match key.records.binary_search_by_key(&window.id, |r| r.id) {
             Ok(at) => {
                 let before = key.records[at];
@@ -110,10 +106,16 @@ impl SpanOperator {
             }
             Err(at) => Arc::make_mut(&mut key.records).insert(at, record),
         }
+        self.note_due(id, window, record);
+    }
+
+    /// The window is emitted.
+    pub(super) fn note_due(&mut self, id: u32, window: &Found, record: Record) {
         let first = self.work.parts.len();
         self.note_parts(id, window);
         let parts = (first, self.work.parts.len());
-        self.work.due.push(Due { key: id, record, parts });
+        let is_final = record.told == Told::Final;
+        self.work.due.push(Due { key: id, record, parts, is_final });
     }
 
     /// The parts of a window, in the order of time.
@@ -148,14 +150,24 @@ impl SpanOperator {
         let records = Arc::clone(&self.keys[id as usize].records);
         for (at, record) in records.iter().enumerate() {
             let is_there = found.binary_search_by_key(&record.id, |w| w.id).is_ok();
-            if is_there || record.rows == 0 || open_id == Some(record.id) {
+            // What was only told early is looked at when it is time for that.
+            let is_early = self.early.is_on() && record.told == Told::Early;
+            if is_there || is_early || record.rows == 0 || open_id == Some(record.id) {
                 continue;
             }
-            let revision = record.revision + 1;
-            let record = Record { rows: 0, members: 0, revision, ..*record };
-            Arc::make_mut(&mut self.keys[id as usize].records)[at] = record;
-            self.work.due.push(Due { key: id, record, parts: (0, 0) });
+            self.withdraw(id, at);
         }
+    }
+
+    /// The window of a record is none any more.
+    pub(super) fn withdraw(&mut self, id: u32, at: usize) {
+        let record = &mut Arc::make_mut(&mut self.keys[id as usize].records)[at];
+        let is_final = record.told != Told::Early;
+        (record.rows, record.members, record.revision) = (0, 0, record.revision + 1);
+        if is_final {
+            record.told = Told::Final;
+        }
+        self.work.due.push(Due { key: id, record: *record, parts: (0, 0), is_final });
     }
 
     /// Step 3 if it is worth it: there is more to fold, or all that there is has become final.
@@ -174,6 +186,8 @@ impl SpanOperator {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
         let Folding { drop, mut ranges, first_id } = self.rule.fold(key, final_us);
+        self.withdraw_gone(id, first_id);
+        let key = &mut self.keys[id as usize];
         if key.fold_epoch == self.epoch {
             // What it was merged to in this epoch is not there yet.
             ranges.clear();

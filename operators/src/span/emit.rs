@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{
+    ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+};
 
 use super::SpanOperator;
 use super::due::Due;
@@ -88,6 +90,10 @@ impl SpanOperator {
         }
         columns.push(numbers(&|r| r.rows));
         columns.push(numbers(&|r| r.revision));
+        if self.early.is_on() {
+            let flags = BooleanArray::from_iter(due.iter().map(|d| Some(d.is_final)));
+            columns.push(Arc::new(flags));
+        }
         emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
         Ok(())
     }

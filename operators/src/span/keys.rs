@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::rule::Found;
+
 /// What the expressions of a shape say about a reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(pub(super) u8);
@@ -44,6 +46,18 @@ pub(super) fn member(number: u64) -> u64 {
     xxh3_64(&number.to_le_bytes())
 }
 
+/// What a row said of a window, and what those know who get the final rows only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Told {
+    /// That it is over; everybody knows.
+    #[default]
+    Final,
+    /// What it had so far; the others know nothing of it.
+    Early,
+    /// What it had so far; the others know it as it was before a late reading prolonged it.
+    EarlyAgain,
+}
+
 /// A window as it was last emitted; kept as long as it can be revised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -55,6 +69,27 @@ pub(super) struct Record {
     pub(super) rows: i64,
     pub(super) members: u64,
     pub(super) revision: i64,
+    pub(super) told: Told,
+}
+
+impl Record {
+    /// A window that was found, as its row of this revision.
+    pub(super) fn of(window: &Found, revision: i64, told: Told) -> Self {
+        Self {
+            id: window.id,
+            start_us: window.start_us,
+            end_us: window.end_us,
+            rows: window.rows,
+            members: window.members,
+            revision,
+            told,
+        }
+    }
+
+    /// Whether these are the same readings between the same bounds.
+    pub(super) fn is_as(&self, window: &Found) -> bool {
+        *self == Self::of(window, self.revision, self.told)
+    }
 }
 
 /// How far the entries of a key were gone through. It follows from the rest of the state.
@@ -109,6 +144,9 @@ pub(super) struct KeyState {
     /// Tick time at which to look at this key if it stays silent; what is on the list for other
     /// times is out of date.
     pub(super) wake_us: i64,
+    /// Tick time at which what it has open is looked at for early results; the largest if that is
+    /// as it was.
+    pub(super) early_us: i64,
     /// The last epoch with a reading of this key.
     pub(super) epoch: u64,
 }
@@ -130,6 +168,7 @@ impl Default for KeyState {
             cursor: Some(Cursor::default()),
             next_us: i64::MAX,
             wake_us: i64::MAX,
+            early_us: i64::MAX,
             epoch: 0,
         }
     }

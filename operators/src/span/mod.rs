@@ -10,7 +10,8 @@
 //! In each epoch: (1) readings that are not too late become entries, each with its own partial
 //! aggregates; (2) for each key that had readings, or was silent for long enough, the rule finds
 //! the windows that have ended; those that were not emitted, or with other readings, are due, and
-//! those that were emitted and are none any more are withdrawn; (3) what is final is folded: what
+//! those that were emitted and are none any more are withdrawn; what is open and changed is due as
+//! well, where early results are asked for ([`early`]); (3) what is final is folded: what
 //! no window needs goes, what will stay together becomes one entry ([`due`]); (4) the merges of all
 //! keys are done at once, then the due windows are put together and emitted ([`emit`]).
 //!
@@ -22,6 +23,7 @@
 mod bound;
 mod count;
 mod due;
+mod early;
 mod emit;
 mod keys;
 mod places;
@@ -46,6 +48,7 @@ use self::keys::{KeyState, Marks};
 use self::places::{Places, owners};
 use self::rule::Rule;
 use crate::batch::Tick;
+use crate::early::Early;
 use crate::expression::{Failed, condition, expression_failed};
 use crate::intern::KeyInterner;
 use crate::keys::KeyedStep;
@@ -69,6 +72,8 @@ pub struct SpanOperator {
     aggregation: Aggregation,
     /// Keys by the tick time at which to look whether they have been silent for long enough.
     idle: BTreeMap<i64, Vec<u32>>,
+    /// Keys whose open windows are not as they were emitted.
+    early: Early,
     /// Newest event time of any key, for `clock = "fleet"`.
     fleet_clock_us: i64,
     late: LateRows,
@@ -105,6 +110,7 @@ impl SpanOperator {
             places: Places::default(),
             aggregation: Aggregation::new(&spec)?,
             idle: BTreeMap::new(),
+            early: Early::new(spec.early_us),
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
@@ -338,6 +344,7 @@ impl KeyedOperator for SpanOperator {
         }
         self.settle_by_clock();
         self.settle_silent(tick);
+        self.emit_early(tick);
         self.finish(emit)?;
         self.late.finish(&self.interner, &self.spec, emit)?;
         self.note_changed();

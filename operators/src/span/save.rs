@@ -15,7 +15,7 @@ use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::SpanOperator;
-use super::keys::{Entry, KeyState, Marks, Record};
+use super::keys::{Entry, KeyState, Marks, Record, Told};
 use super::places::{Places, owners};
 use super::rule::Horizon;
 use crate::intern::KeyNames;
@@ -46,6 +46,8 @@ const ENTRY: usize = 7;
 const RECORDS: &str = "records";
 /// Bytes of a record: six numbers, little-endian.
 const RECORD_BYTES: usize = 48;
+/// Where in the last of them it is said what its row told; below it is the revision.
+const TOLD_BIT: u32 = 60;
 
 /// The state as of a cut.
 struct Cut {
@@ -87,7 +89,7 @@ impl Cut {
                     entry.map(|e| i64::from(e.marks.0)),
                 ];
                 fixed.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
-                records.push((i == 0 && !key.records.is_empty()).then(|| encode(&key.records)));
+                records.push((i == 0).then(|| encode(key)).filter(|bytes| !bytes.is_empty()));
             }
         }
         let counts = counts(groups, ids.iter().map(|id| self.names.group(*id)));
@@ -186,13 +188,14 @@ impl SpanOperator {
                 });
             }
             if records.is_valid(row) {
-                key.records = Arc::new(decode(records.value(row))?);
+                decode(records.value(row), key)?;
             }
         }
         ids.dedup();
         for id in ids {
             self.go_through(id);
             self.watch(id);
+            self.list_early(id);
         }
         Ok(())
     }
@@ -208,27 +211,44 @@ impl SpanOperator {
     }
 }
 
-fn encode(records: &VecDeque<Record>) -> Vec<u8> {
-    let numbers = |r: &Record| [r.id, r.start_us, r.end_us, r.rows, r.members as i64, r.revision];
-    records.iter().flat_map(numbers).flat_map(i64::to_le_bytes).collect()
+/// What was emitted of a key; then, if it waits for early results, until when.
+fn encode(key: &KeyState) -> Vec<u8> {
+    let last = |r: &Record| r.revision | (r.told as i64) << TOLD_BIT;
+    let numbers = |r: &Record| [r.id, r.start_us, r.end_us, r.rows, r.members as i64, last(r)];
+    let waits = (key.early_us < i64::MAX).then_some(key.early_us);
+    let all = key.records.iter().flat_map(numbers).chain(waits);
+    all.flat_map(i64::to_le_bytes).collect()
 }
 
-fn decode(bytes: &[u8]) -> Result<VecDeque<Record>, OperatorError> {
+fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     let (chunks, rest) = bytes.as_chunks::<RECORD_BYTES>();
-    if !rest.is_empty() {
-        return Err(OperatorError::State(format!("{} bytes of records", bytes.len())));
+    match rest.try_into() {
+        Ok(waits) => key.early_us = i64::from_le_bytes(waits),
+        Err(_) if rest.is_empty() => {}
+        Err(_) => {
+            return Err(OperatorError::State(format!("{} bytes of records", bytes.len())));
+        }
     }
     let record = |chunk: &[u8; RECORD_BYTES]| {
         let (numbers, _) = chunk.as_chunks::<8>();
         let number = |i: usize| i64::from_le_bytes(numbers[i]);
-        Record {
+        let told = match (number(5) >> TOLD_BIT) & 3 {
+            0 => Told::Final,
+            1 => Told::Early,
+            2 => Told::EarlyAgain,
+            other => return Err(OperatorError::State(format!("a row cannot tell {other}"))),
+        };
+        Ok(Record {
             id: number(0),
             start_us: number(1),
             end_us: number(2),
             rows: number(3),
             members: number(4) as u64,
-            revision: number(5),
-        }
+            revision: number(5) & ((1 << TOLD_BIT) - 1),
+            told,
+        })
     };
-    Ok(chunks.iter().map(record).collect())
+    let records: Result<VecDeque<Record>, OperatorError> = chunks.iter().map(record).collect();
+    key.records = Arc::new(records?);
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod early;
 mod oracle;
 
 use std::collections::BTreeMap;

@@ -29,7 +29,7 @@ use mqtt::MQTT;
 pub(crate) use process::PROCESS_FILE;
 use registry::{ENRICH, REGISTRY, TEST_REGISTRY};
 use sequence::SEQUENCE;
-use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, TABLE_EARLY};
+use steps::{DERIVE, DETECT, FILTER, ROUTE, SELECT, STEP_EARLY, TABLE_EARLY};
 pub(crate) use window::WEEKDAYS;
 use window::WINDOW;
 
@@ -349,6 +349,7 @@ static ALERT: Component = Component {
             "\"1h\"",
         )
         .default("1h"),
+        STEP_EARLY,
         STEP_KEYS_MAX,
         STEP_AT_KEYS_MAX,
     ],

@@ -40,9 +40,10 @@ pub(super) fn every_us(
         report.error(step.at("early"), "early results need some time between them", hint);
         return None;
     }
-    if !matches!(shape, Shape::Grid { .. } | Shape::Calendar(_)) {
-        let message = "windows whose bounds follow from the readings have no early results";
-        let hint = "they are for windows of fixed length and of a calendar".to_owned();
+    if let Shape::Sliding { after_us: 0, .. } = shape {
+        let message = "a window that ends with its reading has no early results";
+        let hint =
+            "with `after` it is open for that long; `disorder` is how long it waits".to_owned();
         report.error(entry.key_at, message, hint);
         return None;
     }
@@ -50,7 +51,7 @@ pub(super) fn every_us(
 }
 
 /// Whether rows of windows that are still open are on an edge.
-fn has_early(edge: &Edge) -> bool {
+pub(super) fn has_early(edge: &Edge) -> bool {
     matches!(edge.rows, RowKind::Windows { early: Some(_), .. })
 }
 
@@ -192,6 +193,28 @@ from = "large"
         )
         .unwrap_err();
         assert!(said.contains("`is_final` says what the row is about"), "{said}");
+    }
+
+    #[test]
+    fn only_windows_that_are_open_for_some_time_have_early_results() {
+        let of = |shape: &str| {
+            let head = HEAD.replace("every = \"1m\"", shape);
+            let limits = "[limits]\nreading_every = \"1s\"\n";
+            let file = ("p.toml".into(), format!("{head}early = \"10s\"\n{limits}{REST}"));
+            load(&[file], &|_, n| Err(n.into())).map_err(|problems| problems[0].to_string())
+        };
+        for shape in [
+            "gap = \"1m\"",
+            "count = 10",
+            "while = \"v > 1\"",
+            "before = \"1m\"\nafter = \"10s\"",
+            "size = \"1m\"\nslide = \"10s\"",
+            "every = \"month\"\nzone = \"UTC\"",
+        ] {
+            assert!(of(shape).is_ok(), "{shape}: {:?}", of(shape).err());
+        }
+        let said = of("before = \"1m\"").unwrap_err();
+        assert!(said.contains("ends with its reading has no early results"), "{said}");
     }
 
     #[test]

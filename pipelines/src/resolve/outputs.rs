@@ -127,6 +127,7 @@ fn one_alert(
             .map(|(name, _)| name.to_owned())
             .collect(),
         max_age_us: alert.duration_us("max_age")?,
+        early: early::has_early(edge),
         limits: limits::of_step(&limits::table(file), alert),
     })
 }

@@ -21,6 +21,7 @@ fn rule(spec: &SequenceSpec) -> AlertRule {
         summary: String::new(),
         notify: Vec::new(),
         max_age_us: i64::MAX,
+        early: false,
         limits: KeyLimits::default(),
     })
     .unwrap()

@@ -9,11 +9,12 @@ pub(super) const STEP_NAME: Key =
 pub(super) const STEP_FROM: Key =
     Key::new("from", Kind::Name, "The edge that it reads.", "\"readings\"").default("readings");
 
-/// Of steps that make one row of each.
+/// Of steps that make one row of each, and of alerts.
 pub(super) const STEP_EARLY: Key = Key::new(
     "early",
     Kind::Bool,
-    "With windows that have early results: takes these, too. If false, only the final rows.",
+    "With windows that have early results: takes these, too. If false, only the final rows. An \
+     alert that an open window fires ends if the window's final row does not say the same.",
     "true",
 )
 .default("false");

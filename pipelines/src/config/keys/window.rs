@@ -185,8 +185,10 @@ pub(super) static WINDOW: Component = Component {
             "Results of windows that are still open: at the next multiple of this time of arrival, \
              each that changed is emitted as it is, with `is_final` = false. Its last row has \
              `is_final` = true; `revision` counts all of them. Tables show the newest. Steps and \
-             alerts after it get the final rows only, unless they ask for early ones. If absent, \
-             there are none, and no such column.",
+             alerts after it get the final rows only, unless they ask for early ones. Windows with \
+             bounds from the readings are what they would be if no reading came any more; one \
+             that is none after all comes again with `rows` = 0. Those that end with a reading \
+             (`before` alone) have none. If absent, there are none, and no such column.",
             "\"10s\"",
         ),
         Key::new(
