@@ -247,6 +247,9 @@ pub fn outage_changes(spec: OutageSpec, own: bool, messages: &Messages) -> Recor
                     let from_us = heard_us.map_or(at_us, |us| us.min(at_us));
                     changes.push(AWAY, session, (from_us, from_us));
                 }
+                // A session that begins anew hears nothing before it has subscribed, and only then
+                // it is known what was lost.
+                "connected" if event.fresh => {}
                 "connected" | "subscribed" => {
                     changes.push(BACK, session, (at_us, at_us));
                 }

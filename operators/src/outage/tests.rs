@@ -29,6 +29,9 @@ fn rows(spec: OutageSpec, events: &[(i64, u16, &str)]) -> RecordBatch {
             }
             "broken" => SessionEvent { heard_us: at_us - 20, ..event("lost") }
                 .put(&mut out, *at_us, *session),
+            "anew" => {
+                SessionEvent { fresh: true, ..event("connected") }.put(&mut out, *at_us, *session)
+            }
             what => event(what).put(&mut out, *at_us, *session),
         }
     }
@@ -124,6 +127,21 @@ fn a_broken_connection_is_lost_since_it_was_heard_last() {
     assert_eq!(told(94, &[(94, 1, "broken")]), Some(vec![(74, i64::MAX, Away)]));
     assert_eq!(told(95, &[(95, 2, "broken")]), None);
     assert_eq!(told(96, &[(96, 0, "filter_refused")]), None, "the other filters flow");
+}
+
+/// What was lost is known before it is said that nothing lasts any more.
+#[test]
+fn a_session_that_begins_anew_is_back_when_it_has_subscribed() {
+    use OutageKind::{Away, Gap};
+    let mut log = OutageLog::new(SPEC, true);
+    let mut told = |at_us: i64, events: &[(i64, u16, &str)]| {
+        epoch(&mut log, at_us, &rows(SPEC, events)).map(|o| listed(&o))
+    };
+    assert_eq!(told(90, &[(90, 0, "lost")]), Some(vec![(90, i64::MAX, Away)]));
+    assert_eq!(told(94, &[(94, 0, "anew")]), None);
+    let gap = (92, 95, Gap);
+    assert_eq!(told(95, &[(95, 0, "gap")]), Some(vec![(90, i64::MAX, Away), gap]));
+    assert_eq!(told(96, &[(96, 0, "subscribed")]), Some(vec![(90, 96, Away), gap]));
 }
 
 #[test]
