@@ -31,6 +31,7 @@ pub mod outage;
 pub(crate) mod partial;
 pub(crate) mod picked;
 pub mod properties;
+pub mod quality;
 pub mod registry;
 pub mod reject;
 pub(crate) mod saved;

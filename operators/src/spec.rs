@@ -7,6 +7,7 @@ mod dedup;
 mod join;
 mod latest;
 mod limits;
+mod quality;
 mod registry;
 mod sequence;
 mod skew;
@@ -27,6 +28,7 @@ pub use dedup::DedupSpec;
 pub use join::{JoinSpec, Partners};
 pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, AtMemoryMax, Declared, KeyLimits, share_of};
+pub use quality::{QUALITY_COLUMNS, QualitySpec};
 pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
     VALID_FROM, VALID_TO, registry_topic,
@@ -422,7 +424,11 @@ pub struct PipelineSpec {
 impl PipelineSpec {
     /// Whether a step has to know when nothing could be heard.
     pub fn hears_outages(&self) -> bool {
-        let hears = |s: &StepSpec| matches!(s.kind, StepKind::Absence(_) | StepKind::Sequence(_));
+        let hears = |s: &StepSpec| match &s.kind {
+            StepKind::Absence(_) | StepKind::Sequence(_) => true,
+            StepKind::Window(window) => window.quality.is_some(),
+            _ => false,
+        };
         self.steps.iter().any(hears)
     }
 

@@ -37,8 +37,8 @@ use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
     AbsenceSpec, AlertSpec, Cadence, CalendarSpec, Clock, ColumnSpec, ColumnType, DedupSpec,
     DetectMethod, DetectOrder, DetectSpec, EnrichSpec, Expr, KeyLimits, LatePolicy, LatestSpec,
-    Missing, OnInvalid, Origin, Pattern, Period, RegistrySpec, ReviseSpec, Rules, SequenceSpec,
-    Shape, Shift, SkewSpec, WindowSpec, ZoneOf, time_type,
+    Missing, OnInvalid, Origin, Pattern, Period, QualitySpec, RegistrySpec, ReviseSpec, Rules,
+    SequenceSpec, Shape, Shift, SkewSpec, WindowSpec, ZoneOf, time_type,
 };
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::zone::Zone;
@@ -51,6 +51,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const SECOND: i64 = 1_000_000;
 const START_US: i64 = 1_767_225_600_000_000;
 const LOAD: Load = Load { every_us: Some(SECOND), text_bytes: 32 };
+
+const QUALITY: QualitySpec = QualitySpec { every_us: Some(SECOND), keeps: true };
 
 /// How much larger than what is used a bound may be.
 const SLACK: f64 = 1.5;
@@ -208,6 +210,7 @@ fn window(
             keep_s => LatePolicy::Revise { keep_us: keep_s * SECOND },
         },
         early_us: None,
+        quality: None,
         limits: KeyLimits::default(),
     }
 }
@@ -230,12 +233,15 @@ fn windows(report: &mut Report) {
     let cases = [
         ("tumbling windows", grid(2, 2), (1, 8), fixed_width()),
         ("hopping windows", grid(12, 4), (2, 8), fixed_width()),
+        ("tumbling windows with quality", grid(2, 2), (1, 8), fixed_width()),
+        ("hopping windows with quality", grid(12, 4), (2, 8), fixed_width()),
         ("windows that keep readings", grid(20, 20), (5, 0), vec![ours("twa"), ours("increase")]),
     ];
     calendars(report, shifts());
     let with_early = |(what, shape, times, aggregates)| {
-        let spec: WindowSpec = window(shape, times, aggregates);
-        (what, spec)
+        let what: &str = what;
+        let quality = what.contains("quality").then_some(QUALITY);
+        (what, WindowSpec { quality, ..window(shape, times, aggregates) })
     };
     let early = WindowSpec { early_us: Some(SECOND), ..window(grid(12, 4), (2, 8), fixed_width()) };
     let cases = cases.map(with_early).into_iter().chain([("early results", early)]);
@@ -299,6 +305,8 @@ fn spans(report: &mut Report) {
             fixed_width(),
         ),
         ("sliding windows", sliding(10, 5), (4, 8), fixed_width()),
+        ("counts with quality", Shape::Count { size: 8, hop: 4 }, (4, 25), fixed_width()),
+        ("sliding windows with quality", sliding(10, 5), (4, 8), fixed_width()),
         ("sliding windows with shared panes", sliding(190, 0), (4, 4), fixed_width()),
         ("early results of counts", Shape::Count { size: 8, hop: 4 }, (4, 25), fixed_width()),
         ("early results around readings", sliding(10, 5), (4, 8), fixed_width()),
@@ -306,7 +314,8 @@ fn spans(report: &mut Report) {
     for (what, shape, times, aggregates) in cases {
         let keys = if what.contains("shared") { keys(8) } else { keys(9) };
         let early_us = what.starts_with("early").then_some(SECOND);
-        let spec = WindowSpec { early_us, ..window(shape, times, aggregates) };
+        let quality = what.contains("quality").then_some(QUALITY);
+        let spec = WindowSpec { early_us, quality, ..window(shape, times, aggregates) };
         let bound = spec.state_bound(&LOAD).unwrap();
         let mut measured = Measured::new(|| SpanOperator::new(spec).unwrap());
         let seconds = if what.contains("shared") { 230 } else { 60 };

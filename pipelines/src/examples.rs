@@ -39,6 +39,7 @@ pub const COOKBOOK: &[(&str, &str)] = &[
     ("cookbook-retained.toml", include_str!("../examples/cookbook-retained.toml")),
     ("cookbook-latest.toml", include_str!("../examples/cookbook-latest.toml")),
     ("cookbook-silence.toml", include_str!("../examples/cookbook-silence.toml")),
+    ("cookbook-quality.toml", include_str!("../examples/cookbook-quality.toml")),
     ("cookbook-so-far.toml", include_str!("../examples/cookbook-so-far.toml")),
     ("cookbook-shifts.toml", include_str!("../examples/cookbook-shifts.toml")),
     ("cookbook-sequence.toml", include_str!("../examples/cookbook-sequence.toml")),

@@ -234,6 +234,9 @@ fn window(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec, out: &mut String) {
         LatePolicy::Table => 0,
     };
     line(out, "state", &shape::state(w, keep_us));
+    if let Some(quality) = &w.quality {
+        line(out, "quality", &shape::quality(quality));
+    }
 }
 
 /// What happens to late readings.

@@ -181,13 +181,17 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
 /// What a step makes of its state.
 pub(crate) fn shown_text(kind: &StepKind) -> String {
     match kind {
-        StepKind::Window(w) => match &w.shape {
-            Shape::Calendar(CalendarSpec { period: Period::Shifts(shifts), .. }) => {
-                let names: Vec<&str> = shifts.iter().map(|s| s.name.as_str()).collect();
-                format!("{names:?} {}", exprs(&w.select))
+        StepKind::Window(w) => {
+            let expected = w.quality.and_then(|q| q.every_us);
+            let expected = expected.map(|us| format!(" expected {us}")).unwrap_or_default();
+            match &w.shape {
+                Shape::Calendar(CalendarSpec { period: Period::Shifts(shifts), .. }) => {
+                    let names: Vec<&str> = shifts.iter().map(|s| s.name.as_str()).collect();
+                    format!("{names:?} {}{expected}", exprs(&w.select))
+                }
+                _ => exprs(&w.select) + &expected,
             }
-            _ => exprs(&w.select),
-        },
+        }
         StepKind::Detect(d) => format!("{:?}", d.method),
         StepKind::Enrich(e) => {
             let values = e.registry.value_fields();
@@ -342,8 +346,9 @@ fn window_text(w: &WindowSpec) -> String {
             )
         })
         .collect();
+    let quality = w.quality.map(|_| " quality 1").unwrap_or_default();
     format!(
-        "window {:?} {} {calls:?} {} {} {:?} {:?}",
+        "window {:?} {} {calls:?} {} {} {:?} {:?}{quality}",
         names(&w.input, &w.keys),
         shape_text(&w.shape),
         w.disorder_us,

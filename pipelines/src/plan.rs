@@ -103,6 +103,11 @@ pub enum TestEvent {
     SourceAway,
     /// The source has its connection again.
     SourceBack,
+    /// The same, and what came since it was away is lost: the broker has forgotten the session.
+    SessionLost {
+        /// When the connection was lost, microseconds since the Unix epoch.
+        since_us: i64,
+    },
 }
 
 /// What a test does to a registry.

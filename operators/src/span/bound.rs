@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::due::FOLD_EVERY;
 use super::keys::{Entry, KeyState, Record};
 use super::places::PLACE_BYTES;
+use super::quality::NOTE_BYTES;
 use super::sliding;
 use crate::aggregate::{PartialBytes, keeps_readings};
 use crate::bound::{Load, StateBound, Unbounded, vec_bytes};
@@ -59,7 +60,8 @@ fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbou
     let dead_rows = pieces / (2 * (FOLD_EVERY as u64 + 1)) + 1;
     let dead = partial.grown(folded).saturating_mul(dead_rows);
     let partial = partial.total(pieces, readings)?;
-    let places = pieces.saturating_mul(PLACE_BYTES);
+    let note_bytes = spec.quality.map_or(0, |_| NOTE_BYTES as u64);
+    let places = pieces.saturating_mul(PLACE_BYTES + note_bytes);
     let behind = 3 * (size_of::<VecDeque<Entry>>() + 2 * size_of::<usize>());
     let own = vec_bytes(entries.saturating_add(1), size_of::<Entry>())
         .saturating_add(vec_bytes(records, size_of::<Record>()))

@@ -19,6 +19,8 @@ pub(super) const FOLD_EVERY: usize = 8;
 pub(super) struct Due {
     pub(super) key: u32,
     pub(super) record: Record,
+    /// How many of its readings came late, if that is asked for.
+    pub(super) late: i64,
     /// Its parts: a range of [`Work::parts`].
     pub(super) parts: (usize, usize),
     /// Those who get the final rows only get it.
@@ -92,8 +94,10 @@ impl SpanOperator {
 
     /// A window that has ended: due if it was not emitted as it is.
     fn note_found(&mut self, id: u32, window: &Found) {
+        let complete = self.qualities.of_window(&self.keys[id as usize], window).complete;
         let key = &mut self.keys[id as usize];
-        let mut record = Record::of(window, 0, Told::Final);
+        let record = Record::of(window, 0, Told::Final);
+        let mut record = Record { incomplete: !complete, ..record };
         match key.records.binary_search_by_key(&window.id, |r| r.id) {
             Ok(at) => {
                 let before = key.records[at];
@@ -114,12 +118,13 @@ impl SpanOperator {
         let first = self.work.parts.len();
         self.note_parts(id, window);
         let parts = (first, self.work.parts.len());
+        let late = self.qualities.of_window(&self.keys[id as usize], window).late;
         let is_final = record.told == Told::Final;
-        self.work.due.push(Due { key: id, record, parts, is_final });
+        self.work.due.push(Due { key: id, record, late, parts, is_final });
     }
 
     /// The parts of a window, in the order of time.
-    fn note_parts(&mut self, id: u32, window: &Found) {
+    pub(super) fn note_parts(&mut self, id: u32, window: &Found) {
         let Rule::Sliding(rule) = self.rule else {
             let entries = self.keys[id as usize].entries.range(window.from..window.to);
             self.work.parts.extend(entries.map(|e| e.place));
@@ -164,10 +169,11 @@ impl SpanOperator {
         let record = &mut Arc::make_mut(&mut self.keys[id as usize].records)[at];
         let is_final = record.told != Told::Early;
         (record.rows, record.members, record.revision) = (0, 0, record.revision + 1);
+        record.incomplete = false;
         if is_final {
             record.told = Told::Final;
         }
-        self.work.due.push(Due { key: id, record: *record, parts: (0, 0), is_final });
+        self.work.due.push(Due { key: id, record: *record, late: 0, parts: (0, 0), is_final });
     }
 
     /// Step 3 if it is worth it: there is more to fold, or all that there is has become final.
@@ -220,6 +226,7 @@ impl SpanOperator {
                 whole.members = whole.members.wrapping_add(part.members);
             }
             whole.place = self.places.take();
+            self.qualities.fold(parts.clone(), whole.place);
             self.work.merge(whole.place, parts);
             Arc::make_mut(&mut key.entries)[*from] = whole;
         }

@@ -64,6 +64,8 @@ impl SpanOperator {
 
     /// A window that has not ended: due if it is not as in its last row.
     fn note_early(&mut self, id: u32, window: &Found) {
+        let incomplete = !self.qualities.of_window(&self.keys[id as usize], window).complete;
+        let of = |revision, told| Record { incomplete, ..Record::of(window, revision, told) };
         let records = &mut self.keys[id as usize].records;
         let record = match records.binary_search_by_key(&window.id, |r| r.id) {
             Ok(at) => {
@@ -76,12 +78,12 @@ impl SpanOperator {
                     Told::EarlyAgain => Told::EarlyAgain,
                     _ => Told::Early,
                 };
-                let record = Record::of(window, before.revision + 1, told);
+                let record = of(before.revision + 1, told);
                 Arc::make_mut(records)[at] = record;
                 record
             }
             Err(at) => {
-                let record = Record::of(window, 0, Told::Early);
+                let record = of(0, Told::Early);
                 Arc::make_mut(records).insert(at, record);
                 record
             }

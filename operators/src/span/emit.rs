@@ -49,7 +49,8 @@ impl SpanOperator {
         let state = self.store.gather(&slots)?;
         let values = self.aggregation.values(&state, &groups, due.len())?;
         let columns = self.keys_and_bounds(due)?;
-        let selected = self.aggregation.selected(columns, values, emit)?;
+        let mut selected = self.aggregation.selected(columns, values, emit)?;
+        selected.extend(self.qualities.columns(&self.spec, due));
         self.push_rows(due, selected, emit)
     }
 
@@ -60,6 +61,7 @@ impl SpanOperator {
             let field = self.output.field_with_name(name)?;
             columns.push(new_null_array(field.data_type(), due.len()));
         }
+        columns.extend(self.qualities.nothing(due.len()));
         self.push_rows(due, columns, emit)
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Record {
     pub(super) members: u64,
     pub(super) revision: i64,
     pub(super) told: Told,
+    /// It was said that messages may have been lost.
+    pub(super) incomplete: bool,
 }
 
 impl Record {
@@ -83,12 +85,14 @@ impl Record {
             members: window.members,
             revision,
             told,
+            incomplete: false,
         }
     }
 
     /// Whether these are the same readings between the same bounds.
     pub(super) fn is_as(&self, window: &Found) -> bool {
-        *self == Self::of(window, self.revision, self.told)
+        let new = Self::of(window, self.revision, self.told);
+        *self == Self { incomplete: self.incomplete, ..new }
     }
 }
 

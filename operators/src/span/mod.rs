@@ -27,6 +27,7 @@ mod early;
 mod emit;
 mod keys;
 mod places;
+mod quality;
 mod rule;
 mod save;
 mod session;
@@ -46,6 +47,7 @@ use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use self::due::Work;
 use self::keys::{KeyState, Marks};
 use self::places::{Places, owners};
+use self::quality::Qualities;
 use self::rule::Rule;
 use crate::batch::Tick;
 use crate::early::Early;
@@ -77,6 +79,7 @@ pub struct SpanOperator {
     /// Newest event time of any key, for `clock = "fleet"`.
     fleet_clock_us: i64,
     late: LateRows,
+    qualities: Qualities,
     /// Keys that had readings in the current epoch, or were looked at because they had none.
     touched: Vec<u32>,
     /// The current epoch.
@@ -113,6 +116,7 @@ impl SpanOperator {
             early: Early::new(spec.early_us),
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
+            qualities: Qualities::new(spec.quality),
             touched: Vec::new(),
             epoch: 0,
             changed: GroupSet::default(),
@@ -172,6 +176,7 @@ impl SpanOperator {
                 continue;
             }
             let place = self.places.take();
+            self.qualities.take(key, *time_us, tick, place);
             key.insert(*time_us, marks[row], place);
             if let Rule::Sliding(rule) = self.rule
                 && let Some(pane) = key.forget_pane(rule.pane(*time_us))
@@ -344,6 +349,7 @@ impl KeyedOperator for SpanOperator {
         }
         self.settle_by_clock();
         self.settle_silent(tick);
+        self.judge_again();
         self.emit_early(tick);
         self.finish(emit)?;
         self.late.finish(&self.interner, &self.spec, emit)?;

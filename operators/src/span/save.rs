@@ -2,8 +2,8 @@
 //! group, key, and time.
 //!
 //! Columns: the key columns, then those of [`FIXED`], what was emitted (in the first row of a key),
-//! then one per state column of the aggregates. Cursors and shared panes are not saved: they follow
-//! from the rest.
+//! then one per state column of the aggregates, then, if it is asked for, the quality of windows.
+//! Cursors and shared panes are not saved: they follow from the rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use super::SpanOperator;
 use super::keys::{Entry, KeyState, Marks, Record, Told};
 use super::places::{Places, owners};
+use super::quality::Notes;
 use super::rule::Horizon;
 use crate::intern::KeyNames;
 use crate::operator::OperatorError;
@@ -48,6 +49,8 @@ const RECORDS: &str = "records";
 const RECORD_BYTES: usize = 48;
 /// Where in the last of them it is said what its row told; below it is the revision.
 const TOLD_BIT: u32 = 60;
+/// And whether it is incomplete.
+const INCOMPLETE: i64 = 1 << 62;
 
 /// The state as of a cut.
 struct Cut {
@@ -56,6 +59,7 @@ struct Cut {
     keys: Slabs<KeyState>,
     store: Store,
     places: Places,
+    notes: Option<Notes>,
     /// Of a fleet with one clock; else the least time, as the clocks of keys are all there are.
     fleet_clock_us: i64,
 }
@@ -65,6 +69,7 @@ impl Cut {
         let mut ids = Vec::new();
         let mut slots = Vec::new();
         let mut slot_of_row = Vec::new();
+        let mut places = Vec::new();
         let mut fixed: [Vec<Option<i64>>; FIXED.len()] = Default::default();
         let mut records: Vec<Option<Vec<u8>>> = Vec::new();
         for id in self.names.ids(groups) {
@@ -74,6 +79,7 @@ impl Cut {
                 ids.push(id);
                 slot_of_row.push(entry.map(|_| slots.len() as u32));
                 slots.extend(entry.map(|e| self.places.slot(e.place)));
+                places.push(entry.map(|e| e.place));
                 let values = [
                     Some(key.clock_us),
                     Some(key.last_tick_us),
@@ -98,7 +104,8 @@ impl Cut {
         columns.push(Arc::new(BinaryArray::from_iter(records)));
         let rows = UInt32Array::from(slot_of_row);
         let state = self.store.gather(&slots)?;
-        for i in 0..self.schema.fields().len() - columns.len() {
+        let notes = self.notes.map(|notes| notes.columns(&places)).unwrap_or_default();
+        for i in 0..self.schema.fields().len() - columns.len() - notes.len() {
             columns.push(match state.get(i) {
                 Some(column) => take(column, &rows, None)?,
                 None => {
@@ -107,6 +114,7 @@ impl Cut {
                 }
             });
         }
+        columns.extend(notes);
         let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
         Ok(SavedRows { rows, groups: counts })
     }
@@ -121,6 +129,7 @@ impl SpanOperator {
             keys: self.keys.clone(),
             store: self.store.snapshot(),
             places: self.places.snapshot(),
+            notes: self.qualities.snapshot(),
             fleet_clock_us: match self.spec.clock {
                 Clock::Fleet => self.fleet_clock_us,
                 Clock::Device => i64::MIN,
@@ -136,6 +145,7 @@ impl SpanOperator {
         fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
         fields.push(Field::new(RECORDS, DataType::Binary, true));
         fields.extend_from_slice(state);
+        fields.extend(self.qualities.saved_fields());
         Schema::new(fields)
     }
 
@@ -143,7 +153,8 @@ impl SpanOperator {
         let key_count = self.spec.keys.len();
         let first_state = key_count + FIXED.len() + 1;
         let types = self.aggregation.state_fields()?;
-        if state.num_columns() != first_state + types.len() {
+        let first_note = first_state + types.len();
+        if state.num_columns() != first_note + self.qualities.saved_fields().len() {
             let text = format!("window `{}` has other keys or aggregates", self.spec.name);
             return Err(OperatorError::State(text));
         }
@@ -158,7 +169,7 @@ impl SpanOperator {
             (0..state.num_rows() as u32).filter(|r| column(ENTRY).is_valid(*r as usize)).collect();
         let at = UInt32Array::from(filled);
         let columns: Result<Vec<ArrayRef>, _> =
-            state.columns()[first_state..].iter().map(|c| take(c, &at, None)).collect();
+            state.columns()[first_state..first_note].iter().map(|c| take(c, &at, None)).collect();
         let places: Vec<u32> = (0..at.len()).map(|_| self.places.take()).collect();
         if !places.is_empty() {
             let chunk = self.store.add_large(columns?, owners(&places));
@@ -178,6 +189,7 @@ impl SpanOperator {
             if column(ENTRY).is_valid(row)
                 && let Some(place) = places.next()
             {
+                self.qualities.load(&state.columns()[first_note..], row, place);
                 Arc::make_mut(&mut key.entries).push_back(Entry {
                     first_us: value(ENTRY),
                     last_us: value(ENTRY + 1),
@@ -213,7 +225,8 @@ impl SpanOperator {
 
 /// What was emitted of a key; then, if it waits for early results, until when.
 fn encode(key: &KeyState) -> Vec<u8> {
-    let last = |r: &Record| r.revision | (r.told as i64) << TOLD_BIT;
+    let incomplete = |r: &Record| if r.incomplete { INCOMPLETE } else { 0 };
+    let last = |r: &Record| r.revision | (r.told as i64) << TOLD_BIT | incomplete(r);
     let numbers = |r: &Record| [r.id, r.start_us, r.end_us, r.rows, r.members as i64, last(r)];
     let waits = (key.early_us < i64::MAX).then_some(key.early_us);
     let all = key.records.iter().flat_map(numbers).chain(waits);
@@ -246,6 +259,7 @@ fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
             members: number(4) as u64,
             revision: number(5) & ((1 << TOLD_BIT) - 1),
             told,
+            incomplete: number(5) & INCOMPLETE != 0,
         })
     };
     let records: Result<VecDeque<Record>, OperatorError> = chunks.iter().map(record).collect();

@@ -5,6 +5,7 @@
 
 mod early;
 mod oracle;
+mod quality;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ fn spec(shape: Shape, disorder_us: i64, late: LatePolicy) -> WindowSpec {
         clock: Clock::Device,
         late,
         early_us: None,
+        quality: None,
         limits: KeyLimits::default(),
     };
     let aggregated = spec.aggregated_schema();

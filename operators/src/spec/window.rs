@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
-use super::{CalendarSpec, Expr, KeyLimits, Period, time_type};
+use super::{CalendarSpec, Expr, KeyLimits, Period, QualitySpec, time_type};
 
 /// The column of windows with early results that is false for these.
 pub const IS_FINAL: &str = "is_final";
@@ -157,6 +157,8 @@ pub struct WindowSpec {
     /// An open window that changed is emitted as it is at the first tick at or after the next
     /// multiple of this, in tick time, microseconds. None: only windows that are over are.
     pub early_us: Option<i64>,
+    /// Whether columns say how good the windows are.
+    pub quality: Option<QualitySpec>,
     /// How many keys it may have.
     pub limits: KeyLimits,
 }
@@ -173,9 +175,10 @@ impl WindowSpec {
     }
 
     /// Schema of the output edge: the keys, `window_start`, `window_end`, of counted windows
-    /// `window_number`, of shifts `shift`, the selected columns, then `rows` (readings in the
-    /// window; 0 if it was withdrawn) and `revision` (0 at first, 1 after late rows, ...). With
-    /// early results `revision` counts these, too, and `is_final` is false for them.
+    /// `window_number`, of shifts `shift`, the selected columns, those of its quality if they are
+    /// asked for, then `rows` (readings in the window; 0 if it was withdrawn) and `revision` (0 at
+    /// first, 1 after late rows, ...). With early results `revision` counts these, too, and
+    /// `is_final` is false for them.
     pub fn schema(&self) -> SchemaRef {
         let mut fields = self.key_and_bound_fields();
         for (name, data_type) in self.shape.columns() {
@@ -186,6 +189,7 @@ impl WindowSpec {
             let data_type = e.data_type(&aggregated).expect("checked when planned");
             fields.push(Arc::new(Field::new(name, data_type, true)));
         }
+        fields.extend(self.quality.iter().flat_map(|_| QualitySpec::fields()));
         fields.push(Arc::new(Field::new("rows", DataType::Int64, false)));
         fields.push(Arc::new(Field::new("revision", DataType::Int64, false)));
         if self.early_us.is_some() {

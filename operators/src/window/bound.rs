@@ -2,6 +2,7 @@
 
 use super::grid::Grid;
 use super::keys::{Emitted, KeyState, Pane};
+use super::quality::{KeyQuality, PANE_BYTES, TOLD_BYTES};
 use crate::aggregate::PartialBytes;
 use crate::bound::{Load, StateBound, Unbounded, tree_bytes, vec_bytes};
 use crate::early::EARLY_BYTES;
@@ -57,6 +58,26 @@ pub(super) fn panes_room(spec: &WindowSpec) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
+/// What is kept of a key for the quality of its windows.
+fn quality_bytes(spec: &WindowSpec, panes: u64) -> u64 {
+    let (size_us, slide_us) = match &spec.shape {
+        Shape::Grid { size_us, slide_us, .. } => (*size_us, *slide_us),
+        Shape::Calendar(calendar) => {
+            (calendar.period.longest_us(), calendar.period.shortest_us().max(1))
+        }
+        _ => (0, 1),
+    };
+    let keep_us = match spec.late {
+        LatePolicy::Revise { keep_us } => keep_us,
+        LatePolicy::Table => 0,
+    };
+    // Of a silent key, windows are closed beyond its clock.
+    let told = keep_us.saturating_add(size_us).unsigned_abs() / slide_us.unsigned_abs() + 2;
+    vec_bytes(panes.saturating_add(1), PANE_BYTES)
+        .saturating_add(vec_bytes(told, TOLD_BYTES))
+        .saturating_add(size_of::<KeyQuality>() as u64)
+}
+
 /// See [`crate::bound::Bounded::state_bound`].
 pub(crate) fn bound(spec: &WindowSpec, load: &Load) -> Result<StateBound, Unbounded> {
     let (panes, revised, span_us) = counts(spec);
@@ -67,7 +88,8 @@ pub(crate) fn bound(spec: &WindowSpec, load: &Load) -> Result<StateBound, Unboun
         .saturating_add(vec_bytes(revised, size_of::<Emitted>()))
         .saturating_add(size_of::<KeyState>() as u64)
         .saturating_add(tree_bytes(size_of::<(i64, u32)>()))
-        .saturating_add(spec.early_us.map_or(0, |_| EARLY_BYTES));
+        .saturating_add(spec.early_us.map_or(0, |_| EARLY_BYTES))
+        .saturating_add(spec.quality.map_or(0, |_| quality_bytes(spec, panes)));
     let key = key_bytes(spec.key_types(), load.text_bytes);
     let key_bytes = own.saturating_add(key).saturating_add(store_bytes(panes, partial));
     Ok(StateBound { key_bytes, shared: None, forgotten_bytes: REMNANT_BYTES })

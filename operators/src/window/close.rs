@@ -19,21 +19,29 @@ pub(super) struct Due {
     pub(super) id: u32,
     pub(super) window: i64,
     /// When it begins; set before it is emitted.
-    start_us: i64,
+    pub(super) start_us: i64,
     /// It was emitted before.
     pub(super) revise: bool,
     /// It is still open.
     pub(super) early: bool,
+    /// It was closed before, with or without readings.
+    pub(super) again: bool,
 }
 
 impl Due {
-    pub(super) fn new(id: u32, window: i64, revise: bool) -> Self {
-        Self { id, window, start_us: 0, revise, early: false }
+    /// It is closed now.
+    pub(super) fn first(id: u32, window: i64) -> Self {
+        Self { id, window, start_us: 0, revise: false, early: false, again: false }
+    }
+
+    /// It was closed before, and emitted if it had readings then.
+    pub(super) fn again(id: u32, window: i64, revise: bool) -> Self {
+        Self { revise, again: true, ..Self::first(id, window) }
     }
 
     /// A window that is still open.
     pub(super) fn early(id: u32, window: i64) -> Self {
-        Self { early: true, ..Self::new(id, window, false) }
+        Self { early: true, ..Self::first(id, window) }
     }
 }
 
@@ -84,7 +92,7 @@ impl WindowOperator {
             let from = first.max(next);
             let to = last.min(window);
             for window in from..=to {
-                self.due.push(Due::new(id, window, false));
+                self.due.push(Due::first(id, window));
             }
             next = next.max(to.saturating_add(1));
         }
@@ -230,6 +238,7 @@ impl WindowOperator {
         if let Some(shifts) = self.shifts(due.iter().map(|d| d.window)) {
             columns.insert(bounded, shifts);
         }
+        columns.extend(self.quality_columns(due, &rows));
         let revisions: Vec<i64> =
             due.iter().zip(&rows).map(|(d, rows)| self.revision(*d, *rows)).collect();
         columns.push(int64(rows.into_iter()));
@@ -276,6 +285,7 @@ impl WindowOperator {
                 }
             }
             key.emitted.retain(|e| e.window > dropped);
+            key.drop_quality(dropped, room);
             if key.panes.capacity() > room {
                 key.panes.shrink_to(room);
             }

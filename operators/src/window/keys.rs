@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use super::quality::KeyQuality;
 use crate::partial::Slot;
 use crate::zone::Zone;
 
@@ -52,6 +53,8 @@ pub(super) struct KeyState {
     /// Tick time at which its open windows are looked at for early results, µs; the largest if
     /// they have not changed.
     pub(super) early_us: i64,
+    /// What is known of how good its windows are, if that is asked for.
+    pub(super) quality: Option<Box<KeyQuality>>,
     /// The last epoch with a reading of this key.
     pub(super) epoch: u64,
     /// Bounds and group of the pane that the last reading went to, valid in `hot_epoch`.
@@ -74,6 +77,7 @@ impl Default for KeyState {
             panes: Vec::new(),
             emitted: Vec::new(),
             early_us: i64::MAX,
+            quality: None,
             epoch: 0,
             hot_start_us: 0,
             hot_end_us: 0,
@@ -105,7 +109,9 @@ impl KeyState {
 
     /// Bytes held besides the struct itself.
     pub(super) fn size_bytes(&self) -> usize {
-        self.panes.capacity() * size_of::<Pane>() + self.emitted.capacity() * size_of::<Emitted>()
+        self.panes.capacity() * size_of::<Pane>()
+            + self.emitted.capacity() * size_of::<Emitted>()
+            + self.quality.as_ref().map_or(0, |quality| quality.size_bytes())
     }
 
     /// The pane of this number.

@@ -19,6 +19,7 @@ mod close;
 mod early;
 mod grid;
 mod keys;
+mod quality;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use crate::keys::{KeyedStep, Remnants};
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::partial::{Aggregation, Slot, Store};
+use crate::quality::Losses;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{Clock, LatePolicy, WindowSpec};
@@ -70,6 +72,7 @@ pub struct WindowOperator {
     /// Newest event time of any key, for `clock = "fleet"`.
     fleet_clock_us: i64,
     late: LateRows,
+    losses: Losses,
     /// Keys touched in the current epoch.
     touched: Vec<u32>,
     /// Key groups that changed since the last cut.
@@ -125,6 +128,7 @@ impl WindowOperator {
             idle: BTreeSet::new(),
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
+            losses: Losses::new(spec.quality),
             touched: Vec::new(),
             early: Early::new(spec.early_us),
             due: Vec::new(),
@@ -218,7 +222,7 @@ impl WindowOperator {
             for window in first.max(dropped.saturating_add(1))..=last.min(closed) {
                 let (from, to) = self.bounds.panes_of(window);
                 let revise = key.panes_in(from, to).iter().any(|p| p.slot.is_some());
-                self.due.push(Due::new(id, window, revise));
+                self.due.push(Due::again(id, window, revise));
             }
         }
         let group = key.pane_mut(number).group;
@@ -338,8 +342,10 @@ impl KeyedOperator for WindowOperator {
         if rows.num_rows() > 0 {
             let rows = self.admit(rows, emit)?;
             let groups = self.assign(&rows, tick)?;
+            self.note_delays(&rows, &groups, tick);
             self.accumulate(&rows, groups, emit)?;
         }
+        self.judge_again();
         self.close_by_clock(tick);
         self.close_idle(tick);
         self.emit_early(tick);

@@ -2,7 +2,8 @@
 //! by key group, key, and pane.
 //!
 //! Columns: the key columns, then those of [`FIXED`], then one per state column of the aggregates,
-//! then what is left of forgotten keys, in rows of its own.
+//! then, if it is asked for, the quality of windows, then what is left of forgotten keys, in rows
+//! of its own.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::keys::Emitted;
-use super::{KeyState, WindowOperator};
+use super::{KeyState, WindowOperator, quality};
 use crate::intern::KeyNames;
 use crate::keys::{Remnants, forgotten_field};
 use crate::operator::OperatorError;
@@ -35,6 +36,8 @@ struct Cut {
     store: Store,
     /// Of a fleet with one clock; else the least time, as the clocks of keys are all there are.
     fleet_clock_us: i64,
+    /// The quality of windows is asked for.
+    quality: bool,
 }
 
 impl Cut {
@@ -44,6 +47,7 @@ impl Cut {
         let mut slot_of_row = Vec::new();
         let mut fixed: [Vec<Option<i64>>; 7] = Default::default();
         let mut revisions: Vec<Option<String>> = Vec::new();
+        let mut quality = self.quality.then(quality::Saving::default);
         for id in self.names.ids(groups) {
             let key = &self.keys[id as usize];
             let panes: Vec<_> = key.panes.iter().filter(|p| p.slot.is_some()).collect();
@@ -64,6 +68,9 @@ impl Cut {
                 fixed.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
                 let text = (i == 0).then(|| told(key)).filter(|text| !text.is_empty());
                 revisions.push(text);
+                if let Some(quality) = &mut quality {
+                    quality.push(key, pane.map(|p| p.number), i == 0);
+                }
             }
         }
         let counts = counts(groups, ids.iter().map(|id| self.names.group(*id)));
@@ -72,7 +79,8 @@ impl Cut {
         columns.push(Arc::new(StringArray::from(revisions)));
         let rows = UInt32Array::from(slot_of_row);
         let state = self.store.gather(&slots)?;
-        for i in 0..self.schema.fields().len() - columns.len() - 1 {
+        let more = quality.map(quality::Saving::finish).unwrap_or_default();
+        for i in 0..self.schema.fields().len() - columns.len() - more.len() - 1 {
             columns.push(match state.get(i) {
                 Some(column) => take(column, &rows, None)?,
                 None => {
@@ -81,6 +89,7 @@ impl Cut {
                 }
             });
         }
+        columns.extend(more);
         columns.push(new_null_array(forgotten_field().data_type(), rows.len()));
         let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
         self.remnants.save(&self.names, SavedRows { rows, groups: counts })
@@ -101,6 +110,7 @@ impl WindowOperator {
             remnants: self.remnants.noting(fleet_clock_us),
             store: self.store.snapshot(),
             fleet_clock_us,
+            quality: self.spec.quality.is_some(),
         });
         Snapshot::new(groups, move |groups| cut?.rows(groups))
     }
@@ -115,6 +125,7 @@ impl WindowOperator {
         fields.extend(FIXED.iter().map(|name| Field::new(*name, DataType::Int64, true)));
         fields.push(Field::new(REVISIONS, DataType::Utf8, true));
         fields.extend_from_slice(state);
+        fields.extend(self.saved_quality());
         fields.push(forgotten_field());
         Schema::new(fields)
     }
@@ -122,7 +133,9 @@ impl WindowOperator {
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
         let key_count = self.spec.keys.len();
         let types = self.aggregation.state_fields()?;
-        if state.num_columns() != key_count + FIXED.len() + 1 + types.len() + 1 {
+        let first = key_count + FIXED.len() + 1;
+        let quality = first + types.len()..first + types.len() + self.saved_quality().len();
+        if state.num_columns() != quality.end + 1 {
             let text = format!("window `{}` has other keys or aggregates", self.spec.name);
             return Err(OperatorError::State(text));
         }
@@ -145,8 +158,8 @@ impl WindowOperator {
             key.closed = column(2).value(row);
             key.dropped = column(3).value(row);
             self.fleet_clock_us = self.fleet_clock_us.max(column(4).value(row));
-            if column(5).is_valid(row) {
-                let number = column(5).value(row);
+            let pane = column(5).is_valid(row).then(|| column(5).value(row));
+            if let Some(number) = pane {
                 key.pane_mut(number).rows = column(6).value(row);
                 owners.push((*id, number));
                 rows.push(row as u32);
@@ -154,10 +167,12 @@ impl WindowOperator {
             if revisions.is_valid(row) {
                 parse_told(revisions.value(row), key)?;
             }
+            if !quality.is_empty() {
+                quality::load(key, &state.columns()[quality.clone()], row, pane)?;
+            }
         }
         if !owners.is_empty() {
             let rows = UInt32Array::from(rows);
-            let first = key_count + FIXED.len() + 1;
             let columns: Result<Vec<ArrayRef>, _> = state.columns()[first..first + types.len()]
                 .iter()
                 .map(|c| take(c, &rows, None))
@@ -171,6 +186,11 @@ impl WindowOperator {
         self.wake_all();
         self.list_early();
         Ok(())
+    }
+
+    /// Columns for the quality of windows, if that is asked for.
+    fn saved_quality(&self) -> Vec<Field> {
+        self.spec.quality.map(|_| quality::saved_fields()).unwrap_or_default()
     }
 
     /// Puts every key on the list of those to look at for silence.

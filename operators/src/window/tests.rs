@@ -31,6 +31,7 @@ use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, Shape, WindowSpec, ti
 mod calendar;
 mod early;
 mod forget;
+mod quality;
 mod silence;
 
 const OFFSET: i64 = 3;
@@ -72,6 +73,7 @@ fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> Wind
         clock: Clock::Device,
         late,
         early_us: None,
+        quality: None,
         limits: KeyLimits::default(),
     };
     let aggregated = spec.aggregated_schema();

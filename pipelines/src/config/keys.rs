@@ -466,10 +466,11 @@ static TEST_INPUT: Component = Component {
         Key::new("topic", Kind::Text, "Its topic.", "\"plant/a/d1/telemetry\""),
         Key::new(
             "event",
-            Kind::OneOf(&["tick", "source_away", "source_back"]),
+            Kind::OneOf(&["tick", "source_away", "source_back", "session_lost"]),
             "Instead of `topic` and `payload`. `tick`: nothing comes until then, but time goes on. \
              The others, for a source of type `mqtt`: its connection to the broker is lost, or is \
-             there again.",
+             there again; `session_lost`: it is there again, but the broker has forgotten the \
+             session, so that what came since is lost.",
             "\"tick\"",
         ),
         Key::new("at", Kind::Instant, "When it is received.", "\"2026-01-01T00:00:00Z\"")

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use tidegate_operators::aggregate::{StateSize, state_size};
-use tidegate_operators::spec::{CalendarSpec, Clock, Period, Shape, Shift, WindowSpec, ZoneOf};
+use tidegate_operators::spec::{
+    CalendarSpec, Clock, Period, QualitySpec, Shape, Shift, WindowSpec, ZoneOf,
+};
 
 use crate::config::keys::WEEKDAYS;
 use crate::config::units::{show_duration, show_time_of_day};
@@ -50,6 +52,19 @@ pub(super) fn bounds(shape: &Shape) -> String {
             format!("around {which}, from {} before to {} after it", sides.0, sides.1)
         }
     }
+}
+
+/// What the columns of their quality say.
+pub(super) fn quality(quality: &QualitySpec) -> String {
+    let expected = match quality.every_us {
+        Some(us) => format!("a reading every {} is expected", show_duration(us)),
+        None => "nothing says how many readings to expect".to_owned(),
+    };
+    let lost = match quality.keeps {
+        true => "a gap of the source, or, while it lasts, an outage",
+        false => "a gap or an outage of the source, or a stop of Tidegate",
+    };
+    format!("{expected}; {lost} makes them incomplete")
 }
 
 fn calendar_bounds(calendar: &CalendarSpec) -> String {

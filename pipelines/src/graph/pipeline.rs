@@ -78,6 +78,9 @@ pub(super) fn build<'scope>(
     builder.decode(messages)?;
     for step in &pipeline.steps {
         match &step.kind {
+            StepKind::Window(spec) if spec.quality.is_some() => {
+                builder.hearing_window(step, spec)?;
+            }
             StepKind::Window(_) | StepKind::Detect(_) | StepKind::Latest(_) => {
                 builder.keyed_step(step)?;
             }
@@ -85,11 +88,11 @@ pub(super) fn build<'scope>(
             StepKind::Join(spec) => builder.join(step, spec)?,
             StepKind::Absence(spec) => {
                 let operator = Box::new(AbsenceOperator::new(spec.clone())?);
-                builder.listening_step(step, operator, &spec.keys)?;
+                builder.listening_step(step, operator, &spec.keys, None)?;
             }
             StepKind::Sequence(spec) => {
                 let operator = Box::new(SequenceOperator::new(spec.clone())?);
-                builder.listening_step(step, operator, &spec.keys)?;
+                builder.listening_step(step, operator, &spec.keys, None)?;
             }
             _ => builder.stateless_step(step),
         }

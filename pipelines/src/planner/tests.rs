@@ -214,6 +214,7 @@ fn run_window(select: &[(&str, &str)]) -> (PlannedWindow, Vec<ArrayRef>) {
         clock: Default::default(),
         late: tidegate_operators::spec::LatePolicy::Table,
         early_us: None,
+        quality: None,
         limits: Default::default(),
     };
     let bound = |v| -> ArrayRef {

@@ -295,6 +295,7 @@ impl<'a> Planning<'a> {
             clock: Clock::Device,
             late: LatePolicy::Table,
             early_us: None,
+            quality: None,
             limits: KeyLimits::default(),
         };
         spec.aggregated_schema()

@@ -105,7 +105,23 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
         expand(&input, topic, &mut inputs);
     }
     inputs.sort_by_key(|i| i.at_us);
+    since_away(&mut inputs);
     inputs
+}
+
+/// A session that is lost is so since the connection was.
+fn since_away(inputs: &mut [TestInput]) {
+    let mut away_us = None;
+    for input in inputs {
+        match &mut input.event {
+            Some(TestEvent::SourceAway) => away_us = away_us.or(Some(input.at_us)),
+            Some(TestEvent::SessionLost { since_us }) => {
+                *since_us = away_us.take().unwrap_or(input.at_us);
+            }
+            Some(TestEvent::SourceBack) => away_us = None,
+            Some(TestEvent::Tick) | None => {}
+        }
+    }
 }
 
 /// What happens instead of a message.
@@ -119,6 +135,7 @@ fn event(file: &Section<'_>, input: &Section<'_>, report: &mut Reporter<'_>) -> 
     let event = match input.text("event")? {
         "tick" => TestEvent::Tick,
         "source_away" => TestEvent::SourceAway,
+        "session_lost" => TestEvent::SessionLost { since_us: 0 },
         _ => TestEvent::SourceBack,
     };
     let tag = file.section("source").and_then(|source| source.component.tag);

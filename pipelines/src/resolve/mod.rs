@@ -15,6 +15,7 @@ mod join;
 mod latest;
 mod limits;
 mod outputs;
+mod quality;
 mod reading;
 mod registry;
 mod sequence;
@@ -148,6 +149,7 @@ fn pipeline(
     resolved.registries.clone_from(&registries);
     resolved.live = outages.stopped_after_us.is_some();
     resolved.known_after_us = outages.known_after_us();
+    resolved.keeps = keeps(file);
     let declared = file.sections("registry").into_iter().filter_map(|r| r.text("name"));
     let bad = declared.filter(|name| registries.iter().all(|r| r.name != *name));
     resolved.bad_registries = bad.map(str::to_owned).collect();
@@ -199,6 +201,12 @@ fn outages(file: &Section<'_>) -> OutageSpec {
             _ => 0,
         },
     }
+}
+
+/// Whether a broker keeps for the source of a pipeline what that cannot hear.
+fn keeps(file: &Section<'_>) -> bool {
+    let source = file.section("source").filter(|source| source.component.tag == Some("mqtt"));
+    source.and_then(|source| source.int("qos")).is_some_and(|qos| qos > 0)
 }
 
 /// Whether an expression reads a column whose declaration was reported.

@@ -24,6 +24,8 @@ pub(crate) struct Steps<'t> {
     pub(super) live: bool,
     /// See [`tidegate_operators::outage::OutageSpec::known_after_us`].
     pub(super) known_after_us: i64,
+    /// See [`tidegate_operators::spec::QualitySpec::keeps`].
+    pub(super) keeps: bool,
     /// Names of registries with mistakes, which were reported.
     pub(super) bad_registries: Vec<String>,
     edges: Edges,
@@ -45,6 +47,7 @@ impl<'t> Steps<'t> {
             registries: Vec::new(),
             live: true,
             known_after_us: 0,
+            keeps: false,
             bad_registries: Vec::new(),
             edges,
             specs: Vec::new(),

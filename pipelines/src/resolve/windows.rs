@@ -2,14 +2,15 @@
 
 use arrow::datatypes::DataType;
 use tidegate_operators::spec::{
-    Clock, DetectMethod, DetectOrder, DetectSpec, IS_FINAL, LatePolicy, StepKind, WindowSpec,
+    Clock, DetectMethod, DetectOrder, DetectSpec, IS_FINAL, LatePolicy, QUALITY_COLUMNS, StepKind,
+    WindowSpec,
 };
 
 use super::calendar::zone_column;
 use super::edges::{Edge, RowKind};
 use super::shapes::shape;
 use super::steps::Steps;
-use super::{early, is_consequence, limits, sql};
+use super::{early, is_consequence, limits, quality, sql};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::planner::{PlanProblem, plan_window};
@@ -42,6 +43,7 @@ pub(crate) fn window(
     let late = late(step, report);
     not_over_revisions(step, ("from", input), "would be counted twice", report);
     let key_names = input.key_names(&keys);
+    let quality = quality::quality(steps, step, &key_names, report);
     let planned = selected(step, &key_names, input, report);
     let shape = shape?;
     let early_us = early::every_us(step, &shape, report);
@@ -61,6 +63,7 @@ pub(crate) fn window(
         clock: if step.text("clock") == Some("fleet") { Clock::Fleet } else { Clock::Device },
         late,
         early_us,
+        quality,
         limits: limits::of_step(&steps.limits, step),
     };
     let is_revised = matches!(late, LatePolicy::Revise { .. });
@@ -123,8 +126,11 @@ fn selected(
 ) -> Option<crate::planner::PlannedWindow> {
     let entries = step.entries("select");
     let mut good = true;
-    let is_own =
-        |name: &str| OWN_COLUMNS.iter().any(|(key, own)| *own == name && step.entry(key).is_some());
+    let of_quality = quality::is_asked_for(step);
+    let is_own = |name: &str| {
+        OWN_COLUMNS.iter().any(|(key, own)| *own == name && step.entry(key).is_some())
+            || of_quality && QUALITY_COLUMNS.contains(&name)
+    };
     for entry in entries {
         let name = entry.key.as_str();
         if WINDOW_COLUMNS.contains(&name) || is_own(name) || keys.iter().any(|k| k == name) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use arrow::array::RecordBatch;
-use tidegate_operators::event::SessionEvent;
+use tidegate_operators::event::{Gap, SessionEvent};
 use tidegate_operators::outage::OutageSpec;
 use tidegate_operators::registry::put;
 use tidegate_operators::spec::{
@@ -187,13 +187,7 @@ fn run_part(
                 continue;
             }
             if let Some(event) = input.event {
-                let event = match event {
-                    TestEvent::Tick => continue,
-                    TestEvent::SourceAway => "lost",
-                    TestEvent::SourceBack => "connected",
-                };
-                let event = SessionEvent { event: event.to_owned(), ..SessionEvent::default() };
-                event.put(&mut builder, input.at_us, 0);
+                happen(&mut builder, event, input.at_us);
                 continue;
             }
             let (topic, properties) = (input.topic.as_bytes(), &input.properties);
@@ -211,6 +205,21 @@ fn run_part(
         rows.entry((pipeline, edge)).or_default().extend(batches);
     }
     Ok(state)
+}
+
+/// What happens without a message, as a source would tell it.
+fn happen(out: &mut MessagesBuilder, event: TestEvent, at_us: i64) {
+    let event = match event {
+        TestEvent::Tick => return,
+        TestEvent::SourceAway => "lost",
+        TestEvent::SourceBack => "connected",
+        TestEvent::SessionLost { since_us } => {
+            Gap { from_us: since_us, to_us: at_us, ..Gap::default() }.put(out, at_us);
+            "subscribed"
+        }
+    };
+    let event = SessionEvent { event: event.to_owned(), ..SessionEvent::default() };
+    event.put(out, at_us, 0);
 }
 
 /// A test says what happens: that nothing happens for long is no outage.

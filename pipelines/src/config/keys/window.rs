@@ -208,6 +208,28 @@ pub(super) static WINDOW: Component = Component {
             "\"1h\"",
         )
         .default("1h"),
+        Key::new(
+            "quality",
+            Kind::Bool,
+            "Adds three columns that say how good a window is: `expected`, how many readings \
+             `cadence` lets one expect at least (null without it); `late`, how many came when the \
+             window had been closed; `complete`, false if messages can have been lost while its \
+             readings came in: in a gap (`system.gaps`), while the broker is away and nobody knows \
+             whether it still has the session, and, where no broker keeps what is not heard (`qos \
+             = 0`, devices that connect to Tidegate, HTTP), whenever the source was away or \
+             Tidegate did not run. If that becomes known later, the window comes again with the \
+             next `revision`, within `revise_for`.",
+            "true",
+        )
+        .default("false"),
+        Key::new(
+            "cadence",
+            Kind::Duration,
+            "How far apart the readings of a key are, for `expected`. If absent, \
+             `reading_every` of [limits], where the key is one of devices and all their readings \
+             come to this step.",
+            "\"10s\"",
+        ),
         STEP_KEYS_MAX,
         STEP_AT_KEYS_MAX,
         STEP_UNBOUNDED,

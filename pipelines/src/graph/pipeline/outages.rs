@@ -5,11 +5,15 @@ use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join, split, to_all};
 use tidegate_operators::key::owner;
 use tidegate_operators::outage::{OutageLog, changes_schema, outage_changes, outages_schema};
-use tidegate_operators::spec::StepSpec;
+use tidegate_operators::quality::Hearing;
+use tidegate_operators::span::SpanOperator;
+use tidegate_operators::spec::{Clock, Shape, StepSpec, WindowSpec};
+use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
 use super::{Builder, Edge, sortable_columns};
+use crate::graph::Counter;
 
 /// Under what name the log of a pipeline is saved.
 pub(crate) fn outage_operator(pipeline: &str) -> String {
@@ -61,6 +65,7 @@ impl<'scope> Builder<'_, 'scope> {
         step: &StepSpec,
         mut operator: Box<dyn JoinOperator>,
         keys: &[usize],
+        counter: Option<Counter>,
     ) -> Result<(), OperatorError> {
         let name = format!("{}/{}", self.pipeline.name, step.name);
         let owned = self.restore(&name, keys.len(), &mut |rows| operator.load(rows))?;
@@ -71,9 +76,28 @@ impl<'scope> Builder<'_, 'scope> {
         let hosted = host_join(left, right, operator, context);
         self.rejects(hosted.rejects);
         self.late(hosted.late);
-        self.sinks.target(hosted.rows.clone(), None, None);
+        self.sinks.target(hosted.rows.clone(), None, counter);
         let order = EdgeOrder::Columns(sortable_columns(&step.output));
         self.add(&step.name, hosted.rows, order);
         Ok(())
+    }
+    /// A step whose windows say how good they are.
+    pub(super) fn hearing_window(
+        &mut self,
+        step: &StepSpec,
+        spec: &WindowSpec,
+    ) -> Result<(), OperatorError> {
+        let operator: Box<dyn JoinOperator> = match spec.shape {
+            Shape::Grid { .. } | Shape::Calendar(_) => {
+                Box::new(Hearing(WindowOperator::new(spec.clone())?))
+            }
+            _ => Box::new(Hearing(SpanOperator::new(spec.clone())?)),
+        };
+        // One clock for the fleet needs all keys in one place.
+        let keys = match spec.clock {
+            Clock::Device => spec.keys.as_slice(),
+            Clock::Fleet => &[],
+        };
+        self.listening_step(step, operator, keys, Some(Counter::Windows))
     }
 }

@@ -184,15 +184,21 @@ impl Group<'_> {
         columns.push("window_start".to_owned());
         let columns = columns.join(", ");
         let (from_us, to_us) = slice.range_us();
+        // What was said of a window last stays true, and all that came since is late.
+        let quality = match self.of.window.quality {
+            Some(_) => ", coalesce(max(late), 0), last_value(complete ORDER BY revision)",
+            None => "",
+        };
         let sql = format!(
-            "SELECT {columns}, max(revision), max(rows) FROM {}.{} WHERE window_start \
+            "SELECT {columns}, max(revision), max(rows){quality} FROM {}.{} WHERE window_start \
              >= {} AND window_start < {} GROUP BY {columns}",
             name(&self.table.namespace),
             name(&format!("{}_revisions", self.table.name)),
             time(from_us),
             time(to_us),
         );
-        let mut revisions = Revisions::new(keys, self.table)?;
+        let with_quality = self.of.window.quality.is_some();
+        let mut revisions = Revisions::new(keys, self.table, with_quality)?;
         let mut found = self.session.sql(&sql).await?.execute_stream().await?;
         while let Some(rows) = found.try_next().await? {
             revisions.add(&rows)?;
@@ -231,6 +237,10 @@ struct Known {
     revision: i64,
     /// The most readings that a revision has.
     rows: i64,
+    /// How many of them came late, if that is told.
+    late: i64,
+    /// What was said last, if anything was.
+    complete: Option<bool>,
 }
 
 /// What the table has of each window, by key columns and start.
@@ -239,17 +249,24 @@ struct Revisions<'t> {
     /// The key columns, then the start.
     by: Vec<Field>,
     interner: KeyInterner,
+    /// Windows say how good they are.
+    with_quality: bool,
     known: BTreeMap<u32, Known>,
 }
 
 impl<'t> Revisions<'t> {
-    fn new(keys: Vec<(String, DataType)>, table: &'t TableSpec) -> anyhow::Result<Self> {
+    fn new(
+        keys: Vec<(String, DataType)>,
+        table: &'t TableSpec,
+        with_quality: bool,
+    ) -> anyhow::Result<Self> {
         let names = keys.iter().map(|k| k.0.as_str()).chain(["window_start"]);
         let by: Result<Vec<Field>, ArrowError> =
             names.map(|name| table.schema.field_with_name(name).cloned()).collect();
         let by = by?;
         let types: Vec<DataType> = by.iter().map(|f| f.data_type().clone()).collect();
-        Ok(Self { table, by, interner: KeyInterner::new(&types)?, known: BTreeMap::new() })
+        let interner = KeyInterner::new(&types)?;
+        Ok(Self { table, by, interner, with_quality, known: BTreeMap::new() })
     }
 
     fn add(&mut self, rows: &RecordBatch) -> anyhow::Result<()> {
@@ -261,7 +278,19 @@ impl<'t> Revisions<'t> {
         let [revisions, counts] = [0, 1].map(|i| {
             rows.column(columns.len() + i).as_primitive::<Int64Type>().values().iter().copied()
         });
-        let known = revisions.zip(counts).map(|(revision, rows)| Known { revision, rows });
+        let more = rows.columns().get(columns.len() + 2..).unwrap_or_default();
+        let quality = |row: usize| match more {
+            [late, complete] => {
+                let complete = complete.as_boolean();
+                let late = late.as_primitive::<Int64Type>().value(row);
+                (late, complete.is_valid(row).then(|| complete.value(row)))
+            }
+            _ => (0, None),
+        };
+        let known = revisions.zip(counts).enumerate().map(|(row, (revision, rows))| {
+            let (late, complete) = quality(row);
+            Known { revision, rows, late, complete }
+        });
         self.known.extend(ids.into_iter().zip(known));
         Ok(())
     }
@@ -288,6 +317,17 @@ impl<'t> Revisions<'t> {
         let next = known.iter().map(|known| known.map_or(0, |known| known.revision + 1));
         let mut columns = rows.columns().to_vec();
         columns[revision] = Arc::new(Int64Array::from_iter_values(next));
+        if let (Ok(late), Ok(complete)) = (place("late"), place("complete"))
+            && self.with_quality
+        {
+            let late_of = |(known, rows): (&Option<&Known>, &i64)| {
+                known.map_or(*rows, |known| rows - known.rows + known.late)
+            };
+            let all_late = known.iter().zip(counts).map(late_of);
+            columns[late] = Arc::new(Int64Array::from_iter_values(all_late));
+            let said = known.iter().map(|known| known.and_then(|known| known.complete));
+            columns[complete] = Arc::new(BooleanArray::from_iter(said));
+        }
         let rows = RecordBatch::try_new(rows.schema(), columns)?;
         Ok(filter_record_batch(&rows, &keep)?)
     }

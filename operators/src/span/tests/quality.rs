@@ -1,0 +1,201 @@
+//! What windows say of how good they are, against plain loops over all readings with the times at
+//! which they came in: shuffled, late, with outages that become known later, restarted, on several
+//! workers.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::quality::Hears as _;
+use crate::quality::testing::{Log, Told, is_complete, log_rows, logs, said};
+use crate::spec::QualitySpec;
+
+fn with_quality(spec: WindowSpec, keeps: bool) -> WindowSpec {
+    WindowSpec { quality: Some(QualitySpec { every_us: Some(7), keeps }), ..spec }
+}
+
+/// What was said last, by device and id.
+type Said = BTreeMap<(String, i64), (Row, Option<(Option<i64>, i64, bool)>)>;
+
+/// Takes rows; each revision says something new.
+fn take(emit: &Emit, all: &mut Said) {
+    let mut told = rows(emit).into_iter();
+    for batch in &emit.rows {
+        for i in 0..batch.num_rows() {
+            let (key, row) = told.next().unwrap();
+            let new = (row, said(batch, i));
+            let before = all.insert(key.clone(), new.clone());
+            assert_eq!(new.0.revision, before.as_ref().map_or(0, |b| b.0.revision + 1), "{key:?}");
+            assert_eq!(new.0.rows > 0, new.1.is_some(), "only what is there says something");
+            let same = |b: &(Row, _)| {
+                let row = Row { revision: new.0.revision, ..b.0.clone() };
+                (row, b.1) == new
+            };
+            assert!(!before.as_ref().is_some_and(same), "{key:?}: {new:?}");
+        }
+    }
+}
+
+/// By device and time of a reading (no two are the same): when it came in, and whether that was
+/// late.
+type Arrived = BTreeMap<(u8, i64), (i64, bool)>;
+
+fn check_all(
+    spec: &WindowSpec,
+    all: &Said,
+    readings: &BTreeSet<Reading>,
+    arrived: &Arrived,
+    (log, ended): (&Log, bool),
+) {
+    let quality = spec.quality.unwrap();
+    for device in 0..4 {
+        let own = readings.iter().filter(|r| r.0 == device);
+        let own: Vec<oracle::Reading> = own.map(|r| (r.1, r.2)).collect();
+        for window in oracle::windows(&spec.shape, &own) {
+            let Some((row, said)) = all.get(&(format!("d{device}"), window.id)) else { continue };
+            // One that late readings have opened again is told anew when it ends.
+            if row.rows as usize != window.readings.len() {
+                assert!(!ended, "{row:?} {window:?}");
+                continue;
+            }
+            let of = |r: &oracle::Reading| (r.0, arrived[&(device, r.0)]);
+            let inside: Vec<_> = window.readings.iter().map(of).collect();
+            let times: Vec<(i64, i64)> =
+                inside.iter().map(|(at, (came, _))| (*at, *came)).collect();
+            let bounds_us = (row.start_us, row.end_us);
+            let expected = quality.expected(&spec.shape, bounds_us);
+            let late = inside.iter().filter(|(_, (_, late))| *late).count() as i64;
+            let complete = is_complete(quality.keeps, log, bounds_us, &times);
+            let shape = &spec.shape;
+            assert_eq!(*said, Some((expected, late, complete)), "{shape:?} {row:?} {times:?}");
+        }
+    }
+}
+
+fn run_checked(
+    spec: &WindowSpec,
+    epochs: &[Vec<Reading>],
+    logs: &[Option<Log>],
+    restart: Option<usize>,
+) -> Vec<Vec<RecordBatch>> {
+    let mut operator = SpanOperator::new(spec.clone()).unwrap();
+    let (mut all, mut log, mut readings) = (Said::new(), Log::new(), BTreeSet::new());
+    let (mut arrived, mut clocks) = (Arrived::new(), BTreeMap::<u8, i64>::new());
+    let mut out = Vec::new();
+    for (i, new) in epochs.iter().enumerate() {
+        let mut told = logs[i].clone();
+        if let Some(told) = &told {
+            log.clone_from(told);
+        }
+        if restart == Some(i) {
+            let state = operator.save().unwrap();
+            operator = SpanOperator::new(spec.clone()).unwrap();
+            operator.load(&state).unwrap();
+            assert_eq!(operator.save().unwrap(), state);
+            told = Some(log.clone());
+        }
+        let before = clocks.clone();
+        for (device, time_us, _) in new {
+            let clock_us = clocks.entry(*device).or_insert(i64::MIN);
+            *clock_us = (*clock_us).max(*time_us);
+            let settled_us = before.get(device).map(|us| us - spec.disorder_us);
+            let late = settled_us.is_some_and(|us| *time_us < us);
+            arrived.insert((*device, *time_us), (tick(i).time_us, late));
+        }
+        readings.extend(new);
+        let mut emit = Emit::default();
+        operator.hear(&log_rows(&told.unwrap_or_default()));
+        operator.epoch(&batch(new), tick(i), &mut emit).unwrap();
+        take(&emit, &mut all);
+        check_all(spec, &all, &readings, &arrived, (&log, false));
+        out.push(emit.rows);
+    }
+    let state = operator.save().unwrap();
+    let mut emit = Emit::default();
+    operator.end(&mut emit).unwrap();
+    take(&emit, &mut all);
+    check_all(spec, &all, &readings, &arrived, (&log, true));
+    out.push(emit.rows);
+    out.push(vec![state]);
+    out
+}
+
+/// Of readings of one device and time the first.
+fn distinct(mut epochs: Vec<Vec<Reading>>) -> Vec<Vec<Reading>> {
+    let mut seen = BTreeSet::new();
+    epochs.iter_mut().for_each(|epoch| epoch.retain(|r| seen.insert((r.0, r.1))));
+    epochs
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn spans_say_what_a_plain_loop_says(
+        epochs in readings(),
+        logs in logs(1_300),
+        shape in shape(),
+        disorder in 0i64..60,
+        keeps in prop::bool::ANY,
+        restart in prop::option::of(0usize..30),
+    ) {
+        let (spec, epochs) = (spec(shape, disorder, FOR_EVER), distinct(epochs));
+        let spec = with_quality(spec, keeps);
+        let restarted = run_checked(&spec, &epochs, &logs, restart);
+        let straight = run_checked(&spec, &epochs, &logs, None);
+        prop_assert_eq!(restarted, straight, "a restart must not show, nor in the state");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn cuts_with_quality_add_up_on_any_number_of_workers(
+        epochs in readings(),
+        logs in logs(9_000),
+        shape in shape(),
+        keep in prop::option::of(0i64..300),
+    ) {
+        let late = keep.map_or(LatePolicy::Table, |keep_us| LatePolicy::Revise { keep_us });
+        let spec = WindowSpec { idle_close_us: 500, ..spec(shape, 20, late) };
+        let spec = with_quality(spec, true);
+        let spread = |i: usize, r: &Reading| (r.0 + 4 * (i % 9) as u8, r.1, r.2);
+        let epochs: Vec<(i64, RecordBatch)> = epochs
+            .iter()
+            .enumerate()
+            .map(|(i, readings)| {
+                let readings: Vec<Reading> = readings.iter().map(|r| spread(i, r)).collect();
+                (i as i64 * 300, batch(&readings))
+            })
+            .collect();
+        let new = || Told(SpanOperator::new(spec.clone()).unwrap(), logs.clone());
+        let make = || Box::new(new()) as Box<dyn KeyedOperator>;
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+    }
+}
+
+#[test]
+fn readings_to_expect_are_those_between_the_first_and_the_last() {
+    let quality = QualitySpec { every_us: Some(10), keeps: true };
+    let state = |until: bool| Shape::State {
+        begin: v(Operator::GtEq, 8),
+        until: until.then(|| v(Operator::Eq, 9)),
+        abort: None,
+        min_us: 0,
+        max_us: Some(60),
+    };
+    let session = Shape::Session { gap_us: 30, max_us: None };
+    for (shape, end_us, expected) in [
+        (Shape::Grid { size_us: 60, slide_us: 60, offset_us: 0 }, 60, 6),
+        (session.clone(), 50, 6),
+        (session, 0, 1),
+        // The reading that ends it is not in it, or it is, or there is none because it was cut.
+        (state(false), 50, 5),
+        (state(true), 50, 6),
+        (state(true), 60, 6),
+    ] {
+        assert_eq!(quality.expected(&shape, (0, end_us)), Some(expected), "{shape:?} {end_us}");
+    }
+    let unknown = QualitySpec { every_us: None, keeps: true };
+    assert_eq!(unknown.expected(&state(true), (0, 50)), None);
+}
