@@ -61,10 +61,10 @@ fn publish(to: SocketAddr, device: &str) -> std::io::Result<()> {
 }
 
 /// A device that publishes twice a second, as long as somebody listens, until it is dropped.
-struct Alive(Arc<AtomicBool>, Option<JoinHandle<()>>);
+pub(super) struct Alive(Arc<AtomicBool>, Option<JoinHandle<()>>);
 
 impl Alive {
-    fn start(to: SocketAddr, device: &'static str) -> Self {
+    pub(super) fn start(to: SocketAddr, device: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -150,7 +150,7 @@ fn silence_needs_no_message_and_a_restart_is_no_silence() {
 }
 
 /// A Tidegate that stands for a broker.
-fn broker(listen: &str) -> String {
+pub(super) fn broker(listen: &str) -> String {
     let deliver = "deliver = [\"t/#\"]";
     let source = format!("type = \"endpoint\"\nlisten = \"{listen}\"\n{deliver}");
     pipeline(&source).replace("topics = [\"t/", "topics = [\"own/")
@@ -188,6 +188,6 @@ fn a_broker_that_is_away_is_one_alert_and_no_silence() {
 }
 
 /// Waits until the broker has let us in so often.
-fn wait_for_sessions(home: &Home, times: i64) {
+pub(super) fn wait_for_sessions(home: &Home, times: i64) {
     home.wait_for_count("SELECT count(*) FROM system.sessions WHERE event = 'connected'", times);
 }

@@ -23,6 +23,7 @@ mod metrics;
 mod outputs;
 mod points;
 mod process;
+mod quality;
 mod registry;
 mod registry_topic;
 mod registry_url;

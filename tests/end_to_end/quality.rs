@@ -1,0 +1,99 @@
+//! What windows say of how good they are, with the real binary.
+
+use super::absence::{Alive, broker, wait_for_sessions};
+use crate::support::{Home, Instance, Row, eventually};
+
+fn pipeline(source: &str) -> String {
+    format!(
+        r#"
+name = "yard"
+
+[source]
+{source}
+topics = ["t/{{device}}"]
+
+[reading]
+device   = "{{device}}"
+time     = "received"
+disorder = "100ms"
+
+[reading.fields]
+v = "int64"
+
+[[step]]
+name    = "beats"
+type    = "window"
+every   = "2s"
+quality = true
+cadence = "500ms"
+select  = {{ n = "count(*)" }}
+
+[[table]]
+from      = "beats"
+freshness = "500ms"
+"#
+    )
+}
+
+/// In seconds since the gap began: each window, and whether it is complete, by its start; and how
+/// long the gap is.
+fn windows(home: &Home) -> Result<(Vec<(f64, f64, bool)>, f64), String> {
+    let seconds = |time: &str| format!("(arrow_cast({time}, 'Int64') - g.from_us) / 1e6");
+    let rows = home.try_rows(&format!(
+        "SELECT {} AS s, {} AS e, complete, expected, late, (g.to_us - g.from_us) / 1e6 AS long \
+         FROM yard.beats, (SELECT arrow_cast(max(gap_from), 'Int64') AS from_us, \
+         arrow_cast(max(gap_to), 'Int64') AS to_us FROM system.gaps) g ORDER BY s",
+        seconds("window_start"),
+        seconds("window_end"),
+    ))?;
+    let number = |row: &Row, name: &str| row[name].as_f64();
+    let window = |row: &Row| {
+        assert_eq!((&row["expected"], &row["late"]), (&4.into(), &0.into()));
+        Some((number(row, "s")?, number(row, "e")?, row["complete"].as_bool()?))
+    };
+    let found: Option<Vec<_>> = rows.iter().map(window).collect();
+    let long = rows.first().and_then(|row| number(row, "long"));
+    found.zip(long).ok_or_else(|| format!("{rows:?}"))
+}
+
+#[test]
+fn windows_inside_the_gap_of_a_broker_that_lost_the_session_are_incomplete() {
+    let broker_at = Home::with(&broker("127.0.0.1:0"));
+    let first = broker_at.start();
+    let address = first.endpoint();
+    let source = format!("type = \"mqtt\"\nurl = \"mqtt://{address}\"");
+    let home = Home::with(&pipeline(&source));
+    let instance = Instance::spawn(&mut home.run_command(2));
+    wait_for_sessions(&home, 1);
+    let alive = Alive::start(address, "d1");
+    let complete = "SELECT least(count(*), 4) FROM yard.beats WHERE complete";
+    home.wait_for_count(complete, 4);
+    first.kill();
+    // Another one at its address knows of no session: what comes until we subscribe is lost.
+    let other = Home::with(&broker(&address.to_string()));
+    let second = other.start();
+    home.wait_for_count("SELECT count(*) FROM system.gaps", 1);
+    let (found, long) = eventually("windows after the gap", || {
+        let (found, long) = windows(&home)?;
+        let after = found.iter().filter(|(start, _, complete)| *start > long && *complete);
+        if after.count() < 2 { Err(format!("{found:?}")) } else { Ok((found, long)) }
+    });
+    instance.stop();
+    drop(alive);
+    second.stop();
+    let (mut inside, mut before) = (0, 0);
+    for (start, end, complete) in found {
+        let told = format!("from {start} to {end}, and the gap is {long} s long");
+        // Readings come in a moment after their time.
+        if end <= -3.0 || start > long {
+            assert!(complete, "{told}");
+            before += u32::from(start < 0.0);
+        }
+        // The last reading that was heard is in it.
+        if start <= 0.0 && end > 0.0 {
+            assert!(!complete, "{told}");
+            inside += 1;
+        }
+    }
+    assert!(inside > 0 && before > 0, "{inside} inside, {before} before");
+}
