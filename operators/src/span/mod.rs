@@ -116,7 +116,7 @@ impl SpanOperator {
             early: Early::new(spec.early_us),
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
-            qualities: Qualities::new(spec.quality),
+            qualities: Qualities::new(&spec),
             touched: Vec::new(),
             epoch: 0,
             changed: GroupSet::default(),

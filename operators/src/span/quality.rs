@@ -13,7 +13,7 @@ use super::rule::{Found, Horizon};
 use crate::batch::Tick;
 use crate::quality::{Delays, Hears, Losses, Quality, columns};
 use crate::slabs::Slabs;
-use crate::spec::{QualitySpec, WindowSpec};
+use crate::spec::{QualitySpec, Shape, WindowSpec};
 
 /// What is kept of the readings of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) const NOTE_BYTES: usize = size_of::<Note>();
 /// What is known of how good windows are, if it is asked for.
 pub(super) struct Qualities {
     spec: Option<QualitySpec>,
+    /// A reading that was lost so near to a window could have been in it.
+    around_us: i64,
     losses: Losses,
     notes: Notes,
 }
@@ -44,8 +46,13 @@ pub(super) struct Qualities {
 pub(super) struct Notes(Slabs<Note>);
 
 impl Qualities {
-    pub(super) fn new(spec: Option<QualitySpec>) -> Self {
-        Self { spec, losses: Losses::new(spec), notes: Notes::default() }
+    pub(super) fn new(window: &WindowSpec) -> Self {
+        let spec = window.quality;
+        let around_us = match window.shape {
+            Shape::Session { gap_us, .. } => gap_us,
+            _ => 0,
+        };
+        Self { spec, around_us, losses: Losses::new(spec), notes: Notes::default() }
     }
 
     pub(super) fn hear(&mut self, log: &RecordBatch) {
@@ -79,7 +86,11 @@ impl Qualities {
         }
         let places = key.entries.range(window.from..window.to).map(|entry| entry.place);
         let note = self.of(places);
-        let complete = self.losses.none_in((window.start_us, window.end_us), note.delays);
+        let bounds_us = (
+            window.start_us.saturating_sub(self.around_us),
+            window.end_us.saturating_add(self.around_us),
+        );
+        let complete = self.losses.none_in(bounds_us, note.delays);
         Quality { late: note.late, complete }
     }
 
