@@ -76,7 +76,8 @@ fn canonical(p: &PipelineSpec) -> String {
         out += &registry_text(registry);
     }
     for step in &p.steps {
-        let text = format!("{} {}", state_text(&step.kind), shown_text(&step.kind));
+        let (state, shown) = (state_text(&step.kind), shown_text(&step.kind));
+        let text = format!("{state}{} {shown}", kept_text(&step.kind));
         let with = match &step.kind {
             StepKind::Join(join) => format!(" with {}", join.with),
             _ => String::new(),
@@ -326,6 +327,20 @@ fn sequence_text(s: &SequenceSpec) -> String {
     )
 }
 
+/// What decides when state goes, and not what it is: how long windows of fixed bounds are kept. What
+/// is gone stays gone when that becomes longer, so that no window that was computed again from
+/// tables gets the same revision a second time.
+fn kept_text(kind: &StepKind) -> String {
+    match kind {
+        StepKind::Window(w) if has_fixed_bounds(w) => format!(" {:?}", w.late),
+        _ => String::new(),
+    }
+}
+
+fn has_fixed_bounds(w: &WindowSpec) -> bool {
+    matches!(w.shape, Shape::Grid { .. } | Shape::Calendar(_))
+}
+
 fn window_text(w: &WindowSpec) -> String {
     let calls: Vec<String> = w
         .aggregates
@@ -347,14 +362,17 @@ fn window_text(w: &WindowSpec) -> String {
         })
         .collect();
     let quality = w.quality.map(|_| " quality 1").unwrap_or_default();
+    let late = match has_fixed_bounds(w) {
+        true => String::new(),
+        false => format!(" {:?}", w.late),
+    };
     format!(
-        "window {:?} {} {calls:?} {} {} {:?} {:?}{quality}",
+        "window {:?} {} {calls:?} {} {} {:?}{late}{quality}",
         names(&w.input, &w.keys),
         shape_text(&w.shape),
         w.disorder_us,
         w.idle_close_us,
         w.clock,
-        w.late
     )
 }
 
