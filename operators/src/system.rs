@@ -120,7 +120,8 @@ pub(crate) fn limit_rows(changes: &[LimitRow]) -> RecordBatch {
 
 /// What operators say of readings that came after the state of their windows was gone:
 /// `window_start` is that of the first, `window_end` that of the last window that no longer takes
-/// it.
+/// it; where the readings make the bounds, their own time, and the time before which nothing is
+/// revised any more.
 pub fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),
@@ -151,6 +152,22 @@ pub fn late_rows(rows: &RecordBatch, tick_us: i64) -> Result<RecordBatch, ArrowE
     let times = TimestampMicrosecondArray::from_iter_values(times);
     columns.push(Arc::new(times.with_timezone("UTC")));
     RecordBatch::try_new(late_table_schema(), columns)
+}
+
+/// Schema of `system.windows_kept`: windows that late readings had no effect on, because the
+/// stored readings are not all that they were made of. One row per window and table, with the late
+/// readings of the first time: once a reading is missing, it is for good.
+pub fn windows_kept_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        time("time"),
+        text("pipeline"),
+        text("step"),
+        text("table_name"),
+        text("keys"),
+        time("window_end"),
+        Field::new("late_readings", DataType::Int64, false),
+        time(INGEST_TIME),
+    ]))
 }
 
 /// Schema of `system.duplicates`: readings that were dropped because they came before, and readings

@@ -327,8 +327,8 @@ fn sequence_text(s: &SequenceSpec) -> String {
     )
 }
 
-/// What decides when state goes, and not what it is: how long windows of fixed bounds are kept. What
-/// is gone stays gone when that becomes longer, so that no window that was computed again from
+/// What decides when state goes, and not what it is: how long windows of fixed bounds are kept.
+/// What is gone stays gone when that becomes longer, so that no window that was computed again from
 /// tables gets the same revision a second time.
 fn kept_text(kind: &StepKind) -> String {
     match kind {

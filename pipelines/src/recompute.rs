@@ -28,7 +28,8 @@ const FOREVER_US: i64 = 200 * 365 * 86_400_000_000;
 
 /// A window step whose late windows are computed again.
 pub struct Recomputation {
-    /// The step, with windows that stay open until the end of the input.
+    /// The step, with windows of fixed bounds that stay open until the end of the input. Sessions
+    /// are made of readings that come by time.
     pub window: WindowSpec,
     /// The table of its input, or of an edge before it.
     pub stored: TableSpec,
@@ -69,8 +70,10 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
             return None;
         }
         let (stored, path) = stored(p, &step.from)?;
+        // Where every reading waits for those before it, one at a time is enough.
+        let is_session = matches!(window.shape, Shape::Session { .. });
         let window = WindowSpec {
-            disorder_us: FOREVER_US,
+            disorder_us: if is_session { 0 } else { FOREVER_US },
             idle_close_us: FOREVER_US,
             clock: Clock::Device,
             late: LatePolicy::Table,
@@ -93,8 +96,9 @@ pub(crate) fn has_places(window: &WindowSpec) -> bool {
 
 /// Whether windows of this kind are computed again where their input is stored.
 pub(crate) fn is_recomputed(window: &WindowSpec) -> bool {
-    let is_fixed = matches!(window.shape, Shape::Grid { .. } | Shape::Calendar(_));
-    is_fixed && matches!(window.late, LatePolicy::Revise { .. })
+    let is_known =
+        matches!(window.shape, Shape::Grid { .. } | Shape::Calendar(_) | Shape::Session { .. });
+    is_known && matches!(window.late, LatePolicy::Revise { .. })
 }
 
 /// The table from which the rows of an edge can be made again.

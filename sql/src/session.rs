@@ -7,6 +7,7 @@ mod problems;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::TableReference;
@@ -76,12 +77,25 @@ impl Session {
     /// # Errors
     /// The memory limit cannot be set up.
     pub fn over(store: Store, memory_bytes_max: usize) -> Result<Self> {
+        Self::with(store, memory_bytes_max, RuntimeEnvBuilder::new())
+    }
+
+    /// [`Session::over`] with sorts that spill into `dir`, which is made when it is needed, and not
+    /// into the system's folder for temporary files.
+    ///
+    /// # Errors
+    /// As [`Session::over`].
+    pub fn spilling_into(store: Store, memory_bytes_max: usize, dir: PathBuf) -> Result<Self> {
+        Self::with(store, memory_bytes_max, RuntimeEnvBuilder::new().with_temp_file_path(dir))
+    }
+
+    fn with(store: Store, memory_bytes_max: usize, runtime: RuntimeEnvBuilder) -> Result<Self> {
         let config = SessionConfig::new()
             .with_default_catalog_and_schema(CATALOG, PUBLIC)
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true);
         let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
+        let runtime = runtime.with_memory_pool(pool).build_arc()?;
         let context = SessionContext::new_with_config_rt(config, runtime);
         for function in time_series() {
             context.register_udaf(Arc::unwrap_or_clone(function));

@@ -27,7 +27,7 @@ use crate::delta::action::{Action, Add};
 use crate::delta::{log, path};
 use crate::{Error, Result, Store, fault};
 use layout::Layout;
-pub(crate) use layout::{DAY, IDENTITY_KEY, TIME_KEY};
+pub(crate) use layout::{COMPLETE_KEY, DAY, IDENTITY_KEY, TIME_KEY};
 
 /// Buffered bytes beyond which rows become (still invisible) files before their commit. Rows of an
 /// epoch that is still arriving may double it.
@@ -81,11 +81,27 @@ impl TableWriter {
     /// A column's type has no Delta type or differs from the table's, the partition columns
     /// differ, the log is damaged, or the store fails.
     pub async fn open(store: &Store, spec: &TableSpec, app_id: String) -> Result<Self> {
+        Self::open_from(store, spec, app_id, false).await
+    }
+
+    /// [`TableWriter::open`]; `from_first` says that nothing was made for this table before it is
+    /// opened, so that one which is created now will have every row of this application
+    /// ([`Snapshot::is_complete_for`](crate::Snapshot::is_complete_for)).
+    ///
+    /// # Errors
+    /// As [`TableWriter::open`].
+    pub async fn open_from(
+        store: &Store,
+        spec: &TableSpec,
+        app_id: String,
+        from_first: bool,
+    ) -> Result<Self> {
         let layout = Arc::new(Layout::new(spec)?);
         let table = table_path(&spec.namespace, &spec.name)?;
         commit::remove_torn_commit(store, &table).await?;
         store.sync_names(table.as_ref())?;
-        let snapshot = commit::ensure_table(store, &table, &layout).await?;
+        let complete_for = from_first.then_some(app_id.as_str());
+        let snapshot = commit::ensure_table(store, &table, &layout, complete_for).await?;
         let layout = Arc::new(layout.for_table(&snapshot.schema));
         Ok(Self {
             store: store.clone(),
@@ -159,6 +175,21 @@ impl TableWriter {
             bytes: staged.bytes,
             version: Some(version),
         })
+    }
+
+    /// Records that epochs through `through` are written, of which this application has no rows.
+    ///
+    /// # Errors
+    /// As [`TableWriter::commit`]; also with rows that wait for their commit.
+    pub async fn mark(&mut self, through: Epoch) -> Result<()> {
+        if !self.buffer.is_empty() || !self.staged.adds.is_empty() {
+            return Err(Error::table(&self.layout.shown, "rows wait for their commit"));
+        }
+        if through > self.committed {
+            self.version = commit::commit(self, through).await?;
+            self.committed = through;
+        }
+        Ok(())
     }
 
     /// Writes what is buffered as files, not yet visible. Their names carry `through`.

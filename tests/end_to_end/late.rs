@@ -26,6 +26,18 @@ every = "1m"
 revise_for = "2m"
 select = { n = "count(*)", total = "sum(v)", least = "min(v)" }
 
+[[step]]
+name = "visits"
+type = "window"
+from = "readings"
+gap = "130s"
+max = "10m"
+revise_for = "2m"
+select = { n = "count(*)", total = "sum(v)" }
+
+[[table]]
+from = "visits"
+freshness = "500ms"
 [[table]]
 from = "readings"
 freshness = "500ms"
@@ -80,6 +92,29 @@ fn windows(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
     (shown, all)
 }
 
+/// The sessions of the buffered day, and as all of its readings make them: one every two minutes,
+/// cut every ten.
+fn visits(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
+    let rows = |sql: String| -> BTreeSet<String> {
+        let rows = home.try_rows(&sql).unwrap_or_default();
+        rows.into_iter().map(|row| serde_json::Value::Object(row).to_string()).collect()
+    };
+    let day = |time: &str| {
+        let at = |s: i64| format!("to_timestamp_millis({})", START_MS + s * 1_000);
+        format!("{time} >= {} AND {time} < {}", at(-86_400), at(-900))
+    };
+    let (of_windows, of_readings) = (day("window_start"), day("time"));
+    let shown = rows(format!(
+        "SELECT device, window_start, window_end, n, total FROM late.visits WHERE {of_windows}"
+    ));
+    let all = rows(format!(
+        "SELECT device, min(time) AS window_start, max(time) AS window_end, count(*) AS n, sum(v) \
+         AS total FROM late.readings WHERE {of_readings} GROUP BY device, \
+         date_bin(INTERVAL '10 minutes', time)"
+    ));
+    (shown, all)
+}
+
 #[test]
 fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_three_workers() {
     let home = Home::with(PIPELINE);
@@ -95,21 +130,27 @@ fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_thre
     let instance = home.start_command(&mut command(&home, 3, None));
     assert!(told || publish(&instance, buffered));
     eventually("the windows of all readings", || {
-        let (shown, all) = windows(&home);
-        match shown == all && all.len() > 2_000 {
-            true => Ok(()),
-            false => Err(format!(
-                "{} of {} windows are right\n{}",
-                shown.intersection(&all).count(),
-                all.len(),
-                instance.said()
-            )),
+        for ((shown, all), least) in [(windows(&home), 2_000), (visits(&home), 400)] {
+            if shown != all || all.len() < least {
+                return Err(format!(
+                    "{} of {} windows are right, of {}\n{}",
+                    shown.intersection(&all).count(),
+                    all.len(),
+                    shown.len(),
+                    instance.said()
+                ));
+            }
         }
+        Ok(())
     });
     instance.stop();
-    let twice = "SELECT device, window_start, revision FROM late.minutes_revisions \
-                 GROUP BY 1, 2, 3 HAVING count(*) > 1";
-    assert_eq!(home.rows(twice).len(), 0);
+    for table in ["minutes", "visits"] {
+        let twice = format!(
+            "SELECT device, window_start, revision FROM late.{table}_revisions GROUP BY 1, 2, 3 \
+             HAVING count(*) > 1"
+        );
+        assert_eq!(home.rows(&twice).len(), 0);
+    }
     // What is left undone by a stop is done by the next start.
     let instance = home.start_command(&mut command(&home, 2, None));
     assert!(publish(&instance, [-200_000].into_iter()));

@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 
 use self::due::Work;
 use self::keys::{KeyState, Marks};
@@ -160,6 +160,8 @@ impl SpanOperator {
         let ids = std::mem::take(&mut self.ids);
         let times = rows.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
         let (marks, mut failed) = self.marks(rows)?;
+        let offsets = rows.column_by_name("journal_offset");
+        let offsets = offsets.and_then(|o| o.as_primitive_opt::<Int64Type>());
         let keep_us = self.keep_us();
         let mut included = Vec::with_capacity(rows.num_rows());
         let mut places = Vec::with_capacity(rows.num_rows());
@@ -171,8 +173,10 @@ impl SpanOperator {
                 self.touched.push(*id);
             }
             key.clock_us = key.clock_us.max(*time_us);
-            if *time_us < key.settled_us.saturating_sub(keep_us) {
-                self.late.push(*id, *time_us, (*time_us, *time_us), key.clock_us - *time_us);
+            let final_us = key.settled_us.saturating_sub(keep_us);
+            if *time_us < final_us {
+                self.late.offset = offsets.map(|offsets| offsets.value(row));
+                self.late.push(*id, *time_us, (*time_us, final_us), key.clock_us - *time_us);
                 continue;
             }
             let place = self.places.take();

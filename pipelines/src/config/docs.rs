@@ -80,10 +80,22 @@ fn about_readings() -> Vec<SystemTable> {
             "late",
             "Readings that came after the state of their windows was gone: `window_start` is that \
              of the first, `window_end` that of the last window that no longer takes them (of \
-             windows with bounds from the readings: their own time), `received_late_us` how far \
+             windows with bounds from the readings: their own time, and the time before which \
+             windows of their key are not revised any more), `received_late_us` how far \
              they were behind the clock of their key, `ingest_time` the time of the epoch in which \
              they came.",
             system::late_table_schema(),
+        ),
+        (
+            "windows_kept",
+            "Windows that late readings had no effect on, since not all of their readings are \
+             stored (deleted, or from before there was a table of them), or because they are \
+             sessions that were open or could still be revised: one row for each, when that turned \
+             out first. `time` is their `window_start` (of sessions that could become one: that of \
+             the first, and `window_end` that of the last), `table_name` the table in which they \
+             stay as they are, `late_readings` how many came too late then, `ingest_time` by when. \
+             The table is there once it has a row.",
+            system::windows_kept_schema(),
         ),
         (
             "duplicates",

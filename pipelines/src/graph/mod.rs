@@ -29,7 +29,8 @@ pub(crate) use self::pipeline::{
     READINGS, outage_operator, registry_operator, skew_operator, versions_edge,
 };
 pub use self::tables::{
-    ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, LIMITS, REJECTS, SESSIONS, SYSTEM, tables,
+    ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, LIMITS, REJECTS, SESSIONS, SYSTEM,
+    WINDOWS_KEPT, tables, windows_kept,
 };
 
 /// Where rows go.

@@ -5,7 +5,7 @@ use arrow::datatypes::SchemaRef;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{
     alerts_schema, clock_skew_schema, duplicates_schema, findings_schema, gaps_schema,
-    late_table_schema, limits_schema, rejects_schema, sessions_schema,
+    late_table_schema, limits_schema, rejects_schema, sessions_schema, windows_kept_schema,
 };
 
 /// Namespace of the system tables.
@@ -14,6 +14,8 @@ pub const SYSTEM: &str = "system";
 pub const REJECTS: &str = "rejects";
 /// Readings that came after the state of their window was gone.
 pub const LATE: &str = "late";
+/// Windows that late readings had no effect on.
+pub const WINDOWS_KEPT: &str = "windows_kept";
 /// Readings that came before.
 pub const DUPLICATES: &str = "duplicates";
 /// How far the clocks of devices are from ours.
@@ -29,6 +31,26 @@ pub const GAPS: &str = "gaps";
 /// Limits of the engine that were reached and left.
 pub const LIMITS: &str = "limits";
 
+fn system(name: &str, schema: SchemaRef, sort: &[&str]) -> TableSpec {
+    TableSpec {
+        namespace: SYSTEM.into(),
+        name: name.into(),
+        from: name.into(),
+        schema,
+        time: "time".into(),
+        partition: Vec::new(),
+        sort: sort.iter().map(|s| (*s).to_owned()).collect(),
+        identity: Vec::new(),
+        freshness_us: 0,
+    }
+}
+
+/// `system.windows_kept`. It is written beside the dataflow, so it is not one of [`tables`], and is
+/// there when it has something to say.
+pub fn windows_kept() -> TableSpec {
+    system(WINDOWS_KEPT, windows_kept_schema(), &["pipeline", "step", "keys"])
+}
+
 /// All tables of a plan, in the order that [`super::Target::Table`] counts.
 pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
     let freshness_us = pipelines
@@ -38,15 +60,8 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
         .min()
         .unwrap_or(10_000_000);
     let system = |name: &str, schema: SchemaRef, sort: &[&str]| TableSpec {
-        namespace: SYSTEM.into(),
-        name: name.into(),
-        from: name.into(),
-        schema,
-        time: "time".into(),
-        partition: Vec::new(),
-        sort: sort.iter().map(|s| (*s).to_owned()).collect(),
-        identity: Vec::new(),
         freshness_us,
+        ..system(name, schema, sort)
     };
     let mut tables = vec![
         system(REJECTS, rejects_schema(), &["pipeline"]),

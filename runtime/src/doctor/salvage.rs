@@ -231,7 +231,7 @@ fn save_sessions(options: &SalvageOptions, report: &mut Report) -> anyhow::Resul
 fn save_rest(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<()> {
     const DONE: [&str; 5] = ["journal", "checkpoints", "outbox", "sessions", "tables"];
     // Rows that a start makes again, and what only means something while a process runs.
-    const PASSING: [&str; 3] = ["spill", "control.sock", "control.path"];
+    const PASSING: [&str; 4] = ["spill", "recompute", "control.sock", "control.path"];
     for entry in fs::read_dir(&options.data)? {
         let path = entry?.path();
         let name = file_name(&path);

@@ -83,7 +83,8 @@ impl Committer {
         in_flight: Arc<InFlight>,
     ) -> anyhow::Result<Self> {
         let stats = Arc::clone(&context.stats);
-        Self::open_with(store, specs, instance, (stats, in_flight), |name, writer, freshness| {
+        let of = (instance, context.from_first);
+        Self::open_with(store, specs, of, (stats, in_flight), |name, writer, freshness| {
             Table::start(name, writer, freshness, context.clone())
         })
         .await
@@ -93,7 +94,7 @@ impl Committer {
     pub(super) async fn open_with(
         store: &Store,
         specs: &[TableSpec],
-        instance: &str,
+        (instance, from_first): (&str, bool),
         (stats, in_flight): (Arc<Stats>, Arc<InFlight>),
         mut start: impl FnMut(String, TableWriter, Duration) -> std::io::Result<Table>,
     ) -> anyhow::Result<Self> {
@@ -101,7 +102,7 @@ impl Committer {
         let mut found = 0;
         for spec in specs {
             let app = format!("{instance}/{}.{}", spec.namespace, spec.name);
-            let writer = TableWriter::open(store, spec, app.clone()).await?;
+            let writer = TableWriter::open_from(store, spec, app, from_first).await?;
             found = writer.committed_epoch().max(found);
             let freshness = Duration::from_micros(spec.freshness_us.max(0) as u64);
             let name = format!("{}.{}", spec.namespace, spec.name);

@@ -233,6 +233,7 @@ impl Engine {
         let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
         let last_ticks = Arc::new(AtomicBool::new(false));
         let context = table_context(&options, &stats, &last_ticks)?.fenced(&fence.0);
+        let context = context.with_from_first(restored.epoch == 0);
         let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
         let place = (store, instance);
         let in_flight_too = Arc::clone(&in_flight);

@@ -9,7 +9,7 @@ use tidegate_sql::Store;
 use super::commit::Committer;
 use super::feed::InFlight;
 use super::options::EngineOptions;
-use super::recompute::{Context, Horizon, Recomputed};
+use super::recompute::{self, Context, Horizon, Recomputed};
 use super::switching::Opening;
 use super::tables::{SpillBudget, TableContext};
 use crate::stats::Stats;
@@ -49,6 +49,7 @@ pub(super) async fn open_committer(
         tables: context.watched.clone(),
         fence: context.fence.clone(),
         stats: Arc::clone(&context.stats),
+        sorts: recompute::sorts(&options.data),
     };
     committer.saved_elsewhere = options.cluster.as_ref().map(|_| 0);
     committer.opening = Some(Opening { store, instance, context, specs });

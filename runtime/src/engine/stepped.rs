@@ -333,8 +333,13 @@ fn open_tables(
         tables.push(work);
         Ok(table)
     };
-    let committer =
-        runtime.block_on(Committer::open_with(store, &specs, "simulated", shared, start))?;
+    let committer = runtime.block_on(Committer::open_with(
+        store,
+        &specs,
+        ("simulated", true),
+        shared,
+        start,
+    ))?;
     Ok((committer, tables))
 }
 

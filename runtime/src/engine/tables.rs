@@ -79,6 +79,8 @@ pub(super) struct TableContext {
     pub(super) watched: TablesWatched,
     /// Who may commit; nobody is asked in runs over files.
     pub(super) fence: Option<Arc<Fence>>,
+    /// No row was made before: tables that are created have all there ever will be.
+    pub(super) from_first: bool,
     spill_dir: PathBuf,
 }
 
@@ -94,7 +96,24 @@ impl TableContext {
         spill::remove_leftovers(&spill_dir)?;
         let runtime = Handle::current();
         let (troubles, watched) = (TableTroubles::default(), TablesWatched::default());
-        Ok(Self { runtime, stats, stopping, troubles, spill, watched, fence: None, spill_dir })
+        let (fence, from_first) = (None, false);
+        let context = Self {
+            runtime,
+            stats,
+            stopping,
+            troubles,
+            spill,
+            watched,
+            fence,
+            from_first,
+            spill_dir,
+        };
+        Ok(context)
+    }
+
+    /// Says whether nothing was made yet for any table.
+    pub(super) fn with_from_first(self, from_first: bool) -> Self {
+        Self { from_first, ..self }
     }
 
     /// Commits are made only while there is no later process.

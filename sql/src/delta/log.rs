@@ -15,6 +15,7 @@ use super::action::{Action, Add, Metadata, Protocol, Remove, decode};
 use super::checkpoint;
 use super::schema;
 use super::stats::FileStats;
+use crate::writer::COMPLETE_KEY;
 use crate::{Error, Result, Store};
 
 /// How long the log keeps the names of removed files, so that other engines' vacuum can delete
@@ -68,6 +69,12 @@ impl Snapshot {
     /// The newest version that `app_id` committed, 0 if none.
     pub fn committed(&self, app_id: &str) -> u64 {
         self.txns.get(app_id).map_or(0, |v| u64::try_from(*v).unwrap_or(0))
+    }
+
+    /// Whether this table was there before `app_id` had made any row for it. Whoever deletes rows
+    /// does not change that.
+    pub fn is_complete_for(&self, app_id: &str) -> bool {
+        self.metadata.setting(COMPLETE_KEY) == Some(app_id)
     }
 
     /// Rows of all files, `None` if some file does not say.

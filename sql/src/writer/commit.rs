@@ -11,7 +11,7 @@ use object_store::{Error as StoreError, ObjectStoreExt, PutMode, PutOptions};
 use serde_json::json;
 use tidegate_operators::Epoch;
 
-use super::layout::Layout;
+use super::layout::{COMPLETE_KEY, Layout};
 use super::{TableWriter, data_actions, existing};
 use crate::delta::action::{Action, FileFormat, Metadata, Protocol, Txn, decode, encode};
 use crate::delta::log::{self, Snapshot, commit_path, read_commit};
@@ -157,12 +157,16 @@ fn table_info(operation: &str) -> Action {
     Action { commit_info: Some(info), ..Action::default() }
 }
 
-fn new_metadata(table: &Path, layout: &Layout) -> Metadata {
+fn new_metadata(table: &Path, layout: &Layout, complete_for: Option<&str>) -> Metadata {
     // Two processes that create the same table at once race for commit 0, so the id only has to
     // tell tables apart that replace each other at the same place.
     let seed = format!("{table} {}", chrono::Utc::now().timestamp_nanos_opt().unwrap_or(0));
     let hash = xxhash_rust::xxh3::xxh3_128(seed.as_bytes());
     let hex = format!("{hash:032x}");
+    let mut configuration = layout.configuration.clone();
+    if let Some(app_id) = complete_for {
+        configuration.insert(COMPLETE_KEY.into(), Some(app_id.to_owned()));
+    }
     let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..]);
     Metadata {
         id: format!("{a}-{b}-4{c}-8{d}-{e}"),
@@ -170,18 +174,24 @@ fn new_metadata(table: &Path, layout: &Layout) -> Metadata {
         format: FileFormat { provider: "parquet".into(), options: Some([].into()) },
         schema_string: schema::to_json(&layout.table_schema()),
         partition_columns: layout.partition_columns(),
-        configuration: Some(layout.configuration.clone()),
+        configuration: Some(configuration),
         created_time: Some(now_ms()),
     }
 }
 
 /// The newest snapshot of the table, after creating it or adding what `layout` has and it lacks.
-pub(super) async fn ensure_table(store: &Store, table: &Path, layout: &Layout) -> Result<Snapshot> {
+/// `complete_for`: the application of which a table that is created now has every row.
+pub(super) async fn ensure_table(
+    store: &Store,
+    table: &Path,
+    layout: &Layout,
+    complete_for: Option<&str>,
+) -> Result<Snapshot> {
     for _ in 0..ATTEMPTS_MAX {
         let (version, actions) = match log::load(store, table).await? {
             None => {
                 let protocol = Protocol { min_reader_version: 1, min_writer_version: 2 };
-                let metadata = new_metadata(table, layout);
+                let metadata = new_metadata(table, layout, complete_for);
                 let actions = vec![
                     table_info("CREATE TABLE"),
                     Action { protocol: Some(protocol), ..Action::default() },
@@ -222,7 +232,7 @@ fn changed_metadata(snapshot: &Snapshot, layout: &Layout) -> Result<Option<Metad
     let merged = layout.merged(&snapshot.schema)?;
     let mut metadata = snapshot.metadata.clone();
     let settings = metadata.configuration.get_or_insert_default();
-    settings.retain(|k, _| !k.starts_with("tidegate."));
+    settings.retain(|k, _| !k.starts_with("tidegate.") || k == COMPLETE_KEY);
     settings.extend(layout.configuration.clone());
     if merged != *snapshot.schema {
         metadata.schema_string = schema::to_json(&merged);

@@ -20,6 +20,9 @@ pub(crate) const DAY: &str = "day";
 /// Setting of a Delta table: JSON array of the columns that identify a row up to its revision.
 pub(crate) const IDENTITY_KEY: &str = "tidegate.identity";
 
+/// Setting of a Delta table: the application that has written it from its first row on.
+pub(crate) const COMPLETE_KEY: &str = "tidegate.complete_for";
+
 /// Setting of a Delta table: the time column.
 pub(crate) const TIME_KEY: &str = "tidegate.time";
 

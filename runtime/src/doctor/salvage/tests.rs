@@ -153,6 +153,7 @@ async fn what_a_killed_process_left_behind_is_no_hindrance() {
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("control.sock")).unwrap();
     let _other = std::os::unix::net::UnixListener::bind(dir.path().join("other.sock")).unwrap();
     fs::create_dir(dir.path().join("spill")).unwrap();
+    fs::create_dir(dir.path().join("recompute")).unwrap();
     fs::write(dir.path().join("spill/rows"), "many").unwrap();
     fs::create_dir(dir.path().join("mine")).unwrap();
     fs::write(dir.path().join("mine/note"), "kept").unwrap();
@@ -167,7 +168,8 @@ async fn what_a_killed_process_left_behind_is_no_hindrance() {
     let saved = to.path().join("saved");
     assert_eq!(start(&saved), payloads);
     assert_eq!(fs::read_to_string(saved.join("mine/note")).unwrap(), "kept");
-    assert!(!saved.join("spill").exists() && !saved.join("control.sock").exists());
+    assert!(!saved.join("spill").exists() && !saved.join("recompute").exists());
+    assert!(!saved.join("control.sock").exists());
 }
 
 /// The row of a check.

@@ -191,7 +191,8 @@ impl Runner {
         let ends: Vec<i64> = ends.iter().map(|end| end.time_us).collect();
         let options = &self.options;
         let (store, stats) = (options.store.clone(), Arc::clone(&options.stats));
-        let context = recompute::Context::of_files(store, instance, &options.pipelines, stats);
+        let of = (stats, self.dir.as_path());
+        let context = recompute::Context::of_files(store, instance, &options.pipelines, of);
         recompute::of_files(context, &ends).await.context("cannot compute late windows again")
     }
 
@@ -199,16 +200,18 @@ impl Runner {
     async fn begin(&self) -> anyhow::Result<Option<(usize, Finished, Fed)>> {
         let in_flight = Arc::new(InFlight::default());
         let identity = self.ledger().identity().to_owned();
+        let context = TableContext::new(
+            Arc::clone(&self.options.stats),
+            Arc::default(),
+            &self.dir,
+            SpillBudget::new(self.options.spill_bytes_max),
+        )?;
+        let context = context.with_from_first(self.ledger().done() == 0);
         let mut committer = Committer::open(
             &self.options.store,
             &graph::tables(&self.options.pipelines),
             &identity,
-            TableContext::new(
-                Arc::clone(&self.options.stats),
-                Arc::default(),
-                &self.dir,
-                SpillBudget::new(self.options.spill_bytes_max),
-            )?,
+            context,
             Arc::clone(&in_flight),
         )
         .await?;

@@ -1,6 +1,7 @@
 //! The windows that late readings belong to, cut into slices that fit into memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -9,6 +10,8 @@ use arrow::error::ArrowError;
 use tidegate_operators::intern::KeyInterner;
 use tidegate_operators::spec::Shape;
 use tidegate_operators::system::keys_json;
+
+use super::kept::Stayed;
 
 /// Windows of a slice: some hundred bytes each, while they are computed.
 const WINDOWS_MAX: usize = 200_000;
@@ -21,15 +24,18 @@ const DAY_US: i64 = 86_400_000_000;
 /// Start and end of a window, microseconds.
 pub(super) type Bounds = (i64, i64);
 
-/// Windows by their start, then the key (as JSON), each with the number of its late readings.
+/// Windows by their start, then the key (as JSON), each with the number of its late readings: those
+/// that are not in a slice yet.
 #[derive(Debug, Default)]
 pub(super) struct Affected(BTreeMap<(Bounds, String), i64>);
 
 impl Affected {
     /// Adds the windows of rows of `keys`, `window_start`, `window_end` and a count: late readings
     /// of a key, with the start of the first and the end of the last window that did not take them.
-    /// What fits no window of `shape` is from an earlier form of the step, and passed over.
-    pub(super) fn add(&mut self, rows: &RecordBatch, shape: &Shape) -> Result<(), ArrowError> {
+    /// Rows come in the order of `window_start`; that of the last is returned: windows that begin
+    /// before it are all there. What fits no window of `shape` is from an earlier form of the step,
+    /// and passed over.
+    pub(super) fn add(&mut self, rows: &RecordBatch, shape: &Shape) -> Result<i64, ArrowError> {
         let keys = cast(rows.column(0), &DataType::Utf8)?;
         let keys = keys.as_string::<i32>();
         let [from, to] =
@@ -40,28 +46,27 @@ impl Affected {
                 *self.0.entry((window, keys.value(row).to_owned())).or_default() += late[row];
             }
         }
-        Ok(())
+        Ok(from.last().copied().unwrap_or(i64::MIN))
     }
 
-    /// Slices of one day each at most, by the start of their windows.
-    pub(super) fn slices(self, shape: &Shape) -> Vec<Slice> {
+    /// The next slice: windows of one day by their start, of which none is to come, as many as a
+    /// slice may have; none if there are fewer and the day is not over. Those that begin before
+    /// `before_us` are all there.
+    pub(super) fn slice(&mut self, shape: &Shape, before_us: i64) -> Option<Slice> {
+        let first_us = self.0.first_key_value()?.0.0.0;
+        let day_end_us = (first_us.div_euclid(DAY_US) + 1) * DAY_US;
         let windows_max = windows_max(shape);
-        let mut slices: Vec<Slice> = Vec::new();
-        let (mut day, mut count) = (None, 0);
-        for ((window, key), late) in self.0 {
-            let today = window.0.div_euclid(DAY_US);
-            if day != Some(today) || count >= windows_max {
-                slices.push(Slice::default());
-                (day, count) = (Some(today), 0);
-            }
-            count += 1;
-            let slice = slices.last_mut().expect("there is one now");
-            let windows = slice.keys.entry(key).or_default();
-            let before_us = windows.last().map_or(i64::MIN, |w| w.until_us);
-            windows.push(Window { bounds: window, until_us: before_us.max(window.1), late });
-            slice.count += 1;
+        let until_us = day_end_us.min(before_us);
+        let count = self.0.keys().take(windows_max).take_while(|w| w.0.0 < until_us).count();
+        if count == 0 || (count < windows_max && before_us < day_end_us) {
+            return None;
         }
-        slices
+        let mut slice = Slice::default();
+        for _ in 0..count {
+            let Some(((bounds, key), late)) = self.0.pop_first() else { break };
+            slice.push(key, bounds, late);
+        }
+        Some(slice)
     }
 }
 
@@ -102,20 +107,60 @@ fn windows(shape: &Shape, (from_us, to_us): Bounds) -> impl Iterator<Item = Boun
 pub(super) struct Slice {
     /// By key, in order.
     keys: BTreeMap<String, Vec<Window>>,
-    count: usize,
 }
 
 /// A window that readings of the group are too late for.
 #[derive(Debug)]
-struct Window {
-    bounds: Bounds,
+pub(super) struct Window {
+    pub(super) bounds: Bounds,
     /// The last end of this one and those of its key before it.
     until_us: i64,
     /// How many readings of the group are too late for it.
-    late: i64,
+    pub(super) late: i64,
+    /// Its next revision is made.
+    written: AtomicBool,
+}
+
+impl Window {
+    /// Notes that its next revision is made.
+    pub(super) fn set_written(&self) {
+        self.written.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Slice {
+    /// Adds a window, after those of the key that begin before.
+    pub(super) fn push(&mut self, key: String, bounds: Bounds, late: i64) {
+        let windows = self.keys.entry(key).or_default();
+        let before_us = windows.last().map_or(i64::MIN, |w| w.until_us);
+        let (until_us, written) = (before_us.max(bounds.1), AtomicBool::new(false));
+        windows.push(Window { bounds, until_us, late, written });
+    }
+
+    /// Takes these windows out, and returns how many it had.
+    pub(super) fn without(&mut self, known: &BTreeMap<String, BTreeSet<Bounds>>) -> usize {
+        let before = self.count();
+        for (key, gone) in known {
+            if let Some(windows) = self.keys.get_mut(key) {
+                windows.retain(|w| !gone.contains(&w.bounds));
+            }
+        }
+        self.keys.retain(|_, windows| !windows.is_empty());
+        before - self.count()
+    }
+
+    /// Whether it has windows of this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// The windows of which no next revision was made.
+    pub(super) fn unwritten(&self) -> Vec<Stayed<'_>> {
+        let all = self.keys.iter().flat_map(|(key, of)| of.iter().map(move |w| (key, w)));
+        let stay = all.filter(|(_, window)| !window.written.load(Ordering::Relaxed));
+        stay.map(|(key, w)| Stayed { key, bounds: w.bounds, late: w.late }).collect()
+    }
+
     /// From the first start to the last end.
     pub(super) fn range_us(&self) -> Bounds {
         let all = || self.keys.values().flatten();
@@ -125,11 +170,11 @@ impl Slice {
 
     /// How many windows it has.
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.keys.values().map(Vec::len).sum()
     }
 
     /// The keys as JSON.
-    pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
+    pub(super) fn keys(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.keys.keys().map(String::as_str)
     }
 
@@ -187,20 +232,19 @@ impl<'s> Finder<'s> {
         Ok(windows.iter().zip(times).map(|(w, time_us)| Slice::holds(w, *time_us)).collect())
     }
 
-    /// For each row, whether it is a window of the slice, by its key, start and end: how many
-    /// readings of the group are too late for it.
-    pub(super) fn late(
+    /// For each row, the window of the slice that it is, by its key, start and end.
+    pub(super) fn find(
         &mut self,
         keys: &[ArrayRef],
         bounds: [&ArrayRef; 2],
-    ) -> Result<Vec<Option<i64>>, ArrowError> {
+    ) -> Result<Vec<Option<&'s Window>>, ArrowError> {
         let [starts, ends] = bounds.map(|b| b.as_primitive::<TimestampMicrosecondType>().values());
         let windows = self.of_rows(keys, starts.len())?;
-        let find = |(of_key, bounds): (&&[Window], Bounds)| {
+        let find = |(of_key, bounds): (&'s [Window], Bounds)| {
             let found = of_key.binary_search_by_key(&bounds, |w| w.bounds).ok()?;
-            Some(of_key[found].late)
+            Some(&of_key[found])
         };
         let bounds = starts.iter().copied().zip(ends.iter().copied());
-        Ok(windows.iter().zip(bounds).map(find).collect())
+        Ok(windows.into_iter().zip(bounds).map(find).collect())
     }
 }

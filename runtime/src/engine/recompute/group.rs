@@ -7,10 +7,13 @@
 //! every reading that comes for it later is a late reading of a later group, so that all that had
 //! come by then is in the group or before it.
 //!
-//! What a window took is known by its `rows`. If the stored readings do not have all of that and
-//! the late ones as well (some were deleted, or came before there was a table of them, or the
-//! journal is another one), the window stays as it is: less would be wrong. Late readings are
-//! counted in the group only: those for which it stayed before are not known any more.
+//! A window is written if the stored readings are exactly all that it is made of: those that its
+//! newest revision has (`rows`) and the late ones of the group. That is all of them, since of a
+//! window that got the late readings of every group before, the newest revision has them. Of a
+//! window without a revision they are the late ones, if its table was there from the first row on;
+//! if not, nobody knows. In all other cases (readings were deleted, or came before there was a
+//! table of them; the step, the budget of keys or the journal was another one) the window stays as
+//! it is, for good ([`super::kept`]): less would be wrong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,18 +23,21 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tidegate_operators::intern::KeyInterner;
-use tidegate_operators::spec::TableSpec;
+use tidegate_operators::spec::{Shape, TableSpec};
 use tidegate_operators::window::WindowOperator;
-use tidegate_operators::{Emit, KeyedOperator, Tick};
+use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_pipelines::recompute::Recomputation;
-use tidegate_sql::Session;
+use tidegate_sql::{Session, TableWriter};
 
 use super::affected::{Affected, Bounds, Finder, Slice};
+use super::kept::Kept;
+use crate::fault;
 
 /// Distinct keys up to which they are named in the question for readings.
-const NAMED_MAX: usize = 200;
+pub(super) const NAMED_MAX: usize = 200;
 
 /// One group at work.
 pub(super) struct Group<'a> {
@@ -39,22 +45,24 @@ pub(super) struct Group<'a> {
     pub(super) of: &'a Recomputation,
     /// The table of windows.
     pub(super) table: &'a TableSpec,
+    /// Whether that has every row that the step made for it.
+    pub(super) is_complete: bool,
     /// Ingest times of its late readings: from, until, microseconds.
     pub(super) times_us: Bounds,
     /// Whether it is to be left undone.
     pub(super) stopping: &'a AtomicBool,
 }
 
-fn name(text: &str) -> String {
+pub(super) fn name(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))
 }
 
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
 /// A time, of the type that the columns have.
-fn time(us: i64) -> String {
+pub(super) fn time(us: i64) -> String {
     format!("arrow_cast({us}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
 }
 
@@ -75,26 +83,56 @@ impl Group<'_> {
         Ok(self.session.sql(sql).await?.collect().await?)
     }
 
-    /// The windows of its late readings in slices, and the place in the journal of the last of
-    /// these readings.
-    pub(super) async fn slices(&self) -> anyhow::Result<(Vec<Slice>, i64)> {
+    /// The place in the journal of the last of its late readings.
+    pub(super) async fn last_offset(&self) -> anyhow::Result<i64> {
         let late = late_of(self.of, self.times_us);
         let last = self.rows(&format!("SELECT max(journal_offset) FROM {late}")).await?;
         let last = last.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().iter());
-        let Some(last) = last.flatten().max() else { return Ok((Vec::new(), 0)) };
-        let windows =
-            format!("SELECT keys, window_start, window_end, count(*) FROM {late} GROUP BY 1, 2, 3");
-        let mut affected = Affected::default();
-        let mut found = self.session.sql(&windows).await?.execute_stream().await?;
-        while let Some(rows) = found.try_next().await? {
-            affected.add(&rows, &self.of.window.shape)?;
+        Ok(last.flatten().max().unwrap_or_default())
+    }
+
+    /// Hands the next revisions of windows of fixed bounds to the writer, and what stays to `kept`,
+    /// whose number is returned; none if it is to stop.
+    pub(super) async fn work(
+        &self,
+        kept: &mut Kept<'_>,
+        (writer, through): (&mut TableWriter, Epoch),
+    ) -> anyhow::Result<Option<usize>> {
+        let (mut slices, last_offset) = (self.slices().await?, self.last_offset().await?);
+        let mut stay = 0;
+        while let Some(mut slice) = slices.next().await? {
+            let known = kept.known(slice.range_us(), |key| slice.has(key)).await?;
+            stay += slice.without(&known);
+            if slice.count() == 0 {
+                continue;
+            }
+            let Some(made) = self.compute(&slice, last_offset).await? else { return Ok(None) };
+            for rows in made {
+                writer.append(rows, through).await?;
+            }
+            let stayed = slice.unwritten();
+            stay += stayed.len();
+            kept.add(&stayed, self.times_us.1).await?;
+            fault::point("recomputed_slice");
         }
-        Ok((affected.slices(&self.of.window.shape), last))
+        Ok(Some(stay))
+    }
+
+    /// The windows of its late readings in slices.
+    async fn slices(&self) -> anyhow::Result<Slices> {
+        let windows = format!(
+            "SELECT keys, window_start, window_end, count(*) FROM {} GROUP BY 1, 2, 3 ORDER BY 2",
+            late_of(self.of, self.times_us)
+        );
+        let found = self.session.sql(&windows).await?.execute_stream().await?;
+        let shape = self.of.window.shape.clone();
+        let found = Some(found.map_err(anyhow::Error::from).boxed());
+        Ok(Slices { found, shape, affected: Affected::default(), before_us: i64::MIN })
     }
 
     /// The windows of a slice as rows of the table, from the readings up to a place in the journal;
     /// none if it is to stop.
-    pub(super) async fn compute(
+    async fn compute(
         &self,
         slice: &Slice,
         last_offset: i64,
@@ -103,28 +141,39 @@ impl Group<'_> {
         let mut operator = WindowOperator::new(window.clone())?;
         let mut finder = Finder::new(slice, &self.keys(&window.input))?;
         let mut emit = Emit::default();
-        let sql = self.readings(slice, last_offset);
+        let sql = self.readings(slice, last_offset, false);
         let mut found = self.session.sql(&sql).await?.execute_stream().await?;
         let mut epoch = 0;
         while let Some(rows) = found.try_next().await? {
             if self.stopping.load(Ordering::Acquire) {
                 return Ok(None);
             }
-            let rows = self.of.input(as_stored(&rows, &self.of.stored)?)?;
-            let keys: Vec<ArrayRef> = window.keys.iter().map(|k| rows.column(*k).clone()).collect();
-            let keep = finder.in_windows(&keys, rows.column(window.time))?;
-            let rows = filter_record_batch(&rows, &BooleanArray::from(keep))?;
+            let rows = self.inside(&rows, &mut finder)?;
             epoch += 1;
             operator.epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit)?;
         }
         operator.end(&mut emit)?;
         let mut revisions = self.revisions(slice).await?;
-        let rows = emit.rows.iter().map(|rows| revisions.next(rows, &mut finder));
+        let is_complete = self.is_complete;
+        let rows = emit.rows.iter().map(|rows| revisions.next(rows, is_complete, &mut finder));
         rows.collect::<anyhow::Result<_>>().map(Some)
     }
 
+    /// What the step reads, of stored readings, in the windows of a slice.
+    pub(super) fn inside(
+        &self,
+        rows: &RecordBatch,
+        finder: &mut Finder<'_>,
+    ) -> anyhow::Result<RecordBatch> {
+        let window = &self.of.window;
+        let rows = self.of.input(as_stored(rows, &self.of.stored)?)?;
+        let keys: Vec<ArrayRef> = window.keys.iter().map(|k| rows.column(*k).clone()).collect();
+        let keep = finder.in_windows(&keys, rows.column(window.time))?;
+        Ok(filter_record_batch(&rows, &BooleanArray::from(keep))?)
+    }
+
     /// Names and types of the key columns.
-    fn keys(&self, schema: &SchemaRef) -> Vec<(String, DataType)> {
+    pub(super) fn keys(&self, schema: &SchemaRef) -> Vec<(String, DataType)> {
         let window = &self.of.window;
         let field = |k: &usize| window.input.field(*k).name();
         let of = |name: &String| {
@@ -134,11 +183,13 @@ impl Group<'_> {
         window.keys.iter().map(field).map(of).collect()
     }
 
-    /// Asks for the readings of a slice in the order of the journal.
-    fn readings(&self, slice: &Slice, last_offset: i64) -> String {
+    /// Asks for the readings of a slice in the order of the journal, or by time and then that.
+    pub(super) fn readings(&self, slice: &Slice, last_offset: i64, by_time: bool) -> String {
         let stored = &self.of.stored;
         let columns: Vec<String> = stored.schema.fields().iter().map(|f| name(f.name())).collect();
-        let order: Vec<String> = self.of.order.iter().map(|column| name(column)).collect();
+        let by_time = by_time.then_some(&stored.time);
+        let order: Vec<String> =
+            by_time.into_iter().chain(&self.of.order).map(|c| name(c)).collect();
         let (from_us, to_us) = slice.range_us();
         let event = name(&stored.time);
         format!(
@@ -149,16 +200,16 @@ impl Group<'_> {
             name(&stored.name),
             time(from_us),
             time(to_us),
-            self.named(slice),
+            if self.of.is_direct() { self.named(slice.keys()) } else { String::new() },
             order.join(", "),
         )
     }
 
-    /// Conditions that name the keys of a slice, if they are few, so that files and pages of others
-    /// are not read. They need not be exact.
-    fn named(&self, slice: &Slice) -> String {
+    /// Conditions that name keys, if they are few, so that files and pages of others are not read.
+    /// They need not be exact.
+    pub(super) fn named<'k>(&self, keys: impl ExactSizeIterator<Item = &'k str> + Clone) -> String {
         let mut conditions = String::new();
-        if !self.of.is_direct() || slice.keys().len() > NAMED_MAX {
+        if keys.len() > NAMED_MAX {
             return conditions;
         }
         for (column, data_type) in self.keys(&self.of.window.input) {
@@ -167,7 +218,7 @@ impl Group<'_> {
                 // Where it is a partition, an empty text is stored as null.
                 key.get(&column)?.as_str().filter(|value| !value.is_empty()).map(text)
             };
-            let values: Option<Vec<String>> = slice.keys().map(value).collect();
+            let values: Option<Vec<String>> = keys.clone().map(value).collect();
             if let (DataType::Utf8, Some(mut values)) = (data_type, values) {
                 values.sort_unstable();
                 values.dedup();
@@ -207,6 +258,34 @@ impl Group<'_> {
     }
 }
 
+/// The windows of the late readings of a group, slice by slice.
+struct Slices {
+    /// Those that are not in slices yet, in the order of their starts; none at the end.
+    found: Option<BoxStream<'static, anyhow::Result<RecordBatch>>>,
+    shape: Shape,
+    affected: Affected,
+    /// What begins before is all there, microseconds.
+    before_us: i64,
+}
+
+impl Slices {
+    async fn next(&mut self) -> anyhow::Result<Option<Slice>> {
+        loop {
+            if let Some(slice) = self.affected.slice(&self.shape, self.before_us) {
+                return Ok(Some(slice));
+            }
+            let Some(found) = &mut self.found else { return Ok(None) };
+            self.before_us = match found.try_next().await? {
+                Some(rows) => self.affected.add(&rows, &self.shape)?.max(self.before_us),
+                None => i64::MAX,
+            };
+            if self.before_us == i64::MAX {
+                self.found = None;
+            }
+        }
+    }
+}
+
 /// Rows of a table as the edge has them: files may hold them in another form. Whatever the edge
 /// requires can be null, in rows from before that.
 fn as_stored(rows: &RecordBatch, table: &TableSpec) -> anyhow::Result<RecordBatch> {
@@ -220,7 +299,11 @@ fn as_stored(rows: &RecordBatch, table: &TableSpec) -> anyhow::Result<RecordBatc
 }
 
 /// A column as the edge has it. An empty text is stored as null, where it is a partition.
-fn restored(column: &ArrayRef, field: &Field, table: &TableSpec) -> Result<ArrayRef, ArrowError> {
+pub(super) fn restored(
+    column: &ArrayRef,
+    field: &Field,
+    table: &TableSpec,
+) -> Result<ArrayRef, ArrowError> {
     let column = cast(column, field.data_type())?;
     if field.is_nullable() || column.null_count() == 0 || !table.partition.contains(field.name()) {
         return Ok(column);
@@ -297,22 +380,31 @@ impl<'t> Revisions<'t> {
 
     /// Those of the rows that are windows of the slice and have all that the window took before,
     /// and the late readings; each with its next revision.
-    fn next(&mut self, rows: &RecordBatch, finder: &mut Finder<'_>) -> anyhow::Result<RecordBatch> {
+    fn next(
+        &mut self,
+        rows: &RecordBatch,
+        is_complete: bool,
+        finder: &mut Finder<'_>,
+    ) -> anyhow::Result<RecordBatch> {
         let place = |name| rows.schema().index_of(name);
         let [start, end] = [place("window_start")?, place("window_end")?];
         let (count, revision) = (place("rows")?, place("revision")?);
         let keys = &rows.columns()[..self.by.len() - 1];
-        let late = finder.late(keys, [rows.column(start), rows.column(end)])?;
+        let windows = finder.find(keys, [rows.column(start), rows.column(end)])?;
         let mut columns = keys.to_vec();
         columns.push(rows.column(start).clone());
         let mut ids = Vec::new();
         self.interner.intern(&columns, rows.num_rows(), &mut ids)?;
         let known: Vec<Option<&Known>> = ids.iter().map(|id| self.known.get(id)).collect();
         let counts = rows.column(count).as_primitive::<Int64Type>().values();
-        let whole = known.iter().zip(late).zip(counts).map(|((known, late), count)| {
-            late.is_some_and(|late| *count >= known.map_or(0, |known| known.rows) + late)
-        });
-        let keep = BooleanArray::from_iter(whole.map(Some));
+        let mut keep = Vec::with_capacity(rows.num_rows());
+        for ((known, window), count) in known.iter().zip(windows).zip(counts) {
+            let before = known.map_or(is_complete.then_some(0), |known| Some(known.rows));
+            let whole = window.filter(|w| before.is_some_and(|rows| *count == rows + w.late));
+            whole.inspect(|window| window.set_written());
+            keep.push(whole.is_some());
+        }
+        let keep = BooleanArray::from(keep);
         // Those that are new have no revision yet.
         let next = known.iter().map(|known| known.map_or(0, |known| known.revision + 1));
         let mut columns = rows.columns().to_vec();

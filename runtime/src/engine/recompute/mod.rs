@@ -17,17 +17,21 @@
 mod affected;
 mod group;
 mod horizon;
+mod kept;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::FutureExt as _;
@@ -39,13 +43,18 @@ use tidegate_sql::{Session, Store, TableName, TableWriter};
 
 use self::group::{Group, late_of};
 pub(super) use self::horizon::Horizon;
-use super::fence::Fence;
+use self::kept::Kept;
+use self::sessions::Sessions;
+use super::fence::{CommitRight, Fence};
 use super::tables::{TableTroubles, TablesWatched};
 use crate::fault;
 use crate::stats::Stats;
 
 /// Memory of the queries of a group: sorts spill to disk beyond it.
 const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// Folder below the data folder into which sorts spill.
+const SORTS: &str = "recompute";
 
 /// How often is looked whether a group is whole.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -78,21 +87,28 @@ pub(super) struct Context {
     pub(super) tables: TablesWatched,
     pub(super) fence: Option<Arc<Fence>>,
     pub(super) stats: Arc<Stats>,
+    /// Where sorts that are too large for memory may be.
+    pub(super) sorts: PathBuf,
 }
 
 impl Context {
-    /// Of a run over files: nobody else writes to its tables.
+    /// Of a run over files, with its folder: nobody else writes to its tables.
     pub(super) fn of_files(
         store: Store,
         instance: String,
         pipelines: &[PipelineSpec],
-        stats: Arc<Stats>,
+        (stats, data): (Arc<Stats>, &Path),
     ) -> Self {
         let (steps, tables) = (Recomputed::default(), TablesWatched::default());
         steps.follow(pipelines);
-        let horizon = Arc::new(Horizon::new(Duration::MAX));
-        Self { store, instance, steps, horizon, tables, fence: None, stats }
+        let (horizon, sorts) = (Arc::new(Horizon::new(Duration::MAX)), sorts(data));
+        Self { store, instance, steps, horizon, tables, fence: None, stats, sorts }
     }
+}
+
+/// The folder for sorts in a data folder.
+pub(super) fn sorts(data: &Path) -> PathBuf {
+    data.join(SORTS)
 }
 
 /// The thread that works, until dropped or stopped.
@@ -156,7 +172,15 @@ struct Worker {
 
 impl Worker {
     fn new(context: Context, stopping: Arc<AtomicBool>) -> anyhow::Result<Self> {
-        let session = Session::over(context.store.clone(), MEMORY_BYTES_MAX)?.on_one_core();
+        // What a kill left there is of no use.
+        match std::fs::remove_dir_all(&context.sorts) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context(format!("cannot remove {}", context.sorts.display()));
+            }
+            _ => {}
+        }
+        let (store, sorts) = (context.store.clone(), context.sorts.clone());
+        let session = Session::spilling_into(store, MEMORY_BYTES_MAX, sorts)?.on_one_core();
         Ok(Self { context, session, stopping, done: Mutex::default() })
     }
 
@@ -211,12 +235,36 @@ impl Worker {
     /// Works on the groups that have become whole.
     async fn look(&self) -> anyhow::Result<()> {
         let steps = self.context.steps.now();
+        self.begin(&steps).await?;
         let Some(whole) = self.context.horizon.whole(self.committed(&steps)) else { return Ok(()) };
         if whole.late {
             self.each(&steps, &[whole.end_us]).await?;
         }
         if !self.stopping.load(Ordering::Acquire) {
             self.context.horizon.done(whole.end_us);
+        }
+        Ok(())
+    }
+
+    /// Has tables know where the journal began, if another one wrote late readings before: the next
+    /// process does not see it.
+    async fn begin(&self, steps: &[Recomputation]) -> anyhow::Result<()> {
+        let Some(first_us) = self.context.horizon.first_us() else { return Ok(()) };
+        for step in steps {
+            for table in &step.tables {
+                let app = self.app_id(table);
+                if self.done().contains_key(&app) {
+                    continue;
+                }
+                let first = first_us.unsigned_abs();
+                let mut writer = TableWriter::open(&self.context.store, table, app.clone()).await?;
+                let others = self.groups(step, (0, first_us)).await?;
+                if !others.is_empty() && writer.committed_epoch() < first {
+                    let Some(_right) = self.right().await? else { return Ok(()) };
+                    writer.mark(first).await?;
+                }
+                self.done().insert(app, first_us);
+            }
         }
         Ok(())
     }
@@ -240,31 +288,50 @@ impl Worker {
         end_us: i64,
     ) -> anyhow::Result<()> {
         let from_us = self.done_us(table).await?;
-        let app = self.app_id(table);
         let every_us = self.context.horizon.every_us();
         for group_us in self.groups(step, (from_us, end_us)).await? {
-            let times_us = (group_us.max(from_us), group_us.saturating_add(every_us).min(end_us));
-            let stopping = &self.stopping;
-            let group = Group { session: &self.session, of: step, table, times_us, stopping };
-            let (slices, last_offset) = group.slices().await?;
-            let through = times_us.1.unsigned_abs();
-            let mut writer = TableWriter::open(&self.context.store, table, app.clone()).await?;
-            let mut kept = 0;
-            for slice in &slices {
-                let Some(made) = group.compute(slice, last_offset).await? else { return Ok(()) };
-                kept += slice.count();
-                for rows in made {
-                    kept = kept.saturating_sub(rows.num_rows());
-                    writer.append(rows, through).await?;
-                }
-                fault::point("recomputed_slice");
+            let until_us = group_us.saturating_add(every_us).min(end_us);
+            if !self.group(step, table, (group_us.max(from_us), until_us)).await? {
+                break;
             }
-            self.commit(&mut writer, through).await?;
-            self.tell_kept(step, table, kept);
-            // What wrote nothing is not in the table.
-            self.done().insert(app.clone(), times_us.1);
         }
         Ok(())
+    }
+
+    /// Works on one group; whether it is done.
+    async fn group(
+        &self,
+        step: &Recomputation,
+        table: &TableSpec,
+        times_us: (i64, i64),
+    ) -> anyhow::Result<bool> {
+        let (app, store) = (self.app_id(table), &self.context.store);
+        let is_complete = self.is_complete(table).await?;
+        let stopping = &self.stopping;
+        let group =
+            Group { session: &self.session, of: step, table, is_complete, times_us, stopping };
+        let place = (store, &self.session);
+        let mut kept = Kept::new(place, (step, table), format!("{app}/kept"));
+        let through = times_us.1.unsigned_abs();
+        let mut writer = TableWriter::open(store, table, app.clone()).await?;
+        let to = (&mut writer, through);
+        let stay = match Sessions::new(&group) {
+            Some(sessions) => sessions.work(&mut kept, to).await?,
+            None => group.work(&mut kept, to).await?,
+        };
+        let Some(stay) = stay else { return Ok(false) };
+        self.commit(&mut kept, &mut writer, through).await?;
+        self.tell_kept(step, table, stay);
+        // What wrote nothing is not in the table.
+        self.done().insert(app, times_us.1);
+        Ok(true)
+    }
+
+    /// Whether a table of windows has every row that its step made.
+    async fn is_complete(&self, table: &TableSpec) -> anyhow::Result<bool> {
+        let name = TableName::new(table.namespace.clone(), table.name.clone());
+        let app = format!("{}/{}.{}", self.context.instance, table.namespace, table.name);
+        Ok(self.session.table(&name)?.open().await?.is_complete_for(&app))
     }
 
     /// Tells of windows that stay as they are.
@@ -277,7 +344,8 @@ impl Worker {
             table = format!("{}.{}", table.namespace, table.name),
             windows,
             "late readings have no effect on windows, which stay as they are: `{}.{}` does not \
-             have all readings of these windows (deleted, or from before there was this table)",
+             have all readings of these windows (deleted, or from before there was this table), or \
+             they are sessions that can still change; system.windows_kept has them",
             step.stored.namespace,
             step.stored.name,
         );
@@ -318,15 +386,24 @@ impl Worker {
         Ok(times.collect())
     }
 
-    async fn commit(&self, writer: &mut TableWriter, through: Epoch) -> anyhow::Result<()> {
-        let _right = match &self.context.fence {
-            None => None,
-            Some(fence) => match fence.guard().await? {
-                Some(right) => Some(right),
-                // Whoever has taken over does it.
-                None => return Ok(()),
-            },
-        };
+    /// The right to commit; none if another process has taken over, which does it then.
+    async fn right(&self) -> anyhow::Result<Option<Option<CommitRight<'_>>>> {
+        Ok(match &self.context.fence {
+            None => Some(None),
+            Some(fence) => fence.guard().await?.map(Some),
+        })
+    }
+
+    /// Commits a group: first what stays, so that no group after it takes that for whole.
+    async fn commit(
+        &self,
+        kept: &mut Kept<'_>,
+        writer: &mut TableWriter,
+        through: Epoch,
+    ) -> anyhow::Result<()> {
+        let Some(_right) = self.right().await? else { return Ok(()) };
+        kept.commit().await?;
+        fault::point("recomputed_kept");
         let report = writer.commit(through).await?;
         let stats = &self.context.stats;
         Stats::add(&stats.windows_recomputed, report.rows);

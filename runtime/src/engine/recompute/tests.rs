@@ -1,6 +1,7 @@
 //! Windows after any delay of their readings, against a plain loop over all readings.
 #![allow(clippy::unwrap_used)]
 
+mod sessions;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -111,17 +112,19 @@ fn inputs(readings: &[Reading]) -> Vec<TestInput> {
 
 /// Tables of a run, written as a live process does.
 struct Home {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     store: Store,
     plan: Plan,
     epoch: Epoch,
+    /// Whether tables are there from the first row on.
+    from_first: bool,
 }
 
 impl Home {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        Self { _folder: folder, store, plan: plan(), epoch: 0 }
+        Self { folder, store, plan: plan(), epoch: 0, from_first: true }
     }
 
     /// Commits the rows of all edges for which `keep` holds, by edge.
@@ -129,7 +132,8 @@ impl Home {
         self.epoch += 1;
         for spec in tables(&self.plan.pipelines) {
             let app = format!("i/{}.{}", spec.namespace, spec.name);
-            let mut writer = TableWriter::open(&self.store, &spec, app).await.unwrap();
+            let writer = TableWriter::open_from(&self.store, &spec, app, self.from_first);
+            let mut writer = writer.await.unwrap();
             for rows in edges.get(&spec.from).into_iter().flatten() {
                 let keep = BooleanArray::from(keep(&spec.from, rows));
                 let rows = filter_record_batch(rows, &keep).unwrap();
@@ -151,6 +155,7 @@ impl Home {
             tables: TablesWatched::default(),
             fence: None,
             stats: Arc::default(),
+            sorts: sorts(self.folder.path()),
         };
         Worker::new(context, Arc::default()).unwrap()
     }

@@ -1,0 +1,296 @@
+//! Sessions after any delay of their readings.
+
+use super::stored::{from_number, kept};
+use super::*;
+
+const SESSIONS: &str = r#"
+name = "p"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:1883"
+topics = ["t/{site}/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+future_bound = "1000d"
+[reading.fields]
+v = "int64"
+w = "float64"
+
+[limits]
+reading_every = "1s"
+
+[[step]]
+name = "some"
+type = "filter"
+where = "v <> 3"
+
+[[step]]
+name = "visits"
+type = "window"
+from = "some"
+gap = "5m"
+revise_for = "10m"
+by = ["site", "device"]
+select = { n = "count(*)", total = "sum(v)", late = "last(v)" }
+
+[[step]]
+name = "cuts"
+type = "window"
+from = "readings"
+gap = "5m"
+max = "12m"
+revise_for = "3m"
+select = { n = "count(*)", total = "sum(v)", late = "last(v)" }
+
+[[table]]
+from = "readings"
+[[table]]
+from = "visits"
+[[table]]
+from = "cuts"
+"#;
+
+/// Of the steps: table, longest session, which values count.
+const STEPS: [(&str, i64, i64); 2] = [("visits", i64::MAX, 3), ("cuts", 12, -1)];
+
+fn plan() -> Plan {
+    load(&[("p.toml".into(), SESSIONS.into())], &|_, _| Err(String::new())).unwrap()
+}
+
+fn home() -> Home {
+    Home { plan: plan(), ..Home::new() }
+}
+
+fn run(readings: &[Reading], workers: usize) -> Edges {
+    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+}
+
+/// Device, start, end, number, sum.
+type Session = (usize, i64, i64, i64, i64);
+
+/// The sessions of all readings, by a plain loop, those of each stretch together.
+fn stretches(readings: &[Reading], max: i64, without: i64) -> Vec<Vec<Session>> {
+    let mut all = Vec::new();
+    for device in 0..3 {
+        let own = readings.iter().filter(|r| r.0 == device && r.2 != without);
+        let mut own: Vec<(i64, i64)> = own.map(|r| (r.1, r.2)).collect();
+        own.sort_by_key(|r| r.0);
+        let mut before = i64::MIN / 2;
+        for (minute, value) in own {
+            if minute > before + 5 {
+                all.push(Vec::new());
+            }
+            before = minute;
+            let stretch: &mut Vec<Session> = all.last_mut().unwrap();
+            match stretch.last_mut() {
+                Some(s) if minute - s.1 < max => {
+                    *s = (s.0, s.1, minute, s.3 + 1, s.4 + value);
+                }
+                _ => stretch.push((device, minute, minute, 1, value)),
+            }
+        }
+    }
+    all
+}
+
+fn line(s: &Session) -> String {
+    let time = |minute: i64| START + minute * MINUTE;
+    format!("d{} {} {} {} {}", s.0, time(s.1), time(s.2), s.3, s.4)
+}
+
+async fn shown(home: &Home, table: &str) -> Vec<String> {
+    let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
+    let (start, end) = (time("window_start"), time("window_end"));
+    home.ask(&format!("SELECT device, {start}, {end}, n, total FROM p.{table}")).await
+}
+
+/// All that is in the tables.
+async fn all(home: &Home) -> Vec<Vec<String>> {
+    let mut tables = Vec::new();
+    for table in ["p.visits_revisions", "p.cuts_revisions"] {
+        tables.push(home.ask(&format!("SELECT * FROM {table}")).await);
+    }
+    tables
+}
+
+async fn check_revisions(home: &Home) {
+    for (table, ..) in STEPS {
+        let wrong = format!(
+            "SELECT device, window_start FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) <> \
+             max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
+        );
+        assert_eq!(home.ask(&wrong).await, Vec::<String>::new());
+    }
+}
+
+/// In time, then so much later that all of it is final, then late in any order.
+fn long_ago() -> impl Strategy<Value = (Vec<Reading>, usize)> {
+    let reading = || (0usize..3, 0i64..120, 0i64..9);
+    let (first, late) = (prop::collection::vec(reading(), 0..30), 1usize..30);
+    (first, late).prop_flat_map(move |(mut first, late)| {
+        first.sort_by_key(|r| r.1);
+        prop::collection::vec(reading(), late).prop_map(move |late| {
+            let after = (0..3).map(|device| (device, 3_000, 5));
+            let again = (0..3).map(|device| (device, 3_001, 5));
+            let count = late.len();
+            let all = first.iter().copied().chain(after).chain(again).chain(late);
+            (all.collect(), count)
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn sessions_of_long_ago_are_those_of_all_readings(
+        (readings, _) in long_ago(), workers in 1usize..4, every in 1i64..9,
+    ) {
+        let edges = run(&readings, workers);
+        blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
+            for (table, max, without) in STEPS {
+                let stretches = stretches(&readings, max, without);
+                let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+                lines.sort();
+                assert_eq!(shown(&home, table).await, lines, "{table}");
+            }
+            check_revisions(&home).await;
+            // Once is enough.
+            let before = all(&home).await;
+            home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
+            assert_eq!(all(&home).await, before);
+        });
+    }
+
+    /// However late: a session is that of all readings, or it is told that it stays.
+    #[test]
+    fn sessions_are_those_of_all_readings_or_stay(readings in readings(), every in 1i64..9) {
+        let edges = run(&readings, 1);
+        blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            let mut stayed: Vec<String> = Vec::new();
+            if kept(&worker) > 0 {
+                let span = "SELECT table_name, keys, arrow_cast(time, 'Int64'), \
+                            arrow_cast(window_end, 'Int64') FROM system.windows_kept";
+                stayed = home.ask(span).await;
+            }
+            for (table, max, without) in STEPS {
+                let now = shown(&home, table).await;
+                for stretch in stretches(&readings, max, without) {
+                    let stays = stayed.iter().any(|row| covers(row, table, &stretch));
+                    let lines: Vec<String> = stretch.iter().map(line).collect();
+                    for line in &lines {
+                        prop_assert!(stays || now.contains(line), "{table}: {line} {now:?}");
+                    }
+                    let own = |l: &&String| of_stretch(l, &stretch);
+                    if !stays {
+                        prop_assert_eq!(now.iter().filter(own).count(), lines.len());
+                    }
+                }
+            }
+            check_revisions(&home).await;
+            Ok(())
+        })?;
+    }
+}
+
+/// Whether a row of `system.windows_kept` touches a stretch.
+fn covers(row: &str, table: &str, stretch: &[Session]) -> bool {
+    let cells: Vec<&str> = row.split(' ').collect();
+    let device = format!("\"d{}\"", stretch[0].0);
+    let [from, to] = [2, 3].map(|i| cells[i].parse::<i64>().unwrap());
+    let (first, last) = (START + stretch[0].1 * MINUTE, START + stretch.last().unwrap().2 * MINUTE);
+    cells[0] == format!("p.{table}") && cells[1].contains(&device) && from <= last && first <= to
+}
+
+/// Whether a line is of a session that begins in a stretch.
+fn of_stretch(line: &str, stretch: &[Session]) -> bool {
+    let cells: Vec<&str> = line.split(' ').collect();
+    let start: i64 = cells[1].parse().unwrap();
+    let (first, last) = (START + stretch[0].1 * MINUTE, START + stretch.last().unwrap().2 * MINUTE);
+    cells[0] == format!("d{}", stretch[0].0) && first <= start && start <= last
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    /// Any readings may be deleted at any time: what is written then is right, or nothing is.
+    #[test]
+    fn no_session_is_made_of_a_part_of_its_readings(
+        (readings, late) in long_ago(), every in 1i64..5, gone in 0usize..40, workers in 1usize..4,
+    ) {
+        let edges = run(&readings, workers);
+        blocking(async {
+            let mut home = home();
+            let gone = gone.min(readings.len() - late) as i64;
+            home.write(&edges, |edge, rows| match edge {
+                "readings" => from_number(gone, rows),
+                _ => vec![true; rows.num_rows()],
+            })
+            .await;
+            let before: Vec<Vec<String>> =
+                [shown(&home, "visits").await, shown(&home, "cuts").await].into();
+            home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
+            for ((table, max, without), before) in STEPS.into_iter().zip(before) {
+                let mut right: Vec<String> = Vec::new();
+                for had in readings.len() - late..=readings.len() {
+                    let all = stretches(&readings[..had], max, without);
+                    right.extend(all.iter().flatten().map(line));
+                }
+                for line in shown(&home, table).await {
+                    prop_assert!(before.contains(&line) || right.contains(&line), "{line}");
+                }
+            }
+            check_revisions(&home).await;
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn sessions_do_not_depend_on_when_tables_commit_or_on_stops(
+        (readings, _) in long_ago(), every in 1i64..9,
+    ) {
+        let every_us = every * 20 * S;
+        let edges = run(&readings, 1);
+        let at_once = blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.catch_up(&home.worker(every_us), i64::MAX).await;
+            all(&home).await
+        });
+        let edges = run(&readings, 3);
+        let in_parts = blocking(async {
+            let mut home = home();
+            let first_us = START + 30 * MINUTE;
+            let last_us = first_us + readings.len() as i64 * 10 * S;
+            let mut end_us = first_us.div_euclid(every_us) * every_us;
+            while end_us <= last_us {
+                let (from_us, until_us) = (end_us, end_us + every_us);
+                let is_first = from_us <= first_us;
+                home.write(&edges, |edge, rows| {
+                    let column = match edge {
+                        "readings" => "received_time",
+                        "late" => "ingest_time",
+                        _ => return vec![is_first; rows.num_rows()],
+                    };
+                    let times = rows[column].as_primitive::<TimestampMicrosecondType>();
+                    times.values().iter().map(|us| (from_us..until_us).contains(us)).collect()
+                })
+                .await;
+                end_us = until_us;
+                let worker = home.worker(every_us);
+                worker.stopping.store(true, Ordering::Release);
+                home.catch_up(&worker, end_us).await;
+                home.catch_up(&home.worker(every_us), end_us).await;
+            }
+            all(&home).await
+        });
+        prop_assert_eq!(in_parts, at_once);
+    }
+}
