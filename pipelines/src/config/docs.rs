@@ -68,6 +68,7 @@ fn system_tables(out: &mut String) {
 /// Name, meaning and schema.
 type SystemTable = (&'static str, &'static str, SchemaRef);
 
+/// What became of readings.
 fn about_readings() -> Vec<SystemTable> {
     vec![
         (
@@ -119,6 +120,7 @@ fn about_readings() -> Vec<SystemTable> {
     ]
 }
 
+/// What else happened.
 fn about_the_rest() -> Vec<SystemTable> {
     vec![
         (
