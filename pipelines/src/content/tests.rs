@@ -145,7 +145,7 @@ fn what_decides_no_state_changes_no_number() {
         ("[[table]]\nfrom = \"sums\"", "[[table]]\nfrom = \"sums\"\nfreshness = \"7s\""),
         ("[[table]]\nfrom = \"highs\"", "[[table]]\nfrom = \"readings\""),
         ("low = \"v < 3\"", "lower = \"v < 3\""),
-        ("late = \"table\"", "revise_for = \"3m\""),
+        ("from = \"high\"\nevery", "from = \"high\"\nrevise_for = \"3m\"\nevery"),
     ] {
         // A branch is read by the name that it has.
         let edited = base().replace(from, to).replace("from = \"low\"", "from = \"lower\"");
