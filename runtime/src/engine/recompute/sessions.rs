@@ -21,14 +21,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    new_null_array,
 };
 use arrow::compute::{cast, interleave, interleave_record_batch};
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tidegate_operators::span::SpanOperator;
-use tidegate_operators::spec::Shape;
+use tidegate_operators::spec::{IS_FINAL, Shape};
 use tidegate_operators::system::keys_json;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_sql::TableWriter;
@@ -469,6 +470,7 @@ fn withdrawn(
             _ if i == key_columns => times(&|k| k.start_us),
             _ if i == key_columns + 1 => times(&|k| k.end_us),
             "rows" => numbers(&|_| 0),
+            IS_FINAL => Arc::new(BooleanArray::from(vec![true; gone.len()])),
             "revision" => numbers(&|k| k.revision + 1),
             _ => new_null_array(field.data_type(), gone.len()),
         });
