@@ -35,9 +35,11 @@ freshness = "500ms"
     )
 }
 
-/// In seconds since the gap began: each window, and whether it is complete, by its start; and how
-/// long the gap is.
-fn windows(home: &Home) -> Result<(Vec<(f64, f64, bool)>, f64), String> {
+/// Start and end of a window, in seconds since the gap began, and whether it is complete.
+type Window = (f64, f64, bool);
+
+/// Each window, by its start; and how long the gap is.
+fn windows(home: &Home) -> Result<(Vec<Window>, f64), String> {
     let seconds = |time: &str| format!("(arrow_cast({time}, 'Int64') - g.from_us) / 1e6");
     let rows = home.try_rows(&format!(
         "SELECT {} AS s, {} AS e, complete, expected, late, (g.to_us - g.from_us) / 1e6 AS long \

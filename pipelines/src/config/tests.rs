@@ -436,7 +436,7 @@ fn the_fingerprint_follows_what_is_computed() {
 fn tests_are_written_out() {
     let plan = good(&[PLANT]);
     let test = &plan.tests[0];
-    assert_eq!((test.line, test.inputs.len()), (138, 4));
+    assert_eq!((test.line, test.inputs.len()), (139, 4));
     let at: Vec<i64> = test.inputs.iter().map(|i| i.at_us / 1_000_000 % 60).collect();
     assert_eq!(at, [0, 5, 10, 20]);
     let last = String::from_utf8(test.inputs[3].payload.clone()).unwrap();

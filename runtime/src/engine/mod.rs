@@ -238,8 +238,7 @@ impl Engine {
         let place = (store, instance);
         let in_flight_too = Arc::clone(&in_flight);
         let (opened, late) = open_committer(&plan, place, context, in_flight_too, &options).await?;
-        let rules = restored.rules.clone();
-        let notifications = notifications(&plan, &outbox, rules, &last_ticks);
+        let notifications = notifications(&plan, &outbox, restored.rules.clone(), &last_ticks);
         let engine_targets = notifications.engine_targets();
         let mut committer = opened.with_durable(
             Arc::clone(&journal),
