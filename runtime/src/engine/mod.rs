@@ -266,14 +266,13 @@ impl Engine {
         recovery.replayed = options.replaying.now();
         Stats::set(&stats.replayed_messages, recovery.messages());
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
-        let registries = registries.start(&journal.intake(0)).await?;
-        let registries = Arc::new(registries.take_kept(&bound, &journal).await?);
+        let read = registries.start(&journal.intake(0)).await?.take_kept(&bound, &journal).await?;
         recovery.seconds = started.elapsed().as_secs_f64();
         earlier::enter(&options, &mut plan, &mut bound, epoch)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables, bounds));
         let late = Recomputing::start(late)?;
         let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
-        let (doors, of_stats) = ((bound, registries), Arc::clone(&stats));
+        let (doors, of_stats) = ((bound, Arc::new(read)), Arc::clone(&stats));
         let place = (&*options.data, options.cluster.is_none());
         let live = Some(begun.go_live(plan, doors, place, of_stats)?);
         Ok(Self { live, recovery, ..Self::new(stats, finished) })
