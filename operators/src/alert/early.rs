@@ -58,8 +58,9 @@ impl KeyState {
             return false;
         }
         let Open(rows) = &mut **self.open.get_or_insert_with(|| Box::new(Open(Vec::new())));
+        // First out, then in: one more for a moment would double the room for good.
+        rows.truncate(OPEN_MAX - 1);
         rows.insert(at, new);
-        rows.truncate(OPEN_MAX);
         true
     }
 
@@ -104,6 +105,5 @@ impl KeyState {
 
 /// Bytes that open windows take of a key.
 pub(super) fn open_bytes() -> u64 {
-    // One more is there until it is known which ones count.
-    vec_bytes(OPEN_MAX as u64 + 1, size_of::<Evaluated>()).saturating_add(size_of::<Open>() as u64)
+    vec_bytes(OPEN_MAX as u64, size_of::<Evaluated>()).saturating_add(size_of::<Open>() as u64)
 }

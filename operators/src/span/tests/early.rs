@@ -7,19 +7,24 @@ use super::*;
 
 /// Which rows of an emission are final, in order.
 fn flags(emit: &Emit) -> Vec<bool> {
-    let column = |rows: &RecordBatch| rows.column_by_name("is_final").unwrap().as_boolean().clone();
+    let column = |rows: &RecordBatch| rows["is_final"].as_boolean().clone();
     let flags = emit.rows.iter().map(column);
     flags.flat_map(|f| (0..f.len()).map(move |i| f.value(i)).collect::<Vec<_>>()).collect()
 }
 
-/// The final rows, without the revisions: those count early ones, too.
+/// The final rows, without the revisions: those count early ones, too; and of withdrawn ones without
+/// the end, which is as it was told last.
 fn finals(emit: &Emit) -> Vec<String> {
     let is_final = match emit.rows.iter().all(|rows| rows.column_by_name("is_final").is_some()) {
         true => flags(emit),
         false => rows(emit).iter().map(|_| true).collect(),
     };
     let all = rows(emit).into_iter().zip(is_final).filter(|(_, is_final)| *is_final);
-    all.map(|((key, row), _)| format!("{key:?} {:?}", Row { revision: 0, ..row })).collect()
+    let same = |row: Row| {
+        let end_us = if row.rows > 0 { row.end_us } else { row.start_us };
+        Row { revision: 0, end_us, ..row }
+    };
+    all.map(|((key, row), _)| format!("{key:?} {:?}", same(row))).collect()
 }
 
 /// Windows of a count that do not have all of their readings.
