@@ -12,8 +12,8 @@ fn flags(emit: &Emit) -> Vec<bool> {
     flags.flat_map(|f| (0..f.len()).map(move |i| f.value(i)).collect::<Vec<_>>()).collect()
 }
 
-/// The final rows, without the revisions: those count early ones, too; and of withdrawn ones without
-/// the end, which is as it was told last.
+/// The final rows, without the revisions: those count early ones, too; and of withdrawn ones
+/// without the end, which is as it was told last.
 fn finals(emit: &Emit) -> Vec<String> {
     let is_final = match emit.rows.iter().all(|rows| rows.column_by_name("is_final").is_some()) {
         true => flags(emit),
