@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use tidegate_operators::OperatorError;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::spec::{
-    Clock, KeyLimits, LatePolicy, PipelineSpec, Shape, StepKind, StepSpec, TableSpec, WindowSpec,
+    Clock, KeyLimits, LatePolicy, PipelineSpec, QUALITY_COLUMNS, Shape, StepKind, StepSpec,
+    TableSpec, WindowSpec,
 };
 
 use crate::resolve::early::is_of;
@@ -57,6 +58,25 @@ impl Recomputation {
             let mut made = step.apply(&rows)?;
             Ok(made.branches.swap_remove(*branch))
         })
+    }
+
+    /// Windows that were made of stored readings, if their quality is asked for: those do not say
+    /// when they came in, so nobody knows what was late, or lost.
+    ///
+    /// # Errors
+    /// The rows are not those of the step.
+    pub fn unsaid(&self, rows: RecordBatch) -> Result<RecordBatch, OperatorError> {
+        if self.window.quality.is_none() {
+            return Ok(rows);
+        }
+        let [_, late, complete] = QUALITY_COLUMNS;
+        let schema = rows.schema();
+        let mut columns = rows.columns().to_vec();
+        for name in [late, complete] {
+            let at = schema.index_of(name)?;
+            columns[at] = new_null_array(schema.field(at).data_type(), rows.num_rows());
+        }
+        Ok(RecordBatch::try_new(schema, columns)?)
     }
 }
 

@@ -230,7 +230,7 @@ impl<'g> Sessions<'g> {
             stay += self.keep(&mut keys, kept).await?;
             let Some(batches) = self.make(&mut keys, last_offset).await? else { return Ok(None) };
             for rows in changes(&keys, &batches)? {
-                writer.append(rows, through).await?;
+                writer.append(self.group.of.unsaid(rows)?, through).await?;
             }
             let stretches =
                 keys.iter().flat_map(|(key, of)| of.stretches.iter().map(move |s| (key, s)));

@@ -41,7 +41,8 @@ from = "readings"
 gap = "5m"
 max = "12m"
 revise_for = "3m"
-select = { n = "count(*)", total = "sum(v)", late = "last(v)" }
+quality = true
+select = { n = "count(*)", total = "sum(v)", last = "last(v)" }
 
 [[table]]
 from = "readings"
@@ -158,6 +159,13 @@ proptest! {
                 assert_eq!(shown(&home, table).await, lines, "{table}");
             }
             check_revisions(&home).await;
+            // Of what is made of stored readings nobody knows whether anything was lost.
+            let said = "SELECT count(*) FROM p.cuts_revisions WHERE complete AND late IS NOT NULL";
+            let told = edges["cuts"].iter().map(|rows| {
+                let counts = rows["rows"].as_primitive::<Int64Type>();
+                counts.values().iter().filter(|rows| **rows > 0).count()
+            });
+            assert_eq!(home.ask(said).await, [told.sum::<usize>().to_string()]);
             // Once is enough.
             let before = all(&home).await;
             home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
