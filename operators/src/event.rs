@@ -174,6 +174,12 @@ impl SessionEvent {
     }
 }
 
+/// Whether message `i` tells of the sessions of the source that brought it. All other events are
+/// the engine's own, and hold whichever source they stand under.
+pub fn is_of_sessions(messages: &Messages, i: usize) -> bool {
+    messages.index[i].event && [SESSION, GAP].contains(&messages.topic(i))
+}
+
 impl Gap {
     /// Appends it to what is offered to the journal.
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
@@ -335,6 +341,9 @@ mod tests {
         assert!(NoNewKeys::is_in(&out.finish(0, 0)));
         assert_eq!(SessionEvent::of(&messages, 0), None);
         assert_eq!(SessionEvent::of(&messages, 1), Some(event));
+        let of_sessions: Vec<usize> =
+            (0..messages.len()).filter(|i| is_of_sessions(&messages, *i)).collect();
+        assert_eq!(of_sessions, [1, 2], "neither what a device sent nor what the engine says");
         let EventRows { sessions, gaps, alerts, limits } = event_rows(&messages);
         let text = |name: &str, row| alerts[name].as_string::<i32>().value(row).to_owned();
         assert_eq!(alerts.num_rows(), 2);

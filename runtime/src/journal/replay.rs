@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidegate_operators::Epoch;
+use tidegate_operators::event::is_of_sessions;
+use tidegate_operators::{Epoch, Messages, MessagesBuilder};
 
 use super::Feed;
 use super::epoch::{Position, Step};
@@ -17,12 +18,17 @@ use super::error::DurableError;
 use super::files::Files;
 use super::segment::{FrameReader, ReadFault};
 
+/// Number of a source that is not in the plan any more; no pipeline reads it.
+const GONE: u16 = u16::MAX;
+
 /// All epochs from the one that was asked for to the end of the journal as it was opened.
 pub struct Replay {
     /// Segments not yet read; the end of the last one.
     segments: VecDeque<(PathBuf, Option<u64>)>,
     current: Option<(PathBuf, FrameReader)>,
     position: Option<Position>,
+    /// Parts of the last run that are still to be handed out.
+    parts: VecDeque<Messages>,
     from_epoch: Epoch,
     sources: Vec<String>,
     /// Messages whose source is not in the plan any more.
@@ -78,6 +84,7 @@ impl Replay {
             segments,
             current: None,
             position: None,
+            parts: VecDeque::new(),
             from_epoch,
             sources: sources.to_vec(),
             orphans: 0,
@@ -101,13 +108,16 @@ impl Replay {
     }
 
     /// Messages so far that were left out because the plan has no source of their name any more.
-    /// They stay in the journal until it is trimmed.
+    /// They stay in the journal until it is trimmed. Events are not left out.
     pub fn orphans(&self) -> u64 {
         self.orphans
     }
 
     fn advance(&mut self) -> Result<Option<Feed>, DurableError> {
         loop {
+            if let Some(part) = self.parts.pop_front() {
+                return Ok(Some(Feed::Messages(Arc::new(part))));
+            }
             let Some((path, reader)) = &mut self.current else {
                 let Some((path, end)) = self.segments.pop_front() else { return Ok(None) };
                 let reader = FrameReader::open(&path, end).map_err(DurableError::read(&path))?;
@@ -171,13 +181,16 @@ impl Replay {
                 let names = &self.position.as_ref()?.sources;
                 let name = names.get(usize::from(messages.source))?;
                 let Some(source) = self.sources.iter().position(|have| have == name) else {
-                    if self.orphans == 0 {
+                    self.parts = events(&messages);
+                    let kept = self.parts.iter().map(Messages::len).sum::<usize>();
+                    let left_out = (messages.len() - kept) as u64;
+                    if self.orphans == 0 && left_out > 0 {
                         tracing::warn!(
                             source = %name,
                             "messages of a source that is not configured any more are not replayed"
                         );
                     }
-                    self.orphans += messages.len() as u64;
+                    self.orphans += left_out;
                     return None;
                 };
                 messages.source = source as u16;
@@ -185,6 +198,33 @@ impl Replay {
             }
         }
     }
+}
+
+/// The events among the messages of a source that is gone, in runs without a gap.
+///
+/// What the engine itself says stands under the first source of its time, whatever that was called;
+/// a mark that an epoch is closed to new keys holds without it. It becomes what source 0 says, as
+/// it was. What a source told of its sessions still makes rows, but no pipeline hears it: the
+/// silence of one source is not that of another.
+fn events(messages: &Messages) -> VecDeque<Messages> {
+    let source = |i: usize| match (messages.index[i].event, is_of_sessions(messages, i)) {
+        (false, _) => None,
+        (true, false) => Some(0),
+        (true, true) => Some(GONE),
+    };
+    let all: Vec<usize> = (0..messages.len()).collect();
+    let mut runs = VecDeque::new();
+    for part in all.chunk_by(|one, next| source(*one) == source(*next)) {
+        let Some(source) = source(part[0]) else { continue };
+        let mut run = MessagesBuilder::default();
+        for &i in part {
+            let (topic, payload) = (messages.topic(i), messages.payload(i));
+            let (client, properties) = (messages.client(i), messages.properties(i));
+            run.push_with(topic, payload, client, properties, messages.index[i]);
+        }
+        runs.push_back(run.finish(source, messages.first_offset + part[0] as u64));
+    }
+    runs
 }
 
 impl Iterator for Replay {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 
-use tidegate_operators::event::NoNewKeys;
+use tidegate_operators::event::{Blocked, Gap, NoNewKeys, SessionEvent};
 use tidegate_operators::{MessageMeta, MessagesBuilder};
 
 use super::segment::FileHeader;
@@ -498,6 +498,72 @@ fn epochs_that_are_closed_to_new_keys_are_so_in_every_replay() {
             Journal::open(options(dir.path()), Clock::manual(7_000_000), &names, from).unwrap();
         let again = closed(replay.map(Result::unwrap));
         assert_eq!(again, live[from as usize - 1..], "from epoch {from}");
+    }
+}
+
+/// Messages as (offset, source, whether it is an event, topic, payload), ticks as (epoch).
+type Told = Vec<Result<(u64, u16, bool, String, String), Epoch>>;
+
+fn told(feeds: impl IntoIterator<Item = Feed>) -> Told {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut all = Vec::new();
+    for feed in feeds {
+        match feed {
+            Feed::Messages(run) => all.extend((0..run.len()).map(|i| {
+                let (topic, payload) = (text(run.topic(i)), text(run.payload(i)));
+                Ok((run.first_offset + i as u64, run.source, run.index[i].event, topic, payload))
+            })),
+            Feed::Tick(tick) => all.push(Err(tick.epoch)),
+        }
+    }
+    all
+}
+
+#[test]
+fn what_the_engine_says_outlives_the_source_that_it_stands_under() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) =
+        Journal::open(options(dir.path()), Clock::system(), &names(&["x", "y"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    journal.refuse_new_keys(true);
+    runtime().block_on(async {
+        for i in 0..5 {
+            let mut mixed = builder(&[format!("x {i}"), format!("x {i} again")]);
+            Blocked { from_us: i, to_us: 9 }.put(&mut mixed, 1_000);
+            let lost = SessionEvent { event: "lost".into(), ..SessionEvent::default() };
+            lost.put(&mut mixed, 1_000, 0);
+            Gap { from_us: i, ..Gap::default() }.put(&mut mixed, 1_000);
+            mixed.push(b"session", b"{}", b"client", MessageMeta::default());
+            Blocked { from_us: i, to_us: 10 }.put(&mut mixed, 1_000);
+            journal.intake(0).offer(mixed).await.unwrap();
+            journal.intake(1).offer(builder(&[format!("y {i}")])).await.unwrap();
+        }
+    });
+    journal.shutdown();
+    drop(journal);
+    let live = told(receiver.try_iter());
+    let marks = live.iter().flatten().filter(|m| m.3 == "no_new_keys").count();
+    assert!(marks > 0, "{live:?}");
+    for (plan, number_of_y) in [(["new", "y"], 1), (["y", "new"], 0)] {
+        let (_journal, mut replay) =
+            Journal::open(options(dir.path()), Clock::manual(7_000_000), &names(&plan), 1).unwrap();
+        let again = told(replay.by_ref().map(Result::unwrap));
+        let wanted = live.iter().filter_map(|one| match one.clone() {
+            Ok((_, 0, false, ..)) => None,
+            Ok((offset, source, event, topic, payload)) => {
+                let of_sessions = topic == "session" || topic == "gap";
+                let source = match source {
+                    0 if of_sessions => u16::MAX,
+                    0 => 0,
+                    _ => number_of_y,
+                };
+                Some(Ok((offset, source, event, topic, payload)))
+            }
+            tick => Some(tick),
+        });
+        assert_eq!(again, wanted.collect::<Told>());
+        assert_eq!(replay.orphans(), 15);
     }
 }
 
