@@ -108,7 +108,7 @@ counters! {
     keys_refused: Counter "keys_refused",
     /// Reject rows whose keys were new while memory was used up.
     memory_refused: Counter "memory_refused",
-    /// Level: most bytes of resident memory that the process may have; 0 without a budget.
+    /// Level: most bytes of memory that the process may have; 0 without a budget.
     memory_max_bytes: Gauge "memory_max_bytes",
     /// Level: how far memory is used up: 0 there is room, 1 it is short, 2 rows of new keys are
     /// refused, 3 sources wait as well.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub use self::start::{recovered, replaying};
 use crate::engine::{Progress, Reading};
 use crate::fleet::FleetTotals;
-use crate::memory::resident_bytes;
+use crate::memory::used_bytes;
 use crate::screen::Screen;
 use crate::stats::{Snapshot, Stats};
 
@@ -39,7 +39,7 @@ pub struct Picture {
     pub messages_per_s: f64,
     /// See above.
     pub readings_per_s: f64,
-    /// Resident memory of the process, bytes; `None` where the system does not say.
+    /// Memory of the process, resident and swapped out, bytes; `None` where it is not said.
     pub memory_bytes: Option<u64>,
     /// Counters of the simulated fleet.
     pub fleet: Option<FleetTotals>,
@@ -119,7 +119,7 @@ impl Summary {
             now,
             messages_per_s: rate(now.messages_received, before.messages_received),
             readings_per_s: rate(now.readings, before.readings),
-            memory_bytes: resident_bytes(),
+            memory_bytes: used_bytes(),
             fleet: self.fleet.as_ref().map(|read| read()),
             files: self.files.as_ref().map(|files| files.now()),
         }

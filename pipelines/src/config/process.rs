@@ -35,7 +35,7 @@ pub struct ProcessSpec {
     pub disk_reserve_bytes: u64,
     /// Most bytes of rows that wait on disk for tables.
     pub spill_bytes_max: u64,
-    /// Most resident memory of the process, bytes; 0: as much as there is.
+    /// Most memory of the process, resident and swapped out, bytes; 0: as much as there is.
     pub memory_bytes_max: Option<u64>,
     /// Address of the metrics.
     pub metrics: Option<String>,

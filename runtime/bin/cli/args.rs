@@ -157,7 +157,8 @@ pub(super) struct RunArgs {
     /// beyond it everything waits [default: 4GiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
     pub(super) spill_max: Option<u64>,
-    /// Most resident memory; at it rows of new keys are refused, near it sources are slowed down;
+    /// Most memory, resident and swapped out; at it rows of new keys are refused, near it sources
+    /// are slowed down;
     /// 0: no budget [default: three quarters of what the control group or the machine has]
     #[arg(long, value_name = "SIZE", value_parser = memory_max)]
     pub(super) memory_max: Option<u64>,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::feed::InFlight;
 use crate::journal::Journal;
-use crate::memory::{Stage, Stages, resident_bytes};
+use crate::memory::{Stage, Stages, used_bytes};
 use crate::stats::Stats;
 use crate::summary::bytes as in_words;
 
@@ -68,7 +68,7 @@ impl Memory {
             Stage::Stop => ", and sources wait",
         };
         Some(format!(
-            "resident memory is {} of {} (memory_max): rows of new keys are refused{also}. \
+            "memory is {} of {} (memory_max): rows of new keys are refused{also}. \
              system.rejects says whose",
             in_words(bytes),
             in_words(bytes_max)
@@ -110,7 +110,7 @@ impl Orders {
 pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stats>) {
     let bytes_max = memory.now().bytes_max;
     Stats::set(&stats.memory_max_bytes, bytes_max);
-    if bytes_max == 0 || resident_bytes().is_none() {
+    if bytes_max == 0 || used_bytes().is_none() {
         return;
     }
     let mut stages = Stages::new(bytes_max);
@@ -118,7 +118,7 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
     let mut done = Orders::default();
     loop {
         turns.tick().await;
-        let Some(bytes) = resident_bytes() else { continue };
+        let Some(bytes) = used_bytes() else { continue };
         let stage = stages.step(Instant::now(), bytes);
         let taken = journal.stats();
         let backlog = memory.in_flight.bytes() as u64 + taken.queued_bytes + taken.behind_bytes;

@@ -47,7 +47,7 @@ pub struct EngineOptions {
     pub journal_keep: Duration,
     /// Most bytes of rows on the local disk that tables cannot take at present.
     pub spill_bytes_max: u64,
-    /// Most resident memory of the process, bytes; 0: as much as there is. See
+    /// Most memory of the process, resident and swapped out, bytes; 0: as much as there is. See
     /// [`crate::memory::Budget`].
     pub memory_bytes_max: u64,
     /// Sources wait while the file system has less than this many bytes free, so that checkpoints,

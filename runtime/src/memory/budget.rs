@@ -8,7 +8,7 @@ use crate::summary::bytes as in_words;
 /// Where control groups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Most resident memory of the process.
+/// Most memory of the process, see [`used_bytes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes; 0 without a budget.
@@ -53,7 +53,22 @@ impl std::fmt::Display for Budget {
 
 /// Resident memory of this process, where `/proc` says it.
 pub fn resident_bytes() -> Option<u64> {
-    kib_of(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+    kib_of(&status()?, "VmRSS:")
+}
+
+/// What counts against the budget, where `/proc` says it: what is resident, and what is swapped
+/// out. What was put out of the way is not free: it comes back as soon as it is asked for.
+pub fn used_bytes() -> Option<u64> {
+    used_of(&status()?)
+}
+
+fn status() -> Option<String> {
+    std::fs::read_to_string("/proc/self/status").ok()
+}
+
+/// Of the text of `/proc/self/status`. A kernel without swap says nothing of it.
+fn used_of(status: &str) -> Option<u64> {
+    Some(kib_of(status, "VmRSS:")? + kib_of(status, "VmSwap:").unwrap_or(0))
 }
 
 /// The bytes of a line such as `MemTotal: 5 kB`.
@@ -64,20 +79,23 @@ fn kib_of(text: &str, name: &str) -> Option<u64> {
 }
 
 /// The lowest limit of the control groups that a process is in, as `/proc/self/cgroup` names them:
-/// those of version 2, and the memory controller of version 1.
+/// those of version 2, and the memory controller of version 1. Above `memory.high` the kernel slows
+/// a group down and swaps it out, long before `memory.max` ends it: that is a limit as well.
 fn group_limit(root: &Path, own: &str) -> Option<u64> {
     let of = |line: &str| {
         let (_, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
-        let (mount, file) = match controllers.split(',').any(|c| c == "memory") {
-            true => (root.join("memory"), "memory.limit_in_bytes"),
-            false if controllers.is_empty() => (root.to_owned(), "memory.max"),
+        let (mount, files): (_, &[&str]) = match controllers.split(',').any(|c| c == "memory") {
+            true => (root.join("memory"), &["memory.limit_in_bytes"]),
+            false if controllers.is_empty() => (root.to_owned(), &["memory.max", "memory.high"]),
             false => return None,
         };
         // In a container the path may be that of the host: what is there is its own group.
         let inside = mount.join(path.trim_start_matches('/'));
         let folders = inside.ancestors().take_while(|folder| folder.starts_with(&mount));
-        folders.filter_map(|folder| number(&folder.join(file))).min()
+        let limits = folders.flat_map(|folder| files.iter().map(|file| folder.join(file)));
+        // Nothing at all is no limit to live by: it is set for a moment to have memory given back.
+        limits.filter_map(|path| number(&path)).filter(|bytes| *bytes > 0).min()
     };
     own.lines().filter_map(of).min()
 }
@@ -121,11 +139,27 @@ mod tests {
         assert_eq!(limit("0::/\n"), None);
         assert_eq!(limit("5:cpu,memory:/c\n4:pids:/a\n0::/\n"), Some(900));
         assert_eq!(limit("5:memory:/c\n0::/a\n"), Some(700));
+        write("a/memory.high", "max\n");
+        assert_eq!(limit("0::/a/b\n"), Some(700));
+        write("a/b/memory.high", "600\n");
+        assert_eq!(limit("0::/a/b\n"), Some(600), "slowed down there, long before it is ended");
+        assert_eq!(limit("0::/a\n"), Some(700));
+        write("a/b/memory.high", "0\n");
+        assert_eq!(limit("0::/a/b\n"), Some(700));
+    }
+
+    #[test]
+    fn what_is_swapped_out_is_not_free() {
+        let status = "Name:\ttidegate\nVmRSS:\t  100 kB\nRssAnon:\t 90 kB\nVmSwap:\t   40 kB\n";
+        assert_eq!(used_of(status), Some(140 * 1024));
+        assert_eq!(used_of("VmRSS:\t  100 kB\n"), Some(100 * 1024), "a kernel without swap");
+        assert_eq!(used_of("VmSwap:\t  40 kB\n"), None, "a system that does not say it");
     }
 
     #[test]
     fn this_process_is_of_a_plausible_size() {
         let bytes = resident_bytes().unwrap();
         assert!((1 << 20..1 << 40).contains(&bytes), "{bytes}");
+        assert!(used_bytes().unwrap() >= 1 << 20);
     }
 }
