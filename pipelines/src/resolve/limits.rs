@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use tidegate_operators::spec::{
-    AlertSpec, AtKeysMax, AtMemoryMax, Declared, KeyLimits, StepKind, StepSpec,
+    AlertSpec, AtKeysMax, AtMemoryMax, Declared, KeyLimits, Missing, StepKind, StepSpec,
 };
 
 use crate::config::keys::LIMITS;
@@ -43,9 +43,25 @@ fn of(keys_max: Option<i64>, at_keys_max: Option<&str>, limits: &Section<'_>) ->
 /// Steps and alerts that read the rows of other steps with keys refuse nobody for want of memory:
 /// their keys were admitted there. The first row of a key may come to them long after that, such as
 /// when its first window closes, and a known device must not lose its alert by that.
+///
+/// Nor does an alert that reads what a filter, a branch or a registry lets through: the first row
+/// of a key that is known before them may come to it just then. Its keys are bounded by `keys_max`.
 pub(crate) fn spare_known_keys(steps: &mut [StepSpec], alerts: &mut [(String, AlertSpec)]) {
     let mut known: BTreeSet<String> = BTreeSet::new();
+    // Edges that do not have all rows of their keys.
+    let mut picked: BTreeSet<String> = BTreeSet::new();
     for step in steps {
+        let picks = match &step.kind {
+            StepKind::Filter(_) | StepKind::Route(_) => true,
+            StepKind::Enrich(spec) => spec.missing == Missing::Reject,
+            _ => false,
+        };
+        if picks || picked.contains(&step.from) {
+            match &step.kind {
+                StepKind::Route(branches) => picked.extend(branches.iter().map(|b| b.0.clone())),
+                _ => _ = picked.insert(step.name.clone()),
+            }
+        }
         let mut behind = known.contains(&step.from);
         let limits = match &mut step.kind {
             StepKind::Filter(_) | StepKind::Project(_) | StepKind::Enrich(_) => None,
@@ -71,7 +87,8 @@ pub(crate) fn spare_known_keys(steps: &mut [StepSpec], alerts: &mut [(String, Al
             known.insert(step.name.clone());
         }
     }
-    for (_, alert) in alerts.iter_mut().filter(|(from, _)| known.contains(from)) {
+    let spared = |from: &String| known.contains(from) || picked.contains(from);
+    for (_, alert) in alerts.iter_mut().filter(|(from, _)| spared(from)) {
         alert.limits.at_memory_max = AtMemoryMax::Wait;
     }
 }
@@ -115,7 +132,17 @@ mod tests {
              [[step]]\nname = \"odd\"\ntype = \"detect\"\nfrom = \"more\"\non = \"m\"\n\
              [[step]]\nname = \"raw\"\ntype = \"detect\"\nfrom = \"readings\"\non = \"v\"\n\
              [[alert]]\nname = \"a\"\nfrom = \"more\"\nfire = \"m > 5\"\n\
-             [[alert]]\nname = \"b\"\nfrom = \"high\"\nfire = \"v > 5\"\n"
+             [[alert]]\nname = \"b\"\nfrom = \"high\"\nfire = \"v > 5\"\n\
+             [[step]]\nname = \"all\"\ntype = \"derive\"\nfrom = \"readings\"\n\
+             set = {{ n = \"v + 1\" }}\n\
+             [[step]]\nname = \"by_v\"\ntype = \"route\"\nfrom = \"readings\"\n\
+             branches = {{ hot = \"v > 9\", cold = \"v < 0\" }}\n\
+             [[step]]\nname = \"same\"\ntype = \"derive\"\nfrom = \"hot\"\n\
+             set = {{ n = \"v + 1\" }}\n\
+             [[alert]]\nname = \"c\"\nfrom = \"cold\"\nfire = \"v < -5\"\n\
+             [[alert]]\nname = \"d\"\nfrom = \"same\"\nfire = \"v > 50\"\n\
+             [[alert]]\nname = \"e\"\nfrom = \"readings\"\nfire = \"v > 50\"\n\
+             [[alert]]\nname = \"f\"\nfrom = \"all\"\nfire = \"v > 50\"\n"
         );
         let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new()));
         let pipeline = &plan.unwrap().pipelines[0];
@@ -136,7 +163,8 @@ mod tests {
 
     #[test]
     fn whoever_reads_the_rows_of_known_keys_refuses_none_for_want_of_memory() {
-        let wanted = "a: wait, b: reject, odd: wait, raw: reject, w: reject";
+        let wanted = "a: wait, b: wait, c: wait, d: wait, e: reject, f: reject, odd: wait, \
+                      raw: reject, w: reject";
         assert_eq!(at_memory_max(""), wanted);
         assert_eq!(at_memory_max("[limits]\nat_memory_max = \"reject\""), wanted);
         let wait = at_memory_max("[limits]\nat_memory_max = \"wait\"");
