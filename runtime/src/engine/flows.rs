@@ -91,11 +91,13 @@ impl Flows {
         Ok(())
     }
 
-    /// Messages of the open epoch: for those who read their source.
+    /// Messages of the open epoch: for those who read their source. Events are for all: what the
+    /// engine itself says, such as the rows of a registry, stands under source 0.
     pub(super) fn messages(&mut self, run: &Arc<Messages>) {
+        let events = run.index.iter().any(|meta| meta.event);
         for flow in &mut self.0 {
             if let Some(input) = &mut flow.input
-                && (flow.pipeline.is_none() || flow.source == run.source)
+                && (flow.pipeline.is_none() || flow.source == run.source || events)
             {
                 input.send_batch(&mut MessageRuns(vec![Arc::clone(run)]));
             }

@@ -106,6 +106,49 @@ async fn files_that_cannot_be_read_are_named() {
     assert!(error.contains("readings.ndjson has changed since it was read"), "{error}");
 }
 
+/// What the engine itself says, such as the rows of a registry, stands under source 0.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_pipeline_hears_its_registry_whichever_source_it_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(place("limits.csv"), "device,high\nd,5\n").unwrap();
+    let texts = ["a", "b", "c"].map(|name| {
+        let input = place(&format!("{name}.ndjson"));
+        std::fs::write(&input, "{\"device\": \"d\", \"ts\": 1, \"v\": 1}").unwrap();
+        let limits = place("limits.csv");
+        let text = format!(
+            r#"
+            name = "{name}"
+            [source]
+            type = "file"
+            path = "{input}"
+            [reading]
+            device = "device"
+            time = "ts"
+            [reading.fields]
+            v = "float64"
+            [[registry]]
+            name = "limits"
+            path = "{limits}"
+            key = ["device"]
+            columns = {{ device = "string", high = "float64" }}
+            [[step]]
+            name = "limited"
+            type = "enrich"
+            registry = "limits"
+            missing = "reject"
+            [[table]]
+            from = "limited"
+            "#
+        );
+        (PathBuf::from(format!("{name}.toml")), text)
+    });
+    let plan = tidegate_pipelines::load(&texts, &|_, _| Err(String::new())).unwrap();
+    assert_eq!(plan.sources.len(), 3);
+    let stats = ends(plan, &folder.path().join("data")).await.unwrap().stats;
+    assert_eq!((stats.readings, stats.rejects), (3, 0));
+}
+
 #[test]
 fn a_feed_that_waits_is_let_go_when_the_workers_are_gone() {
     let in_flight = Arc::new(InFlight::default());
