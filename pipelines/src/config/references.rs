@@ -1,6 +1,8 @@
 //! `${env:NAME}` and `${file:PATH}` inside a value. What they stand for comes from the caller: this
 //! crate reads neither the environment nor files.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 /// Gives what a reference stands for: kind (`env` or `file`) and name to value, or why there is
 /// none. The reason is shown, so it must not contain a value.
 pub type Resolver<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
@@ -9,9 +11,24 @@ pub type Resolver<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
 /// address and as a secret, and no machine has this name.
 pub const UNSET: &str = "https://unset.invalid/";
 
-/// The text, or `instead` if a part of it is not known here.
-pub fn known_or(text: String, instead: &str) -> String {
-    if text.contains(UNSET) { instead.to_owned() } else { text }
+/// What a resolver may give instead of [`UNSET`] where it matters that two references are two:
+/// addresses with different ones do not become the same address.
+pub fn unset(kind: &str, name: &str) -> String {
+    format!("{UNSET}{OWN}{kind}:{name}")
+}
+
+/// Follows [`UNSET`] where the name of the reference follows.
+const OWN: &str = "#";
+
+/// The text, or one with `host` in its place if a part of it is not known here. Where the resolver
+/// said by [`unset`] what is missing, the host is an own address of this machine.
+pub fn known_or(text: String, host: &str, instead: impl Fn(&str) -> String) -> String {
+    let Some((_, rest)) = text.split_once(UNSET) else { return text };
+    if !rest.starts_with(OWN) {
+        return instead(host);
+    }
+    let [a, b, c, ..] = xxh3_64(text.as_bytes()).to_le_bytes();
+    instead(&format!("127.{a}.{b}.{c}"))
 }
 
 /// Whether the text refers to anything.
@@ -52,6 +69,17 @@ pub fn expand(text: &str, resolve: Resolver<'_>) -> Result<String, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_is_unset_becomes_an_address_of_its_own_where_it_has_a_name() {
+        let known = |text: &str| known_or(text.to_owned(), "localhost", |h| format!("{h}:1"));
+        assert_eq!(known("a:2"), "a:2");
+        assert_eq!(known(UNSET), "localhost:1");
+        let [a, b] = ["A", "B"].map(|name| known(&unset("env", name)));
+        assert_eq!(a, known(&unset("env", "A")));
+        assert_ne!(a, b);
+        assert!(a.starts_with("127.") && a.ends_with(":1"), "{a}");
+    }
 
     #[test]
     fn references_are_replaced_once() {

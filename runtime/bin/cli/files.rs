@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tidegate_pipelines::config::process::PROCESS_FILE_NAME;
-use tidegate_pipelines::config::references::UNSET;
+use tidegate_pipelines::config::references::{UNSET, unset};
 use tidegate_pipelines::{Plan, Problem};
 
 use super::failure::Failure;
@@ -41,7 +41,7 @@ pub(super) fn load_to_look_at(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), 
 /// addresses; none if they cannot be resolved any more.
 pub(super) fn load_earlier(files: &[(PathBuf, String)]) -> Option<Plan> {
     let known =
-        |kind: &str, name: &str| Ok(reference(kind, name).unwrap_or_else(|_| UNSET.to_owned()));
+        |kind: &str, name: &str| Ok(reference(kind, name).unwrap_or_else(|_| unset(kind, name)));
     tidegate_pipelines::load(files, &known).ok()
 }
 

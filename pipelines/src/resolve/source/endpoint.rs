@@ -17,7 +17,7 @@ pub(super) fn endpoint(
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
-    let listen = address(source, "listen", "localhost:1883", resolve, report);
+    let listen = address(source, "listen", 1883, resolve, report);
     let access = Access::of(source, resolve, report);
     let tls = source.section("tls").map(|section| tls(&section, resolve, report));
     let websocket =
@@ -140,7 +140,7 @@ fn exposed(
 
 fn tls(section: &Section<'_>, resolve: Resolver<'_>, report: &mut Reporter<'_>) -> Option<TlsSpec> {
     let listen = match section.entry("listen") {
-        Some(_) => Some(address(section, "listen", "localhost:8883", resolve, report)?),
+        Some(_) => Some(address(section, "listen", 8883, resolve, report)?),
         None => None,
     };
     let mut path = |key| section.resolved(key, resolve, report).map(PathBuf::from);
@@ -176,7 +176,7 @@ fn websocket(
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<WebSocketSpec> {
-    let listen = address(section, "listen", "localhost:9001", resolve, report)?;
+    let listen = address(section, "listen", 9001, resolve, report)?;
     let path = section.text("path")?.to_owned();
     if !path.starts_with('/') || path.contains(['?', '#', ' ']) {
         let hint = "a path begins with `/`: \"/mqtt\"".to_owned();
@@ -194,11 +194,12 @@ fn websocket(
 fn address(
     section: &Section<'_>,
     key: &str,
-    instead: &str,
+    port: u16,
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<String> {
-    let listen = known_or(section.resolved(key, resolve, report)?, instead);
+    let listen = section.resolved(key, resolve, report)?;
+    let listen = known_or(listen, "localhost", |host| format!("{host}:{port}"));
     if host_of(&listen).is_none() {
         let hint = "an address has a host and a port: \"127.0.0.1:1883\", \"[::]:1883\"".to_owned();
         report.error(section.at(key), format!("`{listen}` is no address"), hint);

@@ -22,7 +22,8 @@ pub(super) fn http(
     resolve: Resolver<'_>,
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
-    let listen = known_or(source.resolved("listen", resolve, report)?, "localhost:8080");
+    let listen = source.resolved("listen", resolve, report)?;
+    let listen = known_or(listen, "localhost", |host| format!("{host}:8080"));
     let Some(host) = host_of(&listen) else {
         let hint = "an address has a host and a port: \"127.0.0.1:8080\", \"[::]:8080\"".to_owned();
         report.error(source.at("listen"), format!("`{listen}` is no address"), hint);

@@ -16,7 +16,7 @@ pub(super) fn mqtt(
     report: &mut Reporter<'_>,
 ) -> Option<SourceSpec> {
     let url = source.resolved("url", resolve, report)?;
-    let url = known_or(url, "mqtts://unset.invalid:8883");
+    let url = known_or(url, "unset.invalid", |host| format!("mqtts://{host}:8883"));
     let parsed = broker_url(&url, source, report);
     let client_id = source.resolved("client_id", resolve, report);
     let client_id =
