@@ -6,17 +6,18 @@
 //! neither encrypted nor signed: a cluster needs a network that nobody else can change.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
+use super::PROCESSES_MAX;
 use super::told::Told;
 use super::wire::invalid;
 
@@ -24,10 +25,13 @@ use super::wire::invalid;
 const MAGIC: &[u8; 20] = b"tidegate cluster 1\r\n";
 /// Longest hello.
 const HELLO_BYTES_MAX: u32 = 64 << 10;
-/// Who says nothing is not waited for longer.
+/// A whole greeting is not waited for longer, however its bytes come.
 const GREETING_MAX: Duration = Duration::from_secs(5);
-/// Connections that are being greeted at once; more are closed.
-const GREETINGS_MAX: usize = 64;
+/// Connections that are being greeted at once; more are closed. Twice what a cluster needs.
+const GREETINGS_MAX: usize = 2 * PROCESSES_MAX;
+/// Greeted connections that wait to be taken; more are closed. Those of a gathering that came to
+/// nothing may be there beside those of the next.
+const ARRIVED_MAX: usize = 4 * PROCESSES_MAX;
 /// Shortest secret, bytes: a short one could be found by trying.
 const SECRET_BYTES_MIN: usize = 16;
 
@@ -106,13 +110,25 @@ pub(super) fn call(
     secret: &ClusterSecret,
     hello: &Hello,
 ) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address).map_err(Absent)?;
-    greet(&mut stream, secret, hello).with_context(|| format!("{address} does not answer well"))?;
+    let stream = reach(address).map_err(Absent)?;
+    greet(&stream, secret, hello).with_context(|| format!("{address} does not answer well"))?;
     Ok(stream)
 }
 
-fn greet(stream: &mut TcpStream, secret: &ClusterSecret, hello: &Hello) -> anyhow::Result<()> {
-    patience(stream, Some(GREETING_MAX))?;
+/// Connects; a machine that is gone does not answer at all.
+fn reach(address: &str) -> io::Result<TcpStream> {
+    let mut why = io::ErrorKind::AddrNotAvailable.into();
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, GREETING_MAX) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
+}
+
+fn greet(stream: &TcpStream, secret: &ClusterSecret, hello: &Hello) -> anyhow::Result<()> {
+    let mut stream = Timed::new(stream, GREETING_MAX)?;
     let mut magic = [0; MAGIC.len()];
     stream.read_exact(&mut magic)?;
     anyhow::ensure!(
@@ -134,13 +150,13 @@ fn greet(stream: &mut TcpStream, secret: &ClusterSecret, hello: &Hello) -> anyho
         .context("it hung up: the secret there is another one (--cluster-secret-file)")?;
     let expected = secret.sign(b"called", [&theirs, &ours], &text);
     anyhow::ensure!(same(expected.as_ref(), &proof), "it does not know the secret");
-    patience(stream, None)?;
+    stream.end()?;
     Ok(())
 }
 
 /// Answers one that calls.
-fn answer(stream: &mut TcpStream, secret: &ClusterSecret) -> io::Result<Hello> {
-    patience(stream, Some(GREETING_MAX))?;
+fn answer(stream: &TcpStream, secret: &ClusterSecret, within: Duration) -> io::Result<Hello> {
+    let mut stream = Timed::new(stream, within)?;
     let ours = random()?;
     let mut out = MAGIC.to_vec();
     out.extend(ours);
@@ -161,7 +177,7 @@ fn answer(stream: &mut TcpStream, secret: &ClusterSecret) -> io::Result<Hello> {
     }
     let hello = serde_json::from_slice(&text)?;
     stream.write_all(secret.sign(b"called", [&ours, &theirs], &text).as_ref())?;
-    patience(stream, None)?;
+    stream.end()?;
     Ok(hello)
 }
 
@@ -170,11 +186,61 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-/// How long to wait for the other side, for ever if there is no bound.
-fn patience(stream: &TcpStream, time: Option<Duration>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(time)?;
-    stream.set_write_timeout(time)
+/// A connection on which everything has to be said until a deadline. A bound for each read alone
+/// would let whoever sends a byte now and then keep its place for hours.
+struct Timed<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl<'a> Timed<'a> {
+    fn new(stream: &'a TcpStream, within: Duration) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, deadline: Instant::now() + within })
+    }
+
+    fn left(&self) -> io::Result<Option<Duration>> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(late()),
+            left => Ok(Some(left)),
+        }
+    }
+
+    /// From now on there is no bound.
+    fn end(self) -> io::Result<()> {
+        self.stream.set_read_timeout(None)?;
+        self.stream.set_write_timeout(None)
+    }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "it does not say in time who it is")
+}
+
+/// The error of a read or write that had its bound, in better words.
+fn in_time(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => late(),
+        _ => error,
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(into).map_err(in_time)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes).map_err(in_time)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }
 
 /// A connection that was greeted.
@@ -201,7 +267,7 @@ impl Door {
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot listen for the cluster on {address}"))?;
         let address = listener.local_addr()?;
-        let (sender, arrived) = sync_channel(GREETINGS_MAX);
+        let (sender, arrived) = sync_channel(ARRIVED_MAX);
         let secret = Arc::new(RwLock::new(Some(secret.clone())));
         let of_thread = Arc::clone(&secret);
         std::thread::Builder::new()
@@ -243,40 +309,39 @@ fn accept(
     for stream in listener.incoming() {
         let known = secret.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(secret) = known else { return };
-        let Ok(mut stream) = stream else {
+        let Ok(stream) = stream else {
             // Too many open files, for instance: they may be fewer soon.
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
+        let Some(peer) = stream.peer_addr().ok() else { continue };
         if greetings.fetch_add(1, Ordering::AcqRel) >= GREETINGS_MAX {
             greetings.fetch_sub(1, Ordering::AcqRel);
+            let why = format!("{GREETINGS_MAX} others are there that have not said who they are");
+            turned_away(&told, peer, &why);
             continue;
         }
         let (arrived, counted) = (arrived.clone(), Arc::clone(&greetings));
         let told = Arc::clone(&told);
         let greeting = std::thread::Builder::new().name("cluster".into()).spawn(move || {
-            let peer = stream.peer_addr().ok();
-            match (answer(&mut stream, &secret), peer) {
-                (Ok(hello), Some(peer)) => {
-                    let _ = arrived.try_send(Arrived { hello, stream, peer });
-                }
-                (Ok(_), None) => {}
-                (Err(error), _) => {
-                    let peer = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
-                    let why = format!("{peer}: {error}");
-                    if told.lock().unwrap_or_else(PoisonError::into_inner).is_news(&why) {
-                        tracing::warn!(
-                            peer,
-                            "a connection to the port of the cluster was turned away: {error}"
-                        );
-                    }
-                }
+            match answer(&stream, &secret, GREETING_MAX) {
+                Ok(hello) => drop(arrived.try_send(Arrived { hello, stream, peer })),
+                Err(error) => turned_away(&told, peer, &error.to_string()),
             }
             counted.fetch_sub(1, Ordering::AcqRel);
         });
         if greeting.is_err() {
             greetings.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+}
+
+/// Tells it, but the same of the same machine not all the time.
+fn turned_away(told: &Mutex<Told>, peer: SocketAddr, why: &str) {
+    let peer = peer.ip();
+    let news = format!("{peer}: {why}");
+    if told.lock().unwrap_or_else(PoisonError::into_inner).is_news(&news) {
+        tracing::warn!(%peer, "a connection to the port of the cluster was turned away: {why}");
     }
 }
 
@@ -343,5 +408,25 @@ mod tests {
         let peer = strays.last().unwrap().peer_addr().unwrap();
         assert_eq!(peer, door.address);
         assert!(door.next(Duration::from_millis(50)).unwrap().is_none());
+    }
+
+    #[test]
+    fn who_says_a_byte_now_and_then_is_not_waited_for_longer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stray = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let dripping = std::thread::spawn(move || {
+            while stray.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let begun = Instant::now();
+        let within = Duration::from_millis(300);
+        let error = answer(&stream, &secret("0123456789abcdef"), within).unwrap_err();
+        // All bytes of a hello would take at least 68 of its pauses.
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        drop(stream);
+        dripping.join().unwrap();
     }
 }

@@ -49,6 +49,11 @@ use crate::stats::Stats;
 /// Exit code of a process that has lost another process of its cluster.
 pub const CLUSTER_LOST_EXIT_CODE: i32 = 4;
 
+/// Most processes of a cluster: each is connected to all others, and the doors have room for so
+/// many (`greet.rs`).
+const PROCESSES_MAX: usize = 64;
+/// How often it is looked whether a start is still wanted and the others are there.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often each side of a control connection says that it is there.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A process that was not heard for so long is gone. One that is only slow is heard: a thread of
@@ -85,8 +90,10 @@ impl ClusterOptions {
         self.addresses.len()
     }
 
-    fn given_up(&self) -> bool {
-        self.give_up.load(Ordering::Acquire)
+    /// An error if the start is not wanted any more; `what` it did until now.
+    fn wanted(&self, what: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.give_up.load(Ordering::Acquire), "stopped while {what}");
+        Ok(())
     }
 }
 
@@ -107,7 +114,11 @@ pub fn addresses_problem(addresses: &[String]) -> Option<String> {
             return Some(format!("{address} is there twice"));
         }
     }
-    (addresses.len() < 2).then(|| "a cluster has at least two processes".to_owned())
+    match addresses.len() {
+        0 | 1 => Some("a cluster has at least two processes".to_owned()),
+        2..=PROCESSES_MAX => None,
+        all => Some(format!("{all} processes are too many: a cluster has at most {PROCESSES_MAX}")),
+    }
 }
 
 /// Starts the workers of a plan: here, or here and on all processes of the cluster.
