@@ -5,19 +5,21 @@
 //! process starts anew and calls again.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, Snapshot, Tick};
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph::Target;
 
 use super::counts::Counts;
+use super::gather::is_gone;
 use super::greet::{Absent, Door, Hello, call};
 use super::leader::lost;
 use super::mesh::{self, Place};
@@ -98,7 +100,7 @@ impl Follower {
             if !absent && told.is_news(&why) {
                 (self.cluster.tell)(&why);
             }
-            anyhow::ensure!(!self.cluster.given_up(), "stopped while it waited for the leader");
+            self.cluster.wanted("it waited for the leader")?;
             std::thread::sleep(pause);
             pause = (pause * 3 / 2).min(PAUSE_LAST);
         }
@@ -146,7 +148,8 @@ impl Follower {
                 state.push((operator, wire::rows_of_bytes(&body)?));
             }
         }
-        let plan = (self.load)(&files).context("the pipelines of the leader have problems here")?;
+        let mut plan =
+            (self.load)(&files).context("the pipelines of the leader have problems here")?;
         let ours: Vec<_> = content::fingerprints(&plan.pipelines).into_iter().collect();
         if ours != welcome.fingerprints {
             let other = ours.iter().filter(|p| !welcome.fingerprints.contains(p));
@@ -157,8 +160,15 @@ impl Follower {
                 names.join(", ")
             );
         }
+        number_sources(&mut plan.pipelines, &welcome.sources)?;
         let known = (door, &self.cluster.secret);
-        let place = mesh::connect(self.process, &self.cluster.addresses, known, &welcome.run)?;
+        let leader: &TcpStream = control;
+        let still = || {
+            anyhow::ensure!(!is_gone(leader), "it hung up while processes connected");
+            self.cluster.wanted("the processes connected")
+        };
+        let addresses = &self.cluster.addresses;
+        let place = mesh::connect(self.process, addresses, known, &welcome.run, &still)?;
         let plan = WorkerPlan {
             state,
             ..WorkerPlan::of(plan.pipelines, welcome.workers, welcome.first_epoch)
@@ -167,19 +177,64 @@ impl Follower {
     }
 }
 
+/// Numbers the sources as the leader does: its feed says by number where messages are from.
+fn number_sources(pipelines: &mut [PipelineSpec], sources: &[(String, u16)]) -> anyhow::Result<()> {
+    for pipeline in pipelines {
+        let of_leader = sources.iter().find(|(name, _)| *name == pipeline.name);
+        let (_, number) = of_leader.with_context(|| {
+            format!("the leader does not say which source is that of pipeline {}", pipeline.name)
+        })?;
+        pipeline.decode.source = *number;
+    }
+    Ok(())
+}
+
 /// The connection to the leader, what is to be run, and where this process stands.
 type Joined = (TcpStream, WorkerPlan, Place);
 
 /// The control connection, for those who say something on it.
-type Out = Arc<Mutex<TcpStream>>;
+struct Out {
+    stream: Mutex<TcpStream>,
+    /// Why this process cannot go on, once it cannot.
+    broken: OnceLock<String>,
+}
 
-fn say(out: &Out, head: &Head, body: &[u8]) -> io::Result<()> {
-    wire::write(&mut *out.lock().unwrap_or_else(PoisonError::into_inner), head, body)
+impl Out {
+    fn new(control: &TcpStream) -> io::Result<Arc<Self>> {
+        let stream = Mutex::new(control.try_clone()?);
+        Ok(Arc::new(Self { stream, broken: OnceLock::new() }))
+    }
+
+    fn say(&self, head: &Head, body: &[u8]) -> io::Result<()> {
+        wire::write(&mut *self.stream.lock().unwrap_or_else(PoisonError::into_inner), head, body)
+    }
+
+    /// Says what a thread that reports ended with. Without its reports no epoch would be complete
+    /// any more, and the ping would go on: so the connection ends, and with it the cluster.
+    fn unless_broken(&self, ended: io::Result<()>) -> io::Result<()> {
+        if let Err(error) = &ended {
+            // That the connection is gone is noticed by whoever reads from it.
+            if !is_of_connection(error) {
+                let why = format!("what its workers report could not be sent: {error}");
+                let _ = self.broken.set(why.clone());
+                let _ = self.say(&Head::Failed { why }, &[]);
+            }
+            let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        ended
+    }
+}
+
+/// Whether an error says that the other side is gone.
+fn is_of_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 /// Runs the workers and does what the leader says, to the end.
 fn run(plan: WorkerPlan, place: Place, mut control: TcpStream) -> io::Result<Over> {
-    let out: Out = Arc::new(Mutex::new(control.try_clone()?));
+    let out = Out::new(&control)?;
     let stats = Arc::new(Stats::default());
     let (events, received) = sync_channel(EVENTS_MAX);
     let reporter = Reporter::alone(events);
@@ -187,7 +242,7 @@ fn run(plan: WorkerPlan, place: Place, mut control: TcpStream) -> io::Result<Ove
     let (telling, pinging) = (Arc::clone(&out), Arc::clone(&out));
     // First of all: with much state, the workers take longer than silence may last.
     spawn("ping").spawn(move || {
-        while say(&pinging, &Head::Ping, &[]).is_ok() {
+        while pinging.say(&Head::Ping, &[]).is_ok() {
             std::thread::sleep(PING_EVERY);
         }
     })?;
@@ -196,12 +251,17 @@ fn run(plan: WorkerPlan, place: Place, mut control: TcpStream) -> io::Result<Ove
         Ok(started) => started,
         Err(error) => {
             let why = format!("{error:#}");
-            say(&out, &Head::Failed { why: why.clone() }, &[])?;
+            out.say(&Head::Failed { why: why.clone() }, &[])?;
             return Ok(Over::Broken(why));
         }
     };
-    let told = spawn("events").spawn(move || tell(&received, &telling, &stats))?;
-    obey(&mut control, &ports)?;
+    let told =
+        spawn("events").spawn(move || telling.unless_broken(tell(&received, &telling, &stats)))?;
+    let obeyed = obey(&mut control, &ports);
+    if let (Err(_), Some(why)) = (&obeyed, out.broken.get()) {
+        return Ok(Over::Broken(why.clone()));
+    }
+    obeyed?;
     drop(ports);
     // The end of the workers is the end of what they report; the last word is told by `tell`.
     drop(timely.join());
@@ -244,22 +304,22 @@ fn obey(control: &mut TcpStream, ports: &[WorkerPort]) -> io::Result<()> {
 
 /// Tells the leader what workers report. State is made into bytes on a thread of its own, so that
 /// rows, and with them alerts, need not wait for it.
-fn tell(received: &Receiver<Event>, out: &Out, stats: &Stats) -> io::Result<()> {
+fn tell(received: &Receiver<Event>, out: &Arc<Out>, stats: &Stats) -> io::Result<()> {
     let (states, saving) = savers(out)?;
     for event in received {
         match event {
             Event::Rows { target: Target::Table(table), epoch, rows } => {
-                say(out, &Head::Rows { table, epoch }, &wire::rows_to_bytes(&rows)?)?;
+                out.say(&Head::Rows { table, epoch }, &wire::rows_to_bytes(&rows)?)?;
             }
             Event::State { name, epoch, state } => {
                 let _ = states.send(Saving::State(name, epoch, state));
             }
             Event::Done(Tick { epoch, time_us }) => {
                 let counts = Counts::take(stats);
-                say(out, &Head::Done { epoch, time_us, counts }, &[])?;
+                out.say(&Head::Done { epoch, time_us, counts }, &[])?;
                 let _ = states.send(Saving::Through(epoch));
             }
-            Event::Failed(why) => say(out, &Head::Failed { why }, &[])?,
+            Event::Failed(why) => out.say(&Head::Failed { why }, &[])?,
             Event::Ended => break,
             // The leader tells these itself.
             Event::Rows { .. }
@@ -274,7 +334,7 @@ fn tell(received: &Receiver<Event>, out: &Out, stats: &Stats) -> io::Result<()> 
         Ok(saved) => saved?,
         Err(_) => return Err(io::Error::other("state could not be sent")),
     }
-    say(out, &Head::Ended { counts: Counts::take(stats) }, &[])
+    out.say(&Head::Ended { counts: Counts::take(stats) }, &[])
 }
 
 /// State on its way, and marks that all of it was handed over up to an epoch.
@@ -283,22 +343,78 @@ enum Saving {
     Through(Epoch),
 }
 
-fn savers(out: &Out) -> io::Result<(Sender<Saving>, JoinHandle<io::Result<()>>)> {
+fn savers(out: &Arc<Out>) -> io::Result<(Sender<Saving>, JoinHandle<io::Result<()>>)> {
     let (states, queue) = channel();
     let out = Arc::clone(out);
-    let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
-        for saving in queue {
-            match saving {
-                Saving::State(name, epoch, state) => {
-                    for saved in state.parts().map_err(wire::invalid)? {
-                        let part = part::encode(&name, &saved).map_err(wire::invalid)?;
-                        say(&out, &Head::State { epoch }, &part)?;
-                    }
-                }
-                Saving::Through(epoch) => say(&out, &Head::Saved { epoch }, &[])?,
-            }
-        }
-        Ok(())
-    })?;
+    let thread = std::thread::Builder::new().name("state".into());
+    let thread = thread.spawn(move || out.unless_broken(save(queue, &out)))?;
     Ok((states, thread))
+}
+
+fn save(queue: Receiver<Saving>, out: &Out) -> io::Result<()> {
+    for saving in queue {
+        match saving {
+            Saving::State(name, epoch, state) => {
+                for saved in state.parts().map_err(wire::invalid)? {
+                    let part = part::encode(&name, &saved).map_err(wire::invalid)?;
+                    out.say(&Head::State { epoch }, &part)?;
+                }
+            }
+            Saving::Through(epoch) => out.say(&Head::Saved { epoch }, &[])?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::TcpListener;
+
+    use arrow::error::ArrowError;
+    use tidegate_operators::GroupSet;
+
+    use super::*;
+
+    /// Both ends of a connection.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn state_that_cannot_be_sent_ends_the_work_on_both_sides() {
+        let (mut control, mut leader) = connection();
+        for end in [&control, &leader] {
+            end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        }
+        let out = Out::new(&control).unwrap();
+        let (states, _saving) = savers(&out).unwrap();
+        let error = || Err(ArrowError::ComputeError("too much".into()).into());
+        let state = Snapshot::new(GroupSet::default(), move |_| error());
+        states.send(Saving::State("p/w".into(), 3, state)).unwrap();
+        let Head::Failed { why } = wire::read(&mut leader).unwrap().0 else { panic!() };
+        assert!(why.contains("could not be sent") && why.contains("too much"), "{why}");
+        for end in [&mut leader, &mut control] {
+            let kind = wire::read(end).unwrap_err().kind();
+            assert_eq!(kind, io::ErrorKind::UnexpectedEof);
+        }
+        assert_eq!(out.broken.get(), Some(&why));
+    }
+
+    #[test]
+    fn a_source_has_the_number_that_the_leader_says() {
+        let (first, second) = (spec("a"), spec("b"));
+        let mut pipelines = vec![first, second];
+        number_sources(&mut pipelines, &[("b".into(), 1), ("a".into(), 2)]).unwrap();
+        assert_eq!(pipelines.iter().map(|p| p.decode.source).collect::<Vec<_>>(), [2, 1]);
+        let error = number_sources(&mut pipelines, &[("a".into(), 0)]).unwrap_err();
+        assert!(error.to_string().contains("of pipeline b"), "{error}");
+    }
+
+    fn spec(name: &str) -> PipelineSpec {
+        let plan = crate::engine::cluster::tests::plan("1m");
+        PipelineSpec { name: name.into(), ..plan.pipelines[0].clone() }
+    }
 }

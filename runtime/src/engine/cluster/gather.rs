@@ -1,30 +1,34 @@
 //! The leader waits until all followers have called, and tells them what is to be run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use tidegate_operators::Epoch;
+use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::Plan;
 
 use super::greet::{Arrived, Door, Hello, random};
+use super::leader::lost;
 use super::mesh::{self, Place};
 use super::told::Told;
 use super::wire::{self, Head, Welcome};
-use super::{ClusterOptions, PING_EVERY, build};
+use super::{ClusterOptions, LOOK, PING_EVERY, build};
 use crate::engine::content;
 use crate::engine::workers::WorkerPlan;
 
-/// How often it is looked whether the start is still wanted.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked who has joined.
+const HEAR: Duration = Duration::from_millis(10);
 /// Who waits is told again after so long for whom.
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long a follower has to plan what it was told and to connect.
 const JOIN_MAX: Duration = Duration::from_secs(120);
-/// How long a follower has to take what it is told.
+/// How long a follower has to take what it is told, or to finish what it has begun to say.
 const SEND_MAX: Duration = Duration::from_secs(60);
+/// How long one has to take that it is refused.
+const REFUSE_MAX: Duration = Duration::from_secs(1);
 /// Before those are asked again who could not join.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -34,6 +38,7 @@ pub(super) struct Ask {
     first_epoch: Epoch,
     files: Vec<(String, String)>,
     fingerprints: Vec<(String, String)>,
+    sources: Vec<(String, u16)>,
     /// Saved state by operator, as bodies.
     state: Vec<(String, Vec<u8>)>,
 }
@@ -46,11 +51,13 @@ impl Ask {
     pub(super) fn of(plan: &Plan, workers: &WorkerPlan) -> io::Result<Self> {
         let state =
             |(name, rows): &(String, RecordBatch)| Ok((name.clone(), wire::rows_to_bytes(rows)?));
+        let source = |p: &PipelineSpec| (p.name.clone(), p.decode.source);
         Ok(Self {
             workers: workers.workers,
             first_epoch: workers.first_epoch,
             files: plan.files.iter().map(|(p, t)| (p.display().to_string(), t.clone())).collect(),
             fingerprints: content::fingerprints(&plan.pipelines).into_iter().collect(),
+            sources: workers.pipelines.iter().map(source).collect(),
             state: workers.state.iter().map(state).collect::<io::Result<_>>()?,
         })
     }
@@ -62,6 +69,7 @@ impl Ask {
             first_epoch: self.first_epoch,
             files: self.files.clone(),
             fingerprints: self.fingerprints.clone(),
+            sources: self.sources.clone(),
             states: self.state.len(),
         };
         to.set_write_timeout(Some(SEND_MAX))?;
@@ -103,6 +111,7 @@ pub(super) fn gather(cluster: &ClusterOptions, ask: &Ask) -> anyhow::Result<Gath
                     (cluster.tell)(&why);
                 }
                 drop(followers);
+                cluster.wanted("the processes connected")?;
                 std::thread::sleep(PAUSE);
             }
         }
@@ -129,7 +138,7 @@ impl Waiting<'_> {
                 self.tell(&missing);
                 (told, told_at) = (missing, Instant::now());
             }
-            anyhow::ensure!(!self.cluster.given_up(), "stopped while it waited for the cluster");
+            self.cluster.wanted("it waited for the cluster")?;
             if let Some(arrived) = door.next(LOOK)? {
                 self.take(arrived);
             }
@@ -169,8 +178,27 @@ impl Waiting<'_> {
                 }
                 refuse(&mut arrived.stream, why);
             }
-            None => drop(self.here.insert(process, arrived.stream)),
+            None => {
+                if let Some(earlier) = self.here.insert(process, arrived.stream) {
+                    self.replaced(process, earlier, &peer.to_string());
+                }
+            }
         }
+    }
+
+    /// Who calls later is taken: a machine that has lost its power does not hang up, and the one
+    /// that stands in for it must not have to wait for that.
+    fn replaced(&mut self, process: usize, mut earlier: TcpStream, by: &str) {
+        if is_gone(&earlier) {
+            return;
+        }
+        let at = earlier.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+        let why = format!("another process {process} has called later, from {by}");
+        let text = format!("process {process} at {at} is not waited with any more: another one is");
+        if self.told.is_news(&text) {
+            (self.cluster.tell)(&text);
+        }
+        refuse(&mut earlier, why);
     }
 
     /// Why a follower cannot be of this cluster, if it cannot.
@@ -186,26 +214,30 @@ impl Waiting<'_> {
         if !(1..all).contains(&process) {
             return Some(format!("its --process is {process}: followers are 1 to {}", all - 1));
         }
-        let other = self.here.get(&process).filter(|stream| !is_gone(stream))?;
-        let at = other.peer_addr().map(|a| a.to_string()).unwrap_or_default();
-        Some(format!("there is a process {process} already, at {at}"))
+        None
     }
 }
 
-/// Whether the other side has hung up.
-fn is_gone(stream: &TcpStream) -> bool {
-    if stream.set_nonblocking(true).is_err() {
-        return true;
-    }
+/// Whether the other side has hung up, and all that it said before was read.
+pub(super) fn is_gone(stream: &TcpStream) -> bool {
+    says(stream).is_err()
+}
+
+/// Whether something was said that was not read yet.
+fn says(stream: &TcpStream) -> io::Result<bool> {
+    stream.set_nonblocking(true)?;
     let peeked = stream.peek(&mut [0]);
-    let gone = match peeked {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-    };
-    gone || stream.set_nonblocking(false).is_err()
+    stream.set_nonblocking(false)?;
+    match peeked {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn refuse(stream: &mut TcpStream, why: String) {
+    let _ = stream.set_write_timeout(Some(REFUSE_MAX));
     let _ = wire::write(stream, &Head::Refused { why }, &[]);
 }
 
@@ -234,16 +266,54 @@ fn join(
     for (process, sent) in sent {
         sent.map_err(|error| anyhow::anyhow!("{} is gone: {error}", of(process)))?;
     }
-    for (process, stream) in followers.iter_mut() {
-        stream.set_read_timeout(Some(JOIN_MAX))?;
-        match wire::read(stream) {
-            Ok((Head::Joined, _)) => {}
-            Ok((Head::Refused { why }, _)) => anyhow::bail!("{}: {why}", of(*process)),
-            Ok((other, _)) => anyhow::bail!("{} says {other:?}", of(*process)),
-            Err(error) => anyhow::bail!("{} is gone: {error}", of(*process)),
+    all_joined(cluster, followers)?;
+    let followers = &*followers;
+    let still = || {
+        if let Some((process, _)) = followers.iter().find(|(_, stream)| is_gone(stream)) {
+            anyhow::bail!("{} is gone", of(*process));
         }
+        cluster.wanted("the processes connected")
+    };
+    mesh::connect(0, &cluster.addresses, (door, &cluster.secret), &run, &still)
+}
+
+/// Waits until each has said that it has joined. All are listened to at once: they wait for each
+/// other, so when one goes, only the leader can tell the rest, by hanging up.
+fn all_joined(
+    cluster: &ClusterOptions,
+    followers: &mut BTreeMap<usize, TcpStream>,
+) -> anyhow::Result<()> {
+    let of = |process: usize| format!("process {process} ({})", cluster.addresses[process]);
+    let gone = |p: usize, error: io::Error| anyhow::anyhow!("{} is gone: {}", of(p), lost(&error));
+    let mut waiting: BTreeSet<usize> = followers.keys().copied().collect();
+    let (begun, mut pinged) = (Instant::now(), Instant::now());
+    while let Some(first) = waiting.first() {
+        anyhow::ensure!(begun.elapsed() < JOIN_MAX, "{} does not join", of(*first));
+        cluster.wanted("the processes connected")?;
+        let ping = pinged.elapsed() > PING_EVERY;
+        for (process, stream) in followers.iter_mut() {
+            let p = *process;
+            let said = says(stream).map_err(|error| gone(p, error))?;
+            if !waiting.contains(process) {
+                // It works already, and wants to hear that the leader is there.
+                if ping {
+                    wire::write(stream, &Head::Ping, &[]).map_err(|error| gone(p, error))?;
+                }
+            } else if said {
+                stream.set_read_timeout(Some(SEND_MAX))?;
+                match wire::read(stream).map_err(|error| gone(p, error))?.0 {
+                    Head::Joined => waiting.remove(process),
+                    Head::Refused { why } => anyhow::bail!("{}: {why}", of(p)),
+                    other => anyhow::bail!("{} says {other:?}", of(p)),
+                };
+            }
+        }
+        if ping {
+            pinged = Instant::now();
+        }
+        std::thread::sleep(HEAR);
     }
-    mesh::connect(0, &cluster.addresses, (door, &cluster.secret), &run)
+    Ok(())
 }
 
 /// Tells whoever calls while it runs that nobody is needed.

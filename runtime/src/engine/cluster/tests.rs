@@ -30,7 +30,7 @@ fn cluster(processes: usize) -> (ClusterOptions, Arc<Mutex<Vec<String>>>) {
     (options, told)
 }
 
-fn plan(every: &str) -> Plan {
+pub(super) fn plan(every: &str) -> Plan {
     let text = format!(
         r#"
         name = "p"
@@ -118,15 +118,15 @@ fn who_does_not_belong_is_turned_away_with_the_reason_on_both_sides() {
         let (_, head) = called(&options, &hello(process, addresses, &build));
         assert!(refused(head).contains("followers are 1 to 2"));
     }
-    // One that belongs is waited with; another of its number is not taken while it is there.
-    let (first, head) = called(&options, &hello(1, addresses, &build));
+    // One that belongs is waited with, until another of its number calls.
+    let (mut first, head) = called(&options, &hello(1, addresses, &build));
     assert_eq!(head, Head::Ping);
     wait_for(&told, &format!("waiting for process 2 ({}) of 3", addresses[2]));
-    let (_, head) = called(&options, &hello(1, addresses, &build));
-    assert!(refused(head).contains("there is a process 1 already"));
-    drop(first);
-    let (_again, head) = called(&options, &hello(1, addresses, &build));
+    let (_later, head) = called(&options, &hello(1, addresses, &build));
     assert_eq!(head, Head::Ping);
+    let why = refused(after_pings(&mut first).unwrap());
+    assert!(why.contains("another process 1 has called later"), "{why}");
+    wait_for(&told, "process 1 at 127.0.0.1 is not waited with any more");
     options.give_up.store(true, Ordering::Release);
     let error = gathering.join().unwrap().err().unwrap().to_string();
     assert!(error.contains("stopped while it waited"), "{error}");
@@ -152,10 +152,46 @@ fn a_plan_that_is_another_one_on_a_follower_is_told_on_both_sides() {
     assert!(gathering.join().unwrap().is_err() && working.join().unwrap().is_err());
 }
 
+/// What a leader says next beside that it is there.
+fn after_pings(stream: &mut std::net::TcpStream) -> std::io::Result<Head> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    loop {
+        match wire::read(stream)?.0 {
+            Head::Ping => {}
+            other => return Ok(other),
+        }
+    }
+}
+
+/// Two followers that have called; the second has heard what is to be run, so all were told.
+fn welcomed(options: &ClusterOptions) -> [std::net::TcpStream; 2] {
+    [1, 2].map(|process| called(options, &hello(process, &options.addresses, &build())).0)
+}
+
+#[test]
+fn one_that_goes_while_processes_connect_is_noticed_at_once_and_so_is_a_signal() {
+    let (options, told) = cluster(3);
+    let gathering = gathering(&options);
+    let [mut first, second] = welcomed(&options);
+    // It neither joins nor refuses: it is still connecting to the other one.
+    drop(second);
+    wait_for(&told, &format!("process 2 ({}) is gone", options.addresses[2]));
+    while after_pings(&mut first).is_ok() {}
+    let [_first, _second] = welcomed(&options);
+    options.give_up.store(true, Ordering::Release);
+    let begun = Instant::now();
+    let error = gathering.join().unwrap().err().unwrap().to_string();
+    assert!(error.contains("stopped while the processes connected"), "{error}");
+    assert!(begun.elapsed() < PATIENCE / 2);
+}
+
 #[test]
 fn addresses_are_told_apart() {
     let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(addresses_problem(&list("a:1,[::1]:2")), None);
+    let many = |all: usize| (0..all).map(|n| format!("a:{n}")).collect::<Vec<_>>();
+    assert_eq!(addresses_problem(&many(64)), None);
+    assert!(addresses_problem(&many(65)).unwrap().contains("at most 64"));
     for (text, why) in [
         ("a:1", "at least two"),
         ("a:1,a:1", "twice"),

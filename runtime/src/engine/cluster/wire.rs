@@ -73,6 +73,9 @@ pub(super) struct Welcome {
     pub(super) files: Vec<(String, String)>,
     /// What the plan is to be, as [`crate::engine::content::fingerprints`] says.
     pub(super) fingerprints: Vec<(String, String)>,
+    /// The number of each pipeline's source. A follower cannot find it by itself: which endpoints
+    /// are one depends on addresses, which it need not know.
+    pub(super) sources: Vec<(String, u16)>,
     /// How many [`Head::Restore`] follow.
     pub(super) states: usize,
 }
