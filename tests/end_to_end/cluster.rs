@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::faults::{ALERTS, DEVICES, FINDINGS, WINDOWS, publish, sorted};
 use super::kill;
-use crate::support::{ColdChain, Home, Instance, Rng, Scrape, Site, eventually, get, tidegate};
+use crate::support::{
+    ColdChain, Device, Home, Instance, Rng, Scrape, Site, eventually, get, tidegate,
+};
 
 /// "The others notice within seconds."
 const NOTICED_WITHIN: Duration = Duration::from_secs(20);
@@ -200,4 +202,43 @@ fn strangers_are_turned_away_and_what_workers_count_is_counted() {
     leader.stop();
     let worker = cluster.workers.borrow_mut()[1].take().unwrap();
     heard(&worker, "the leader has ended; starting anew");
+}
+
+/// Two endpoints whose addresses only the leader knows are two sources on a worker as well.
+#[test]
+fn addresses_that_a_worker_does_not_know_do_not_join_sources_there() {
+    let names = ["a", "b"];
+    let pipeline = |name: &str| {
+        format!(
+            "name = \"{name}\"\n[source]\ntype = \"endpoint\"\n\
+             listen = \"${{env:TIDEGATE_TEST_LISTEN_{name}}}\"\ntopics = [\"{name}/{{device}}\"]\n\
+             [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
+             [reading.fields]\nv = \"float64\"\n[[table]]\nfrom = \"readings\"\n"
+        )
+    };
+    let home = Home::with(&pipeline("a"));
+    home.write("pipelines/two.toml", &pipeline("b"));
+    let cluster = Cluster::new(&home, 2);
+    let free = names.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = free.each_ref().map(|l| l.local_addr().unwrap());
+    drop(free);
+    *cluster.workers.borrow_mut() = vec![None, Some(Instance::spawn(&mut cluster.worker(1)))];
+    let mut command = cluster.leader(&home, 2);
+    for (name, address) in names.iter().zip(addresses) {
+        command.env(format!("TIDEGATE_TEST_LISTEN_{name}"), address.to_string());
+    }
+    let leader = home.start_command(&mut command);
+    for (name, address) in names.iter().zip(addresses) {
+        let mut device = Device::connect(address, name).unwrap();
+        // One by one: runs are dealt to all workers in turn.
+        for n in 0..40 {
+            let payload = format!(r#"{{"ts": "2026-01-01T00:00:{n:02}Z", "v": {n}}}"#);
+            device.publish_all([(format!("{name}/d{n}").as_str(), payload)]).unwrap();
+        }
+    }
+    leader.stop();
+    assert_eq!(sorted(&home, "SELECT reason FROM system.rejects"), Vec::<String>::new());
+    for name in names {
+        home.wait_for_count(&format!("SELECT count(*) FROM {name}.readings"), 40);
+    }
 }
