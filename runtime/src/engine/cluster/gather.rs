@@ -106,12 +106,12 @@ pub(super) fn gather(cluster: &ClusterOptions, ask: &Ask) -> anyhow::Result<Gath
                 return Ok(Gathered { place, followers });
             }
             Err(error) => {
+                cluster.wanted("the processes connected")?;
                 let why = format!("the cluster does not come together: {error:#}");
                 if told.is_news(&why) {
                     (cluster.tell)(&why);
                 }
                 drop(followers);
-                cluster.wanted("the processes connected")?;
                 std::thread::sleep(PAUSE);
             }
         }

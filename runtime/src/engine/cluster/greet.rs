@@ -314,7 +314,7 @@ fn accept(
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let Some(peer) = stream.peer_addr().ok() else { continue };
+        let Ok(peer) = stream.peer_addr() else { continue };
         if greetings.fetch_add(1, Ordering::AcqRel) >= GREETINGS_MAX {
             greetings.fetch_sub(1, Ordering::AcqRel);
             let why = format!("{GREETINGS_MAX} others are there that have not said who they are");
