@@ -89,6 +89,16 @@ mod tests {
     }
 
     #[test]
+    fn examples_are_without_warnings() {
+        for (name, text) in [&[FIRST], &DEMO[..], &WAYS_IN, COOKBOOK].concat() {
+            let file = (name.into(), text.to_owned());
+            let plan = crate::load(&[file], &|_, _| Ok("http://127.0.0.1:9/".to_owned()));
+            let warnings = plan.unwrap_or_else(|all| panic!("{name}: {}", all[0])).warnings;
+            assert!(warnings.is_empty(), "{name}: {}", warnings[0]);
+        }
+    }
+
+    #[test]
     fn the_readme_shows_the_first_example_as_it_is() {
         let readme = include_str!("../../README.md");
         assert!(readme.contains(&format!("```toml\n{}```", FIRST.1)));

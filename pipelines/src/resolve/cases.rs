@@ -82,7 +82,8 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
         report.error(test.at("input"), message, None);
         return Vec::new();
     }
-    let templates = source::templates(file);
+    let mut templates = source::templates(file);
+    templates.extend(file.sections("registry").iter().filter_map(registry::topic));
     let mut inputs = Vec::new();
     for input in sections {
         if input.entry("event").is_some() {

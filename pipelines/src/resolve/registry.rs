@@ -13,8 +13,8 @@ use tidegate_operators::spec::{
     registry_topic,
 };
 
-use self::place::{check_topic, topic};
-pub(super) use self::place::{filters, sources};
+use self::place::check_topic;
+pub(super) use self::place::{filters, sources, topic};
 use super::edges::{Edge, Edges, RowKind};
 use super::steps::Steps;
 use super::{reading, sql};

@@ -69,7 +69,7 @@ impl Follower {
         let door = Door::open(&self.cluster.addresses[self.process], &self.cluster.secret)?;
         let (control, plan, place) = self.join(&door)?;
         (self.cluster.tell)(&format!(
-            "working as process {} of {}, with {} workers",
+            "working as process {} of {}, workers here: {}",
             self.process,
             self.cluster.processes(),
             plan.workers
