@@ -71,17 +71,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_unset_becomes_an_address_of_its_own_where_it_has_a_name() {
-        let known = |text: &str| known_or(text.to_owned(), "localhost", |h| format!("{h}:1"));
-        assert_eq!(known("a:2"), "a:2");
-        assert_eq!(known(UNSET), "localhost:1");
-        let [a, b] = ["A", "B"].map(|name| known(&unset("env", name)));
-        assert_eq!(a, known(&unset("env", "A")));
-        assert_ne!(a, b);
-        assert!(a.starts_with("127.") && a.ends_with(":1"), "{a}");
-    }
-
-    #[test]
     fn references_are_replaced_once() {
         let resolve = |kind: &str, name: &str| match (kind, name) {
             ("env", "A") => Ok("${env:B}".to_owned()),

@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use tidegate_pipelines::config::references::unset;
+
 use super::gather::Gathered;
 use super::greet::{Hello, call};
 use super::wire::Head;
@@ -30,8 +32,8 @@ fn cluster(processes: usize) -> (ClusterOptions, Arc<Mutex<Vec<String>>>) {
     (options, told)
 }
 
-pub(super) fn plan(every: &str) -> Plan {
-    let text = format!(
+fn text(every: &str) -> String {
+    format!(
         r#"
         name = "p"
         [source]
@@ -51,8 +53,28 @@ pub(super) fn plan(every: &str) -> Plan {
         [[table]]
         from = "w"
         "#
-    );
-    tidegate_pipelines::load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap()
+    )
+}
+
+pub(super) fn plan(every: &str) -> Plan {
+    let files = [("p.toml".into(), text(every))];
+    tidegate_pipelines::load(&files, &|_, _| Err(String::new())).unwrap()
+}
+
+#[test]
+fn endpoints_whose_addresses_are_not_known_here_are_not_one() {
+    let sources = |listen: [&str; 2]| {
+        let of = |(name, listen): (&str, &str)| {
+            let text = text("1m").replace("\"p\"", &format!("\"{name}\""));
+            (format!("{name}.toml").into(), text.replace("127.0.0.1:0", listen))
+        };
+        let files = [("p", listen[0]), ("q", listen[1])].map(of);
+        let unset = |kind: &str, name: &str| Ok(unset(kind, name));
+        tidegate_pipelines::load(&files, &unset).unwrap().sources.len()
+    };
+    assert_eq!(sources(["${env:A}", "${env:B}"]), 2);
+    assert_eq!(sources(["0.0.0.0:${env:A}", "0.0.0.0:${env:B}"]), 2);
+    assert_eq!(sources(["${env:A}", "${env:A}"]), 1);
 }
 
 fn other_plan(_: &[(std::path::PathBuf, String)]) -> Option<Plan> {
