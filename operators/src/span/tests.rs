@@ -230,6 +230,16 @@ fn tick(epoch: usize) -> Tick {
 
 /// Runs the readings cut into epochs; `restart` saves and loads before that epoch.
 fn run(spec: &WindowSpec, epochs: &[Vec<Reading>], restart: Option<usize>) -> Vec<Emit> {
+    run_at(tick, spec, epochs, restart)
+}
+
+/// The same, with the ticks of epochs as this says.
+fn run_at(
+    tick: fn(usize) -> Tick,
+    spec: &WindowSpec,
+    epochs: &[Vec<Reading>],
+    restart: Option<usize>,
+) -> Vec<Emit> {
     let mut operator = SpanOperator::new(spec.clone()).unwrap();
     let mut emits = Vec::new();
     for (i, readings) in epochs.iter().enumerate() {

@@ -66,23 +66,7 @@ fn show(shown: &mut Windows, emit: &Emit) {
 
 /// Runs with a tick every 40 µs, each fifth of them 200 µs later.
 fn run_early(spec: &WindowSpec, epochs: &[Vec<Reading>], restart: Option<usize>) -> Vec<Emit> {
-    let mut operator = SpanOperator::new(spec.clone()).unwrap();
-    let mut emits = Vec::new();
-    for (i, readings) in epochs.iter().enumerate() {
-        if restart == Some(i) {
-            let state = operator.save().unwrap();
-            operator = SpanOperator::new(spec.clone()).unwrap();
-            operator.load(&state).unwrap();
-            assert_eq!(operator.save().unwrap(), state);
-        }
-        let mut emit = Emit::default();
-        operator.epoch(&batch(readings), at(i), &mut emit).unwrap();
-        emits.push(emit);
-    }
-    let mut emit = Emit::default();
-    operator.end(&mut emit).unwrap();
-    emits.push(emit);
-    emits
+    run_at(at, spec, epochs, restart)
 }
 
 fn at(epoch: usize) -> Tick {

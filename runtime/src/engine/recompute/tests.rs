@@ -183,6 +183,34 @@ impl Home {
         lines
     }
 
+    /// Late readings come one group after the other, each time to other processes.
+    async fn catch_up_by_groups(&mut self, edges: &Edges, readings: usize, every_us: i64) {
+        let first_us = START + 30 * MINUTE;
+        let last_us = first_us + readings as i64 * 10 * S;
+        let mut end_us = first_us.div_euclid(every_us) * every_us;
+        while end_us <= last_us {
+            let (from_us, until_us) = (end_us, end_us + every_us);
+            // Windows of a group are in the table before it, or never.
+            let is_first = from_us <= first_us;
+            self.write(edges, |edge, rows| {
+                let column = match edge {
+                    "readings" => "received_time",
+                    "late" => "ingest_time",
+                    _ => return vec![is_first; rows.num_rows()],
+                };
+                let times = rows[column].as_primitive::<TimestampMicrosecondType>();
+                times.values().iter().map(|us| (from_us..until_us).contains(us)).collect()
+            })
+            .await;
+            end_us = until_us;
+            // Each time another process.
+            let worker = self.worker(every_us);
+            worker.stopping.store(true, Ordering::Release);
+            self.catch_up(&worker, end_us).await;
+            self.catch_up(&self.worker(every_us), end_us).await;
+        }
+    }
+
     async fn everything(&self) -> [Vec<String>; 3] {
         let of = |table: &str| format!("SELECT * FROM p.{table}_revisions");
         let (tumbling, hops) = (self.ask(&of("tumbling")).await, self.ask(&of("hops")).await);
@@ -278,30 +306,7 @@ proptest! {
         let edges = run(&readings, 3);
         let in_parts = blocking(async {
             let mut home = Home::new();
-            let first_us = START + 30 * MINUTE;
-            let last_us = first_us + readings.len() as i64 * 10 * S;
-            let mut end_us = first_us.div_euclid(every_us) * every_us;
-            while end_us <= last_us {
-                let (from_us, until_us) = (end_us, end_us + every_us);
-                // Windows of a group are in the table before it, or never.
-                let is_first = from_us <= first_us;
-                home.write(&edges, |edge, rows| {
-                    let column = match edge {
-                        "readings" => "received_time",
-                        "late" => "ingest_time",
-                        _ => return vec![is_first; rows.num_rows()],
-                    };
-                    let times = rows[column].as_primitive::<TimestampMicrosecondType>();
-                    times.values().iter().map(|us| (from_us..until_us).contains(us)).collect()
-                })
-                .await;
-                end_us = until_us;
-                // Each time another process.
-                let worker = home.worker(every_us);
-                worker.stopping.store(true, Ordering::Release);
-                home.catch_up(&worker, end_us).await;
-                home.catch_up(&home.worker(every_us), end_us).await;
-            }
+            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
             home.everything().await
         });
         prop_assert_eq!(in_parts, at_once);

@@ -275,28 +275,7 @@ proptest! {
         let edges = run(&readings, 3);
         let in_parts = blocking(async {
             let mut home = home();
-            let first_us = START + 30 * MINUTE;
-            let last_us = first_us + readings.len() as i64 * 10 * S;
-            let mut end_us = first_us.div_euclid(every_us) * every_us;
-            while end_us <= last_us {
-                let (from_us, until_us) = (end_us, end_us + every_us);
-                let is_first = from_us <= first_us;
-                home.write(&edges, |edge, rows| {
-                    let column = match edge {
-                        "readings" => "received_time",
-                        "late" => "ingest_time",
-                        _ => return vec![is_first; rows.num_rows()],
-                    };
-                    let times = rows[column].as_primitive::<TimestampMicrosecondType>();
-                    times.values().iter().map(|us| (from_us..until_us).contains(us)).collect()
-                })
-                .await;
-                end_us = until_us;
-                let worker = home.worker(every_us);
-                worker.stopping.store(true, Ordering::Release);
-                home.catch_up(&worker, end_us).await;
-                home.catch_up(&home.worker(every_us), end_us).await;
-            }
+            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
             all(&home).await
         });
         prop_assert_eq!(in_parts, at_once);
