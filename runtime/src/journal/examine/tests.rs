@@ -80,7 +80,8 @@ fn a_whole_journal_is_read_as_a_start_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let payloads = journal(dir.path());
     let total: u64 = segments(dir.path()).iter().map(|p| p.metadata().unwrap().len()).sum();
-    assert!((8_000..14_000).contains(&total), "{total}");
+    // How many epochs, and with them seals, there are depends on how fast the disk syncs.
+    assert!(total > 5_000 && segments(dir.path()).len() > 2, "{total}");
     for mode in [Mode::Stopped, Mode::Live, Mode::Everything] {
         let (examined, seen) = look(dir.path(), mode);
         assert_eq!(seen, payloads, "{mode:?}");
