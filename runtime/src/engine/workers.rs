@@ -332,7 +332,11 @@ impl Feeder {
         let mut last = None;
         while let Some(tick) = self.ticks.next(self.done + 1, frontier) {
             self.done = tick.epoch;
-            last = Some(tick);
+            match report {
+                // When the journal began: that does not go under in what is told of later epochs.
+                Some(report) if tick.epoch == 1 => report.done(tick),
+                _ => last = Some(tick),
+            }
         }
         if let Some(tick) = last {
             self.ticks.forget_before(tick.epoch);

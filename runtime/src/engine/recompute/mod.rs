@@ -19,6 +19,7 @@ mod group;
 mod horizon;
 mod kept;
 mod sessions;
+mod stretches;
 #[cfg(test)]
 mod tests;
 
@@ -405,6 +406,10 @@ impl Worker {
         kept.commit().await?;
         fault::point("recomputed_kept");
         let report = writer.commit(through).await?;
+        if report.version.is_none() {
+            // All of it stays: the next process is not to find that out again.
+            writer.mark(through).await?;
+        }
         let stats = &self.context.stats;
         Stats::add(&stats.windows_recomputed, report.rows);
         Stats::add(&stats.table_files, report.files as u64);

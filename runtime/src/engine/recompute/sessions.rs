@@ -3,7 +3,8 @@
 //! Definition: a *stretch* of a key is a part of its time that no pause longer than `gap` divides,
 //! of the sessions that its table has and of the late readings. What sessions there are in it
 //! follows from its readings alone. Of each stretch with late readings of the group:
-//! 1. it is found: the sessions of the table and the late readings, in order ([`OfKey`]);
+//! 1. it is found: the sessions of the table and the late readings, in order ([`OfKey`]). What a
+//!    maximum had cut before the first of them is as it was, and not looked at any further;
 //! 2. if it could still change by other ways, it stays as it is. The step said with each late
 //!    reading before which time nothing is revised any more;
 //! 3. the step's own operator makes the sessions of its stored readings, and of those that are not
@@ -34,120 +35,11 @@ use tidegate_operators::system::keys_json;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_sql::TableWriter;
 
-use super::affected::{Bounds, Finder, Slice};
+use super::affected::{Finder, Slice};
 use super::group::{Group, NAMED_MAX, late_of, name, restored, time};
 use super::kept::{Kept, Stayed};
+use super::stretches::{Known, Made, OfKey, Stretch};
 use crate::fault;
-
-/// A session that the table has.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    start_us: i64,
-    end_us: i64,
-    rows: i64,
-    revision: i64,
-}
-
-/// A session that the stored readings make.
-#[derive(Clone, Copy, Debug)]
-struct Made {
-    start_us: i64,
-    end_us: i64,
-    rows: i64,
-    /// Which row of which batch it is.
-    place: (usize, usize),
-}
-
-/// See the module's head. Both ends belong to it.
-#[derive(Debug)]
-struct Stretch {
-    bounds: Bounds,
-    /// How many readings of the group are too late for it.
-    late: i64,
-    known: Vec<Known>,
-    made: Vec<Made>,
-}
-
-impl Stretch {
-    /// Whether the stored readings are all that it is made of.
-    fn is_whole(&self) -> bool {
-        let rows: i64 = self.known.iter().map(|k| k.rows).sum();
-        let made: i64 = self.made.iter().map(|m| m.rows).sum();
-        let inside = |m: &Made| self.bounds.0 <= m.start_us && m.end_us <= self.bounds.1;
-        made == rows + self.late && self.made.iter().all(inside)
-    }
-
-    fn stayed<'k>(&self, key: &'k str) -> Stayed<'k> {
-        Stayed { key, bounds: self.bounds, late: self.late }
-    }
-}
-
-/// The late readings of a key, then its stretches.
-#[derive(Debug, Default)]
-struct OfKey {
-    /// Times of late readings, in order, each with how many there are.
-    late: Vec<(i64, i64)>,
-    /// What is older is not revised by the step any more.
-    final_us: i64,
-    /// Late readings that are in stretches.
-    passed: usize,
-    open: Option<Stretch>,
-    stretches: Vec<Stretch>,
-    /// Starts of sessions that are none, with their newest revision.
-    gone: BTreeMap<i64, i64>,
-}
-
-impl OfKey {
-    /// The stretch of the next session or reading.
-    fn reach(&mut self, gap_us: i64, (from_us, to_us): Bounds) -> &mut Stretch {
-        let is_near = |s: &Stretch| from_us <= s.bounds.1.saturating_add(gap_us);
-        if !self.open.as_ref().is_some_and(is_near) {
-            self.close();
-        }
-        let bounds = (from_us, to_us);
-        let new = || Stretch { bounds, late: 0, known: Vec::new(), made: Vec::new() };
-        let open = self.open.get_or_insert_with(new);
-        open.bounds.1 = open.bounds.1.max(to_us);
-        open
-    }
-
-    fn close(&mut self) {
-        self.stretches.extend(self.open.take().filter(|stretch| stretch.late > 0));
-    }
-
-    fn late_before(&mut self, gap_us: i64, until_us: i64) {
-        while let Some((time_us, count)) = self.late.get(self.passed).copied()
-            && time_us < until_us
-        {
-            self.passed += 1;
-            self.reach(gap_us, (time_us, time_us)).late += count;
-        }
-    }
-
-    /// The next session by its start.
-    fn session(&mut self, gap_us: i64, known: Known) {
-        if known.rows == 0 {
-            self.gone.insert(known.start_us, known.revision);
-            return;
-        }
-        self.late_before(gap_us, known.start_us);
-        self.reach(gap_us, (known.start_us, known.end_us)).known.push(known);
-    }
-
-    /// There are no more sessions.
-    fn end(&mut self, gap_us: i64) {
-        self.late_before(gap_us, i64::MAX);
-        self.close();
-    }
-
-    /// The stretch that a session belongs to.
-    fn stretch_of(&mut self, gap_us: i64, start_us: i64) -> Option<&mut Stretch> {
-        let begun = |s: &Stretch| s.bounds.0.saturating_sub(gap_us) <= start_us;
-        let after = self.stretches.partition_point(begun);
-        let stretch = self.stretches[..after].last_mut()?;
-        (start_us <= stretch.bounds.1.saturating_add(gap_us)).then_some(stretch)
-    }
-}
 
 /// Keys with late readings, as JSON.
 type Keys = BTreeMap<String, OfKey>;
@@ -160,10 +52,11 @@ struct LateKeys {
 }
 
 impl LateKeys {
+    /// Rows of an earlier form of the step, with windows of fixed length, have other starts.
     async fn of(group: &Group<'_>) -> anyhow::Result<Self> {
         let sql = format!(
-            "SELECT keys, window_start, max(window_end), count(*) FROM {} GROUP BY 1, 2 ORDER BY \
-             1, 2",
+            "SELECT keys, window_start, max(window_end), count(*) FROM {} AND time = window_start \
+             GROUP BY 1, 2 ORDER BY 1, 2",
             late_of(group.of, group.times_us)
         );
         let found = group.session.sql(&sql).await?.execute_stream().await?;
@@ -245,18 +138,35 @@ impl<'g> Sessions<'g> {
 
     /// Step 1: the stretches with late readings.
     async fn find(&self, keys: &mut Keys) -> anyhow::Result<()> {
+        let first_us = keys.values().filter_map(|of| of.late.first()).map(|l| l.0).min();
+        let near_us = first_us.unwrap_or_default().saturating_sub(self.gap_us);
+        // A session with a maximum can become shorter, one without cannot, and is a stretch.
+        let Some(max_us) = self.max_us else {
+            return self.find_of(&format!("window_end >= {}", time(near_us)), keys).await;
+        };
+        // What begins more than twice the maximum before is neither reached nor near what is; what
+        // there is before that makes the stretch longer.
+        let mut ago_us = max_us.saturating_mul(4);
+        loop {
+            let from_us = near_us.saturating_sub(ago_us);
+            self.find_of(&format!("window_start >= {}", time(from_us)), keys).await?;
+            let until_us = from_us.saturating_add(max_us);
+            let more = keys.values().any(|of| of.may_begin_before(self.gap_us, until_us));
+            if !more || from_us <= 0 {
+                return Ok(());
+            }
+            ago_us = ago_us.saturating_mul(2);
+        }
+    }
+
+    /// The stretches, made of the late readings and of the sessions for which a condition holds.
+    async fn find_of(&self, from: &str, keys: &mut Keys) -> anyhow::Result<()> {
         let group = self.group;
         let columns = group.keys(&group.table.schema);
         let named: Vec<String> = columns.iter().map(|k| name(&k.0)).collect();
         let named = named.join(", ");
-        let first_us = keys.values().filter_map(|of| of.late.first()).map(|l| l.0).min();
-        let near_us = first_us.unwrap_or_default().saturating_sub(self.gap_us);
         let to_us = keys.values().map(|of| of.final_us).max().unwrap_or_default();
-        // A session with a maximum can become shorter, one without cannot.
-        let from = match self.max_us {
-            Some(max_us) => format!("window_start >= {}", time(near_us.saturating_sub(max_us))),
-            None => format!("window_end >= {}", time(near_us)),
-        };
+        keys.values_mut().for_each(OfKey::begin);
         let sql = format!(
             "SELECT {named}, window_start, max(revision), last_value(rows ORDER BY revision), \
              last_value(window_end ORDER BY revision) FROM {}.{} WHERE {from} AND window_start < \
@@ -298,7 +208,7 @@ impl<'g> Sessions<'g> {
                     rows: number(2).value(row),
                     end_us: time(3).value(row),
                 };
-                of.session(self.gap_us, known);
+                of.session((self.gap_us, self.max_us), known);
             }
         }
         Ok(())
@@ -308,25 +218,22 @@ impl<'g> Sessions<'g> {
     /// many there are.
     async fn keep(&self, keys: &mut Keys, kept: &mut Kept<'_>) -> anyhow::Result<usize> {
         let gap_us = self.gap_us;
-        let all = || keys.values().flat_map(|of| &of.stretches).map(|s| s.bounds);
-        let from_us = all().map(|b| b.0).min().unwrap_or_default().saturating_sub(gap_us);
-        let to_us = all().map(|b| b.1).max().unwrap_or_default().saturating_add(gap_us);
+        let all = || keys.values().flat_map(|of| &of.stretches);
+        let from_us = all().map(|s| s.since_us).min().unwrap_or_default().saturating_sub(gap_us);
+        let to_us = all().map(|s| s.bounds.1).max().unwrap_or_default().saturating_add(gap_us);
         let known = kept.known((from_us, to_us), |key| keys.contains_key(key)).await?;
         let none = BTreeSet::new();
         let (mut stay, mut fresh) = (0, Vec::new());
         for (key, of) in keys {
             let before = known.get(key).unwrap_or(&none);
-            let near = |b: &Bounds| {
-                let is_near = |k: &Bounds| {
-                    k.0 <= b.1.saturating_add(gap_us) && b.0 <= k.1.saturating_add(gap_us)
-                };
-                before.iter().any(is_near)
+            let stays = |of: &OfKey, s: &Stretch| {
+                let near = || before.iter().any(|k| s.is_near(gap_us, *k));
+                !self.group.is_complete || !of.is_final(gap_us, s) || near()
             };
-            let stays = |s: &mut Stretch| {
-                let is_final = s.bounds.1.saturating_add(gap_us) < of.final_us;
-                !self.group.is_complete || !is_final || near(&s.bounds)
-            };
-            for stretch in of.stretches.extract_if(.., stays) {
+            let (stay_now, others): (Vec<Stretch>, Vec<Stretch>) =
+                std::mem::take(&mut of.stretches).into_iter().partition(|s| stays(of, s));
+            of.stretches = others;
+            for stretch in stay_now {
                 stay += 1;
                 if !before.contains(&stretch.bounds) {
                     fresh.push((key.as_str(), stretch));
@@ -348,8 +255,7 @@ impl<'g> Sessions<'g> {
         let mut slice = Slice::default();
         for (key, of) in keys.iter() {
             for stretch in &of.stretches {
-                let (from_us, to_us) = stretch.bounds;
-                let around = (from_us.saturating_sub(self.gap_us), to_us + self.gap_us + 1);
+                let around = of.around(self.gap_us, stretch.bounds);
                 slice.push(key.clone(), around, stretch.late);
             }
         }

@@ -127,11 +127,19 @@ async fn check_revisions(home: &Home) {
 
 /// In time, then so much later that all of it is final, then late in any order.
 fn long_ago() -> impl Strategy<Value = (Vec<Reading>, usize)> {
-    let reading = || (0usize..3, 0i64..120, 0i64..9);
-    let (first, late) = (prop::collection::vec(reading(), 0..30), 1usize..30);
-    (first, late).prop_flat_map(move |(mut first, late)| {
-        first.sort_by_key(|r| r.1);
-        prop::collection::vec(reading(), late).prop_map(move |late| {
+    // Of three devices here and there, or of one in a row, as from a buffer.
+    let reading = |row: bool| match row {
+        false => (0usize..3, 0i64..120, 0i64..9),
+        true => (0..1, 0..60, 0..9),
+    };
+    let parts = (any::<bool>(), 0usize..30, 1usize..30);
+    parts.prop_flat_map(move |(row, first, late)| {
+        let of = |count: usize| prop::collection::vec(reading(row), count);
+        (of(first), of(late)).prop_map(move |(mut first, mut late)| {
+            first.sort_by_key(|r| r.1);
+            if row {
+                late.sort_by_key(|r| r.1);
+            }
             let after = (0..3).map(|device| (device, 3_000, 5));
             let again = (0..3).map(|device| (device, 3_001, 5));
             let count = late.len();
@@ -223,6 +231,76 @@ fn of_stretch(line: &str, stretch: &[Session]) -> bool {
     let start: i64 = cells[1].parse().unwrap();
     let (first, last) = (START + stretch[0].1 * MINUTE, START + stretch.last().unwrap().2 * MINUTE);
     cells[0] == format!("d{}", stretch[0].0) && first <= start && start <= last
+}
+
+/// Every three minutes.
+fn minutes(range: std::ops::Range<i64>) -> impl Iterator<Item = Reading> {
+    range.step_by(3).map(|minute| (0, minute, 5))
+}
+
+/// After these, what is old is final.
+const AFTER: [Reading; 2] = [(0, 3_000, 5), (0, 3_001, 5)];
+
+/// What begins in the middle of a stretch, long after its first session, is computed again.
+#[test]
+fn a_long_stretch_is_that_of_all_readings_wherever_late_ones_begin() {
+    let buffered: Vec<Reading> = AFTER.into_iter().chain(minutes(0..120)).collect();
+    let one: Vec<Reading> = minutes(0..120).chain(AFTER).chain([(0, 100, 5)]).collect();
+    for (readings, together) in [(&buffered, 50), (&buffered, 13), (&buffered, 3), (&one, 3)] {
+        let edges = run(readings, 1);
+        blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            let worker = home.worker(together * 10 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            for (table, max, without) in STEPS {
+                let stretches = stretches(readings, max, without);
+                let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+                lines.sort();
+                assert_eq!(shown(&home, table).await, lines, "{table}, {together} together");
+            }
+            assert_eq!(kept(&worker), 0);
+            check_revisions(&home).await;
+        });
+    }
+}
+
+/// What is told to stay keeps all that no pause divides from it, also what came after that: or it
+/// would matter when a group was looked at.
+#[test]
+fn what_stays_keeps_its_stretch_whenever_it_is_looked_at() {
+    let (late, later) = ([(0, 1, 5)], [(0, 58, 5)]);
+    let live = minutes(0..33).chain(late).chain(minutes(33..63));
+    let readings: Vec<Reading> = live.chain(AFTER).chain(later).collect();
+    let edges = run(&readings, 1);
+    // As when the first late reading was looked at before the stretch had ended.
+    let until_us = START + 30 * MINUTE + 12 * 10 * S;
+    let is_early = |edge: &str, rows: &RecordBatch| -> Vec<bool> {
+        let (column, before_us) = match edge {
+            "readings" => ("received_time", until_us),
+            "late" => ("ingest_time", until_us),
+            "visits" | "cuts" => ("window_end", START + 24 * MINUTE),
+            _ => return vec![true; rows.num_rows()],
+        };
+        let times = rows[column].as_primitive::<TimestampMicrosecondType>();
+        times.values().iter().map(|us| *us < before_us).collect()
+    };
+    blocking(async {
+        let mut at_once = home();
+        at_once.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        let before = all(&at_once).await;
+        at_once.catch_up(&at_once.worker(10 * S), i64::MAX).await;
+        assert_eq!(all(&at_once).await, before);
+        let mut in_parts = home();
+        in_parts.write(&edges, is_early).await;
+        in_parts.catch_up(&in_parts.worker(10 * S), until_us).await;
+        let is_later = |edge: &str, rows: &RecordBatch| {
+            is_early(edge, rows).into_iter().map(|is_early| !is_early).collect()
+        };
+        in_parts.write(&edges, is_later).await;
+        in_parts.catch_up(&in_parts.worker(10 * S), i64::MAX).await;
+        assert_eq!(all(&in_parts).await, before);
+    });
 }
 
 proptest! {
