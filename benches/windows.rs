@@ -27,6 +27,7 @@ use workload::generate::Workload;
 const KINDS: &[(&str, &str)] = &[
     ("tumbling", "every = '10s'"),
     ("hopping", "size = '60s'\nslide = '10s'"),
+    ("calendar", "every = 'day'\nzone = 'Europe/Berlin'"),
     ("session", "gap = '3s'"),
     ("session-max", "gap = '3s'\nmax = '60s'"),
     ("count", "count = 10"),

@@ -5,6 +5,9 @@
 //! an operator has before its first row does not count, nor what an epoch needs while it runs.
 #![allow(clippy::unwrap_used)]
 
+#[path = "bounds/joins.rs"]
+mod joins;
+
 use std::alloc::System;
 use std::sync::Arc;
 
@@ -412,14 +415,22 @@ fn early_alerts(report: &mut Report) {
 }
 
 fn absences(report: &mut Report) {
+    // Each reading comes after an absence; or each twelfth, where the cadence is learnt.
+    let every = Cadence::Every(SECOND / 4);
+    absences_of(report, "absences", every, (0..90).collect());
+    let learnt = Cadence::Learnt { least_us: SECOND / 4 };
+    let seconds = (0..900).map(|n| n + n / 12 * 10);
+    absences_of(report, "absences, learnt", learnt, seconds.collect());
+}
+
+fn absences_of(report: &mut Report, what: &str, cadence: Cadence, seconds: Vec<i64>) {
     let spec = AbsenceSpec {
         pipeline: "p".into(),
         name: "gone".into(),
         input: schema(),
         keys: vec![0],
         time: 1,
-        // Each reading comes after an absence.
-        cadence: Cadence::Every(SECOND / 4),
+        cadence,
         missed: 3,
         select: vec![("x".into(), col("x", &schema()).unwrap())],
         disorder_us: 14 * SECOND,
@@ -432,24 +443,37 @@ fn absences(report: &mut Report) {
     let (bound, keys) = (spec.state_bound(&LOAD).unwrap(), keys(9));
     let mut measured = Measured::new(|| AbsenceOperator::new(spec).unwrap());
     let nothing = RecordBatch::new_empty(outages_schema());
-    for second in 0..90 {
+    for second in seconds {
         let at_us = START_US + second * SECOND;
         let rows = batch(&(0..keys).map(|k| (k, at_us, 0.0)).collect::<Vec<_>>());
         let nothing = nothing.clone();
         measured.run(at_us, move |o, tick, emit| o.epoch(&rows, &nothing, tick, emit).unwrap());
     }
-    report.compare("absences", bound.per_key(), keys, &measured);
+    report.compare(what, bound.per_key(), keys, &measured);
 }
 
+/// Readings that begin and end matches as often as can be: one that is waited for in vain may begin
+/// with the reading that ends the one before.
 fn sequences(report: &mut Report) {
+    let within_us = 10 * SECOND;
+    sequences_of(report, "sequences", Pattern::Then { within_us });
+    sequences_of(report, "sequences, without", Pattern::Without { within_us: SECOND / 2 });
+    sequences_of(report, "sequences, among", Pattern::Among { times: 1, of: 1 });
+    let times = Pattern::Times { times: 1, within_us: SECOND };
+    sequences_of(report, "sequences, times", times);
+}
+
+fn sequences_of(report: &mut Report, what: &str, pattern: Pattern) {
+    let is_without = matches!(pattern, Pattern::Without { .. });
+    let begins = is_without || matches!(pattern, Pattern::Then { .. });
     let spec = SequenceSpec {
         pipeline: "p".into(),
         name: "pairs".into(),
         input: schema(),
         keys: vec![0],
         time: 1,
-        pattern: Pattern::Then { within_us: 10 * SECOND },
-        first: Some(x_is(Compare::Gt, 0.0)),
+        pattern,
+        first: begins.then(|| x_is(Compare::Gt, if is_without { -1.0 } else { 0.0 })),
         last: x_is(Compare::LtEq, 0.0),
         select_first: vec![("x".into(), col("x", &schema()).unwrap())],
         select: vec![("y".into(), col("x", &schema()).unwrap())],
@@ -466,8 +490,9 @@ fn sequences(report: &mut Report) {
     let epoch = |o: &mut SequenceOperator, rows: &RecordBatch, tick, emit: &mut Emit| {
         o.epoch(rows, &nothing, tick, emit).unwrap();
     };
-    measured.steady_by(keys, 80, |second| (second % 2) as f64, epoch);
-    report.compare("sequences", bound.per_key(), keys, &measured);
+    let value = |second: i64| if is_without { 0.0 } else { (second % 2) as f64 };
+    measured.steady_by(keys, 80, value, epoch);
+    report.compare(what, bound.per_key(), keys, &measured);
 }
 
 fn last_known(report: &mut Report) {
@@ -650,5 +675,7 @@ fn no_key_takes_more_than_its_bound_and_a_full_one_not_much_less() {
     clocks(&mut report);
     dedups(&mut report);
     registries(&mut report);
+    joins::windows(&mut report);
+    joins::intervals(&mut report);
     assert!(report.0.is_empty(), "{:#?}", report.0);
 }

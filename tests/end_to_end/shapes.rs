@@ -22,6 +22,7 @@ const DELAY_MS_MAX: u64 = 40_000;
 const STEPS: &[(&str, &str)] = &[
     ("tumbling", r#"every = "10s""#),
     ("hopping", r#"size = "60s", slide = "10s""#),
+    ("shifts", SHIFTS),
     ("session", r#"gap = "3s""#),
     ("session_max", r#"gap = "3s", max = "20s""#),
     ("counted", "count = 20, hop = 5"),
@@ -30,6 +31,12 @@ const STEPS: &[(&str, &str)] = &[
     ("around", r#"before = "20s", after = "5s", at = "level = 9""#),
     ("running", r#"before = "15s""#),
 ];
+
+/// On the clocks of Berlin it is one in the morning when the readings begin.
+const SHIFTS: &str = concat!(
+    r#"zone = "Europe/Berlin", shifts = { a = "01:00",b = "01:01",c = "01:02",d = "01:03","#,
+    r#"e = "01:04",f = "01:05",g = "01:06",h = "03:01",i = "03:03" }"#,
+);
 
 fn pipeline() -> String {
     let mut text = String::from(

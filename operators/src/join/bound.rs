@@ -27,12 +27,20 @@ impl Bounded for JoinSpec {
                 window::KEY_BYTES.saturating_add(pairs.saturating_mul(pair))
             }
             Partners::Interval { before_us, after_us, rows_max, .. } => {
-                let reach_us = before_us.saturating_add(*after_us).saturating_add(self.disorder_us);
+                // Left rows wait until all that can be their partners is settled. Right rows are
+                // kept for the oldest of them.
+                let wait_us = after_us.saturating_add(self.disorder_us);
                 let most = *rows_max as u64;
-                let rows =
-                    load.rows_within(reach_us).map_or(most, |n| n.saturating_add(1).min(most));
-                let room = 2 * vec_bytes(rows, size_of::<(i64, Row)>());
-                interval::KEY_BYTES.saturating_add(room).saturating_add(rows.saturating_mul(both))
+                let rows = |us: i64| {
+                    load.rows_within(us).map_or(most, |n| n.saturating_add(1).min(most))
+                };
+                let kept = |rows: u64, row_bytes: u64| {
+                    vec_bytes(rows, size_of::<(i64, Row)>())
+                        .saturating_add(rows.saturating_mul(row_bytes))
+                };
+                interval::KEY_BYTES
+                    .saturating_add(kept(rows(wait_us), left))
+                    .saturating_add(kept(rows(wait_us.saturating_add(*before_us)), right))
             }
         };
         let key_bytes = own.saturating_add(rows);

@@ -196,10 +196,11 @@ fn readings() -> impl Strategy<Value = Vec<Vec<Reading>>> {
     let reading = (0u8..4, -200i64..600, -1e3f64..1e3);
     let epoch = prop::collection::vec(reading, 0..12);
     prop::collection::vec(epoch, 1..30).prop_map(|mut epochs| {
-        // Time moves on, with disorder, a few late ones, and a duplicate in every third epoch.
+        // Time moves on, with disorder, a few late ones, and a duplicate in every third epoch. The
+        // clock of one device is far ahead.
         for (i, epoch) in epochs.iter_mut().enumerate() {
             for reading in epoch.iter_mut() {
-                reading.1 += i as i64 * 40;
+                reading.1 += i as i64 * 40 + if reading.0 == 3 { 50_000 } else { 0 };
             }
             if i % 3 == 0 && !epoch.is_empty() {
                 let again = epoch[0];
