@@ -137,6 +137,11 @@ counters! {
     webhooks_failed: Counter "webhooks_failed",
     /// Level: webhooks that wait for delivery.
     webhooks_pending: Gauge "webhooks_pending",
+    /// Level: most webhooks that may wait for delivery.
+    outbox_max: Gauge "outbox_max",
+    /// Webhooks that were given up at once because `outbox_max` of them were waiting; they can be
+    /// sent again.
+    outbox_overflowed: Counter "outbox_overflowed",
     /// Data files written to tables.
     table_files: Counter "table_files_written",
     /// Rows written to tables.

@@ -1,5 +1,7 @@
-//! Limits with the real binary: a disk that fills up, tables that are away.
+//! Limits with the real binary: a disk that fills up, tables that are away, a receiver of webhooks
+//! that does not answer.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Device, Home, Instance, Reading, Receiver, START_MS, eventually, skipped, windows_of,
+    Device, Home, Instance, Reading, Receiver, START_MS, Scrape, eventually, get, skipped, tidegate,
+    windows_of,
 };
 
 /// A file system of its own with little room, for one test.
@@ -224,5 +227,70 @@ fn tables_that_are_away_hold_up_no_alert() {
     std::fs::remove_file(&tables).unwrap();
     swap(&away, &tables);
     everything_is_there_once(&home, &sent);
+    instance.stop();
+}
+
+/// Changes of a limit in their order, and the largest value and limit that they say.
+fn told_of(home: &Home, limit: &str) -> Result<(Vec<String>, i64, i64), String> {
+    let rows = home.try_rows(&format!(
+        "SELECT state, value, max FROM system.limits WHERE kind = '{limit}' ORDER BY time"
+    ))?;
+    let most = |name: &str| rows.iter().filter_map(|row| row[name].as_i64()).max().unwrap_or(0);
+    let states = rows.iter().filter_map(|row| Some(row["state"].as_str()?.to_owned()));
+    Ok((states.collect(), most("value"), most("max")))
+}
+
+/// Nobody answers: notifications beyond the limit are given up, counted, told as rows, and sent
+/// when somebody wants them again.
+#[test]
+fn notifications_beyond_the_limit_are_told_and_can_be_sent_again() {
+    let (receiver, closed) = Receiver::closed();
+    let home = Home::notifying(&receiver);
+    let mut command = home.run_command(1);
+    command.args(["--outbox-max", "2", "--metrics", "127.0.0.1:0"]);
+    let instance = home.start_command(&mut command);
+    let overflowed = || {
+        let (_, text) = get(instance.metrics().expect("asked for"), "/metrics").unwrap();
+        let now = Scrape::read(&text);
+        assert_eq!(now.value("tidegate_outbox_max"), 2.0);
+        now.value("tidegate_outbox_overflowed_total")
+    };
+    // Every other minute is hot: each minute is a change of the alert.
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    for seq in 0..10 {
+        let mut reading = Reading::regular("north", "d1", seq, 60_000);
+        reading.temperature = if seq % 2 == 0 { 60.0 } else { 20.0 };
+        device.publish_all([(reading.topic().as_str(), reading.payload())]).unwrap();
+    }
+    eventually("what is given up", || match overflowed() {
+        n if n >= 2.0 => Ok(()),
+        n => Err(n.to_string()),
+    });
+    let reached = |states: &[&str]| {
+        eventually(&format!("{states:?}"), || match told_of(&home, "outbox")? {
+            (told, value, 2) if told == states && value >= 2 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    reached(&["reached"]);
+    closed.open();
+    reached(&["reached", "left"]);
+    let outbox = |args: &[&str]| {
+        let mut command = tidegate();
+        command.arg("outbox").args(args).arg("--data").arg(home.data());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let listed = outbox(&["list"]);
+    assert!(listed.contains("2 notifications were pending (outbox_max)"), "{listed}");
+    outbox(&["resend", "--all-dead"]);
+    let changes = "SELECT count(*) FROM system.alerts WHERE pipeline <> 'tidegate'";
+    eventually("each change of the alert", || {
+        let all = home.count(changes);
+        let taken = receiver.deliveries().into_iter().filter(|d| d.status == 200);
+        match taken.map(|d| d.id).collect::<BTreeSet<_>>().len() as i64 {
+            taken if taken == all && taken >= 4 => Ok(()),
+            taken => Err(format!("{taken} of {all}")),
+        }
+    });
     instance.stop();
 }

@@ -27,18 +27,18 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn start() -> Self {
+        let (receiver, closed) = Self::closed();
+        closed.open();
+        receiver
+    }
+
+    /// One that takes connections and answers nobody until it is opened.
+    pub(crate) fn closed() -> (Self, Closed) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let deliveries = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&deliveries);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let shared = Arc::clone(&shared);
-                // A caller that hangs up in the middle is its own problem.
-                std::thread::spawn(move || serve(&stream, &shared));
-            }
-        });
-        Self { url, deliveries }
+        let closed = Closed { listener, deliveries: Arc::clone(&deliveries) };
+        (Self { url, deliveries }, closed)
     }
 
     /// How the receiver's secret is written in a configuration.
@@ -49,6 +49,25 @@ impl Receiver {
     /// All requests so far.
     pub(crate) fn deliveries(&self) -> Vec<Delivery> {
         self.deliveries.lock().unwrap().clone()
+    }
+}
+
+/// A receiver that does not answer yet.
+pub(crate) struct Closed {
+    listener: TcpListener,
+    deliveries: Arc<Mutex<Vec<Delivery>>>,
+}
+
+impl Closed {
+    /// It answers from now on.
+    pub(crate) fn open(self) {
+        std::thread::spawn(move || {
+            for stream in self.listener.incoming().map_while(Result::ok) {
+                let shared = Arc::clone(&self.deliveries);
+                // A caller that hangs up in the middle is its own problem.
+                std::thread::spawn(move || serve(&stream, &shared));
+            }
+        });
     }
 }
 

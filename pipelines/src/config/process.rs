@@ -35,6 +35,8 @@ pub struct ProcessSpec {
     pub disk_reserve_bytes: u64,
     /// Most bytes of rows that wait on disk for tables.
     pub spill_bytes_max: u64,
+    /// Most notifications that wait for their webhooks.
+    pub outbox_max: usize,
     /// Most memory of the process, resident and swapped out, bytes; 0: as much as there is.
     pub memory_bytes_max: Option<u64>,
     /// Address of the metrics.
@@ -123,6 +125,7 @@ fn resolved(
         journal_bytes_max,
         disk_reserve_bytes: size("disk_reserve"),
         spill_bytes_max: size("spill_max"),
+        outbox_max: section.int("outbox_max").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
         memory_bytes_max: section.size_bytes("memory_max"),
         metrics,
         watch: section.bool("watch"),
@@ -148,6 +151,7 @@ mod tests {
              checkpoint_every = \"1m30s\"\nrecompute_every = \"5m\"\n\
              journal_keep = \"0s\"\njournal_max = \"1GiB\"\n\
              disk_reserve = \"1MB\"\nspill_max = \"2GiB\"\n\
+             outbox_max = 500\n\
              memory_max = \"3GiB\"\nmetrics = \"localhost:9464\"\n\
              watch = true\n",
         );
@@ -161,6 +165,7 @@ mod tests {
             journal_bytes_max: 1 << 30,
             disk_reserve_bytes: 1_000_000,
             spill_bytes_max: 2 << 30,
+            outbox_max: 500,
             memory_bytes_max: Some(3 << 30),
             metrics: Some("localhost:9464".into()),
             watch: true,

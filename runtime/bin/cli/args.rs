@@ -157,6 +157,10 @@ pub(super) struct RunArgs {
     /// beyond it everything waits [default: 4GiB]
     #[arg(long, value_name = "SIZE", value_parser = units::size_bytes)]
     pub(super) spill_max: Option<u64>,
+    /// Most notifications that wait for their webhooks; beyond it new ones are given up at once,
+    /// and can be sent again [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub(super) outbox_max: Option<NonZeroUsize>,
     /// Most memory, resident and swapped out; at it rows of new keys are refused, near it sources
     /// are slowed down;
     /// 0: no budget [default: three quarters of what the control group or the machine has]

@@ -56,6 +56,7 @@ impl Settings {
             journal_keep: args.journal_keep.unwrap_or_else(|| duration(spec.journal_keep_us)),
             disk_reserve_bytes: args.disk_reserve.unwrap_or(spec.disk_reserve_bytes),
             spill_bytes_max: args.spill_max.unwrap_or(spec.spill_bytes_max),
+            outbox_max: args.outbox_max.map_or(spec.outbox_max, NonZeroUsize::get),
             memory_bytes_max: memory.bytes_max,
             ..defaults
         };
@@ -154,7 +155,8 @@ mod tests {
         let engine = EngineOptions::new(DATA_DEFAULT);
         let numbers = |o: &EngineOptions| {
             let times = (o.checkpoint_every, o.recompute_every, o.journal_keep);
-            (o.data.clone(), times, o.journal_bytes_max, o.disk_reserve_bytes, o.spill_bytes_max)
+            let disk = (o.journal_bytes_max, o.disk_reserve_bytes, o.spill_bytes_max);
+            (o.data.clone(), times, disk, o.outbox_max)
         };
         assert_eq!(numbers(&none.options), numbers(&engine));
         assert!(!none.watch && none.metrics.is_none());

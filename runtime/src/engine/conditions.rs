@@ -16,15 +16,12 @@ use crate::journal::Journal;
 use crate::outbox::Outbox;
 use crate::stats::Stats;
 
-/// What is asked besides the states: notifications, counters.
-pub(super) type About = (Arc<Outbox>, Arc<Stats>);
-
 /// Watches all of it and tells what changes to the journal.
 pub(super) fn watch(
     data: &Path,
     clock: Clock,
     states: States,
-    (outbox, stats): About,
+    stats: Arc<Stats>,
 ) -> std::io::Result<Alarms> {
     let urgent = states.journal.urgent_intake();
     let journal = Arc::clone(&states.journal);
@@ -33,7 +30,7 @@ pub(super) fn watch(
     let (urgent_too, states_too) = (Arc::clone(&urgent), states.clone());
     let limits =
         limits::watch(data.to_owned(), clock.clone(), urgent_too, states_too, stats.clone());
-    let conditions = Conditions { states, outbox, stats };
+    let conditions = Conditions { states, stats };
     let alarms = Alarms::start(data, clock, urgent, conditions.looker())?;
     let alarms = alarms.with(tokio::spawn(blocked)).with(tokio::spawn(limits));
     Ok(alarms.with(tokio::spawn(memory)))
@@ -46,6 +43,7 @@ pub(super) struct States {
     pub(super) sources: Vec<SourceState>,
     pub(super) registries: Arc<Registries>,
     pub(super) tables: TableTroubles,
+    pub(super) outbox: Arc<Outbox>,
     pub(super) bounds: Bounds,
 }
 
@@ -79,7 +77,6 @@ impl States {
 /// The parts that are asked.
 struct Conditions {
     states: States,
-    outbox: Arc<Outbox>,
     stats: Arc<Stats>,
 }
 
@@ -88,7 +85,7 @@ impl Conditions {
     /// was asked last.
     fn looker(self) -> impl FnMut() -> Holding + Send + 'static {
         let (mut refused_before, mut off_before) = (0, 0);
-        let mut dead_before = self.outbox.given_up();
+        let mut dead_before = self.states.outbox.given_up();
         move || {
             let mut all = Holding::new();
             for (rule, why) in self.states.problems() {
@@ -108,7 +105,7 @@ impl Conditions {
                 );
                 all.insert(Rule::ClockSkew, why);
             }
-            let dead = self.outbox.given_up();
+            let dead = self.states.outbox.given_up();
             if dead > dead_before {
                 all.insert(
                     Rule::WebhookDead,

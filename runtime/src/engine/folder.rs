@@ -11,6 +11,7 @@ use tidegate_sql::{Store, TABLES_URL_FILE};
 use super::options::EngineOptions;
 use crate::clock::Clock;
 use crate::journal::{DurableError, Journal, JournalOptions, Replay, holder};
+use crate::outbox::Outbox;
 
 /// The part of the memory budget that messages may take which wait for the journal, and those that
 /// wait for the dataflow; and the least that makes sense.
@@ -81,6 +82,12 @@ pub(super) fn open_journal(
     let storage = Arc::clone(&options.journal_storage);
     let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
     Ok((Arc::new(journal), replay))
+}
+
+/// The outbox.
+pub(super) fn open_outbox(options: &EngineOptions) -> Result<Arc<Outbox>, DurableError> {
+    let outbox = Outbox::open(options.data.join("outbox"))?;
+    Ok(Arc::new(outbox.limited(options.outbox_max)))
 }
 
 /// Leaves a note for `tidegate sql` if the tables are not in the data folder.

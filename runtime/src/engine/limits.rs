@@ -86,7 +86,7 @@ struct Reached {
     action: String,
 }
 
-const NAMES: [&str; 5] = ["memory", "journal", "disk", "spill", "keys"];
+const NAMES: [&str; 6] = ["memory", "journal", "disk", "spill", "outbox", "keys"];
 
 /// How long a limit must be reached, and how long not, before it is told. Room in a journal that is
 /// full comes and goes with each trimming; of keys it is the time without a refusal.
@@ -183,6 +183,11 @@ impl Looker {
         if spilled > 0 && spilled >= spill_bytes_max / 100 * 95 {
             let (value, max) = (Some(spilled), Some(*spill_bytes_max));
             put(one("spill"), value, max, "all that waits for tables waits, and then sources");
+        }
+        let (waiting, most) = (self.states.outbox.pending(), self.states.outbox.pending_max());
+        if waiting >= most {
+            let action = "new notifications are given up at once, and can be sent again";
+            put(one("outbox"), Some(waiting as u64), Some(most as u64), action);
         }
         let refused = refused.now();
         for (step, (rows, keys_max)) in &refused {

@@ -69,7 +69,9 @@ use self::cuts::Cuts;
 use self::feed::FeedQueue;
 use self::fence::{Fence, Watching, claim};
 use self::files::{FileOptions, FileRun, FileSource};
-use self::folder::{create_dir, instance_id, note_tables, open_journal, refuse_second};
+use self::folder::{
+    create_dir, instance_id, note_tables, open_journal, open_outbox, refuse_second,
+};
 use self::limits::Bounds;
 use self::live_feed::LiveFeed;
 use self::notifications::{EngineTargets, Notifications};
@@ -225,7 +227,7 @@ impl Engine {
         let registries = registries::open(&plan, &options.data, clock.clone()).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
-        let outbox = Arc::new(Outbox::open(options.data.join("outbox"))?);
+        let outbox = open_outbox(&options)?;
         let fence = claim(&store, &instance, &options, &clock, claimed).await?;
         let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
         let go_on = go_on.with(&requests, &journal).of_run(fence.0.number());
@@ -410,10 +412,10 @@ impl Begun {
             sources: sources.states(),
             registries: Arc::clone(&registries),
             tables: troubles,
+            outbox,
             bounds,
         };
-        let about = (outbox, stats);
-        let alarms = conditions::watch(data, clock.clone(), states.clone(), about)?;
+        let alarms = conditions::watch(data, clock.clone(), states.clone(), stats)?;
         let webhooks = Arc::clone(&sender);
         let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
         let told = (Arc::clone(&sender), engine_targets);

@@ -59,6 +59,9 @@ impl Observer {
             let age_us = live.clock.now_us().saturating_sub(saved_us);
             Stats::set(&stats.checkpoint_age_us, age_us.try_into().unwrap_or(0));
         }
+        let outbox = &live.states.outbox;
+        Stats::set(&stats.outbox_max, outbox.pending_max() as u64);
+        Stats::set(&stats.outbox_overflowed, outbox.overflowed());
         let webhooks = live.webhooks.stats();
         let sum = |read: &dyn Fn(&WebhookStats) -> u64| webhooks.iter().map(read).sum();
         Stats::set(&stats.webhooks, sum(&|w| w.sent));

@@ -15,6 +15,7 @@ use super::replaying::{Replayed, Replaying};
 use super::tables::SPILL_BYTES_MAX;
 use super::takeover::TakenOver;
 use crate::journal::{Disk, Storage};
+use crate::outbox::PENDING_MAX;
 use crate::stats::Snapshot;
 
 /// Enough for a few checkpoints and table files of an edge box.
@@ -47,6 +48,8 @@ pub struct EngineOptions {
     pub journal_keep: Duration,
     /// Most bytes of rows on the local disk that tables cannot take at present.
     pub spill_bytes_max: u64,
+    /// Most notifications that wait for their webhooks; beyond it new ones are given up at once.
+    pub outbox_max: usize,
     /// Most memory of the process, resident and swapped out, bytes; 0: as much as there is. See
     /// [`crate::memory::Budget`].
     pub memory_bytes_max: u64,
@@ -80,6 +83,7 @@ impl EngineOptions {
             journal_bytes_max: 4 << 30,
             journal_keep: Duration::from_secs(3600),
             spill_bytes_max: SPILL_BYTES_MAX,
+            outbox_max: PENDING_MAX,
             memory_bytes_max: 0,
             disk_reserve_bytes: DISK_RESERVE_BYTES,
             on_fenced: Arc::new(|why| {

@@ -12,6 +12,7 @@ mod state;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -29,9 +30,10 @@ use crate::journal::{Disk, DurableError, LOCK, Storage};
 
 /// Files are `outbox-NUMBER.log`; the newest one is the outbox.
 const PREFIX: &str = "outbox";
-/// With this many pending, more are recorded as dead at once: a receiver that is down for days must
-/// not fill memory. Alerts themselves are in their table whatever happens here.
-const PENDING_MAX: usize = 100_000;
+/// With this many pending, more are recorded as dead at once, if nobody says otherwise: a receiver
+/// that is down for days must not fill memory. Alerts themselves are in their table whatever
+/// happens here.
+pub(crate) const PENDING_MAX: usize = 100_000;
 /// No receiver takes larger ones; and so many of them fit into a frame.
 pub(crate) const ITEM_BYTES_MAX: u64 = 1 << 20;
 const FRAME_ITEMS_MAX: usize = 32;
@@ -59,6 +61,9 @@ pub struct Outbox {
     dir: PathBuf,
     storage: Arc<dyn Storage>,
     state: Mutex<State>,
+    pending_max: usize,
+    /// How many were given up because of that since it was opened.
+    overflowed: AtomicU64,
     /// Told when something is fresh.
     pub(crate) news: Notify,
     _lock: DirLock,
@@ -103,7 +108,16 @@ impl Outbox {
             // Its content was taken over before the newer file got its name.
             storage.remove(&old).map_err(DurableError::io("remove", &old))?;
         }
-        Ok(Self { dir, storage, state: Mutex::new(state), news: Notify::new(), _lock: lock })
+        let (state, overflowed) = (Mutex::new(state), AtomicU64::new(0));
+        let (pending_max, news) = (PENDING_MAX, Notify::new());
+        Ok(Self { dir, storage, state, pending_max, overflowed, news, _lock: lock })
+    }
+
+    /// The same, in which so many notifications may be pending. What is pending already stays, and
+    /// so does what is to be sent again.
+    #[must_use]
+    pub fn limited(self, pending_max: usize) -> Self {
+        Self { pending_max, ..self }
     }
 
     /// Takes the notifications of `epoch` that are not known yet; they are durable when this
@@ -137,13 +151,15 @@ impl Outbox {
         let count = new.len();
         let mut overflow = Vec::new();
         for item in new {
-            if state.pending >= PENDING_MAX {
+            if state.pending >= self.pending_max {
                 overflow.push(item.id.clone());
             }
             state.insert(epoch, item);
         }
+        let reason = format!("{} notifications were pending (outbox_max)", self.pending_max);
         for id in overflow {
-            state.outcome(Outcome::Dead, &id, "too many notifications are pending")?;
+            state.outcome(Outcome::Dead, &id, &reason)?;
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
         }
         drop(state);
         self.news.notify_waiters();
@@ -194,6 +210,17 @@ impl Outbox {
     /// Notifications neither delivered nor given up.
     pub fn pending(&self) -> usize {
         self.state().pending
+    }
+
+    /// How many may be pending.
+    pub fn pending_max(&self) -> usize {
+        self.pending_max
+    }
+
+    /// Notifications that were given up at once because so many were pending, since the outbox was
+    /// opened.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// Notifications that were given up and can be sent again.

@@ -220,3 +220,29 @@ fn how_many_were_given_up_is_counted_beyond_what_is_kept_of_them() {
     // 64 MiB of letters are kept.
     assert_eq!((outbox.given_up(), outbox.dead_count()), (200, 127));
 }
+
+#[test]
+fn what_is_beyond_the_limit_is_given_up_at_once_and_counted_and_can_be_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let outbox = Outbox::open(dir.path()).unwrap().limited(2);
+        outbox.enqueue(1, vec![note("a", "k")]).unwrap();
+        assert_eq!((outbox.pending(), outbox.overflowed()), (1, 0));
+        outbox.enqueue(2, ["b", "c", "d"].map(|id| note(id, "k")).to_vec()).unwrap();
+        assert_eq!((outbox.pending(), outbox.dead_count(), outbox.overflowed()), (2, 2, 2));
+        assert_eq!(ids(&outbox.fetch("ops")), ["a", "b"]);
+        // With room again, the next one is taken.
+        outbox.delivered("a").unwrap();
+        outbox.enqueue(3, vec![note("e", "k")]).unwrap();
+        assert_eq!((outbox.pending(), outbox.overflowed()), (2, 2));
+    }
+    let dead: Vec<_> = letters(dir.path()).unwrap().into_iter().filter(|l| l.dead).collect();
+    let reasons: Vec<_> = dead.iter().map(|l| (&*l.notification.id, &*l.reason)).collect();
+    let reason = "2 notifications were pending (outbox_max)";
+    assert_eq!(reasons, [("c", reason), ("d", reason)]);
+    // A smaller limit gives up nothing that waits, and what somebody wants again is taken.
+    let outbox = Outbox::open(dir.path()).unwrap().limited(1);
+    request(dir.path(), &Resend::All).unwrap();
+    assert_eq!(outbox.take_requests(9).unwrap(), 2);
+    assert_eq!((outbox.pending(), outbox.dead_count(), outbox.overflowed()), (4, 0, 0));
+}

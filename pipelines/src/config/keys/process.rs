@@ -2,6 +2,9 @@
 
 use super::super::kinds::{Component, Key, Kind};
 
+/// They are in memory: more of them would be gigabytes.
+const OUTBOX_MAX: i64 = 10_000_000;
+
 /// A whole file of settings.
 pub(crate) static PROCESS_FILE: Component = Component {
     id: "process-file",
@@ -95,6 +98,16 @@ static PROCESS: Component = Component {
             "\"4GiB\"",
         )
         .default("4GiB"),
+        Key::new(
+            "outbox_max",
+            Kind::Int(1, OUTBOX_MAX),
+            "Most notifications that wait for their webhooks, such as while a receiver is down. \
+             Beyond it new ones are given up at once: they are kept as what else is given up, and \
+             can be sent again (`tidegate outbox`). Nothing waits for a webhook, so there is no \
+             other choice; alerts themselves are in `system.alerts` whatever happens.",
+            "100000",
+        )
+        .default("100000"),
         Key::new(
             "metrics",
             Kind::Address,
