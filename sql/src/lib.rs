@@ -10,6 +10,7 @@ mod error;
 pub mod examine;
 pub mod fault;
 mod output;
+mod patience;
 mod prompt;
 mod query;
 mod reader;

@@ -212,7 +212,7 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
             None => {
                 interrupts.mark_unchanged();
                 tokio::select! {
-                    done = run(&session, &text, format, options.rows_shown_max) => done,
+                    done = run(&session, &text, format, options) => done,
                     Ok(()) = interrupts.changed() => Err(Error::Query("stopped".into())),
                 }
             }
@@ -223,10 +223,15 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
     }
 }
 
-async fn run(session: &Session, text: &str, format: OutputFormat, rows_max: usize) -> Result<()> {
+async fn run(
+    session: &Session,
+    text: &str,
+    format: OutputFormat,
+    options: &QueryOptions,
+) -> Result<()> {
     for statement in parse(text)? {
         let mut out = io::stdout();
-        let summary = execute(session, statement, format, rows_max, &mut out).await?;
+        let summary = execute(session, statement, format, options, &mut out).await?;
         let more = if summary.complete { "" } else { " or more" };
         let plural = if summary.rows == 1 { "row" } else { "rows" };
         println!("{} {plural}{more}, {:.3} s", summary.rows, summary.elapsed.as_secs_f64());

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::output::Sink;
+use crate::patience::Patience;
 use crate::session::parse;
 use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
 
@@ -19,6 +20,10 @@ pub const TABLES_URL_FILE: &str = "tables-url";
 
 /// Rows of a result that the table format prints before it cuts.
 const ROWS_SHOWN_MAX: usize = 10_000;
+
+/// Time that a statement has if nobody says otherwise: enough to look through a few hundred million
+/// rows on a small machine.
+const TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Batches that a query may be ahead of its output: enough to overlap the two.
 const BATCHES_AHEAD_MAX: usize = 2;
@@ -34,6 +39,9 @@ pub struct QueryOptions {
     pub memory_bytes_max: usize,
     /// Rows after which the table format is cut.
     pub rows_shown_max: usize,
+    /// Time after which a statement is stopped that has not ended, without the time in which its
+    /// rows wait for their reader; `None`: never.
+    pub time_max: Option<Duration>,
 }
 
 impl QueryOptions {
@@ -44,6 +52,7 @@ impl QueryOptions {
             tables: None,
             memory_bytes_max: Tables::new("").memory_bytes_max,
             rows_shown_max: ROWS_SHOWN_MAX,
+            time_max: Some(TIME_MAX),
         }
     }
 }
@@ -123,7 +132,7 @@ pub async fn run_query(
     let mut summaries = Vec::new();
     let mut piped = Piped { out, gone: false };
     for statement in statements {
-        match execute(&session, statement, format, options.rows_shown_max, &mut piped).await {
+        match execute(&session, statement, format, options, &mut piped).await {
             Ok(summary) => summaries.push(summary),
             Err(_) if piped.gone => break,
             Err(e) => return Err(e),
@@ -157,15 +166,16 @@ impl Write for Piped<'_> {
     }
 }
 
-/// Runs one statement. Dropping the future cancels it.
+/// Runs one statement. Dropping the future cancels it, and so does the end of its time.
 pub(crate) async fn execute(
     session: &Session,
     statement: Statement,
     format: OutputFormat,
-    rows_shown_max: usize,
+    options: &QueryOptions,
     out: &mut dyn Write,
 ) -> Result<QuerySummary> {
     let started = Instant::now();
+    let mut patience = Patience::new(options.time_max)?;
     // Tasks of their own: whoever drops this future need not wait until the planner or an operator
     // yields, and dropping the set stops them.
     let mut planner = JoinSet::new();
@@ -174,8 +184,9 @@ pub(crate) async fn execute(
         let frame = owned.plan(statement).await?;
         Ok::<SendableRecordBatchStream, Error>(frame.execute_stream().await?)
     });
-    let mut stream = planner.join_next().await.expect("one task was spawned")??;
-    let mut sink = Sink::new(format, stream.schema(), rows_shown_max)?;
+    let planned = patience.wait(planner.join_next()).await?;
+    let mut stream = planned.expect("one task was spawned")??;
+    let mut sink = Sink::new(format, stream.schema(), options.rows_shown_max)?;
     let (mut rows, mut complete) = (0, true);
     let (send, mut batches) = mpsc::channel(BATCHES_AHEAD_MAX);
     let mut producer = JoinSet::new();
@@ -186,7 +197,7 @@ pub(crate) async fn execute(
             }
         }
     });
-    while let Some(batch) = batches.recv().await {
+    while let Some(batch) = patience.wait(batches.recv()).await? {
         let batch = batch?;
         rows += batch.num_rows() as u64;
         if !sink.write(&batch, out)? {

@@ -38,6 +38,10 @@ const SHOW_TABLES: &str = "\
 /// Memory of a session beyond which sorts, joins and aggregates spill to disk or fail: 1 GiB.
 const MEMORY_BYTES_MAX: usize = 1 << 30;
 
+/// Disk of a session, in the system's folder for temporary files, for what does not fit into that:
+/// a query that fills the disk would stop whoever acknowledges messages on it. 10 GiB.
+pub(crate) const SPILL_BYTES_MAX: u64 = 10 << 30;
+
 /// Which tables a session reads, and what it may use.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -77,7 +81,8 @@ impl Session {
     /// # Errors
     /// The memory limit cannot be set up.
     pub fn over(store: Store, memory_bytes_max: usize) -> Result<Self> {
-        Self::with(store, memory_bytes_max, RuntimeEnvBuilder::new())
+        let runtime = RuntimeEnvBuilder::new().with_max_temp_directory_size(SPILL_BYTES_MAX);
+        Self::with(store, memory_bytes_max, runtime)
     }
 
     /// [`Session::over`] with sorts that spill into `dir`, which is made when it is needed, and not

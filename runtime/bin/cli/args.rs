@@ -283,6 +283,10 @@ pub(super) struct SqlArgs {
     /// How rows are printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(super) output: Output,
+    /// Stop a statement that takes longer; 0: never. Time in which rows wait for whoever reads
+    /// them (a pager) does not count [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub(super) timeout: Option<Duration>,
     /// The query; none opens a prompt
     #[arg(value_name = "QUERY")]
     pub(super) query: Option<String>,
@@ -370,6 +374,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// 0: no limit.
+fn timeout(text: &str) -> Result<Duration, String> {
+    if text.trim() == "0" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
 /// As in `tidegate.toml`.
 fn journal_max(text: &str) -> Result<u64, String> {
     match units::size_bytes(text)? {
@@ -428,6 +437,8 @@ mod tests {
         assert_eq!((run.paths.paths.len(), run.engine.workers()), (2, 2));
         assert!(parse("tidegate explain --dot a.toml").is_ok());
         assert!(parse("tidegate sql -o parquet SELECT").is_ok());
+        assert!(parse("tidegate sql --timeout 1m SELECT").is_ok());
+        assert!(parse("tidegate sql --timeout 0 SELECT").is_ok());
         assert!(parse("tidegate outbox").is_ok() && parse("tidegate outbox list").is_ok());
         assert!(parse("tidegate outbox resend a b --data d").is_ok());
         assert!(parse("tidegate outbox resend --all-dead").is_ok());

@@ -6,7 +6,10 @@ use super::Outcome;
 use super::args::{Output, SqlArgs};
 
 pub(super) async fn sql(args: SqlArgs) -> Outcome {
-    let options = QueryOptions { tables: args.tables, ..QueryOptions::new(args.data) };
+    let mut options = QueryOptions { tables: args.tables, ..QueryOptions::new(args.data) };
+    if let Some(time) = args.timeout {
+        options.time_max = Some(time).filter(|time| !time.is_zero());
+    }
     let format = match args.output {
         Output::Table => OutputFormat::Table,
         Output::Csv => OutputFormat::Csv,

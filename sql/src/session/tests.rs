@@ -197,6 +197,36 @@ async fn results_are_written_in_every_format() {
     assert!(!text(exact).contains("Only the first"));
 }
 
+#[tokio::test]
+async fn what_a_query_spills_has_a_limit() {
+    let (_folder, store) = local();
+    let session = Session::over(store, 1 << 28).unwrap();
+    let disk = &session.context().runtime_env().disk_manager;
+    assert_eq!(disk.max_temp_directory_size(), super::SPILL_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_stopped_and_the_next_one_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("tables").to_str().unwrap()).unwrap();
+    write(&store, &spec("t", &many(0, 1)), &[many(0, 3_000)]).await;
+    let mut options = QueryOptions::new(folder.path());
+    options.time_max = Some(std::time::Duration::from_millis(200));
+    // Years of work, none of which comes out before the end.
+    let endless = "SELECT count(*) FROM t a, t b, t c, t d \
+                   WHERE a.value + b.value * c.value > d.value";
+    for format in [OutputFormat::Csv, OutputFormat::Table] {
+        let mut out = Vec::new();
+        let ended = run_query(&options, endless, format, &mut out).await;
+        let problem = ended.unwrap_err().to_string();
+        assert!(problem.contains("took longer than 0.2 s"), "{problem}");
+    }
+    options.time_max = None;
+    let mut out = Vec::new();
+    run_query(&options, "SELECT count(*) AS n FROM t", OutputFormat::Csv, &mut out).await.unwrap();
+    assert_eq!(String::from_utf8(out).unwrap(), "n\n3000\n");
+}
+
 /// An output whose reader has seen enough.
 struct Closed;
 
