@@ -135,3 +135,32 @@ fn usage_and_emptiness_have_their_exit_codes() {
     assert_eq!(run(&["data", "--data", "nowhere"]), Some(1));
     assert_eq!(run(&["disk", "."]), Some(0));
 }
+
+/// The settings are those of a run: its data folder, its budget, and the line of the file.
+#[test]
+fn the_disk_is_judged_by_the_settings_of_a_run_and_their_line_is_named() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    std::fs::create_dir(home.data()).unwrap();
+    let settings = "[process]\ndata = \"../data\"\njournal_max = \"1000TiB\"\n";
+    let file = home.write("pipelines/tidegate.toml", settings);
+    let run = |arguments: &[&str]| {
+        let mut command = tidegate();
+        command.current_dir(home.pipelines()).arg("doctor").args(arguments).arg("--json");
+        command.output().unwrap()
+    };
+    let named = file.to_str().unwrap();
+    for arguments in [&["disk"][..], &["disk", "--config", named], &["."]] {
+        let output = run(arguments);
+        let rooms: Vec<String> =
+            rows(&output, "warn").into_iter().filter(|row| row.contains("\"room\"")).collect();
+        assert_eq!(rooms.len(), 1, "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(rooms[0].contains("tidegate.toml:3: instead of `journal_max"), "{rooms:?}");
+    }
+    home.write("pipelines/tidegate.toml", &settings.replace("1000TiB", "1000"));
+    for arguments in [&["disk"][..], &["data"], &["config", "."], &["."]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let failed = rows(&output, "fail").join("\n");
+        assert!(failed.contains("tidegate.toml:3:"), "{arguments:?}: {failed}");
+    }
+}

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use tidegate_pipelines::Problem;
 use tidegate_pipelines::config::process::{PROCESS_FILE_NAME, ProcessSpec, load_process};
 use tidegate_runtime::engine::EngineOptions;
 use tidegate_runtime::memory::Budget;
@@ -24,20 +25,16 @@ pub(super) struct Settings {
 impl Settings {
     /// Finds and reads the file, if there is one; its problems are printed to standard error.
     pub(super) fn of(args: &RunArgs) -> Result<Self, Failure> {
-        let Some(path) = find(args.config.as_deref(), &args.paths.paths)? else {
+        let Some(written) = written(args.config.as_deref(), &args.paths.paths)? else {
             return Ok(Self::merged(args, ProcessSpec::default(), Path::new("")));
         };
-        let spec = load(&path)?;
-        eprintln!("settings from {}", path.display());
-        Ok(Self::merged(args, spec, path.parent().unwrap_or(Path::new(""))))
+        let spec = written.spec.map_err(|problems| files::tell(&problems))?;
+        eprintln!("settings from {}", written.path.display());
+        Ok(Self::merged(args, spec, written.path.parent().unwrap_or(Path::new(""))))
     }
 
     fn merged(args: &RunArgs, spec: ProcessSpec, folder: &Path) -> Self {
-        let beside = |text: String| match text.contains("://") {
-            true => text,
-            // An absolute path stays what it is.
-            false => folder.join(text).display().to_string(),
-        };
+        let beside = |text: String| beside(folder, text);
         let data = args.engine.data.clone().or_else(|| Some(beside(spec.data?).into()));
         let workers = args.engine.workers.or_else(|| NonZeroUsize::new(spec.workers?));
         let defaults = EngineOptions::new(data.unwrap_or_else(|| DATA_DEFAULT.into()));
@@ -65,6 +62,46 @@ impl Settings {
     }
 }
 
+/// What a place in a file of this folder is: a URL, or a path, of which an absolute one stays what
+/// it is.
+fn beside(folder: &Path, text: String) -> String {
+    match text.contains("://") {
+        true => text,
+        false => folder.join(text).display().to_string(),
+    }
+}
+
+/// A file of settings.
+pub(super) struct Written {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// What it says, or its problems.
+    pub(super) spec: Result<ProcessSpec, Vec<Problem>>,
+}
+
+impl Written {
+    fn read(path: PathBuf) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let spec = load_process(path.clone(), text.clone(), &files::reference);
+        Ok(Self { path, text, spec })
+    }
+
+    /// The data folder that it names.
+    pub(super) fn data(&self) -> Option<PathBuf> {
+        let data = self.spec.as_ref().ok()?.data.clone()?;
+        Some(beside(self.path.parent().unwrap_or(Path::new("")), data).into())
+    }
+}
+
+/// The file that a run of these pipelines would read, if there is one.
+pub(super) fn written(
+    named: Option<&Path>,
+    pipelines: &[PathBuf],
+) -> anyhow::Result<Option<Written>> {
+    find(named, pipelines)?.map(Written::read).transpose()
+}
+
 /// The file that counts: the one that is named, else one that lies where it may.
 fn find(named: Option<&Path>, pipelines: &[PathBuf]) -> anyhow::Result<Option<PathBuf>> {
     if let Some(path) = named {
@@ -81,10 +118,7 @@ fn find(named: Option<&Path>, pipelines: &[PathBuf]) -> anyhow::Result<Option<Pa
 }
 
 fn load(path: &Path) -> Result<ProcessSpec, Failure> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    load_process(path.to_owned(), text, &files::reference)
-        .map_err(|problems| files::tell(&problems))
+    Written::read(path.to_owned())?.spec.map_err(|problems| files::tell(&problems))
 }
 
 /// Checks files of settings, if these paths are nothing else; true if they are.

@@ -1,13 +1,12 @@
 //! `tidegate doctor config`: problems of pipeline files, and settings that lose data or cost a lot,
 //! each with the line to change.
 
-use std::path::PathBuf;
-
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::config::problem::Problem;
 use tidegate_pipelines::plan::SourceKind;
 
+use super::lines::{FileText, change, file_of};
 use super::report::{Report, Verdicts};
 
 const VERDICTS: Verdicts = [
@@ -20,15 +19,6 @@ const VERDICTS: Verdicts = [
 const SESSION_S_MIN: u32 = 24 * 3600;
 /// More commits than this make a table of many small files: 8,640 a day.
 const FRESHNESS_US_MIN: i64 = 10_000_000;
-
-/// A pipeline file as it was read.
-#[derive(Clone, Debug)]
-pub struct FileText {
-    /// As it was named.
-    pub path: PathBuf,
-    /// All of it.
-    pub text: String,
-}
 
 /// Examines pipeline files: what they resolve to, or their problems, and what references this
 /// machine lacks.
@@ -59,14 +49,14 @@ pub fn examine(
         report.warn("file", &format!("{place}: {}", warning.message), &hint);
     }
     for pipeline in &plan.pipelines {
-        let file = files.iter().find(|f| is_of(f, &pipeline.name));
+        let file = file_of(files, &pipeline.name);
         source(&mut report, plan, pipeline, file);
         tables(&mut report, pipeline, file);
     }
     report
 }
 
-fn tell(report: &mut Report, problem: &Problem) {
+pub(super) fn tell(report: &mut Report, problem: &Problem) {
     let place = format!("{}:{}:{}", problem.file.display(), problem.line, problem.column);
     let mut change = vec![format!("{place}: {}", problem.source_line.trim())];
     change.extend(problem.hint.clone());
@@ -123,40 +113,6 @@ fn tables(report: &mut Report, pipeline: &PipelineSpec, file: Option<&FileText>)
         let line = change(file, "table", "freshness", "freshness = \"1m\"");
         report.warn("freshness", &text, &[&line]);
         report.means("many small files make queries slow; nothing is lost");
-    }
-}
-
-/// Whether this is the file of the pipeline with this name.
-fn is_of(file: &FileText, name: &str) -> bool {
-    let quoted = [format!("\"{name}\""), format!("'{name}'")];
-    let top = file.text.lines().take_while(|line| !line.trim_start().starts_with('['));
-    top.filter(|line| key_of(line) == Some("name"))
-        .any(|line| quoted.iter().any(|q| line.contains(q.as_str())))
-}
-
-fn key_of(line: &str) -> Option<&str> {
-    line.split_once('=').map(|(key, _)| key.trim())
-}
-
-/// `FILE:LINE: NEW`, for the line with this key in this section, or the one to put it below.
-fn change(file: Option<&FileText>, section: &str, key: &str, new: &str) -> String {
-    let Some(file) = file else { return new.to_owned() };
-    let path = file.path.display();
-    let (mut inside, mut header) = (false, None);
-    for (number, line) in (1..).zip(file.text.lines()) {
-        let line = line.trim();
-        if line.starts_with('[') {
-            inside = line.trim_matches(['[', ']']).trim() == section;
-            if inside {
-                header.get_or_insert(number);
-            }
-        } else if inside && key_of(line) == Some(key) {
-            return format!("{path}:{number}: instead of `{line}`: {new}");
-        }
-    }
-    match header {
-        Some(number) => format!("{path}:{number}: below this line: {new}"),
-        None => format!("{path}: {new}"),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::lines::{FileText, change};
 use super::report::{Report, Verdicts};
 use super::{OnProgress, bytes_text};
 use crate::journal::{Disk, Storage};
@@ -31,8 +32,19 @@ const NETWORK: [&str; 10] =
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "fuse.sshfs", "glusterfs", "afs"];
 const MEMORY: [&str; 3] = ["tmpfs", "ramfs", "devtmpfs"];
 
-/// Examines the disk under `dir`, given how large the journal may become. Blocks.
-pub fn examine(dir: &Path, journal_bytes_max: u64, progress: OnProgress<'_>) -> Report {
+/// What a run wants of the disk.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// How large the journal may become, bytes.
+    pub journal_bytes_max: u64,
+    /// With less free than this nothing is acknowledged, bytes.
+    pub disk_reserve_bytes: u64,
+    /// The file of settings that says so, if there is one.
+    pub settings: Option<FileText>,
+}
+
+/// Examines the disk under `dir`, given what a run wants of it. Blocks.
+pub fn examine(dir: &Path, wanted: &Room, progress: OnProgress<'_>) -> Report {
     let mut report = Report::new(&format!("disk of {}", dir.display()), VERDICTS);
     if !dir.is_dir() {
         report.fail("folder", "there is no such folder", &["tidegate doctor disk DIR"]);
@@ -49,7 +61,7 @@ pub fn examine(dir: &Path, journal_bytes_max: u64, progress: OnProgress<'_>) -> 
             );
         }
     }
-    room(&mut report, dir, journal_bytes_max);
+    room(&mut report, dir, wanted);
     descriptors(&mut report);
     report
 }
@@ -150,7 +162,7 @@ fn kind_in(mounts: &str, dir: &Path) -> Option<String> {
     best.map(|(_, kind)| kind)
 }
 
-fn room(report: &mut Report, dir: &Path, journal_bytes_max: u64) {
+fn room(report: &mut Report, dir: &Path, run: &Room) {
     let Some(free) = Disk.free_bytes(dir) else {
         report.check("room", "the system does not tell how much is free", &[]);
         return;
@@ -158,15 +170,31 @@ fn room(report: &mut Report, dir: &Path, journal_bytes_max: u64) {
     let used: u64 = std::fs::read_dir(dir.join("journal"))
         .map(|entries| entries.filter_map(|e| e.ok()?.metadata().ok()).map(|m| m.len()).sum())
         .unwrap_or(0);
-    let wanted = journal_bytes_max.saturating_sub(used);
+    let wanted = run.journal_bytes_max.saturating_sub(used);
     let text =
         format!("{} free; the journal may grow by {} more", bytes_text(free), bytes_text(wanted));
-    if free < wanted {
-        report.warn("room", &text, &["free some space, or use a larger disk for --data"]);
+    let space = "free some space, or use a larger disk for --data";
+    if free < run.disk_reserve_bytes {
+        let reserve = bytes_text(run.disk_reserve_bytes);
+        report.fail("room", &format!("{text}; disk_reserve is {reserve}"), &[space]);
+        report.means("nothing is acknowledged while less than that is free");
+    } else if free < wanted.saturating_add(run.disk_reserve_bytes) {
+        let fits_mib = (free + used - run.disk_reserve_bytes) >> 20;
+        let smaller = settings_line(run, "journal_max", &format!("journal_max = \"{fits_mib}MiB\""));
+        let changes = [space, smaller.as_str()];
+        report.warn("room", &text, &changes[..if fits_mib > 0 { 2 } else { 1 }]);
         report
             .means("if the tables cannot be written for long, the disk is full before the budget");
     } else {
         report.ok("room", &text);
+    }
+}
+
+/// The line of the settings to change, or what a file of them would say.
+fn settings_line(run: &Room, key: &str, new: &str) -> String {
+    match &run.settings {
+        Some(file) => change(Some(file), "process", key, new),
+        None => format!("tidegate.toml, below `[process]`: {new}"),
     }
 }
 
@@ -193,10 +221,6 @@ mod tests {
     use super::super::report::Status;
     use super::*;
 
-    fn status(report: &Report, check: &str) -> Status {
-        report.rows.iter().find(|r| r.check == check).unwrap().status
-    }
-
     #[test]
     fn the_longest_mount_point_tells_the_kind() {
         let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
@@ -210,13 +234,31 @@ mod tests {
     #[test]
     fn it_measures_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let report = examine(dir.path(), 1 << 20, &|_, _, _| {});
+        let room = |journal_bytes_max, disk_reserve_bytes, settings| Room {
+            journal_bytes_max,
+            disk_reserve_bytes,
+            settings,
+        };
+        let report = examine(dir.path(), &room(1 << 20, 1 << 20, None), &|_, _, _| {});
         assert!(report.passed(), "{}", report.table());
         assert!(report.rows.iter().any(|r| r.measured.contains("p99")), "{}", report.table());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        let full = examine(dir.path(), u64::MAX, &|_, _, _| {});
-        assert_eq!(status(&full, "room"), Status::Warn);
-        assert!(!examine(&dir.path().join("none"), 0, &|_, _, _| {}).passed());
+        let line = |report: &Report| {
+            let row = report.rows.iter().find(|r| r.check == "room").unwrap();
+            (row.status, row.change.last().cloned().unwrap_or_default())
+        };
+        let (status, change) = line(&examine(dir.path(), &room(u64::MAX, 1, None), &|_, _, _| {}));
+        assert_eq!(status, Status::Warn);
+        assert!(change.starts_with("tidegate.toml, below `[process]`: journal_max = "), "{change}");
+        let text = "[process]\nworkers = 1\njournal_max = \"9TiB\"\n".to_owned();
+        let file = FileText { path: "etc/tidegate.toml".into(), text };
+        let settings = room(u64::MAX, 1, Some(file));
+        let (_, change) = line(&examine(dir.path(), &settings, &|_, _, _| {}));
+        let at = "etc/tidegate.toml:3: instead of `journal_max = \"9TiB\"`: journal_max = ";
+        assert!(change.starts_with(at), "{change}");
+        let (status, _) = line(&examine(dir.path(), &room(0, u64::MAX, None), &|_, _, _| {}));
+        assert_eq!(status, Status::Fail);
+        assert!(!examine(&dir.path().join("none"), &room(0, 0, None), &|_, _, _| {}).passed());
     }
 
     #[test]

@@ -9,16 +9,20 @@
 mod config;
 mod data;
 mod disk;
+mod lines;
 mod report;
 mod salvage;
+mod settings;
 mod source;
 mod tables;
 
-pub use config::{FileText, examine as examine_config};
+pub use config::examine as examine_config;
 pub use data::{DataOptions, examine as examine_data};
-pub use disk::examine as examine_disk;
+pub use disk::{Room, examine as examine_disk};
+pub use lines::{FileText, file_of};
 pub use report::{Place, Report, Row, Status};
 pub use salvage::{SalvageOptions, salvage};
+pub use settings::examine as examine_settings;
 pub use source::{Options, examine};
 pub use tables::{TablesOptions, examine as examine_tables};
 

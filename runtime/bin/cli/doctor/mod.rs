@@ -2,6 +2,7 @@
 //! examined is a subcommand; without one, everything that can be found is.
 
 mod parts;
+mod process;
 mod progress;
 mod source;
 
@@ -11,7 +12,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use tidegate_runtime::doctor::Report;
 
-use super::args::DATA_DEFAULT;
+use self::process::Process;
 use super::failure::Failure;
 use super::{Outcome, print};
 
@@ -45,12 +46,23 @@ struct AllArgs {
     /// Pipeline files, or folders of *.toml files
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Folder of the instance
+    /// Folder of the instance [default: that of the settings, else ./tidegate-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Print the findings as one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// Where the settings of a run are.
+#[derive(Args, Debug)]
+struct SettingsArgs {
+    /// Settings of the process, found as `tidegate run` finds them: this file, else tidegate.toml
+    /// in the current folder, else in the folder of the (first) pipelines
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,9 +98,11 @@ struct DataArgs {
     /// Pipeline files that are to run on it
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Folder of the instance
-    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
-    data: PathBuf,
+    /// Folder of the instance [default: that of the settings, else ./tidegate-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Save what is whole into this folder, which must be empty
     #[arg(long, value_name = "NEW_FOLDER", conflicts_with = "files")]
     salvage: Option<PathBuf>,
@@ -114,9 +128,12 @@ struct TablesArgs {
     /// Where they are [default: where the instance of --data put them]
     #[arg(value_name = "URL")]
     url: Option<String>,
-    /// Folder of the instance, to see whether they belong to its journal
+    /// Folder of the instance, to see whether they belong to its journal [default: without a URL
+    /// that of the settings, else ./tidegate-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Print the findings as one JSON document
     #[arg(long)]
     json: bool,
@@ -124,9 +141,12 @@ struct TablesArgs {
 
 #[derive(Args, Debug)]
 struct DiskArgs {
-    /// The folder that is, or will be, the data folder
-    #[arg(value_name = "DIR", default_value = DATA_DEFAULT)]
-    dir: PathBuf,
+    /// The folder that is, or will be, the data folder [default: that of the settings, else
+    /// ./tidegate-data]
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Print the findings as one JSON document
     #[arg(long)]
     json: bool,
@@ -137,6 +157,8 @@ struct ConfigArgs {
     /// Pipeline files, or folders of *.toml files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
     /// Print the findings as one JSON document
     #[arg(long)]
     json: bool,
@@ -144,15 +166,49 @@ struct ConfigArgs {
 
 pub(super) async fn doctor(args: DoctorArgs) -> Outcome {
     match args.what {
-        None => tell(&parts::all(args.all.files, args.all.data).await?, args.all.json),
-        Some(What::Data(DataArgs { salvage: Some(to), data, json, .. })) => {
-            tell(&parts::salvage(data, to).await?, json)
+        None => {
+            let AllArgs { files, data, settings, json } = args.all;
+            let process = settings.process(&files, data)?;
+            tell(&parts::all(files, process).await?, json)
         }
-        Some(What::Data(args)) => tell(&parts::data(&args.files, args.data).await?, args.json),
-        Some(What::Tables(args)) => tell(&parts::tables(args.url, args.data).await, args.json),
-        Some(What::Disk(args)) => tell(&[parts::disk(args.dir).await?], args.json),
-        Some(What::Config(args)) => tell(&[parts::config(&args.files)?.0], args.json),
+        Some(What::Data(args)) => {
+            let process = args.settings.process(&args.files, args.data)?;
+            let (mut reports, data) = (process.trouble(), process.data.0);
+            reports.extend(match args.salvage {
+                Some(to) => parts::salvage(data, to).await?,
+                None => parts::data(&args.files, data).await?,
+            });
+            tell(&reports, args.json)
+        }
+        Some(What::Tables(args)) => {
+            let (mut reports, mut data) = (Vec::new(), args.data);
+            // A URL alone may be of another machine's instance.
+            if args.url.is_none() {
+                let process = args.settings.process(&[], data)?;
+                (reports, data) = (process.trouble(), Some(process.data.0));
+            }
+            reports.extend(parts::tables(args.url, data).await);
+            tell(&reports, args.json)
+        }
+        Some(What::Disk(args)) => {
+            let process = args.settings.process(&[], args.dir)?;
+            let mut reports = process.trouble();
+            reports.push(parts::disk(process.data.0, process.room).await?);
+            tell(&reports, args.json)
+        }
+        Some(What::Config(args)) => {
+            let mut reports = vec![parts::config(&args.files)?.report];
+            reports.extend(args.settings.process(&args.files, None)?.report);
+            tell(&reports, args.json)
+        }
         Some(What::Source(args)) => tell(&source::source(&args).await?, args.json),
+    }
+}
+
+impl SettingsArgs {
+    /// What a run would take from the file of settings.
+    fn process(&self, pipelines: &[PathBuf], data: Option<PathBuf>) -> Result<Process, Failure> {
+        Process::of(self.config.as_deref(), pipelines, data)
     }
 }
 

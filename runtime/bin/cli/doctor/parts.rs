@@ -6,39 +6,36 @@ use anyhow::Context;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::config::references::UNSET;
 use tidegate_runtime::doctor::{
-    self, DataOptions, FileText, Report, SalvageOptions, TablesOptions, examine_config,
+    self, DataOptions, FileText, Report, Room, SalvageOptions, TablesOptions, examine_config,
     examine_data, examine_disk, examine_tables,
 };
-use tidegate_runtime::engine::EngineOptions;
 
 use super::super::args::DATA_DEFAULT;
 use super::super::failure::Failure;
 use super::super::files;
+use super::process::Process;
 use super::progress::Line;
 use super::source;
 
 /// Everything that there is to examine.
-pub(super) async fn all(
-    paths: Vec<PathBuf>,
-    data: Option<PathBuf>,
-) -> Result<Vec<Report>, Failure> {
+pub(super) async fn all(paths: Vec<PathBuf>, process: Process) -> Result<Vec<Report>, Failure> {
     let mut reports = Vec::new();
-    let mut plan = None;
+    let (mut plan, mut texts) = (None, Vec::new());
     if !paths.is_empty() {
-        let (report, loaded) = config(&paths)?;
-        reports.push(report);
-        plan = loaded;
+        let looked = config(&paths)?;
+        reports.push(looked.report);
+        (plan, texts) = (looked.plan, looked.files);
     }
-    let asked = data.is_some();
-    let data = data.unwrap_or_else(|| DATA_DEFAULT.into());
+    reports.extend(process.report);
+    let (data, asked) = process.data;
     if asked || data.is_dir() {
         let pipelines = plan.as_ref().map(|plan: &Plan| plan.pipelines.clone());
         reports.extend(folder(DataOptions { data: data.clone(), pipelines }).await?);
         if data.is_dir() {
             reports.extend(tables(None, Some(data.clone())).await);
-            reports.push(disk(data).await?);
+            reports.push(disk(data, process.room).await?);
         }
-    } else if paths.is_empty() {
+    } else if reports.is_empty() {
         let text = format!(
             "there is nothing to examine: no folder {DATA_DEFAULT} here; name one with --data, or \
              pipeline files"
@@ -46,7 +43,7 @@ pub(super) async fn all(
         return Err(anyhow::anyhow!(text).into());
     }
     if let Some(plan) = &plan {
-        reports.extend(source::of_plan(plan).await);
+        reports.extend(source::of_plan(plan, &texts).await);
     }
     Ok(reports)
 }
@@ -72,14 +69,11 @@ pub(super) async fn salvage(data: PathBuf, to: PathBuf) -> Result<Vec<Report>, F
 pub(super) async fn tables(url: Option<String>, data: Option<PathBuf>) -> Vec<Report> {
     let line = Line::new();
     let draw = |what: &str, done, of| line.draw(what, done, of);
-    // A URL alone may be of another machine's instance.
-    let data = data.or_else(|| url.is_none().then(|| DATA_DEFAULT.into()));
     examine_tables(&TablesOptions { url, data }, &draw).await
 }
 
-pub(super) async fn disk(dir: PathBuf) -> Result<Report, Failure> {
-    let budget = EngineOptions::new(&dir).journal_bytes_max;
-    blocking(move |line| examine_disk(&dir, budget, &|what, done, of| line.draw(what, done, of)))
+pub(super) async fn disk(dir: PathBuf, room: Room) -> Result<Report, Failure> {
+    blocking(move |line| examine_disk(&dir, &room, &|what, done, of| line.draw(what, done, of)))
         .await
 }
 
@@ -90,8 +84,16 @@ async fn blocking<T: Send + 'static>(
     Ok(done.context("the examination ended early")?)
 }
 
-/// What the pipeline files say, and the plan if they are sound.
-pub(super) fn config(paths: &[PathBuf]) -> Result<(Report, Option<Plan>), Failure> {
+/// Pipeline files that were looked at.
+pub(super) struct Looked {
+    pub(super) report: Report,
+    pub(super) files: Vec<FileText>,
+    /// If they are sound, and nothing is missing that they refer to.
+    pub(super) plan: Option<Plan>,
+}
+
+/// What the pipeline files say.
+pub(super) fn config(paths: &[PathBuf]) -> Result<Looked, Failure> {
     let texts = files::read(paths)?;
     let missing = std::cell::RefCell::new(Vec::new());
     let loaded = tidegate_pipelines::load(&texts, &|kind, name| {
@@ -109,5 +111,5 @@ pub(super) fn config(paths: &[PathBuf]) -> Result<(Report, Option<Plan>), Failur
     let report = examine_config(&files, outcome, &missing);
     // Brokers can only be tried with what the references stand for.
     let plan = loaded.ok().filter(|_| missing.is_empty());
-    Ok((report, plan))
+    Ok(Looked { report, files, plan })
 }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::plan::SourceKind;
-use tidegate_runtime::doctor::{Options, Report, examine};
+use tidegate_runtime::doctor::{FileText, Options, Report, examine, file_of};
 use tidegate_runtime::engine::subscriber_config;
 use tidegate_runtime::mqtt::SubscriberConfig;
 
@@ -34,6 +35,7 @@ Examples:
   tidegate doctor source pipelines/
   tidegate doctor source mqtt://broker:1883 --user me --password-env BROKER_PASSWORD
   tidegate doctor source mqtts://broker:8883 --ca-file ca.pem --json
+  tidegate doctor source pipelines/ --broker-config /etc/mosquitto/mosquitto.conf
 
 Exit code: 0 if nothing FAILed, 1 otherwise.";
 
@@ -68,6 +70,9 @@ pub(in super::super) struct SourceArgs {
     /// For a URL: its key (PEM)
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     key_file: Option<PathBuf>,
+    /// The broker's own configuration, if it is on this machine: then its lines are named
+    #[arg(long, value_name = "FILE")]
+    broker_config: Option<PathBuf>,
     /// Print the findings as one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -94,45 +99,68 @@ pub(super) async fn source(args: &SourceArgs) -> Result<Vec<Report>, Failure> {
         let text = "no pipeline there has a broker as its source (`type = \"mqtt\"`)";
         return Err(anyhow::anyhow!(text).into());
     }
-    let options = Options { topic: args.topic.clone(), messages: args.messages };
+    let broker = args.broker_config.clone().map(|path| -> anyhow::Result<FileText> {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(FileText { path, text })
+    });
+    let (topic, messages) = (args.topic.clone(), args.messages);
+    let options = Options { topic, messages, broker: broker.transpose()? };
     let mut reports = Vec::new();
-    for (name, config) in &brokers {
-        reports.push(examine(name, config, &options).await);
+    for Broker { name, config, file } in &brokers {
+        reports.push(examine(name, config, file.as_ref(), &options).await);
     }
     Ok(reports)
 }
 
+/// A broker to try out.
+struct Broker {
+    /// As people call it.
+    name: String,
+    config: SubscriberConfig,
+    /// Of the first pipeline that reads it.
+    file: Option<FileText>,
+}
+
 /// The brokers of a plan, with the usual options.
-pub(super) async fn of_plan(plan: &Plan) -> Vec<Report> {
+pub(super) async fn of_plan(plan: &Plan, files: &[FileText]) -> Vec<Report> {
     let mut reports = Vec::new();
-    for (name, config) in in_plan(plan) {
-        reports.push(examine(&name, &config, &Options::default()).await);
+    for Broker { name, config, file } in in_plan(plan, files) {
+        reports.push(examine(&name, &config, file.as_ref(), &Options::default()).await);
     }
     reports
 }
 
-fn in_plan(plan: &Plan) -> Vec<(String, SubscriberConfig)> {
+fn in_plan(plan: &Plan, files: &[FileText]) -> Vec<Broker> {
     let mut brokers = Vec::new();
-    for source in &plan.sources {
+    for (number, source) in plan.sources.iter().enumerate() {
         if let SourceKind::Mqtt(spec) = &source.kind {
             let name = format!("{} as {}", source.name, spec.client_id);
-            brokers.push((name, subscriber_config(spec, Path::new("."))));
+            let config = subscriber_config(spec, Path::new("."));
+            let of = |p: &&PipelineSpec| usize::from(p.decode.source) == number;
+            let pipeline = plan.pipelines.iter().find(of);
+            let file = pipeline.and_then(|pipeline| file_of(files, &pipeline.name)).cloned();
+            brokers.push(Broker { name, config, file });
         }
     }
     brokers
 }
 
-/// The brokers that are named, each with what people call it.
-fn brokers(args: &SourceArgs) -> Result<Vec<(String, SubscriberConfig)>, Failure> {
+/// The brokers that are named.
+fn brokers(args: &SourceArgs) -> Result<Vec<Broker>, Failure> {
     let (urls, paths): (Vec<&String>, Vec<&String>) =
         args.targets.iter().partition(|target| target.contains("://"));
     let mut brokers = Vec::new();
     for url in urls {
-        brokers.push((url.clone(), from_url(args, url)?));
+        brokers.push(Broker { name: url.clone(), config: from_url(args, url)?, file: None });
     }
     if !paths.is_empty() {
         let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
-        brokers.extend(in_plan(&files::load(&paths)?));
+        let texts = files::read(&paths)?;
+        let plan = files::resolve(&texts, &files::reference)?;
+        let texts: Vec<FileText> =
+            texts.into_iter().map(|(path, text)| FileText { path, text }).collect();
+        brokers.extend(in_plan(&plan, &texts));
     }
     Ok(brokers)
 }
@@ -173,8 +201,9 @@ mod tests {
         let args =
             parse("tidegate doctor source mqtt://b --mqtt 3.1.1 --user u --topic a/b").unwrap();
         let brokers = brokers(&args).unwrap();
-        assert_eq!(brokers[0].0, "mqtt://b");
-        assert!(!brokers[0].1.version5 && brokers[0].1.user.as_deref() == Some("u"));
+        let Broker { name, config, .. } = &brokers[0];
+        assert_eq!(name, "mqtt://b");
+        assert!(!config.version5 && config.user.as_deref() == Some("u"));
         for wrong in ["--topic a/#", "--messages 0", "--password-env X", "--cert-file x"] {
             assert!(
                 parse(&format!("tidegate doctor source mqtt://b {wrong}")).is_none(),

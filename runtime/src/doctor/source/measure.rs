@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::advice::Kind;
 use super::client::{Client, Event};
 use super::queue::{number, payload};
-use super::{Examination, PATIENCE, SILENCE};
+use super::{Examination, PATIENCE, SILENCE, texts};
 
 /// Messages that are sent one by one.
 const ROUND_TRIPS: u32 = 200;
@@ -166,7 +166,7 @@ impl Examination<'_> {
             true => self.report.note("throughput", &text),
             false => {
                 let text = format!("{text}; {} of {sent} did not come", sent - came);
-                self.report.warn("throughput", &text, &self.kind.queue());
+                self.report.warn("throughput", &text, &texts(&self.advice.queue()));
             }
         }
         Ok(())
@@ -201,8 +201,9 @@ impl Examination<'_> {
             (_, None) => self.report.note("overlap", &format!("{text}: keep `topics` disjoint")),
             (_, Some((one, other))) => {
                 let text = format!("{text}, as `{one}` and `{other}` do");
-                let lines = ["in the pipeline: write `topics` so that no topic matches two"];
-                self.report.fail("overlap", &text, &lines);
+                let new = "`topics` of which no topic matches two";
+                let line = self.advice.pipeline("source", "topics", new);
+                self.report.fail("overlap", &text, &[&line]);
             }
         }
         Ok(())

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lines::FileText;
 use super::report::{Report, Verdicts};
 use crate::mqtt::SubscriberConfig;
 use crate::mqtt::subscriber::dial::Target;
+use advice::{Advice, Kind};
 use client::Client;
 
 /// What may be chosen.
@@ -25,11 +27,13 @@ pub struct Options {
     pub topic: String,
     /// Messages that are queued for a session that is away.
     pub messages: u32,
+    /// The broker's own configuration, so that its lines can be named.
+    pub broker: Option<FileText>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { topic: "tidegate/doctor".to_owned(), messages: 2000 }
+        Self { topic: "tidegate/doctor".to_owned(), messages: 2000, broker: None }
     }
 }
 
@@ -58,12 +62,17 @@ struct Examination<'a> {
     receiver: String,
     sender: String,
     topic: String,
-    kind: advice::Kind,
+    advice: Advice,
     report: Report,
 }
 
-/// Tries out the broker of `config`.
-pub async fn examine(name: &str, config: &SubscriberConfig, options: &Options) -> Report {
+/// Tries out the broker of `config`, which is that of the pipeline in `file`.
+pub async fn examine(
+    name: &str,
+    config: &SubscriberConfig,
+    file: Option<&FileText>,
+    options: &Options,
+) -> Report {
     let mut report = Report::new(name, VERDICTS);
     let target = match Target::new(config) {
         Ok(target) => target,
@@ -83,7 +92,11 @@ pub async fn examine(name: &str, config: &SubscriberConfig, options: &Options) -
         receiver: format!("tidegate-doctor-{run}-r"),
         sender: format!("tidegate-doctor-{run}-s"),
         topic: format!("{}/{run}", options.topic.trim_end_matches('/')),
-        kind: advice::Kind::Unknown,
+        advice: Advice {
+            kind: Kind::Unknown,
+            pipeline: file.cloned(),
+            broker: options.broker.clone(),
+        },
         report,
     };
     // What stops an examination is a row already, or becomes one here.
@@ -97,7 +110,7 @@ pub async fn examine(name: &str, config: &SubscriberConfig, options: &Options) -
 impl Examination<'_> {
     async fn run(&mut self) -> Result<(), String> {
         let Some(receiver) = self.reach().await else { return Ok(()) };
-        self.kind = self.look_at_system(receiver).await?;
+        self.advice.kind = self.look_at_system(receiver).await?;
         self.look_at_filters().await?;
         self.session().await?;
         if self.report.failed("session") {
@@ -123,14 +136,15 @@ impl Examination<'_> {
         if self.config.version5 && opened.as_ref().is_err_and(|e| e.contains("MQTT 5")) {
             self.config.version5 = false;
             let text = "the broker does not speak MQTT 5; the rest was tried with 3.1.1";
-            self.report.fail("version", text, &["in the pipeline: version = \"3.1.1\""]);
+            let line = self.advice.pipeline("source", "version", "version = \"3.1.1\"");
+            self.report.fail("version", text, &[&line]);
             opened = self.first_connection().await;
         }
         let (client, accepted) = match opened {
             Ok(opened) => opened,
             Err(text) => {
-                let lines = advice::reach(&text);
-                self.report.fail("connection", &text, &lines);
+                let lines = self.advice.reach(&text);
+                self.report.fail("connection", &text, &texts(&lines));
                 return None;
             }
         };
@@ -145,10 +159,12 @@ impl Examination<'_> {
         let share = self.config.share.is_some();
         if share && accepted.no_shared {
             let text = "the broker has no shared subscriptions";
-            self.report.fail("share", text, &["in the pipeline: remove `share`"]);
+            let line = self.advice.pipeline("source", "share", "remove `share`");
+            self.report.fail("share", text, &[&line]);
         }
         if let Some(qos) = accepted.qos_max.filter(|qos| *qos < self.config.qos) {
-            self.report.fail("qos", &format!("the broker has no more than QoS {qos}"), &[]);
+            let line = self.advice.pipeline("source", "qos", &format!("qos = {qos}"));
+            self.report.fail("qos", &format!("the broker has no more than QoS {qos}"), &[&line]);
         }
         if let Some(limit) = accepted.packet_bytes_max {
             self.report.note("packets", &format!("at most {limit} bytes"));
@@ -177,7 +193,11 @@ impl Examination<'_> {
         }
         match code >= self.config.qos {
             true => self.report.ok("qos", &format!("QoS {} is granted", code)),
-            false => self.report.fail("qos", &format!("only QoS {code} is granted"), &[]),
+            false => {
+                let line = self.advice.pipeline("source", "qos", &format!("qos = {code}"));
+                let lines = ["let this user subscribe at a higher QoS, or", line.as_str()];
+                self.report.fail("qos", &format!("only QoS {code} is granted"), &lines);
+            }
         }
         client.leave().await;
         let (client, present) = self.connect(&self.receiver.clone(), false).await?;
@@ -187,11 +207,11 @@ impl Examination<'_> {
             (false, _) => {
                 let text = "the broker forgets a session when its connection ends: what is \
                             published while Tidegate is away is lost";
-                self.report.fail("session", text, &self.kind.session());
+                self.report.fail("session", text, &texts(&self.advice.session()));
             }
             (true, true) => {
                 let text = format!("kept for {kept} s only, instead of {expiry} s");
-                self.report.warn("session", &text, &self.kind.session());
+                self.report.warn("session", &text, &texts(&self.advice.session()));
             }
             (true, false) => self.report.ok("session", "kept while we are away"),
         }
@@ -236,8 +256,9 @@ impl Examination<'_> {
             );
             match self.config.retained {
                 crate::mqtt::RetainedPolicy::Process => {
-                    let lines = ["in the pipeline: retained = \"state\" counts each once"];
-                    self.report.warn("retained", &text, &lines);
+                    let new = "retained = \"state\"   (counts each once)";
+                    let line = self.advice.pipeline("source", "retained", new);
+                    self.report.warn("retained", &text, &[&line]);
                 }
                 _ => self.report.note("retained", &text),
             }
@@ -247,8 +268,13 @@ impl Examination<'_> {
 
     /// What cannot be tried from outside.
     fn restart(&mut self) {
+        let lines = self.advice.restart();
+        if let (true, Some(file)) = (lines.is_empty(), &self.advice.broker) {
+            let text = format!("{} says that queues survive a crash", file.path.display());
+            return self.report.ok("restart", &text);
+        }
         let text = "not tried: whether the broker's queues survive its own crash";
-        self.report.check("restart", text, &self.kind.restart());
+        self.report.check("restart", text, &texts(&lines));
     }
 
     /// Ends the test sessions, whatever state they are in.
@@ -259,6 +285,11 @@ impl Examination<'_> {
             }
         }
     }
+}
+
+/// As a report takes them.
+fn texts(lines: &[String]) -> Vec<&str> {
+    lines.iter().map(String::as_str).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::client::{Client, Event, Message};
-use super::{Examination, PATIENCE, SILENCE};
+use super::{Examination, PATIENCE, SILENCE, texts};
 
 /// Unacknowledged publishes of the test itself.
 const IN_FLIGHT: u32 = 100;
@@ -93,7 +93,7 @@ impl Examination<'_> {
             ),
             false => "the session was gone when we came back".to_owned(),
         };
-        self.report.fail("queue", &text, &self.kind.queue());
+        self.report.fail("queue", &text, &texts(&self.advice.queue()));
     }
 
     fn judge_window(&mut self, window: usize, sent: u32) {
@@ -104,7 +104,7 @@ impl Examination<'_> {
             self.report.ok("window", &text);
         } else {
             let text = format!("only {window} messages under way without acknowledgement");
-            self.report.warn("window", &text, &self.kind.window());
+            self.report.warn("window", &text, &texts(&self.advice.window()));
         }
     }
 
@@ -123,8 +123,9 @@ impl Examination<'_> {
                 first.len() - good,
                 first.len()
             );
-            let lines = ["in the pipeline: reading.dedup with a key of the message itself"];
-            self.report.warn("redelivery", &text, &lines);
+            let new = "dedup = { key = [\"device\", \"time\"] }   (or a key of the message itself)";
+            let line = self.advice.pipeline("reading", "dedup", new);
+            self.report.warn("redelivery", &text, &[&line]);
         }
     }
 }

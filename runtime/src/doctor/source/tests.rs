@@ -10,7 +10,9 @@ use super::*;
 
 async fn look_at(url: String) -> Report {
     let config = SubscriberConfig { url, ..SubscriberConfig::default() };
-    examine("broker", &config, &Options::default()).await
+    let text = "name = \"p\"\n[source]\ntype = \"mqtt\"\nurl = \"mqtt://b\"\n";
+    let file = FileText { path: "p.toml".into(), text: text.to_owned() };
+    examine("broker", &config, Some(&file), &Options::default()).await
 }
 
 /// A listener that answers each CONNECT with these bytes.
@@ -42,13 +44,16 @@ async fn no_broker_is_a_failure_with_a_hint() {
     let row = only_failure(&report);
     assert_eq!((row.check.as_str(), row.status), ("connection", Status::Fail));
     assert!(row.change[0].contains("nothing listens there"), "{row:?}");
+    assert!(row.change[1].starts_with("p.toml:4: instead of `url = \"mqtt://b\"`"), "{row:?}");
     assert!(report.table().contains("FAIL   connection"), "{}", report.table());
 }
 
 #[tokio::test]
 async fn a_refusal_and_a_stranger_are_told_apart() {
     let report = look_at(answering(&[0x20, 3, 0, 0x86, 0]).await).await;
-    assert!(only_failure(&report).change[0].contains("password_file"), "{report:?}");
+    let change = &only_failure(&report).change;
+    assert!(change[0].starts_with("p.toml:2: below this line: user = "), "{report:?}");
+    assert!(change[1].contains("password_file"), "{report:?}");
     let report = look_at(answering(b"HTTP/1.1 400 Bad Request\r\n\r\n").await).await;
     let row = only_failure(&report);
     assert!(row.measured.contains("does not answer as an MQTT broker"), "{row:?}");
@@ -60,7 +65,8 @@ async fn a_refusal_and_a_stranger_are_told_apart() {
 async fn a_broker_of_3_1_1_only_is_tried_with_that() {
     let report = look_at(answering(&[0x20, 2, 0, 1]).await).await;
     assert_eq!(report.rows[0].check, "version");
-    assert!(report.rows[0].change[0].contains("3.1.1"), "{report:?}");
+    let line = "p.toml:2: below this line: version = \"3.1.1\"";
+    assert_eq!(report.rows[0].change, [line], "{report:?}");
     assert_eq!(report.rows[1].check, "connection");
 }
 

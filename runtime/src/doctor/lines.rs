@@ -1,0 +1,109 @@
+//! Lines of files that people can change: where a key stands, or where it has to be put.
+
+use std::path::PathBuf;
+
+/// A file as it was read.
+#[derive(Clone, Debug)]
+pub struct FileText {
+    /// As it was named.
+    pub path: PathBuf,
+    /// All of it.
+    pub text: String,
+}
+
+/// The file of the pipeline with this name.
+pub fn file_of<'f>(files: &'f [FileText], pipeline: &str) -> Option<&'f FileText> {
+    files.iter().find(|file| is_of(file, pipeline))
+}
+
+fn is_of(file: &FileText, name: &str) -> bool {
+    let quoted = [format!("\"{name}\""), format!("'{name}'")];
+    let top = file.text.lines().take_while(|line| !line.trim_start().starts_with('['));
+    top.filter(|line| key_of(line) == Some("name"))
+        .any(|line| quoted.iter().any(|q| line.contains(q.as_str())))
+}
+
+fn key_of(line: &str) -> Option<&str> {
+    line.split_once('=').map(|(key, _)| key.trim())
+}
+
+/// `FILE:LINE: NEW`, for the line with this key in this section of a TOML file, or the one to put
+/// it below.
+pub(super) fn change(file: Option<&FileText>, section: &str, key: &str, new: &str) -> String {
+    let Some(file) = file else { return new.to_owned() };
+    let path = file.path.display();
+    let (mut inside, mut header) = (false, None);
+    for (number, line) in (1..).zip(file.text.lines()) {
+        let line = line.trim();
+        if line.starts_with('[') {
+            let name = line.split('#').next().unwrap_or_default().trim();
+            inside = name.trim_matches(['[', ']']).trim() == section;
+            if inside {
+                header.get_or_insert(number);
+            }
+        } else if inside && key_of(line) == Some(key) {
+            return format!("{path}:{number}: instead of `{line}`: {new}");
+        }
+    }
+    match header {
+        Some(number) => format!("{path}:{number}: below this line: {new}"),
+        None => format!("{path}: {new}"),
+    }
+}
+
+/// The same for a file of lines `KEY VALUE` or `KEY = VALUE`, such as those of brokers; `None` if
+/// it says so already. Of a key that stands there twice it is the last one that counts.
+pub(super) fn set(file: &FileText, key: &str, new: &str) -> Option<String> {
+    let path = file.path.display();
+    match last_line(file, key) {
+        Some((_, line)) if words(line).eq(words(new)) => None,
+        Some((number, line)) => Some(format!("{path}:{number}: instead of `{line}`: {new}")),
+        None => Some(format!("{path}:{}: below this line: {new}", file.text.lines().count())),
+    }
+}
+
+/// Whether a file of lines `KEY VALUE` or `KEY = VALUE` has this key.
+pub(super) fn has(file: &FileText, key: &str) -> bool {
+    last_line(file, key).is_some()
+}
+
+fn last_line<'f>(file: &'f FileText, key: &str) -> Option<(usize, &'f str)> {
+    let lines = (1..).zip(file.text.lines().map(str::trim));
+    lines.filter(|(_, line)| words(line).next() == Some(key)).last()
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(['=', ' ', '\t']).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> FileText {
+        FileText { path: "f".into(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_line_of_a_broker_is_found_also_commented_out_or_said_twice() {
+        let conf = file("# queue 1\n queue  1000\nqueue 500\nkeep true\na.b = 5\n");
+        let set = |key: &str, new: &str| set(&conf, key, new);
+        assert_eq!(set("queue", "queue 0").as_deref(), Some("f:3: instead of `queue 500`: queue 0"));
+        assert_eq!(set("keep", "keep true"), None);
+        assert!(has(&conf, "keep") && !has(&conf, "more"));
+        assert_eq!(set("a.b", "a.b = 5"), None);
+        assert_eq!(set("a.b", "a.b = 6").as_deref(), Some("f:5: instead of `a.b = 5`: a.b = 6"));
+        assert_eq!(set("more", "more 1").as_deref(), Some("f:5: below this line: more 1"));
+    }
+
+    #[test]
+    fn a_section_with_a_comment_is_a_section() {
+        let toml = file("name = 'p'\n[source] # the broker\nqos = 0\n[other]\nqos = 5\n");
+        assert!(is_of(&toml, "p") && !is_of(&toml, "q"));
+        let line = |section: &str, key: &str| change(Some(&toml), section, key, "NEW");
+        assert_eq!(line("source", "qos"), "f:3: instead of `qos = 0`: NEW");
+        assert_eq!(line("source", "url"), "f:2: below this line: NEW");
+        assert_eq!(line("reading", "dedup"), "f: NEW");
+        assert_eq!(change(None, "source", "qos", "NEW"), "NEW");
+    }
+}
