@@ -180,7 +180,8 @@ fn room(report: &mut Report, dir: &Path, run: &Room) {
         report.means("nothing is acknowledged while less than that is free");
     } else if free < wanted.saturating_add(run.disk_reserve_bytes) {
         let fits_mib = (free + used - run.disk_reserve_bytes) >> 20;
-        let smaller = settings_line(run, "journal_max", &format!("journal_max = \"{fits_mib}MiB\""));
+        let smaller = format!("journal_max = \"{fits_mib}MiB\"");
+        let smaller = settings_line(run, "journal_max", &smaller);
         let changes = [space, smaller.as_str()];
         report.warn("room", &text, &changes[..if fits_mib > 0 { 2 } else { 1 }]);
         report

@@ -88,7 +88,8 @@ mod tests {
     fn a_line_of_a_broker_is_found_also_commented_out_or_said_twice() {
         let conf = file("# queue 1\n queue  1000\nqueue 500\nkeep true\na.b = 5\n");
         let set = |key: &str, new: &str| set(&conf, key, new);
-        assert_eq!(set("queue", "queue 0").as_deref(), Some("f:3: instead of `queue 500`: queue 0"));
+        let line = set("queue", "queue 0");
+        assert_eq!(line.as_deref(), Some("f:3: instead of `queue 500`: queue 0"));
         assert_eq!(set("keep", "keep true"), None);
         assert!(has(&conf, "keep") && !has(&conf, "more"));
         assert_eq!(set("a.b", "a.b = 5"), None);

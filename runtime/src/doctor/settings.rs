@@ -1,5 +1,5 @@
-//! `tidegate doctor config`, of `tidegate.toml`: its problems, and settings that a run regrets later,
-//! each with the line to change.
+//! `tidegate doctor config`, of `tidegate.toml`: its problems, and settings that a run regrets
+//! later, each with the line to change.
 
 use tidegate_pipelines::Problem;
 use tidegate_pipelines::config::process::ProcessSpec;
