@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 
 use crate::content::{content_ids, kept};
+use crate::graph;
 use crate::plan::{NotifySpec, Plan, SourceKind};
 
 /// What becomes of the state of an operator.
@@ -258,6 +259,34 @@ fn same_source(old: &SourceKind, new: &SourceKind) -> bool {
         }
         _ => old == new,
     }
+}
+
+/// Why tables of these pipelines cannot go on as those that are open, if they cannot.
+pub fn table_conflicts(open: &[TableSpec], pipelines: &[PipelineSpec]) -> Vec<String> {
+    let tables = graph::tables(pipelines);
+    let conflicts = tables.iter().filter_map(|new| {
+        let same = |o: &&TableSpec| (&o.namespace, &o.name) == (&new.namespace, &new.name);
+        conflict(open.iter().find(same)?, new)
+    });
+    conflicts.collect()
+}
+
+/// Why a table cannot go on as another one, if it cannot: columns may come and go, nothing else.
+fn conflict(open: &TableSpec, new: &TableSpec) -> Option<String> {
+    let name = format!("{}.{}", new.namespace, new.name);
+    let hint = "give the new table another name";
+    if open.partition != new.partition {
+        return Some(format!("table {name}: its partition columns cannot change; {hint}"));
+    }
+    for field in new.schema.fields() {
+        let Ok(before) = open.schema.field_with_name(field.name()) else { continue };
+        if before.data_type() != field.data_type() {
+            let (was, is) = (before.data_type(), field.data_type());
+            let column = field.name();
+            return Some(format!("table {name}: column `{column}` is {was}, not {is}; {hint}"));
+        }
+    }
+    None
 }
 
 #[cfg(test)]

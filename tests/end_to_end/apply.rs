@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -326,9 +327,9 @@ fn watched_files_are_applied_and_bad_ones_are_told() {
 fn a_change_can_be_explained_beforehand() {
     let home = home();
     let new = home.write("new.toml", &pipeline("a", "min(v)", ""));
-    let mut command = tidegate();
-    command.arg("explain").arg(&new).arg("--against").arg(home.pipelines());
-    let text = out(&command.output().unwrap());
+    let explained = explain(&new, &[&home.pipelines()]);
+    let text = out(&explained);
+    assert!(explained.status.success(), "{text}");
     for line in [
         "pipeline a: changed",
         "  sums: keeps its state",
@@ -338,5 +339,72 @@ fn a_change_can_be_explained_beforehand() {
         "  table b.sums: written no more",
     ] {
         assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+fn explain(new: &Path, against: &[&Path]) -> Output {
+    let mut command = tidegate();
+    command.arg("explain").arg(new).arg("--against").args(against);
+    command.output().expect("the binary starts")
+}
+
+/// What is said of the operator that is changed.
+fn of_extreme(output: &Output) -> Option<String> {
+    let text = out(output);
+    text.lines().find(|line| line.starts_with("  extreme: ")).map(str::to_owned)
+}
+
+/// What `explain` says beforehand is what the change does: from when on, also of an instance that
+/// was stopped, and with a data folder beside files.
+#[test]
+fn what_is_rebuilt_is_said_with_its_time_while_it_runs_and_when_it_is_stopped() {
+    let home = home();
+    let mut command = home.run_command(1);
+    command.args(["--journal-max", "256KiB", "--journal-keep", "1us"]);
+    let instance = home.start_command(command.args(["--checkpoint-every", "200ms"]));
+    let new = home.write("new.toml", &pipeline("a", "min(v)", ""));
+    let two = home.pipelines().join("two.toml");
+    std::fs::create_dir(new.with_file_name("both")).unwrap();
+    let both = home.write("both/one.toml", &pipeline("a", "min(v)", ""));
+    std::fs::copy(&two, both.with_file_name("two.toml")).unwrap();
+    let (both, data, old) = (both.parent().unwrap(), home.data(), home.pipelines());
+    let first = "  extreme: changed, rebuilt from the first message";
+    assert_eq!(of_extreme(&explain(both, &[&data])).as_deref(), Some(first));
+    // Until the journal has forgotten its beginning.
+    let mut seq = 0;
+    let beside = |output: &Output| {
+        let line = of_extreme(output).unwrap_or_else(|| panic!("{}", err(output)));
+        line.strip_prefix("  extreme: changed, rebuilt from ").expect("it is changed").to_owned()
+    };
+    let is_time = |text: &str| text.starts_with("20") && text.ends_with('Z');
+    eventually("a time", || {
+        publish(instance.endpoint(), "a", seq..seq + 500);
+        seq += 500;
+        let said = beside(&explain(both, &[&data]));
+        if is_time(&said) { Ok(()) } else { Err(said) }
+    });
+    let said = beside(&explain(both, &[&data]));
+    let copied = std::fs::copy(both.join("one.toml"), old.join("one.toml")).unwrap();
+    assert!(copied > 0);
+    let applied = apply(&home, &[]);
+    assert!(beside(&applied) >= said, "{said}, then {}", out(&applied));
+    home.write("both/one.toml", &pipeline("a", "max(v)", ""));
+    instance.stop();
+    let stopped = explain(both, &[&data]);
+    assert!(out(&stopped).starts_with("at the next start:"), "{}", out(&stopped));
+    assert!(is_time(&beside(&stopped)), "{}", out(&stopped));
+    let mut command = tidegate();
+    command.arg("explain").arg(both).arg("--against").arg(&old).arg("--data").arg(&data);
+    assert_eq!(beside(&command.output().unwrap()), beside(&stopped));
+    // One pipeline alone: the other one's table is written no more.
+    let alone = out(&explain(&new, &[&data]));
+    assert!(alone.contains("pipeline b: removed"), "{alone}");
+    // Columns that a table cannot take are told as `apply` tells them.
+    home.write("both/two.toml", &pipeline("b", "CAST(max(v) AS VARCHAR)", ""));
+    for against in [&data, &old] {
+        let refused = explain(both, &[against]);
+        assert_eq!(refused.status.code(), Some(1), "{}", out(&refused));
+        let line = "refused: table b.extreme: column `x` is Int64, not Utf8";
+        assert!(out(&refused).contains(line), "{}", out(&refused));
     }
 }

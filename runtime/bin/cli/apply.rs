@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidegate_pipelines::change::{Change, adopt_sources};
-use tidegate_runtime::engine::{Applier, moment};
+use tidegate_pipelines::change::{Change, adopt_sources, table_conflicts};
+use tidegate_pipelines::{Plan, graph};
+use tidegate_runtime::engine::{Applier, is_running, moment, ran_last, rebuilt_since};
 use tidegate_runtime::screen::Screen;
 
 use super::args::{ApplyArgs, ExplainArgs};
@@ -37,20 +38,69 @@ fn told(data: &Path, paths: &[PathBuf], dry_run: bool) -> Outcome {
 
 /// `tidegate explain --against`.
 pub(super) fn against(args: &ExplainArgs) -> Outcome {
-    // A data folder stands for what runs on it.
+    // A data folder stands for what runs on it, or ran last.
     if let [data] = &args.against[..]
         && data.join("journal").is_dir()
     {
-        return told(data, &args.paths.paths, true);
+        return match is_running(data) {
+            true => told(data, &args.paths.paths, true),
+            false => against_stopped(data, &args.paths.paths),
+        };
     }
     let (old, _) = files::load_to_look_at(&args.against)?;
     let (mut new, _) = files::load_to_look_at(&args.paths.paths)?;
     let refused = adopt_sources(&old, &mut new);
-    let mut text = Change::between(&old.pipelines, &new.pipelines).show(None);
+    let (mut text, possible) = between(&old, &new, args.data.as_deref())?;
     for problem in refused {
         text += &format!("not while running: {problem}\n");
     }
-    print(&text)
+    print(&text)?;
+    if possible { Ok(()) } else { Err(Failure::Reported) }
+}
+
+/// What a start with these files makes of what ran last on a data folder.
+fn against_stopped(data: &Path, paths: &[PathBuf]) -> Outcome {
+    let unknown = || anyhow::anyhow!("it is not known what ran on {} last", data.display());
+    let ran = ran_last(data)?.ok_or_else(unknown)?;
+    let old = files::load_earlier(&ran.files()).filter(|old| ran.is(old)).ok_or_else(unknown)?;
+    let (mut new, _) = files::load_to_look_at(paths)?;
+    let mut text = String::new();
+    for (these, others, what) in [(&new, &old, "opened"), (&old, &new, "not opened any more")] {
+        for source in &these.sources {
+            if others.sources.iter().all(|other| other.name != source.name) {
+                text += &format!("source {}: {what}\n", source.name);
+            }
+        }
+    }
+    // A start may have other sources: what cannot change while they run is no problem here.
+    let _ = adopt_sources(&old, &mut new);
+    let (change, possible) = between(&old, &new, Some(data))?;
+    print(&format!("at the next start:\n{change}{text}"))?;
+    if possible { Ok(()) } else { Err(Failure::Reported) }
+}
+
+/// What becomes of everything, and whether it can be: tables have to take their new rows. With a
+/// data folder, from when on state is made anew.
+fn between(old: &Plan, new: &Plan, data: Option<&Path>) -> anyhow::Result<(String, bool)> {
+    let change = Change::between(&old.pipelines, &new.pipelines);
+    let since = match data.filter(|_| !change.rebuilt().is_empty()) {
+        Some(data) => {
+            let cannot = || format!("cannot read the journal of {}", data.display());
+            Some(since(rebuilt_since(data).with_context(cannot)?))
+        }
+        None => None,
+    };
+    let mut text = change.show(since.as_deref());
+    let conflicts = table_conflicts(&graph::tables(&old.pipelines), &new.pipelines);
+    for problem in &conflicts {
+        text += &format!("refused: {problem}\n");
+    }
+    Ok((text, conflicts.is_empty()))
+}
+
+/// From when on state is made anew, for people.
+fn since(since_us: Option<i64>) -> String {
+    since_us.map_or_else(|| "the first message".to_owned(), moment)
 }
 
 /// Answers on the control socket of a run.
@@ -111,15 +161,15 @@ fn change(applier: &Applier, paths: &[PathBuf], dry_run: bool) -> Answer {
     };
     if dry_run {
         return match applier.look(plan) {
-            Ok(change) => Answer { done: true, text: change.show(None) },
+            Ok((change, since_us)) => {
+                Answer { done: true, text: change.show(Some(&since(since_us))) }
+            }
             Err(problems) => no(problems),
         };
     }
     match applier.apply(plan) {
         Ok(applied) => {
-            let from = applied.since_us.map(moment);
-            let from = from.as_deref().unwrap_or("the first message");
-            let mut text = applied.change.show(Some(from));
+            let mut text = applied.change.show(Some(&since(applied.since_us)));
             text += &match applied.epoch {
                 Some(epoch) => format!("done after epoch {epoch}, in {:.1} s", applied.seconds),
                 None => "there was nothing to change".to_owned(),

@@ -246,7 +246,8 @@ const EXPLAIN_HELP: &str = "\
 Examples:
   tidegate explain pipelines/ --dot | dot -Tsvg > plan.svg
   tidegate explain new/ --against pipelines/         what a change keeps, rebuilds, ends
-  tidegate explain new/ --against tidegate-data      the same, against what runs there";
+  tidegate explain new/ --against tidegate-data      the same, against what runs there, or ran last
+  tidegate explain new/ --against pipelines/ --data tidegate-data";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXPLAIN_HELP)]
@@ -260,6 +261,9 @@ pub(super) struct ExplainArgs {
     /// replaced
     #[arg(long, value_name = "OLD", num_args = 1.., conflicts_with = "dot")]
     pub(super) against: Vec<PathBuf>,
+    /// With --against files: the data folder, to say from when on its journal has readings
+    #[arg(long, value_name = "DIR", requires = "against")]
+    pub(super) data: Option<PathBuf>,
 }
 
 const SQL_HELP: &str = "\

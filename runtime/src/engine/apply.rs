@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::change::{Change, What, adopt_sources};
+use tidegate_pipelines::change::{Change, What, adopt_sources, table_conflicts};
 use tidegate_pipelines::{Plan, graph};
 
 use super::earlier;
@@ -255,13 +255,20 @@ impl Applier {
         Self { data, running, changes, journal, registries, sender, engine_targets, runtime, alone }
     }
 
-    /// What a change to this plan would be.
+    /// What a change to this plan would be, and from when on state would be made anew
+    /// ([`Applied::since_us`]).
     ///
     /// # Errors
     /// All reasons why it cannot be made.
-    pub fn look(&self, plan: Plan) -> Result<Change, Vec<String>> {
+    pub fn look(&self, plan: Plan) -> Result<(Change, Option<i64>), Vec<String>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        self.looked(&running, plan).map(|(_, change)| change)
+        let (plan, change) = self.looked(&running, plan)?;
+        if change.rebuilt().is_empty() {
+            return Ok((change, None));
+        }
+        let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
+        let since_us = shadow::since_us(self.journal.read(&names, 0));
+        Ok((change, since_us.map_err(|error| vec![format!("{error:#}")])?))
     }
 
     fn looked(&self, running: &Running, plan: Plan) -> Result<(Plan, Change), Vec<String>> {
@@ -366,35 +373,12 @@ impl Applier {
 /// The plan as it is to run, and what the change is.
 fn looked(running: &Running, mut plan: Plan) -> Result<(Plan, Change), Vec<String>> {
     let mut problems = adopt_sources(&running.plan, &mut plan);
-    for spec in graph::tables(&plan.pipelines) {
-        let same = |o: &&TableSpec| (&o.namespace, &o.name) == (&spec.namespace, &spec.name);
-        if let Some(open) = running.tables.iter().find(same) {
-            problems.extend(conflict(open, &spec));
-        }
-    }
+    problems.extend(table_conflicts(&running.tables, &plan.pipelines));
     if !problems.is_empty() {
         return Err(problems);
     }
     let change = Change::between(&running.plan.pipelines, &plan.pipelines);
     Ok((plan, change))
-}
-
-/// Why a table cannot go on as another one, if it cannot: columns may come and go, nothing else.
-fn conflict(open: &TableSpec, new: &TableSpec) -> Option<String> {
-    let name = format!("{}.{}", new.namespace, new.name);
-    let hint = "give the new table another name";
-    if open.partition != new.partition {
-        return Some(format!("table {name}: its partition columns cannot change; {hint}"));
-    }
-    for field in new.schema.fields() {
-        let Ok(before) = open.schema.field_with_name(field.name()) else { continue };
-        if before.data_type() != field.data_type() {
-            let (was, is) = (before.data_type(), field.data_type());
-            let column = field.name();
-            return Some(format!("table {name}: column `{column}` is {was}, not {is}; {hint}"));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use tidegate_pipelines::Plan;
 
 use super::content;
 use super::options::EngineOptions;
+use super::shadow;
 use super::sources::{self, Bound};
 use crate::checkpoint::CheckpointStore;
 use crate::journal::{self, holder};
@@ -78,6 +79,29 @@ impl Earlier {
         let kept = Kept { attempts: self.kept.attempts + 1, ..self.kept.clone() };
         write(&self.data, &kept).map(|()| true)
     }
+}
+
+/// The pipelines that ran last on a data folder, if it is known.
+///
+/// # Errors
+/// The file that keeps them cannot be read, although it is there.
+pub fn ran_last(data: &Path) -> anyhow::Result<Option<Earlier>> {
+    let data = data.to_owned();
+    Ok(read(&data)?.map(|kept| Earlier { kept, data }))
+}
+
+/// Whether a process runs on this data folder.
+pub fn is_running(data: &Path) -> bool {
+    holder::running(data).is_some()
+}
+
+/// From when on a start makes state of changed operators anew, microseconds since the Unix epoch;
+/// `None`: from the beginning. For a data folder on which nobody runs.
+///
+/// # Errors
+/// Its journal cannot be read.
+pub fn rebuilt_since(data: &Path) -> anyhow::Result<Option<i64>> {
+    shadow::since_us(journal::ticks_of(&data.join("journal"))?)
 }
 
 /// The pipelines of a killed process that have to be finished before those of `plan` begin, if

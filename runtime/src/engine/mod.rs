@@ -42,7 +42,7 @@ pub mod trial;
 mod workers;
 
 pub use self::apply::{Applied, Applier};
-pub use self::earlier::{Earlier, earlier};
+pub use self::earlier::{Earlier, earlier, is_running, ran_last, rebuilt_since};
 pub use self::files::{Progress, Reading};
 pub use self::observer::Observer;
 pub use self::options::{EngineOptions, FENCED_EXIT_CODE, OnFenced, Recovery, Report, moment};

@@ -18,7 +18,7 @@ use tidegate_operators::{Epoch, SavedRows};
 use super::EVENTS_MAX;
 use super::feed::{FeedQueue, InFlight};
 use super::workers::{Event, WorkerPlan, start};
-use crate::journal::{Feed, Journal};
+use crate::journal::{Feed, Journal, Replay};
 use crate::stats::Stats;
 
 /// How often a shadow that has caught up looks for more.
@@ -112,7 +112,7 @@ pub(super) fn rebuild(
     wanted: &BTreeSet<String>,
     pace: &Pace,
 ) -> anyhow::Result<Rebuilt> {
-    let Some((first, first_us)) = first_tick(journal, sources)? else {
+    let Some((first, first_us)) = first_tick(journal.read(sources, 0))? else {
         return Ok(Rebuilt::default());
     };
     if first > pace.target.load(Ordering::Acquire) {
@@ -148,9 +148,15 @@ pub(super) fn rebuild(
     Ok(Rebuilt { since_us: (first > 1).then_some(first_us), state })
 }
 
+/// What [`Rebuilt::since_us`] will be for this journal.
+pub(super) fn since_us(journal: Replay) -> anyhow::Result<Option<i64>> {
+    let first = first_tick(journal)?.filter(|(epoch, _)| *epoch > 1);
+    Ok(first.map(|(_, time_us)| time_us))
+}
+
 /// The first epoch that is still there, and its time.
-fn first_tick(journal: &Journal, sources: &[String]) -> anyhow::Result<Option<(Epoch, i64)>> {
-    for feed in journal.read(sources, 0) {
+fn first_tick(journal: Replay) -> anyhow::Result<Option<(Epoch, i64)>> {
+    for feed in journal {
         if let Feed::Tick(tick) = feed.context("cannot read the journal")? {
             return Ok(Some((tick.epoch, tick.time_us)));
         }
