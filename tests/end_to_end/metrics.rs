@@ -82,6 +82,71 @@ fn every_metric_is_there_well_formed_and_in_the_readme() {
     instance.stop();
 }
 
+/// The newest manifest among the checkpoints: the time of its tick in seconds since the Unix epoch,
+/// and the bytes of the files that it names.
+fn newest_checkpoint(home: &Home) -> Option<(f64, f64)> {
+    let entries = std::fs::read_dir(home.data().join("checkpoints")).ok()?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    // One that is being removed cannot be read: there is a newer one.
+    let texts = paths.filter_map(|path| std::fs::read_to_string(path).ok());
+    let manifests = texts.filter_map(|text| serde_json::from_str(text.lines().next()?).ok());
+    let newest = manifests.max_by_key(|manifest: &Value| manifest["epoch"].as_u64())?;
+    let parts = newest["parts"].as_array()?.iter();
+    let bytes = parts.map(|part| part["bytes"].as_f64().expect("it has a length")).sum();
+    Some((newest["time_us"].as_f64()? / 1e6, bytes))
+}
+
+fn now_s() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("after 1970").as_secs_f64()
+}
+
+#[test]
+fn interval_size_duration_and_age_of_checkpoints_are_what_they_say() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let start = |every: &str| {
+        let mut command = home.run_command(1);
+        command.args(["--metrics", "127.0.0.1:0", "--checkpoint-every", every]);
+        home.start_command(&mut command)
+    };
+    let of = |now: &Scrape, name: &str| now.value(&format!("tidegate_checkpoint_{name}"));
+    let first = start("500ms");
+    publish(&first, 0..200);
+    let address = first.metrics().unwrap();
+    let seen = eventually("checkpoints of all readings", || {
+        let now = scrape(address);
+        let (bytes, interval) = (of(&now, "bytes"), of(&now, "interval_seconds"));
+        let (_, on_disk) = newest_checkpoint(&home).ok_or("there is none")?;
+        let all = now.value("tidegate_readings_total") == 200.0;
+        match all && interval > 0.0 && bytes > 0.0 && bytes == on_disk {
+            true => Ok(now),
+            false => Err(format!("{bytes} bytes, {on_disk} on disk, after {interval} s")),
+        }
+    });
+    let (interval, duration) = (of(&seen, "interval_seconds"), of(&seen, "duration_seconds"));
+    // Never sooner than asked for, and no later than this run is old.
+    let age = now_s() - seen.value("process_start_time_seconds");
+    assert!((0.5..age).contains(&interval), "{interval} of {age} s");
+    assert!(duration > 0.0 && duration < age, "{duration} of {age} s");
+    assert!(seen.value("tidegate_state_rows") > 0.0);
+    first.stop();
+    // Nothing is saved any more: what there is gets older, also where it is of another process.
+    let second = start("1h");
+    let address = second.metrics().unwrap();
+    let mut before = 0.0;
+    for _ in 0..3 {
+        let (saved, _) = newest_checkpoint(&home).expect("the last one of the first run");
+        let least = now_s() - saved;
+        let age = of(&scrape(address), "age_seconds");
+        // The clocks of both are read one after the other, and not to the microsecond.
+        assert!((least - 1.0..now_s() - saved + 1.0).contains(&age), "{age}, not {least} s");
+        assert!(age > before, "{age} after {before}");
+        before = age;
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    second.stop();
+}
+
 #[test]
 fn a_start_that_takes_long_is_told_from_one_that_hangs() {
     let home = Home::with(&ColdChain::on_endpoint().text());
