@@ -78,7 +78,7 @@ pub fn gaps_schema() -> SchemaRef {
 
 /// Schema of `system.limits`: a limit of the engine was reached, or is no longer, and what is done
 /// about it. `value` and `max` are bytes; of `keys` rows that were refused and keys, of `outbox`
-/// notifications.
+/// notifications, of `in_flight` what its subject says.
 pub fn limits_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Int64, true);
     Arc::new(Schema::new(vec![

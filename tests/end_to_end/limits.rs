@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Device, Home, Instance, Reading, Receiver, START_MS, Scrape, eventually, get, skipped, tidegate,
-    windows_of,
+    Device, Home, Instance, PATIENCE, Reading, Receiver, START_MS, Scrape, eventually, get, skipped,
+    tidegate, windows_of,
 };
 
 /// A file system of its own with little room, for one test.
@@ -238,6 +238,46 @@ fn told_of(home: &Home, limit: &str) -> Result<(Vec<String>, i64, i64), String> 
     let most = |name: &str| rows.iter().filter_map(|row| row[name].as_i64()).max().unwrap_or(0);
     let states = rows.iter().filter_map(|row| Some(row["state"].as_str()?.to_owned()));
     Ok((states.collect(), most("value"), most("max")))
+}
+
+/// A dataflow that does not keep up: what is in flight has a limit, which is told; sources go on, and
+/// then everything is there once.
+#[test]
+fn a_dataflow_that_is_behind_is_told_and_holds_up_no_source() {
+    let receiver = Receiver::start();
+    let home = Home::notifying(&receiver);
+    let mut command = home.run_command(1);
+    command.args(["--metrics", "127.0.0.1:0"]);
+    // Each epoch with an alert takes so much longer than its messages.
+    let instance = home.start_command(command.env("TIDEGATE_FAULT", "slow:alert_enqueued:1+"));
+    let behind = || {
+        let (_, text) = get(instance.metrics().expect("asked for"), "/metrics").unwrap();
+        let now = Scrape::read(&text);
+        now.value("tidegate_journal_sealed_epoch") - now.value("tidegate_epoch_done")
+    };
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    let mut sent = Vec::new();
+    let begun = Instant::now();
+    while behind() < 300.0 {
+        assert!(begun.elapsed() < PATIENCE, "{} epochs behind", behind());
+        // Every other minute is hot: each is a change of the alert.
+        for _ in 0..20 {
+            let mut reading = Reading::regular("north", "d1", sent.len() as i64, 60_000);
+            reading.temperature = if sent.len() % 2 == 0 { 60.0 } else { 20.0 };
+            device.publish_all([(reading.topic().as_str(), reading.payload())]).unwrap();
+            sent.push(reading);
+        }
+    }
+    // So long has it to be reached.
+    std::thread::sleep(Duration::from_secs(1));
+    eventually("the limit, reached and left", || match told_of(&home, "in_flight")? {
+        (told, value, 256) if told.starts_with(&["reached".into(), "left".into()]) => {
+            if value > 256 { Ok(()) } else { Err(value.to_string()) }
+        }
+        other => Err(format!("{other:?}")),
+    });
+    everything_is_there_once(&home, &sent);
+    instance.stop();
 }
 
 /// Nobody answers: notifications beyond the limit are given up, counted, told as rows, and sent

@@ -50,6 +50,9 @@ pub(crate) enum Command {
     End { flush: bool },
 }
 
+/// What there is too much of: bytes or epochs, how many of them, and how many may be.
+pub(crate) type Full = (&'static str, usize, usize);
+
 /// How far the workers are, shared by the feed and the committer.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
@@ -67,9 +70,16 @@ struct InFlightState {
 }
 
 impl InFlightState {
-    fn is_full(&self) -> bool {
-        let bytes_max = self.tight.unwrap_or(IN_FLIGHT_BYTES_MAX).min(IN_FLIGHT_BYTES_MAX);
-        self.bytes > bytes_max || self.epochs.len() > IN_FLIGHT_EPOCHS_MAX
+    fn bytes_max(&self) -> usize {
+        self.tight.unwrap_or(IN_FLIGHT_BYTES_MAX).min(IN_FLIGHT_BYTES_MAX)
+    }
+
+    fn full(&self) -> Option<Full> {
+        if self.bytes > self.bytes_max() {
+            return Some(("bytes", self.bytes, self.bytes_max()));
+        }
+        let epochs = self.epochs.len();
+        (epochs > IN_FLIGHT_EPOCHS_MAX).then_some(("epochs", epochs, IN_FLIGHT_EPOCHS_MAX))
     }
 }
 
@@ -80,15 +90,20 @@ impl InFlight {
 
     /// Waits until another epoch may begin.
     fn wait(&self) {
-        let full = |s: &mut InFlightState| !s.closed && s.is_full();
+        let full = |s: &mut InFlightState| !s.closed && s.full().is_some();
         let _guard =
             self.freed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// What [`InFlight::wait`] would wait for, if it would.
+    pub(crate) fn full(&self) -> Option<Full> {
+        self.lock().full()
     }
 
     /// Whether [`InFlight::wait`] would wait.
     #[cfg(test)]
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().is_full()
+        self.full().is_some()
     }
 
     /// Lets only so many bytes be in flight from now on, or as many as usual.
@@ -360,6 +375,24 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+
+    #[test]
+    fn what_is_too_much_is_told() {
+        let in_flight = InFlight::default();
+        in_flight.sealed(1, IN_FLIGHT_BYTES_MAX);
+        assert_eq!(in_flight.full(), None, "as much as may be");
+        in_flight.sealed(2, 1);
+        let full = Some(("bytes", IN_FLIGHT_BYTES_MAX + 1, IN_FLIGHT_BYTES_MAX));
+        assert_eq!(in_flight.full(), full);
+        in_flight.tighten(Some(7));
+        assert_eq!(in_flight.full().map(|full| full.2), Some(7));
+        in_flight.tighten(None);
+        in_flight.done(1);
+        assert_eq!(in_flight.full(), None);
+        (3..=IN_FLIGHT_EPOCHS_MAX as Epoch + 2).for_each(|epoch| in_flight.sealed(epoch, 0));
+        let (epochs, max) = (IN_FLIGHT_EPOCHS_MAX + 1, IN_FLIGHT_EPOCHS_MAX);
+        assert_eq!(in_flight.full(), Some(("epochs", epochs, max)));
+    }
 
     #[test]
     fn every_worker_gets_its_turn_wherever_it_is() {

@@ -57,6 +57,7 @@ impl RefusedKeys {
 pub(crate) struct Bounds {
     pub(super) memory: Memory,
     pub(super) refused: RefusedKeys,
+    in_flight: Arc<InFlight>,
     journal_bytes_max: u64,
     spill_bytes_max: u64,
 }
@@ -68,6 +69,7 @@ impl Bounds {
         let bounds = Self {
             memory: Memory::new(options.memory_bytes_max, &in_flight),
             refused: RefusedKeys::default(),
+            in_flight: Arc::clone(&in_flight),
             journal_bytes_max: options.journal_bytes_max,
             spill_bytes_max: options.spill_bytes_max,
         };
@@ -86,7 +88,7 @@ struct Reached {
     action: String,
 }
 
-const NAMES: [&str; 6] = ["memory", "journal", "disk", "spill", "outbox", "keys"];
+const NAMES: [&str; 7] = ["memory", "journal", "disk", "spill", "in_flight", "outbox", "keys"];
 
 /// How long a limit must be reached, and how long not, before it is told. Room in a journal that is
 /// full comes and goes with each trimming; of keys it is the time without a refusal.
@@ -159,7 +161,8 @@ struct Looker {
 
 impl Looker {
     fn look(&mut self) -> BTreeMap<Name, Reached> {
-        let Bounds { memory, refused, journal_bytes_max, spill_bytes_max } = &self.states.bounds;
+        let Bounds { memory, refused, in_flight, journal_bytes_max, spill_bytes_max } =
+            &self.states.bounds;
         let mut all = BTreeMap::new();
         let mut put = |name: Name, value, max, action: &str| {
             all.insert(name, Reached { value, max, action: action.to_owned() });
@@ -183,6 +186,10 @@ impl Looker {
         if spilled > 0 && spilled >= spill_bytes_max / 100 * 95 {
             let (value, max) = (Some(spilled), Some(*spill_bytes_max));
             put(one("spill"), value, max, "all that waits for tables waits, and then sources");
+        }
+        if let Some((of, value, max)) = in_flight.full() {
+            let action = "messages wait in the journal; sources go on while it has room";
+            put(("in_flight", of.to_owned()), Some(value as u64), Some(max as u64), action);
         }
         let (waiting, most) = (self.states.outbox.pending(), self.states.outbox.pending_max());
         if waiting >= most {
