@@ -11,6 +11,7 @@ use arrow::array::{
 use serde::{Deserialize, Serialize};
 
 use crate::message::{MessageMeta, Messages, MessagesBuilder};
+use crate::reject::{Reason, Reject, RejectBuilder};
 use crate::system::{LimitRow, engine_alerts, gaps_schema, limit_rows, sessions_schema};
 
 /// "Topic" of a [`SessionEvent`].
@@ -23,6 +24,8 @@ const BLOCKED: &[u8] = b"blocked";
 const ALERT: &[u8] = b"alert";
 /// "Topic" of a [`LimitChange`].
 const LIMIT: &[u8] = b"limit";
+/// "Topic" of an [`Untaken`].
+const UNTAKEN: &[u8] = b"untaken";
 /// "Topic" of [`NoNewKeys`].
 const NO_NEW_KEYS: &[u8] = b"no_new_keys";
 /// "Pipeline" of the engine's own alerts.
@@ -120,7 +123,7 @@ impl EngineAlert {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LimitChange {
-    /// `memory`, `journal`, `disk`, `spill`, `keys`.
+    /// `memory`, `journal`, `disk`, `spill`, `in_flight`, `outbox`, `keys`.
     pub kind: String,
     /// Which one of them: the stage of memory, the step of keys; empty where there is one.
     pub subject: String,
@@ -138,6 +141,54 @@ impl LimitChange {
     /// Appends it to what is offered to the journal.
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
         put(out, LIMIT, self, "", received_us, 0);
+    }
+}
+
+/// A message that a source did not take because of its packet. It is a row of `system.rejects`, with
+/// what is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Untaken {
+    /// Its topic, maybe shortened; empty where that is not known.
+    pub topic: String,
+    /// The sender's client id, empty where unknown.
+    pub client_id: String,
+    /// The packet is not what the protocol says; else it is larger than allowed.
+    pub malformed: bool,
+    /// Why, for people.
+    pub detail: String,
+    /// Some bytes of what follows the topic, maybe none.
+    pub start: Vec<u8>,
+    /// Length of the whole packet.
+    pub packet_bytes: u64,
+}
+
+impl Untaken {
+    /// Appends it to what is offered to the journal.
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
+        put(out, UNTAKEN, self, "", received_us, 0);
+    }
+
+    /// The message that message `i` tells of, if it does.
+    pub fn of(messages: &Messages, i: usize) -> Option<Self> {
+        let is = messages.index[i].event && messages.topic(i) == UNTAKEN;
+        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+    }
+
+    fn reject(&self, received_us: i64, offset: u64) -> Reject<'_> {
+        let reason = if self.malformed { Reason::Malformed } else { Reason::TooLarge };
+        Reject {
+            received_us,
+            // Whose it would have been is decided by its content, which is not known.
+            pipeline: "",
+            topic: self.topic.as_bytes(),
+            client: self.client_id.as_bytes(),
+            offset,
+            element: None,
+            reason,
+            detail: &self.detail,
+            payload: &self.start,
+        }
     }
 }
 
@@ -218,12 +269,15 @@ pub struct EventRows {
     pub alerts: RecordBatch,
     /// Rows of `system.limits`.
     pub limits: RecordBatch,
+    /// Rows of `system.rejects`.
+    pub rejects: RecordBatch,
 }
 
 /// The events among `messages` as rows.
 pub fn event_rows(messages: &Messages) -> EventRows {
     let mut alerts: Vec<(i64, EngineAlert)> = Vec::new();
     let mut limits: Vec<LimitRow> = Vec::new();
+    let mut rejects = RejectBuilder::default();
     let mut sessions = Rows::<6>::default();
     let mut gaps = Rows::<3>::default();
     let (mut from, mut to) =
@@ -244,6 +298,8 @@ pub fn event_rows(messages: &Messages) -> EventRows {
         } else if messages.topic(i) == LIMIT {
             let change = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
             limits.push((meta.received_us, offset, change));
+        } else if let Some(untaken) = Untaken::of(messages, i) {
+            rejects.push_part(&untaken.reject(meta.received_us, offset), untaken.packet_bytes);
         }
     }
     let mut columns = sessions.finish();
@@ -254,7 +310,8 @@ pub fn event_rows(messages: &Messages) -> EventRows {
     columns.push(Arc::new(from.finish().with_timezone("UTC")));
     columns.push(Arc::new(to.finish().with_timezone("UTC")));
     let gaps = RecordBatch::try_new(gaps_schema(), columns).expect("columns follow the schema");
-    EventRows { sessions, gaps, alerts: engine_alerts(&alerts), limits: limit_rows(&limits) }
+    let (alerts, limits) = (engine_alerts(&alerts), limit_rows(&limits));
+    EventRows { sessions, gaps, alerts, limits, rejects: rejects.finish() }
 }
 
 /// Time, offset and some texts; `last` is one text more.
@@ -332,6 +389,16 @@ mod tests {
             action: "why".into(),
         };
         limit.put(&mut out, 12);
+        let untaken = Untaken {
+            topic: "a/b".into(),
+            client_id: "dev".into(),
+            detail: "larger".into(),
+            start: vec![1, 2],
+            packet_bytes: 900,
+            ..Untaken::default()
+        };
+        untaken.put(&mut out, 13);
+        Untaken { malformed: true, ..untaken.clone() }.put(&mut out, 14);
         let messages = out.finish(0, 100);
         assert!(!NoNewKeys::is_in(&messages));
         // A device may call its topic as it likes.
@@ -344,7 +411,14 @@ mod tests {
         let of_sessions: Vec<usize> =
             (0..messages.len()).filter(|i| is_of_sessions(&messages, *i)).collect();
         assert_eq!(of_sessions, [1, 2], "neither what a device sent nor what the engine says");
-        let EventRows { sessions, gaps, alerts, limits } = event_rows(&messages);
+        assert_eq!(Untaken::of(&messages, 6), Some(untaken));
+        let EventRows { sessions, gaps, alerts, limits, rejects } = event_rows(&messages);
+        let told = |name: &str, row| rejects[name].as_string::<i32>().value(row).to_owned();
+        assert_eq!([told("reason", 0), told("reason", 1)], ["too_large", "malformed"]);
+        assert_eq!([told("topic", 0), told("client_id", 0)], ["a/b", "dev"]);
+        assert_eq!(rejects["payload"].as_binary::<i32>().value(0), [1, 2]);
+        assert_eq!(rejects["payload_bytes"].as_primitive::<Int64Type>().values(), &[900, 900]);
+        assert_eq!(rejects["journal_offset"].as_primitive::<Int64Type>().value(0), 106);
         let text = |name: &str, row| alerts[name].as_string::<i32>().value(row).to_owned();
         assert_eq!(alerts.num_rows(), 2);
         assert_eq!(text("pipeline", 0), ENGINE);

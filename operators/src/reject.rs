@@ -27,7 +27,7 @@ pub enum Reason {
     Topic,
     /// The topic is not UTF-8.
     TopicUtf8,
-    /// The payload is longer than the pipeline allows.
+    /// The payload is longer than the pipeline allows, or the packet than its source does.
     TooLarge,
     /// The payload is not a JSON document.
     Parse,
@@ -57,6 +57,8 @@ pub enum Reason {
     NoBranch,
     /// The row's key is new, and a step has as many keys as it may.
     KeysMax,
+    /// The packet of the message is not what the protocol says.
+    Malformed,
     /// The row's key is new, and the process has as much memory as it may.
     MemoryMax,
 }
@@ -83,6 +85,7 @@ impl Reason {
             Self::NoBranch => "no_branch",
             Self::KeysMax => "keys_max",
             Self::MemoryMax => "memory_max",
+            Self::Malformed => "malformed",
         }
     }
 }
@@ -174,6 +177,11 @@ pub struct RejectBuilder {
 impl RejectBuilder {
     /// Appends one row.
     pub fn push(&mut self, reject: &Reject<'_>) {
+        self.push_part(reject, reject.payload.len() as u64);
+    }
+
+    /// Appends one row, of which `payload` is only a part of so many bytes.
+    pub fn push_part(&mut self, reject: &Reject<'_>, payload_bytes: u64) {
         self.rows += 1;
         self.time.append_value(reject.received_us);
         self.pipeline.append_value(reject.pipeline);
@@ -185,7 +193,7 @@ impl RejectBuilder {
         self.detail.append_value(reject.detail);
         let kept = reject.payload.len().min(PAYLOAD_KEPT_BYTES);
         self.payload.append_value(&reject.payload[..kept]);
-        self.payload_bytes.append_value(reject.payload.len() as i64);
+        self.payload_bytes.append_value(payload_bytes as i64);
     }
 
     /// Number of rows so far.

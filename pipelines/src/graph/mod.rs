@@ -130,15 +130,21 @@ pub fn build_common<'scope>(
         }
         sinks.table(edge, system(REJECTS), Some(Counter::Rejects));
     }
-    let events = split(messages, "events", 4, |runs: MessageRuns, _, out| {
+    let events = split(messages, "events", 5, |runs: MessageRuns, _, out| {
         for run in runs.0.iter().filter(|run| run.index.iter().any(|m| m.event)) {
-            let EventRows { sessions, gaps, alerts, limits } = event_rows(run);
-            let rows = [sessions, gaps, alerts, limits].into_iter().enumerate();
+            let EventRows { sessions, gaps, alerts, limits, rejects } = event_rows(run);
+            let rows = [sessions, gaps, alerts, limits, rejects].into_iter().enumerate();
             let sequence = run.first_offset;
             out.extend(rows.map(|(port, rows)| (port, Batch { sequence, rows })));
         }
     });
-    let ends = [(SESSIONS, None), (GAPS, None), (ALERTS, Some(Counter::Alerts)), (LIMITS, None)];
+    let ends = [
+        (SESSIONS, None),
+        (GAPS, None),
+        (ALERTS, Some(Counter::Alerts)),
+        (LIMITS, None),
+        (REJECTS, Some(Counter::Rejects)),
+    ];
     for (edge, (table, counter)) in events.into_iter().zip(ends) {
         sinks.table(edge, system(table), counter);
     }

@@ -76,7 +76,7 @@ const SOURCES: &[Row<SourceStats>] = &[
     (
         "source_messages_skipped",
         Kind::Counter,
-        "Messages that could not be taken (too large, malformed), each with an event (subscriber).",
+        "Messages that could not be taken (too large; of a broker also malformed).",
         |s| load(&s.skipped),
     ),
     (

@@ -208,7 +208,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     at += frame.total_len;
                 }
                 Ok(None) => break,
-                Err(violation) => result = Err(Exit::Violated(violation)),
+                Err(violation) => {
+                    session.note_too_large(rest, &violation);
+                    result = Err(Exit::Violated(violation));
+                }
             }
         }
         self.buffer.consume(at);

@@ -47,6 +47,7 @@ pub(crate) mod simulated;
 pub(crate) mod subscriber;
 #[cfg(test)]
 mod testing;
+mod unreadable;
 mod users;
 pub(crate) mod wire;
 

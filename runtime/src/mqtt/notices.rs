@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::limits::NOTICES_PER_SECOND;
 
+const KINDS: usize = 3;
+
 /// What such an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
@@ -14,16 +16,19 @@ pub(crate) enum Notice {
     Refused,
     /// A message or subscription that was not allowed.
     Denied,
+    /// A message that was too large; this one is a row of `system.rejects`.
+    TooLarge,
 }
 
 impl Notice {
-    const ALL: [Self; 2] = [Self::Refused, Self::Denied];
+    const ALL: [Self; KINDS] = [Self::Refused, Self::Denied, Self::TooLarge];
 
     /// The event's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Denied => "denied",
+            Self::TooLarge => "too_large",
         }
     }
 }
@@ -31,8 +36,8 @@ impl Notice {
 #[derive(Debug, Default)]
 struct Counts {
     second: u64,
-    this_second: [u32; 2],
-    left_out: [u64; 2],
+    this_second: [u32; KINDS],
+    left_out: [u64; KINDS],
 }
 
 /// The counts of one endpoint.
@@ -46,7 +51,7 @@ impl Notices {
         let second = now_ms / 1000;
         if counts.second != second {
             counts.second = second;
-            counts.this_second = [0; 2];
+            counts.this_second = [0; KINDS];
         }
         let i = notice as usize;
         counts.this_second[i] = counts.this_second[i].saturating_add(1);

@@ -35,7 +35,6 @@ pub(crate) mod reasons;
 mod retained;
 mod session;
 mod subscription;
-mod unreadable;
 
 pub use config::{RetainedPolicy, SubscriberConfig};
 use dial::Target;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidegate_operators::event::{Gap, SessionEvent};
+use tidegate_operators::event::{Gap, SessionEvent, Untaken};
 use tidegate_operators::{Messages, MessagesBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -93,6 +93,13 @@ impl TestIntake {
         let arrived = self.arrived.lock().unwrap();
         let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
         all.filter_map(|(m, i)| SessionEvent::of(m, i)).collect()
+    }
+
+    /// Messages that were not taken because of their packets.
+    pub(super) fn untaken(&self) -> Vec<Untaken> {
+        let arrived = self.arrived.lock().unwrap();
+        let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
+        all.filter_map(|(m, i)| Untaken::of(m, i)).collect()
     }
 
     /// The same, as "event client detail".

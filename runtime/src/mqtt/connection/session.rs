@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc_v5::mqttbytes::v5::DisconnectReasonCode as Reason;
-use tidegate_operators::event::SessionEvent;
+use tidegate_operators::event::{SessionEvent, Untaken};
 use tokio::time::Instant;
 
 use super::stream::Outbox;
@@ -21,6 +21,7 @@ use crate::mqtt::notices::Notice;
 use crate::mqtt::packets::{self, Limit, codes_packet, put_ack_with};
 use crate::mqtt::route::{Router, now_ms};
 use crate::mqtt::security::RateLimit;
+use crate::mqtt::unreadable::too_large;
 use crate::mqtt::wire::{Frame, PINGRESP, PUBCOMP, PUBREL, Version, Violation, kind, violation};
 use crate::source::{count, now_us};
 use crate::time;
@@ -168,6 +169,19 @@ impl Session {
     pub(super) fn note_denied(&mut self, what: &str) {
         if self.shared.notices.allow(Notice::Denied, now_ms()) {
             self.event(Notice::Denied.name(), what);
+        }
+    }
+
+    /// Notes, as far as there are not too many, a message that is larger than allowed: it ends the
+    /// connection, as nothing that comes after it could be understood. `bytes` are its first.
+    pub(super) fn note_too_large(&mut self, bytes: &[u8], violation: &Violation) {
+        let max = self.shared.terms.packet_bytes_max;
+        let is = violation.reason == Reason::PacketTooLarge;
+        let Some(told) = is.then(|| too_large(bytes, max)).flatten() else { return };
+        count(&self.shared.stats.skipped, 1);
+        if self.shared.notices.allow(Notice::TooLarge, now_ms()) {
+            let told = Untaken { client_id: self.hello.client_id.clone(), ..told };
+            self.batcher.note(|out| told.put(out, now_us()));
         }
     }
 

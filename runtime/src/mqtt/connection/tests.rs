@@ -8,6 +8,7 @@ use std::time::Instant as WallInstant;
 use bytes::BytesMut;
 use proptest::prelude::*;
 use rumqttc_v5::mqttbytes::v5;
+use tidegate_operators::event::Untaken;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -211,6 +212,21 @@ async fn an_oversized_packet_is_refused_from_its_header() {
     v3.send(&header).await;
     v3.expect_closed().await;
     assert_eq!(endpoint.counts(), (1, 1, 2));
+    let told = |n: usize| {
+        let untaken = endpoint.intake.untaken();
+        let known = |u: &Untaken| (u.topic.clone(), u.client_id.clone(), u.packet_bytes);
+        assert_eq!(untaken.len(), n);
+        known(&untaken[n - 1])
+    };
+    let nothing = String::new();
+    assert_eq!(told(2), (nothing, "old".to_owned(), 4 + (1 << 20)));
+    // With its topic, if that came too.
+    let mut start = header.to_vec();
+    start.extend([text("plant/x"), vec![0, 9], b"yyy".to_vec()].concat());
+    let mut v3 = endpoint.client(4, "old", 60).await;
+    v3.send(&start).await;
+    v3.expect_closed().await;
+    assert_eq!(told(3), ("plant/x".to_owned(), "old".to_owned(), 4 + (1 << 20)));
     // The largest packet allowed passes through the small first buffer.
     let mut peer = endpoint.client(4, "big", 60).await;
     let payload = "y".repeat(64 * 1024 - 4 - 2 - 1 - 2);

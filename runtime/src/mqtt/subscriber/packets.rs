@@ -207,7 +207,7 @@ pub(crate) fn suback(body: &[u8], filters: usize) -> Result<&[u8], String> {
 }
 
 /// The start of a text from outside, for our log.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 200;
     text.chars().take(CHARS_MAX).collect()
 }

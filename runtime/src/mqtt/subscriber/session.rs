@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_operators::event::{Gap, SessionEvent};
+use tidegate_operators::event::{Gap, SessionEvent, Untaken};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,12 +20,12 @@ use super::memory::Memory;
 use super::packets::{self, Accepted};
 use super::reasons;
 use super::subscription::{Answer, Subscription};
-use super::unreadable::{Skip, Unreadable, unreadable};
 use crate::mqtt::batcher::{Acks, Batcher};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::limits::{
     BATCH_BYTES_MAX, BROKER_RECEIVE_MAXIMUM, KEEP_ALIVE, PONG_TIMEOUT, STOP_TIMEOUT, WRITE_TIMEOUT,
 };
+use crate::mqtt::unreadable::{Skip, Unreadable, unreadable};
 use crate::mqtt::wire::{
     Frame, PINGREQ, PUBACK, PUBCOMP, PUBREC, Publish, Version, frame, kind, packet_id, publish,
     put_ack,
@@ -345,7 +345,8 @@ impl Session {
                 }
                 Err(violation) => match unreadable(frame.flags(), body, body.len()) {
                     Ok(Some(packet)) => {
-                        self.pass_over(packet, frame.total_len, violation.text, memory);
+                        let told = packet.told(frame.total_len, true, violation.text);
+                        self.pass_over(packet, &told, memory);
                     }
                     _ => return Err(self.violated(violation.text)),
                 },
@@ -417,11 +418,12 @@ impl Session {
     fn skipped(&mut self, memory: &mut Memory) {
         let Some(Skip { total, packet, .. }) = self.skip.take() else { return };
         let why = format!("larger than {} bytes", memory.packet_bytes_max);
-        self.pass_over(packet, total, &why, memory);
+        let told = packet.told(total, false, &why);
+        self.pass_over(packet, &told, memory);
     }
 
-    /// Acknowledges what cannot be journaled, after an event that says so.
-    fn pass_over(&mut self, packet: Unreadable, bytes: usize, why: &str, memory: &mut Memory) {
+    /// Acknowledges what cannot be journaled, after events that say so.
+    fn pass_over(&mut self, packet: Unreadable, told: &Untaken, memory: &mut Memory) {
         if let Some((PUBREC, id)) = packet.ack
             && !memory.exactly_once.insert(id)
         {
@@ -429,10 +431,12 @@ impl Session {
             return;
         }
         count(&self.stats().skipped, 1);
-        let text = format!("a packet of {bytes} bytes to `{}` is not taken: {why}", packet.topic);
+        let Untaken { packet_bytes: bytes, detail: why, topic, .. } = told;
+        let text = format!("a packet of {bytes} bytes to `{topic}` is not taken: {why}");
         tracing::error!("{}: {text}", self.link.source);
         self.stats().note_error(text.clone());
         self.tell(&self.link.event("skipped", &text));
+        self.batcher.note(|out| told.put(out, now_us()));
         if let Some((byte1, id)) = packet.ack {
             self.batcher.acknowledge(byte1, id);
         }

@@ -190,6 +190,10 @@ async fn a_packet_that_is_too_large_is_passed_over_and_the_next_is_taken() {
         assert_eq!(skipped.len(), 1);
         assert!(skipped[0].detail.contains("plant/big") && skipped[0].detail.contains("1000000"));
         assert_eq!((s.get(|s| &s.skipped), s.get(|s| &s.connections_total)), (1, 1));
+        let untaken = s.intake.untaken();
+        let told: Vec<_> =
+            untaken.iter().map(|u| (u.topic.as_str(), u.packet_bytes, u.malformed)).collect();
+        assert_eq!(told, [("plant/big", 100_000_005, false)]);
     }
 }
 

@@ -1,34 +1,71 @@
-//! A PUBLISH that cannot be taken: larger than our limit, or malformed.
+//! A PUBLISH that cannot be taken: larger than our limit, or malformed. It is a row of
+//! `system.rejects`.
 //!
 //! A broker sends what was not acknowledged again on every connection, so leaving because of it
 //! would be leaving for ever. As long as its packet id can be read, it is acknowledged once an
-//! event about it is in the journal; its bytes are passed over without being kept.
+//! event about it is in the journal; its bytes are passed over, and of them only some are kept. A
+//! device, which sends what it likes, is shown the door.
 
+use tidegate_operators::event::Untaken;
+
+use crate::mqtt::subscriber::packets::shortened;
 use crate::mqtt::wire::{PUBACK, PUBREC, Violation, header, kind};
+
+/// As much of what follows the topic is kept: enough to see what it is.
+const START_BYTES_MAX: usize = 1024;
 
 /// What can be said of such a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable {
+pub(crate) struct Unreadable {
     /// First byte of the acknowledgement, and packet id; `None` at QoS 0.
-    pub(super) ack: Option<(u8, u16)>,
+    pub(crate) ack: Option<(u8, u16)>,
     /// The start of the topic, or of what stands in its place.
-    pub(super) topic: String,
+    pub(crate) topic: String,
+    /// Bytes that follow it, as far as they were there.
+    start: Vec<u8>,
+}
+
+impl Unreadable {
+    /// What is told of it, for a packet of so many bytes.
+    pub(crate) fn told(&self, packet_bytes: usize, malformed: bool, why: &str) -> Untaken {
+        Untaken {
+            topic: self.topic.clone(),
+            client_id: String::new(),
+            malformed,
+            detail: why.to_owned(),
+            start: self.start.clone(),
+            packet_bytes: packet_bytes as u64,
+        }
+    }
+}
+
+/// What is told of a packet that is larger than allowed, as far as it is there: nothing if it is no
+/// message.
+pub(crate) fn too_large(bytes: &[u8], packet_bytes_max: usize) -> Option<Untaken> {
+    let frame = header(bytes).ok()??;
+    if frame.kind() != kind::PUBLISH {
+        return None;
+    }
+    let known = Skip::begin(bytes).ok().flatten().map(|skip| skip.packet);
+    let packet = known.unwrap_or(Unreadable { ack: None, topic: String::new(), start: vec![] });
+    let why = format!("larger than {packet_bytes_max} bytes");
+    Some(packet.told(frame.total_len, false, &why))
 }
 
 /// A packet that is being passed over.
 #[derive(Debug)]
-pub(super) struct Skip {
+pub(crate) struct Skip {
     /// Bytes to come.
-    pub(super) left: usize,
+    pub(crate) left: usize,
     /// Bytes of the whole packet.
-    pub(super) total: usize,
-    pub(super) packet: Unreadable,
+    pub(crate) total: usize,
+    pub(crate) packet: Unreadable,
 }
 
 impl Skip {
     /// Begins with the packet at the start of `bytes`, of which only a part is there; `None` if
     /// more must be read first.
-    pub(super) fn begin(bytes: &[u8]) -> Result<Option<Self>, &'static str> {
+    pub(crate) fn begin(bytes: &[u8]) -> Result<Option<Self>, &'static str> {
         let frame = header(bytes).map_err(|violation: Violation| violation.text)?;
         let Some(frame) = frame else { return Ok(None) };
         if frame.kind() != kind::PUBLISH {
@@ -43,7 +80,7 @@ impl Skip {
 
 /// Reads topic and packet id of a PUBLISH whose body has `body_len` bytes, of which `body` are
 /// there; `None` if more must be read first.
-pub(super) fn unreadable(
+pub(crate) fn unreadable(
     flags: u8,
     body: &[u8],
     body_len: usize,
@@ -70,8 +107,9 @@ pub(super) fn unreadable(
         },
         _ => None,
     };
-    let topic = super::packets::shortened(&String::from_utf8_lossy(&start[2..topic_end]));
-    Ok(Some(Unreadable { ack, topic }))
+    let topic = shortened(&String::from_utf8_lossy(&start[2..topic_end]));
+    let rest = &body[end..body.len().min(end + START_BYTES_MAX)];
+    Ok(Some(Unreadable { ack, topic, start: rest.to_vec() }))
 }
 
 #[cfg(test)]
@@ -88,7 +126,14 @@ mod tests {
         }
         let skip = Skip::begin(&packet).unwrap().unwrap();
         assert_eq!((skip.left, skip.packet.ack), (1_000_004, Some((PUBACK, 0x0102))));
-        assert_eq!(skip.packet.topic, "ab");
+        assert_eq!((skip.packet.topic.as_str(), &*skip.packet.start), ("ab", &[9, 9][..]));
+        let told = too_large(&packet, 77).unwrap();
+        assert_eq!((told.topic.as_str(), told.packet_bytes), ("ab", 1_000_004));
+        assert!(told.detail.contains("77 bytes"), "{told:?}");
+        // Of the header alone it is known that it is a message, and how long.
+        let told = too_large(&packet[..4], 77).unwrap();
+        assert_eq!((told.topic.as_str(), told.packet_bytes), ("", 1_000_004));
+        assert_eq!(too_large(&[0x82, 0xC0, 0x84, 0x3D], 77), None, "a SUBSCRIBE");
     }
 
     #[test]
