@@ -144,8 +144,8 @@ impl LimitChange {
     }
 }
 
-/// A message that a source did not take because of its packet. It is a row of `system.rejects`, with
-/// what is known of it.
+/// A message that a source did not take because of its packet. It is a row of `system.rejects`,
+/// with what is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Untaken {
@@ -188,6 +188,7 @@ impl Untaken {
             reason,
             detail: &self.detail,
             payload: &self.start,
+            reading_us: None,
         }
     }
 }

@@ -156,6 +156,8 @@ pub struct Reject<'a> {
     /// The bytes at fault: the message's payload, or the element's text. Cut at
     /// [`PAYLOAD_KEPT_BYTES`]; `payload_bytes` tells the length before that.
     pub payload: &'a [u8],
+    /// The reading's own time where that is known, microseconds since the Unix epoch.
+    pub reading_us: Option<i64>,
 }
 
 /// Collects rejects into a batch of [`rejects_schema`].
@@ -171,6 +173,7 @@ pub struct RejectBuilder {
     detail: StringBuilder,
     payload: BinaryBuilder,
     payload_bytes: Int64Builder,
+    reading_time: TimestampMicrosecondBuilder,
     rows: usize,
 }
 
@@ -194,6 +197,7 @@ impl RejectBuilder {
         let kept = reject.payload.len().min(PAYLOAD_KEPT_BYTES);
         self.payload.append_value(&reject.payload[..kept]);
         self.payload_bytes.append_value(payload_bytes as i64);
+        self.reading_time.append_option(reject.reading_us);
     }
 
     /// Number of rows so far.
@@ -220,6 +224,7 @@ impl RejectBuilder {
             Arc::new(self.detail.finish()),
             Arc::new(self.payload.finish()),
             Arc::new(self.payload_bytes.finish()),
+            Arc::new(self.reading_time.finish().with_timezone("UTC")),
         ];
         RecordBatch::try_new(rejects_schema(), columns).expect("columns follow the schema")
     }
@@ -229,7 +234,7 @@ impl RejectBuilder {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use arrow::array::Array;
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
     use super::*;
 
@@ -247,6 +252,7 @@ mod tests {
             reason: Reason::TooLarge,
             detail: "why",
             payload: &payload,
+            reading_us: Some(3),
         });
         assert_eq!(builder.len(), 1);
         let batch = builder.finish();
@@ -259,5 +265,7 @@ mod tests {
         );
         assert_eq!(batch["topic"].as_string::<i32>().value(0), "a/\u{fffd}");
         assert!(batch["element"].is_null(0));
+        let own_times = batch["reading_time"].as_primitive::<TimestampMicrosecondType>();
+        assert_eq!(own_times.value(0), 3);
     }
 }

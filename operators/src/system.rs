@@ -45,6 +45,7 @@ pub fn rejects_schema() -> SchemaRef {
         text("detail"),
         Field::new("payload", DataType::Binary, false),
         Field::new("payload_bytes", DataType::Int64, false),
+        Field::new("reading_time", time_type(), true),
     ]))
 }
 
@@ -418,6 +419,10 @@ pub fn step_rejects(
         Some(offsets) => cast(&take(offsets, &at, None)?, &DataType::Int64)?,
         None => Arc::new(Int64Array::from_value(-1, count)),
     };
+    let own_times = match rows.column_by_name("time") {
+        Some(times) if *times.data_type() == time_type() => take(times, &at, None)?,
+        _ => new_null_array(&time_type(), count),
+    };
     let payloads: Vec<String> = failed.iter().map(|f| row_json(rows, f.row)).collect();
     let details = failed.iter().map(|f| format!("step `{step}`: {}", f.detail));
     RecordBatch::try_new(
@@ -433,6 +438,7 @@ pub fn step_rejects(
             Arc::new(StringArray::from_iter_values(details)),
             Arc::new(BinaryArray::from_iter_values(payloads.iter().map(String::as_bytes))),
             Arc::new(Int64Array::from_iter_values(payloads.iter().map(|p| p.len() as i64))),
+            own_times,
         ],
     )
 }

@@ -319,12 +319,16 @@ impl Decoder {
         }
         for (i, element) in rows.elements().iter().enumerate() {
             if let Err((reason, detail)) = self.take_row(i, *element, rows, envelope, outside) {
+                // Of these it is known what the last time is that was read.
+                let known = matches!(reason, Reason::Future | Reason::Past);
+                let reading_us = self.time.filter(|_| known);
+                let reading_us = reading_us.and_then(|time| self.columns[time].last_time_us());
                 self.columns.iter_mut().for_each(|c| c.truncate(self.rows));
                 let (position, payload) = match &self.spec.explode {
                     Some(_) => (Some(i), &payload[element.start..element.end]),
                     None => (None, payload),
                 };
-                self.reject(envelope, position, reason, &detail, payload);
+                self.reject_at(reading_us, envelope, position, reason, &detail, payload);
             }
         }
     }
@@ -424,6 +428,20 @@ impl Decoder {
         detail: &str,
         payload: &[u8],
     ) {
+        self.reject_at(None, envelope, element, reason, detail, payload);
+    }
+
+    /// [`Self::reject`] of a reading whose own time is known.
+    #[cold]
+    fn reject_at(
+        &mut self,
+        reading_us: Option<i64>,
+        envelope: &Envelope<'_>,
+        element: Option<usize>,
+        reason: Reason,
+        detail: &str,
+        payload: &[u8],
+    ) {
         self.rejects.push(&Reject {
             received_us: envelope.received_us,
             pipeline: &self.spec.pipeline,
@@ -434,6 +452,7 @@ impl Decoder {
             reason,
             detail,
             payload,
+            reading_us,
         });
     }
 }

@@ -355,6 +355,8 @@ fn readings_from_the_future_are_quarantined() {
     let times = decoded.readings["time"].as_primitive::<TimestampMicrosecondType>();
     assert_eq!(times.values(), &[bound]);
     assert_eq!(reasons(&decoded), ["future"]);
+    let own_times = decoded.rejects["reading_time"].as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(own_times.iter().collect::<Vec<_>>(), [Some(bound + 1)]);
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub fn unmatched_rejects(takers: &[Taker<'_>], messages: &Messages) -> RecordBat
                     _ => "no pipeline takes this topic",
                 },
                 payload: messages.payload(i),
+                reading_us: None,
             });
         }
     }
