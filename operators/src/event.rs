@@ -359,6 +359,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_not_taken_becomes_a_reject() {
+        let untaken = Untaken {
+            topic: "a/b".into(),
+            client_id: "dev".into(),
+            detail: "larger".into(),
+            start: vec![1, 2],
+            packet_bytes: 900,
+            ..Untaken::default()
+        };
+        let mut out = MessagesBuilder::default();
+        untaken.put(&mut out, 13);
+        Untaken { malformed: true, ..untaken.clone() }.put(&mut out, 14);
+        // A device may call its topic as it likes.
+        out.push(UNTAKEN, b"{}", b"dev", MessageMeta::default());
+        let messages = out.finish(0, 100);
+        assert_eq!((Untaken::of(&messages, 0), Untaken::of(&messages, 2)), (Some(untaken), None));
+        let rejects = event_rows(&messages).rejects;
+        let text = |name: &str, row| rejects[name].as_string::<i32>().value(row).to_owned();
+        assert_eq!([text("reason", 0), text("reason", 1)], ["too_large", "malformed"]);
+        assert_eq!([text("topic", 0), text("client_id", 0)], ["a/b", "dev"]);
+        assert_eq!(rejects["payload"].as_binary::<i32>().value(0), [1, 2]);
+        assert_eq!(rejects["payload_bytes"].as_primitive::<Int64Type>().values(), &[900, 900]);
+        assert_eq!(rejects["journal_offset"].as_primitive::<Int64Type>().values(), &[100, 101]);
+    }
+
+    #[test]
     fn events_become_rows_and_messages_do_not() {
         let mut out = MessagesBuilder::default();
         out.push(b"session", b"{}", b"dev", MessageMeta::default());
@@ -390,16 +416,6 @@ mod tests {
             action: "why".into(),
         };
         limit.put(&mut out, 12);
-        let untaken = Untaken {
-            topic: "a/b".into(),
-            client_id: "dev".into(),
-            detail: "larger".into(),
-            start: vec![1, 2],
-            packet_bytes: 900,
-            ..Untaken::default()
-        };
-        untaken.put(&mut out, 13);
-        Untaken { malformed: true, ..untaken.clone() }.put(&mut out, 14);
         let messages = out.finish(0, 100);
         assert!(!NoNewKeys::is_in(&messages));
         // A device may call its topic as it likes.
@@ -412,14 +428,8 @@ mod tests {
         let of_sessions: Vec<usize> =
             (0..messages.len()).filter(|i| is_of_sessions(&messages, *i)).collect();
         assert_eq!(of_sessions, [1, 2], "neither what a device sent nor what the engine says");
-        assert_eq!(Untaken::of(&messages, 6), Some(untaken));
         let EventRows { sessions, gaps, alerts, limits, rejects } = event_rows(&messages);
-        let told = |name: &str, row| rejects[name].as_string::<i32>().value(row).to_owned();
-        assert_eq!([told("reason", 0), told("reason", 1)], ["too_large", "malformed"]);
-        assert_eq!([told("topic", 0), told("client_id", 0)], ["a/b", "dev"]);
-        assert_eq!(rejects["payload"].as_binary::<i32>().value(0), [1, 2]);
-        assert_eq!(rejects["payload_bytes"].as_primitive::<Int64Type>().values(), &[900, 900]);
-        assert_eq!(rejects["journal_offset"].as_primitive::<Int64Type>().value(0), 106);
+        assert_eq!(rejects.num_rows(), 0);
         let text = |name: &str, row| alerts[name].as_string::<i32>().value(row).to_owned();
         assert_eq!(alerts.num_rows(), 2);
         assert_eq!(text("pipeline", 0), ENGINE);

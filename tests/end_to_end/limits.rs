@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Device, Home, Instance, PATIENCE, Reading, Receiver, START_MS, Scrape, eventually, get, skipped,
-    tidegate, windows_of,
+    Device, Home, Instance, PATIENCE, Reading, Receiver, START_MS, Scrape, eventually, get,
+    skipped, tidegate, windows_of,
 };
 
 /// A file system of its own with little room, for one test.
@@ -240,8 +240,8 @@ fn told_of(home: &Home, limit: &str) -> Result<(Vec<String>, i64, i64), String> 
     Ok((states.collect(), most("value"), most("max")))
 }
 
-/// A dataflow that does not keep up: what is in flight has a limit, which is told; sources go on, and
-/// then everything is there once.
+/// A dataflow that does not keep up: what is in flight has a limit, which is told; sources go on,
+/// and then everything is there once.
 #[test]
 fn a_dataflow_that_is_behind_is_told_and_holds_up_no_source() {
     let receiver = Receiver::start();

@@ -128,11 +128,9 @@ impl Advice {
                 lines.extend(self.expiration());
                 lines
             }
-            Kind::Emqx => self.broker(&[(
-                "durable_sessions.enable",
-                "durable_sessions.enable = true",
-                "",
-            )]),
+            Kind::Emqx => {
+                self.broker(&[("durable_sessions.enable", "durable_sessions.enable = true", "")])
+            }
             Kind::Unknown => {
                 vec!["look that queued messages and sessions are written to disk".to_owned()]
             }
