@@ -235,7 +235,9 @@ fn told_of(home: &Home, limit: &str) -> Result<(Vec<String>, i64, i64), String> 
     let rows = home.try_rows(&format!(
         "SELECT state, value, max FROM system.limits WHERE kind = '{limit}' ORDER BY time"
     ))?;
-    let most = |name: &str| rows.iter().filter_map(|row| row[name].as_i64()).max().unwrap_or(0);
+    // Of a limit that is left there is none.
+    let numbers = |name: &str| rows.iter().filter_map(|row| row.get(name)?.as_i64()).max();
+    let most = |name: &str| numbers(name).unwrap_or_default();
     let states = rows.iter().filter_map(|row| Some(row["state"].as_str()?.to_owned()));
     Ok((states.collect(), most("value"), most("max")))
 }
