@@ -27,17 +27,25 @@ def main():
                 assert line in out, f"`{line}` is not in:\n{out}"
             assert "delivered 1000" in out, out
         assert "max_inflight_messages 0" in doctor(url, "--mqtt", "3.1.1")[1]
+        # With its file: the line below which each of them goes.
+        last = len(broker.config.read_text().splitlines())
+        out = doctor(url, "--broker-config", str(broker.config))[1]
+        line = f"{broker.config}:{last}: below this line: max_queued_messages 0"
+        assert line in out, f"`{line}` is not in:\n{out}"
+        assert "persistent_client_expiration" not in out, "without it sessions are kept"
     with Mosquitto(settings=RELIABLE) as broker:
         source = subscriber(broker)
         with Tidegate(PIPELINE.replace("SOURCE", source)) as tidegate:
             broker.wait_for_subscription("tidegate-test", "plant/+/+/telemetry")
             # The product runs meanwhile; its session is not touched.
             taken = broker.log.read_text(errors="replace").count("tidegate-test")
-            code, out, error = doctor(str(tidegate.pipeline), "--json")
+            conf = ["--broker-config", str(broker.config)]
+            code, out, error = doctor(str(tidegate.pipeline), "--json", *conf)
             assert code == 0, (code, out, error)
             rows = {row["check"]: row for row in json.loads(out)[0]["rows"]}
             for check in ["connection", "topics", "qos", "session", "queue", "window", "redelivery"]:
                 assert rows[check]["status"] == "ok", rows[check]
+            assert rows["restart"]["status"] == "ok", rows["restart"]
             again = broker.log.read_text(errors="replace")
             assert "tidegate-test already connected" not in again
             tidegate.stop()
