@@ -48,8 +48,12 @@ def main():
         def instance():
             return Tidegate(pipeline, tables="s3://plant/history", env=s3.env,
                             more=["--checkpoint-every", "500ms"])
+        begun = time.monotonic()
         with instance() as older:
-            first = publish(older.port(), range(HALF), closing=False)
+            port = older.port()
+            # A start of this binary on this machine comes to it.
+            within_s = FENCED_WITHIN_S + 2 * (time.monotonic() - begun)
+            first = publish(port, range(HALF), closing=False)
             older.wait_for(first)
             # What the sessions left goes to the tables as well.
             last = {}
@@ -65,7 +69,7 @@ def main():
             with later:
                 eventually("the end of the older process", lambda: ended(older))
                 took_s = time.monotonic() - begun
-                assert took_s < FENCED_WITHIN_S, took_s
+                assert took_s < within_s, (took_s, within_s)
                 assert older.process.returncode == FENCED, (older.process.returncode, older.lines)
                 publish(later.port(), range(HALF, 2 * HALF))
                 expected = {device: totals([*range(2 * HALF), CLOSING]) for device in DEVICES}
