@@ -18,7 +18,7 @@ use super::wire::frame;
 use crate::source::{Intake, IntakeError};
 
 /// Longest wait for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long "nothing happens" is watched.
 const QUIET: Duration = Duration::from_millis(150);

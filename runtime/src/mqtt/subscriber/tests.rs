@@ -66,7 +66,7 @@ impl Running {
 
     /// The next connection, after its CONNECT was checked and answered.
     async fn accept(&self, session_present: bool) -> Peer {
-        let accepted = timeout(Duration::from_secs(10), self.broker.accept()).await;
+        let accepted = timeout(Duration::from_secs(60), self.broker.accept()).await;
         let mut peer = Peer::new(accepted.expect("no connection came").unwrap().0);
         let connect = peer.packet().await.unwrap();
         assert_eq!((connect[0], connect[8]), (0x10, self.level()));

@@ -92,12 +92,12 @@ async fn only_a_normal_disconnect_takes_the_will_back() {
 async fn a_delayed_will_comes_later_or_never_if_the_client_is_back() {
     let endpoint = start(TestIntake::open()).await;
     let mut reader = endpoint.subscriber(5, "reader", "wills/#", 1).await;
-    // Will delay 1 s, session expiry 100 s, and an expiry of the message of 50 s.
-    let delayed = [24, 0, 0, 0, 1, 2, 0, 0, 0, 50];
+    // Will delay 5 s, session expiry 100 s, and an expiry of the message of 50 s.
+    let delayed = [24, 0, 0, 0, 5, 2, 0, 0, 0, 50];
     drop(endpoint.with_will(5, 100, &delayed).await);
     endpoint.intake.wait_for_event("lost d closed").await;
     let back = endpoint.kept(5, "d", true).await;
-    sleep(Duration::from_millis(1500)).await;
+    sleep(Duration::from_millis(5500)).await;
     reader.expect_quiet().await;
     assert_eq!(wills(&endpoint), 0, "[5: 3.1.3-9]");
     drop(back);

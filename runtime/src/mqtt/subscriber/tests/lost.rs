@@ -23,7 +23,7 @@ async fn a_lost_session_is_a_gap_with_filters_and_times() {
         let mut broker = s.accept(false).await;
         let connected = Instant::now();
         s.grant(&mut broker, [1, 1]).await;
-        assert!(connected.elapsed() < Duration::from_secs(1), "SUBSCRIBE at once");
+        assert!(connected.elapsed() < Duration::from_secs(5), "SUBSCRIBE at once");
         eventually(|| s.intake.gaps().len() == 1).await;
         let (filter, from, to) = s.intake.gaps().remove(0);
         assert_eq!(filter, "plant/# other/+");
