@@ -350,7 +350,7 @@ async fn clients_of_influxdb_find_what_they_look_for() {
 #[tokio::test]
 async fn connections_that_only_occupy_a_place_are_closed() {
     let short = Duration::from_millis(100);
-    let timeouts = Timeouts { head: short, body: short, idle: short, ..Timeouts::default() };
+    let timeouts = Timeouts { head: short, idle: short, ..Timeouts::default() };
     let running = start(Setup { connections_max: 2, timeouts, ..Setup::default() }).await;
     let address = running.url.strip_prefix("http://").unwrap();
     let mut silent = TcpStream::connect(address).await.unwrap();
@@ -363,19 +363,22 @@ async fn connections_that_only_occupy_a_place_are_closed() {
         let _ = slow.read_to_end(&mut out).await;
     };
     tokio::time::timeout(PATIENCE, ends).await.expect("both are closed");
-    // A body that does not come is told so.
-    let mut body = TcpStream::connect(address).await.unwrap();
-    let head = b"POST /ingest/json HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{";
-    body.write_all(head).await.unwrap();
-    out.clear();
-    body.read_to_end(&mut out).await.unwrap();
-    assert!(out.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&out));
     // Headers without an end.
     let mut endless = TcpStream::connect(address).await.unwrap();
     let line = format!("x: {}\r\n", "y".repeat(1000));
     let _ = endless.write_all(b"GET / HTTP/1.1\r\n").await;
     let all = async { while endless.write_all(line.as_bytes()).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, all).await.expect("the connection is closed");
+    // A body that does not come is told so.
+    let timeouts = Timeouts { body: short, ..Timeouts::default() };
+    let running = start(Setup { timeouts, ..Setup::default() }).await;
+    let address = running.url.strip_prefix("http://").unwrap();
+    let mut body = TcpStream::connect(address).await.unwrap();
+    let head = b"POST /ingest/json HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{";
+    body.write_all(head).await.unwrap();
+    out.clear();
+    body.read_to_end(&mut out).await.unwrap();
+    assert!(out.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&out));
 }
 
 #[tokio::test]

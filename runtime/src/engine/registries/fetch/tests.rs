@@ -71,11 +71,16 @@ fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
 
 /// A fetcher of `url`, and the folder that it writes to.
 fn asking(url: &str) -> (Fetcher, tempfile::TempDir) {
+    asking_for(url, Duration::from_secs(60))
+}
+
+/// One that waits so long for an answer.
+fn asking_for(url: &str, limit: Duration) -> (Fetcher, tempfile::TempDir) {
     let spec = RegistryUrl {
         url: Secret::new(url.into()),
         headers: vec![("Authorization".into(), Secret::new("Bearer canary1".into()))],
         refresh_us: 1_000_000,
-        timeout_us: 500_000,
+        timeout_us: limit.as_micros() as i64,
         body_bytes_max: 2_000,
     };
     let source = RegistrySource {
@@ -217,8 +222,10 @@ async fn half_an_answer_is_none() {
         ("/l.csv", Some(answer("500 Oh", &length(0), b"")), "HTTP 500", false),
         ("/l.csv", None, "no whole answer within 0.5 s", false),
     ] {
+        let limit = Duration::from_millis(if sent.is_some() { 60_000 } else { 500 });
         let server = Server::start(Box::new(move |_| sent.clone()));
-        let (mut fetcher, folder) = asking(&format!("{}{path}?key=canary2", server.origin));
+        let url = format!("{}{path}?key=canary2", server.origin);
+        let (mut fetcher, folder) = asking_for(&url, limit);
         let failed = rows(&mut fetcher).await.unwrap_err();
         assert!(failed.why.contains(told), "{told}: {failed:?}");
         assert_eq!(failed.for_good, for_good, "{failed:?}");
@@ -230,9 +237,11 @@ async fn half_an_answer_is_none() {
     let (mut fetcher, _folder) = asking(&server.origin);
     let failed = rows(&mut fetcher).await.unwrap_err();
     assert_eq!((failed.after, failed.for_good), (Some(Duration::from_secs(7)), false));
-    // Nobody listens there any more.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (mut fetcher, _folder) = asking(&format!("http://{free}/canary2"));
+    // Nobody listens there, and nobody else can.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/canary2", held.local_addr().unwrap());
+    let (mut fetcher, _folder) = asking(&url);
     let failed = rows(&mut fetcher).await.unwrap_err();
     assert!(!failed.for_good && !failed.why.contains("canary"), "{failed:?}");
 }
