@@ -211,6 +211,12 @@ struct Seen {
     disconnects: usize,
 }
 
+impl Seen {
+    fn received(&self) -> usize {
+        self.payloads.values().sum()
+    }
+}
+
 /// Accepts devices and acknowledges; cuts the connection of every device once, after its
 /// `cut_after`-th message and before its acknowledgement.
 async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, cut_after: Option<usize>) {
@@ -252,7 +258,12 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, cut_after: Option<
     }
 }
 
-async fn run_fleet(devices: usize, cut_after: Option<usize>) -> (FleetTotals, Arc<Mutex<Seen>>) {
+/// Runs for some seconds, and until enough was seen.
+async fn run_fleet(
+    devices: usize,
+    cut_after: Option<usize>,
+    enough: impl Fn(&Seen) -> bool,
+) -> (FleetTotals, Arc<Mutex<Seen>>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let mut options = FleetOptions::new(listener.local_addr().unwrap(), START_US);
     options.devices = devices;
@@ -266,24 +277,31 @@ async fn run_fleet(devices: usize, cut_after: Option<usize>) -> (FleetTotals, Ar
     });
     let fleet = Fleet::start(&options);
     tokio::time::sleep(Duration::from_millis(2_500)).await;
+    until(&seen, enough).await;
     let totals = fleet.stop().await;
     // The other side may still be reading the last packets.
-    for _ in 0..100 {
-        if seen.lock().unwrap().disconnects >= devices {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until(&seen, |seen| seen.disconnects >= devices).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     acceptor.abort();
     (totals, seen)
 }
 
+/// Waits for it for a minute at most; what did not come is told by who looks.
+async fn until(seen: &Mutex<Seen>, enough: impl Fn(&Seen) -> bool) {
+    for _ in 0..1_200 {
+        if enough(&seen.lock().unwrap()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn the_fleet_counts_what_the_other_side_sees() {
-    let (totals, seen) = run_fleet(150, None).await;
+    let enough = |seen: &Seen| seen.received() > 2_000 && seen.clients.len() == 150;
+    let (totals, seen) = run_fleet(150, None, enough).await;
     let seen = seen.lock().unwrap();
-    let received: usize = seen.payloads.values().sum();
+    let received = seen.received();
     assert_eq!(totals.published, totals.acked);
     assert_eq!(totals.acked, received as u64);
     assert!(received > 2_000, "{received}");
@@ -296,13 +314,13 @@ async fn the_fleet_counts_what_the_other_side_sees() {
 
 #[tokio::test]
 async fn what_was_not_acknowledged_is_sent_again_with_dup() {
-    let (totals, seen) = run_fleet(30, Some(5)).await;
+    let (totals, seen) = run_fleet(30, Some(5), |seen| seen.dups >= 25).await;
     let seen = seen.lock().unwrap();
     assert_eq!(totals.published, totals.acked);
     assert!(totals.resent >= 25, "{}", totals.resent);
     assert_eq!(seen.dups as u64, totals.resent);
     // Nothing is missing: all that was published arrived, some of it twice.
-    let received: usize = seen.payloads.values().sum();
+    let received = seen.received();
     assert!(received as u64 >= totals.published);
     assert!(received as u64 <= totals.published + totals.resent);
 }
