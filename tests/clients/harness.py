@@ -4,6 +4,7 @@ Every wait has a condition and a deadline. Each script ends with exit code 0, or
 AssertionError that says what was expected.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -92,10 +93,20 @@ def eventually(what, look):
     raise AssertionError(f"waited {PATIENCE_S} s for {what}; last: {last!r}")
 
 
+PORT_NUMBERS = itertools.count()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port at which nobody listens, each once per process. It is below those that the system
+    gives to whoever connects or asks for none: they do not take it before it is used."""
+    while True:
+        port = 20_000 + (os.getpid() * 31 + next(PORT_NUMBERS)) % 12_000
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def listens(port):

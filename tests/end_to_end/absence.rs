@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::{Device, Home, Instance, eventually};
+use crate::support::{Device, Home, Instance, eventually, free_address};
 
 /// Three readings two seconds apart are missing.
 const LIMIT: Duration = Duration::from_secs(6);
@@ -158,10 +158,9 @@ pub(super) fn broker(listen: &str) -> String {
 
 #[test]
 fn a_broker_that_is_away_is_one_alert_and_no_silence() {
-    let broker_at = Home::with(&broker("127.0.0.1:0"));
+    let address = free_address();
+    let broker_at = Home::with(&broker(&address.to_string()));
     let first = broker_at.start();
-    let address = first.endpoint();
-    broker_at.write("pipelines/one.toml", &broker(&address.to_string()));
     let source = format!("type = \"mqtt\"\nurl = \"mqtt://{address}\"");
     let home = Home::with(&pipeline(&source));
     let instance = Instance::spawn(&mut home.run_command(2));

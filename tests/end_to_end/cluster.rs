@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::faults::{ALERTS, DEVICES, FINDINGS, WINDOWS, publish, sorted};
 use super::kill;
 use crate::support::{
-    ColdChain, Device, Home, Instance, Rng, Scrape, Site, eventually, get, tidegate,
+    ColdChain, Device, Home, Instance, Rng, Scrape, Site, eventually, free_address, get, tidegate,
 };
 
 /// "The others notice within seconds."
@@ -31,9 +31,7 @@ impl Cluster {
     /// Of so many processes, none of which runs.
     fn new(home: &Home, processes: usize) -> Self {
         let secret = home.write("cluster-secret", "none of your business\n");
-        let free: Vec<TcpListener> =
-            (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses = free.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+        let addresses = (0..processes).map(|_| free_address().to_string()).collect();
         let workers = RefCell::new((0..processes).map(|_| None).collect());
         Self { secret, addresses, workers }
     }
@@ -219,9 +217,7 @@ fn addresses_that_a_worker_does_not_know_do_not_join_sources_there() {
     let home = Home::with(&pipeline("a"));
     home.write("pipelines/two.toml", &pipeline("b"));
     let cluster = Cluster::new(&home, 2);
-    let free = names.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    let addresses = free.each_ref().map(|l| l.local_addr().unwrap());
-    drop(free);
+    let addresses = names.map(|_| free_address());
     *cluster.workers.borrow_mut() = vec![None, Some(Instance::spawn(&mut cluster.worker(1)))];
     let mut command = cluster.leader(&home, 2);
     for (name, address) in names.iter().zip(addresses) {

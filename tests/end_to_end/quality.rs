@@ -1,7 +1,7 @@
 //! What windows say of how good they are, with the real binary.
 
 use super::absence::{Alive, broker, wait_for_sessions};
-use crate::support::{Home, Instance, Row, eventually};
+use crate::support::{Home, Instance, Row, eventually, free_address};
 
 fn pipeline(source: &str) -> String {
     format!(
@@ -60,9 +60,9 @@ fn windows(home: &Home) -> Result<(Vec<Window>, f64), String> {
 
 #[test]
 fn windows_inside_the_gap_of_a_broker_that_lost_the_session_are_incomplete() {
-    let broker_at = Home::with(&broker("127.0.0.1:0"));
+    let address = free_address();
+    let broker_at = Home::with(&broker(&address.to_string()));
     let first = broker_at.start();
-    let address = first.endpoint();
     let source = format!("type = \"mqtt\"\nurl = \"mqtt://{address}\"");
     let home = Home::with(&pipeline(&source));
     let instance = Instance::spawn(&mut home.run_command(2));

@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -15,11 +16,21 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An address at which nobody listens, each once. Its port is below those that the system gives to
+/// whoever connects or does not ask for one, so that these do not take it before it is used.
+fn free_address() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let process = u64::from(std::process::id());
+    let address = || {
+        let number = process * 31 + NEXT.fetch_add(1, Ordering::Relaxed);
+        format!("127.0.0.1:{}", 20_000 + number % 12_000)
+    };
+    std::iter::repeat_with(address).find(|a| TcpListener::bind(a).is_ok()).unwrap()
+}
+
 /// A cluster on free ports, and what it tells people.
 fn cluster(processes: usize) -> (ClusterOptions, Arc<Mutex<Vec<String>>>) {
-    let free: Vec<TcpListener> =
-        (0..processes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addresses = free.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+    let addresses = (0..processes).map(|_| free_address()).collect();
     let told = Arc::new(Mutex::new(Vec::new()));
     let telling = Arc::clone(&told);
     let options = ClusterOptions {
