@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, StringArray};
 use tidegate_operators::key::{KEY_GROUPS, key_group, stable_hashes};
 use tidegate_operators::spec::share_of;
 
-use crate::support::{Home, Instance, START_MS, eventually};
+use crate::support::{Home, Instance, START_MS, eventually, request_key};
 
 const KEYS_MAX: u64 = 10_000;
 /// Devices that nobody declared, each with one reading.
@@ -72,12 +72,14 @@ impl Client {
         Self { runtime, http: reqwest::Client::new() }
     }
 
-    /// Sends lines until they are on disk.
+    /// Sends lines until they are on disk. What was refused may have been taken all the same: it is
+    /// sent again under the same key.
     fn send(&self, instance: &Instance, body: &str) {
-        let url = format!("http://{}/ingest/flood", instance.http());
+        let (url, key) = (format!("http://{}/ingest/flood", instance.http()), request_key());
         eventually("202", || {
             let request = self.http.post(&url).header("content-type", "application/x-ndjson");
-            let sent = self.runtime.block_on(request.body(body.to_owned()).send());
+            let request = request.header("idempotency-key", &key).body(body.to_owned());
+            let sent = self.runtime.block_on(request.send());
             let status = sent.map_err(|e| e.to_string())?.status().as_u16();
             if status == 202 { Ok(()) } else { Err(status.to_string()) }
         });
