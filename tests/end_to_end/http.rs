@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ freshness = "1s"
 "#;
 
 const CLIENTS: usize = 8;
+/// Of each client, at least: it goes on until all kills are over.
 const REQUESTS: usize = 80;
 /// Messages of one request: some more than a page of the journal holds.
 const MESSAGES: usize = 40;
@@ -56,6 +58,9 @@ fn checkpoint(home: &Home) -> Option<String> {
     let names = files.map(|f| f.unwrap().file_name().into_string().unwrap());
     names.filter(|n| n.starts_with("checkpoint-") && n.ends_with(".json")).max()
 }
+
+/// What became of each request: see [`Client::deliver`].
+type Delivered = Arc<Mutex<Vec<(usize, bool)>>>;
 
 struct Client {
     http: reqwest::Client,
@@ -92,6 +97,17 @@ impl Client {
             in_vain += usize::from(up);
         }
     }
+
+    /// Delivers one request after the other until all kills are over; how many.
+    async fn go_on(self, c: usize, killed: Arc<AtomicBool>, delivered: Delivered) -> usize {
+        let mut sent = 0;
+        while sent < REQUESTS || !killed.load(Ordering::Acquire) {
+            let outcome = self.deliver(&format!("{c}-{sent}"), body(c, sent)).await;
+            delivered.lock().unwrap().push(outcome);
+            sent += 1;
+        }
+        sent
+    }
 }
 
 #[test]
@@ -99,16 +115,12 @@ fn a_key_that_is_sent_again_after_kills_is_taken_once() {
     let home = home();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let address = Arc::new(Mutex::new(None));
-    let delivered: Arc<Mutex<Vec<(usize, bool)>>> = Arc::default();
+    let delivered = Delivered::default();
+    let killed = Arc::<AtomicBool>::default();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|c| {
-            let (client, delivered) = (Client::new(&address), Arc::clone(&delivered));
-            runtime.spawn(async move {
-                for r in 0..REQUESTS {
-                    let outcome = client.deliver(&format!("{c}-{r}"), body(c, r)).await;
-                    delivered.lock().unwrap().push(outcome);
-                }
-            })
+            let client = Client::new(&address);
+            runtime.spawn(client.go_on(c, Arc::clone(&killed), Arc::clone(&delivered)))
         })
         .collect();
     let mut rng = Rng(31);
@@ -125,13 +137,17 @@ fn a_key_that_is_sent_again_after_kills_is_taken_once() {
         *address.lock().unwrap() = None;
         instance = start(&home);
     }
+    killed.store(true, Ordering::Release);
     *address.lock().unwrap() = Some(instance.http());
-    runtime.block_on(async {
-        for client in clients {
-            client.await.expect("a client failed");
+    let requests: Vec<(usize, usize)> = runtime.block_on(async {
+        let mut all = Vec::new();
+        for (c, client) in clients.into_iter().enumerate() {
+            let sent = client.await.expect("a client failed");
+            all.extend((0..sent).map(|r| (c, r)));
         }
+        all
     });
-    let all = (CLIENTS * REQUESTS * MESSAGES) as i64;
+    let all = (requests.len() * MESSAGES) as i64;
     home.wait_for_count("SELECT count(DISTINCT device || '/' || seq) FROM readings", all);
     // The checkpoint after the next one has begun after all that, so nothing of it is replayed.
     for _ in 0..2 {
@@ -146,11 +162,9 @@ fn a_key_that_is_sent_again_after_kills_is_taken_once() {
     *address.lock().unwrap() = Some(instance.http());
     // Every request once more.
     let client = Client::new(&address);
-    let again: BTreeSet<bool> = (0..CLIENTS * REQUESTS)
-        .map(|n| {
-            let (c, r) = (n / REQUESTS, n % REQUESTS);
-            runtime.block_on(client.deliver(&format!("{c}-{r}"), body(c, r))).1
-        })
+    let again: BTreeSet<bool> = requests
+        .iter()
+        .map(|&(c, r)| runtime.block_on(client.deliver(&format!("{c}-{r}"), body(c, r))).1)
         .collect();
     assert_eq!(again, BTreeSet::from([true]), "each is answered as a duplicate");
     let (status, _) = runtime.block_on(client.send("0-0", "{}".into())).unwrap();
@@ -158,7 +172,7 @@ fn a_key_that_is_sent_again_after_kills_is_taken_once() {
     instance.stop();
     assert_eq!(home.count("SELECT count(*) FROM readings"), all, "nothing is there twice");
     let keys = "SELECT count(*) FROM system.sessions WHERE event = 'request'";
-    assert_eq!(home.count(keys), (CLIENTS * REQUESTS) as i64);
+    assert_eq!(home.count(keys), requests.len() as i64);
     let delivered = delivered.lock().unwrap();
     let more: usize = delivered.iter().map(|(in_vain, _)| in_vain).sum();
     let known = delivered.iter().filter(|(_, duplicate)| *duplicate).count();

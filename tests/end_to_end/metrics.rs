@@ -153,7 +153,7 @@ fn a_start_that_takes_long_is_told_from_one_that_hangs() {
     let mut command = home.run_command(1);
     command.args(["--checkpoint-every", "1h", "--metrics", "127.0.0.1:0"]);
     let first = home.start_command(&mut command);
-    for seq in 0..30 {
+    for seq in 0..60 {
         publish(&first, seq..seq + 1);
     }
     first.kill();
