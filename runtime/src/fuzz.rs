@@ -3,6 +3,7 @@
 //!
 //! `TIDEGATE_FUZZ_SECONDS` is the time of each target (2 by default, 20 in CI, 600 for a night).
 //! A case that fails prints its seed; with that in `TIDEGATE_SEED` it is the first case to run.
+//! `TIDEGATE_FUZZ_SEED` does the same for these targets and nothing else.
 #![allow(clippy::unwrap_used)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -47,7 +48,8 @@ impl Rng {
 pub(crate) fn run(target: &str, mut case: impl FnMut(&mut Rng)) -> u64 {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
     let seconds = number("TIDEGATE_FUZZ_SECONDS").unwrap_or(2);
-    let seed = number("TIDEGATE_SEED").unwrap_or_else(|| RandomState::new().hash_one(target));
+    let told = number("TIDEGATE_SEED").or_else(|| number("TIDEGATE_FUZZ_SEED"));
+    let seed = told.unwrap_or_else(|| RandomState::new().hash_one(target));
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut done = 0;
     while done == 0 || Instant::now() < end {
