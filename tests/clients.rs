@@ -90,6 +90,16 @@ fn tidegate_and_mosquitto_are_killed_again_and_again() {
 }
 
 #[test]
+fn tidegate_is_killed_at_each_point_between_a_broker_and_the_journal() {
+    script("broker_points.py");
+}
+
+#[test]
+fn what_a_broker_without_persistence_loses_is_told() {
+    script("broker_defaults.py");
+}
+
+#[test]
 fn the_network_to_mosquitto_is_cut_again_and_again() {
     script("broker_cuts.py");
 }

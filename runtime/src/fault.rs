@@ -22,7 +22,7 @@
 //! | `sync` (io) | before the journal's sync |
 //! | `after_sync` | the group is durable, nobody was told |
 //! | `before_ack` | a connection knows that its messages are durable |
-//! | `after_ack` | the endpoint has written acknowledgements to the socket |
+//! | `after_ack` | acknowledgements are written to the socket of a device or a broker |
 //! | `epoch_seal` | an epoch's tick is durable and not handed on |
 //! | `outbox_append` | notifications are written, not synced |
 //! | `alert_enqueued` | notifications are durable, nobody has sent them |

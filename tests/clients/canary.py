@@ -1,18 +1,26 @@
-"""Secrets in the environment, in files, in URLs and in headers reach whom they are for, and are
-nowhere else: not in logs (everything logged), totals, `explain`, `docs`, `check`, what a panic
-prints, the data folder, the tables."""
+"""Secrets in the environment, in files, in URLs and in headers, also those of a registry and of a
+cluster, reach whom they are for, and are nowhere else: not in logs (everything logged), totals,
+`/metrics` and `/health`, `explain`, `docs`, `check`, what a panic prints, the data folder, the tables.
+
+It needs a debug build, which panics where it is told to."""
 
 import json
 import os
 import re
 import subprocess
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from harness import ENDPOINT, PIPELINE, Device, Mosquitto, Tidegate, eventually, free_port
+from harness import (BINARY, ENDPOINT, PIPELINE, Device, Mosquitto, Tidegate, eventually,
+                     free_port)
 from receiver import SECRET, Receiver
 
 # Found by these words alone, however they are cut or quoted.
 CANARIES = {name: f"canary-{name}-{os.urandom(6).hex()}"
-            for name in ("path", "query", "broker", "token", "user")}
+            for name in ("path", "query", "broker", "token", "user", "header", "registry",
+                         "cluster", "stranger")}
 
 ALERTS = """
 [[alert]]
@@ -39,6 +47,26 @@ type          = "webhook"
 url           = "${env:NOWHERE_URL}"
 timeout       = "1s"
 allow_private = true
+"""
+
+REGISTRY = """
+[[registry]]
+name    = "limits"
+url     = "${env:REGISTRY_URL}"
+refresh = "1s"
+headers = { Authorization = "Bearer ${env:REGISTRY_TOKEN}" }
+key     = ["device"]
+columns = { device = "string", high = "int64" }
+
+[[step]]
+name     = "limited"
+type     = "enrich"
+registry = "limits"
+missing  = "null"
+
+[[table]]
+from      = "limited"
+freshness = "1s"
 """
 
 HTTP = """name = "by-http"
@@ -94,6 +122,81 @@ def nowhere(places):
             assert word not in content, f"the webhook's secret is in {place}"
 
 
+class Registry(BaseHTTPRequestHandler):
+    """Gives entries to whoever knows the secrets of the header and of the URL, then now and then
+    an error."""
+
+    asked, refused = 0, 0
+
+    def do_GET(self):
+        knows = (self.headers["authorization"] == f"Bearer {CANARIES['header']}"
+                 and CANARIES["registry"] in self.path)
+        kind = type(self)
+        kind.asked, kind.refused = kind.asked + knows, kind.refused + (not knows)
+        status = 401 if not knows else 500 if kind.asked % 3 == 2 else 200
+        body = b"device,high\nd1,60\n" if status == 200 else self.path.encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("content-type", "text/csv")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def asked(tidegate, path):
+    """What it answers to whoever watches it."""
+    address, = [line.split(" on ")[1].split()[0] for line in list(tidegate.lines)
+                if line.startswith("metrics on http://")]
+    url = address.removesuffix("/metrics") + path
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
+def cluster(folder):
+    """A leader; a worker with another secret, that is turned away; and one with the same. The secret
+    is in nobody's log, data, metrics or answers. How many lines they said."""
+    secret, wrong = folder / "cluster-secret", folder / "another-secret"
+    secret.write_text(CANARIES["cluster"] + "\n")
+    wrong.write_text(CANARIES["stranger"] + "\n")
+    addresses = ",".join(f"127.0.0.1:{free_port()}" for _ in range(2))
+    words = ["--cluster", addresses, "--cluster-secret-file"]
+    logs = {wrong: folder / "stranger.log", secret: folder / "worker.log"}
+
+    def worker(file):
+        with open(logs[file], "w") as out:
+            return subprocess.Popen([BINARY, "worker", "-vvv", "--process", "1", *words, str(file)],
+                                    stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    with Tidegate(PIPELINE.replace("SOURCE", ENDPOINT), more=[
+            "-vvv", "--metrics", "127.0.0.1:0", *words, str(secret)]) as leader:
+        stranger = worker(wrong)
+        try:
+            eventually("a stranger to be told", lambda: "secret" in logs[wrong].read_text())
+        finally:
+            stranger.kill()
+            stranger.wait()
+        member = worker(secret)
+        try:
+            device = Device(leader.port(), "d1", pause_s=0.002)
+            device.start()
+            eventually("acknowledgements", lambda: device.acknowledged > 100)
+            device.finish()
+            nowhere((f"{path} of a leader", asked(leader, path)) for path in ("/metrics", "/health"))
+            leader.stop()
+        finally:
+            member.kill()
+            member.wait()
+        said = [*leader.lines, *(line for log in logs.values()
+                                 for line in log.read_text().splitlines())]
+        nowhere([("a log of a cluster", "\n".join(said))])
+        nowhere(everything_below(leader.data))
+    return len(said)
+
+
 def post(port, credentials, body):
     """What curl answers: a client of another maker that sends the header."""
     return subprocess.run(
@@ -118,18 +221,25 @@ def main():
 def run(broker):
     receiver, port = Receiver(), free_port()
     receiver.become(200)
+    entries = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    entries.daemon_threads = True
+    threading.Thread(target=entries.serve_forever, daemon=True).start()
     env = {
         "OPS_URL": f"{receiver.url}/{CANARIES['path']}?token={CANARIES['query']}",
         "NOWHERE_URL": f"http://tidegate:{CANARIES['user']}@127.0.0.1:{free_port()}/"
                        f"{CANARIES['path']}",
         "OPS_SECRET": SECRET, "TOKEN": CANARIES["token"], "USER_PASSWORD": CANARIES["user"],
         "BROKER_PASSWORD": CANARIES["broker"], "RUST_BACKTRACE": "full",
+        "REGISTRY_URL": f"http://127.0.0.1:{entries.server_port}/limits?key={CANARIES['registry']}",
+        "REGISTRY_TOKEN": CANARIES["header"],
     }
-    tidegate = Tidegate("", env=env, more=["-vvv", "--checkpoint-every", "500ms"])
+    tidegate = Tidegate("", env=env, more=["-vvv", "--checkpoint-every", "500ms",
+                                       "--metrics", "127.0.0.1:0"])
     secret, others = pipelines(tidegate.folder, broker)
     source = ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}")
     tidegate.pipeline.write_text(
-        PIPELINE.replace("SOURCE", source) + ALERTS.replace("FILE", str(secret)))
+        PIPELINE.replace("SOURCE", source) + ALERTS.replace("FILE", str(secret))
+        + REGISTRY)
     tidegate.more += others
     # Dies by a panic when a fault point is there, in debug builds.
     tidegate.env["TIDEGATE_FAULT"] = "panic:snapshot_manifest:4"
@@ -153,6 +263,9 @@ def run(broker):
         # With the password: anybody is let in, but it was sent.
         broker.wait_for_subscription("secrets", "x/+")
         device.finish()
+        asked_before = Registry.asked
+        eventually("the registry to be asked again", lambda: Registry.asked > asked_before + 3)
+        nowhere((path, asked(tidegate, path)) for path in ("/metrics", "/health", "/ready", "/x"))
         tidegate.stop()
         said += tidegate.lines
         paths = [tidegate.pipeline, *others]
@@ -167,10 +280,12 @@ def run(broker):
         for table in tables:
             name = f'"{table["s"]}"."{table["n"]}"'
             nowhere([(name, json.dumps(tidegate.sql(f"SELECT * FROM {name}")))])
+        in_cluster = cluster(tidegate.folder)
     assert with_backtrace, "no panic: the test has not seen what one prints"
+    assert Registry.asked > 3 and Registry.refused == 0, (Registry.asked, Registry.refused)
     assert len(said) > 100 and any(re.search("TRACE|DEBUG", line) for line in said)
     print(f"{len(CANARIES) + 1} secrets in use; in {len(said)} lines of log with a panic, "
-          f"{len(tables)} tables and all files: 0 found")
+          f"{in_cluster} of a cluster, metrics, {len(tables)} tables and all files: 0 found")
 
 
 main()

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from harness import eventually, free_port, listens
 
+# How long a PUT takes in the mode "slow".
+SLOW_PUT_S = float(os.environ.get("TIDEGATE_SLOW_PUT_S", "1"))
 # These belong to one connection, or are written anew.
 OWN_HEADERS = {"connection", "transfer-encoding", "content-length", "date", "server"}
 
@@ -59,7 +61,7 @@ class Proxy:
     PUTs, one in ten is done and not answered); "slow" (each PUT takes `slow_s`)."""
 
     def __init__(self, to):
-        self.to, self.mode, self.slow_s, self.lost = to, "good", 1.0, 0
+        self.to, self.mode, self.slow_s, self.lost = to, "good", SLOW_PUT_S, 0
         self.moments, self.good_put_s = random.Random(7), None
         handler = type("Handler", (Handler,), {"proxy": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -11,20 +11,18 @@ TIDEGATE_SEED moves the moments of the kills.
 
 import json
 import os
-import pathlib
 import random
 import subprocess
 import sys
 import threading
 import time
 
-import duckdb
-import duckdb_extension_delta
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
 from harness import BINARY, ENDPOINT, PIPELINE, Publisher, QueryFailed, Tidegate, totals, value
+from oracle import reader
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 6
 SEED = int(os.environ.get("TIDEGATE_SEED", "3"))
@@ -54,11 +52,8 @@ while True:
 
 
 def from_duckdb(path, version=None):
-    extension, = pathlib.Path(duckdb_extension_delta.__file__).parent.rglob("*.duckdb_extension")
-    connection = duckdb.connect()
-    connection.execute(f"LOAD '{extension}'")
     pinned = "" if version is None else f", version = {version}"
-    return connection.execute(
+    return reader().execute(
         f"SELECT count(*), sum(seq)::BIGINT, sum(temperature) FROM delta_scan('{path}'{pinned})"
     ).fetchone()
 

@@ -5,12 +5,11 @@ import pathlib
 import subprocess
 import sys
 
-import duckdb
-import duckdb_extension_delta
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from harness import ENDPOINT, PIPELINE, Tidegate, publish, totals
+from oracle import reader
 
 SEQS = range(600)
 
@@ -22,11 +21,8 @@ def from_tidegate(tidegate, table, sums):
 
 
 def from_duckdb(path, sums):
-    extension, = pathlib.Path(duckdb_extension_delta.__file__).parent.rglob("*.duckdb_extension")
-    connection = duckdb.connect()
-    connection.execute(f"LOAD '{extension}'")
     columns = ", ".join(f"sum({c})::DOUBLE" for c in sums)
-    return list(connection.execute(
+    return list(reader().execute(
         f"SELECT count(*), {columns} FROM delta_scan('{path}')").fetchone())
 
 

@@ -5,6 +5,8 @@ const assert = require('node:assert');
 const mqtt = require('mqtt');
 
 const [port, mode, many] = [process.argv[2], process.argv[3], Number(process.argv[4])];
+// Between an acknowledgement and the next message, milliseconds.
+const pause = Number(process.argv[5] ?? 0);
 const url = `mqtt://127.0.0.1:${port}`;
 const FEW = 200;
 const START_S = 1767225600;
@@ -206,8 +208,8 @@ class DupStore extends mqtt.Store {
 }
 
 // Publishes on and on through whatever happens to the other side; mqtt.js sends again by itself.
-async function through(version, qos, marked) {
-  const device = `js${version}-${marked ? 'through' : 'unmarked'}${qos}`;
+async function through(version, qos, marked, number) {
+  const device = `js${version}-${marked ? 'through' : 'unmarked'}${qos}-${number}`;
   const options = { clean: false };
   if (marked) options.outgoingStore = new DupStore({ clean: false });
   if (version === 5) options.properties = { sessionExpiryInterval: 3600 };
@@ -225,7 +227,7 @@ async function through(version, qos, marked) {
         assert(!error, error);
         note(device, seq);
         if (++done % 100 === 0) console.error(`acknowledged ${done}`);
-        if (next < many) send(next++);
+        if (next < many) setTimeout(send, pause, next++);
         if (done === many) resolve();
       });
     };
@@ -242,8 +244,8 @@ async function main() {
     await requestResponse();
     await version5();
   } else {
-    const [version, qos, marked] = mode.split(',').map(Number);
-    await through(version, qos, marked === 1);
+    const [version, qos, marked, number] = mode.split(',').map(Number);
+    await through(version, qos, marked === 1, number);
   }
   console.log(JSON.stringify(published));
 }

@@ -20,6 +20,7 @@ use super::memory::Memory;
 use super::packets::{self, Accepted};
 use super::reasons;
 use super::subscription::{Answer, Subscription};
+use crate::fault;
 use crate::mqtt::batcher::{Acks, Batcher};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::limits::{
@@ -52,6 +53,7 @@ pub(super) struct Session {
     buffer: ReadBuffer,
     batcher: Batcher,
     out: Vec<u8>,
+    has_acks: bool,
     keep_alive: Duration,
     next_ping: Instant,
     /// PINGREQ was sent, and nothing was heard since; when to give up.
@@ -91,6 +93,7 @@ impl Session {
             buffer,
             batcher: Batcher::new(Arc::clone(intake), Arc::default()).in_session(link.number),
             out: Vec::new(),
+            has_acks: false,
             keep_alive,
             next_ping: time::now() + keep_alive / 2,
             silent: None,
@@ -267,6 +270,9 @@ impl Session {
         });
         let sent = sent.await;
         self.out.clear();
+        if std::mem::take(&mut self.has_acks) && matches!(sent, Ok(Ok(()))) {
+            fault::point("after_ack");
+        }
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(lost(&format!("connection lost: {error}"))),
@@ -275,6 +281,7 @@ impl Session {
     }
 
     fn acknowledge(&mut self, acks: Acks) {
+        self.has_acks |= acks.count > 0;
         self.out.extend_from_slice(&acks.bytes);
         count(&self.stats().acked, acks.count);
     }
