@@ -39,6 +39,10 @@ const TIME_BEFORE_END: usize = 14;
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// A journal as large as the acceptance test has it.
 const JOURNAL_BYTES: u64 = 1_000_000_000;
+/// A gigabyte of journal is read again within so long.
+const JOURNAL_MAX: Duration = Duration::from_secs(20);
+/// The first message is acknowledged so soon after a start that finds next to nothing.
+const FIRST_ACK_MAX: Duration = Duration::from_secs(1);
 /// Readings per second of a fleet that is killed; 0 means as fast as it is taken.
 const LIVE_RATES: [u64; 2] = [200_000, 0];
 
@@ -215,6 +219,8 @@ fn whole_journal(fleet: &Fleet) -> Result<()> {
         bytes / 1_000_000,
         first_ack.as_secs_f64(),
     );
+    ensure!(seconds <= JOURNAL_MAX.as_secs_f64(), "it takes longer than {JOURNAL_MAX:?}");
+    ensure!(first_ack <= FIRST_ACK_MAX, "the first acknowledgement comes after {first_ack:?}");
     Ok(())
 }
 

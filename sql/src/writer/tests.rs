@@ -137,6 +137,49 @@ async fn lost_answers_and_failures_do_not_double_rows() {
     assert_eq!(all, ["30 435.0"]);
 }
 
+/// The epochs of all commits of `plant.t`, in the order of its log.
+fn committed_epochs(folder: &std::path::Path) -> Vec<u64> {
+    let log = folder.join("plant/t/_delta_log");
+    let mut commits: Vec<_> =
+        std::fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path()).collect();
+    commits.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    commits.sort();
+    let text = |path: &std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+    let epoch = |line: &str| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["txn"]["version"].as_u64()
+    };
+    commits.iter().map(text).flat_map(|t| t.lines().filter_map(epoch).collect::<Vec<_>>()).collect()
+}
+
+#[tokio::test]
+async fn a_hundred_lost_answers_to_commits_double_no_epoch() {
+    const LOST: u64 = 100;
+    let (folder, inner) = local();
+    let (store, faults) = FaultyStore::over(&inner);
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    for epoch in 1..=LOST {
+        // Now and then the first try does not even happen, and now and then it is another process
+        // that finds its predecessor's commit.
+        faults.failed_commits.store(usize::from(epoch % 3 == 0), Ordering::SeqCst);
+        faults.lost_commit_replies.store(1, Ordering::SeqCst);
+        writer.append(many(epoch as i64 * 5, 5), epoch).await.unwrap();
+        assert_eq!(writer.commit(epoch).await.unwrap().version, Some(epoch));
+        assert_eq!(faults.lost_commit_replies.load(Ordering::SeqCst), 0, "no answer was lost");
+        if epoch % 10 == 0 {
+            writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+            assert_eq!(writer.committed_epoch(), epoch);
+            writer.append(many(epoch as i64 * 5, 5), epoch).await.unwrap();
+            assert_eq!(writer.commit(epoch).await.unwrap(), CommitReport::default());
+        }
+    }
+    assert_eq!(committed_epochs(folder.path()), (1..=LOST).collect::<Vec<_>>());
+    let query = "SELECT count(*), count(DISTINCT value), sum(value) FROM plant.t";
+    let all = lines(&inner, query).await;
+    let sum: u64 = (5..5 * (LOST + 1)).sum();
+    assert_eq!(all, [format!("{} {} {sum}.0", 5 * LOST, 5 * LOST)]);
+}
+
 #[tokio::test]
 async fn two_applications_share_a_table_and_two_of_one_are_fenced() {
     let (_folder, store) = local();
