@@ -5,11 +5,14 @@
 //! record of its session with its packet identifier has the same content and is not known to be
 //! acknowledged. A sender uses an identifier anew only after it has processed the acknowledgement
 //! of its last use; acknowledgements go out in order, so everything up to that last use is
-//! acknowledged, too, and cannot be sent again. (MQTT 3.1.1 and 5, 2.2.1 and 4.6.)
+//! acknowledged, too, and cannot be sent again. (MQTT 3.1.1 and 5, 2.2.1 and 4.6.) What is sent
+//! again is under way again: it is newer then than what came before it. So a broker that died and
+//! goes on from an older state is understood, although it uses identifiers anew of which it has
+//! forgotten that they are in use.
 //!
-//! What is remembered is a function of the journal: it is rebuilt from the last segment, which
-//! begins with a copy of it. All bounds forget oldest first; what is forgotten is counted twice
-//! when it is sent again, never lost.
+//! What is remembered is rebuilt from the last segment, which begins with a copy of it. Repetitions
+//! are not in the journal: after a restart only those are newer that a copy has as such. All bounds
+//! forget oldest first; what is forgotten is counted twice when it is sent again, never lost.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -32,6 +35,9 @@ const INDEX_IDLE_RECORDS: u64 = 4 * SESSION_RECORDS_MAX as u64;
 
 /// 48 bits of content hash above 16 bits of packet identifier.
 type Record = u64;
+
+/// In the place of a record that was sent again since; no message has the identifier 0.
+const MOVED: Record = 0;
 
 fn record(packet_id: u16, topic: &[u8], payload: &[u8]) -> Record {
     xxh3_64_with_seed(payload, xxh3_64(topic)) << 16 | u64::from(packet_id)
@@ -113,16 +119,37 @@ impl Session {
         let recent = &self.recent;
         let index = self.index.get_or_insert_with(|| {
             let mut index = Index::default();
-            recent.iter().zip(first..).for_each(|(record, number)| index.add(number, *record));
+            let records = recent.iter().zip(first..).filter(|(record, _)| **record != MOVED);
+            records.for_each(|(record, number)| index.add(number, *record));
             index
         });
         index.asked = next;
         let Some((number, known)) = index.used.get(&(record as u16)) else { return false };
-        let oldest = index.floor.max(first);
+        let mut oldest = index.floor.max(first);
+        while recent.get((oldest - first) as usize) == Some(&MOVED) {
+            oldest += 1;
+        }
+        index.floor = oldest;
         // The oldest that may be open is also where the identifiers of a sender that counts in a
         // circle begin again. With equal contents it may be a new message: better twice than never.
         let same_content = || recent.iter().filter(|r| **r >> 16 == record >> 16).count() > 1;
         *known == record && *number >= oldest && !(*number == oldest && same_content())
+    }
+
+    /// Makes a record that is known the newest; how many there are more.
+    fn again(&mut self, record: Record) -> usize {
+        let number = self.next();
+        let used = self.index.as_mut().and_then(|index| index.used.get_mut(&(record as u16)));
+        let Some((last, _)) = used else { return 0 };
+        if *last + 1 == number {
+            return 0;
+        }
+        if let Some(place) = self.recent.get_mut((*last - self.first) as usize) {
+            *place = MOVED;
+        }
+        *last = number;
+        self.recent.push_back(record);
+        1
     }
 }
 
@@ -151,7 +178,7 @@ impl Recognizer {
         self.each(messages, sources, |session, meta, record, i| {
             if meta.duplicate && session.knows(record) {
                 known.push(i);
-                return 0;
+                return session.again(record);
             }
             session.push(record, offset + i as u64);
             1
@@ -273,8 +300,9 @@ impl Recognizer {
             put_varint(out, key.session.into());
             put_bytes(out, &key.client);
             put_varint(out, session.last_offset);
-            put_varint(out, session.recent.len() as u64);
-            session.recent.iter().for_each(|r| out.extend_from_slice(&r.to_le_bytes()));
+            let records = session.recent.iter().filter(|r| **r != MOVED);
+            put_varint(out, records.clone().count() as u64);
+            records.for_each(|r| out.extend_from_slice(&r.to_le_bytes()));
         }
     }
 

@@ -90,6 +90,43 @@ fn with_all_identifiers_in_flight_contents_decide() {
     assert!(takes(&mut r, one("b", 1, true, "x")), "it may be a fifth message: nothing is lost");
 }
 
+/// As mosquitto does when it is killed: of the last moments it has forgotten which messages were
+/// acknowledged, and which identifiers it has used.
+#[test]
+fn a_broker_that_goes_on_from_an_older_state_doubles_nothing() {
+    let mut r = Recognizer::new(BUDGET);
+    for id in 1..=20 {
+        assert!(takes(&mut r, one("", id, false, &format!("m{id}"))));
+    }
+    let again = |r: &mut Recognizer, ids: std::ops::RangeInclusive<u16>, what: &str| {
+        for id in ids {
+            assert!(!takes(r, one("", id, true, &format!("{what}{id}"))), "{what}{id}");
+        }
+    };
+    // It knows that 1 to 5 were acknowledged, and not that it has used 19 and 20.
+    again(&mut r, 6..=18, "m");
+    for id in 19..=30 {
+        assert!(takes(&mut r, one("", id, false, &format!("n{id}"))), "{id} is another message");
+    }
+    again(&mut r, 9..=18, "m");
+    again(&mut r, 19..=30, "n");
+    let mut bytes = Vec::new();
+    r.put(&mut bytes);
+    let mut copy = Recognizer::new(BUDGET);
+    assert_eq!(copy.get(&bytes), Some(()));
+    for mut r in [r, copy] {
+        again(&mut r, 12..=18, "m");
+        again(&mut r, 19..=28, "n");
+        assert!(takes(&mut r, one("", 29, false, "o29")));
+        again(&mut r, 15..=18, "m");
+        again(&mut r, 19..=28, "n");
+        assert!(!takes(&mut r, one("", 29, true, "o29")));
+        // It uses one anew of which it knows all: everything before it is done.
+        assert!(takes(&mut r, one("", 29, false, "p29")));
+        assert!(takes(&mut r, one("", 20, true, "n20")), "it is a new message");
+    }
+}
+
 #[test]
 fn a_session_that_begins_anew_forgets() {
     let mut r = Recognizer::new(BUDGET);
