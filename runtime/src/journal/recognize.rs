@@ -5,10 +5,12 @@
 //! record of its session with its packet identifier has the same content and is not known to be
 //! acknowledged. A sender uses an identifier anew only after it has processed the acknowledgement
 //! of its last use; acknowledgements go out in order, so everything up to that last use is
-//! acknowledged, too, and cannot be sent again. (MQTT 3.1.1 and 5, 2.2.1 and 4.6.) What is sent
-//! again is under way again: it is newer then than what came before it. So a broker that died and
-//! goes on from an older state is understood, although it uses identifiers anew of which it has
-//! forgotten that they are in use.
+//! acknowledged, too, and cannot be sent again. (MQTT 3.1.1 and 5, 2.2.1 and 4.6.)
+//!
+//! What is sent again is under way again: of a broker it is newer then than what came before it. So
+//! one that died and goes on from an older state is understood, although it uses identifiers anew of
+//! which it has forgotten that they are in use. (Devices forget nothing; they may have few
+//! identifiers and equal contents, and with them the older order loses less.)
 //!
 //! What is remembered is rebuilt from the last segment, which begins with a copy of it. Repetitions
 //! are not in the journal: after a restart only those are newer that a copy has as such. All bounds
@@ -175,10 +177,12 @@ impl Recognizer {
         offset: u64,
     ) -> u64 {
         let mut known: Vec<usize> = Vec::new();
-        self.each(messages, sources, |session, meta, record, i| {
+        let all = &*messages;
+        self.each(all, sources, |session, meta, record, i| {
             if meta.duplicate && session.knows(record) {
                 known.push(i);
-                return session.again(record);
+                // What a broker sends bears no client id.
+                return if all.client(i).is_empty() { session.again(record) } else { 0 };
             }
             session.push(record, offset + i as u64);
             1

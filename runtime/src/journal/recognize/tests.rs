@@ -207,7 +207,7 @@ proptest! {
     /// identifiers than it ever needs at a time.
     #[test]
     fn each_message_once(
-        ids in 8..300u16, equal in 0..4u32, window in 1..8usize,
+        from_broker: bool, ids in 8..300u16, equal in 0..4u32, window in 1..8usize,
         acts in proptest::collection::vec((0..6u8, 0..9usize), 1..300),
     ) {
         let mut r = Recognizer::new(BUDGET);
@@ -227,7 +227,8 @@ proptest! {
                     }
                 },
                 1 | 4 => for (id, duplicate, payload) in wire.drain(..n.min(wire.len())) {
-                    if takes(&mut r, one("a", id, duplicate, &payload)) {
+                    let client = if from_broker { "" } else { "a" };
+                    if takes(&mut r, one(client, id, duplicate, &payload)) {
                         journal.push(payload);
                     }
                     acks.push_back(id);
