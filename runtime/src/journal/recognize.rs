@@ -8,8 +8,8 @@
 //! acknowledged, too, and cannot be sent again. (MQTT 3.1.1 and 5, 2.2.1 and 4.6.)
 //!
 //! What is sent again is under way again: of a broker it is newer then than what came before it. So
-//! one that died and goes on from an older state is understood, although it uses identifiers anew of
-//! which it has forgotten that they are in use. (Devices forget nothing; they may have few
+//! one that died and goes on from an older state is understood, although it uses identifiers anew
+//! of which it has forgotten that they are in use. (Devices forget nothing; they may have few
 //! identifiers and equal contents, and with them the older order loses less.)
 //!
 //! What is remembered is rebuilt from the last segment, which begins with a copy of it. Repetitions
