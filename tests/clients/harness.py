@@ -1,6 +1,6 @@
 """What the scripts beside this file share: Tidegate and mosquitto as child processes.
 
-Every wait has a condition and a deadline. Each script ends with exit code 0, or with an
+Every wait has a condition and a deadline (90 s, or TIDEGATE_PATIENCE_S). Each script ends with exit code 0, or with an
 AssertionError that says what was expected.
 """
 
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-PATIENCE_S = 90
+PATIENCE_S = float(os.environ.get("TIDEGATE_PATIENCE_S", "90"))
 START_S = 1_767_225_600  # 2026-01-01T00:00:00Z
 BINARY = os.environ.get("TIDEGATE_BINARY", "target/debug/tidegate")
 
