@@ -1,7 +1,7 @@
 """What the scripts beside this file share: Tidegate and mosquitto as child processes.
 
-Every wait has a condition and a deadline (90 s, or TIDEGATE_PATIENCE_S). Each script ends with exit code 0, or with an
-AssertionError that says what was expected.
+Every wait has a condition and a deadline (90 s, or TIDEGATE_PATIENCE_S). Each script ends with exit
+code 0, or with an AssertionError that says what was expected.
 """
 
 import itertools
