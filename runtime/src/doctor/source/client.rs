@@ -183,7 +183,7 @@ impl Client {
     /// Subscribes to one filter; gives the code of the answer.
     pub(super) async fn subscribe(&mut self, filter: &str, qos: u8) -> Result<u8, String> {
         let filters = [filter.to_owned()];
-        let packet = packets::subscribe(self.version, SUBSCRIBE_ID, &filters, qos)?;
+        let packet = packets::subscribe(self.version, SUBSCRIBE_ID, &filters, (qos, &[]))?;
         self.out.extend_from_slice(&packet);
         self.flush().await?;
         let until = Instant::now() + PATIENCE;

@@ -93,12 +93,13 @@ fn quality(qos: u8) -> QoS {
     }
 }
 
-/// SUBSCRIBE to some filters.
+/// SUBSCRIBE to some filters. What is retained for those among `afresh` is to come in any case, for
+/// the others only where the session has no such subscription; 3.1.1 cannot tell them apart.
 pub(crate) fn subscribe(
     version: Version,
     id: u16,
     filters: &[String],
-    qos: u8,
+    (qos, afresh): (u8, &[String]),
 ) -> Result<BytesMut, String> {
     let mut out = BytesMut::new();
     let qos = quality(qos);
@@ -118,7 +119,10 @@ pub(crate) fn subscribe(
                 // published as retained": only the former may be left out as known.
                 preserve_retain: false,
                 // Subscribing again must not bring all retained messages again.
-                retain_forward_rule: v5::RetainForwardRule::OnNewSubscribe,
+                retain_forward_rule: match afresh.contains(path) {
+                    true => v5::RetainForwardRule::OnEverySubscribe,
+                    false => v5::RetainForwardRule::OnNewSubscribe,
+                },
             };
             let mut packet = v5::Subscribe::new_many(filters.iter().map(filter), None);
             packet.pkid = id;

@@ -97,7 +97,7 @@ impl Session {
             keep_alive,
             next_ping: time::now() + keep_alive / 2,
             silent: None,
-            subscription: Subscription::new(version, config.wire_filters(link.number), config.qos),
+            subscription: Subscription::new(config, link.number),
             skip: None,
         };
         Ok((session, accepted))

@@ -1,14 +1,17 @@
 //! Which filters to ask the broker for, and what became of it.
 //!
 //! Asked for is only what the session does not have: a broker may send its retained messages again
-//! for each SUBSCRIBE. A refused filter is asked for again with growing pauses while the others go
-//! on.
+//! for each SUBSCRIBE. Entries of registries are asked for on each connection, just because it does:
+//! what a broker dropped of them while we were away (at QoS 0, or because its queue was full) it
+//! still has as the last of its topic. A refused filter is asked for again with growing pauses while
+//! the others go on.
 
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::config::SubscriberConfig;
 use super::memory::Memory;
 use super::packets;
 use super::reasons;
@@ -19,6 +22,10 @@ use crate::time;
 pub(super) struct Subscription {
     version: Version,
     wanted: Vec<String>,
+    /// Those among them that are entries of registries.
+    entries: Vec<String>,
+    /// The entries were not asked for on this connection yet.
+    fresh: bool,
     qos: u8,
     next_id: u16,
     /// SUBSCRIBEs that were not answered yet.
@@ -47,11 +54,14 @@ pub(super) struct Answer {
 }
 
 impl Subscription {
-    pub(super) fn new(version: Version, wanted: Vec<String>, qos: u8) -> Self {
+    /// That of connection `number` of a subscriber.
+    pub(super) fn new(config: &SubscriberConfig, number: u16) -> Self {
         Self {
-            version,
-            wanted,
-            qos,
+            version: config.version(),
+            wanted: config.wire_filters(number),
+            entries: if number == 0 { config.entries.clone() } else { Vec::new() },
+            fresh: true,
+            qos: config.qos,
             next_id: 1,
             asked: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -63,7 +73,7 @@ impl Subscription {
     }
 
     /// Appends what has to be sent when a connection begins: nothing if the session has just what
-    /// is wanted.
+    /// is wanted and no registry is among it.
     pub(super) fn begin(&mut self, out: &mut Vec<u8>, memory: &mut Memory) -> Result<(), String> {
         let unwanted = memory.unwanted(&self.wanted);
         for some in unwanted.chunks(SUBSCRIBE_FILTERS_MAX) {
@@ -74,15 +84,18 @@ impl Subscription {
         self.ask(out, memory)
     }
 
-    /// Asks for all that the session lacks.
+    /// Asks for all that the session lacks, and once for all entries.
     fn ask(&mut self, out: &mut Vec<u8>, memory: &Memory) -> Result<(), String> {
         self.retry = None;
         self.refused.clear();
-        let lacks = |f: &&String| !memory.is_granted(f, self.qos);
+        let fresh = std::mem::take(&mut self.fresh);
+        let lacks = |f: &&String| {
+            !memory.is_granted(f, self.qos) || (fresh && self.entries.contains(*f))
+        };
         let wanted: Vec<String> = self.wanted.iter().filter(lacks).cloned().collect();
         for some in wanted.chunks(SUBSCRIBE_FILTERS_MAX) {
-            let id = self.id();
-            out.extend_from_slice(&packets::subscribe(self.version, id, some, self.qos)?);
+            let (id, how) = (self.id(), (self.qos, self.entries.as_slice()));
+            out.extend_from_slice(&packets::subscribe(self.version, id, some, how)?);
             self.asked.insert(id, some.to_vec());
             self.due = Some(time::now() + SUBACK_TIMEOUT);
         }

@@ -333,3 +333,34 @@ async fn entries_are_asked_for_first_and_all_of_them_are_taken() {
         assert_eq!(s.intake.texts(), vec!["registry/d on"; round]);
     }
 }
+
+#[tokio::test]
+async fn entries_are_asked_for_on_each_connection_and_other_topics_only_if_they_are_missing() {
+    for version5 in BOTH {
+        let entries = |c: &mut SubscriberConfig| c.entries = vec!["registry/+".to_owned()];
+        let s = start_with(TestIntake::open(), version5, entries).await;
+        let mut broker = s.accept(false).await;
+        s.answer_subscribe(&mut broker, &[1, 1, 1]).await;
+        eventually(|| s.stats.is_healthy()).await;
+        for round in 1..=2 {
+            drop(broker);
+            broker = s.accept(true).await;
+            let subscribe = broker.packet().await.unwrap();
+            assert_eq!(subscribe[0], 0x82);
+            let asked = String::from_utf8_lossy(&subscribe).into_owned();
+            assert!(asked.contains("registry/+"), "{asked}");
+            assert!(!asked.contains("plant/#") && !asked.contains("other/+"), "{asked}");
+            // QoS 1; in version 5, what is retained is to be sent on each subscription (0).
+            assert_eq!(subscribe.last(), Some(&1));
+            let mut body = subscribe[2..4].to_vec();
+            body.extend_from_slice(if version5 { &[0, 1] } else { &[1] });
+            broker.send(&packet(0x90, &body)).await;
+            let mut retained = publish(s.level(), 1, 7, "registry/d", "on");
+            retained[0] |= 1;
+            broker.send(&retained).await;
+            broker.expect(&[0x40, 2, 0, 7]).await;
+            assert_eq!(s.intake.texts(), vec!["registry/d on"; round]);
+        }
+        broker.expect_quiet().await;
+    }
+}
