@@ -209,7 +209,7 @@ fn holds(said: &[Said], device: usize, time_us: i64) -> Option<i64> {
             Change::Set => drop(known.insert(since_us, *value)),
             Change::Remove => drop(known.insert(since_us, None)),
             Change::Withdraw => drop(known.remove(&since_us)),
-            Change::Receive | Change::Drop => unreachable!("see `registry::tests::entries`"),
+            _ => unreachable!("see `registry::tests::entries`"),
         }
     }
     known.range(..=time_us).next_back().and_then(|(_, value)| *value)

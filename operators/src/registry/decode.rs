@@ -105,7 +105,8 @@ impl RegistryDecoder {
         }
         let mut found = [None];
         properties::find(run.properties(i), &self.does, &mut found);
-        found[0].is_some_and(|text| text != Change::Set.text().as_bytes())
+        let text = found[0].and_then(|text| std::str::from_utf8(text).ok());
+        text.is_some_and(|text| !Change::parse(text).has_row())
     }
 }
 

@@ -4,7 +4,9 @@
 //! is the last version that begins at it or before. So the history is a function of the set of
 //! (since when, what) that was said, and the order in which it was said does not matter, but where
 //! two say something else of the same time: then the one that came last is right. What only says
-//! when it was received ([`Change::Receive`]) holds from then on, so there the order matters.
+//! when it was received ([`Change::Receive`]) holds from then on, so there the order matters. What is
+//! only remembered ([`Change::Recall`]) can be older than what came before it: it never takes
+//! anything's place.
 
 use std::sync::Arc;
 
@@ -69,6 +71,10 @@ impl History {
             Change::Receive | Change::Drop => self.received(version)?,
             _ => version,
         };
+        let recalled = matches!(change, Change::Recall | Change::RecallGone);
+        if recalled && !own_times && !self.0.is_empty() {
+            return None;
+        }
         let place = self.0.binary_search_by_key(&version.from_us, |v| v.from_us);
         let from_us = version.from_us;
         let end = |at: usize| self.0.get(at).map_or(i64::MAX, |v| v.from_us);
@@ -79,14 +85,17 @@ impl History {
                 self.0.remove(at);
                 span
             }
-            (_, Ok(at)) if self.0[at].values == version.values => return None,
+            (_, Ok(at)) if recalled || self.0[at].values == version.values => return None,
             (_, Ok(at)) => {
                 let span = (from_us, end(at + 1));
                 self.0[at] = version;
                 span
             }
-            // Without times of its own, a registry that says the same again says nothing.
-            (_, Err(_)) if !own_times && self.at(from_us) == version.values.as_ref() => {
+            // Without times of its own, a registry that says the same again says nothing; but that
+            // a key went is remembered: what comes of it later was not so since ever.
+            (_, Err(_))
+                if !own_times && !recalled && self.at(from_us) == version.values.as_ref() =>
+            {
                 return None;
             }
             (_, Err(at)) => {

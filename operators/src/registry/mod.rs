@@ -42,12 +42,17 @@ pub enum Change {
     Receive,
     /// From then on, nobody says anything of the key any more.
     Drop,
+    /// The row is remembered from before: it counts only where nothing is known of the key, or,
+    /// where rows say since when they hold, of that time. What is known came later.
+    Recall,
+    /// Likewise, that there is nothing of the key from that time on.
+    RecallGone,
 }
 
 impl Change {
     /// Whether there is a row, and not only a key.
     fn has_row(self) -> bool {
-        matches!(self, Self::Set | Self::Receive)
+        matches!(self, Self::Set | Self::Receive | Self::Recall)
     }
 
     /// Its text.
@@ -58,6 +63,8 @@ impl Change {
             Self::Withdraw => "withdraw",
             Self::Receive => "receive",
             Self::Drop => "drop",
+            Self::Recall => "recall",
+            Self::RecallGone => "recall_gone",
         }
     }
 
@@ -67,6 +74,8 @@ impl Change {
             "withdraw" => Self::Withdraw,
             "receive" => Self::Receive,
             "drop" => Self::Drop,
+            "recall" => Self::Recall,
+            "recall_gone" => Self::RecallGone,
             _ => Self::Set,
         }
     }

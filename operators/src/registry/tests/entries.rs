@@ -94,6 +94,63 @@ fn without_the_key_in_the_topic_nothing_can_be_removed() {
     assert_eq!(reasons, ["required"]);
 }
 
+/// What a history knows after changes, each with since when and a value: since when, and the value.
+fn told(own_times: bool, said: &[(Change, i64, Option<i64>)]) -> Vec<(i64, Option<i64>)> {
+    let mut history = History::default();
+    for (change, from_us, value) in said {
+        let values = value.map(|v| v.to_be_bytes().as_slice().into());
+        let version = Version { from_us: *from_us, values, ingest_us: 0 };
+        history.apply(*change, version, own_times, 100);
+    }
+    let number = |bytes: &std::sync::Arc<[u8]>| i64::from_be_bytes((**bytes).try_into().unwrap());
+    history.0.iter().map(|v| (v.from_us, v.values.as_ref().map(number))).collect()
+}
+
+#[test]
+fn what_is_remembered_counts_only_where_nothing_is_known() {
+    use Change::{Drop, Receive, Recall, RecallGone, Remove, Set};
+    let ever = i64::MIN;
+    // The journal had 12 already when 10 was recalled, since a time before or after (the clock was
+    // set back).
+    for since_us in [5, 15] {
+        let said = [(Receive, 12, Some(12)), (Recall, since_us, Some(10))];
+        assert_eq!(told(false, &said), [(ever, Some(12))]);
+        let said = [(Receive, 1, Some(1)), (Drop, 12, None), (Recall, since_us, Some(10))];
+        assert_eq!(told(false, &said), [(ever, Some(1)), (12, None)]);
+        let said = [(Receive, 12, Some(12)), (RecallGone, since_us, None)];
+        assert_eq!(told(false, &said), [(ever, Some(12))]);
+    }
+    // Where nothing is known it counts, and so does that there is nothing: what comes after holds
+    // from then on.
+    let said = [(Recall, 5, Some(10)), (Receive, 12, Some(12))];
+    assert_eq!(told(false, &said), [(5, Some(10)), (12, Some(12))]);
+    let said = [(RecallGone, 5, None), (Receive, 12, Some(12))];
+    assert_eq!(told(false, &said), [(5, None), (12, Some(12))]);
+    // With times of their own: of the same time, what came is right.
+    let said = [(Set, 5, Some(12)), (Recall, 5, Some(10)), (Recall, 3, Some(3))];
+    assert_eq!(told(true, &said), [(3, Some(3)), (5, Some(12))]);
+    let said = [(Set, 5, Some(12)), (RecallGone, 5, None), (RecallGone, 7, None)];
+    assert_eq!(told(true, &said), [(5, Some(12)), (7, None)]);
+    let said = [(Remove, 5, None), (Recall, 5, Some(10))];
+    assert_eq!(told(true, &said), [(5, None)]);
+}
+
+#[test]
+fn what_is_remembered_has_a_row_and_that_something_went_only_a_key() {
+    let spec = on_topic(false);
+    let mut out = MessagesBuilder::default();
+    let (row, key) = (br#"{"device":"e","limit":5}"#, br#"{"device":"f"}"#);
+    put(&mut out, &spec.topic(), Change::Recall, row, Some(3), 15);
+    put(&mut out, &spec.topic(), Change::RecallGone, key, Some(4), 15);
+    let (changes, rejects) =
+        RegistryDecoder::new(&spec, SOURCE).decode(&out.finish(SOURCE, 0)).unwrap();
+    assert!(rejects.iter().all(|r| r.num_rows() == 0), "{rejects:?}");
+    let some = |all: [&str; 2]| all.map(|t| Some(t.to_owned()));
+    assert_eq!(texts(&changes, "device"), some(["e", "f"]));
+    assert_eq!(texts(&changes, "change"), some(["recall", "recall_gone"]));
+    assert_eq!(changes["limit"].null_count(), 1);
+}
+
 /// Device, and its value, or that there is none any more.
 type Received = (usize, Option<i64>);
 
