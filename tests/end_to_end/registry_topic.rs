@@ -130,3 +130,37 @@ fn what_was_retained_before_the_registry_was_there_is_found() {
     assert_eq!(home.count("SELECT count(*) FROM p.limits_versions_revisions"), 2);
     instance.stop();
 }
+
+#[test]
+fn what_a_killed_process_heard_is_known_to_a_join_of_the_next_pipelines() {
+    let text = pipeline(TOPIC);
+    let home = Home::with(&text);
+    let instance = home.start();
+    say(&instance, &vec![("d1", None, 10)]);
+    wait_for_current(&home, &[("d1", 10)]);
+    instance.stop();
+    let mut command = home.run_command(1);
+    let instance = home.start_command(command.args(["--checkpoint-every", "1h"]));
+    say(&instance, &vec![("d1", None, 12), ("d2", None, 22)]);
+    wait_for_current(&home, &[("d1", 12), ("d2", 22)]);
+    instance.kill();
+    // What was killed is finished first; then the journal is cut, and the new join begins.
+    let step = "[[step]]\nname = \"later\"\ntype = \"enrich\"\nfrom = \"sums\"\n\
+                registry = \"limits\"\n[[table]]\nfrom = \"later\"\nfreshness = \"200ms\"\n";
+    home.write("pipelines/one.toml", &format!("{text}{step}"));
+    let instance = home.start();
+    publish(&instance, 0..2 * EVERY + 1);
+    wait_for(&home, &vec![("d1", None, 12), ("d2", None, 22)], 2);
+    eventually("the windows of the new join", || {
+        let rows = home.try_rows("SELECT DISTINCT device, high FROM p.later ORDER BY device")?;
+        let row =
+            |r: &crate::support::Row| (r["device"].as_str().map(str::to_owned), r["high"].as_i64());
+        let found: Vec<_> = rows.iter().map(row).collect();
+        let wanted = [("d1", Some(12)), ("d2", Some(22)), ("d3", None)];
+        match found == wanted.map(|(device, high)| (Some(device.to_owned()), high)) {
+            true => Ok(()),
+            false => Err(format!("{found:?}")),
+        }
+    });
+    instance.stop();
+}

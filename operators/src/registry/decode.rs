@@ -1,11 +1,12 @@
 //! From journaled messages of a registry to its changes. What breaks a type or a rule is a row of
 //! `system.rejects`, and what the registry said of that key before stays.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 
 use super::entries::Entries;
 use super::{Change, DOES, SINCE};
@@ -19,8 +20,8 @@ use crate::spec::{
 };
 use crate::topic::TopicTemplate;
 
-/// Longest row, bytes.
-const ROW_BYTES_MAX: usize = 1 << 20;
+/// Longest row, bytes; a longer one is a reject.
+pub const ROW_BYTES_MAX: usize = 1 << 20;
 
 /// Reads the changes of one registry.
 #[derive(Debug)]
@@ -97,6 +98,25 @@ impl RegistryDecoder {
             rejects.push(refused);
         }
         Ok((concat_batches(&self.changes, &changes)?, rejects))
+    }
+
+    /// The messages that become changes, by their number in the run, each with since when it holds
+    /// (`None`: since ever). Those of this registry that are not among them are rejects.
+    ///
+    /// # Errors
+    /// As [`RegistryDecoder::decode`].
+    pub fn accepted(
+        &mut self,
+        run: &Messages,
+    ) -> Result<BTreeMap<usize, Option<i64>>, OperatorError> {
+        let (changes, rejects) = self.decode(run)?;
+        let offsets =
+            |r: &RecordBatch| r["journal_offset"].as_primitive::<Int64Type>().values().to_vec();
+        let refused: BTreeSet<i64> = rejects.iter().flat_map(offsets).collect();
+        let from = changes[VALID_FROM].as_primitive::<TimestampMicrosecondType>();
+        let is_refused = |i: usize| refused.contains(&((run.first_offset + i as u64) as i64));
+        let is_good = |i: &usize| self.kind(run, *i).is_some() && !is_refused(*i);
+        Ok((0..run.len()).filter(is_good).zip(from.iter()).collect())
     }
 
     fn goes(&self, run: &Messages, i: usize) -> bool {

@@ -4,8 +4,8 @@
 //! is the last version that begins at it or before. So the history is a function of the set of
 //! (since when, what) that was said, and the order in which it was said does not matter, but where
 //! two say something else of the same time: then the one that came last is right. What only says
-//! when it was received ([`Change::Receive`]) holds from then on, so there the order matters. What is
-//! only remembered ([`Change::Recall`]) can be older than what came before it: it never takes
+//! when it was received ([`Change::Receive`]) holds from then on, so there the order matters. What
+//! is only remembered ([`Change::Recall`]) can be older than what came before it: it never takes
 //! anything's place.
 
 use std::sync::Arc;

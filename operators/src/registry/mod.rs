@@ -17,7 +17,7 @@ pub(crate) mod save;
 mod versions;
 
 pub(crate) use self::bound::versions_bytes;
-pub use self::decode::RegistryDecoder;
+pub use self::decode::{ROW_BYTES_MAX, RegistryDecoder};
 pub(crate) use self::history::{ChangeRows, History, Span, Version};
 pub use self::versions::Versions;
 

@@ -36,6 +36,7 @@ use super::shadow::{self, Pace, Rebuilt};
 use super::sources;
 use super::switching::{Order, Ordered, merged};
 use super::workers::Event;
+use crate::intake::IntakeError;
 use crate::journal::Journal;
 use crate::webhook::WebhookSender;
 
@@ -48,6 +49,19 @@ const IN_A_CLUSTER: &str = "in a cluster, pipelines change at a start only: stop
 
 /// What is said where nothing can be made any more.
 const ENDED: &str = "the engine ends; the next start says which plan runs";
+
+/// What is said where the journal does not take what registries say within [`PATIENCE`].
+const STUCK: &str = "what registries say could not be journaled in time, the old plan goes on: is \
+    the journal or the disk full?";
+
+/// Waits until what registries say is journaled, for at most `patience`.
+async fn in_time(
+    patience: Duration,
+    said: impl Future<Output = Result<(), IntakeError>>,
+) -> anyhow::Result<()> {
+    let said = tokio::time::timeout(patience, said).await;
+    Ok(said.map_err(|_| anyhow::anyhow!(STUCK))??)
+}
 
 /// What the feed is asked to do, and how far it is.
 pub(super) struct Changes {
@@ -320,7 +334,7 @@ impl Applier {
         if !change.rebuilt().is_empty() {
             // What is rebuilt finds what registries say in the part of the journal that it reads.
             let intake = self.journal.intake(0);
-            self.runtime.block_on(self.registries.again(&intake))?;
+            self.runtime.block_on(in_time(PATIENCE, self.registries.again(&intake)))?;
         }
         self.changes.begin(&pace)?;
         let rebuilt = self.shadow(plan, pipelines, change.rebuilt(), &pace)?;
@@ -420,6 +434,15 @@ mod tests {
         // Whoever would take an order is gone, so that one would be answered at once.
         request.make(TICK, &queue(), &sync_channel(1).0);
         assert!(answer.try_recv().is_err(), "nothing was ordered");
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_takes_nothing_ends_a_change_and_not_the_process() {
+        let stuck = in_time(Duration::from_millis(1), std::future::pending()).await;
+        assert_eq!(stuck.unwrap_err().to_string(), STUCK);
+        in_time(PATIENCE, std::future::ready(Ok(()))).await.unwrap();
+        let closed = in_time(PATIENCE, std::future::ready(Err(IntakeError::Closed))).await;
+        assert!(closed.unwrap_err().to_string().contains("closed"));
     }
 
     #[test]

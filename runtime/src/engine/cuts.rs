@@ -85,6 +85,13 @@ impl Cuts {
         std::mem::replace(&mut state.cuts, later).remove(&epoch)
     }
 
+    /// The cut of `epoch` is not made after all; a later one is in its place.
+    pub(crate) fn give_up(&self, epoch: Epoch) {
+        if self.finish(epoch).is_some_and(|cut| cut.whole) {
+            self.want_whole();
+        }
+    }
+
     /// The next cut is to be of all groups: files are scattered, or a cut was lost.
     pub(crate) fn want_whole(&self) {
         self.whole.store(true, Ordering::Release);

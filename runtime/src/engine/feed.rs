@@ -297,8 +297,14 @@ impl FeedQueue {
             None => last.then_some(true),
         };
         if let Some(whole) = due {
-            self.entries.iter().for_each(|entries| entries.note());
-            self.to_all(&Command::Checkpoint { epoch: tick.epoch, whole });
+            // With a checkpoint the journal before it goes, and what is not noted with it. Who asks
+            // for this very one waits for it, and the next one notes it.
+            let noted = self.entries.as_ref().is_none_or(|entries| entries.note());
+            if noted || last {
+                self.to_all(&Command::Checkpoint { epoch: tick.epoch, whole });
+            } else {
+                self.cuts.iter().for_each(|cuts| cuts.give_up(tick.epoch));
+            }
         }
         self.seal(tick);
     }

@@ -57,6 +57,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tidegate_pipelines::Plan;
+use tidegate_pipelines::plan::RegistryPlace;
 use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
@@ -134,7 +135,8 @@ impl Engine {
     pub async fn start(mut plan: Plan, mut options: EngineOptions) -> anyhow::Result<Self> {
         anyhow::ensure!(options.workers > 0, "at least one worker is needed");
         if options.finishing.is_some() {
-            plan.registries.clear();
+            // What is on a topic is in the journal; nobody else is asked.
+            plan.registries.retain(|r| matches!(r.place, RegistryPlace::Topic(_)));
             // The rows are the same on one process, and followers know of one plan only.
             options.cluster = None;
         }
@@ -180,8 +182,7 @@ impl Engine {
         sources: &[FileSource],
     ) -> anyhow::Result<Self> {
         let stats = Arc::new(Stats::default());
-        let (registries, registries_print) =
-            registries::for_files(&plan.registries, &options.data).await?;
+        let (registries, registries_print) = registries::for_files(&plan, &options.data).await?;
         let file_options = FileOptions {
             registries,
             registries_print,
@@ -224,7 +225,7 @@ impl Engine {
         let requests = Arc::new(Requests::default());
         let mut bound = sources::bind(&plan, &options, &requests).await?;
         let clock = Clock::system();
-        let registries = registries::open(&plan, &options.data, clock.clone()).await?;
+        let registries = registries::open(&plan, &options, clock.clone()).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
         let outbox = open_outbox(&options)?;
@@ -268,7 +269,7 @@ impl Engine {
         recovery.replayed = options.replaying.now();
         Stats::set(&stats.replayed_messages, recovery.messages());
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
-        let read = registries.start(&journal.intake(0)).await?.take_kept(&bound, &journal).await?;
+        let read = registries.begin(&journal, &bound, options.finishing.is_some()).await?;
         recovery.seconds = started.elapsed().as_secs_f64();
         earlier::enter(&options, &mut plan, &mut bound, epoch)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables, bounds));

@@ -58,6 +58,8 @@ fn messages_of_the_topic_are_entries_and_bad_ones_rejects() {
         .flat_map(|r| r["journal_offset"].as_primitive::<Int64Type>().values().to_vec())
         .collect();
     assert_eq!(offsets, [103, 104, 105]);
+    let accepted: Vec<(usize, Option<i64>)> = decoder.accepted(&run).unwrap().into_iter().collect();
+    assert_eq!(accepted, [(0, Some(9)), (2, Some(10)), (6, Some(14)), (7, Some(3))]);
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn told(own_times: bool, said: &[(Change, i64, Option<i64>)]) -> Vec<(i64, Optio
 
 #[test]
 fn what_is_remembered_counts_only_where_nothing_is_known() {
-    use Change::{Drop, Receive, Recall, RecallGone, Remove, Set};
+    use Change::{Drop, Recall, RecallGone, Receive, Remove, Set};
     let ever = i64::MIN;
     // The journal had 12 already when 10 was recalled, since a time before or after (the clock was
     // set back).

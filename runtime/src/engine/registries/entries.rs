@@ -2,10 +2,12 @@
 //!
 //! Their messages are in the journal as they were received, and the joins take them from there.
 //! This is only for joins that are new: they begin after the journal was cut, and are told what is
-//! known, each entry since when it holds. So what is told can be older than what the journal says
-//! by then, and changes nothing.
+//! known, each entry since when it holds. What is told can be older than what the journal has by
+//! then, and says so: it counts only where nothing is known (`Change::Recall`).
 //!
-//! It is noted before each checkpoint, because what the journal had before that may be cut away.
+//! It is noted before each checkpoint, because what the journal had before that may be cut away. A
+//! registry that leaves the plan hears no more: its note is put away, and if it comes back, what an
+//! endpoint has retained is right where the two differ.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +19,7 @@ use tidegate_operators::topic::TopicTemplate;
 use tidegate_operators::{Messages, MessagesBuilder};
 use tidegate_pipelines::plan::{RegistrySource, RegistryTopic};
 
+use super::check::Checker;
 use super::diff::{Known, Row, name_of};
 use super::note::Note;
 use super::{OFFER_BYTES, messages};
@@ -40,9 +43,36 @@ pub(super) struct Topic {
 
 struct Heard {
     known: Known,
-    note: Note,
+    notes: Notes,
+    checker: Checker,
     /// There is something that was not noted.
     fresh: bool,
+}
+
+/// Where what is known of a topic is noted.
+pub(super) struct Notes {
+    note: Note,
+    /// It was put away; used until it is known what was missed.
+    left: Option<Note>,
+}
+
+impl Notes {
+    /// Those of a topic whose note is this one, and what is known.
+    ///
+    /// # Errors
+    /// One cannot be read, although it is there.
+    pub(super) fn read(note: Note) -> anyhow::Result<(Self, Known)> {
+        if let Some(known) = note.read()? {
+            return Ok((Self { note, left: None }, known));
+        }
+        let left = note.put_away();
+        let known = left.read()?;
+        Ok((Self { note, left: known.is_some().then_some(left) }, known.unwrap_or_default()))
+    }
+
+    fn write(&self, known: &Known) -> anyhow::Result<()> {
+        self.left.as_ref().unwrap_or(&self.note).write(known)
+    }
 }
 
 impl Topic {
@@ -51,7 +81,7 @@ impl Topic {
         source: &RegistrySource,
         place: &RegistryTopic,
         number: u16,
-        (note, known): (Note, Known),
+        ((notes, known), checker): ((Notes, Known), Checker),
     ) -> Self {
         let stats = Arc::new(SourceStats::default());
         stats.set_healthy();
@@ -61,7 +91,7 @@ impl Topic {
             place: place.clone(),
             topics: [place.template.clone()],
             stats,
-            said: Mutex::new(Heard { known, note, fresh: false }),
+            said: Mutex::new(Heard { known, notes, checker, fresh: false }),
         }
     }
 
@@ -78,34 +108,64 @@ impl Topic {
         if run.source != self.number {
             return;
         }
-        for (i, meta) in run.index.iter().enumerate().filter(|(_, meta)| !meta.event) {
-            if !topics_match(&self.topics, run.topic(i)) {
-                continue;
-            }
-            // What cannot be read is a row of `system.rejects` and nothing to tell anybody of.
-            let Some((name, row)) = self.row(run, i, meta.received_us) else { continue };
-            let mut heard = self.lock();
-            let known = heard.known.rows.get(&name);
-            let is_new = known.is_none();
-            let same = known.is_some_and(|k| k.text == row.text && k.gone == row.gone);
-            if same || (is_new && row.gone && self.source.valid_from.is_none()) {
-                continue;
-            }
-            let since_us = if is_new { None } else { row.since_us };
-            heard.known.rows.insert(name, Row { since_us, ..row });
-            heard.fresh = true;
+        let is_entry =
+            |i: &usize| !run.index[*i].event && topics_match(&self.topics, run.topic(*i));
+        let entries: Vec<usize> = (0..run.len()).filter(is_entry).collect();
+        if entries.is_empty() {
+            return;
+        }
+        let mut heard = self.lock();
+        // What is refused is a row of `system.rejects` and nothing to tell anybody of.
+        let accepted = heard.checker.accepted(run);
+        for i in entries {
+            let Some(from_us) = accepted.get(&i).copied() else { continue };
+            let Some((name, row)) = self.row(run, i, run.index[i].received_us) else { continue };
+            self.take(&mut heard, name, row, from_us);
         }
     }
 
+    /// Takes note of an entry; `from_us` is since when it holds, if it says so itself.
+    fn take(&self, heard: &mut Heard, name: String, row: Row, from_us: Option<i64>) {
+        let own_times = self.source.valid_from.is_some();
+        let known = heard.known.rows.get(&name).filter(|known| known.gone == row.gone);
+        let since_us = match known {
+            Some(known) if known.text == row.text => return,
+            _ if own_times => from_us,
+            // Written in another way, so it holds since it did.
+            Some(known) if says_the_same(&known.text, &row.text) => known.since_us,
+            None if !heard.known.rows.contains_key(&name) => {
+                if row.gone {
+                    return;
+                }
+                None
+            }
+            _ => row.since_us,
+        };
+        let is_new = !heard.known.rows.contains_key(&name);
+        let most = heard.checker.versions_max;
+        if own_times && is_new && !make_room(&mut heard.known, (&name, from_us), most) {
+            return;
+        }
+        heard.known.rows.insert(name, Row { since_us, ..row });
+        heard.fresh = true;
+    }
+
     /// What an endpoint has retained of keys that nothing is known of. Of others, the journal has
-    /// what was received last, and what is retained could be older.
+    /// what was received last, and what is retained could be older; unless it is known only from
+    /// before the registry left the plan.
     fn unheard(&self, kept: &KeptTopics, now_us: i64) -> Vec<MessagesBuilder> {
         let run = kept.messages(&self.place.template.filter(), now_us).finish(self.number, 0);
+        self.unheard_of(&run, now_us)
+    }
+
+    fn unheard_of(&self, run: &Messages, now_us: i64) -> Vec<MessagesBuilder> {
         let (mut offers, mut open) = (Vec::new(), MessagesBuilder::default());
-        let known = self.lock();
+        let heard = self.lock();
         for (i, meta) in run.index.iter().enumerate() {
-            let row = self.row(&run, i, now_us);
-            if row.is_none_or(|(name, _)| known.known.rows.contains_key(&name)) {
+            let Some((name, row)) = self.row(run, i, now_us) else { continue };
+            let left = heard.notes.left.is_some();
+            let is_known = |k: &Row| !left || (k.text == row.text && !k.gone);
+            if heard.known.rows.get(&name).is_some_and(is_known) {
                 continue;
             }
             open.push_with(run.topic(i), run.payload(i), b"", run.properties(i), *meta);
@@ -117,27 +177,72 @@ impl Topic {
         offers
     }
 
-    /// A message as a row, and what that is known by.
+    /// Nothing is missing any more of what is known.
+    fn settle(&self) -> anyhow::Result<()> {
+        let mut heard = self.lock();
+        let Some(left) = heard.notes.left.take() else { return Ok(()) };
+        heard.notes.write(&heard.known)?;
+        left.remove()
+    }
+
+    /// A message as a row, and what that is known by. The row is as it was received, with what its
+    /// topic says behind it: the last of several members of a name counts.
     fn row(&self, run: &Messages, i: usize, received_us: i64) -> Option<(String, Row)> {
-        let gone = run.payload(i).is_empty();
-        let mut row: Map<String, Value> = match gone {
+        let payload = std::str::from_utf8(run.payload(i)).ok()?;
+        let gone = payload.is_empty();
+        let own: Map<String, Value> = match gone {
             true => Map::new(),
-            false => serde_json::from_slice(run.payload(i)).ok()?,
+            false => serde_json::from_str(payload).ok()?,
         };
-        let mut levels = Vec::new();
+        let (mut more, mut levels) = (Map::new(), Vec::new());
         let topic = std::str::from_utf8(run.topic(i)).ok()?;
         self.place.template.matches(topic, &mut levels);
         for (column, level) in &self.place.captures {
             let place = self.place.template.names().iter().position(|name| name == level)?;
-            row.insert(column.clone(), levels.get(place).copied()?.into());
+            more.insert(column.clone(), levels.get(place).copied()?.into());
         }
         if let (true, Some(member)) = (gone, &self.source.valid_from) {
-            row.insert(member.clone(), since(run, i, member, received_us));
+            more.insert(member.clone(), since(run, i, member, received_us));
         }
-        let text = Value::Object(row).to_string();
+        let text = match payload.trim().strip_suffix('}') {
+            None => Value::Object(more).to_string(),
+            Some(_) if more.is_empty() => payload.trim().to_owned(),
+            Some(open) => {
+                let comma = if own.is_empty() { "" } else { "," };
+                format!("{open}{comma}{}", &Value::Object(more).to_string()[1..])
+            }
+        };
         let name = name_of(&self.source, text.as_bytes())?;
         Some((name, Row { text, since_us: Some(received_us), gone }))
     }
+}
+
+/// Whether two rows have the same values.
+fn says_the_same(one: &str, other: &str) -> bool {
+    let read = |text: &str| serde_json::from_str::<Value>(text).ok();
+    read(one) == read(other)
+}
+
+/// Forgets the oldest version of a key if there are as many as a join remembers. `name` is what
+/// another one is known by that holds since `from_us`; false: that one would be the oldest.
+fn make_room(known: &mut Known, (name, from_us): (&str, Option<i64>), versions_max: usize) -> bool {
+    let Ok(Value::Array(mut key)) = serde_json::from_str(name) else { return true };
+    key.pop();
+    let mut prefix = Value::Array(key).to_string();
+    prefix.pop();
+    prefix.push(',');
+    let of_key = known.rows.range(prefix.clone()..).take_while(|(n, _)| n.starts_with(&prefix));
+    let versions: Vec<(Option<i64>, &String)> = of_key.map(|(n, row)| (row.since_us, n)).collect();
+    if versions.len() < versions_max {
+        return true;
+    }
+    let Some((oldest_us, oldest)) = versions.into_iter().min() else { return false };
+    if from_us < oldest_us {
+        return false;
+    }
+    let oldest = oldest.clone();
+    known.rows.remove(&oldest);
+    true
 }
 
 /// Since when an entry goes that says itself since when it holds.
@@ -165,21 +270,35 @@ impl Entries {
         self.0.iter().for_each(|topic| topic.hear(run));
     }
 
-    /// Notes what is known: the journal before may be cut away from now on.
-    pub(in crate::engine) fn note(&self) {
+    /// Notes what is known, and whether that could be done: then the journal before may be cut
+    /// away.
+    pub(in crate::engine) fn note(&self) -> bool {
+        let mut all = true;
         for topic in &self.0 {
             let mut heard = topic.lock();
             if !heard.fresh {
                 continue;
             }
-            match heard.note.write(&heard.known) {
+            match heard.notes.write(&heard.known) {
                 Ok(()) => {
                     heard.fresh = false;
                     topic.stats.set_healthy();
                 }
-                Err(error) => topic.stats.set_unhealthy(format!("{error:#}")),
+                Err(error) => {
+                    all = false;
+                    topic.stats.set_unhealthy(format!("{error:#}"));
+                }
             }
         }
+        all
+    }
+
+    /// What was missing of what is known was offered.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn settle(&self) -> anyhow::Result<()> {
+        self.0.iter().try_for_each(Topic::settle)
     }
 
     /// What sources have retained from before their registries were in the plan, as offers that the
@@ -202,7 +321,7 @@ impl Entries {
     pub(super) fn again(&self, now_us: i64) -> Vec<MessagesBuilder> {
         let mut offers = Vec::new();
         for topic in &self.0 {
-            let said = topic.lock().known.again();
+            let said = topic.lock().known.recalled();
             let name = registry_topic(&topic.source.pipeline, &topic.source.name);
             offers.extend(messages(&name, &said, now_us));
         }

@@ -196,7 +196,7 @@ impl Fetcher {
     /// Writes a whole answer into the file.
     async fn keep(&self, url: Url, mut response: Response) -> Result<Body, Failed> {
         let ends = response.content_length().is_some()
-            || response.headers().contains_key(TRANSFER_ENCODING)
+            || is_chunked(response.headers())
             || response.version() >= Version::HTTP_2;
         if !ends {
             let why = "the answer does not say where it ends (it has no Content-Length)";
@@ -257,6 +257,13 @@ impl Fetcher {
             ))),
         }
     }
+}
+
+/// Whether the last of its transfer codings says where the answer ends.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let last = headers.get_all(TRANSFER_ENCODING).iter().next_back();
+    let last = last.and_then(|value| value.to_str().ok()).and_then(|v| v.rsplit(',').next());
+    last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
 }
 
 fn is_known_encoding(encoding: &[u8]) -> bool {

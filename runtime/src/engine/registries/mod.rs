@@ -2,15 +2,17 @@
 //! and again, and what changed in them as messages of the journal.
 //!
 //! Steps: (0) `fetch`: an answer to a file. (1) `read`: a file to rows, whole or not at all. (2)
-//! `diff`: what of them is not as it was said last. (3) offered to the journal, like a reading. (4)
-//! `note`: what was said, in a file of its own. A crash before the note lets the same be said
-//! again, which changes nothing: who takes it (`operators::registry`) knows what it has. For the
-//! same reason everything is said again at each start and before a change of the plan: a join that
-//! is new gets what it needs.
+//! `check` and `diff`: what of them is not as it was said last, and what is of no use. (3) `note`:
+//! what may be said from now on, in a file of its own. (4) offered to the journal, like a reading.
+//! (5) `note`: what was said. A crash between (3) and (5) lets what holds be said again, which
+//! changes nothing where it was said: who takes it (`operators::registry`) knows what it has. For
+//! the same reason everything is said again at each start and before a change of the plan: a join
+//! that is new gets what it needs.
 //!
 //! What is on a topic is brought by a source; here (`entries`) it is only remembered for joins that
 //! are new.
 
+mod check;
 mod diff;
 mod entries;
 mod fetch;
@@ -18,8 +20,10 @@ mod note;
 mod read;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use tidegate_operators::registry::{put, put_refused};
@@ -30,13 +34,15 @@ use tidegate_pipelines::plan::{RegistryPlace, RegistrySource};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use self::check::{Checker, spec_of};
 use self::diff::{Known, Said};
 pub(super) use self::entries::Entries;
-use self::entries::Topic;
+use self::entries::{Notes, Topic};
 use self::fetch::Fetcher;
 use self::note::Note;
 use self::read::{Stamp, read_file_of, stamp};
 use self::watch::{first, watch_file, watch_url};
+use super::options::EngineOptions;
 use super::sources::Bound;
 use crate::clock::Clock;
 use crate::intake::{Intake, IntakeError};
@@ -52,6 +58,7 @@ struct Registry {
     topic: String,
     note: Note,
     known: Known,
+    checker: Checker,
     stats: Arc<SourceStats>,
 }
 
@@ -65,7 +72,8 @@ enum Origin {
 struct Read {
     registry: Registry,
     origin: Origin,
-    said: Vec<Said>,
+    /// What is known from now on, and what there is to say of it; `None`: it could not be read.
+    changed: Option<(Known, Vec<Said>)>,
 }
 
 /// Registries that were read, before anything is journaled.
@@ -80,6 +88,7 @@ pub(super) struct Registries {
     watched: Vec<Watched>,
     entries: Arc<Entries>,
     clock: Clock,
+    stopped: AtomicBool,
 }
 
 struct Watched {
@@ -94,40 +103,86 @@ struct Watched {
 /// # Errors
 /// A file that is not there or cannot be read, a URL of which nothing is known without an answer:
 /// rows would find nothing in silence.
-pub(super) async fn open(plan: &Plan, data: &Path, clock: Clock) -> anyhow::Result<Opened> {
+pub(super) async fn open(
+    plan: &Plan,
+    options: &EngineOptions,
+    clock: Clock,
+) -> anyhow::Result<Opened> {
+    let data = &options.data;
+    if options.finishing.is_none() {
+        put_away(plan, &folder(data)?)?;
+    }
     let (mut opening, mut topics) = (Vec::new(), Vec::new());
     for source in &plan.registries {
         let RegistryPlace::Topic(place) = &source.place else {
-            let read = open_one(source, data, &clock);
+            let read = open_one(plan, source, data, &clock);
             opening.push(async { read.await.with_context(|| what(source)) });
             continue;
         };
-        let of = plan.pipelines.iter().find(|p| p.name == source.pipeline);
-        let number = of.with_context(|| what(source))?.decode.source;
-        // Another topic is another registry: what the old one had would never be removed.
-        let topic = place.template.to_string();
-        let which = format!(".{:016x}", xxhash_rust::xxh3::xxh3_64(topic.as_bytes()));
-        let note = note_of(source, data, &which)?;
-        let known = note.read()?.unwrap_or_default();
-        topics.push(Topic::new(source, place, number, (note, known)));
+        let (spec, pipeline) = spec_of(plan, source)?;
+        let number = pipeline.decode.source;
+        let known = Notes::read(note_of(source, data)?)?;
+        let known = (known, Checker::new(spec, number));
+        topics.push(Topic::new(source, place, number, known));
     }
     let registries = futures::future::try_join_all(opening).await?;
     Ok(Opened { registries, entries: Arc::new(Entries::new(topics)), clock })
 }
 
-/// What a registry said last, on disk; `which` tells it from others of its name.
-fn note_of(source: &RegistrySource, data: &Path, which: &str) -> anyhow::Result<Note> {
-    let name = format!("{}.{}{which}.ndjson", source.pipeline, source.name);
-    Ok(Note::new(folder(data)?.join(name)))
+/// Puts the notes of topics away that are no registries of the plan: what is retained there may
+/// change from now on, and nobody hears it.
+fn put_away(plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+    let named = plan.registries.iter().map(|source| folder.join(note_name(source)));
+    let named: BTreeSet<PathBuf> = named.collect();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let is_of_topic = stem.split('.').count() == 3;
+        let is_note = path.extension().is_some_and(|ending| ending == note::ENDING);
+        if is_note && is_of_topic && !named.contains(&path) {
+            let away = path.with_extension(note::LEFT);
+            std::fs::rename(&path, away)
+                .with_context(|| format!("cannot rename {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of the file of what a registry said last.
+fn note_name(source: &RegistrySource) -> String {
+    let which = match &source.place {
+        // Another topic is another registry: what the old one had would never be removed.
+        RegistryPlace::Topic(place) => {
+            let topic = place.template.to_string();
+            format!(".{:016x}", xxhash_rust::xxh3::xxh3_64(topic.as_bytes()))
+        }
+        _ => String::new(),
+    };
+    format!("{}.{}{which}.{}", source.pipeline, source.name, note::ENDING)
+}
+
+/// What a registry said last, on disk.
+fn note_of(source: &RegistrySource, data: &Path) -> anyhow::Result<Note> {
+    Ok(Note::new(folder(data)?.join(note_name(source))))
 }
 
 fn what(source: &RegistrySource) -> String {
     format!("registry {} of pipeline {}", source.name, source.pipeline)
 }
 
-async fn open_one(source: &RegistrySource, data: &Path, clock: &Clock) -> anyhow::Result<Read> {
-    let note = note_of(source, data, "")?;
+async fn open_one(
+    plan: &Plan,
+    source: &RegistrySource,
+    data: &Path,
+    clock: &Clock,
+) -> anyhow::Result<Read> {
+    let (spec, pipeline) = spec_of(plan, source)?;
+    let checker = Checker::new(spec, pipeline.decode.source);
+    let note = note_of(source, data)?;
     let known = note.read()?;
+    // What is there first was so before anybody asked.
+    let since_us = known.as_ref().filter(|known| !known.is_first()).map(|_| clock.now_us());
+    let is_known = since_us.is_some();
     let stats = Arc::new(SourceStats::default());
     stats.set_healthy();
     let (rows, origin) = match &source.place {
@@ -137,9 +192,9 @@ async fn open_one(source: &RegistrySource, data: &Path, clock: &Clock) -> anyhow
         }
         RegistryPlace::Url(spec) => {
             let mut fetcher = Box::new(Fetcher::new(source, spec, &folder(data)?)?);
-            let rows = match first(&mut fetcher, known.is_some()).await {
+            let rows = match first(&mut fetcher, is_known).await {
                 Ok(rows) => Some(rows),
-                Err(why) if known.is_some() => {
+                Err(why) if is_known => {
                     tracing::error!("{}: what it said last stays: {why}", what(source));
                     stats.set_unhealthy(why);
                     None
@@ -150,18 +205,11 @@ async fn open_one(source: &RegistrySource, data: &Path, clock: &Clock) -> anyhow
         }
         RegistryPlace::Topic(_) => anyhow::bail!("its source brings it"),
     };
-    let mut said = known.as_ref().map(Known::again).unwrap_or_default();
-    // What is there first was so before anybody asked.
-    let since_us = known.as_ref().map(|_| clock.now_us());
-    let mut known = known.unwrap_or_default();
-    if let Some(rows) = rows {
-        let changed;
-        (known, changed) = known.take(source, &rows, since_us);
-        said.extend(changed);
-    }
     let topic = registry_topic(&source.pipeline, &source.name);
-    let registry = Registry { source: source.clone(), topic, note, known, stats };
-    Ok(Read { registry, origin, said })
+    let (source, known) = (source.clone(), known.unwrap_or_default());
+    let mut registry = Registry { source, topic, note, known, checker, stats };
+    let changed = rows.map(|rows| registry.take(&rows, since_us));
+    Ok(Read { registry, origin, changed })
 }
 
 /// The folder of what registries said.
@@ -177,13 +225,10 @@ fn folder(data: &Path) -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// As [`open`].
-pub(super) async fn for_files(
-    sources: &[RegistrySource],
-    data: &Path,
-) -> anyhow::Result<(Vec<Messages>, String)> {
+pub(super) async fn for_files(plan: &Plan, data: &Path) -> anyhow::Result<(Vec<Messages>, String)> {
     let mut all = Vec::new();
     let mut print = String::new();
-    for source in sources {
+    for source in &plan.registries {
         let rows = match &source.place {
             RegistryPlace::Topic(_) => anyhow::bail!("{}: files have no topics", what(source)),
             RegistryPlace::File(_) => read_file_of(source).with_context(|| what(source))?,
@@ -193,7 +238,9 @@ pub(super) async fn for_files(
                 rows.with_context(|| source.place.shown()).with_context(|| what(source))?
             }
         };
-        let (_, said) = Known::default().take(source, &rows, None);
+        let (spec, pipeline) = spec_of(plan, source)?;
+        let refused = Checker::new(spec, pipeline.decode.source).refused(&rows);
+        let (_, said) = Known::default().take(source, (&rows, &refused), None);
         let topic = registry_topic(&source.pipeline, &source.name);
         for mut messages in messages(&topic, &said, 0) {
             let messages = messages.finish(0, 0);
@@ -231,54 +278,76 @@ impl Opened {
         Arc::clone(&self.entries)
     }
 
-    /// Journals what registries say, and watches them from now on. Nothing else may be let in
-    /// before: the first reading finds the registry complete.
+    /// Journals what registries say, and what endpoints have retained from before a registry on
+    /// them was in the plan, and watches them from now on. Nobody may be let in before: the first
+    /// reading finds the registry complete. If the process only finishes what another one took in,
+    /// there is nothing to say.
     ///
     /// # Errors
     /// The journal's, or that of noting what was said.
-    pub(super) async fn start(self, intake: &Arc<dyn Intake>) -> anyhow::Result<Registries> {
-        let mut watched = Vec::new();
-        for Read { registry, origin, said } in self.registries {
-            registry.say(&said, intake, &self.clock).await?;
-            registry.note.write(&registry.known)?;
-            let name = format!("registry {}.{}", registry.source.pipeline, registry.source.name);
-            let stats = Arc::clone(&registry.stats);
-            let registry = Arc::new(Mutex::new(registry));
-            let (shared, to) = (Arc::clone(&registry), (Arc::clone(intake), self.clock.clone()));
-            let task = match origin {
-                Origin::File(path, stamp) => tokio::spawn(watch_file(shared, path, stamp, to)),
-                Origin::Url(fetcher) => tokio::spawn(watch_url(shared, *fetcher, to)),
-            };
-            watched.push(Watched { name, registry, stats, task });
+    pub(super) async fn begin(
+        self,
+        journal: &Journal,
+        bound: &[Bound],
+        finishing: bool,
+    ) -> anyhow::Result<Registries> {
+        let mut begun = Registries {
+            watched: Vec::new(),
+            entries: self.entries,
+            clock: self.clock,
+            stopped: AtomicBool::new(false),
+        };
+        if finishing {
+            return Ok(begun);
         }
-        for messages in self.entries.again(self.clock.now_us()) {
+        let intake = journal.intake(0);
+        for read in self.registries {
+            begun.watch(read, &intake).await?;
+        }
+        let now_us = begun.clock.now_us();
+        for messages in begun.entries.again(now_us) {
             intake.offer(messages).await?;
         }
-        Ok(Registries { watched, entries: self.entries, clock: self.clock })
+        let kept = |number: u16| bound.get(usize::from(number)).and_then(Bound::kept);
+        for (number, offer) in begun.entries.unheard(kept, now_us) {
+            journal.intake(number).offer(offer).await?;
+        }
+        begun.entries.settle()?;
+        Ok(begun)
     }
 }
 
 impl Registries {
-    /// Journals what endpoints have retained from before a registry on them was in the plan.
-    /// Nobody may be let in before.
-    ///
-    /// # Errors
-    /// The journal's.
-    pub(super) async fn take_kept(
-        self,
-        bound: &[Bound],
-        journal: &Journal,
-    ) -> Result<Self, IntakeError> {
-        let kept = |number: u16| bound.get(usize::from(number)).and_then(Bound::kept);
-        for (number, offer) in self.entries.unheard(kept, self.clock.now_us()) {
-            journal.intake(number).offer(offer).await?;
+    /// Journals what a registry says, and watches it from now on.
+    async fn watch(&mut self, read: Read, intake: &Arc<dyn Intake>) -> anyhow::Result<()> {
+        let Read { mut registry, origin, changed } = read;
+        registry.say(&registry.known.again(), intake, &self.clock).await?;
+        if let Some((known, said)) = changed {
+            registry.change(known, &said, intake, &self.clock).await?;
         }
-        Ok(self)
+        let name = format!("registry {}.{}", registry.source.pipeline, registry.source.name);
+        let stats = Arc::clone(&registry.stats);
+        let registry = Arc::new(Mutex::new(registry));
+        let (shared, to) = (Arc::clone(&registry), (Arc::clone(intake), self.clock.clone()));
+        let task = match origin {
+            Origin::File(path, stamp) => tokio::spawn(watch_file(shared, path, stamp, to)),
+            Origin::Url(fetcher) => tokio::spawn(watch_url(shared, *fetcher, to)),
+        };
+        self.watched.push(Watched { name, registry, stats, task });
+        Ok(())
     }
 
     /// What is wrong with them at present.
     pub(super) fn problems(&self) -> Vec<String> {
-        let problem = |w: &Watched| Some(format!("{}: {}", w.name, w.stats.problem()?));
+        let stopped = self.stopped.load(Ordering::Acquire);
+        let unwatched = |w: &Watched| {
+            let ended = !stopped && w.task.is_finished();
+            ended.then(|| "nobody looks at it any more".to_owned())
+        };
+        let problem = |w: &Watched| {
+            let why = w.stats.problem().or_else(|| unwatched(w))?;
+            Some(format!("{}: {why}", w.name))
+        };
         let topic = |t: &Topic| Some(format!("{}: {}", t.name(), t.stats.problem()?));
         let topics = self.entries.topics().iter().filter_map(topic);
         self.watched.iter().filter_map(problem).chain(topics).collect()
@@ -286,6 +355,7 @@ impl Registries {
 
     /// Looks at none any more.
     pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
         self.watched.iter().for_each(|w| w.task.abort());
     }
 
@@ -312,28 +382,51 @@ impl Drop for Registries {
 }
 
 impl Registry {
+    /// What is known after these rows, and what there is to say.
+    fn take(&mut self, rows: &[Messages], since_us: Option<i64>) -> (Known, Vec<Said>) {
+        let refused = self.checker.refused(rows);
+        self.known.clone().take(&self.source, (rows, &refused), since_us)
+    }
+
     /// Takes all its rows, and says what changed.
     ///
     /// # Errors
-    /// The journal's.
+    /// See [`Registry::change`].
     async fn hear(
         &mut self,
         rows: &[Messages],
         intake: &Arc<dyn Intake>,
         clock: &Clock,
-    ) -> Result<(), IntakeError> {
-        let since_us = Some(clock.now_us());
-        let (known, said) = self.known.clone().take(&self.source, rows, since_us);
+    ) -> anyhow::Result<()> {
+        let (known, said) = self.take(rows, Some(clock.now_us()));
         if known == self.known && self.stats.is_healthy() {
             return Ok(());
         }
-        self.say(&said, intake, clock).await?;
-        self.known = known;
-        match self.note.write(&self.known) {
-            Ok(()) => self.stats.set_healthy(),
-            Err(error) => self.stats.set_unhealthy(format!("{error:#}")),
-        }
+        self.change(known, &said, intake, clock).await?;
+        self.stats.set_healthy();
         Ok(())
+    }
+
+    /// Notes what may be said from now on, says it, and notes that it was said.
+    ///
+    /// # Errors
+    /// The journal's ([`IntakeError`]), or that of noting. What is known is right in any case: the
+    /// same can be tried again.
+    async fn change(
+        &mut self,
+        known: Known,
+        said: &[Said],
+        intake: &Arc<dyn Intake>,
+        clock: &Clock,
+    ) -> anyhow::Result<()> {
+        let before = self.known.before(&self.source, said);
+        if before != self.known {
+            self.note.write(&before)?;
+            self.known = before;
+        }
+        self.say(said, intake, clock).await?;
+        self.known = known;
+        self.note.write(&self.known)
     }
 
     /// It cannot be read: everything stays as it was.

@@ -17,8 +17,10 @@ use crate::http::each_element;
 /// Bytes of all rows: what a registry says is in memory here and in every join.
 const BYTES_MAX: usize = 256 << 20;
 
-/// Bytes that are looked at to see what a text is.
+/// Bytes that are looked at at a time to see what a text is.
 const FIRST_BYTES: u64 = 64;
+/// Most white space before it begins.
+const SPACE_BYTES_MAX: usize = 64 << 10;
 
 /// What shows that a file is another one: when it was written, its length, and which one it is (a
 /// rename brings a new one); `None`: it is not there.
@@ -112,11 +114,13 @@ fn array(found: &Found) -> anyhow::Result<Option<Vec<u8>>> {
     loop {
         let before = text.len();
         (&mut reader).take(FIRST_BYTES).read_to_end(&mut text)?;
-        match text.iter().find(|b| !b.is_ascii_whitespace()) {
+        match text[before..].iter().find(|b| !b.is_ascii_whitespace()) {
             Some(b'[') => break,
             None if text.len() > before => {}
             _ => return Ok(None),
         }
+        let most = SPACE_BYTES_MAX;
+        anyhow::ensure!(text.len() < most, "it begins with {most} bytes of white space");
     }
     let most = (BYTES_MAX as u64).saturating_sub(text.len() as u64) + 1;
     reader.take(most).read_to_end(&mut text)?;

@@ -13,10 +13,13 @@ use super::Registry;
 use super::fetch::{Answer, Failed, Fetcher};
 use super::read::{Stamp, read_file_of, stamp};
 use crate::clock::Clock;
-use crate::intake::Intake;
+use crate::intake::{Intake, IntakeError};
 
 /// How often a file is looked at. One that was just written is read when it rested as long.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// When a file that could not be taken is looked at again, if it does not change before.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// How long the first start waits for the first answer of a URL: a server may be started with us.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
@@ -44,14 +47,14 @@ pub(super) async fn watch_file(
 ) {
     let path = Path::new(&path);
     let mut turns = tokio::time::interval(LOOK_EVERY);
-    let mut before = None;
+    let (mut before, mut failed) = (None, None);
     loop {
         turns.tick().await;
         let mut registry = registry.lock().await;
         let now = stamp(path);
         // A file that changes still is not complete.
         let rests = before.replace(now) == Some(now);
-        if !rests || (now == read && registry.stats.is_healthy()) {
+        if !rests || (now == read && registry.stats.is_healthy()) || is_known_bad(failed, now) {
             continue;
         }
         let source = registry.source.clone();
@@ -60,13 +63,29 @@ pub(super) async fn watch_file(
             // Written while it was read: there is another look.
             Ok(_) if stamp(path) != now => {}
             Ok(rows) => match registry.hear(&rows, &intake, &clock).await {
-                Ok(()) => read = now,
-                // The journal ends, and so does the process.
-                Err(_) => return,
+                Ok(()) => (read, failed) = (now, None),
+                Err(error) if is_end(&error) => return,
+                Err(error) => {
+                    failed = Some((now, Instant::now()));
+                    registry.failed(&format!("{error:#}"));
+                }
             },
-            Err(error) => registry.failed(&format!("{error:#}")),
+            Err(error) => {
+                failed = Some((now, Instant::now()));
+                registry.failed(&format!("{error:#}"));
+            }
         }
     }
+}
+
+/// Whether a file is as it was when it could not be taken, a short while ago.
+fn is_known_bad(failed: Option<(Stamp, Instant)>, now: Stamp) -> bool {
+    failed.is_some_and(|(stamp, at)| stamp == now && at.elapsed() < AGAIN_AFTER)
+}
+
+/// Whether the journal ends, and so does the process.
+fn is_end(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(IntakeError::Closed | IntakeError::Failed(_)))
 }
 
 /// Waits for the first answer of a URL; `is_known` is whether it is known what it said before.
@@ -116,10 +135,16 @@ pub(super) async fn watch_url(
                     registry.stats.set_healthy();
                     continue;
                 };
-                if registry.hear(&rows, &intake, &clock).await.is_err() {
-                    return;
+                match registry.hear(&rows, &intake, &clock).await {
+                    Ok(()) => fetcher.took(validator),
+                    Err(error) if is_end(&error) => return,
+                    // All of it is asked for again.
+                    Err(error) => {
+                        fetcher.took(None);
+                        failures += 1;
+                        registry.failed(&format!("{error:#}"));
+                    }
                 }
-                fetcher.took(validator);
             }
             Err(failed) => {
                 failures += 1;

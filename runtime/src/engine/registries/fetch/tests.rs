@@ -209,6 +209,7 @@ async fn half_an_answer_is_none() {
         ("/l.csv", plain(&length(100), csv), "", false),
         ("/l.csv", plain("Transfer-Encoding: chunked\r\n", chunk), "", false),
         ("/l.csv", plain("", csv), "does not say where it ends", true),
+        ("/l.csv", plain("Transfer-Encoding: identity\r\n", csv), "does not say where", true),
         ("/l.csv", Some(ok("", &packed[..packed.len() - 4])), "cannot read", true),
         ("/l.json", Some(ok("", b"[{\"device\":\"d\"},")), "the array is not closed", true),
         ("/l.csv", Some(ok("", b"")), "is empty", true),
