@@ -26,7 +26,7 @@ use crate::expression::{Failed, evaluate};
 use crate::grouped::{Grouped, RowCodec};
 use crate::key::stable_hashes;
 use crate::operator::{Emit, JoinOperator, OperatorError};
-use crate::registry::{ChangeRows, History, Span};
+use crate::registry::{ChangeRows, History, Span, refused_entries};
 use crate::snapshot::Snapshot;
 use crate::spec::{EnrichSpec, Missing, ReviseSpec};
 use crate::system::step_rejects;
@@ -116,26 +116,34 @@ impl Enrich {
         })
     }
 
-    fn change(&mut self, rows: &RecordBatch) -> Result<Changed, OperatorError> {
+    fn change(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<Changed, OperatorError> {
         let mut changed = Changed::new();
         if rows.num_rows() == 0 {
             return Ok(changed);
         }
         let registry = &self.spec.registry;
-        let changes = ChangeRows::new(registry, rows, (&self.keys, &self.values))?;
+        let codecs = (&*self.keys, &*self.values);
+        let changes = ChangeRows::new(registry, rows, codecs, emit.closed)?;
+        let mut refused = Vec::new();
         let (own, most) = (registry.valid_from.is_some(), registry.versions_max);
         for (row, hash) in changes.hashes.iter().enumerate() {
             let key = changes.keys.row(row);
             let (change, version) = changes.row(row);
-            let mut history = self
-                .state
-                .get(*hash, key.as_ref())
-                .map(|state| state.history.clone())
-                .unwrap_or_default();
+            let was = self.state.get(*hash, key.as_ref()).map(|state| state.history.clone());
+            let was = was.unwrap_or_default();
+            let mut history = was.clone();
             if let Some(span) = history.apply(change, version, own, most) {
+                if changes.is_refused(change, &was) {
+                    refused.push(row);
+                    continue;
+                }
                 self.state.entry(*hash, key.as_ref()).history = history;
                 changed.entry((*hash, key.as_ref().to_vec())).or_default().push(span);
             }
+        }
+        if !refused.is_empty() {
+            let who = (self.spec.pipeline.as_str(), self.spec.name.as_str());
+            emit.rejects.push(refused_entries(who, rows, &refused)?);
         }
         Ok(changed)
     }
@@ -307,7 +315,7 @@ impl JoinOperator for Enrich {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         self.forget(tick.time_us);
-        let changed = self.change(right)?;
+        let changed = self.change(right, emit)?;
         if left.num_rows() > 0 {
             let joined = self.join(left, tick)?;
             self.give(joined, false, emit)?;

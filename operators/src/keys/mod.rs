@@ -24,7 +24,8 @@ use crate::reject::{Reason, keys_max_detail};
 use crate::spec::{AtKeysMax, AtMemoryMax, KeyLimits};
 use crate::system::step_rejects;
 
-const MEMORY_MAX_DETAIL: &str = "its key is new, and memory is used up (memory_max)";
+/// What is told of a row whose key finds no place while memory is used up.
+pub(crate) const MEMORY_MAX_DETAIL: &str = "its key is new, and memory is used up (memory_max)";
 
 /// The step whose keys these are.
 #[derive(Clone, Copy)]

@@ -11,14 +11,18 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::datatypes::{Field, Schema, TimestampMicrosecondType};
 use arrow::row::Rows;
 
 use super::Change;
+use crate::expression::Failed;
 use crate::grouped::RowCodec;
 use crate::key::stable_hashes;
+use crate::keys::MEMORY_MAX_DETAIL;
 use crate::operator::OperatorError;
-use crate::spec::RegistrySpec;
+use crate::reject::Reason;
+use crate::spec::{INGEST_TIME, RegistrySpec};
+use crate::system::step_rejects;
 
 /// Since when the first version holds that no time is known of.
 pub(crate) const SINCE_EVER: i64 = i64::MIN;
@@ -111,6 +115,27 @@ impl History {
     }
 }
 
+/// The rows of entries that found no place, as rows of `system.rejects`; `name` is who says so.
+pub(crate) fn refused_entries(
+    (pipeline, name): (&str, &str),
+    rows: &RecordBatch,
+    refused: &[usize],
+) -> Result<RecordBatch, OperatorError> {
+    let received = |f: &Arc<Field>| match f.name() == INGEST_TIME {
+        true => Arc::new(f.as_ref().clone().with_name("received_time")),
+        false => Arc::clone(f),
+    };
+    let fields: Vec<Arc<Field>> = rows.schema().fields().iter().map(received).collect();
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), rows.columns().to_vec())?;
+    let failed = |row: &usize| Failed {
+        row: *row,
+        reason: Reason::MemoryMax.text(),
+        detail: MEMORY_MAX_DETAIL.to_owned(),
+    };
+    let failed: Vec<Failed> = refused.iter().map(failed).collect();
+    Ok(step_rejects(pipeline, name, &rows, &failed)?)
+}
+
 /// The rows of changes, taken apart.
 pub(crate) struct ChangeRows {
     /// Stable hashes of the keys.
@@ -121,14 +146,17 @@ pub(crate) struct ChangeRows {
     from: TimestampMicrosecondArray,
     change: StringArray,
     ingest: TimestampMicrosecondArray,
+    /// Whether keys that are new find no place.
+    closed: bool,
 }
 
 impl ChangeRows {
-    /// Takes rows of [`RegistrySpec::changes_schema`] apart.
+    /// Takes rows of [`RegistrySpec::changes_schema`] apart; `closed` is whether memory is used up.
     pub(crate) fn new(
         spec: &RegistrySpec,
         rows: &RecordBatch,
         (keys, values): (&RowCodec, &RowCodec),
+        closed: bool,
     ) -> Result<Self, OperatorError> {
         let (own, rest) = rows.columns().split_at(spec.columns.len());
         let times = |c: &ArrayRef| c.as_primitive::<TimestampMicrosecondType>().clone();
@@ -141,7 +169,16 @@ impl ChangeRows {
             from: times(&rest[0]),
             change: rest[1].as_string::<i32>().clone(),
             ingest: times(&rest[2]),
+            // Who writes a file or answers at a URL has a bound of his own; a topic has none.
+            closed: closed && spec.entries.is_some(),
         })
+    }
+
+    /// Whether a change finds no place; `known` is what is known of its key. What is remembered had
+    /// one before.
+    pub(crate) fn is_refused(&self, change: Change, known: &History) -> bool {
+        let remembered = matches!(change, Change::Recall | Change::RecallGone);
+        self.closed && known.0.is_empty() && !remembered
     }
 
     /// What a row does, and what it says.

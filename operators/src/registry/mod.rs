@@ -18,7 +18,7 @@ mod versions;
 
 pub(crate) use self::bound::versions_bytes;
 pub use self::decode::{ROW_BYTES_MAX, RegistryDecoder};
-pub(crate) use self::history::{ChangeRows, History, Span, Version};
+pub(crate) use self::history::{ChangeRows, History, Span, Version, refused_entries};
 pub use self::versions::Versions;
 
 use crate::message::{MessageMeta, MessagesBuilder};

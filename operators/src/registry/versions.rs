@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray}
 
 use super::history::SINCE_EVER;
 use super::save::{VersionRows, load};
-use super::{Change, ChangeRows, History, Version};
+use super::{Change, ChangeRows, History, Version, refused_entries};
 use crate::batch::{Epoch, Tick};
 use crate::grouped::{Grouped, RowCodec};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
@@ -112,8 +112,9 @@ impl KeyedOperator for Versions {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let changes = ChangeRows::new(&self.spec, rows, (&self.keys, &self.values))?;
-        let (mut before, mut withdrawn) = (Before::new(), Vec::new());
+        let codecs = (&*self.keys, &*self.values);
+        let changes = ChangeRows::new(&self.spec, rows, codecs, emit.closed)?;
+        let (mut before, mut withdrawn, mut refused) = (Before::new(), Vec::new(), Vec::new());
         for (row, hash) in changes.hashes.iter().enumerate() {
             let key = changes.keys.row(row);
             let (change, version) = changes.row(row);
@@ -121,6 +122,10 @@ impl KeyedOperator for Versions {
             let (own, most) = (self.spec.valid_from.is_some(), self.spec.versions_max);
             let was = history.clone();
             if history.apply(change, version.clone(), own, most).is_some() {
+                if changes.is_refused(change, &was) {
+                    refused.push(row);
+                    continue;
+                }
                 let key: Arc<[u8]> = key.as_ref().into();
                 if change == Change::Withdraw {
                     let gone = was.0.iter().find(|v| v.from_us == version.from_us);
@@ -129,6 +134,10 @@ impl KeyedOperator for Versions {
                 *self.known.entry(*hash, &key) = history;
                 before.entry((key, *hash)).or_insert(was);
             }
+        }
+        if !refused.is_empty() {
+            let who = (self.spec.pipeline.as_str(), self.spec.name.as_str());
+            emit.rejects.push(refused_entries(who, rows, &refused)?);
         }
         let told = self.told(&before, &withdrawn);
         emit.rows.push(self.rows(&told, tick.epoch)?);

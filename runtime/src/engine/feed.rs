@@ -262,9 +262,10 @@ impl FeedQueue {
     pub(crate) fn messages(&mut self, messages: Arc<Messages>) {
         self.begin_epoch();
         self.next_offset = messages.first_offset + messages.len() as u64;
-        self.entries.iter().for_each(|entries| entries.hear(&messages));
-        let bytes = messages.size_bytes();
         self.no_new_keys |= NoNewKeys::is_in(&messages);
+        let closed = self.no_new_keys;
+        self.entries.iter().for_each(|entries| entries.hear(&messages, closed));
+        let bytes = messages.size_bytes();
         self.epoch_bytes += bytes;
         if self.waiting.last().is_some_and(|last| !follows(last, &messages)) {
             self.send_waiting();

@@ -185,6 +185,36 @@ fn epochs() -> impl Strategy<Value = Vec<(i64, Vec<Received>)>> {
     })
 }
 
+#[test]
+fn while_memory_is_used_up_entries_of_new_keys_are_rejects() {
+    let spec = on_topic(false);
+    let mut operator = Versions::new(spec.clone()).unwrap();
+    let mut epoch = |number: u64, said: &[Received], closed| {
+        let mut emit = Emit { closed, ..Emit::default() };
+        let tick = Tick { epoch: number, time_us: 9 };
+        operator.epoch(&received(&spec, said, number as i64), tick, &mut emit).unwrap();
+        let told = |rows: &[RecordBatch]| -> Vec<String> {
+            rows.iter().flat_map(|r| texts(r, "device")).flatten().collect()
+        };
+        let reasons = emit.rejects.iter().flat_map(|r| texts(r, "reason")).flatten().collect();
+        (told(&emit.rows), reasons)
+    };
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(epoch(1, &[(0, Some(1))], false), (vec![NAMES[0].to_owned()], nothing.clone()));
+    // The known one changes, a removal of what was never there takes no place.
+    let said = [(0, Some(2)), (1, Some(1)), (2, None)];
+    let (told, reasons) = epoch(2, &said, true);
+    assert_eq!((told.len(), reasons), (2, vec!["memory_max".to_owned()]));
+    assert_eq!(epoch(3, &said[1..], false), (vec![NAMES[1].to_owned()], nothing));
+    // What is remembered had a place before.
+    let mut out = MessagesBuilder::default();
+    put(&mut out, &spec.topic(), Change::Recall, br#"{"device":"x","limit":5}"#, Some(3), 15);
+    let (changes, _) = RegistryDecoder::new(&spec, SOURCE).decode(&out.finish(SOURCE, 0)).unwrap();
+    let mut emit = Emit { closed: true, ..Emit::default() };
+    operator.epoch(&changes, Tick { epoch: 4, time_us: 9 }, &mut emit).unwrap();
+    assert!(emit.rejects.is_empty() && emit.rows[0].num_rows() == 1);
+}
+
 /// The definition, as plainly as it can be written.
 fn brute_force(epochs: &[(i64, Vec<Received>)]) -> BTreeMap<String, Versions1> {
     let mut expected = BTreeMap::new();

@@ -104,7 +104,7 @@ impl Topic {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, run: &Messages) {
+    fn hear(&self, run: &Messages, closed: bool) {
         if run.source != self.number {
             return;
         }
@@ -120,7 +120,10 @@ impl Topic {
         for i in entries {
             let Some(from_us) = accepted.get(&i).copied() else { continue };
             let Some((name, row)) = self.row(run, i, run.index[i].received_us) else { continue };
-            self.take(&mut heard, name, row, from_us);
+            // Joins do not take it either.
+            if !closed || is_known_key(&heard.known, &name, self.source.valid_from.is_some()) {
+                self.take(&mut heard, name, row, from_us);
+            }
         }
     }
 
@@ -223,14 +226,29 @@ fn says_the_same(one: &str, other: &str) -> bool {
     read(one) == read(other)
 }
 
-/// Forgets the oldest version of a key if there are as many as a join remembers. `name` is what
-/// another one is known by that holds since `from_us`; false: that one would be the oldest.
-fn make_room(known: &mut Known, (name, from_us): (&str, Option<i64>), versions_max: usize) -> bool {
-    let Ok(Value::Array(mut key)) = serde_json::from_str(name) else { return true };
+/// What the names of all versions of a key begin with; `name` is that of one of them.
+fn prefix_of(name: &str) -> String {
+    let Ok(Value::Array(mut key)) = serde_json::from_str(name) else { return name.to_owned() };
     key.pop();
     let mut prefix = Value::Array(key).to_string();
     prefix.pop();
     prefix.push(',');
+    prefix
+}
+
+/// Whether anything is known of the key of a row that is known by `name`.
+fn is_known_key(known: &Known, name: &str, own_times: bool) -> bool {
+    if known.rows.contains_key(name) || !own_times {
+        return known.rows.contains_key(name);
+    }
+    let prefix = prefix_of(name);
+    known.rows.range(prefix.clone()..).next().is_some_and(|(n, _)| n.starts_with(&prefix))
+}
+
+/// Forgets the oldest version of a key if there are as many as a join remembers. `name` is what
+/// another one is known by that holds since `from_us`; false: that one would be the oldest.
+fn make_room(known: &mut Known, (name, from_us): (&str, Option<i64>), versions_max: usize) -> bool {
+    let prefix = prefix_of(name);
     let of_key = known.rows.range(prefix.clone()..).take_while(|(n, _)| n.starts_with(&prefix));
     let versions: Vec<(Option<i64>, &String)> = of_key.map(|(n, row)| (row.since_us, n)).collect();
     if versions.len() < versions_max {
@@ -265,9 +283,10 @@ impl Entries {
         &self.0
     }
 
-    /// Takes note of entries among messages of the journal.
-    pub(in crate::engine) fn hear(&self, run: &Messages) {
-        self.0.iter().for_each(|topic| topic.hear(run));
+    /// Takes note of entries among messages of the journal; if their epoch is `closed` to new keys,
+    /// only of those whose keys are known.
+    pub(in crate::engine) fn hear(&self, run: &Messages, closed: bool) {
+        self.0.iter().for_each(|topic| topic.hear(run, closed));
     }
 
     /// Notes what is known, and whether that could be done: then the journal before may be cut

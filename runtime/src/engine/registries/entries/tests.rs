@@ -62,23 +62,26 @@ fn known(entries: &Entries) -> Vec<(Change, String, Option<i64>)> {
 fn what_was_received_is_known_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let before = entries(folder.path(), false);
-    before.hear(&run(&[
-        ("reg/x/a", r#"{"high":1}"#, 5),
-        ("reg/x/b", r#"{"high":1}"#, 6),
-        ("reg/x/a", r#"{"high":2}"#, 7),
-        ("reg/x/a", r#"{"high":2}"#, 8),
-        ("reg/x/b", "", 9),
-        ("reg/x/never", "", 9),
-        ("reg/x/bad", "{", 9),
-        ("reg/x/bad", "[1]", 9),
-        // What decoding refuses is not known either.
-        ("reg/x/bad", r#"{"high":"many"}"#, 9),
-        ("reg/x/a", r#"{"high":"many"}"#, 9),
-        ("other/x/c", r#"{"high":1}"#, 9),
-    ]));
+    before.hear(
+        &run(&[
+            ("reg/x/a", r#"{"high":1}"#, 5),
+            ("reg/x/b", r#"{"high":1}"#, 6),
+            ("reg/x/a", r#"{"high":2}"#, 7),
+            ("reg/x/a", r#"{"high":2}"#, 8),
+            ("reg/x/b", "", 9),
+            ("reg/x/never", "", 9),
+            ("reg/x/bad", "{", 9),
+            ("reg/x/bad", "[1]", 9),
+            // What decoding refuses is not known either.
+            ("reg/x/bad", r#"{"high":"many"}"#, 9),
+            ("reg/x/a", r#"{"high":"many"}"#, 9),
+            ("other/x/c", r#"{"high":1}"#, 9),
+        ]),
+        false,
+    );
     let mut of_another = run(&[("reg/x/d", r#"{"high":1}"#, 9)]);
     of_another.source += 1;
-    before.hear(&of_another);
+    before.hear(&of_another, false);
     let row = |high: i64| format!(r#"{{"high":{high},"device":"a"}}"#);
     let gone = (Change::Remove, r#"{"device":"b"}"#.to_owned(), Some(9));
     assert_eq!(known(&before), [(Change::Set, row(2), Some(7)), gone.clone()]);
@@ -87,7 +90,7 @@ fn what_was_received_is_known_after_a_restart() {
     let after = entries(folder.path(), false);
     assert_eq!(known(&after), known(&before));
     // What was removed is not there since ever if it comes back.
-    after.hear(&run(&[("reg/y/b", r#"{"high":3}"#, 10), ("reg/y/c", r#"{"high":3}"#, 10)]));
+    after.hear(&run(&[("reg/y/b", r#"{"high":3}"#, 10), ("reg/y/c", r#"{"high":3}"#, 10)]), false);
     let row = |device: &str| format!(r#"{{"high":3,"device":"{device}"}}"#);
     let came = [(Change::Set, row("b"), Some(10)), (Change::Set, row("c"), None)];
     assert_eq!(known(&after)[1..], came);
@@ -100,11 +103,14 @@ fn an_entry_that_says_since_when_is_told_with_all_its_versions() {
     let folder = tempfile::tempdir().unwrap();
     let entries = entries(folder.path(), true);
     let day = 86_400_000_000;
-    entries.hear(&run(&[
-        ("reg/x/a", r#"{"high":1,"since":null}"#, day),
-        ("reg/x/a", r#"{"high":2,"since":"1970-01-05T00:00:00Z"}"#, day),
-        ("reg/x/a", "", 9 * day),
-    ]));
+    entries.hear(
+        &run(&[
+            ("reg/x/a", r#"{"high":1,"since":null}"#, day),
+            ("reg/x/a", r#"{"high":2,"since":"1970-01-05T00:00:00Z"}"#, day),
+            ("reg/x/a", "", 9 * day),
+        ]),
+        false,
+    );
     let rows: Vec<(Change, String)> = known(&entries).into_iter().map(|k| (k.0, k.1)).collect();
     let removed = r#"{"device":"a","since":"1970-01-10T00:00:00.000000Z"}"#;
     for row in [
@@ -137,13 +143,13 @@ proptest! {
         let all: Vec<(&str, &str, i64)> =
             texts.iter().map(|(t, p, at)| (t.as_str(), p.as_str(), *at)).collect();
         let whole = entries(folder.path(), false);
-        whole.hear(&run(&all));
+        whole.hear(&run(&all), false);
         let noted = noted.min(all.len());
         let first = entries(folder.path(), false);
-        first.hear(&run(&all[..noted]));
+        first.hear(&run(&all[..noted]), false);
         first.note();
         let second = entries(folder.path(), false);
-        second.hear(&run(&all[replayed_from.min(noted)..]));
+        second.hear(&run(&all[replayed_from.min(noted)..]), false);
         let now = |e: &Entries| -> Vec<(Change, String)> {
             known(e).into_iter().map(|k| (k.0, k.1)).collect()
         };
@@ -157,15 +163,15 @@ fn the_text_is_kept_as_it_was_received() {
     let entries = entries(folder.path(), false);
     // Some numbers are others after they were read and written.
     let odd = r#" { "high" : 0.1000000000000000055511151231257827, "device":"hidden" }"#;
-    entries.hear(&run(&[("reg/x/a", odd, 5), ("reg/x/b", "{ }", 5)]));
+    entries.hear(&run(&[("reg/x/a", odd, 5), ("reg/x/b", "{ }", 5)]), false);
     let a = format!(r#"{},"device":"a"}}"#, odd.trim().trim_end_matches('}'));
     let b = r#"{ "device":"b"}"#.to_owned();
     assert_eq!(known(&entries), [(Change::Set, a, None), (Change::Set, b, None)]);
     // The same in another way holds since it did; something else from now on.
     let payload = r#"{"high":2}"#;
-    entries.hear(&run(&[("reg/x/b", r#"{"high":1}"#, 6), ("reg/x/b", r#"{ "high":1}"#, 7)]));
+    entries.hear(&run(&[("reg/x/b", r#"{"high":1}"#, 6), ("reg/x/b", r#"{ "high":1}"#, 7)]), false);
     assert_eq!(known(&entries)[1].2, Some(6));
-    entries.hear(&run(&[("reg/x/b", payload, 8)]));
+    entries.hear(&run(&[("reg/x/b", payload, 8)]), false);
     assert_eq!(known(&entries)[1].2, Some(8));
 }
 
@@ -175,7 +181,7 @@ fn of_a_key_no_more_versions_are_known_than_a_join_remembers() {
     let entries = entries(folder.path(), true);
     let payload = |day: u8| format!(r#"{{"high":1,"since":"1970-01-{day:02}T00:00:00Z"}}"#);
     for day in [5, 3, 9, 4, 2, 8] {
-        entries.hear(&run(&[("reg/x/a", &payload(day), 1), ("reg/x/b", &payload(day), 1)]));
+        entries.hear(&run(&[("reg/x/a", &payload(day), 1), ("reg/x/b", &payload(day), 1)]), false);
     }
     let rows: Vec<String> = known(&entries).into_iter().map(|k| k.1).collect();
     let days = |device: &str| -> Vec<bool> {
@@ -188,6 +194,28 @@ fn of_a_key_no_more_versions_are_known_than_a_join_remembers() {
     };
     for device in [r#""a""#, r#""b""#] {
         assert_eq!(days(device), [false, false, false, true, true, true], "{rows:?}");
+    }
+}
+
+#[test]
+fn while_memory_is_used_up_no_new_key_is_known() {
+    for own_times in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = entries(folder.path(), own_times);
+        let payload = |day: u8| format!(r#"{{"high":{day},"since":"1970-01-{day:02}T00:00:00Z"}}"#);
+        entries.hear(&run(&[("reg/x/a", &payload(1), 1)]), false);
+        let said = run(&[("reg/x/a", &payload(2), 2), ("reg/x/b", &payload(2), 2)]);
+        entries.hear(&said, true);
+        let has = |device: &str| {
+            known(&entries)
+                .iter()
+                .filter(|k| k.1.contains(&format!(r#""device":"{device}""#)))
+                .count()
+        };
+        assert_eq!((has("a"), has("b")), (if own_times { 2 } else { 1 }, 0));
+        assert!(known(&entries).iter().any(|k| k.1.contains(r#""high":2"#)));
+        entries.hear(&said, false);
+        assert_eq!(has("b"), 1);
     }
 }
 
@@ -220,7 +248,7 @@ fn what_was_put_away_gives_way_to_what_is_retained() {
     let folder = tempfile::tempdir().unwrap();
     let before = entries(folder.path(), false);
     let entry = |high: i64| format!(r#"{{"high":{high}}}"#);
-    before.hear(&run(&[("reg/x/a", &entry(1), 5), ("reg/x/b", &entry(1), 5)]));
+    before.hear(&run(&[("reg/x/a", &entry(1), 5), ("reg/x/b", &entry(1), 5)]), false);
     assert!(before.note());
     let kept = run(&[("reg/x/a", &entry(1), 9), ("reg/x/b", &entry(2), 9)]);
     let offered = |entries: &Entries| -> Vec<String> {
