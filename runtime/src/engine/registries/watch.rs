@@ -85,7 +85,8 @@ fn is_known_bad(failed: Option<(Stamp, Instant)>, now: Stamp) -> bool {
 
 /// Whether the journal ends, and so does the process.
 fn is_end(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(IntakeError::Closed | IntakeError::Failed(_)))
+    let error = error.downcast_ref::<IntakeError>();
+    matches!(error, Some(IntakeError::Closed | IntakeError::Failed(_)))
 }
 
 /// Waits for the first answer of a URL; `is_known` is whether it is known what it said before.
