@@ -49,7 +49,11 @@ impl OutageLog {
             let mut oldest = self.outages.extract_if(.., |o| o.to_us != i64::MAX);
             if let (Some(first), Some(second)) = (oldest.next(), oldest.next()) {
                 drop(oldest);
-                self.add(Outage { to_us: first.to_us.max(second.to_us), ..first });
+                let to_us = first.to_us.max(second.to_us);
+                // What a gap lost no broker has kept, whatever the other one was.
+                let is_gap = second.kind == OutageKind::Gap;
+                let kind = if is_gap { OutageKind::Gap } else { first.kind };
+                self.add(Outage { to_us, kind, ..first });
             }
         }
         self.told = false;

@@ -101,6 +101,26 @@ fn what_is_remembered_is_bounded_and_what_lasts_stays() {
     assert_eq!((last[0].0, last[0].1), (-2, 1000 - OUTAGES_MAX as i64 + 1));
 }
 
+/// A broker that keeps messages gives them after an outage, but not after a gap.
+#[test]
+fn what_a_gap_lost_stays_lost_when_it_becomes_one_with_another_outage() {
+    let spec = OutageSpec { stopped_after_us: Some(1000), ..SPEC };
+    for first in ["blocked", "gap"] {
+        let second = if first == "gap" { "blocked" } else { "gap" };
+        let mut log = OutageLog::new(spec, true);
+        let mut last = epoch(&mut log, 20, &rows(spec, &[(10, 0, first), (40, 0, second)]));
+        for turn in 5..300 {
+            let at_us = turn * 10;
+            last = epoch(&mut log, at_us, &rows(spec, &[(at_us, 0, "blocked")])).or(last);
+        }
+        let last = listed(&last.unwrap());
+        assert_eq!(last.len(), OUTAGES_MAX);
+        assert_eq!(last[0].2, OutageKind::Gap, "{first} came first");
+        assert!(last[0].0 <= 10 && last[0].1 >= 40, "{last:?}");
+        assert!(last[1..].iter().all(|o| o.2 == OutageKind::Blocked));
+    }
+}
+
 #[test]
 fn a_start_is_an_outage_until_it_is_connected() {
     use OutageKind::Away;
