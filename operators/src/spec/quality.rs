@@ -34,8 +34,15 @@ impl QualitySpec {
 
     /// Readings to expect at least of a window, if that is known.
     pub fn expected(&self, shape: &Shape, (start_us, end_us): (i64, i64)) -> Option<i64> {
+        let every_us = self.every_us?.max(1);
         let long_us = end_us.saturating_sub(start_us);
-        let apart = long_us / self.every_us?.max(1);
+        let apart = match shape {
+            // The reading that it is around is somewhere inside.
+            Shape::Sliding { before_us, after_us, .. } => {
+                before_us / every_us + after_us / every_us
+            }
+            _ => long_us / every_us,
+        };
         let ends_with_reading = match shape {
             Shape::Grid { .. } | Shape::Calendar(_) | Shape::State { until: None, .. } => false,
             // What is cut has no reading at its end.

@@ -43,7 +43,7 @@ pub(crate) fn window(
     let late = late(step, report);
     not_over_revisions(step, ("from", input), "would be counted twice", report);
     let key_names = input.key_names(&keys);
-    let quality = quality::quality(steps, step, &key_names, report);
+    let quality = quality::quality(steps, step, report);
     let planned = selected(step, &key_names, input, report);
     let shape = shape?;
     let early_us = early::every_us(step, &shape, report);

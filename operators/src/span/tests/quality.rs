@@ -191,6 +191,7 @@ fn readings_to_expect_are_those_between_the_first_and_the_last() {
         max_us: Some(60),
     };
     let session = Shape::Session { gap_us: 30, max_us: None };
+    let around = |before_us, after_us| Shape::Sliding { before_us, after_us, at: None };
     for (shape, end_us, expected) in [
         (Shape::Grid { size_us: 60, slide_us: 60, offset_us: 0 }, 60, 6),
         (session.clone(), 50, 6),
@@ -199,6 +200,10 @@ fn readings_to_expect_are_those_between_the_first_and_the_last() {
         (state(false), 50, 5),
         (state(true), 50, 6),
         (state(true), 60, 6),
+        // None of 9 before and none of 5 after must be there, though 14 is more than the distance.
+        (around(9, 5), 14, 1),
+        (around(25, 0), 25, 3),
+        (around(25, 15), 40, 4),
     ] {
         assert_eq!(quality.expected(&shape, (0, end_us)), Some(expected), "{shape:?} {end_us}");
     }

@@ -218,16 +218,15 @@ pub(super) static WINDOW: Component = Component {
              whether it still has the session, and, where no broker keeps what is not heard (`qos \
              = 0`, devices that connect to Tidegate, HTTP), whenever the source was away or \
              Tidegate did not run. If that becomes known later, the window comes again with the \
-             next `revision`, within `revise_for`.",
+             next `revision`, within `revise_for`. For windows of readings, also behind steps that \
+             pass each row on at once (`filter`, `derive`, `select`, `route`, `enrich`).",
             "true",
         )
         .default("false"),
         Key::new(
             "cadence",
             Kind::Duration,
-            "How far apart the readings of a key are, for `expected`. If absent, \
-             `reading_every` of [limits], where the key is one of devices and all their readings \
-             come to this step.",
+            "How far apart the readings of a key are at most, for `expected`.",
             "\"10s\"",
         ),
         STEP_KEYS_MAX,
