@@ -411,8 +411,12 @@ fn tables_know_what_identifies_a_row() {
     let rate = "[limits]\nreading_every = \"1s\"\n";
     let spec = &good(&[&with(&format!("{rate}{counted}{table}"))]).pipelines[0].tables[0];
     assert_eq!(spec.identity, ["s", "device", "window_number"]);
+    // Rows of before, when windows came again, stay revisions.
     let last = window.replace("every", "late = \"table\"\nevery");
-    assert!(good(&[&with(&format!("{last}{table}"))]).pipelines[0].tables[0].identity.is_empty());
+    let spec = &good(&[&with(&format!("{last}{table}"))]).pipelines[0].tables[0];
+    assert_eq!(spec.identity, ["s", "device", "window_start"]);
+    let readings = "[[table]]\nfrom = \"readings\"\n";
+    assert!(good(&[&with(readings)]).pipelines[0].tables[0].identity.is_empty());
 }
 
 #[test]

@@ -196,10 +196,9 @@ fn one_table(
         }
     }
     let keys = edge.keys();
+    // Also where windows come once: the table may have rows from when they came more than once.
     let identity = match &edge.rows {
-        RowKind::Windows { revised: true, id, .. } => {
-            keys.iter().cloned().chain([(*id).to_owned()]).collect()
-        }
+        RowKind::Windows { id, .. } => keys.iter().cloned().chain([(*id).to_owned()]).collect(),
         _ => Vec::new(),
     };
     Some(TableSpec {
