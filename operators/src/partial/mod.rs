@@ -21,6 +21,11 @@ use crate::spec::{Expr, WindowSpec};
 use crate::system::step_rejects;
 pub(crate) use store::{Owner, Slot, Store, store_bytes};
 
+/// Partial states that windows are put together from at once, one window at least: the states of
+/// windows that overlap are as many times there as they are shared, and all due windows of a fleet
+/// may be more than fits into memory.
+pub(crate) const GATHERED_MAX: usize = if cfg!(test) { 64 } else { 1 << 18 };
+
 /// The aggregates of one window step.
 pub(crate) struct Aggregation {
     pipeline: String,

@@ -10,6 +10,7 @@ use super::SpanOperator;
 use super::due::Due;
 use super::keys::Record;
 use crate::operator::{Emit, OperatorError};
+use crate::partial::GATHERED_MAX;
 use crate::spec::Shape;
 
 impl SpanOperator {
@@ -25,8 +26,11 @@ impl SpanOperator {
         });
         let (there, withdrawn): (Vec<Due>, Vec<Due>) =
             due.into_iter().partition(|d| d.record.rows > 0);
-        if !there.is_empty() {
-            self.emit_windows(&there, emit)?;
+        let mut rest = &there[..];
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(gathered(rest));
+            self.emit_windows(some, emit)?;
+            rest = others;
         }
         if !withdrawn.is_empty() {
             self.emit_withdrawn(&withdrawn, emit)?;
@@ -39,8 +43,7 @@ impl SpanOperator {
     }
 
     fn emit_windows(&mut self, due: &[Due], emit: &mut Emit) -> Result<(), OperatorError> {
-        let mut slots = Vec::with_capacity(self.work.parts.len());
-        let mut groups = Vec::with_capacity(self.work.parts.len());
+        let (mut slots, mut groups) = (Vec::new(), Vec::new());
         for (group, window) in due.iter().enumerate() {
             let parts = &self.work.parts[window.parts.0..window.parts.1];
             slots.extend(parts.iter().map(|place| self.places.slot(*place)));
@@ -99,4 +102,14 @@ impl SpanOperator {
         emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
         Ok(())
     }
+}
+
+/// How many of these windows, the first ones, are put together at once: one at least.
+fn gathered(due: &[Due]) -> usize {
+    let mut parts = 0;
+    let fits = |window: &&Due| {
+        parts += window.parts.1 - window.parts.0;
+        parts <= GATHERED_MAX
+    };
+    due.iter().take_while(fits).count().max(1)
 }

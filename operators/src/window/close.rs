@@ -10,6 +10,7 @@ use super::{WindowOperator, int64};
 use crate::batch::Tick;
 use crate::keys::Remnant;
 use crate::operator::{Emit, OperatorError};
+use crate::partial::GATHERED_MAX;
 use crate::spec::{Clock, LatePolicy};
 use crate::zone::Zone;
 
@@ -199,23 +200,41 @@ impl WindowOperator {
         });
         // Several late panes of one epoch can ask for the same window.
         due.dedup();
-        let mut slots = Vec::with_capacity(due.len());
-        let mut groups = Vec::with_capacity(due.len());
-        let mut rows = vec![0i64; due.len()];
-        for (i, d) in due.iter().enumerate() {
-            let (from, to) = self.bounds.panes_of(d.window);
-            for pane in self.keys[d.id as usize].panes_in(from, to) {
-                slots.push(pane.slot.expect("accumulated before windows close"));
-                groups.push(i);
-                rows[i] += pane.rows;
-            }
+        let mut rest = &due[..];
+        while !rest.is_empty() {
+            rest = self.emit_some(rest, emit)?;
         }
-        let state = self.store.gather(&slots)?;
-        let aggregates = self.aggregation.values(&state, &groups, due.len())?;
-        self.output_batch(&due, rows, aggregates, emit)?;
         due.clear();
         self.due = due;
         Ok(())
+    }
+
+    /// Emits the first of these windows, and returns those that are left.
+    fn emit_some<'d>(
+        &mut self,
+        due: &'d [Due],
+        emit: &mut Emit,
+    ) -> Result<&'d [Due], OperatorError> {
+        let mut slots = Vec::new();
+        let mut groups = Vec::new();
+        let mut rows = Vec::new();
+        for d in due {
+            let (from, to) = self.bounds.panes_of(d.window);
+            let panes = self.keys[d.id as usize].panes_in(from, to);
+            if !slots.is_empty() && slots.len() + panes.len() > GATHERED_MAX {
+                break;
+            }
+            for pane in panes {
+                slots.push(pane.slot.expect("accumulated before windows close"));
+                groups.push(rows.len());
+            }
+            rows.push(panes.iter().map(|pane| pane.rows).sum());
+        }
+        let (part, rest) = due.split_at(rows.len());
+        let state = self.store.gather(&slots)?;
+        let aggregates = self.aggregation.values(&state, &groups, part.len())?;
+        self.output_batch(part, rows, aggregates, emit)?;
+        Ok(rest)
     }
 
     fn output_batch(
@@ -270,9 +289,9 @@ impl WindowOperator {
                     self.bounds.last_ended(kept_us, key.zone).min(key.closed)
                 }
             };
-            if by_clock > key.dropped {
-                key.dropped = by_clock;
-            }
+            key.dropped = key.dropped.max(by_clock);
+            // Of windows that overlap, the panes of one that is dropped are those of others.
+            key.drop_emitted();
             let (dropped, bounds, store) = (key.dropped, &self.bounds, &mut self.store);
             let oldest = key.panes.first();
             if oldest.is_none_or(|p| bounds.windows_of(p.number).1 > dropped) {
@@ -284,7 +303,6 @@ impl WindowOperator {
                     store.release(slot);
                 }
             }
-            key.emitted.retain(|e| e.window > dropped);
             key.drop_quality(dropped, room);
             if key.panes.capacity() > room {
                 key.panes.shrink_to(room);

@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, BooleanArray};
 use super::WindowOperator;
 use super::bounds::Bounds;
 use super::close::Due;
-use super::keys::{Emitted, KeyState};
+use super::keys::{Emitted, KeyState, Pane};
 use crate::batch::Tick;
 
 /// The open windows of a key that have other readings than in their last row.
@@ -18,18 +18,32 @@ fn changed(key: &KeyState, bounds: &Bounds) -> Vec<i64> {
         i64::MIN => &key.panes[..],
         _ => key.panes_from(bounds.panes_of(next).0),
     };
+    let rows_before = rows_before(&key.panes);
+    let rows_in = |(from, to): (i64, i64)| {
+        let at = |number: i64| key.panes.partition_point(|pane| pane.number < number);
+        rows_before[at(to.saturating_add(1))] - rows_before[at(from)]
+    };
     let mut changed = Vec::new();
     for pane in panes {
         let (first, last) = bounds.windows_of(pane.number);
         for window in first.max(next)..=last {
-            let told = key.emitted.iter().rfind(|e| e.window == window).map(|e| e.rows);
-            if told != Some(key.rows_in(bounds.panes_of(window))) {
+            let told = key.emitted_at(window).ok().map(|at| key.emitted[at].rows);
+            if told != Some(rows_in(bounds.panes_of(window))) {
                 changed.push(window);
             }
         }
         next = next.max(last.saturating_add(1));
     }
     changed
+}
+
+/// How many readings the panes before each one have, and all of them.
+fn rows_before(panes: &[Pane]) -> Vec<i64> {
+    let mut rows = 0;
+    let before = panes.iter().map(|pane| std::mem::replace(&mut rows, rows + pane.rows));
+    let mut all: Vec<i64> = before.collect();
+    all.push(rows);
+    all
 }
 
 impl WindowOperator {
@@ -68,15 +82,20 @@ impl WindowOperator {
     /// The number of a row, which has so many readings.
     pub(super) fn revision(&mut self, due: Due, rows: i64) -> i64 {
         let key = &mut self.keys[due.id as usize];
-        if let Some(emitted) = key.emitted_mut(due.window) {
-            (emitted.revision, emitted.rows) = (emitted.revision + 1, rows);
-            return emitted.revision;
+        match key.emitted_at(due.window) {
+            Ok(at) => {
+                let emitted = &mut key.emitted[at];
+                (emitted.revision, emitted.rows) = (emitted.revision + 1, rows);
+                emitted.revision
+            }
+            Err(at) => {
+                let revision = i64::from(due.revise);
+                if due.revise || self.early.is_on() {
+                    key.emitted.insert(at, Emitted { window: due.window, revision, rows });
+                }
+                revision
+            }
         }
-        let revision = i64::from(due.revise);
-        if due.revise || self.early.is_on() {
-            key.emitted.push(Emitted { window: due.window, revision, rows });
-        }
-        revision
     }
 
     /// The column that says which rows are of windows that are over.

@@ -48,7 +48,8 @@ pub(super) struct KeyState {
     pub(super) dropped: i64,
     /// Panes with data, by number.
     pub(super) panes: Vec<Pane>,
-    /// Windows that were emitted more than once; with early results all that were emitted.
+    /// Windows that were emitted more than once; with early results all that were emitted. By
+    /// number.
     pub(super) emitted: Vec<Emitted>,
     /// Tick time at which its open windows are looked at for early results, µs; the largest if
     /// they have not changed.
@@ -152,13 +153,14 @@ impl KeyState {
         self.panes[..older].binary_search_by_key(&number, |p| p.number)
     }
 
-    /// A window as it was last emitted, if that is known. Nearly always it is one of the newest.
-    pub(super) fn emitted_mut(&mut self, window: i64) -> Option<&mut Emitted> {
-        self.emitted.iter_mut().rfind(|e| e.window == window)
+    /// Where it is said how a window was last emitted, or where that would have to be.
+    pub(super) fn emitted_at(&self, window: i64) -> Result<usize, usize> {
+        self.emitted.binary_search_by_key(&window, |e| e.window)
     }
 
-    /// Readings of a window.
-    pub(super) fn rows_in(&self, (from, to): (i64, i64)) -> i64 {
-        self.panes_in(from, to).iter().map(|pane| pane.rows).sum()
+    /// Forgets how the windows were emitted that are dropped.
+    pub(super) fn drop_emitted(&mut self) {
+        let gone = self.emitted.partition_point(|e| e.window <= self.dropped);
+        self.emitted.drain(..gone);
     }
 }

@@ -228,5 +228,7 @@ fn parse_told(text: &str, key: &mut KeyState) -> Result<(), OperatorError> {
         let (window, revision) = (next()?.ok_or_else(bad)?, next()?.ok_or_else(bad)?);
         key.emitted.push(Emitted { window, revision, rows: next()?.unwrap_or(-1) });
     }
+    // They were saved in the order in which they came, once.
+    key.emitted.sort_by_key(|e| e.window);
     Ok(())
 }

@@ -17,6 +17,9 @@ use crate::config::section::Section;
 /// What the name of the edge with the final rows ends with; no other edge has a point in its name.
 const FINAL: &str = ".final";
 
+/// So many windows may a reading be in: all of them change by it, and come again.
+const OVERLAPS_MAX: i64 = 60;
+
 /// Whether a step only passes the final rows on.
 pub(crate) fn is_of_finals(step: &str) -> bool {
     step.ends_with(FINAL)
@@ -44,6 +47,21 @@ pub(super) fn every_us(
         let message = "a window that ends with its reading has no early results";
         let hint =
             "with `after` it is open for that long; `disorder` is how long it waits".to_owned();
+        report.error(entry.key_at, message, hint);
+        return None;
+    }
+    let (long, apart, distance) = match shape {
+        Shape::Grid { size_us, slide_us, .. } => (*size_us, *slide_us, "slide"),
+        Shape::Count { size, hop } => (*size, *hop, "hop"),
+        _ => return Some(every_us),
+    };
+    if long > apart.saturating_mul(OVERLAPS_MAX) {
+        let overlaps = long / apart.max(1);
+        let message = format!("each reading is in {overlaps} windows, which would all come again");
+        let hint = format!(
+            "with `early`, at most {OVERLAPS_MAX} may overlap: make `{distance}` longer, or leave \
+             out `early` and have early results of shorter windows in a step of their own"
+        );
         report.error(entry.key_at, message, hint);
         return None;
     }
@@ -215,6 +233,17 @@ from = "large"
         }
         let said = of("before = \"1m\"").unwrap_err();
         assert!(said.contains("ends with its reading has no early results"), "{said}");
+        for shape in ["size = \"1h\"\nslide = \"1m\"", "count = 60"] {
+            assert!(of(shape).is_ok(), "{shape}: {:?}", of(shape).err());
+        }
+        assert!(of("count = 60\nhop = 1").is_ok());
+        for (shape, key) in
+            [("size = \"61m\"\nslide = \"1m\"", "slide"), ("count = 61\nhop = 1", "hop")]
+        {
+            let said = of(shape).unwrap_err();
+            assert!(said.contains("each reading is in 61 windows"), "{said}");
+            assert!(said.contains(&format!("make `{key}` longer")), "{said}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::partial::GATHERED_MAX;
 
 /// Which rows of an emission are final, in order.
 fn flags(emit: &Emit) -> Vec<bool> {
@@ -186,4 +187,29 @@ fn what_was_told_early_is_withdrawn() {
     assert_eq!(told(200, &[]), [(980, 2, 0, false), (1_000, 0, 1, false)]);
     assert_eq!(told(300, &[]), [], "nothing changed");
     assert_eq!(told(310, &[(0, 1_200, 1)]), [(980, 2, 1, true)]);
+}
+
+/// Windows that overlap share their readings: all that are due at once would be many times the
+/// state.
+#[test]
+fn many_due_windows_are_put_together_in_parts_and_come_in_one_order() {
+    let spec = spec(Shape::Count { size: 40, hop: 1 }, 0, FOR_EVER);
+    let mut operator = SpanOperator::new(WindowSpec { early_us: Some(50), ..spec }).unwrap();
+    let all: Vec<Reading> = (0..100).flat_map(|i| [1, 2].map(|device| (device, i, i))).collect();
+    for (epoch, readings, due) in [(0, &all[..], 120), (2, &[], 80)] {
+        let mut emit = Emit::default();
+        operator.epoch(&batch(readings), tick(epoch), &mut emit).unwrap();
+        for part in &emit.rows {
+            let parts: i64 = part["rows"].as_primitive::<Int64Type>().values().iter().sum();
+            assert!(part.num_rows() == 1 || parts <= GATHERED_MAX as i64, "{parts}");
+        }
+        let found = rows(&emit);
+        assert_eq!(found.len(), due);
+        let in_order = |(key, row): &((String, i64), Row)| (row.end_us, row.start_us, key.clone());
+        assert!(found.is_sorted_by_key(in_order), "{found:?}");
+        for ((_, id), row) in &found {
+            let sum: i64 = (*id..*id + row.rows).sum();
+            assert_eq!((row.rows, row.selected[1]), ((100 - id).min(40), Some(sum)), "{id}");
+        }
+    }
 }

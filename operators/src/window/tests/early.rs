@@ -3,6 +3,7 @@
 use arrow::array::BooleanArray;
 
 use super::*;
+use crate::partial::GATHERED_MAX;
 
 const IDLE_US: i64 = 400;
 
@@ -284,4 +285,41 @@ fn what_did_not_change_costs_nothing() {
     assert_eq!(run(3, 110, &[(7, 20, 1.0)]), (0, 1));
     assert_eq!(run(4, 205, &[]), (1, 0));
     assert_eq!(run(5, 300, &[]), (0, 0));
+}
+
+/// Windows that overlap share their panes: all that are due at once would be many times the state.
+#[test]
+fn many_due_windows_are_put_together_in_parts_and_come_in_one_order() {
+    let spec = early(spec(600, 10, 0, LatePolicy::Table), 50);
+    let mut operator = WindowOperator::new(spec).unwrap();
+    let in_pane = |pane: i64| [1, 2].map(|device| (device, OFFSET + pane * 10, 1.0));
+    let all: Vec<Reading> = (0..60).flat_map(in_pane).collect();
+    for (epoch, time_us, readings, due) in [(1, 10, &all[..], 118), (2, 100, &[], 120)] {
+        let mut emit = Emit::default();
+        operator.epoch(&batch(readings), Tick { epoch, time_us }, &mut emit).unwrap();
+        for part in &emit.rows {
+            // There is one reading in each pane.
+            let panes: i64 = part["rows"].as_primitive::<Int64Type>().values().iter().sum();
+            assert!(part.num_rows() == 1 || panes <= GATHERED_MAX as i64, "{panes}");
+        }
+        let found = rows(&emit);
+        assert_eq!(found.len(), due);
+        assert!(found.is_sorted_by_key(|row| (row.1, row.0.clone())), "{found:?}");
+        assert!(found.iter().all(|row| row.4 == 0 && row.5 == (epoch == 1)), "{found:?}");
+    }
+}
+
+/// Panes of a window that is dropped stay as long as they are in others.
+#[test]
+fn of_dropped_windows_nothing_is_kept() {
+    let spec = early(spec(600, 10, 0, LatePolicy::Table), 5);
+    let mut operator = WindowOperator::new(spec).unwrap();
+    for i in 0..200i64 {
+        let (tick, mut emit) = (Tick { epoch: i as u64 + 1, time_us: i * 10 }, Emit::default());
+        operator.epoch(&batch(&[(1, i * 10, 1.0)]), tick, &mut emit).unwrap();
+        let key = &operator.keys[operator.interner.ids().next().unwrap() as usize];
+        let kept: Vec<i64> = key.emitted.iter().map(|e| e.window).collect();
+        assert!(kept.iter().all(|window| *window > key.dropped), "{} {kept:?}", key.dropped);
+        assert!(kept.is_sorted(), "{kept:?}");
+    }
 }

@@ -188,7 +188,8 @@ pub(super) static WINDOW: Component = Component {
              alerts after it get the final rows only, unless they ask for early ones. Windows with \
              bounds from the readings are what they would be if no reading came any more; one \
              that is none after all comes again with `rows` = 0. Those that end with a reading \
-             (`before` alone) have none. If absent, there are none, and no such column.",
+             (`before` alone) have none. At most 60 windows may overlap. If absent, there are \
+             none, and no such column.",
             "\"10s\"",
         ),
         Key::new(
