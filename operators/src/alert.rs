@@ -21,16 +21,19 @@ mod event;
 mod save;
 mod state;
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
 use crate::intern::KeyInterner;
+use crate::key::stable_hashes;
 use crate::keys::{KeyedStep, Remnant, Remnants, Silence};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::slabs::Slabs;
@@ -42,9 +45,10 @@ use event::{Change, Summary};
 pub use save::FIXED as STATE_COLUMNS;
 #[cfg(test)]
 use state::KEPT;
-use state::{KeyState, Phase, Said};
+use state::{KeyState, Phase, Said, UNKNOWN};
 
-/// Why an alert ended whose row was withdrawn: `reason` of `system.alerts`.
+/// Why an alert ended whose row was withdrawn, or was of a window that was open then and of which
+/// nothing can be said now: `reason` of `system.alerts`.
 pub const WITHDRAWN: &str = "withdrawn";
 
 /// A key that is normal and of which no row came for this long, in tick time, is put away: what is
@@ -55,7 +59,8 @@ const PUT_AWAY_AFTER_US: i64 = 3_600_000_000;
 #[derive(Clone, Copy, Debug)]
 struct Window {
     time_us: i64,
-    /// Number or start of a window; of another row its time.
+    /// Number or start of a window, mixed with what else tells it from others; of another row its
+    /// time.
     id: i64,
     /// It replaces an earlier row.
     revised: bool,
@@ -70,7 +75,7 @@ struct Window {
 /// The columns that say which row a row is.
 struct Windows<'a> {
     times: &'a TimestampMicrosecondArray,
-    ids: Option<&'a [i64]>,
+    ids: Option<Cow<'a, [i64]>>,
     revisions: Option<&'a Int64Array>,
     rows: Option<&'a Int64Array>,
     /// Which windows are over, if others count as well.
@@ -84,9 +89,10 @@ impl<'a> Windows<'a> {
         let start = rows.column_by_name("window_start");
         let start = start.and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
         let numbers = number("window_number").map(|c| &c.values()[..]);
+        let ids = numbers.or(start.map(|c| &c.values()[..]));
         Self {
             times: rows.column(spec.time).as_primitive(),
-            ids: numbers.or(start.map(|c| &c.values()[..])),
+            ids: ids.map(|ids| apart(ids, rows, &spec.others)),
             revisions: number("revision"),
             rows: start.and_then(|_| number("rows")),
             finals: rows
@@ -101,10 +107,22 @@ impl<'a> Windows<'a> {
         let revised = self.revisions.is_some_and(|r| r.value(row) > 0);
         let withdrawn = revised && self.rows.is_some_and(|r| r.value(row) == 0);
         let of_windows = self.ids.is_some() && self.revisions.is_some();
-        let id = self.ids.map_or(time_us, |ids| ids[row]);
+        let id = self.ids.as_ref().map_or(time_us, |ids| ids[row]);
         let early = self.finals.is_some_and(|f| !f.value(row));
         Window { time_us, id, revised, withdrawn, of_windows, early }
     }
+}
+
+/// The ids of windows of which several keys have one alert: those of one time are not the same.
+fn apart<'a>(ids: &'a [i64], rows: &RecordBatch, others: &[usize]) -> Cow<'a, [i64]> {
+    if others.is_empty() {
+        return Cow::Borrowed(ids);
+    }
+    let columns: Vec<ArrayRef> = others.iter().map(|c| Arc::clone(rows.column(*c))).collect();
+    let mut hashes = Vec::new();
+    stable_hashes(&columns, rows.num_rows(), &mut hashes);
+    let mixed = |(id, hash): (&i64, u64)| id.wrapping_add(hash.cast_signed()).max(UNKNOWN + 1);
+    Cow::Owned(ids.iter().zip(hashes).map(mixed).collect())
 }
 
 /// What an alert rule did that no row tells.
@@ -181,14 +199,19 @@ impl AlertRule {
         Ok((fire, clear, failed))
     }
 
-    /// Moves the state of a key by a row.
-    fn step(&mut self, id: u32, row: Window, said: Said) -> Option<Change> {
+    /// Moves the state of a key by a row; nothing said: what was said of the window when it was
+    /// open does not count any more.
+    fn step(&mut self, id: u32, row: Window, said: Option<Said>) -> Option<Change> {
         let (state, for_us) = (&mut self.states[id as usize], self.spec.for_us);
-        if !state.take_any(row, said, for_us) {
-            self.counts.out_of_order += 1;
+        let counts = match said {
+            Some(said) => state.take_any(row, said, for_us),
+            None => state.close(row.id),
+        };
+        if !counts {
+            self.counts.out_of_order += u64::from(said.is_some());
             return None;
         }
-        self.counts.evaluated += 1;
+        self.counts.evaluated += u64::from(said.is_some());
         let (was, now) = (state.now, state.phase(for_us));
         state.now = now;
         let (firing, since_us, notify) = match (was, now) {
@@ -209,7 +232,8 @@ impl AlertRule {
             }
             _ => return None,
         };
-        let reason = (!firing && row.withdrawn).then_some(WITHDRAWN);
+        let is_none = row.withdrawn || said.is_none();
+        let reason = (!firing && is_none).then_some(WITHDRAWN);
         let time_us = row.time_us.max(state.told_us.saturating_add(1));
         state.told_us = time_us;
         Some(Change { time_us, firing, since_us, notify, reason })
@@ -303,15 +327,17 @@ impl AlertRule {
         ids.iter().for_each(|id| self.silence.heard(*id, tick.time_us));
         self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
         let (fire, clear, failed) = self.conditions(rows)?;
-        if !failed.is_empty() {
-            let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, rule, rows, &failed)?);
-        }
         let windows = Windows::of(rows, &self.spec);
         let times = windows.times;
+        let at: Vec<Window> = (0..ids.len()).map(|row| windows.at(row)).collect();
+        // An open window comes again: what is still wrong then, its final row tells.
+        let told: Vec<Failed> = failed.iter().filter(|f| !at[f.row].early).cloned().collect();
+        if !told.is_empty() {
+            let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, rule, rows, &told)?);
+        }
         // First what takes back, or it would be the state before what takes its place. Of that, the
         // newest first: the state after it is known longest.
-        let at: Vec<Window> = (0..ids.len()).map(|row| windows.at(row)).collect();
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_by_key(|row| {
             let Window { withdrawn, time_us, .. } = at[*row];
@@ -319,13 +345,15 @@ impl AlertRule {
         });
         let mut changes: Vec<(usize, Change)> = Vec::new();
         for row in order {
-            if times.is_null(row) || failed.binary_search_by_key(&row, |f| f.row).is_ok() {
+            let has_failed = failed.binary_search_by_key(&row, |f| f.row).is_ok();
+            if times.is_null(row) || (has_failed && !self.spec.early) {
                 continue;
             }
             let (fire, clear) = (fire.value(row), clear.value(row));
             let age_us = tick.time_us.saturating_sub(times.value(row));
             let fresh = age_us <= self.spec.max_age_us;
-            if let Some(change) = self.step(ids[row], at[row], Said { fire, clear, fresh }) {
+            let said = (!has_failed).then_some(Said { fire, clear, fresh });
+            if let Some(change) = self.step(ids[row], at[row], said) {
                 changes.push((row, change));
             }
         }

@@ -308,6 +308,9 @@ pub struct AlertSpec {
     pub input: SchemaRef,
     /// Input columns that make the key: one alert per key.
     pub keys: Vec<usize>,
+    /// Key columns of windows that are not in `keys`: windows of several keys have one alert, and
+    /// this tells them apart.
+    pub others: Vec<usize>,
     /// Input column with the time of a row (`window_end` of windows, else `time`).
     pub time: usize,
     /// Boolean; null counts as false.

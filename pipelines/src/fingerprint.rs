@@ -144,7 +144,12 @@ pub(crate) fn dedup_text(d: &DedupSpec) -> String {
 pub(crate) fn alert_condition(a: &AlertSpec) -> String {
     let keys = names(&a.input, &a.keys);
     let early = if a.early { " early" } else { "" };
-    format!("{ALERTS} {keys:?} {} {} {}{early}", expr(&a.fire), expr(&a.clear), a.for_us)
+    let others = match a.others[..] {
+        [] => String::new(),
+        _ => format!(" of {:?}", names(&a.input, &a.others)),
+    };
+    let (fire, clear) = (expr(&a.fire), expr(&a.clear));
+    format!("{ALERTS} {keys:?} {fire} {clear} {}{early}{others}", a.for_us)
 }
 
 /// What decides the state of a step; of one without state, all that it does.

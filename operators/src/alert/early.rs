@@ -3,7 +3,8 @@
 //! What final rows make of a key is the same with and without early results. After them comes the
 //! last row of each window that is still open, in the order of time, and what that makes is told.
 //! So an alert fires as soon as an open window says so; and when the window's final row says
-//! otherwise, or the window is withdrawn, it ends, and whoever was told of it is told.
+//! otherwise or cannot be evaluated, or the window is withdrawn, it ends, and whoever was told of
+//! it is told.
 
 use super::Window;
 use super::save::{said_as, said_of};
@@ -65,7 +66,7 @@ impl KeyState {
     }
 
     /// A window is not open any more, or comes again; whether it was.
-    fn close(&mut self, id: i64) -> bool {
+    pub(super) fn close(&mut self, id: i64) -> bool {
         let before = self.open_rows().count();
         self.keep_open(|row| row.id != id);
         self.open_rows().count() < before

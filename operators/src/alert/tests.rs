@@ -36,6 +36,7 @@ fn rule(for_us: i64) -> AlertRule {
         name: "too-warm".into(),
         input: input(),
         keys: vec![0],
+        others: Vec::new(),
         time: 1,
         fire: logical2physical(&col("t_avg").gt(lit(8.0)), &input()),
         clear: logical2physical(&col("t_avg").lt(lit(7.0)), &input()),

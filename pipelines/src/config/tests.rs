@@ -420,6 +420,25 @@ fn tables_know_what_identifies_a_row() {
 }
 
 #[test]
+fn an_alert_on_windows_of_several_keys_tells_them_apart() {
+    let window = "[[step]]\nname = \"m\"\ntype = \"window\"\nby = [\"s\", \"device\"]\n\
+                  every = \"1m\"\nselect = { a = \"max(v)\" }\n\
+                  [[alert]]\nname = \"high\"\nfrom = \"m\"\nfire = \"a > 1\"\n";
+    let of = |by: &str| {
+        let plan = good(&[&with(&format!("{window}{by}"))]);
+        let alert = &plan.pipelines[0].alerts[0].1;
+        let names = |at: &[usize]| -> Vec<String> {
+            at.iter().map(|i| alert.input.field(*i).name().clone()).collect()
+        };
+        (names(&alert.keys), names(&alert.others))
+    };
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|n| (*n).into()).collect() };
+    assert_eq!(of(""), (names(&["s", "device"]), Vec::new()));
+    assert_eq!(of("by = [\"device\", \"s\"]\n"), (names(&["device", "s"]), Vec::new()));
+    assert_eq!(of("by = [\"s\"]\n"), (names(&["s"]), names(&["device"])));
+}
+
+#[test]
 fn the_fingerprint_follows_what_is_computed() {
     let step = "[[step]]\nname = \"m\"\ntype = \"window\"\nevery = \"1m\"\n\
                 select = { a = \"max(v)\" }\n";

@@ -109,6 +109,12 @@ fn one_alert(
         return None;
     }
     never_lasts(alert, edge, report);
+    let others = match &edge.rows {
+        RowKind::Windows { keys: of_windows, .. } => {
+            of_windows.iter().map(|key| edge.index(key)).filter(|i| !keys.contains(i)).collect()
+        }
+        _ => Vec::new(),
+    };
     Some(AlertSpec {
         pipeline: file.text("name").unwrap_or_default().to_owned(),
         name: alert.text("name")?.to_owned(),

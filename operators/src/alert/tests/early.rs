@@ -30,6 +30,7 @@ fn rule(for_us: i64, early: bool) -> AlertRule {
         name,
         input: input(),
         keys: vec![0],
+        others: Vec::new(),
         time: 2,
         fire: logical2physical(&col("t_avg").gt(lit(8.0)), &input()),
         clear: logical2physical(&col("t_avg").lt(lit(7.0)), &input()),
@@ -191,4 +192,93 @@ fn a_rule_that_goes_ends_what_open_windows_told() {
     assert_eq!(feed(&mut one, &[(1, 6.0, 2, 1, true)]), []);
     assert_eq!(feed(&mut one, &[(2, 9.0, 2, 0, false)]), [("a".to_owned(), 300, true, 300)]);
     assert_eq!(feed(&mut one, &[(2, 6.0, 2, 1, true)]), [("a".to_owned(), 301, false, 300)]);
+}
+
+/// What an open window said does not stand if its final row says nothing.
+#[test]
+fn a_row_that_cannot_be_evaluated_takes_back_what_an_open_window_said() {
+    let ratio = lit(10i64) / (col("rows") - lit(3i64));
+    let spec = AlertSpec {
+        fire: logical2physical(&ratio.clone().gt(lit(4i64)), &input()),
+        clear: logical2physical(&ratio.lt_eq(lit(4i64)), &input()),
+        ..rule(0, true).spec
+    };
+    let mut one = AlertRule::new(spec).unwrap();
+    let mut feed = |row: Early| {
+        let mut emit = Emit::default();
+        one.epoch(&batch(&[row]), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+        let rejects: usize = emit.rejects.iter().map(RecordBatch::num_rows).sum();
+        let reasons: Vec<Option<String>> = emit.rows.iter().map(reason).collect();
+        (events(&emit.rows), reasons, rejects)
+    };
+    let a = |time_us, fires, since_us| vec![("a".to_owned(), time_us, fires, since_us)];
+    let withdrawn = || vec![Some("withdrawn".to_owned())];
+    assert_eq!(feed((1, 0.0, 5, 0, false)), (a(200, true, 200), vec![None], 0));
+    assert_eq!(feed((1, 0.0, 3, 1, true)), (a(201, false, 200), withdrawn(), 1));
+    // So it is with an open row, but that comes again: its final row tells what is wrong.
+    assert_eq!(feed((2, 0.0, 5, 0, false)), (a(300, true, 300), vec![None], 0));
+    assert_eq!(feed((2, 0.0, 3, 1, false)), (a(301, false, 300), withdrawn(), 0));
+    assert_eq!(feed((2, 0.0, 3, 2, true)), (vec![], vec![], 1));
+    // What a final row said stands, as without early results.
+    assert_eq!(feed((3, 0.0, 5, 0, true)), (a(400, true, 400), vec![None], 0));
+    assert_eq!(feed((3, 0.0, 3, 1, true)), (vec![], vec![], 1));
+    assert_eq!(feed((4, 0.0, 9, 0, true)), (a(500, false, 400), vec![None], 0));
+}
+
+fn reason(events: &RecordBatch) -> Option<String> {
+    let reasons = events["reason"].as_string::<i32>();
+    reasons.is_valid(0).then(|| reasons.value(0).to_owned())
+}
+
+/// A row of window 0 of a device of the site `s`: device, value, revision, whether it is final.
+type OfSite = (&'static str, f64, i64, bool);
+
+/// A rule per site over windows per device.
+fn per_site() -> AlertRule {
+    let mut fields: Vec<_> = input().fields().iter().cloned().collect();
+    fields.insert(0, Arc::new(Field::new("site", DataType::Utf8, false)));
+    let input: SchemaRef = Arc::new(Schema::new(fields));
+    let spec = AlertSpec {
+        keys: vec![0],
+        others: vec![1],
+        time: 3,
+        fire: logical2physical(&col("t_avg").gt(lit(8.0)), &input),
+        clear: logical2physical(&col("t_avg").lt(lit(7.0)), &input),
+        input,
+        ..rule(0, true).spec
+    };
+    AlertRule::new(spec).unwrap()
+}
+
+fn feed_site(rule: &mut AlertRule, rows: &[OfSite]) -> Vec<(String, i64, bool, i64)> {
+    let early: Vec<Early> = rows.iter().map(|r| (0, r.1, 1, r.2, r.3)).collect();
+    let mut columns = batch(&early).columns().to_vec();
+    columns[0] = Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.0)));
+    let sites = StringArray::from_iter_values(rows.iter().map(|_| "s"));
+    columns.insert(0, Arc::new(sites));
+    let rows = RecordBatch::try_new(Arc::clone(&rule.spec.input), columns).unwrap();
+    let mut emit = Emit::default();
+    rule.epoch(&rows, Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
+    events(&emit.rows)
+}
+
+/// Where several devices have one alert, a window of one is not that of another.
+#[test]
+fn windows_of_several_keys_with_one_alert_do_not_replace_each_other() {
+    let s = |time_us, fires, since_us| vec![("s".to_owned(), time_us, fires, since_us)];
+    let mut one = per_site();
+    assert_eq!(
+        feed_site(&mut one, &[("d1", 9.0, 0, true), ("d2", 7.5, 0, true)]),
+        s(100, true, 100)
+    );
+    // The older one is corrected to where it neither fires nor clears; the other one fires now.
+    assert_eq!(feed_site(&mut one, &[("d2", 9.0, 1, true)]), []);
+    assert_eq!(feed_site(&mut one, &[("d1", 7.5, 1, true)]), []);
+    assert_eq!(feed_site(&mut one, &[("d2", 7.5, 2, true)]), s(101, false, 100));
+    // Likewise of open ones.
+    let mut one = per_site();
+    assert_eq!(feed_site(&mut one, &[("d1", 9.0, 0, false)]), s(100, true, 100));
+    assert_eq!(feed_site(&mut one, &[("d2", 7.5, 0, false)]), []);
+    assert_eq!(feed_site(&mut one, &[("d2", 7.5, 1, true)]), []);
+    assert_eq!(feed_site(&mut one, &[("d1", 7.5, 1, true)]), s(101, false, 100));
 }

@@ -12,6 +12,7 @@ fn rule(spec: &SequenceSpec) -> AlertRule {
         pipeline: "p".into(),
         name: "alert".into(),
         keys: vec![0],
+        others: Vec::new(),
         time: input.index_of("window_end").unwrap(),
         input,
         fire: active,
