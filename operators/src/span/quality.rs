@@ -35,8 +35,8 @@ pub(super) const NOTE_BYTES: usize = size_of::<Note>();
 /// What is known of how good windows are, if it is asked for.
 pub(super) struct Qualities {
     spec: Option<QualitySpec>,
-    /// A reading that was lost so near to a window could have been in it.
-    around_us: i64,
+    /// A reading that was lost so shortly before a window, or after it, could have been in it.
+    near_us: (i64, i64),
     losses: Losses,
     notes: Notes,
 }
@@ -48,11 +48,16 @@ pub(super) struct Notes(Slabs<Note>);
 impl Qualities {
     pub(super) fn new(window: &WindowSpec) -> Self {
         let spec = window.quality;
-        let around_us = match window.shape {
-            Shape::Session { gap_us, .. } => gap_us,
-            _ => 0,
+        let near_us = match window.shape {
+            Shape::Session { gap_us, .. } => (gap_us, gap_us),
+            // It could have been the first one. The next one begins the next window.
+            Shape::Count { .. } | Shape::State { .. } => {
+                (spec.and_then(|quality| quality.every_us).unwrap_or(0), 0)
+            }
+            // Their bounds do not come from what is in them.
+            Shape::Sliding { .. } | Shape::Grid { .. } | Shape::Calendar(_) => (0, 0),
         };
-        Self { spec, around_us, losses: Losses::new(spec), notes: Notes::default() }
+        Self { spec, near_us, losses: Losses::new(spec), notes: Notes::default() }
     }
 
     pub(super) fn hear(&mut self, log: &RecordBatch) {
@@ -87,8 +92,8 @@ impl Qualities {
         let places = key.entries.range(window.from..window.to).map(|entry| entry.place);
         let note = self.of(places);
         let bounds_us = (
-            window.start_us.saturating_sub(self.around_us),
-            window.end_us.saturating_add(self.around_us),
+            window.start_us.saturating_sub(self.near_us.0),
+            window.end_us.saturating_add(self.near_us.1),
         );
         let complete = self.losses.none_in(bounds_us, note.delays);
         Quality { late: note.late, complete }

@@ -9,8 +9,8 @@ use crate::quality::Hears as _;
 use crate::quality::testing::{Log, Told, is_complete, log_rows, logs, said};
 use crate::spec::QualitySpec;
 
-fn with_quality(spec: WindowSpec, keeps: bool) -> WindowSpec {
-    WindowSpec { quality: Some(QualitySpec { every_us: Some(7), keeps }), ..spec }
+fn with_quality(spec: WindowSpec, every_us: Option<i64>, keeps: bool) -> WindowSpec {
+    WindowSpec { quality: Some(QualitySpec { every_us, keeps }), ..spec }
 }
 
 /// What was said last, by device and id.
@@ -64,12 +64,14 @@ fn check_all(
             let bounds_us = (row.start_us, row.end_us);
             let expected = quality.expected(&spec.shape, bounds_us);
             let late = inside.iter().filter(|(_, (_, late))| *late).count() as i64;
-            // What was lost near a session could have been in it.
+            // What was lost near a session could have been in it, and what was lost shortly before
+            // a state or a count its first reading.
             let near_us = match spec.shape {
-                Shape::Session { gap_us, .. } => gap_us,
-                _ => 0,
+                Shape::Session { gap_us, .. } => (gap_us, gap_us),
+                Shape::Count { .. } | Shape::State { .. } => (quality.every_us.unwrap_or(0), 0),
+                _ => (0, 0),
             };
-            let around_us = (row.start_us - near_us, row.end_us + near_us);
+            let around_us = (row.start_us - near_us.0, row.end_us + near_us.1);
             let complete = is_complete(quality.keeps, log, around_us, &times);
             let shape = &spec.shape;
             assert_eq!(*said, Some((expected, late, complete)), "{shape:?} {row:?} {times:?}");
@@ -141,11 +143,11 @@ proptest! {
         logs in logs(1_300),
         shape in shape(),
         disorder in 0i64..60,
-        keeps in prop::bool::ANY,
+        (every, keeps) in (prop::option::of(7i64..40), prop::bool::ANY),
         restart in prop::option::of(0usize..30),
     ) {
         let (spec, epochs) = (spec(shape, disorder, FOR_EVER), distinct(epochs));
-        let spec = with_quality(spec, keeps);
+        let spec = with_quality(spec, every, keeps);
         let restarted = run_checked(&spec, &epochs, &logs, restart);
         let straight = run_checked(&spec, &epochs, &logs, None);
         prop_assert_eq!(restarted, straight, "a restart must not show, nor in the state");
@@ -164,7 +166,7 @@ proptest! {
     ) {
         let late = keep.map_or(LatePolicy::Table, |keep_us| LatePolicy::Revise { keep_us });
         let spec = WindowSpec { idle_close_us: 500, ..spec(shape, 20, late) };
-        let spec = with_quality(spec, true);
+        let spec = with_quality(spec, Some(7), true);
         let spread = |i: usize, r: &Reading| (r.0 + 4 * (i % 9) as u8, r.1, r.2);
         let epochs: Vec<(i64, RecordBatch)> = epochs
             .iter()
@@ -209,4 +211,38 @@ fn readings_to_expect_are_those_between_the_first_and_the_last() {
     }
     let unknown = QualitySpec { every_us: None, keeps: true };
     assert_eq!(unknown.expected(&state(true), (0, 50)), None);
+}
+
+/// The reading that was lost could have begun the window, or been in it: how near it must be for
+/// that, the distance of readings says.
+#[test]
+fn what_was_lost_shortly_before_a_state_or_a_count_could_have_been_its_first_reading() {
+    let state = || Shape::State {
+        begin: v(Operator::GtEq, 8),
+        until: None,
+        abort: None,
+        min_us: 0,
+        max_us: None,
+    };
+    // An outage until 15 before the first reading, at 100.
+    let log = vec![(80, 85, "gap")];
+    for (shape, every_us, complete) in [
+        (state(), Some(20), false),
+        (state(), Some(10), true),
+        (state(), None, true),
+        (Shape::Count { size: 2, hop: 2 }, Some(20), false),
+        (Shape::Count { size: 2, hop: 2 }, Some(10), true),
+        (Shape::Sliding { before_us: 5, after_us: 0, at: None }, Some(20), true),
+    ] {
+        let spec = with_quality(spec(shape.clone(), 0, FOR_EVER), every_us, false);
+        let mut operator = SpanOperator::new(spec).unwrap();
+        let mut emit = Emit::default();
+        operator.hear(&log_rows(&log));
+        for (epoch, reading) in [(100, 9), (110, 9), (120, 1), (130, 1)].into_iter().enumerate() {
+            let tick = Tick { epoch: epoch as u64 + 1, time_us: reading.0 };
+            operator.epoch(&batch(&[(0, reading.0, reading.1)]), tick, &mut emit).unwrap();
+        }
+        let first = said(&emit.rows[0], 0).unwrap();
+        assert_eq!(first.2, complete, "{shape:?} {every_us:?}");
+    }
 }
