@@ -109,10 +109,20 @@ pub struct StepOutput {
     pub failed: Vec<Failed>,
 }
 
+/// Of the rows that failed those that are final, as this column says, if there is one: windows that
+/// are still open come again.
+pub(crate) fn keep_finals(failed: &mut Vec<Failed>, rows: &RecordBatch, is_final: Option<usize>) {
+    if let Some(flags) = is_final.and_then(|column| rows.column(column).as_boolean_opt()) {
+        failed.retain(|f| flags.value(f.row));
+    }
+}
+
 /// A step without state.
 pub struct StatelessStep {
     kind: StepKind,
     output: SchemaRef,
+    /// See [`StatelessStep::of_early`].
+    is_final: Option<usize>,
 }
 
 impl StatelessStep {
@@ -132,7 +142,14 @@ impl StatelessStep {
             | StepKind::Sequence(_)
             | StepKind::Join(_) => return None,
         }
-        Some(Self { kind: kind.clone(), output })
+        Some(Self { kind: kind.clone(), output, is_final: None })
+    }
+
+    /// The same step over rows that come again unless this input column says that they are final:
+    /// those that are not do not fail, and are nothing if they cannot be used.
+    #[must_use]
+    pub fn of_early(self, is_final: Option<usize>) -> Self {
+        Self { is_final, ..self }
     }
 
     /// Number of output edges.
@@ -148,7 +165,7 @@ impl StatelessStep {
     /// # Errors
     /// The batch is not of the planned schema.
     pub fn apply(&self, rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
-        match &self.kind {
+        let mut made = match &self.kind {
             StepKind::Filter(keep) => filter(keep, rows),
             StepKind::Project(columns) => project(columns, rows, &self.output),
             StepKind::Route(branches) => route(branches, rows),
@@ -159,7 +176,9 @@ impl StatelessStep {
             | StepKind::Absence(_)
             | StepKind::Sequence(_)
             | StepKind::Join(_) => unreachable!("refused by `new`"),
-        }
+        }?;
+        keep_finals(&mut made.failed, rows, self.is_final);
+        Ok(made)
     }
 }
 

@@ -364,6 +364,7 @@ fn alert() -> AlertSpec {
         name: "high".into(),
         input: schema(),
         keys: vec![0],
+        others: Vec::new(),
         time: 1,
         fire: x_is(Compare::Gt, 5.0),
         clear: x_is(Compare::LtEq, 5.0),
@@ -648,6 +649,7 @@ fn join(report: &mut Report, registry: &RegistrySpec, keys: usize, keep_s: Optio
         defaults: vec![None],
         missing: Missing::Null,
         revise: keep_s.map(revise),
+        is_final: None,
     };
     let bound: StateBound = spec.state_bound(&LOAD).unwrap();
     let mut measured = Measured::new(|| Enrich::new(spec).unwrap());

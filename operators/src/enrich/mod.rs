@@ -22,7 +22,7 @@ use arrow::compute::{filter_record_batch, is_null, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
 use crate::batch::Tick;
-use crate::expression::{Failed, evaluate};
+use crate::expression::{Failed, evaluate, keep_finals};
 use crate::grouped::{Grouped, RowCodec};
 use crate::key::stable_hashes;
 use crate::operator::{Emit, JoinOperator, OperatorError};
@@ -248,7 +248,7 @@ impl Enrich {
         if self.spec.missing == Missing::Reject && !told && said.iter().any(Option::is_none) {
             let unknown = (0..rows.num_rows()).filter(|row| said[*row].is_none());
             let failed: Vec<Failed> = unknown.map(|row| self.unknown(&rows, row)).collect();
-            emit.rejects.push(step_rejects(&self.spec.pipeline, &self.spec.name, &rows, &failed)?);
+            self.reject(&rows, failed, emit)?;
             let known: BooleanArray = said.iter().map(|s| Some(s.is_some())).collect();
             rows = filter_record_batch(&rows, &known)?;
             said.retain(Option::is_some);
@@ -276,9 +276,23 @@ impl Enrich {
             let good = (0..rows.num_rows() as u32).filter(|r| !failed.contains_key(&(*r as usize)));
             made = take_record_batch(&made, &UInt32Array::from_iter_values(good))?;
             let failed: Vec<Failed> = failed.into_values().collect();
-            emit.rejects.push(step_rejects(&self.spec.pipeline, &self.spec.name, &rows, &failed)?);
+            self.reject(&rows, failed, emit)?;
         }
         emit.rows.push(made);
+        Ok(())
+    }
+
+    fn reject(
+        &self,
+        rows: &RecordBatch,
+        mut failed: Vec<Failed>,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        keep_finals(&mut failed, rows, self.spec.is_final);
+        if !failed.is_empty() {
+            let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
+            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+        }
         Ok(())
     }
 

@@ -69,6 +69,7 @@ fn spec(keep_us: Option<i64>, own_times: bool) -> EnrichSpec {
         defaults: vec![None],
         missing: Missing::Null,
         revise: keep_us.map(|keep_us| ReviseSpec { keep_us, identity: vec![0, 1], revision: 2 }),
+        is_final: None,
     }
 }
 

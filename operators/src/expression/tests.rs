@@ -128,3 +128,25 @@ proptest! {
         prop_assert_eq!(failed.into_iter().map(|f| f.0).collect::<Vec<_>>(), bad);
     }
 }
+
+/// Rows of windows that are still open come again: what fails of them is nothing, and no reject.
+#[test]
+fn only_final_rows_are_rejects_where_others_come_again() {
+    let rows = rows(&[Some(8), Some(9), Some(6)], &[0, 0, 2]);
+    let schema = rows.schema();
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("is_final", DataType::Boolean, false)));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(BooleanArray::from(vec![false, true, false])));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let step = || {
+        let columns = vec![("ratio".to_owned(), expr(col("x") / col("y"), &rows))];
+        let output = Schema::new(vec![Field::new("ratio", DataType::Int64, true)]);
+        StatelessStep::new(&StepKind::Project(columns), rows.schema(), Arc::new(output)).unwrap()
+    };
+    for (step, told) in [(step(), vec![0, 1]), (step().of_early(Some(3)), vec![1])] {
+        let out = step.apply(&rows).unwrap();
+        assert_eq!(numbers(&out.branches[0], "ratio"), [Some(3)]);
+        assert_eq!(out.failed.iter().map(|f| f.row).collect::<Vec<_>>(), told);
+    }
+}

@@ -151,11 +151,13 @@ impl Aggregation {
     }
 
     /// The first columns of window rows: keys and bounds as given, then what `select` makes of them
-    /// and of the aggregates' values. What cannot be computed is null, and a reject.
+    /// and of the aggregates' values. What cannot be computed is null, and a reject if the row is
+    /// final: a window that is still open comes again.
     pub(crate) fn selected(
         &self,
         keys_and_bounds: Vec<ArrayRef>,
         values: Vec<ArrayRef>,
+        is_final: impl Fn(usize) -> bool,
         emit: &mut Emit,
     ) -> Result<Vec<ArrayRef>, OperatorError> {
         let mut columns = keys_and_bounds.clone();
@@ -165,7 +167,8 @@ impl Aggregation {
         for (name, e) in &self.select {
             let (values, errors) = evaluate(e, &aggregated)?;
             columns.push(values);
-            let errors = errors.into_iter().map(|(row, text)| (row, format!("`{name}`: {text}")));
+            let errors = errors.into_iter().filter(|(row, _)| is_final(*row));
+            let errors = errors.map(|(row, text)| (row, format!("`{name}`: {text}")));
             failed.extend(errors.map(expression_failed));
         }
         if !failed.is_empty() {

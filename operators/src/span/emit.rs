@@ -52,7 +52,8 @@ impl SpanOperator {
         let state = self.store.gather(&slots)?;
         let values = self.aggregation.values(&state, &groups, due.len())?;
         let columns = self.keys_and_bounds(due)?;
-        let mut selected = self.aggregation.selected(columns, values, emit)?;
+        let mut selected =
+            self.aggregation.selected(columns, values, |row| due[row].is_final, emit)?;
         selected.extend(self.qualities.columns(&self.spec, due));
         self.push_rows(due, selected, emit)
     }

@@ -147,6 +147,9 @@ pub struct EnrichSpec {
     pub missing: Missing,
     /// Whether and how changes that come late revise rows.
     pub revise: Option<ReviseSpec>,
+    /// Input column that says which windows are over, if others are among the rows: those come
+    /// again, and are no rejects.
+    pub is_final: Option<usize>,
 }
 
 impl EnrichSpec {

@@ -217,7 +217,7 @@ impl WindowOperator {
     ) -> Result<&'d [Due], OperatorError> {
         let mut slots = Vec::new();
         let mut groups = Vec::new();
-        let mut rows = Vec::new();
+        let mut rows: Vec<i64> = Vec::new();
         for d in due {
             let (from, to) = self.bounds.panes_of(d.window);
             let panes = self.keys[d.id as usize].panes_in(from, to);
@@ -253,7 +253,8 @@ impl WindowOperator {
         columns.push(times(&|d| d.start_us));
         columns.push(times(&|d| self.bounds.end(d.window, self.keys[d.id as usize].zone)));
         let bounded = columns.len();
-        let mut columns = self.aggregation.selected(columns, aggregates, emit)?;
+        let mut columns =
+            self.aggregation.selected(columns, aggregates, |row| !due[row].early, emit)?;
         if let Some(shifts) = self.shifts(due.iter().map(|d| d.window)) {
             columns.insert(bounded, shifts);
         }

@@ -40,10 +40,11 @@ fn changed(key: &KeyState, bounds: &Bounds) -> Vec<i64> {
 /// How many readings the panes before each one have, and all of them.
 fn rows_before(panes: &[Pane]) -> Vec<i64> {
     let mut rows = 0;
-    let before = panes.iter().map(|pane| std::mem::replace(&mut rows, rows + pane.rows));
-    let mut all: Vec<i64> = before.collect();
-    all.push(rows);
-    all
+    let sums = panes.iter().map(|pane| {
+        rows += pane.rows;
+        rows
+    });
+    std::iter::once(0).chain(sums).collect()
 }
 
 impl WindowOperator {

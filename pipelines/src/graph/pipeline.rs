@@ -34,6 +34,7 @@ use timely::dataflow::Stream;
 
 use super::tables::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
+use crate::resolve::early;
 
 pub(crate) use self::outages::outage_operator;
 pub(crate) use self::registry::{registry_operator, versions_edge};
@@ -186,7 +187,8 @@ impl<'scope> Builder<'_, 'scope> {
             (order, _) => order.clone(),
         };
         let logic = StatelessStep::new(&step.kind, input, step.output.clone())
-            .expect("steps with state are built elsewhere");
+            .expect("steps with state are built elsewhere")
+            .of_early(early::final_column(&self.pipeline.steps, &step.from));
         let branches: Vec<String> = match &step.kind {
             StepKind::Route(branches) => branches.iter().map(|b| b.0.clone()).collect(),
             _ => vec![step.name.clone()],

@@ -73,6 +73,18 @@ pub(super) fn has_early(edge: &Edge) -> bool {
     matches!(edge.rows, RowKind::Windows { early: Some(_), .. })
 }
 
+/// The column that says which rows are of windows that are over, if others are on the edge as well.
+pub(crate) fn final_column(steps: &[StepSpec], edge: &str) -> Option<usize> {
+    let step = steps.iter().find(|step| step.name == edge)?;
+    let has_early = match &step.kind {
+        StepKind::Window(window) => window.early_us.is_some(),
+        // Those that can ask for early rows hand them on.
+        StepKind::Project(_) | StepKind::Enrich(_) => final_column(steps, &step.from).is_some(),
+        _ => false,
+    };
+    has_early.then(|| step.output.index_of(IS_FINAL).ok()).flatten()
+}
+
 /// The edge beside one with early results that has only the final rows, and the step that makes it.
 pub(super) fn final_edge(name: &str, edge: &Edge) -> Option<(StepSpec, Edge)> {
     let RowKind::Windows { keys, id, withdrawn, early: Some(revised), .. } = &edge.rows else {
@@ -194,6 +206,9 @@ from = "large"
         let p = &plan.pipelines[0];
         assert_eq!(p.steps.iter().find(|s| s.name == "twice").unwrap().from, "w");
         assert!(p.steps.iter().any(|s| s.name == "twice.final"), "it hands them on");
+        let is_early = |edge: &str| super::final_column(&p.steps, edge).is_some();
+        assert_eq!(["w", "twice"].map(is_early), [true, true]);
+        assert_eq!(["readings", "w.final", "twice.final", "large"].map(is_early), [false; 4]);
         assert_eq!(p.tables[0].from, "w.final");
     }
 

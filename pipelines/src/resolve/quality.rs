@@ -12,8 +12,8 @@ pub(super) fn is_asked_for(step: &Section<'_>) -> bool {
     step.bool("quality")
 }
 
-/// What is asked of the quality of the windows of a step. Reports if what comes in does not say what
-/// was lost.
+/// What is asked of the quality of the windows of a step. Reports if what comes in does not say
+/// what was lost.
 pub(super) fn quality(
     steps: &Steps<'_>,
     step: &Section<'_>,

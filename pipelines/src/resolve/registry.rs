@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use tidegate_operators::key::is_key_type;
 use tidegate_operators::registry::Change;
 use tidegate_operators::spec::{
-    ColumnSpec, ColumnType, EnrichSpec, Expr, INGEST_TIME, Missing, OnInvalid, Origin,
+    ColumnSpec, ColumnType, EnrichSpec, Expr, INGEST_TIME, IS_FINAL, Missing, OnInvalid, Origin,
     REGISTRY_COLUMNS, RegistrySpec, ReviseSpec, Rules, StepKind, TableSpec, TimeFormat, VALID_FROM,
     registry_topic,
 };
@@ -17,7 +17,7 @@ use self::place::check_topic;
 pub(super) use self::place::{filters, sources, topic};
 use super::edges::{Edge, Edges, RowKind};
 use super::steps::Steps;
-use super::{reading, sql};
+use super::{early, reading, sql};
 use crate::config::problem::{Reporter, hint_of, nearest};
 use crate::config::section::Section;
 use crate::graph::versions_edge;
@@ -244,6 +244,7 @@ pub(super) fn enrich(
             _ => Missing::Null,
         },
         revise,
+        is_final: early::has_early(input).then(|| input.index(IS_FINAL)),
     };
     let rows = match (&input.rows, &spec.revise) {
         (RowKind::Windows { keys, id, withdrawn, early, .. }, Some(_)) => RowKind::Windows {

@@ -213,3 +213,27 @@ fn many_due_windows_are_put_together_in_parts_and_come_in_one_order() {
         }
     }
 }
+
+/// What cannot be computed of few readings is told once, if it still cannot of all of them.
+#[test]
+fn what_cannot_be_computed_is_a_reject_when_the_window_is_over() {
+    let spec = spec(Shape::Session { gap_us: 100, max_us: None }, 0, LatePolicy::Table);
+    let mut spec = WindowSpec { early_us: Some(10), ..spec };
+    let aggregated = spec.aggregated_schema();
+    let binary = |a, operator, b| binary(a, operator, b, &aggregated).unwrap();
+    let less = binary(col("agg0", &aggregated).unwrap(), Operator::Minus, lit(2i64));
+    spec.select.push(("ratio".into(), binary(lit(10i64), Operator::Divide, less)));
+    let mut operator = SpanOperator::new(spec).unwrap();
+    let mut run = |epoch, time_us, readings: &[Reading]| {
+        let mut emit = Emit::default();
+        operator.epoch(&batch(readings), Tick { epoch, time_us }, &mut emit).unwrap();
+        let count = |all: &[RecordBatch]| all.iter().map(RecordBatch::num_rows).sum::<usize>();
+        (count(&emit.rows), count(&emit.rejects))
+    };
+    let twice = |device, at_us| vec![(device, at_us, 1), (device, at_us + 1, 2)];
+    assert_eq!(run(1, 10, &[twice(1, 10), twice(2, 10)].concat()), (0, 0));
+    assert_eq!(run(2, 20, &[]), (2, 0), "both have two readings so far");
+    assert_eq!(run(3, 30, &[(1, 30, 1)]), (0, 0));
+    assert_eq!(run(4, 40, &[]), (1, 0));
+    assert_eq!(run(5, 300, &[(1, 300, 1), (2, 300, 1)]), (2, 1), "one has no more than two");
+}

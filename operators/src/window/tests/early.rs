@@ -1,6 +1,8 @@
 //! Early results against the definition: which windows are emitted at which tick.
 
 use arrow::array::BooleanArray;
+use datafusion_expr::Operator;
+use datafusion_physical_expr::expressions::{binary, lit};
 
 use super::*;
 use crate::partial::GATHERED_MAX;
@@ -322,4 +324,27 @@ fn of_dropped_windows_nothing_is_kept() {
         assert!(kept.iter().all(|window| *window > key.dropped), "{} {kept:?}", key.dropped);
         assert!(kept.is_sorted(), "{kept:?}");
     }
+}
+
+/// What cannot be computed of few readings is told once, if it still cannot of all of them.
+#[test]
+fn what_cannot_be_computed_is_a_reject_when_the_window_is_over() {
+    let mut spec = early(spec(100, 100, 0, LatePolicy::Table), 10);
+    let aggregated = spec.aggregated_schema();
+    let binary = |a, operator, b| binary(a, operator, b, &aggregated).unwrap();
+    let less = binary(col("agg0", &aggregated).unwrap(), Operator::Minus, lit(2i64));
+    spec.select.push(("ratio".into(), binary(lit(10i64), Operator::Divide, less)));
+    let mut operator = WindowOperator::new(spec).unwrap();
+    let mut run = |epoch, time_us, readings: &[Reading]| {
+        let mut emit = Emit::default();
+        operator.epoch(&batch(readings), Tick { epoch, time_us }, &mut emit).unwrap();
+        let count = |all: &[RecordBatch]| all.iter().map(RecordBatch::num_rows).sum::<usize>();
+        (count(&emit.rows), count(&emit.rejects))
+    };
+    let twice = |device, at_us| vec![(device, at_us, 1.0), (device, at_us, 2.0)];
+    assert_eq!(run(1, 10, &[twice(1, 10), twice(2, 10)].concat()), (0, 0));
+    assert_eq!(run(2, 20, &[]), (2, 0), "both have two readings so far");
+    assert_eq!(run(3, 30, &[(1, 30, 1.0)]), (0, 0));
+    assert_eq!(run(4, 40, &[]), (1, 0));
+    assert_eq!(run(5, 200, &[(1, 200, 1.0), (2, 200, 1.0)]), (2, 1), "one has no more than two");
 }
