@@ -11,6 +11,7 @@
 //! of workers.
 
 mod bound;
+mod marks;
 mod room;
 mod save;
 
@@ -23,6 +24,7 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::marks::parted;
 use crate::batch::Tick;
 use crate::key::{KEY_GROUPS, key_group, stable_hashes_from};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
@@ -91,13 +93,13 @@ impl Dedup {
         self.known.len()
     }
 
-    /// Which rows are no repetitions, remembering them.
+    /// Which rows stay, remembering them, and which are repetitions; none if all stay.
     fn judge(
         &mut self,
         rows: &RecordBatch,
         tick: Tick,
         emit: &mut Emit,
-    ) -> Result<Option<BooleanArray>, OperatorError> {
+    ) -> Result<Option<[BooleanArray; 2]>, OperatorError> {
         let spec = self.spec.clone();
         let keys: Vec<ArrayRef> = spec.key.iter().map(|k| Arc::clone(rows.column(*k))).collect();
         let hashes = hashes(&keys, rows.num_rows());
@@ -105,7 +107,7 @@ impl Dedup {
         let times = rows.column(spec.time).as_primitive::<TimestampMicrosecondType>();
         let offsets = rows.column(spec.offset).as_primitive::<Int64Type>();
         let mut tallies = Tallies::new();
-        let mut keep = vec![true; rows.num_rows()];
+        let (mut keep, mut repeated) = (vec![true; rows.num_rows()], vec![false; rows.num_rows()]);
         let mut refused = Vec::new();
         let closed = self.step().is_closed(&[spec.device], emit);
         for (row, hash) in hashes.into_iter().enumerate() {
@@ -118,7 +120,7 @@ impl Dedup {
                 refused.push(row);
                 continue;
             }
-            keep[row] = !known;
+            (keep[row], repeated[row]) = (!known, known);
             let reason = match known {
                 true => REPEATED,
                 false if self.remember(devices.value(row), hash, tick.time_us) => FORGOTTEN,
@@ -141,7 +143,7 @@ impl Dedup {
             offsets: (tally.first_offset, tally.last_offset),
         });
         emit.late.push(duplicates(&spec.pipeline, told));
-        Ok(keep.contains(&false).then(|| keep.into()))
+        Ok(keep.contains(&false).then(|| [keep, repeated].map(BooleanArray::from)))
     }
 
     fn knows(&self, hash: Hash) -> bool {
@@ -209,13 +211,20 @@ impl KeyedOperator for Dedup {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let keep = self.judge(rows, tick, emit)?;
+        let judged = self.judge(rows, tick, emit)?;
         self.make_room(tick, emit);
         let rows = rows.project(&self.spec.output)?;
-        emit.rows.push(match keep {
-            Some(keep) => filter_record_batch(&rows, &keep)?,
-            None => rows,
-        });
+        let Some([keep, repeated]) = judged else {
+            emit.rows.push(if self.spec.marks { marks::marked(&rows, false)? } else { rows });
+            return Ok(());
+        };
+        let kept = filter_record_batch(&rows, &keep)?;
+        if !self.spec.marks {
+            emit.rows.push(kept);
+            return Ok(());
+        }
+        emit.rows.push(marks::marked(&kept, false)?);
+        emit.rows.push(marks::marked(&filter_record_batch(&rows, &repeated)?, true)?);
         Ok(())
     }
 

@@ -48,5 +48,5 @@ pub mod zone;
 
 pub use batch::{Batch, Epoch, Tick};
 pub use message::{MessageMeta, Messages, MessagesBuilder};
-pub use operator::{Emit, JoinOperator, KeyedOperator, OperatorError};
+pub use operator::{AsideOperator, Emit, JoinOperator, KeyedOperator, OperatorError};
 pub use snapshot::{GroupSet, SavedRows, Snapshot};

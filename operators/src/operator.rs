@@ -105,3 +105,10 @@ pub trait JoinOperator: 'static {
     /// See [`KeyedOperator::load`].
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError>;
 }
+
+/// A stateful operator with two inputs that may be told of rows which are in neither.
+pub trait AsideOperator: JoinOperator {
+    /// Rows of the schema of its left input that are not among them, of the epoch that comes next:
+    /// called once before [`JoinOperator::epoch`]. They are in no defined order.
+    fn aside(&mut self, rows: &RecordBatch);
+}

@@ -11,10 +11,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
 
 use crate::batch::Tick;
-use crate::operator::{Emit, JoinOperator, KeyedOperator, OperatorError};
+use crate::intern::{KeyInterner, NO_PLACE};
+use crate::operator::{AsideOperator, Emit, JoinOperator, KeyedOperator, OperatorError};
 use crate::outage::{OutageKind, Outages};
 use crate::snapshot::Snapshot;
 use crate::spec::{QualitySpec, Shape};
@@ -56,6 +58,8 @@ impl Delays {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Quality {
     pub(crate) late: i64,
+    /// Readings that were dropped as repeated.
+    pub(crate) repeated: i64,
     pub(crate) complete: bool,
 }
 
@@ -64,11 +68,13 @@ pub(crate) fn columns(
     spec: &QualitySpec,
     shape: &Shape,
     windows: &[((i64, i64), Quality)],
-) -> [ArrayRef; 3] {
+) -> [ArrayRef; 4] {
     let expected = windows.iter().map(|(bounds_us, _)| spec.expected(shape, *bounds_us));
+    let repeated = windows.iter().map(|(_, quality)| spec.repeated.then_some(quality.repeated));
     [
         Arc::new(Int64Array::from_iter(expected)),
         Arc::new(Int64Array::from_iter_values(windows.iter().map(|w| w.1.late))),
+        Arc::new(Int64Array::from_iter(repeated)),
         Arc::new(BooleanArray::from_iter(windows.iter().map(|w| Some(w.1.complete)))),
     ]
 }
@@ -153,13 +159,19 @@ impl Changed {
     }
 }
 
-/// An operator of windows that is told of outages.
+/// An operator of windows that is told of outages, and of readings that were dropped.
 pub trait Hears: KeyedOperator {
     /// The log of outages of an epoch ([`crate::outage::outages_schema`]), before its rows.
     fn hear(&mut self, log: &RecordBatch);
+
+    /// What would be among the rows of an epoch if it had not come before, before these. A row
+    /// counts if its key is known, and where readings of that time are kept, those of this epoch
+    /// among them. It changes nothing else, and no window is due because of it: a window says what
+    /// had come by the epoch in which it is told.
+    fn repeat(&mut self, rows: &RecordBatch);
 }
 
-/// Such an operator with the log of outages as its second input.
+/// Such an operator with the log of outages as its second input, and dropped readings aside.
 pub struct Hearing<O>(pub O);
 
 impl<O: Hears> JoinOperator for Hearing<O> {
@@ -184,6 +196,41 @@ impl<O: Hears> JoinOperator for Hearing<O> {
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
         self.0.load(state)
+    }
+}
+
+impl<O: Hears> AsideOperator for Hearing<O> {
+    fn aside(&mut self, rows: &RecordBatch) {
+        self.0.repeat(rows);
+    }
+}
+
+/// Rows that were dropped as repeated, until they are counted.
+#[derive(Default)]
+pub(crate) struct Repeated(Option<RecordBatch>);
+
+impl Repeated {
+    /// Keeps the rows of an epoch.
+    pub(crate) fn put(&mut self, rows: &RecordBatch) {
+        if rows.num_rows() > 0 {
+            self.0 = Some(rows.clone());
+        }
+    }
+
+    /// Those whose keys are known: the id of each, and its time.
+    pub(crate) fn take(
+        &mut self,
+        interner: &mut KeyInterner,
+        (keys, time): (&[usize], usize),
+    ) -> Result<Vec<(u32, i64)>, OperatorError> {
+        let Some(rows) = self.0.take() else { return Ok(Vec::new()) };
+        let keys: Vec<ArrayRef> = keys.iter().map(|key| rows.column(*key).clone()).collect();
+        let mut ids = Vec::new();
+        // No new key finds a place.
+        interner.intern_within(0, &keys, rows.num_rows(), &mut ids)?;
+        let times = rows.column(time).as_primitive::<TimestampMicrosecondType>();
+        let found = ids.into_iter().zip(times.values().iter().copied());
+        Ok(found.filter(|(id, _)| *id != NO_PLACE).collect())
     }
 }
 

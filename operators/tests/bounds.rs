@@ -55,7 +55,7 @@ const SECOND: i64 = 1_000_000;
 const START_US: i64 = 1_767_225_600_000_000;
 const LOAD: Load = Load { every_us: Some(SECOND), text_bytes: 32 };
 
-const QUALITY: QualitySpec = QualitySpec { every_us: Some(SECOND), keeps: true };
+const QUALITY: QualitySpec = QualitySpec { every_us: Some(SECOND), keeps: true, repeated: true };
 
 /// How much larger than what is used a bound may be.
 const SLACK: f64 = 1.5;
@@ -564,6 +564,7 @@ fn dedups(report: &mut Report) {
         key: vec![0, 1],
         output: vec![0, 1, 3],
         order: vec![2],
+        marks: false,
         horizon_us: 29 * SECOND,
         keys_max: 10_000,
         fleet_max: 10_000_000,

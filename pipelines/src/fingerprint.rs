@@ -366,7 +366,7 @@ fn window_text(w: &WindowSpec) -> String {
             )
         })
         .collect();
-    let quality = w.quality.map(|_| " quality 1").unwrap_or_default();
+    let quality = w.quality.map(|_| " quality 2").unwrap_or_default();
     let late = match has_fixed_bounds(w) {
         true => String::new(),
         false => format!(" {:?}", w.late),

@@ -14,6 +14,7 @@ pub mod graph;
 pub mod plan;
 pub mod planner;
 pub mod recompute;
+mod repeated;
 mod resolve;
 
 pub use compare::compare_rows;

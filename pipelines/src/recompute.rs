@@ -61,7 +61,7 @@ impl Recomputation {
     }
 
     /// Windows that were made of stored readings, if their quality is asked for: those do not say
-    /// when they came in, so nobody knows what was late, or lost.
+    /// when they came in, so nobody knows what was late, or lost, or came again.
     ///
     /// # Errors
     /// The rows are not those of the step.
@@ -69,10 +69,10 @@ impl Recomputation {
         if self.window.quality.is_none() {
             return Ok(rows);
         }
-        let [_, late, complete] = QUALITY_COLUMNS;
+        let [_, late, duplicates, complete] = QUALITY_COLUMNS;
         let schema = rows.schema();
         let mut columns = rows.columns().to_vec();
-        for name in [late, complete] {
+        for name in [late, duplicates, complete] {
             let at = schema.index_of(name)?;
             columns[at] = new_null_array(schema.field(at).data_type(), rows.num_rows());
         }
@@ -128,7 +128,7 @@ pub(crate) fn stored_as<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p Table
 }
 
 /// The stateless step that makes an edge, and which of its branches it is.
-fn maker<'p>(p: &'p PipelineSpec, edge: &str) -> Option<(&'p StepSpec, usize)> {
+pub(crate) fn maker<'p>(p: &'p PipelineSpec, edge: &str) -> Option<(&'p StepSpec, usize)> {
     p.steps.iter().find_map(|step| match &step.kind {
         StepKind::Route(branches) => {
             Some((step, branches.iter().position(|(name, _)| name == edge)?))
@@ -143,7 +143,8 @@ pub(crate) fn readings_before<'p>(p: &'p PipelineSpec, edge: &'p str) -> &'p str
     maker(p, edge).map_or(edge, |(step, _)| readings_before(p, &step.from))
 }
 
-type Path = Vec<(StatelessStep, usize)>;
+/// Stateless steps, each with the branch that leads on.
+pub(crate) type Path = Vec<(StatelessStep, usize)>;
 
 fn stored(p: &PipelineSpec, edge: &str) -> Option<(TableSpec, Path)> {
     let table = stored_as(p, edge)?;

@@ -1,4 +1,4 @@
-//! The one host of all stateful operators, with one input or two.
+//! The one host of all stateful operators, with one input or two, or two and rows aside.
 //!
 //! It keeps the rows of each epoch until the frontier has passed it, puts them into the defined
 //! order, and calls the operator once per epoch with the epoch's tick. The order is defined here
@@ -24,7 +24,7 @@ use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 
 use super::ticks::Ticks;
 use crate::batch::{Batch, Epoch, Tick};
-use crate::operator::{Emit, JoinOperator, KeyedOperator, OperatorError};
+use crate::operator::{AsideOperator, Emit, JoinOperator, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, Snapshot};
 
 /// How the rows of an epoch are put into order at the input of a stateful operator.
@@ -116,6 +116,31 @@ where
     run(builder, inputs, orders, Operator::Two(operator), context)
 }
 
+/// The same with rows aside, if there are any.
+pub fn host_aside<'scope, P>(
+    (left, left_pact): (Stream<'scope, Epoch, Batch>, P),
+    (right, right_pact): (Second<'scope>, P),
+    aside: Option<(Stream<'scope, Epoch, Batch>, P)>,
+    operator: Box<dyn AsideOperator>,
+    context: HostContext,
+) -> Hosted<'scope>
+where
+    P: ParallelizationContract<Epoch, Batch>,
+{
+    let mut builder = OperatorBuilder::new(context.name.clone(), left.scope());
+    let mut inputs = vec![
+        taking(builder.new_input(left, left_pact)),
+        taking(builder.new_input(right.stream, right_pact)),
+    ];
+    let mut orders =
+        vec![(context.input.clone(), context.order.clone()), (right.input, right.order)];
+    if let Some((aside, pact)) = aside {
+        inputs.push(taking(builder.new_input(aside, pact)));
+        orders.push((context.input.clone(), EdgeOrder::Journal));
+    }
+    run(builder, inputs, orders, Operator::Aside(operator), context)
+}
+
 /// Rows of one input by their epochs.
 type Pending = BTreeMap<Epoch, Vec<Batch>>;
 
@@ -200,6 +225,7 @@ fn run<'scope>(
 enum Operator {
     One(Box<dyn KeyedOperator>),
     Two(Box<dyn JoinOperator>),
+    Aside(Box<dyn AsideOperator>),
 }
 
 impl Operator {
@@ -212,6 +238,10 @@ impl Operator {
         match self {
             Self::One(operator) => operator.epoch(&rows[0], tick, emit),
             Self::Two(operator) => operator.epoch(&rows[0], &rows[1], tick, emit),
+            Self::Aside(operator) => {
+                rows[2..].iter().for_each(|rows| operator.aside(rows));
+                operator.epoch(&rows[0], &rows[1], tick, emit)
+            }
         }
     }
 
@@ -219,6 +249,7 @@ impl Operator {
         match self {
             Self::One(operator) => operator.end(emit),
             Self::Two(operator) => operator.end(emit),
+            Self::Aside(operator) => operator.end(emit),
         }
     }
 
@@ -226,6 +257,7 @@ impl Operator {
         match self {
             Self::One(operator) => operator.cut(whole),
             Self::Two(operator) => operator.cut(whole),
+            Self::Aside(operator) => operator.cut(whole),
         }
     }
 }

@@ -8,6 +8,6 @@ pub mod stateless;
 pub mod ticks;
 
 pub use exchange::{by_key, to_all};
-pub use host::{EdgeOrder, HostContext, Hosted, Second, host, host_join};
+pub use host::{EdgeOrder, HostContext, Hosted, Second, host, host_aside, host_join};
 pub use stateless::{Split, split};
 pub use ticks::Ticks;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use arrow::array::{Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema};
 use proptest::prelude::*;
 
@@ -35,6 +35,7 @@ fn spec(horizon_us: i64, keys_max: usize) -> DedupSpec {
         key: vec![0, 1, 2],
         output: vec![0, 3],
         order: vec![3],
+        marks: false,
         horizon_us,
         keys_max,
         fleet_max: 1_000_000,
@@ -242,6 +243,38 @@ fn readings_of_a_device_without_a_place_are_rejected() {
     assert!(devices > 100 && devices <= 256, "one of each group: {devices}");
     // Those that are known are known again, the others still have no place; then it is forgotten.
     assert_eq!(outcomes, [(devices, 600 - devices), (0, 600 - devices), (devices, 600 - devices)]);
+}
+
+/// What is refused is no repetition, and neither is what has a null in its key.
+#[test]
+fn repetitions_come_out_marked_where_somebody_counts_them() {
+    let plain = spec(100, 10);
+    let marks = DedupSpec { marks: true, ..plain.clone() };
+    let epochs: [&[Reading]; 3] = [
+        &[(0, 1, Some(1)), (0, 1, None), (0, 1, Some(1)), (1, 1, Some(1))],
+        &[(0, 1, Some(1)), (0, 1, None), (2, 1, Some(1)), (1, 1, Some(1))],
+        &[(0, 1, None)],
+    ];
+    let (mut repeated, mut refused) = (Vec::new(), 0);
+    let [mut unmarked, mut marked] = [plain, marks.clone()].map(Dedup::new);
+    for (epoch, readings) in (1..).zip(epochs) {
+        let rows = batch(&marks, readings, epoch as i64 * 10);
+        let [mut before, mut emit] =
+            [(); 2].map(|()| Emit { closed: epoch == 2, ..Emit::default() });
+        unmarked.epoch(&rows, Tick { epoch, time_us: 0 }, &mut before).unwrap();
+        marked.epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit).unwrap();
+        let whole = concat_batches(&emit.rows[0].schema(), &emit.rows).unwrap();
+        // In one piece or in several.
+        let parts = emit.rows.iter().chain([&whole]).map(|rows| parted(rows).unwrap());
+        let parts: Vec<[RecordBatch; 2]> = parts.collect();
+        assert!(parts.iter().flatten().all(|rows| rows.schema() == marks.schema()));
+        repeated.push(parts.iter().map(|rows| rows[1].num_rows()).collect::<Vec<_>>());
+        assert_eq!(parts.last().map(|rows| &rows[0]), before.rows.first());
+        refused += emit.rejects.iter().map(RecordBatch::num_rows).sum::<usize>();
+        assert_eq!((emit.late, emit.rejects), (before.late, before.rejects));
+    }
+    assert_eq!((repeated, refused), (vec![vec![0, 1, 1], vec![0, 2, 2], vec![0, 0]], 1));
+    assert!(parted(&batch(&marks, &[], 0)).is_err(), "no marks");
 }
 
 #[test]

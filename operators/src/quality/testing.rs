@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate::batch::Tick;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
@@ -51,8 +52,13 @@ pub(crate) fn logs(until_us: i64) -> impl Strategy<Value = Vec<Option<Log>>> {
     prop::collection::vec(prop::option::weighted(0.3, log), 30)
 }
 
-/// An operator that hears a log of its own as its epochs come.
-pub(crate) struct Told<O>(pub(crate) O, pub(crate) Vec<Option<Log>>);
+/// By epoch which of the readings that have come by then come again.
+pub(crate) fn repeats() -> impl Strategy<Value = Vec<Vec<Index>>> {
+    prop::collection::vec(prop::collection::vec(any::<Index>(), 0..4), 30)
+}
+
+/// An operator that hears a log of its own as its epochs come, and what came again.
+pub(crate) struct Told<O>(pub(crate) O, pub(crate) Vec<Option<Log>>, pub(crate) Vec<RecordBatch>);
 
 impl<O: Hears> KeyedOperator for Told<O> {
     fn epoch(
@@ -63,6 +69,9 @@ impl<O: Hears> KeyedOperator for Told<O> {
     ) -> Result<(), OperatorError> {
         if let Some(Some(log)) = self.1.get(tick.epoch as usize - 1) {
             self.0.hear(&log_rows(log));
+        }
+        if let Some(rows) = self.2.get(tick.epoch as usize - 1) {
+            self.0.repeat(rows);
         }
         self.0.epoch(rows, tick, emit)
     }
@@ -80,13 +89,27 @@ impl<O: Hears> KeyedOperator for Told<O> {
     }
 }
 
-/// What a row says: `expected`, `late`, `complete`; nothing of a window that is withdrawn.
-pub(crate) fn said(rows: &RecordBatch, row: usize) -> Option<(Option<i64>, i64, bool)> {
+/// What a row says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Said {
+    pub(crate) expected: Option<i64>,
+    pub(crate) late: i64,
+    pub(crate) duplicates: Option<i64>,
+    pub(crate) complete: bool,
+}
+
+/// What a row says; nothing of a window that is withdrawn.
+pub(crate) fn said(rows: &RecordBatch, row: usize) -> Option<Said> {
     let number = |name: &str| {
         let column = rows[name].as_primitive::<Int64Type>();
         column.is_valid(row).then(|| column.value(row))
     };
     let complete = rows["complete"].as_boolean();
-    let said = complete.is_valid(row).then(|| (number("expected"), number("late"), complete));
-    said.map(|(expected, late, complete)| (expected, late.unwrap(), complete.value(row)))
+    let said = || Said {
+        expected: number("expected"),
+        late: number("late").unwrap(),
+        duplicates: number("duplicates"),
+        complete: complete.value(row),
+    };
+    complete.is_valid(row).then(said)
 }

@@ -8,6 +8,7 @@ use super::keys::{Record, Told};
 use super::places::owners;
 use super::rule::{Folding, Found, Horizon, Rule};
 use crate::operator::OperatorError;
+use crate::quality::Quality;
 use crate::spec::LatePolicy;
 
 /// Entries that a key may have gained before it is looked what can be folded: folding costs the
@@ -19,8 +20,9 @@ pub(super) const FOLD_EVERY: usize = 8;
 pub(super) struct Due {
     pub(super) key: u32,
     pub(super) record: Record,
-    /// How many of its readings came late, if that is asked for.
+    /// How many of its readings came late, and how many again, if that is asked for.
     pub(super) late: i64,
+    pub(super) repeated: i64,
     /// Its parts: a range of [`Work::parts`].
     pub(super) parts: (usize, usize),
     /// Those who get the final rows only get it.
@@ -118,9 +120,10 @@ impl SpanOperator {
         let first = self.work.parts.len();
         self.note_parts(id, window);
         let parts = (first, self.work.parts.len());
-        let late = self.qualities.of_window(&self.keys[id as usize], window).late;
+        let quality = self.qualities.of_window(&self.keys[id as usize], window);
+        let Quality { late, repeated, .. } = quality;
         let is_final = record.told == Told::Final;
-        self.work.due.push(Due { key: id, record, late, parts, is_final });
+        self.work.due.push(Due { key: id, record, late, repeated, parts, is_final });
     }
 
     /// The parts of a window, in the order of time.
@@ -173,7 +176,8 @@ impl SpanOperator {
         if is_final {
             record.told = Told::Final;
         }
-        self.work.due.push(Due { key: id, record: *record, late: 0, parts: (0, 0), is_final });
+        let (record, parts) = (*record, (0, 0));
+        self.work.due.push(Due { key: id, record, late: 0, repeated: 0, parts, is_final });
     }
 
     /// Step 3 if it is worth it: there is more to fold, or all that there is has become final.

@@ -351,6 +351,7 @@ impl KeyedOperator for SpanOperator {
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }
+        self.count_repeated()?;
         self.settle_by_clock();
         self.settle_silent(tick);
         self.judge_again();

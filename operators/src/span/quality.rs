@@ -11,7 +11,8 @@ use super::due::Due;
 use super::keys::{KeyState, Record, Told};
 use super::rule::{Found, Horizon};
 use crate::batch::Tick;
-use crate::quality::{Delays, Hears, Losses, Quality, columns};
+use crate::operator::OperatorError;
+use crate::quality::{Delays, Hears, Losses, Quality, Repeated, columns};
 use crate::slabs::Slabs;
 use crate::spec::{QualitySpec, Shape, WindowSpec};
 
@@ -21,11 +22,17 @@ struct Note {
     delays: Delays,
     /// How many of them came when their time was settled.
     late: i64,
+    /// How many came again and were dropped.
+    repeated: i64,
 }
 
 impl Note {
     fn and(self, other: Self) -> Self {
-        Self { delays: self.delays.and(other.delays), late: self.late + other.late }
+        Self {
+            delays: self.delays.and(other.delays),
+            late: self.late + other.late,
+            repeated: self.repeated + other.repeated,
+        }
     }
 }
 
@@ -38,6 +45,8 @@ pub(super) struct Qualities {
     /// A reading that was lost so shortly before a window, or after it, could have been in it.
     near_us: (i64, i64),
     losses: Losses,
+    /// Readings of the current epoch that were dropped because they had come before.
+    repeated: Repeated,
     notes: Notes,
 }
 
@@ -57,7 +66,8 @@ impl Qualities {
             // Their bounds do not come from what is in them.
             Shape::Sliding { .. } | Shape::Grid { .. } | Shape::Calendar(_) => (0, 0),
         };
-        Self { spec, near_us, losses: Losses::new(spec), notes: Notes::default() }
+        let (repeated, notes) = (Repeated::default(), Notes::default());
+        Self { spec, near_us, losses: Losses::new(spec), repeated, notes }
     }
 
     pub(super) fn hear(&mut self, log: &RecordBatch) {
@@ -68,7 +78,8 @@ impl Qualities {
     pub(super) fn take(&mut self, key: &KeyState, time_us: i64, tick: Tick, place: u32) {
         if self.spec.is_some() {
             let late = i64::from(time_us < key.settled_us);
-            self.notes.0.put(place as usize, Note { delays: Delays::of(time_us, tick), late });
+            let note = Note { delays: Delays::of(time_us, tick), late, repeated: 0 };
+            self.notes.0.put(place as usize, note);
         }
     }
 
@@ -87,7 +98,7 @@ impl Qualities {
     /// What a window of a key is worth; nothing is kept of it if it is not asked for.
     pub(super) fn of_window(&self, key: &KeyState, window: &Found) -> Quality {
         if self.spec.is_none() {
-            return Quality { late: 0, complete: true };
+            return Quality { late: 0, repeated: 0, complete: true };
         }
         let places = key.entries.range(window.from..window.to).map(|entry| entry.place);
         let note = self.of(places);
@@ -96,15 +107,15 @@ impl Qualities {
             window.end_us.saturating_add(self.near_us.1),
         );
         let complete = self.losses.none_in(bounds_us, note.delays);
-        Quality { late: note.late, complete }
+        Quality { late: note.late, repeated: note.repeated, complete }
     }
 
     /// The columns of windows.
     pub(super) fn columns(&self, spec: &WindowSpec, due: &[Due]) -> Vec<ArrayRef> {
         let Some(quality) = &self.spec else { return Vec::new() };
         let window = |d: &Due| {
-            let complete = !d.record.incomplete;
-            ((d.record.start_us, d.record.end_us), Quality { late: d.late, complete })
+            let (late, repeated, complete) = (d.late, d.repeated, !d.record.incomplete);
+            ((d.record.start_us, d.record.end_us), Quality { late, repeated, complete })
         };
         let windows: Vec<_> = due.iter().map(window).collect();
         columns(quality, &spec.shape, &windows).to_vec()
@@ -123,16 +134,16 @@ impl Qualities {
 
     /// Columns of a saved state, one row per entry.
     pub(super) fn saved_fields(&self) -> Vec<Field> {
-        let names = self.spec.iter().flat_map(|_| ["least_us", "most_us", "late"]);
+        let names = self.spec.iter().flat_map(|_| ["least_us", "most_us", "late", "repeated"]);
         names.map(|name| Field::new(name, DataType::Int64, true)).collect()
     }
 
     /// Takes a row of these columns.
     pub(super) fn load(&mut self, columns: &[ArrayRef], row: usize, place: u32) {
-        if let [least, most, late] = columns {
-            let [least_us, most_us, late] =
-                [least, most, late].map(|c| c.as_primitive::<Int64Type>().value(row));
-            let note = Note { delays: Delays { least_us, most_us }, late };
+        if let [least, most, late, repeated] = columns {
+            let [least_us, most_us, late, repeated] =
+                [least, most, late, repeated].map(|c| c.as_primitive::<Int64Type>().value(row));
+            let note = Note { delays: Delays { least_us, most_us }, late, repeated };
             self.notes.0.put(place as usize, note);
         }
     }
@@ -149,11 +160,25 @@ impl Notes {
             column(&|note| note.delays.least_us),
             column(&|note| note.delays.most_us),
             column(&|note| note.late),
+            column(&|note| note.repeated),
         ]
     }
 }
 
 impl SpanOperator {
+    /// Counts the readings that came again and were dropped.
+    pub(super) fn count_repeated(&mut self) -> Result<(), OperatorError> {
+        let columns = (&self.spec.keys[..], self.spec.time);
+        for (id, time_us) in self.qualities.repeated.take(&mut self.interner, columns)? {
+            let entries = &self.keys[id as usize].entries;
+            if let Some(entry) = self.rule.entry_at(entries, time_us) {
+                self.qualities.notes.0[entry.place as usize].repeated += 1;
+                self.changed.insert(self.interner.group(id));
+            }
+        }
+        Ok(())
+    }
+
     /// The windows that were told and are judged otherwise now are due again. Nothing else of a key
     /// changes by it, so that a start, at which all of the log is told again, changes nothing.
     pub(super) fn judge_again(&mut self) {
@@ -195,5 +220,9 @@ impl SpanOperator {
 impl Hears for SpanOperator {
     fn hear(&mut self, log: &RecordBatch) {
         self.qualities.hear(log);
+    }
+
+    fn repeat(&mut self, rows: &RecordBatch) {
+        self.qualities.repeated.put(rows);
     }
 }

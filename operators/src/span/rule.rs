@@ -127,6 +127,17 @@ impl Rule {
         }
     }
 
+    /// The entry whose readings a time is among; of several that of the reading that came last.
+    pub(super) fn entry_at<'e>(&self, entries: &'e Entries, time_us: i64) -> Option<&'e Entry> {
+        let to = entries.partition_point(|e| e.first_us <= time_us);
+        let from = match self {
+            // Readings can come in the middle of one that has grown together.
+            Self::Session(Session { max_us: None, .. }) => 0,
+            _ => to.saturating_sub(1),
+        };
+        entries.range(from..to).rev().find(|e| e.last_us >= time_us)
+    }
+
     /// How long after its newest reading a silent key can still have something to do, µs.
     pub(super) fn reach_us(&self) -> i64 {
         match self {

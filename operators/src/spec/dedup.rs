@@ -26,6 +26,8 @@ pub struct DedupSpec {
     pub output: Vec<usize>,
     /// Input columns, among those of the output, by which readings are in the order of the journal.
     pub order: Vec<usize>,
+    /// Repetitions come out as well, marked ([`crate::dedup::parted`]): somebody counts them.
+    pub marks: bool,
     /// How long after its arrival (tick time) a reading is remembered, microseconds.
     pub horizon_us: i64,
     /// Most readings of one device that are remembered.

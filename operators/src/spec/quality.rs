@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field};
 use super::Shape;
 
 /// The columns that say how good a window is.
-pub const QUALITY_COLUMNS: [&str; 3] = ["expected", "late", "complete"];
+pub const QUALITY_COLUMNS: [&str; 4] = ["expected", "late", "duplicates", "complete"];
 
 /// How good windows are is said in columns of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,18 +16,23 @@ pub struct QualitySpec {
     pub every_us: Option<i64>,
     /// A broker keeps for its source what that cannot hear: an outage alone loses nothing.
     pub keeps: bool,
+    /// The operator is told of the readings that were dropped as repeated; else nothing is known
+    /// of them.
+    pub repeated: bool,
 }
 
 impl QualitySpec {
     /// [`QUALITY_COLUMNS`]: `expected`, how many readings the declared distance of readings lets
     /// one expect at least (null if there is none); `late`, how many came when the window had been
-    /// closed; `complete`, whether no message can have been lost while its readings came in. All
-    /// are null in a window that was withdrawn.
-    pub fn fields() -> [Arc<Field>; 3] {
-        let [expected, late, complete] = QUALITY_COLUMNS;
+    /// closed; `duplicates`, how many more were dropped as repeated until its row was told (null if
+    /// that is not known); `complete`, whether no message can have been lost while its readings
+    /// came in. All are null in a window that was withdrawn.
+    pub fn fields() -> [Arc<Field>; 4] {
+        let [expected, late, duplicates, complete] = QUALITY_COLUMNS;
         [
             Arc::new(Field::new(expected, DataType::Int64, true)),
             Arc::new(Field::new(late, DataType::Int64, true)),
+            Arc::new(Field::new(duplicates, DataType::Int64, true)),
             Arc::new(Field::new(complete, DataType::Boolean, true)),
         ]
     }

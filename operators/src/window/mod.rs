@@ -44,7 +44,7 @@ use crate::keys::{KeyedStep, Remnants};
 use crate::late::LateRows;
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::partial::{Aggregation, Slot, Store};
-use crate::quality::Losses;
+use crate::quality::{Losses, Repeated};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{Clock, LatePolicy, WindowSpec};
@@ -73,6 +73,8 @@ pub struct WindowOperator {
     fleet_clock_us: i64,
     late: LateRows,
     losses: Losses,
+    /// Readings of the current epoch that were dropped because they had come before.
+    repeated: Repeated,
     /// Keys touched in the current epoch.
     touched: Vec<u32>,
     /// Key groups that changed since the last cut.
@@ -129,6 +131,7 @@ impl WindowOperator {
             fleet_clock_us: i64::MIN,
             late: LateRows::new(&spec.pipeline, &spec.name),
             losses: Losses::new(spec.quality),
+            repeated: Repeated::default(),
             touched: Vec::new(),
             early: Early::new(spec.early_us),
             due: Vec::new(),
@@ -345,6 +348,7 @@ impl KeyedOperator for WindowOperator {
             self.note_delays(&rows, &groups, tick);
             self.accumulate(&rows, groups, emit)?;
         }
+        self.count_repeated()?;
         self.judge_again();
         self.close_by_clock(tick);
         self.close_idle(tick);

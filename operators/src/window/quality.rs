@@ -17,9 +17,24 @@ use crate::quality::{Delays, Hears, Quality, columns};
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyQuality {
     /// Of each pane with readings, by its number.
-    delays: Vec<(i64, Delays)>,
+    notes: Vec<(i64, Note)>,
     /// Of each window that was closed and emitted, by its number, until it cannot be revised.
     told: Vec<Told>,
+}
+
+/// What is kept of the readings of a pane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Note {
+    delays: Delays,
+    /// How many came again and were dropped.
+    repeated: i64,
+}
+
+impl Note {
+    fn and(self, other: Self) -> Self {
+        let repeated = self.repeated + other.repeated;
+        Self { delays: self.delays.and(other.delays), repeated }
+    }
 }
 
 /// A window that was emitted.
@@ -32,22 +47,28 @@ struct Told {
 }
 
 /// Bytes of a pane and of a window of a key.
-pub(super) const PANE_BYTES: usize = size_of::<(i64, Delays)>();
+pub(super) const PANE_BYTES: usize = size_of::<(i64, Note)>();
 pub(super) const TOLD_BYTES: usize = size_of::<Told>();
 
 impl KeyQuality {
-    fn note(&mut self, pane: i64, delays: Delays) {
-        match self.delays.binary_search_by_key(&pane, |d| d.0) {
-            Ok(at) => self.delays[at].1 = self.delays[at].1.and(delays),
-            Err(at) => self.delays.insert(at, (pane, delays)),
+    fn note(&mut self, pane: i64, note: Note) {
+        match self.notes.binary_search_by_key(&pane, |n| n.0) {
+            Ok(at) => self.notes[at].1 = self.notes[at].1.and(note),
+            Err(at) => self.notes.insert(at, (pane, note)),
         }
     }
 
+    /// A reading of a pane came again; whether it has readings.
+    fn repeat(&mut self, pane: i64) -> bool {
+        let found = self.notes.binary_search_by_key(&pane, |n| n.0);
+        found.map(|at| self.notes[at].1.repeated += 1).is_ok()
+    }
+
     /// Of the panes from one to another.
-    fn delays_in(&self, (from, to): (i64, i64)) -> Delays {
-        let first = self.delays.partition_point(|d| d.0 < from);
-        let panes = self.delays[first..].iter().take_while(|d| d.0 <= to);
-        panes.fold(Delays::default(), |all, pane| all.and(pane.1))
+    fn note_in(&self, (from, to): (i64, i64)) -> Note {
+        let first = self.notes.partition_point(|n| n.0 < from);
+        let panes = self.notes[first..].iter().take_while(|n| n.0 <= to);
+        panes.fold(Note::default(), |all, pane| all.and(pane.1))
     }
 
     /// A window is emitted that was closed, now or before; how many of its readings came after it
@@ -69,7 +90,7 @@ impl KeyQuality {
 
     /// Bytes held, with itself.
     pub(super) fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.delays.capacity() * PANE_BYTES + self.told.capacity() * TOLD_BYTES
+        size_of::<Self>() + self.notes.capacity() * PANE_BYTES + self.told.capacity() * TOLD_BYTES
     }
 }
 
@@ -78,11 +99,11 @@ impl KeyState {
     pub(super) fn drop_quality(&mut self, dropped: i64, room: usize) {
         let first = self.panes.first().map_or(i64::MAX, |pane| pane.number);
         let Some(quality) = &mut self.quality else { return };
-        let gone = quality.delays.partition_point(|d| d.0 < first);
-        quality.delays.drain(..gone);
+        let gone = quality.notes.partition_point(|n| n.0 < first);
+        quality.notes.drain(..gone);
         let gone = quality.told.partition_point(|t| t.window <= dropped);
         quality.told.drain(..gone);
-        quality.delays.shrink_to(room);
+        quality.notes.shrink_to(room);
     }
 }
 
@@ -102,8 +123,22 @@ impl WindowOperator {
         }
         for ((id, pane), delays) in groups.owners.iter().zip(delays) {
             let quality = &mut self.keys[*id as usize].quality;
-            quality.get_or_insert_default().note(*pane, delays);
+            quality.get_or_insert_default().note(*pane, Note { delays, repeated: 0 });
         }
+    }
+
+    /// Counts the readings that came again and were dropped.
+    pub(super) fn count_repeated(&mut self) -> Result<(), OperatorError> {
+        let columns = (&self.spec.keys[..], self.spec.time);
+        for (id, time_us) in self.repeated.take(&mut self.interner, columns)? {
+            let zone = self.keys[id as usize].zone;
+            let pane = self.bounds.pane_at(time_us, zone).number;
+            let quality = &mut self.keys[id as usize].quality;
+            if quality.as_mut().is_some_and(|quality| quality.repeat(pane)) {
+                self.changed.insert(self.interner.group(id));
+            }
+        }
+        Ok(())
     }
 
     /// The windows that were told and are judged otherwise now are due again.
@@ -115,7 +150,7 @@ impl WindowOperator {
             for told in quality.told.iter().filter(|told| told.window > key.dropped) {
                 let start_us = self.bounds.start(told.window, key.zone);
                 let bounds_us = (start_us, self.bounds.end(told.window, key.zone));
-                let delays = quality.delays_in(self.bounds.panes_of(told.window));
+                let delays = quality.note_in(self.bounds.panes_of(told.window)).delays;
                 if changed.touches(bounds_us, delays)
                     && self.losses.none_in(bounds_us, delays) != told.complete
                 {
@@ -135,10 +170,10 @@ impl WindowOperator {
             let bounds_us = (due.start_us, self.bounds.end(due.window, key.zone));
             let is_closed = due.window <= key.closed;
             let quality = key.quality.get_or_insert_default();
-            let delays = quality.delays_in(self.bounds.panes_of(due.window));
+            let Note { delays, repeated } = quality.note_in(self.bounds.panes_of(due.window));
             let complete = self.losses.none_in(bounds_us, delays);
             let late = if is_closed { quality.tell(due, *rows, complete) } else { 0 };
-            windows.push((bounds_us, Quality { late, complete }));
+            windows.push((bounds_us, Quality { late, repeated, complete }));
         }
         columns(spec, &self.spec.shape, &windows).to_vec()
     }
@@ -148,17 +183,21 @@ impl Hears for WindowOperator {
     fn hear(&mut self, log: &RecordBatch) {
         self.losses.hear(log);
     }
+
+    fn repeat(&mut self, rows: &RecordBatch) {
+        self.repeated.put(rows);
+    }
 }
 
-/// What is saved: the delays of a pane, and, in the first row of a key, what was told.
-const DELAYS: [&str; 2] = ["least_us", "most_us"];
+/// What is saved: the note of a pane, and, in the first row of a key, what was told.
+const NOTE: [&str; 3] = ["least_us", "most_us", "repeated"];
 const TOLD: &str = "told";
 /// Bytes of a told window: three numbers, little-endian.
 const SAVED_BYTES: usize = 24;
 
 /// Columns of a saved state.
 pub(super) fn saved_fields() -> Vec<Field> {
-    let mut fields = DELAYS.map(|name| Field::new(name, DataType::Int64, true)).to_vec();
+    let mut fields = NOTE.map(|name| Field::new(name, DataType::Int64, true)).to_vec();
     fields.push(Field::new(TOLD, DataType::Binary, true));
     fields
 }
@@ -167,28 +206,30 @@ pub(super) fn saved_fields() -> Vec<Field> {
 /// marked.
 #[derive(Default)]
 pub(super) struct Saving {
-    delays: [Vec<Option<i64>>; 2],
+    notes: [Vec<Option<i64>>; NOTE.len()],
     told: Vec<Option<Vec<u8>>>,
 }
 
 impl Saving {
     pub(super) fn push(&mut self, key: &KeyState, pane: Option<i64>, is_first: bool) {
         let Some(quality) = &key.quality else {
-            self.delays.iter_mut().for_each(|column| column.push(None));
+            self.notes.iter_mut().for_each(|column| column.push(None));
             self.told.push(None);
             return;
         };
-        let delays = pane.map(|pane| quality.delays_in((pane, pane)));
-        self.delays[0].push(delays.map(|d| d.least_us));
-        self.delays[1].push(delays.map(|d| d.most_us));
+        let note = pane.map(|pane| quality.note_in((pane, pane)));
+        let values = note.map(|n| [n.delays.least_us, n.delays.most_us, n.repeated]);
+        for (i, column) in self.notes.iter_mut().enumerate() {
+            column.push(values.map(|values| values[i]));
+        }
         let numbers = |t: &Told| [t.window, t.rows, i64::from(t.complete)];
         let told = || quality.told.iter().flat_map(numbers).flat_map(i64::to_le_bytes).collect();
         self.told.push((is_first && !quality.told.is_empty()).then(told));
     }
 
     pub(super) fn finish(self) -> Vec<ArrayRef> {
-        let delays = self.delays.map(|column| Arc::new(Int64Array::from(column)) as ArrayRef);
-        let mut columns = delays.to_vec();
+        let notes = self.notes.map(|column| Arc::new(Int64Array::from(column)) as ArrayRef);
+        let mut columns = notes.to_vec();
         columns.push(Arc::new(BinaryArray::from_iter(self.told)));
         columns
     }
@@ -201,12 +242,13 @@ pub(super) fn load(
     row: usize,
     pane: Option<i64>,
 ) -> Result<(), OperatorError> {
-    let [least, most] = [0, 1].map(|i| columns[i].as_primitive::<Int64Type>());
+    let [least, most, repeated] = [0, 1, 2].map(|i| columns[i].as_primitive::<Int64Type>());
     if let (Some(pane), true) = (pane, least.is_valid(row)) {
         let delays = Delays { least_us: least.value(row), most_us: most.value(row) };
-        key.quality.get_or_insert_default().note(pane, delays);
+        let note = Note { delays, repeated: repeated.value(row) };
+        key.quality.get_or_insert_default().note(pane, note);
     }
-    let told = columns[2].as_binary::<i32>();
+    let told = columns[NOTE.len()].as_binary::<i32>();
     if !told.is_valid(row) {
         return Ok(());
     }

@@ -64,7 +64,11 @@ pub(super) fn quality(quality: &QualitySpec) -> String {
         true => "a gap of the source, or, while it lasts, an outage",
         false => "a gap or an outage of the source, or a stop of Tidegate",
     };
-    format!("{expected}; {lost} makes them incomplete")
+    let repeated = match quality.repeated {
+        true => "; what came again and was dropped is counted",
+        false => "",
+    };
+    format!("{expected}; {lost} makes them incomplete{repeated}")
 }
 
 fn calendar_bounds(calendar: &CalendarSpec) -> String {

@@ -1,5 +1,6 @@
 //! The graph of one pipeline: decode, registries, steps, alerts, tables.
 
+mod dedup;
 mod join;
 mod outages;
 mod registry;
@@ -15,7 +16,6 @@ use tidegate_operators::alert::AlertRule;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, HostContext, Hosted, by_key, host, split};
 use tidegate_operators::decode::Decoder;
-use tidegate_operators::dedup::Dedup;
 use tidegate_operators::detect::Detector;
 use tidegate_operators::expression::StatelessStep;
 use tidegate_operators::key::{owner, stable_hashes};
@@ -24,8 +24,8 @@ use tidegate_operators::sequence::SequenceOperator;
 use tidegate_operators::skew::{ClockSkew, clocks_schema};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
-    Clock, DedupSpec, Expr, INHIBITED, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind,
-    StepSpec, TableSpec,
+    Clock, Expr, INHIBITED, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind, StepSpec,
+    TableSpec,
 };
 use tidegate_operators::system::{findings_from, late_rows, step_rejects};
 use tidegate_operators::window::WindowOperator;
@@ -62,6 +62,8 @@ struct Builder<'a, 'scope> {
     changes: BTreeMap<String, Edge<'scope>>,
     /// The log of outages, if a step asks for it.
     outages: Option<Stream<'scope, Epoch, Batch>>,
+    /// Readings that were dropped because they had come before, if a step counts them.
+    repeated: Option<Stream<'scope, Epoch, Batch>>,
 }
 
 /// Builds one pipeline onto the messages of all sources.
@@ -73,7 +75,9 @@ pub(super) fn build<'scope>(
     sinks: &Sinks<'_>,
 ) -> Result<(), OperatorError> {
     let (edges, changes) = (BTreeMap::new(), BTreeMap::new());
-    let mut builder = Builder { index, pipeline, tables, sinks, edges, changes, outages: None };
+    let (outages, repeated) = (None, None);
+    let mut builder =
+        Builder { index, pipeline, tables, sinks, edges, changes, outages, repeated };
     builder.registries(&messages)?;
     builder.outages(&messages)?;
     builder.decode(messages)?;
@@ -89,11 +93,11 @@ pub(super) fn build<'scope>(
             StepKind::Join(spec) => builder.join(step, spec)?,
             StepKind::Absence(spec) => {
                 let operator = Box::new(AbsenceOperator::new(spec.clone())?);
-                builder.listening_step(step, operator, &spec.keys, None)?;
+                builder.listening_step(step, operator, &spec.keys)?;
             }
             StepKind::Sequence(spec) => {
                 let operator = Box::new(SequenceOperator::new(spec.clone())?);
-                builder.listening_step(step, operator, &spec.keys, None)?;
+                builder.listening_step(step, operator, &spec.keys)?;
             }
             _ => builder.stateless_step(step),
         }
@@ -153,25 +157,6 @@ impl<'scope> Builder<'_, 'scope> {
         }
         self.sinks.table(hosted.rows, self.system(CLOCK_SKEW), Some(Counter::ClocksOff));
         Ok(())
-    }
-
-    /// Drops readings that came before. They meet again by their place in the journal.
-    fn dedup(
-        &self,
-        decoded: &Edge<'scope>,
-        spec: &DedupSpec,
-    ) -> Result<Edge<'scope>, OperatorError> {
-        let name = format!("{}/reading/dedup", self.pipeline.name);
-        let operator = Box::new(Dedup::new(spec.clone()));
-        let input = self.pipeline.decode.schema();
-        let hosted = self.host_on(decoded, input, name, operator, vec![spec.device])?;
-        self.rejects(hosted.rejects);
-        if self.sinks.context.tap_edges {
-            self.tap(DUPLICATES, hosted.late.clone());
-        }
-        let table = self.system(DUPLICATES);
-        self.sinks.table(hosted.late, table, Some(Counter::Duplicates));
-        Ok(Edge { stream: hosted.rows, order: EdgeOrder::Columns(spec.output_order()) })
     }
 
     fn stateless_step(&mut self, step: &StepSpec) {

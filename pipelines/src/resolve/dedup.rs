@@ -87,6 +87,8 @@ pub(super) fn dedup(
         key: columns,
         output: (0..input.fields().len()).filter(|i| is_output(input.field(*i).name())).collect(),
         order: order.iter().filter_map(|name| index(name)).collect(),
+        // Who counts them is known when all steps are.
+        marks: false,
         horizon_us,
         keys_max: usize::try_from(dedup.int("keys_max")?).ok()?,
         fleet_max: u64::try_from(dedup.int("fleet_max")?).ok()?,

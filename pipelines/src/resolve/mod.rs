@@ -37,6 +37,7 @@ use crate::config::section::Section;
 use crate::config::tree::Node;
 use crate::plan::Plan;
 use crate::planner::{PlanProblem, columns_read, plan_scalar};
+use crate::repeated;
 
 /// Schemas that are not for pipelines.
 const SCHEMAS_RESERVED: [&str; 4] = ["system", "information_schema", "public", "tidegate"];
@@ -170,7 +171,7 @@ fn pipeline(
             "keep them with [[table]] from = \"readings\"".to_owned(),
         );
     }
-    let spec = PipelineSpec {
+    let mut spec = PipelineSpec {
         name: name.to_owned(),
         sql_name: sql_name(name),
         declared: limits::declared(&limits::table(file)),
@@ -183,6 +184,7 @@ fn pipeline(
         alerts,
         tables,
     };
+    repeated::note(&mut spec);
     if needs.is_none() {
         bounds::refuse(file, &spec, report);
     }

@@ -36,7 +36,9 @@ pub(super) fn quality(
         let hint = "ask for it in the window of readings, and take `bool_and(complete)` of that";
         report.error(step.at("quality"), message, hint.to_owned());
     }
-    Some(QualitySpec { every_us: step.duration_us("cadence"), keeps: steps.keeps })
+    // What is dropped before this step is known when all steps are.
+    let every_us = step.duration_us("cadence");
+    Some(QualitySpec { every_us, keeps: steps.keeps, repeated: false })
 }
 
 /// Whether the rows of an edge do not come with the ticks with which the readings came that they

@@ -4,31 +4,37 @@
 
 use std::collections::BTreeSet;
 
+use arrow::compute::concat_batches;
+use proptest::sample::Index;
+
 use super::*;
-use crate::quality::Hears as _;
-use crate::quality::testing::{Log, Told, is_complete, log_rows, logs, said};
+use crate::quality::{Hears as _, testing};
+use crate::quality::testing::{Log, Told, is_complete, log_rows, logs, repeats, said};
 use crate::spec::QualitySpec;
 
 fn with_quality(spec: WindowSpec, every_us: Option<i64>, keeps: bool) -> WindowSpec {
-    WindowSpec { quality: Some(QualitySpec { every_us, keeps }), ..spec }
+    WindowSpec { quality: Some(QualitySpec { every_us, keeps, repeated: true }), ..spec }
 }
 
-/// What was said last, by device and id.
-type Said = BTreeMap<(String, i64), (Row, Option<(Option<i64>, i64, bool)>)>;
+/// What was said last, and in which epoch, by device and id.
+type Said = BTreeMap<(String, i64), (Row, Option<testing::Said>, usize)>;
 
 /// Takes rows; each revision says something new.
-fn take(emit: &Emit, all: &mut Said) {
+fn take(emit: &Emit, epoch: usize, all: &mut Said) {
     let mut told = rows(emit).into_iter();
     for batch in &emit.rows {
         for i in 0..batch.num_rows() {
             let (key, row) = told.next().unwrap();
-            let new = (row, said(batch, i));
+            let new = (row, said(batch, i), epoch);
             let before = all.insert(key.clone(), new.clone());
             assert_eq!(new.0.revision, before.as_ref().map_or(0, |b| b.0.revision + 1), "{key:?}");
             assert_eq!(new.0.rows > 0, new.1.is_some(), "only what is there says something");
-            let same = |b: &(Row, _)| {
+            let same = |b: &(Row, Option<testing::Said>, usize)| {
                 let row = Row { revision: new.0.revision, ..b.0.clone() };
-                (row, b.1) == new
+                // That something came again is no reason for a row.
+                let duplicates = new.1.as_ref().and_then(|said| said.duplicates);
+                let said = b.1.clone().map(|said| testing::Said { duplicates, ..said });
+                (row, said) == (new.0.clone(), new.1.clone())
             };
             assert!(!before.as_ref().is_some_and(same), "{key:?}: {new:?}");
         }
@@ -39,11 +45,14 @@ fn take(emit: &Emit, all: &mut Said) {
 /// late.
 type Arrived = BTreeMap<(u8, i64), (i64, bool)>;
 
+/// What came again: device, time and epoch.
+type Again = Vec<(u8, i64, usize)>;
+
 fn check_all(
     spec: &WindowSpec,
     all: &Said,
     readings: &BTreeSet<Reading>,
-    arrived: &Arrived,
+    (arrived, again): (&Arrived, &Again),
     (log, ended): (&Log, bool),
 ) {
     let quality = spec.quality.unwrap();
@@ -51,7 +60,8 @@ fn check_all(
         let own = readings.iter().filter(|r| r.0 == device);
         let own: Vec<oracle::Reading> = own.map(|r| (r.1, r.2)).collect();
         for window in oracle::windows(&spec.shape, &own) {
-            let Some((row, said)) = all.get(&(format!("d{device}"), window.id)) else { continue };
+            let told = all.get(&(format!("d{device}"), window.id));
+            let Some((row, said, epoch)) = told else { continue };
             // One that late readings have opened again is told anew when it ends.
             if row.rows as usize != window.readings.len() {
                 assert!(!ended, "{row:?} {window:?}");
@@ -73,8 +83,12 @@ fn check_all(
             };
             let around_us = (row.start_us - near_us.0, row.end_us + near_us.1);
             let complete = is_complete(quality.keeps, log, around_us, &times);
-            let shape = &spec.shape;
-            assert_eq!(*said, Some((expected, late, complete)), "{shape:?} {row:?} {times:?}");
+            let is_again = |(of, at_us, came): &&(u8, i64, usize)| {
+                *of == device && times.iter().any(|time| time.0 == *at_us) && came <= epoch
+            };
+            let duplicates = Some(again.iter().filter(is_again).count() as i64);
+            let expected = testing::Said { expected, late, duplicates, complete };
+            assert_eq!(*said, Some(expected), "{:?} {row:?} {times:?}", spec.shape);
         }
     }
 }
@@ -82,13 +96,13 @@ fn check_all(
 fn run_checked(
     spec: &WindowSpec,
     epochs: &[Vec<Reading>],
-    logs: &[Option<Log>],
+    (logs, repeats): (&[Option<Log>], &[Vec<Index>]),
     restart: Option<usize>,
 ) -> Vec<Vec<RecordBatch>> {
     let mut operator = SpanOperator::new(spec.clone()).unwrap();
     let (mut all, mut log, mut readings) = (Said::new(), Log::new(), BTreeSet::new());
     let (mut arrived, mut clocks) = (Arrived::new(), BTreeMap::<u8, i64>::new());
-    let mut out = Vec::new();
+    let (mut out, mut come, mut again) = (Vec::new(), Vec::new(), Again::new());
     for (i, new) in epochs.iter().enumerate() {
         let mut told = logs[i].clone();
         if let Some(told) = &told {
@@ -110,18 +124,27 @@ fn run_checked(
             arrived.insert((*device, *time_us), (tick(i).time_us, late));
         }
         readings.extend(new);
+        come.extend(new);
+        let mut repeated: Vec<Reading> = Vec::new();
+        if !come.is_empty() {
+            repeated.extend(repeats[i].iter().map(|at| *at.get(&come)));
+        }
+        again.extend(repeated.iter().map(|r| (r.0, r.1, i)));
+        // Of this device nothing ever stayed.
+        repeated.push((99, i as i64, 1));
         let mut emit = Emit::default();
         operator.hear(&log_rows(&told.unwrap_or_default()));
+        operator.repeat(&batch(&repeated));
         operator.epoch(&batch(new), tick(i), &mut emit).unwrap();
-        take(&emit, &mut all);
-        check_all(spec, &all, &readings, &arrived, (&log, false));
+        take(&emit, i, &mut all);
+        check_all(spec, &all, &readings, (&arrived, &again), (&log, false));
         out.push(emit.rows);
     }
     let state = operator.save().unwrap();
     let mut emit = Emit::default();
     operator.end(&mut emit).unwrap();
-    take(&emit, &mut all);
-    check_all(spec, &all, &readings, &arrived, (&log, true));
+    take(&emit, epochs.len(), &mut all);
+    check_all(spec, &all, &readings, (&arrived, &again), (&log, true));
     out.push(emit.rows);
     out.push(vec![state]);
     out
@@ -141,6 +164,7 @@ proptest! {
     fn spans_say_what_a_plain_loop_says(
         epochs in readings(),
         logs in logs(1_300),
+        repeats in repeats(),
         shape in shape(),
         disorder in 0i64..60,
         (every, keeps) in (prop::option::of(7i64..40), prop::bool::ANY),
@@ -148,8 +172,8 @@ proptest! {
     ) {
         let (spec, epochs) = (spec(shape, disorder, FOR_EVER), distinct(epochs));
         let spec = with_quality(spec, every, keeps);
-        let restarted = run_checked(&spec, &epochs, &logs, restart);
-        let straight = run_checked(&spec, &epochs, &logs, None);
+        let restarted = run_checked(&spec, &epochs, (&logs, &repeats), restart);
+        let straight = run_checked(&spec, &epochs, (&logs, &repeats), None);
         prop_assert_eq!(restarted, straight, "a restart must not show, nor in the state");
     }
 }
@@ -176,7 +200,12 @@ proptest! {
                 (i as i64 * 300, batch(&readings))
             })
             .collect();
-        let new = || Told(SpanOperator::new(spec.clone()).unwrap(), logs.clone());
+        // What comes in an epoch comes again in it, and in the one after the next.
+        let earlier = |i: usize| epochs[i.saturating_sub(2)].1.clone();
+        let again: Vec<RecordBatch> = (0..epochs.len())
+            .map(|i| concat_batches(&input(), [&epochs[i].1, &earlier(i)]).unwrap())
+            .collect();
+        let new = || Told(SpanOperator::new(spec.clone()).unwrap(), logs.clone(), again.clone());
         let make = || Box::new(new()) as Box<dyn KeyedOperator>;
         check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
     }
@@ -184,7 +213,7 @@ proptest! {
 
 #[test]
 fn readings_to_expect_are_those_between_the_first_and_the_last() {
-    let quality = QualitySpec { every_us: Some(10), keeps: true };
+    let quality = QualitySpec { every_us: Some(10), keeps: true, repeated: false };
     let state = |until: bool| Shape::State {
         begin: v(Operator::GtEq, 8),
         until: until.then(|| v(Operator::Eq, 9)),
@@ -209,7 +238,7 @@ fn readings_to_expect_are_those_between_the_first_and_the_last() {
     ] {
         assert_eq!(quality.expected(&shape, (0, end_us)), Some(expected), "{shape:?} {end_us}");
     }
-    let unknown = QualitySpec { every_us: None, keeps: true };
+    let unknown = QualitySpec { every_us: None, keeps: true, repeated: false };
     assert_eq!(unknown.expected(&state(true), (0, 50)), None);
 }
 
@@ -243,6 +272,6 @@ fn what_was_lost_shortly_before_a_state_or_a_count_could_have_been_its_first_rea
             operator.epoch(&batch(&[(0, reading.0, reading.1)]), tick, &mut emit).unwrap();
         }
         let first = said(&emit.rows[0], 0).unwrap();
-        assert_eq!(first.2, complete, "{shape:?} {every_us:?}");
+        assert_eq!(first.complete, complete, "{shape:?} {every_us:?}");
     }
 }

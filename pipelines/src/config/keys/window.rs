@@ -212,15 +212,16 @@ pub(super) static WINDOW: Component = Component {
         Key::new(
             "quality",
             Kind::Bool,
-            "Adds three columns that say how good a window is: `expected`, how many readings \
+            "Adds four columns that say how good a window is: `expected`, how many readings \
              `cadence` lets one expect at least (null without it); `late`, how many came when the \
-             window had been closed; `complete`, false if messages can have been lost while its \
-             readings came in: in a gap (`system.gaps`), while the broker is away and nobody knows \
-             whether it still has the session, and, where no broker keeps what is not heard (`qos \
-             = 0`, devices that connect to Tidegate, HTTP), whenever the source was away or \
-             Tidegate did not run. If that becomes known later, the window comes again with the \
-             next `revision`, within `revise_for`. For windows of readings, also behind steps that \
-             pass each row on at once (`filter`, `derive`, `select`, `route`, `enrich`).",
+             window had been closed; `duplicates`, how many [reading.dedup] dropped (null without \
+             it, and behind steps that keep state); `complete`, false if messages can have been \
+             lost while its readings came in: in a gap (`system.gaps`), while the broker is away \
+             and nobody knows whether it still has the session, and, where no broker keeps what is \
+             not heard (`qos = 0`, devices that connect to Tidegate, HTTP), whenever the source \
+             was away or Tidegate did not run. If that becomes known later, the window comes again \
+             with the next `revision`, within `revise_for`. For windows of readings, also behind \
+             steps that pass each row on at once (`filter`, `derive`, `select`, `route`, `enrich`).",
             "true",
         )
         .default("false"),

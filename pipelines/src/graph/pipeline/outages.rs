@@ -1,15 +1,20 @@
 //! The log of outages in the graph of a pipeline, kept on one worker and told to all; and the steps
 //! that read it.
 
+use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::container::MessageRuns;
-use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join, split, to_all};
+use tidegate_operators::dataflow::{
+    EdgeOrder, HostContext, Hosted, Second, by_key, host_aside, host_join, split, to_all,
+};
 use tidegate_operators::key::owner;
 use tidegate_operators::outage::{OutageLog, changes_schema, outage_changes, outages_schema};
 use tidegate_operators::quality::Hearing;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{Clock, Shape, StepSpec, WindowSpec};
 use tidegate_operators::window::WindowOperator;
-use tidegate_operators::{Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
+use tidegate_operators::{
+    AsideOperator, Batch, Epoch, JoinOperator, KeyedOperator, OperatorError,
+};
 use timely::dataflow::Stream;
 
 use super::{Builder, Edge, sortable_columns};
@@ -59,35 +64,49 @@ impl<'scope> Builder<'_, 'scope> {
         Second { stream, input: outages_schema(), order }
     }
 
+    /// What the host of a step that reads the log has to know.
+    fn listening(
+        &self,
+        step: &StepSpec,
+        load: &mut dyn FnMut(&RecordBatch) -> Result<(), OperatorError>,
+        keys: &[usize],
+    ) -> Result<HostContext, OperatorError> {
+        let name = format!("{}/{}", self.pipeline.name, step.name);
+        let owned = self.restore(&name, keys.len(), load)?;
+        let order = &self.edges[&step.from].order;
+        Ok(self.host_context(name, self.schema_of(&step.from), order, owned))
+    }
+
+    /// The ends of such a step.
+    fn listens(&mut self, step: &StepSpec, hosted: Hosted<'scope>, counter: Option<Counter>) {
+        self.rejects(hosted.rejects);
+        self.late(hosted.late);
+        self.sinks.target(hosted.rows.clone(), None, counter);
+        let order = EdgeOrder::Columns(sortable_columns(&step.output));
+        self.add(&step.name, hosted.rows, order);
+    }
+
     /// A step whose operator reads the log, with the key columns of its readings.
     pub(super) fn listening_step(
         &mut self,
         step: &StepSpec,
         mut operator: Box<dyn JoinOperator>,
         keys: &[usize],
-        counter: Option<Counter>,
     ) -> Result<(), OperatorError> {
-        let name = format!("{}/{}", self.pipeline.name, step.name);
-        let owned = self.restore(&name, keys.len(), &mut |rows| operator.load(rows))?;
-        let left = &self.edges[&step.from];
-        let context = self.host_context(name, self.schema_of(&step.from), &left.order, owned);
-        let left = (left.stream.clone(), by_key(keys.to_vec()));
-        let right = (self.outages_of(), to_all());
-        let hosted = host_join(left, right, operator, context);
-        self.rejects(hosted.rejects);
-        self.late(hosted.late);
-        self.sinks.target(hosted.rows.clone(), None, counter);
-        let order = EdgeOrder::Columns(sortable_columns(&step.output));
-        self.add(&step.name, hosted.rows, order);
+        let context = self.listening(step, &mut |rows| operator.load(rows), keys)?;
+        let left = (self.edges[&step.from].stream.clone(), by_key(keys.to_vec()));
+        let hosted = host_join(left, (self.outages_of(), to_all()), operator, context);
+        self.listens(step, hosted, None);
         Ok(())
     }
+
     /// A step whose windows say how good they are.
     pub(super) fn hearing_window(
         &mut self,
         step: &StepSpec,
         spec: &WindowSpec,
     ) -> Result<(), OperatorError> {
-        let operator: Box<dyn JoinOperator> = match spec.shape {
+        let mut operator: Box<dyn AsideOperator> = match spec.shape {
             Shape::Grid { .. } | Shape::Calendar(_) => {
                 Box::new(Hearing(WindowOperator::new(spec.clone())?))
             }
@@ -95,9 +114,14 @@ impl<'scope> Builder<'_, 'scope> {
         };
         // One clock for the fleet needs all keys in one place.
         let keys = match spec.clock {
-            Clock::Device => spec.keys.as_slice(),
-            Clock::Fleet => &[],
+            Clock::Device => spec.keys.clone(),
+            Clock::Fleet => Vec::new(),
         };
-        self.listening_step(step, operator, keys, Some(Counter::Windows))
+        let context = self.listening(step, &mut |rows| operator.load(rows), &keys)?;
+        let left = (self.edges[&step.from].stream.clone(), by_key(keys.clone()));
+        let repeated = self.repeated_on(&step.from).map(|rows| (rows, by_key(keys)));
+        let hosted = host_aside(left, (self.outages_of(), to_all()), repeated, operator, context);
+        self.listens(step, hosted, Some(Counter::Windows));
+        Ok(())
     }
 }

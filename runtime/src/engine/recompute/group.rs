@@ -237,7 +237,10 @@ impl Group<'_> {
         let (from_us, to_us) = slice.range_us();
         // What was said of a window last stays true, and all that came since is late.
         let quality = match self.of.window.quality {
-            Some(_) => ", coalesce(max(late), 0), last_value(complete ORDER BY revision)",
+            Some(_) => {
+                ", coalesce(max(late), 0), last_value(complete ORDER BY revision), \
+                 last_value(duplicates ORDER BY revision)"
+            }
             None => "",
         };
         let sql = format!(
@@ -324,6 +327,7 @@ struct Known {
     late: i64,
     /// What was said last, if anything was.
     complete: Option<bool>,
+    duplicates: Option<i64>,
 }
 
 /// What the table has of each window, by key columns and start.
@@ -363,16 +367,18 @@ impl<'t> Revisions<'t> {
         });
         let more = rows.columns().get(columns.len() + 2..).unwrap_or_default();
         let quality = |row: usize| match more {
-            [late, complete] => {
+            [late, complete, duplicates] => {
                 let complete = complete.as_boolean();
-                let late = late.as_primitive::<Int64Type>().value(row);
-                (late, complete.is_valid(row).then(|| complete.value(row)))
+                let [late, duplicates] = [late, duplicates].map(|c| c.as_primitive::<Int64Type>());
+                let complete = complete.is_valid(row).then(|| complete.value(row));
+                let duplicates = duplicates.is_valid(row).then(|| duplicates.value(row));
+                (late.value(row), complete, duplicates)
             }
-            _ => (0, None),
+            _ => (0, None, None),
         };
         let known = revisions.zip(counts).enumerate().map(|(row, (revision, rows))| {
-            let (late, complete) = quality(row);
-            Known { revision, rows, late, complete }
+            let (late, complete, duplicates) = quality(row);
+            Known { revision, rows, late, complete, duplicates }
         });
         self.known.extend(ids.into_iter().zip(known));
         Ok(())
@@ -409,7 +415,8 @@ impl<'t> Revisions<'t> {
         let next = known.iter().map(|known| known.map_or(0, |known| known.revision + 1));
         let mut columns = rows.columns().to_vec();
         columns[revision] = Arc::new(Int64Array::from_iter_values(next));
-        if let (Ok(late), Ok(complete)) = (place("late"), place("complete"))
+        if let (Ok(late), Ok(duplicates), Ok(complete)) =
+            (place("late"), place("duplicates"), place("complete"))
             && self.with_quality
         {
             let late_of = |(known, rows): (&Option<&Known>, &i64)| {
@@ -419,6 +426,8 @@ impl<'t> Revisions<'t> {
             columns[late] = Arc::new(Int64Array::from_iter_values(all_late));
             let said = known.iter().map(|known| known.and_then(|known| known.complete));
             columns[complete] = Arc::new(BooleanArray::from_iter(said));
+            let said = known.iter().map(|known| known.and_then(|known| known.duplicates));
+            columns[duplicates] = Arc::new(Int64Array::from_iter(said));
         }
         let rows = RecordBatch::try_new(rows.schema(), columns)?;
         Ok(filter_record_batch(&rows, &keep)?)
