@@ -314,6 +314,30 @@ proptest! {
 }
 
 #[test]
+fn what_a_window_said_of_repetitions_stays_when_it_is_computed_again() {
+    let text = PIPELINE.replace("[reading.fields]", "[reading.dedup]\n[reading.fields]");
+    let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+    // The second one is a repetition; the last one comes when its windows are gone, and there are
+    // none yet of one of them.
+    let readings = [(0, 200, 1), (0, 200, 1), (0, 201, 2), (0, 400, 4), (0, 202, 5), (0, 300, 6)];
+    let edges = trial::run(&plan.pipelines[0], &inputs(&readings), 1).unwrap();
+    blocking(async {
+        let mut home = Home { plan, ..Home::new() };
+        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        home.catch_up(&home.worker(20 * S), i64::MAX).await;
+        let said = |minute: i64| {
+            let at = START + minute * MINUTE;
+            format!(
+                "SELECT revision, rows, late, duplicates FROM p.hops_revisions \
+                 WHERE arrow_cast(window_start, 'Int64') = {at}"
+            )
+        };
+        assert_eq!(home.ask(&said(200)).await, ["0 2 0 1", "1 3 1 1"]);
+        assert_eq!(home.ask(&said(300)).await, ["0 1 1 "], "nobody knows it");
+    });
+}
+
+#[test]
 fn groups_are_whole_when_all_that_came_before_their_end_is_committed() {
     let horizon = Horizon::new(Duration::from_secs(60));
     let tick = |epoch, seconds: i64| horizon.complete(Tick { epoch, time_us: seconds * S });
