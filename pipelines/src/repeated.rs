@@ -43,3 +43,81 @@ pub(crate) fn path(p: &PipelineSpec, edge: &str) -> Option<Path> {
     path.push((StatelessStep::new(&step.kind, input, step.output.clone())?, branch));
     Some(path)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::load;
+
+    const STEPS: &str = r#"
+[[registry]]
+name = "places"
+path = "places.csv"
+key = ["device"]
+columns = { device = "string", site = "string" }
+[[step]]
+name = "warm"
+type = "filter"
+where = "v > 0"
+[[step]]
+name = "twice"
+type = "derive"
+from = "warm"
+set = { w = "v * 2" }
+[[step]]
+name = "parts"
+type = "route"
+from = "twice"
+branches = { low = "w < 9", high = "true" }
+[[step]]
+name = "placed"
+type = "enrich"
+from = "warm"
+registry = "places"
+"#;
+
+    /// A pipeline with windows over these edges, and which of them are told.
+    fn told(dedup: &str, over: &[&str], quality: bool) -> (bool, Vec<(String, bool)>) {
+        let window = |from: &&str| {
+            format!(
+                "[[step]]\nname = \"of_{from}\"\ntype = \"window\"\nfrom = \"{from}\"\n\
+                 every = \"1m\"\nlate = \"table\"\nquality = {quality}\n\
+                 select = {{ n = \"count(*)\" }}\n[[table]]\nfrom = \"of_{from}\"\n"
+            )
+        };
+        let text = format!(
+            "name = \"p\"\n[source]\ntype = \"endpoint\"\ntopics = [\"t/{{device}}\"]\n\
+             [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n{dedup}\n\
+             fields = {{ v = \"float64\" }}\n{STEPS}{}",
+            over.iter().map(window).collect::<String>()
+        );
+        let plan = load(&[("p.toml".into(), text)], &|_, n| Err(n.into())).unwrap();
+        let p = &plan.pipelines[0];
+        let windows = p.steps.iter().filter_map(|step| match &step.kind {
+            StepKind::Window(window) => {
+                let is_told = window.quality.is_some_and(|quality| quality.repeated);
+                assert_eq!(path(p, &step.from).is_some() && quality && p.dedup.is_some(), is_told);
+                Some((step.from.clone(), is_told))
+            }
+            _ => None,
+        });
+        (p.dedup.as_ref().is_some_and(|dedup| dedup.marks), windows.collect())
+    }
+
+    #[test]
+    fn windows_are_told_behind_steps_without_state() {
+        let all = ["readings", "warm", "twice", "low", "high", "placed", "of_readings"];
+        let (marks, windows) = told("dedup = {}", &all, true);
+        let not: Vec<&str> = windows.iter().filter(|w| !w.1).map(|w| w.0.as_str()).collect();
+        assert_eq!((marks, windows.len(), not), (true, all.len(), vec!["placed", "of_readings"]));
+        let is_none = |(marks, windows): (bool, Vec<(String, bool)>)| {
+            assert!(!windows.is_empty());
+            !marks && windows.iter().all(|w| !w.1)
+        };
+        assert!(is_none(told("", &all, true)), "nothing is dropped");
+        assert!(is_none(told("dedup = {}", &all, false)), "nobody asks");
+        assert!(is_none(told("dedup = {}", &["placed"], true)), "nobody is told");
+    }
+}
