@@ -76,8 +76,7 @@ pub(super) fn build<'scope>(
 ) -> Result<(), OperatorError> {
     let (edges, changes) = (BTreeMap::new(), BTreeMap::new());
     let (outages, repeated) = (None, None);
-    let mut builder =
-        Builder { index, pipeline, tables, sinks, edges, changes, outages, repeated };
+    let mut builder = Builder { index, pipeline, tables, sinks, edges, changes, outages, repeated };
     builder.registries(&messages)?;
     builder.outages(&messages)?;
     builder.decode(messages)?;

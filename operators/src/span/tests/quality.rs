@@ -8,8 +8,8 @@ use arrow::compute::concat_batches;
 use proptest::sample::Index;
 
 use super::*;
-use crate::quality::{Hears as _, testing};
 use crate::quality::testing::{Log, Told, is_complete, log_rows, logs, repeats, said};
+use crate::quality::{Hears as _, testing};
 use crate::spec::QualitySpec;
 
 fn with_quality(spec: WindowSpec, every_us: Option<i64>, keeps: bool) -> WindowSpec {

@@ -58,9 +58,10 @@ impl<'scope> Builder<'_, 'scope> {
         let name = format!("{}/{edge}/repeated", self.pipeline.name);
         let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
         let mut ports = split(stream, &name, 1, move |batch: Batch, _, out| {
-            let made: Result<RecordBatch, OperatorError> = path.iter().try_fold(batch.rows, |rows, (step, branch)| {
-                Ok(step.apply(&rows)?.branches.swap_remove(*branch))
-            });
+            let made: Result<RecordBatch, OperatorError> =
+                path.iter().try_fold(batch.rows, |rows, (step, branch)| {
+                    Ok(step.apply(&rows)?.branches.swap_remove(*branch))
+                });
             match made {
                 Ok(rows) => out.push((0, Batch { sequence: batch.sequence, rows })),
                 Err(error) => fail(&failed_name, error),

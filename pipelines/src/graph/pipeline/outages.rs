@@ -12,9 +12,7 @@ use tidegate_operators::quality::Hearing;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{Clock, Shape, StepSpec, WindowSpec};
 use tidegate_operators::window::WindowOperator;
-use tidegate_operators::{
-    AsideOperator, Batch, Epoch, JoinOperator, KeyedOperator, OperatorError,
-};
+use tidegate_operators::{AsideOperator, Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
 use super::{Builder, Edge, sortable_columns};
