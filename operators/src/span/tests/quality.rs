@@ -102,7 +102,8 @@ fn run_checked(
     let mut operator = SpanOperator::new(spec.clone()).unwrap();
     let (mut all, mut log, mut readings) = (Said::new(), Log::new(), BTreeSet::new());
     let (mut arrived, mut clocks) = (Arrived::new(), BTreeMap::<u8, i64>::new());
-    let (mut out, mut come, mut again) = (Vec::new(), Vec::new(), Again::new());
+    let (mut come, mut again) = (Vec::<Reading>::new(), Again::new());
+    let mut out = Vec::new();
     for (i, new) in epochs.iter().enumerate() {
         let mut told = logs[i].clone();
         if let Some(told) = &told {

@@ -114,7 +114,7 @@ fn run_checked(
     let keeps = spec.quality.unwrap().keeps;
     let mut operator = WindowOperator::new(spec.clone()).unwrap();
     let (mut windows, mut arrived, mut log) = (Windows::new(), Vec::new(), Log::new());
-    let (mut come, mut again) = (Vec::new(), Again::new());
+    let (mut come, mut again) = (Vec::<Reading>::new(), Again::new());
     let (mut clocks, mut all) = (BTreeMap::<u8, i64>::new(), Vec::new());
     for (i, readings) in epochs.iter().enumerate() {
         let mut told = logs[i].clone();
