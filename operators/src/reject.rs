@@ -27,7 +27,8 @@ pub enum Reason {
     Topic,
     /// The topic is not UTF-8.
     TopicUtf8,
-    /// The payload is longer than the pipeline allows, or the packet than its source does.
+    /// The payload is longer than the pipeline allows, or the packet than its source does, or it
+    /// has more text around the array that is exploded than can be copied into each reading.
     TooLarge,
     /// The payload is not a JSON document.
     Parse,

@@ -12,6 +12,7 @@ mod influx;
 mod layout;
 mod paths;
 mod reader;
+mod repeated;
 mod scan;
 mod time;
 mod topics;
@@ -35,6 +36,7 @@ use self::column::Column;
 use self::influx::LineReader;
 use self::paths::Paths;
 use self::reader::{Element, Reader, Rows};
+use self::repeated::Repeated;
 use self::scan::Fault;
 use self::value::Value;
 use crate::message::Messages;
@@ -66,6 +68,7 @@ pub struct Decoder {
     reader: Formatted,
     columns: Vec<Column>,
     sources: Vec<Source>,
+    repeated: Repeated,
     /// Names of captures that columns use.
     captures: Vec<String>,
     /// Properties that columns use.
@@ -182,7 +185,7 @@ impl Decoder {
             Origin::PayloadHash => Source::Hash,
             Origin::Element => Source::Element,
         };
-        let sources = spec.columns.iter().map(source).collect();
+        let sources: Vec<Source> = spec.columns.iter().map(source).collect();
         let time = spec
             .columns
             .iter()
@@ -194,6 +197,7 @@ impl Decoder {
                 None => Formatted::Json(Reader::new(elements, document)),
             },
             columns: spec.columns.iter().map(Column::new).collect(),
+            repeated: Repeated::new(&spec, &sources),
             sources,
             captures,
             properties,
@@ -316,6 +320,10 @@ impl Decoder {
             let path = self.spec.explode.as_deref().unwrap_or_default().join(".");
             let detail = format!("there is no array at `{path}`");
             return self.reject(envelope, None, Reason::Explode, &detail, payload);
+        }
+        let around = (self.captures.len(), outside);
+        if let Some(detail) = self.repeated.too_much(rows, envelope, around) {
+            return self.reject(envelope, None, Reason::TooLarge, &detail, payload);
         }
         for (i, element) in rows.elements().iter().enumerate() {
             if let Err((reason, detail)) = self.take_row(i, *element, rows, envelope, outside) {

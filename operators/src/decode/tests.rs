@@ -248,6 +248,66 @@ fn exploded_arrays() {
 }
 
 #[test]
+fn text_around_an_array_is_not_copied_without_a_bound() {
+    let columns = || {
+        vec![
+            column("x", ColumnType::Int64, Origin::Path(path("x"))),
+            column("log", ColumnType::Utf8, Origin::Root(path("log"))),
+            column("n", ColumnType::Int64, Origin::Root(path("log"))),
+        ]
+    };
+    let sent = |text: usize, elements: usize| {
+        let all = vec!["{}"; elements].join(",");
+        format!(r#"{{"log":"{}","e":[{all}]}}"#, "7".repeat(text))
+    };
+    let decode = |columns: Vec<ColumnSpec>, payload: &str| {
+        let columns = columns.into_iter().map(|c| ColumnSpec { on_invalid: OnInvalid::Null, ..c });
+        let mut spec = spec(Some("e"), columns.collect());
+        spec.payload_bytes_max = 1 << 20;
+        Decoder::new(spec).decode(&messages([payload.as_bytes(), payload.as_bytes()]))
+    };
+    // The most that a message of any size may have, and one byte more of each reading.
+    let (text, elements) = (4096, repeated::REPEATED_BYTES_MAX / 4096);
+    let fits = decode(columns(), &sent(text, elements));
+    assert_eq!((fits.readings.num_rows(), fits.rejects.num_rows()), (2 * elements, 0));
+    let over = decode(columns(), &sent(text + 1, elements));
+    assert_eq!(over.readings.num_rows(), 0);
+    assert_eq!(reasons(&over), ["too_large", "too_large"]);
+    let detail = over.rejects["detail"].as_string::<i32>().value(0).to_owned();
+    let bytes = (text + 1) * elements;
+    assert!(detail.contains(&format!("{bytes} bytes in all its readings")), "{detail}");
+    // A number is no copy of its text.
+    let mut numbers = columns();
+    numbers.remove(1);
+    assert_eq!(reasons(&decode(numbers, &sent(text + 1, elements))), [""; 0]);
+    // A message that is larger itself may have more.
+    let (text, elements) = (16_384, 300);
+    let padded = format!("{}{}", sent(text, elements), " ".repeat(text * elements / 16 - 17_000));
+    assert_eq!(reasons(&decode(columns(), &padded)), [""; 0]);
+    assert_eq!(reasons(&decode(columns(), &sent(text, elements))), ["too_large"; 2]);
+}
+
+#[test]
+fn long_topics_are_not_repeated_without_a_bound() {
+    let sent = |topic: usize, elements: usize, columns: Vec<ColumnSpec>| {
+        let spec = spec(Some("e"), columns);
+        let payload = format!(r#"{{"e":[{}]}}"#, vec!["1"; elements].join(","));
+        let mut builder = MessagesBuilder::default();
+        let topic = format!("plant/{}/7", "s".repeat(topic));
+        builder.push(topic.as_bytes(), payload.as_bytes(), b"", MessageMeta::default());
+        reasons(&Decoder::new(spec).decode(&builder.finish(1, 0)))
+    };
+    // Elements that are rejects say the topic, even where no column has it.
+    let x = || vec![column("x", ColumnType::Int64, Origin::Path(path("x")))];
+    assert_eq!(sent(60_000, 100, x()), ["too_large"]);
+    assert_eq!(sent(900, 1000, x()), ["not_an_object"; 1000]);
+    let site = column("site", ColumnType::Utf8, Origin::Capture("site".into()));
+    let x = vec![column("x", ColumnType::Int64, Origin::Path(vec![])), site];
+    assert_eq!(sent(6000, 1000, x.clone()), ["too_large"]);
+    assert_eq!(sent(600, 1000, x), [""; 0]);
+}
+
+#[test]
 fn elements_can_be_bare_values() {
     let columns = vec![column("v", ColumnType::Float64, Origin::Path(vec![]))];
     let decoded = decode(spec(Some("v"), columns), &[r#"{"v":[1, 2.5,"x",null,{"a":1}]}"#]);

@@ -59,6 +59,26 @@ pub(super) struct Number<'a> {
     pub(super) plain: bool,
 }
 
+impl Value<'_> {
+    /// Most bytes of its text in a column of text, if that is not a short one.
+    pub(super) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Number(number) => number.text.len(),
+            Self::Text(text) | Self::Escaped(text) | Self::Slashed(text, _) => text.len(),
+            // Two digits for each.
+            Self::Binary(bytes) => 2 * bytes.len(),
+            Self::Missing
+            | Self::Null
+            | Self::Bool(_)
+            | Self::Array
+            | Self::Object
+            | Self::Instant(_)
+            | Self::Integer(_)
+            | Self::NotUtf8 => 0,
+        }
+    }
+}
+
 /// Powers of ten that a `f64` holds exactly and that a plain number can need.
 const TENS: [f64; 19] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
