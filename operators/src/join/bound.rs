@@ -31,9 +31,8 @@ impl Bounded for JoinSpec {
                 // kept for the oldest of them.
                 let wait_us = after_us.saturating_add(self.disorder_us);
                 let most = *rows_max as u64;
-                let rows = |us: i64| {
-                    load.rows_within(us).map_or(most, |n| n.saturating_add(1).min(most))
-                };
+                let rows =
+                    |us: i64| load.rows_within(us).map_or(most, |n| n.saturating_add(1).min(most));
                 let kept = |rows: u64, row_bytes: u64| {
                     vec_bytes(rows, size_of::<(i64, Row)>())
                         .saturating_add(rows.saturating_mul(row_bytes))

@@ -20,7 +20,6 @@ use super::memory::Memory;
 use super::packets::{self, Accepted};
 use super::reasons;
 use super::subscription::{Answer, Subscription};
-use crate::fault;
 use crate::mqtt::batcher::{Acks, Batcher};
 use crate::mqtt::buffer::ReadBuffer;
 use crate::mqtt::limits::{
@@ -264,14 +263,14 @@ impl Session {
             return Ok(());
         }
         let (stream, out) = (&mut self.stream, &self.out);
-        let sent = timeout(WRITE_TIMEOUT, async {
+        let sending = async {
             stream.write_all(out).await?;
             stream.flush().await
-        });
-        let sent = sent.await;
+        };
+        let sent = timeout(WRITE_TIMEOUT, sending).await;
         self.out.clear();
         if std::mem::take(&mut self.has_acks) && matches!(sent, Ok(Ok(()))) {
-            fault::point("after_ack");
+            crate::fault::point("after_ack");
         }
         match sent {
             Ok(Ok(())) => Ok(()),
@@ -490,10 +489,8 @@ fn take(
         batcher.push(publish, b"", received_us);
         return Taken::Journaled;
     }
-    match publish.qos {
-        0 => {}
-        1 => batcher.acknowledge(PUBACK, id),
-        _ => batcher.acknowledge(PUBREC, id),
+    if publish.qos > 0 {
+        batcher.acknowledge(if publish.qos == 1 { PUBACK } else { PUBREC }, id);
     }
     Taken::KnownRetained
 }

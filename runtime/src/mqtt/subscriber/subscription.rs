@@ -89,9 +89,8 @@ impl Subscription {
         self.retry = None;
         self.refused.clear();
         let fresh = std::mem::take(&mut self.fresh);
-        let lacks = |f: &&String| {
-            !memory.is_granted(f, self.qos) || (fresh && self.entries.contains(*f))
-        };
+        let lacks =
+            |f: &&String| !memory.is_granted(f, self.qos) || (fresh && self.entries.contains(*f));
         let wanted: Vec<String> = self.wanted.iter().filter(lacks).cloned().collect();
         for some in wanted.chunks(SUBSCRIBE_FILTERS_MAX) {
             let (id, how) = (self.id(), (self.qos, self.entries.as_slice()));
