@@ -32,7 +32,7 @@ use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, GroupSet, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
-use super::tables::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS, SYSTEM, position};
+use super::tables::{ALERTS, CLOCK_SKEW, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
 use crate::resolve::early;
 

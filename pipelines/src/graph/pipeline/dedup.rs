@@ -10,8 +10,8 @@ use tidegate_operators::spec::DedupSpec;
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::Stream;
 
-use super::{Builder, DUPLICATES, Edge};
-use crate::graph::Counter;
+use super::{Builder, Edge};
+use crate::graph::{Counter, DUPLICATES};
 use crate::repeated::path;
 
 impl<'scope> Builder<'_, 'scope> {
