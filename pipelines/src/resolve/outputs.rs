@@ -120,6 +120,7 @@ fn one_alert(
         name: alert.text("name")?.to_owned(),
         input: edge.schema.clone(),
         keys,
+        others,
         time: edge.index(edge.time()),
         fire: fire?,
         clear: clear?,
