@@ -107,6 +107,7 @@ def main():
                 speed = (at_end - had) / (time.monotonic() - began)
                 said.append(f"{mode}: {rate:.0f}/s, journal {share:.2f}, used again after "
                             f"{began - ended:.1f} s, caught up at {speed:.0f}/s")
+                print(said[-1], flush=True)
                 # With the others rows come all the time, and a short backlog is a matter of
                 # freshness and of how long a query takes.
                 if mode in ("down", "storm") and SECONDS >= LONG_S:
@@ -121,8 +122,7 @@ def main():
             tidegate.stop()
         assert s3.proxy.lost > 0, "no answer was lost: the test shows nothing"
         commits = commits_are_single(s3)
-    print(f"{expected} readings, {commits} commits, {s3.proxy.lost} answers lost, all exact; "
-          + "; ".join(said))
+    print(f"{expected} readings, {commits} commits, {s3.proxy.lost} answers lost, all exact")
 
 
 main()
