@@ -215,7 +215,7 @@ pub(super) static WINDOW: Component = Component {
             "Adds four columns that say how good a window is: `expected`, how many readings \
              `cadence` lets one expect at least (null without it); `late`, how many came when the \
              window had been closed; `duplicates`, how many [reading.dedup] dropped (null without \
-             it, and behind steps that keep state); `complete`, false if messages can have been \
+             it, and behind `enrich`); `complete`, false if messages can have been \
              lost while its readings came in: in a gap (`system.gaps`), while the broker is away \
              and nobody knows whether it still has the session, and, where no broker keeps what is \
              not heard (`qos = 0`, devices that connect to Tidegate, HTTP), whenever the source \
