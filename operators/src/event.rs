@@ -3,6 +3,7 @@
 //! same rows of `system.sessions` and `system.gaps`; no pipeline decodes them. The engine's own
 //! alerts come the same way.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -196,20 +197,30 @@ impl Untaken {
 /// Memory is used up: new keys find no place in the epoch that this is in. It holds for that epoch
 /// alone and is journaled in each one anew, so a replay, from wherever it begins, refuses the same
 /// rows, and nobody has to remember it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoNewKeys;
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NoNewKeys {
+    /// Names of operators that let new keys in all the same: they are so young that to them nearly
+    /// all keys are new.
+    pub but: BTreeSet<String>,
+}
 
 impl NoNewKeys {
     /// Appends it to what is written to the journal.
-    pub fn put(out: &mut MessagesBuilder, received_us: i64) {
-        let meta = MessageMeta { received_us, event: true, ..MessageMeta::default() };
-        out.push(NO_NEW_KEYS, &[], &[], meta);
+    pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
+        if self.but.is_empty() {
+            let meta = MessageMeta { received_us, event: true, ..MessageMeta::default() };
+            out.push(NO_NEW_KEYS, &[], &[], meta);
+        } else {
+            put(out, NO_NEW_KEYS, self, "", received_us, 0);
+        }
     }
 
-    /// Whether it is among messages.
-    pub fn is_in(messages: &Messages) -> bool {
+    /// The one among messages, if there is one.
+    pub fn of(messages: &Messages) -> Option<Self> {
         let mut all = messages.index.iter().enumerate();
-        all.any(|(i, meta)| meta.event && messages.topic(i) == NO_NEW_KEYS)
+        let (i, _) = all.find(|(i, meta)| meta.event && messages.topic(*i) == NO_NEW_KEYS)?;
+        Some(serde_json::from_slice(messages.payload(i)).unwrap_or_default())
     }
 }
 
@@ -417,12 +428,18 @@ mod tests {
         };
         limit.put(&mut out, 12);
         let messages = out.finish(0, 100);
-        assert!(!NoNewKeys::is_in(&messages));
+        assert_eq!(NoNewKeys::of(&messages), None);
         // A device may call its topic as it likes.
         out.push(NO_NEW_KEYS, b"", b"dev", MessageMeta::default());
-        assert!(!NoNewKeys::is_in(&out.finish(0, 0)));
-        NoNewKeys::put(&mut out, 13);
-        assert!(NoNewKeys::is_in(&out.finish(0, 0)));
+        assert_eq!(NoNewKeys::of(&out.finish(0, 0)), None);
+        let young = NoNewKeys { but: ["p/step".into(), "p/alert/x".into()].into() };
+        for mark in [NoNewKeys::default(), young] {
+            mark.put(&mut out, 13);
+            assert_eq!(NoNewKeys::of(&out.finish(0, 0)), Some(mark));
+        }
+        // As they were before operators could be excepted.
+        out.push(NO_NEW_KEYS, b"", b"", MessageMeta { event: true, ..MessageMeta::default() });
+        assert_eq!(NoNewKeys::of(&out.finish(0, 0)), Some(NoNewKeys::default()));
         assert_eq!(SessionEvent::of(&messages, 0), None);
         assert_eq!(SessionEvent::of(&messages, 1), Some(event));
         let of_sessions: Vec<usize> =

@@ -284,7 +284,8 @@ impl Runner {
     }
 
     fn epoch(&mut self, tick: Tick) -> Emit {
-        let closed = self.context.ticks.is_closed(tick.epoch);
+        let HostContext { name, ticks, .. } = &self.context;
+        let closed = ticks.is_closed(tick.epoch, name);
         let mut emit = Emit { closed, ..Emit::default() };
         let rows = self.take(tick.epoch);
         if self.failed {

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::batch::{Epoch, Tick};
 
@@ -18,7 +19,7 @@ struct Inner {
     times: BTreeMap<Epoch, i64>,
     checkpoints: BTreeMap<Epoch, bool>,
     flushes: BTreeSet<Epoch>,
-    closed: BTreeSet<Epoch>,
+    closed: BTreeMap<Epoch, Arc<BTreeSet<String>>>,
     /// The epoch after the newest tick.
     next: Epoch,
     time_us: i64,
@@ -57,15 +58,15 @@ impl Ticks {
         self.0.borrow().flushes.contains(&epoch)
     }
 
-    /// Says that new keys find no place in `epoch`. Must be called before the input advances past
-    /// `epoch`.
-    pub fn close_at(&self, epoch: Epoch) {
-        self.0.borrow_mut().closed.insert(epoch);
+    /// Says that new keys find no place in `epoch`, but at the operators `but`. Must be called before
+    /// the input advances past `epoch`.
+    pub fn close_at(&self, epoch: Epoch, but: Arc<BTreeSet<String>>) {
+        self.0.borrow_mut().closed.insert(epoch, but);
     }
 
-    /// Whether new keys find no place in `epoch`.
-    pub fn is_closed(&self, epoch: Epoch) -> bool {
-        self.0.borrow().closed.contains(&epoch)
+    /// Whether new keys find no place at this operator in `epoch`.
+    pub fn is_closed(&self, epoch: Epoch, operator: &str) -> bool {
+        self.0.borrow().closed.get(&epoch).is_some_and(|but| !but.contains(operator))
     }
 
     /// Says that the input has ended for good, so that open windows are to be emitted. Must be
@@ -105,5 +106,22 @@ impl Ticks {
         inner.checkpoints = inner.checkpoints.split_off(&epoch);
         inner.flushes = inner.flushes.split_off(&epoch);
         inner.closed = inner.closed.split_off(&epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_closed_to_new_keys_but_at_operators_that_are_young() {
+        let ticks = Ticks::default();
+        ticks.close_at(3, Arc::default());
+        ticks.close_at(4, Arc::new(["p/young".to_owned()].into()));
+        let closed = |operator: &str| [2, 3, 4, 5].map(|epoch| ticks.is_closed(epoch, operator));
+        assert_eq!(closed("p/old"), [false, true, true, false]);
+        assert_eq!(closed("p/young"), [false, true, false, false]);
+        ticks.forget_before(4);
+        assert_eq!(closed("p/old"), [false, false, true, false]);
     }
 }

@@ -30,6 +30,7 @@ use tidegate_pipelines::{Plan, graph};
 use super::earlier;
 use super::feed::FeedQueue;
 use super::flows::FlowPlan;
+use super::memory::Memory;
 use super::notifications::EngineTargets;
 use super::registries::Registries;
 use super::shadow::{self, Pace, Rebuilt};
@@ -248,6 +249,7 @@ pub struct Applier {
     sender: Arc<WebhookSender>,
     engine_targets: EngineTargets,
     registries: Arc<Registries>,
+    memory: Memory,
     runtime: tokio::runtime::Handle,
     /// Whether no other process has to follow.
     alone: bool,
@@ -259,14 +261,25 @@ impl Applier {
         plan: Plan,
         changes: Arc<Changes>,
         journal: Arc<Journal>,
-        registries: Arc<Registries>,
+        (registries, memory): (Arc<Registries>, Memory),
         (sender, engine_targets): (Arc<WebhookSender>, EngineTargets),
     ) -> Self {
         let tables = graph::tables(&plan.pipelines);
         let running = Mutex::new(Running { plan, tables });
         let runtime = tokio::runtime::Handle::current();
         let data = data.to_owned();
-        Self { data, running, changes, journal, registries, sender, engine_targets, runtime, alone }
+        Self {
+            data,
+            running,
+            changes,
+            journal,
+            registries,
+            memory,
+            sender,
+            engine_targets,
+            runtime,
+            alone,
+        }
     }
 
     /// What a change to this plan would be, and from when on state would be made anew
@@ -307,7 +320,9 @@ impl Applier {
         let told = self.sender.follow(sources::webhooks(&plan));
         told.map_err(|error| vec![error.to_string()])?;
         if !applied.change.is_nothing() {
-            let made = self.make(&mut running, &plan, &applied.change);
+            let change = &applied.change;
+            let make = || self.make(&mut running, &plan, change);
+            let made = self.memory.begin(&change.rebuilt(), make);
             let (epoch, since_us) = made.map_err(|error| vec![format!("{error:#}")])?;
             (applied.epoch, applied.since_us) = (Some(epoch), since_us);
         }

@@ -4,7 +4,7 @@
 //! journal while the probe is too far behind, in bytes or in epochs. It waits only between epochs:
 //! an epoch that was begun is always finished, or it could never complete.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
@@ -40,8 +40,9 @@ pub(crate) enum Command {
     },
     /// At the end of this epoch, whatever is open is to be emitted (comes before its tick).
     Flush(Epoch),
-    /// New keys find no place in this epoch (comes before its tick).
-    NoNewKeys(Epoch),
+    /// New keys find no place in this epoch, but at operators of these names (comes before its
+    /// tick).
+    NoNewKeys(Epoch, Arc<BTreeSet<String>>),
     /// The end of an epoch.
     Tick(Tick),
     /// Other pipelines from the next epoch on; every epoch so far is complete.
@@ -216,7 +217,9 @@ pub(crate) struct FeedQueue {
     epoch_open: bool,
     cut_now: bool,
     /// New keys find no place in the open epoch.
-    no_new_keys: bool,
+    no_new_keys: Option<NoNewKeys>,
+    /// They do in every epoch, whatever the journal says.
+    open_to_all: bool,
     /// When state is to be cut; never without it, but for the end.
     cuts: Option<Arc<Cuts>>,
     /// Offset of the next message.
@@ -245,7 +248,8 @@ impl FeedQueue {
             epoch_bytes: 0,
             epoch_open: false,
             cut_now: false,
-            no_new_keys: false,
+            no_new_keys: None,
+            open_to_all: false,
             cuts,
             next_offset: 0,
             last_ticks,
@@ -258,12 +262,22 @@ impl FeedQueue {
         Self { entries: Some(entries), ..self }
     }
 
+    /// New keys find a place in every epoch: those that were refused when the journal was written
+    /// were new to other operators.
+    pub(super) fn open_to_all(self) -> Self {
+        Self { open_to_all: true, ..self }
+    }
+
     /// Messages of the open epoch.
     pub(crate) fn messages(&mut self, messages: Arc<Messages>) {
         self.begin_epoch();
         self.next_offset = messages.first_offset + messages.len() as u64;
-        self.no_new_keys |= NoNewKeys::is_in(&messages);
-        let closed = self.no_new_keys;
+        if !self.open_to_all
+            && let Some(mark) = NoNewKeys::of(&messages)
+        {
+            self.no_new_keys = Some(mark);
+        }
+        let closed = self.no_new_keys.is_some();
         self.entries.iter().for_each(|entries| entries.hear(&messages, closed));
         let bytes = messages.size_bytes();
         self.epoch_bytes += bytes;
@@ -322,8 +336,8 @@ impl FeedQueue {
     }
 
     fn seal(&mut self, tick: Tick) {
-        if std::mem::take(&mut self.no_new_keys) {
-            self.to_all(&Command::NoNewKeys(tick.epoch));
+        if let Some(NoNewKeys { but }) = self.no_new_keys.take() {
+            self.to_all(&Command::NoNewKeys(tick.epoch, Arc::new(but)));
         }
         self.in_flight.sealed(tick.epoch, self.epoch_bytes);
         self.epoch_bytes = 0;
@@ -381,6 +395,8 @@ impl crate::journal::FeedSink for FeedQueue {
 mod tests {
     use std::sync::mpsc::channel;
 
+    use tidegate_operators::{MessageMeta, MessagesBuilder};
+
     use super::*;
 
     #[test]
@@ -429,5 +445,34 @@ mod tests {
         assert_eq!(told, ["Some(0) 1", "Some(1) 2", "Some(0) 5", "Some(1) 6", "None 9"]);
         let told: Vec<String> = at_second.iter().map(text).collect();
         assert_eq!(told, ["Some(0) 3", "Some(0) 7", "None 9"]);
+    }
+
+    #[test]
+    fn closed_epochs_are_told_with_who_is_excepted_and_not_to_a_shadow() {
+        let young = NoNewKeys { but: ["p/young".to_owned()].into() };
+        let told = |is_shadow: bool| -> Vec<(Epoch, BTreeSet<String>)> {
+            let (local, at_local) = channel();
+            let ports = vec![WorkerPort { commands: local, thread: std::thread::current() }];
+            let in_flight = Arc::new(InFlight::default());
+            let queue = FeedQueue::new(ports, in_flight, Arc::default(), None, Arc::default());
+            let mut queue = if is_shadow { queue.open_to_all() } else { queue };
+            let marks = [None, Some(NoNewKeys::default()), Some(young.clone()), None];
+            for (epoch, mark) in (1..).zip(marks) {
+                let mut run = MessagesBuilder::default();
+                run.push(b"t", b"{}", b"c", MessageMeta::default());
+                queue.messages(Arc::new(run.finish(0, epoch * 10)));
+                mark.iter().for_each(|mark| mark.put(&mut run, 0));
+                queue.messages(Arc::new(run.finish(0, epoch * 10 + 1)));
+                queue.tick(Tick { epoch, time_us: 0 });
+            }
+            drop(queue);
+            let closed = at_local.iter().filter_map(|command| match command {
+                Command::NoNewKeys(epoch, but) => Some((epoch, but.as_ref().clone())),
+                _ => None,
+            });
+            closed.collect()
+        };
+        assert_eq!(told(false), [(2, BTreeSet::new()), (3, young.but.clone())]);
+        assert!(told(true).is_empty());
     }
 }

@@ -115,8 +115,8 @@ impl Flows {
     }
 
     /// See [`Ticks::close_at`].
-    pub(super) fn close_at(&self, epoch: Epoch) {
-        self.0.iter().for_each(|f| f.ticks.close_at(epoch));
+    pub(super) fn close_at(&self, epoch: Epoch, but: &Arc<BTreeSet<String>>) {
+        self.0.iter().for_each(|f| f.ticks.close_at(epoch, Arc::clone(but)));
     }
 
     /// The end of an epoch.

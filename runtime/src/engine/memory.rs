@@ -5,9 +5,12 @@
 //! that is journaled with each of them. All else that is done here changes when something happens,
 //! and never what.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tidegate_operators::event::NoNewKeys;
 
 use super::feed::InFlight;
 use crate::journal::Journal;
@@ -25,6 +28,13 @@ const TIGHT_BYTES_MIN: u64 = 256 << 10;
 /// And so much less of it at the last stage.
 const STOP_PART: u64 = 16;
 
+/// How long an operator is young: so long it lets new keys in although memory is used up, because
+/// to it nearly all keys are new. What the journal does not tell of any more comes meanwhile.
+const YOUNG_FOR: Duration = Duration::from_secs(3600);
+
+/// Why a change is refused once sources wait.
+const NO_PLACE: &str = "memory is used up, what is new would find no place: the old plan goes on";
+
 /// Of a hundred parts: above this nothing is taken whatever there is to do.
 const LAST_PARTS: u64 = 95;
 
@@ -41,13 +51,58 @@ pub(crate) struct Known {
 pub(crate) struct Memory {
     known: Arc<Mutex<Known>>,
     in_flight: Arc<InFlight>,
+    /// Operators that are young, and until when.
+    young: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Memory {
     /// With a budget; 0 is none.
     pub(super) fn new(bytes_max: u64, in_flight: &Arc<InFlight>) -> Self {
         let known = Known { bytes_max, ..Known::default() };
-        Self { known: Arc::new(Mutex::new(known)), in_flight: Arc::clone(in_flight) }
+        Self {
+            known: Arc::new(Mutex::new(known)),
+            in_flight: Arc::clone(in_flight),
+            young: Arc::default(),
+        }
+    }
+
+    fn young(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.young.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has these operators begin with what `make` does, if there is a place for their state. They
+    /// are young from before that, so that no epoch after it is without them; if it fails, nothing
+    /// has begun.
+    pub(super) fn begin<T>(
+        &self,
+        operators: &BTreeSet<String>,
+        make: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        anyhow::ensure!(self.now().stage < Stage::Stop || operators.is_empty(), NO_PLACE);
+        let before = self.young().clone();
+        let begin = || {
+            let until = Instant::now() + YOUNG_FOR;
+            self.young().extend(operators.iter().map(|name| (name.clone(), until)));
+        };
+        begin();
+        let made = make();
+        match made {
+            Ok(_) => begin(),
+            Err(_) => *self.young() = before,
+        }
+        made
+    }
+
+    /// What the journal is to say of new keys at this stage and time: once sources wait, nobody is
+    /// excepted.
+    fn mark(&self, stage: Stage, now: Instant) -> Option<NoNewKeys> {
+        let mut young = self.young();
+        young.retain(|_, until| now < *until);
+        match stage {
+            Stage::Roomy | Stage::Tight => None,
+            Stage::Full => Some(NoNewKeys { but: young.keys().cloned().collect() }),
+            Stage::Stop => Some(NoNewKeys::default()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -77,13 +132,13 @@ impl Memory {
 }
 
 /// What has to be done at present.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Orders {
     stage: Stage,
     /// How many bytes may be in flight, if less than usual.
     in_flight_bytes: Option<usize>,
     /// New keys are refused.
-    refuse: bool,
+    refuse: Option<NoNewKeys>,
     /// Sources wait.
     hold: bool,
 }
@@ -91,7 +146,12 @@ struct Orders {
 impl Orders {
     /// At a stage, with so many bytes in use, and so many of messages that the dataflow still has
     /// to work through.
-    fn at(stage: Stage, bytes: u64, bytes_max: u64, backlog_bytes: u64) -> Self {
+    fn at(
+        (stage, refuse): (Stage, Option<NoNewKeys>),
+        bytes: u64,
+        bytes_max: u64,
+        backlog_bytes: u64,
+    ) -> Self {
         let tight_bytes = (bytes_max / TIGHT_PART).max(TIGHT_BYTES_MIN);
         let hold = match stage {
             Stage::Roomy => false,
@@ -102,7 +162,7 @@ impl Orders {
             }
         };
         let in_flight_bytes = usize::try_from(tight_bytes).ok().filter(|_| stage > Stage::Roomy);
-        Self { stage, in_flight_bytes, refuse: stage >= Stage::Full, hold }
+        Self { stage, in_flight_bytes, refuse, hold }
     }
 }
 
@@ -119,15 +179,17 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
     loop {
         turns.tick().await;
         let Some(bytes) = used_bytes() else { continue };
-        let stage = stages.step(Instant::now(), bytes);
+        let now = Instant::now();
+        let stage = stages.step(now, bytes);
+        let refuse = memory.mark(stage, now);
         let taken = journal.stats();
         let backlog = memory.in_flight.bytes() as u64 + taken.queued_bytes + taken.behind_bytes;
-        let orders = Orders::at(stage, bytes, bytes_max, backlog);
+        let orders = Orders::at((stage, refuse), bytes, bytes_max, backlog);
         *memory.lock() = Known { stage, bytes, bytes_max };
         if orders == done {
             continue;
         }
-        journal.refuse_new_keys(orders.refuse);
+        journal.refuse_new_keys(orders.refuse.clone());
         journal.hold(orders.hold);
         memory.in_flight.tighten(orders.in_flight_bytes);
         stats.memory_stage.store(stage as u64, Ordering::Relaxed);
@@ -146,18 +208,59 @@ mod tests {
     const MAX: u64 = 1 << 30;
 
     fn hold(stage: Stage, bytes: u64, backlog: u64) -> bool {
-        Orders::at(stage, bytes, MAX, backlog).hold
+        Orders::at((stage, None), bytes, MAX, backlog).hold
     }
 
     #[test]
     fn each_stage_does_what_those_before_it_do() {
+        let memory = Memory::new(MAX, &Arc::default());
+        let mark = |stage| memory.mark(stage, Instant::now());
         let orders = [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop]
-            .map(|stage| Orders::at(stage, MAX / 2, MAX, 100 << 20));
+            .map(|stage| Orders::at((stage, mark(stage)), MAX / 2, MAX, 100 << 20));
         let of = |f: fn(&Orders) -> bool| orders.each_ref().map(f);
         assert_eq!(of(|o| o.in_flight_bytes == Some(4 << 20)), [false, true, true, true]);
-        assert_eq!(of(|o| o.refuse), [false, false, true, true]);
+        assert_eq!(of(|o| o.refuse.is_some()), [false, false, true, true]);
         assert_eq!(of(|o| o.hold), [false, true, true, true]);
         assert_eq!(orders[0], Orders::default());
+    }
+
+    #[test]
+    fn operators_are_excepted_for_an_hour_and_not_while_sources_wait() {
+        let memory = Memory::new(MAX, &Arc::default());
+        let names = |all: &[&str]| -> BTreeSet<String> {
+            all.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let but = |stage, now| memory.mark(stage, now).map(|mark| mark.but);
+        memory.begin(&names(&["p/a"]), || Ok(())).expect("there is a place");
+        let failed = memory.begin(&names(&["p/a", "p/b"]), || -> anyhow::Result<()> {
+            let both = names(&["p/a", "p/b"]);
+            assert_eq!(but(Stage::Full, Instant::now()), Some(both), "before it is made");
+            anyhow::bail!("why")
+        });
+        assert!(failed.is_err());
+        let now = Instant::now();
+        assert_eq!(but(Stage::Tight, now), None);
+        assert_eq!(but(Stage::Full, now), Some(names(&["p/a"])));
+        assert_eq!(but(Stage::Stop, now), Some(BTreeSet::new()));
+        assert_eq!(but(Stage::Full, now + YOUNG_FOR / 2), Some(names(&["p/a"])));
+        assert_eq!(but(Stage::Full, now + YOUNG_FOR * 2), Some(BTreeSet::new()));
+        assert!(memory.young().is_empty());
+    }
+
+    #[test]
+    fn nothing_begins_once_sources_wait() {
+        let memory = Memory::new(MAX, &Arc::default());
+        let some = BTreeSet::from(["p/a".to_owned()]);
+        for stage in [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop] {
+            *memory.lock() = Known { stage, bytes: MAX, bytes_max: MAX };
+            assert!(memory.begin(&BTreeSet::new(), || Ok(())).is_ok());
+            let told = memory.begin(&some, || Ok(())).map_err(|error| error.to_string());
+            let expected = match stage {
+                Stage::Stop => Err(NO_PLACE.to_owned()),
+                _ => Ok(()),
+            };
+            assert_eq!(told, expected, "{stage:?}");
+        }
     }
 
     #[test]

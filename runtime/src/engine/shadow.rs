@@ -139,7 +139,9 @@ pub(super) fn rebuild(
         result
     })?;
     let save = Arc::new(AtomicBool::new(false));
-    let mut queue = FeedQueue::new(ports, in_flight, stats, None, Arc::clone(&save));
+    // Whoever was refused was new to other operators; to these everybody is.
+    let queue = FeedQueue::new(ports, in_flight, stats, None, Arc::clone(&save));
+    let mut queue = queue.open_to_all();
     let fed = feed(journal, sources, first, pace, &save, &mut queue);
     queue.end(false);
     drop(queue);

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidegate_operators::Epoch;
+use tidegate_operators::event::NoNewKeys;
 use tidegate_pipelines::{Plan, graph};
 use tidegate_sql::Store;
 use tokio::runtime::Runtime;
@@ -180,7 +181,7 @@ impl Stepped {
 
     /// Closes epochs to new keys, or opens them.
     pub(crate) fn refuse_new_keys(&self, refuse: bool) {
-        self.journal.refuse_new_keys(refuse);
+        self.journal.refuse_new_keys(refuse.then(NoNewKeys::default));
     }
 
     /// Messages that the journal recognised as repetitions.

@@ -308,7 +308,7 @@ impl Feeder {
                     }
                 }
                 Command::Flush(epoch) => self.flows.flush_at(epoch),
-                Command::NoNewKeys(epoch) => self.flows.close_at(epoch),
+                Command::NoNewKeys(epoch, but) => self.flows.close_at(epoch, &but),
                 Command::Tick(tick) => {
                     self.ticks.note(tick);
                     self.flows.tick(tick);

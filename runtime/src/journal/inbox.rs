@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
+use tidegate_operators::event::NoNewKeys;
 use tidegate_operators::{Epoch, Messages, MessagesBuilder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -48,7 +49,7 @@ pub(crate) struct Inbox {
     /// Offers wait, because memory is short.
     pub(crate) held: bool,
     /// Epochs with messages are closed to new keys.
-    pub(crate) no_new_keys: bool,
+    pub(crate) no_new_keys: Option<Arc<NoNewKeys>>,
     /// No offer is taken any more.
     closed: bool,
 }

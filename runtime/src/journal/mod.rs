@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tidegate_operators::event::NoNewKeys;
 use tidegate_operators::{Epoch, Messages, Tick};
 
 pub use self::error::DurableError;
@@ -202,7 +203,7 @@ pub struct JournalStats {
     pub waiting_for_room: bool,
     /// Whether offers wait because memory is short.
     pub waiting_for_memory: bool,
-    /// Bytes of messages in memory that the dataflow had not taken at the last tick.
+    /// Bytes of messages in memory that the dataflow had not taken when a tick last came or went.
     pub queued_bytes: u64,
     /// Why the disk is full, or has only its reserve, if that is so.
     pub disk_full: Option<String>,
@@ -275,7 +276,7 @@ impl Journal {
             gather_until: instant(),
             trimmed_through: 0,
             disk: DiskRoom::default(),
-            no_new_keys: false,
+            no_new_keys: None,
         };
         let journal = Self {
             shared,
@@ -365,8 +366,8 @@ impl Journal {
 
     /// Closes epochs with messages to new keys from the open one on, or opens those after it again.
     /// It is in the journal, so a replay refuses the same.
-    pub(crate) fn refuse_new_keys(&self, refuse: bool) {
-        self.shared.inbox().no_new_keys = refuse;
+    pub(crate) fn refuse_new_keys(&self, refuse: Option<NoNewKeys>) {
+        self.shared.inbox().no_new_keys = refuse.map(Arc::new);
     }
 
     /// Name of the segment file in which the epoch after `epoch` begins or will begin.

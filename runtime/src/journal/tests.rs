@@ -457,17 +457,17 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
 }
 
 /// What the epochs of a feed say of new keys, and how many messages they have beside that.
-fn closed(feeds: impl IntoIterator<Item = Feed>) -> Vec<(Epoch, bool, usize)> {
-    let (mut all, mut open) = (Vec::new(), (false, 0));
+fn closed(feeds: impl IntoIterator<Item = Feed>) -> Vec<(Epoch, Option<NoNewKeys>, usize)> {
+    let (mut all, mut open) = (Vec::new(), (None, 0));
     for feed in feeds {
         match feed {
             Feed::Messages(run) => {
-                open.0 |= NoNewKeys::is_in(&run);
+                open.0 = NoNewKeys::of(&run).or(open.0);
                 open.1 += run.index.iter().filter(|meta| !meta.event).count();
             }
             Feed::Tick(tick) => {
                 all.push((tick.epoch, open.0, open.1));
-                open = (false, 0);
+                open = (None, 0);
             }
         }
     }
@@ -489,7 +489,9 @@ fn epochs_that_are_closed_to_new_keys_are_so_in_every_replay() {
             std::thread::sleep(Duration::from_millis(1));
         }
     };
-    for (offers, refuse) in [(3, false), (4, true), (2, false)] {
+    let young = NoNewKeys { but: ["p/young".to_owned(), "p/alert/é".to_owned()].into() };
+    let (all, some) = (Some(NoNewKeys::default()), Some(young));
+    for (offers, refuse) in [(3, None), (4, all.clone()), (2, some.clone()), (2, None)] {
         journal.refuse_new_keys(refuse);
         for i in 0..offers {
             let before = journal.stats().sealed_epoch;
@@ -499,11 +501,11 @@ fn epochs_that_are_closed_to_new_keys_are_so_in_every_replay() {
     }
     journal.shutdown();
     let live = closed(receiver.try_iter());
-    let refusing: Vec<bool> = live.iter().filter(|e| e.2 > 0).map(|e| e.1).collect();
-    assert_eq!(refusing, [[false; 3].as_slice(), &[true; 4], &[false; 2]].concat());
-    assert!(live.iter().all(|(_, closed, messages)| !closed || *messages > 0), "{live:?}");
+    let refusing: Vec<_> = live.iter().filter(|e| e.2 > 0).map(|e| e.1.clone()).collect();
+    assert_eq!(refusing, [vec![None; 3], vec![all; 4], vec![some; 2], vec![None; 2]].concat());
+    assert!(live.iter().all(|(_, mark, messages)| mark.is_none() || *messages > 0), "{live:?}");
     drop(journal);
-    for from in [1, 3, 6] {
+    for from in [1, 3, 6, 9] {
         let (_journal, replay) =
             Journal::open(options(dir.path()), Clock::manual(7_000_000), &names, from).unwrap();
         let again = closed(replay.map(Result::unwrap));
@@ -536,7 +538,7 @@ fn what_the_engine_says_outlives_the_source_that_it_stands_under() {
         Journal::open(options(dir.path()), Clock::system(), &names(&["x", "y"]), 0).unwrap();
     let (sender, receiver) = mpsc::channel();
     journal.start(Box::new(ChannelSink(sender))).unwrap();
-    journal.refuse_new_keys(true);
+    journal.refuse_new_keys(Some(NoNewKeys::default()));
     runtime().block_on(async {
         for i in 0..5 {
             let mut mixed = builder(&[format!("x {i}"), format!("x {i} again")]);

@@ -70,7 +70,7 @@ pub(crate) struct Writer {
     pub(crate) trimmed_through: Epoch,
     pub(crate) disk: DiskRoom,
     /// Epochs with messages are closed to new keys.
-    pub(crate) no_new_keys: bool,
+    pub(crate) no_new_keys: Option<Arc<NoNewKeys>>,
 }
 
 impl Writer {
@@ -142,7 +142,7 @@ impl Writer {
             return Err(gather);
         }
         let (offers, waits) = self.take(inbox);
-        self.no_new_keys = inbox.no_new_keys;
+        self.no_new_keys.clone_from(&inbox.no_new_keys);
         let left = self.tick_due().saturating_duration_since(instant());
         let trim = inbox.trim_through > self.trimmed_through;
         if !offers.is_empty() || trim || inbox.stop || left.is_zero() {
@@ -225,9 +225,11 @@ impl Writer {
             || active.bytes + group.bytes.len() as u64 >= self.segment_bytes();
         // Also an empty epoch at the end: its tick is where the last checkpoint is cut.
         if due || stop || (had_messages && large) {
-            if self.no_new_keys && self.position.messages > 0 {
+            if let Some(mark) = &self.no_new_keys
+                && self.position.messages > 0
+            {
                 let mut event = MessagesBuilder::default();
-                NoNewKeys::put(&mut event, self.clock.now_us());
+                mark.put(&mut event, self.clock.now_us());
                 group.add_run(event.finish(0, 0), &mut self.position, to);
             }
             group.add_tick(self.clock.now_us(), &mut self.position, to);

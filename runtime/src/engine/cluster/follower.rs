@@ -289,7 +289,7 @@ fn obey(control: &mut TcpStream, ports: &[WorkerPort]) -> io::Result<()> {
             }
             Head::Checkpoint { epoch, whole } => Command::Checkpoint { epoch, whole },
             Head::Flush { epoch } => Command::Flush(epoch),
-            Head::NoNewKeys { epoch } => Command::NoNewKeys(epoch),
+            Head::NoNewKeys { epoch, but } => Command::NoNewKeys(epoch, Arc::new(but)),
             Head::Tick { epoch, time_us } => Command::Tick(Tick { epoch, time_us }),
             Head::End { flush } => Command::End { flush },
             Head::Ping => continue,

@@ -81,7 +81,9 @@ fn write(mut stream: TcpStream, dealt: &Receiver<Dealt>) -> io::Result<()> {
             }
             Command::Checkpoint { epoch, whole } => (Head::Checkpoint { epoch, whole }, Vec::new()),
             Command::Flush(epoch) => (Head::Flush { epoch }, Vec::new()),
-            Command::NoNewKeys(epoch) => (Head::NoNewKeys { epoch }, Vec::new()),
+            Command::NoNewKeys(epoch, but) => {
+                (Head::NoNewKeys { epoch, but: Arc::unwrap_or_clone(but) }, Vec::new())
+            }
             Command::Tick(Tick { epoch, time_us }) => (Head::Tick { epoch, time_us }, Vec::new()),
             Command::End { flush } => (Head::End { flush }, Vec::new()),
             Command::Change(_) => return Err(invalid("a plan cannot change in a cluster")),

@@ -4,6 +4,7 @@
 //! and the body as bytes. Batches travel as Arrow IPC, messages in the form of the journal, state
 //! in that of checkpoints: nothing here has a format of its own.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use arrow::array::RecordBatch;
@@ -34,8 +35,8 @@ pub(super) enum Head {
     Checkpoint { epoch: Epoch, whole: bool },
     /// Leader: emit what is open at the end of this epoch.
     Flush { epoch: Epoch },
-    /// Leader: new keys find no place in this epoch.
-    NoNewKeys { epoch: Epoch },
+    /// Leader: new keys find no place in this epoch, but at these operators.
+    NoNewKeys { epoch: Epoch, but: BTreeSet<String> },
     /// Leader: the end of an epoch.
     Tick { epoch: Epoch, time_us: i64 },
     /// Leader: nothing more comes.
@@ -165,6 +166,7 @@ mod tests {
         let heads = [
             Head::Tick { epoch: u64::MAX, time_us: i64::MIN },
             Head::Refused { why: "é\n".into() },
+            Head::NoNewKeys { epoch: 7, but: ["p/young".into(), "é".into()].into() },
             Head::Ping,
         ];
         let mut wire = Vec::new();
