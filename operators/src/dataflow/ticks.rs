@@ -58,8 +58,8 @@ impl Ticks {
         self.0.borrow().flushes.contains(&epoch)
     }
 
-    /// Says that new keys find no place in `epoch`, but at the operators `but`. Must be called before
-    /// the input advances past `epoch`.
+    /// Says that new keys find no place in `epoch`, but at the operators `but`. Must be called
+    /// before the input advances past `epoch`.
     pub fn close_at(&self, epoch: Epoch, but: Arc<BTreeSet<String>>) {
         self.0.borrow_mut().closed.insert(epoch, but);
     }

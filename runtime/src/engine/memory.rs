@@ -20,6 +20,10 @@ use crate::summary::bytes as in_words;
 
 /// How often memory is looked at: a flood of new keys takes about 100 MB in a second.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The same while it is short, and sources are held and let go: between two looks more comes in
+/// than may be in flight, or nothing although all of it is done, and whoever is known waits for
+/// that, too.
+const SHORT_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// While memory is short, so little of it may be in flight: rows are many times as large as
 /// messages, and so is the state of new keys.
@@ -174,10 +178,10 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
         return;
     }
     let mut stages = Stages::new(bytes_max);
-    let mut turns = tokio::time::interval(LOOK_EVERY);
     let mut done = Orders::default();
     loop {
-        turns.tick().await;
+        let short = done.stage > Stage::Roomy;
+        tokio::time::sleep(if short { SHORT_LOOK_EVERY } else { LOOK_EVERY }).await;
         let Some(bytes) = used_bytes() else { continue };
         let now = Instant::now();
         let stage = stages.step(now, bytes);

@@ -118,10 +118,7 @@ impl Follower {
             if !state.queueing && near && state.queue.is_empty() {
                 (state.queueing, state.first) = (true, epoch + 1);
             }
-            let (behind, queued) = (state.behind_bytes as u64, state.bytes as u64);
-            self.shared.update_stats(|stats| {
-                (stats.behind_bytes, stats.queued_bytes) = (behind, queued);
-            });
+            state.tell(&self.shared);
         }
         drop(state);
         self.queue.changed.notify_one();
@@ -152,8 +149,17 @@ impl State {
 }
 
 impl State {
+    /// Says how much waits here. At the end of an epoch, when it came and when it went: sources
+    /// that wait for memory must not wait for what has gone.
+    fn tell(&self, shared: &Shared) {
+        let (behind, queued) = (self.behind_bytes as u64, self.bytes as u64);
+        shared.update_stats(|stats| {
+            (stats.behind_bytes, stats.queued_bytes) = (behind, queued);
+        });
+    }
+
     /// Where to go on; `None` if there is nothing at present.
-    fn next_feed(&mut self) -> Option<From> {
+    fn next_feed(&mut self, shared: &Shared) -> Option<From> {
         if self.first <= self.next
             && let Some(feed) = self.queue.pop_front()
         {
@@ -161,6 +167,7 @@ impl State {
             if let Feed::Tick(tick) = &feed {
                 self.next = tick.epoch + 1;
                 self.first = self.next;
+                self.tell(shared);
             }
             return Some(From::Memory(feed));
         }
@@ -220,7 +227,7 @@ impl Reader {
     fn wait(&self) -> From {
         let mut state = self.queue.lock();
         loop {
-            if let Some(next) = state.next_feed() {
+            if let Some(next) = state.next_feed(&self.shared) {
                 return next;
             }
             state = self.queue.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -240,6 +247,7 @@ impl Reader {
             state.behind_bytes = state.behind_bytes.saturating_sub(bytes);
             if let Some(epoch) = tick {
                 state.next = epoch + 1;
+                state.tell(&self.shared);
                 if epoch >= through || state.closed {
                     break;
                 }
@@ -248,6 +256,7 @@ impl Reader {
         let mut state = self.queue.lock();
         if state.next > state.sealed {
             state.behind_bytes = 0;
+            state.tell(&self.shared);
         }
         Ok(())
     }
@@ -258,7 +267,7 @@ impl Reader {
 impl Reader {
     /// Hands on what comes next; whether there was something.
     pub(crate) fn step(&mut self) -> Result<bool, DurableError> {
-        let next = self.queue.lock().next_feed();
+        let next = self.queue.lock().next_feed(&self.shared);
         match next {
             Some(From::Memory(feed)) => self.sink.push(feed),
             Some(From::Disk(from, through)) => self.read_back(from, through)?,

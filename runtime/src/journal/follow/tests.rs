@@ -96,6 +96,38 @@ fn a_stuck_dataflow_does_not_hold_sources_back_and_catches_up() {
 }
 
 #[test]
+fn what_the_dataflow_has_taken_waits_no_more_although_no_tick_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions {
+        epoch_interval: Duration::from_millis(1),
+        idle_interval: Duration::from_secs(3600),
+        ..JournalOptions::new(dir.path())
+    };
+    let names = ["s".to_owned()];
+    let (journal, _) = Journal::open(options, Clock::system(), &names, 0).unwrap();
+    let (sender, feeds) = mpsc::sync_channel(0);
+    journal.start(Box::new(Rendezvous(sender))).unwrap();
+    let (intake, runtime) = (journal.intake(0), Runtime::new().unwrap());
+    let until = |wanted: &dyn Fn(u64) -> bool| {
+        let begun = std::time::Instant::now();
+        while !wanted(journal.stats().queued_bytes) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", journal.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // The first one is being handed on, the second one waits.
+    for number in 0..2 {
+        runtime.block_on(offer(&*intake, number, 1000));
+    }
+    until(&|queued| queued >= 1000);
+    let taker = std::thread::spawn(move || feeds.iter().count());
+    until(&|queued| queued == 0);
+    journal.shutdown();
+    drop(journal);
+    assert!(taker.join().unwrap() >= 3);
+}
+
+#[test]
 fn what_is_only_on_disk_at_the_end_is_left_to_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let stuck = journal(dir.path());
