@@ -19,7 +19,9 @@ PADDING = "x" * 400
 JOURNAL_SHARE_MAX = 1.2
 # No device waits this long for an acknowledgement, whatever the store does.
 SILENCE_S_MAX = 30
-CATCH_UP_MIN, LONG_S = 3, 20
+# What was held up comes faster than it came in; a short trouble is over before the pause between two
+# tries is.
+CATCH_UP_MIN, LONG_S = 3, 300
 
 
 def padded(seq):
