@@ -333,11 +333,13 @@ def paho_client():
 
     class Client(mqtt.Client):
         def _messages_reconnect_reset_out(self):
-            released = [message for message in self._out_messages.values()
-                        if message.state == MessageState.MQTT_MS_RESEND_PUBREL]
-            super()._messages_reconnect_reset_out()
-            for message in released:
-                message.state = MessageState.MQTT_MS_RESEND_PUBREL
+            # Others publish meanwhile.
+            with self._out_message_mutex:
+                released = [message for message in self._out_messages.values()
+                            if message.state == MessageState.MQTT_MS_RESEND_PUBREL]
+                super()._messages_reconnect_reset_out()
+                for message in released:
+                    message.state = MessageState.MQTT_MS_RESEND_PUBREL
     return Client
 
 
