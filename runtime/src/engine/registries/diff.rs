@@ -100,7 +100,7 @@ impl Known {
         let since_us = since_us.map(|us| us.max(self.latest_us.unwrap_or(us)));
         let mut new = Self { latest_us: self.latest_us, ..Self::default() };
         // What stays because its row is refused now.
-        let (mut stays, mut said) = (BTreeMap::new(), Vec::new());
+        let (mut stays, mut said) = (BTreeMap::<String, Row>::new(), Vec::new());
         let messages = file.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
         for (number, (messages, i)) in messages.enumerate() {
             let (odd, one) = match row_of(source, messages, i) {
