@@ -221,7 +221,8 @@ pub(super) static WINDOW: Component = Component {
              not heard (`qos = 0`, devices that connect to Tidegate, HTTP), whenever the source \
              was away or Tidegate did not run. If that becomes known later, the window comes again \
              with the next `revision`, within `revise_for`. For windows of readings, also behind \
-             steps that pass each row on at once (`filter`, `derive`, `select`, `route`, `enrich`).",
+             steps that pass each row on at once (`filter`, `derive`, `select`, `route`, \
+             `enrich`).",
             "true",
         )
         .default("false"),

@@ -1,10 +1,10 @@
 //! Which filters to ask the broker for, and what became of it.
 //!
 //! Asked for is only what the session does not have: a broker may send its retained messages again
-//! for each SUBSCRIBE. Entries of registries are asked for on each connection, just because it does:
-//! what a broker dropped of them while we were away (at QoS 0, or because its queue was full) it
-//! still has as the last of its topic. A refused filter is asked for again with growing pauses while
-//! the others go on.
+//! for each SUBSCRIBE. Entries of registries are asked for on each connection, just because it
+//! does: what a broker dropped of them while we were away (at QoS 0, or because its queue was full)
+//! it still has as the last of its topic. A refused filter is asked for again with growing pauses
+//! while the others go on.
 
 use std::collections::BTreeMap;
 
