@@ -62,8 +62,14 @@ impl SpanOperator {
         let final_before_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
         let us = horizon_us.max(key.settled_us);
-        if us == key.settled_us && key.cursor.is_some() && !end {
-            // Nothing is complete that was not before. Sessions still grow together.
+        if us == key.settled_us
+            && let Some(mut cursor) = key.cursor.filter(|_| !end)
+        {
+            // Nothing is complete that was not before, but something may be sooner than what was
+            // to be next.
+            let horizon = Horizon { us, final_us: final_before_us, end };
+            key.next_us = self.rule.scan(key, &mut cursor, horizon, &mut Vec::new());
+            // Sessions still grow together.
             if let Rule::Session(_) = self.rule {
                 self.fold_some(id);
             }
