@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::message::{MessageMeta, Messages, MessagesBuilder};
@@ -93,8 +94,7 @@ impl Blocked {
 
     /// The time that message `i` tells of, if it does.
     pub fn of(messages: &Messages, i: usize) -> Option<Self> {
-        let is = messages.index[i].event && messages.topic(i) == BLOCKED;
-        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+        told(messages, i, BLOCKED)
     }
 }
 
@@ -172,8 +172,7 @@ impl Untaken {
 
     /// The message that message `i` tells of, if it does.
     pub fn of(messages: &Messages, i: usize) -> Option<Self> {
-        let is = messages.index[i].event && messages.topic(i) == UNTAKEN;
-        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+        told(messages, i, UNTAKEN)
     }
 
     fn reject(&self, received_us: i64, offset: u64) -> Reject<'_> {
@@ -218,9 +217,7 @@ impl NoNewKeys {
 
     /// The one among messages, if there is one.
     pub fn of(messages: &Messages) -> Option<Self> {
-        let mut all = messages.index.iter().enumerate();
-        let (i, _) = all.find(|(i, meta)| meta.event && messages.topic(*i) == NO_NEW_KEYS)?;
-        Some(serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+        (0..messages.len()).find_map(|i| told(messages, i, NO_NEW_KEYS))
     }
 }
 
@@ -232,8 +229,7 @@ impl SessionEvent {
 
     /// The event that message `i` is, if it is one.
     pub fn of(messages: &Messages, i: usize) -> Option<Self> {
-        let is = messages.index[i].event && messages.topic(i) == SESSION;
-        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+        told(messages, i, SESSION)
     }
 }
 
@@ -251,8 +247,7 @@ impl Gap {
 
     /// The gap that message `i` tells of, if it does.
     pub fn of(messages: &Messages, i: usize) -> Option<Self> {
-        let is = messages.index[i].event && messages.topic(i) == GAP;
-        is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
+        told(messages, i, GAP)
     }
 }
 
@@ -268,6 +263,12 @@ fn put(
     let payload = serde_json::to_vec(event).unwrap_or_default();
     let meta = MessageMeta { received_us, event: true, session, ..MessageMeta::default() };
     out.push(topic, &payload, client.as_bytes(), meta);
+}
+
+/// What message `i` tells, if it is an event with this "topic".
+fn told<E: Default + DeserializeOwned>(messages: &Messages, i: usize, topic: &[u8]) -> Option<E> {
+    let is = messages.index[i].event && messages.topic(i) == topic;
+    is.then(|| serde_json::from_slice(messages.payload(i)).unwrap_or_default())
 }
 
 /// Events as rows.
@@ -304,11 +305,9 @@ pub fn event_rows(messages: &Messages) -> EventRows {
             gaps.push(meta.received_us, offset, [gap.source, gap.filter, gap.reason]);
             from.append_value(gap.from_us);
             to.append_value(gap.to_us);
-        } else if messages.topic(i) == ALERT {
-            let alert = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
+        } else if let Some(alert) = told(messages, i, ALERT) {
             alerts.push((meta.received_us, alert));
-        } else if messages.topic(i) == LIMIT {
-            let change = serde_json::from_slice(messages.payload(i)).unwrap_or_default();
+        } else if let Some(change) = told(messages, i, LIMIT) {
             limits.push((meta.received_us, offset, change));
         } else if let Some(untaken) = Untaken::of(messages, i) {
             rejects.push_part(&untaken.reject(meta.received_us, offset), untaken.packet_bytes);

@@ -16,6 +16,8 @@ pub mod planner;
 pub mod recompute;
 mod repeated;
 mod resolve;
+#[cfg(test)]
+mod testing;
 
 pub use compare::compare_rows;
 pub use config::{Problem, Secret, Severity, docs_markdown, load, process_schema, schema};

@@ -49,7 +49,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::load;
+    use crate::testing::{HEAD, plan};
 
     const STEPS: &str = r#"
 [[registry]]
@@ -87,13 +87,9 @@ registry = "places"
                  select = {{ n = \"count(*)\" }}\n[[table]]\nfrom = \"of_{from}\"\n"
             )
         };
-        let text = format!(
-            "name = \"p\"\n[source]\ntype = \"endpoint\"\ntopics = [\"t/{{device}}\"]\n\
-             [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n{dedup}\n\
-             fields = {{ v = \"float64\" }}\n{STEPS}{}",
-            over.iter().map(window).collect::<String>()
-        );
-        let plan = load(&[("p.toml".into(), text)], &|_, n| Err(n.into())).unwrap();
+        let head = HEAD.replace("[reading.fields]", &format!("{dedup}\n[reading.fields]"));
+        let windows: String = over.iter().map(window).collect();
+        let plan = plan(format!("{head}{STEPS}{windows}")).unwrap();
         let p = &plan.pipelines[0];
         let windows = p.steps.iter().filter_map(|step| match &step.kind {
             StepKind::Window(window) => {

@@ -91,7 +91,7 @@ def loop(share, qos, version, dedup=""):
 
         # How often mosquitto sends them again, nobody knows.
         surplus_max = float("inf") if share and not dedup else 0
-        doubled, again, missing = judge(tidegate, sent, excused, lambda *_: surplus_max)
+        doubled, again, missing = judge(tidegate, sent, excused, surplus_max)
         tidegate.stop()
         rows = confirm(tidegate, sent, doubled, missing)
     total = sum(len(s) for s in sent.values())

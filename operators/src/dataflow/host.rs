@@ -99,29 +99,36 @@ where
 
 /// Runs `operator` on two streams, each exchanged by its own pact so that equal keys meet.
 pub fn host_join<'scope, P>(
-    (left, left_pact): (Stream<'scope, Epoch, Batch>, P),
-    (right, right_pact): (Second<'scope>, P),
+    left: (Stream<'scope, Epoch, Batch>, P),
+    right: (Second<'scope>, P),
     operator: Box<dyn JoinOperator>,
     context: HostContext,
 ) -> Hosted<'scope>
 where
     P: ParallelizationContract<Epoch, Batch>,
 {
-    let mut builder = OperatorBuilder::new(context.name.clone(), left.scope());
-    let inputs = vec![
-        taking(builder.new_input(left, left_pact)),
-        taking(builder.new_input(right.stream, right_pact)),
-    ];
-    let orders = vec![(context.input.clone(), context.order.clone()), (right.input, right.order)];
-    run(builder, inputs, orders, Operator::Two(operator), context)
+    host_two(left, right, None, Operator::Two(operator), context)
 }
 
 /// The same with rows aside, if there are any.
 pub fn host_aside<'scope, P>(
+    left: (Stream<'scope, Epoch, Batch>, P),
+    right: (Second<'scope>, P),
+    aside: Option<(Stream<'scope, Epoch, Batch>, P)>,
+    operator: Box<dyn AsideOperator>,
+    context: HostContext,
+) -> Hosted<'scope>
+where
+    P: ParallelizationContract<Epoch, Batch>,
+{
+    host_two(left, right, aside, Operator::Aside(operator), context)
+}
+
+fn host_two<'scope, P>(
     (left, left_pact): (Stream<'scope, Epoch, Batch>, P),
     (right, right_pact): (Second<'scope>, P),
     aside: Option<(Stream<'scope, Epoch, Batch>, P)>,
-    operator: Box<dyn AsideOperator>,
+    operator: Operator,
     context: HostContext,
 ) -> Hosted<'scope>
 where
@@ -138,7 +145,7 @@ where
         inputs.push(taking(builder.new_input(aside, pact)));
         orders.push((context.input.clone(), EdgeOrder::Journal));
     }
-    run(builder, inputs, orders, Operator::Aside(operator), context)
+    run(builder, inputs, orders, operator, context)
 }
 
 /// Rows of one input by their epochs.

@@ -140,18 +140,10 @@ mod tests {
 
     use crate::content::content_ids;
     use crate::fingerprint::fingerprint;
-    use crate::{Plan, load};
+    use crate::testing::HEAD;
+    use crate::{Plan, load, testing};
 
-    const HEAD: &str = r#"
-name = "p"
-[source]
-type = "endpoint"
-topics = ["t/{device}"]
-[reading]
-device = "{device}"
-time = "ts"
-[reading.fields]
-v = "float64"
+    const WINDOW: &str = r#"
 [[step]]
 name = "w"
 type = "window"
@@ -183,10 +175,7 @@ from = "large"
 "#;
 
     fn plan(window: &str, rest: &str) -> Result<Plan, String> {
-        let file = ("p.toml".into(), format!("{HEAD}{window}{rest}"));
-        load(&[file], &|_, n| Err(n.into())).map_err(|problems| {
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        })
+        testing::plan(format!("{HEAD}{WINDOW}{window}{rest}"))
     }
 
     #[test]
@@ -231,7 +220,7 @@ from = "large"
     #[test]
     fn only_windows_that_are_open_for_some_time_have_early_results() {
         let of = |shape: &str| {
-            let head = HEAD.replace("every = \"1m\"", shape);
+            let head = format!("{HEAD}{WINDOW}").replace("every = \"1m\"", shape);
             let limits = "[limits]\nreading_every = \"1s\"\n";
             let file = ("p.toml".into(), format!("{head}early = \"10s\"\n{limits}{REST}"));
             load(&[file], &|_, n| Err(n.into())).map_err(|problems| problems[0].to_string())

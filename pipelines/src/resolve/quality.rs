@@ -72,18 +72,9 @@ fn is_held_back(steps: &[StepSpec], from: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use crate::load;
+    use crate::testing::{HEAD, plan};
 
-    const HEAD: &str = r#"
-name = "p"
-[source]
-type = "endpoint"
-topics = ["t/{device}"]
-[reading]
-device = "{device}"
-time = "ts"
-[reading.fields]
-v = "float64"
+    const STEPS: &str = r#"
 [limits]
 reading_every = "10s"
 [[step]]
@@ -123,24 +114,21 @@ columns = { complete = "complete" }
 "#;
 
     /// What is said of a window over an edge, if it asks for its quality.
-    fn said(from: &str, select: &str) -> String {
+    fn said(from: &str) -> String {
         let window = format!(
             "[[step]]\nname = \"w\"\ntype = \"window\"\nfrom = \"{from}\"\nevery = \"1h\"\n\
-             quality = true\nselect = {select}\n"
+             quality = true\nselect = {{ n = \"count(*)\" }}\n"
         );
-        match load(&[("p.toml".into(), format!("{HEAD}{window}"))], &|_, n| Err(n.into())) {
-            Ok(_) => String::new(),
-            Err(problems) => problems.iter().map(ToString::to_string).collect(),
-        }
+        plan(format!("{HEAD}{STEPS}{window}")).err().unwrap_or_default()
     }
 
     #[test]
     fn what_was_held_back_does_not_say_what_was_lost() {
         for from in ["readings", "some", "more", "large", "small"] {
-            assert_eq!(said(from, "{ n = \"count(*)\" }"), "", "{from}");
+            assert_eq!(said(from), "", "{from}");
         }
         for from in ["minutes", "few", "last", "odd"] {
-            let said = said(from, "{ n = \"count(*)\" }");
+            let said = said(from);
             assert!(said.contains("do not say when their readings came in"), "{from}: {said}");
             assert!(said.contains("take `bool_and(complete)` of that"), "{from}: {said}");
         }
@@ -148,7 +136,7 @@ columns = { complete = "complete" }
 
     #[test]
     fn how_often_there_is_a_reading_at_most_says_nothing_of_how_often_there_is_one() {
-        let plan = load(&[("p.toml".into(), HEAD.to_owned())], &|_, n| Err(n.into())).unwrap();
+        let plan = plan(format!("{HEAD}{STEPS}")).unwrap();
         let steps = &plan.pipelines[0].steps;
         let tidegate_operators::spec::StepKind::Window(window) = &steps[0].kind else { panic!() };
         assert_eq!(window.quality.unwrap().every_us, None);

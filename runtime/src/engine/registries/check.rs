@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use tidegate_operators::registry::{Change, ROW_BYTES_MAX, RegistryDecoder, put};
-use tidegate_operators::spec::{PipelineSpec, RegistrySpec};
+use tidegate_operators::spec::RegistrySpec;
 use tidegate_operators::{Messages, MessagesBuilder};
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::plan::RegistrySource;
@@ -17,27 +17,26 @@ pub(super) struct Checker {
     decoder: RegistryDecoder,
     topic: String,
     pub(super) versions_max: usize,
-}
-
-/// A registry of a plan as joins know it, and its pipeline.
-///
-/// # Errors
-/// The plan does not have it.
-pub(super) fn spec_of<'a>(
-    plan: &'a Plan,
-    source: &RegistrySource,
-) -> anyhow::Result<(&'a RegistrySpec, &'a PipelineSpec)> {
-    let pipeline = plan.pipelines.iter().find(|p| p.name == source.pipeline);
-    let pipeline = pipeline.with_context(|| what(source))?;
-    let spec = pipeline.registries.iter().find(|r| r.name == source.name);
-    Ok((spec.with_context(|| what(source))?, pipeline))
+    /// Of the source of its pipeline.
+    pub(super) number: u16,
 }
 
 impl Checker {
+    /// Of a registry of a plan.
+    ///
+    /// # Errors
+    /// The plan does not have it.
+    pub(super) fn of(plan: &Plan, source: &RegistrySource) -> anyhow::Result<Self> {
+        let pipeline = plan.pipelines.iter().find(|p| p.name == source.pipeline);
+        let pipeline = pipeline.with_context(|| what(source))?;
+        let spec = pipeline.registries.iter().find(|r| r.name == source.name);
+        Ok(Self::new(spec.with_context(|| what(source))?, pipeline.decode.source))
+    }
+
     /// `number` is that of the pipeline's source.
     pub(super) fn new(spec: &RegistrySpec, number: u16) -> Self {
         let decoder = RegistryDecoder::new(spec, number);
-        Self { decoder, topic: spec.topic(), versions_max: spec.versions_max }
+        Self { decoder, topic: spec.topic(), versions_max: spec.versions_max, number }
     }
 
     /// As [`RegistryDecoder::accepted`].

@@ -76,17 +76,16 @@ impl Notes {
 }
 
 impl Topic {
-    /// `known` is what was noted; `number` is that of the pipeline's source.
+    /// `known` is what was noted.
     pub(super) fn new(
         source: &RegistrySource,
         place: &RegistryTopic,
-        number: u16,
         ((notes, known), checker): ((Notes, Known), Checker),
     ) -> Self {
         let stats = Arc::new(SourceStats::default());
         stats.set_healthy();
         Self {
-            number,
+            number: checker.number,
             source: source.clone(),
             place: place.clone(),
             topics: [place.template.clone()],

@@ -34,7 +34,7 @@ use tidegate_pipelines::plan::{RegistryPlace, RegistrySource};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use self::check::{Checker, spec_of};
+use self::check::Checker;
 use self::diff::{Known, Said};
 pub(super) use self::entries::Entries;
 use self::entries::{Notes, Topic};
@@ -119,11 +119,8 @@ pub(super) async fn open(
             opening.push(async { read.await.with_context(|| what(source)) });
             continue;
         };
-        let (spec, pipeline) = spec_of(plan, source)?;
-        let number = pipeline.decode.source;
         let known = Notes::read(note_of(source, data)?)?;
-        let known = (known, Checker::new(spec, number));
-        topics.push(Topic::new(source, place, number, known));
+        topics.push(Topic::new(source, place, (known, Checker::of(plan, source)?)));
     }
     let registries = futures::future::try_join_all(opening).await?;
     Ok(Opened { registries, entries: Arc::new(Entries::new(topics)), clock })
@@ -176,8 +173,7 @@ async fn open_one(
     data: &Path,
     clock: &Clock,
 ) -> anyhow::Result<Read> {
-    let (spec, pipeline) = spec_of(plan, source)?;
-    let checker = Checker::new(spec, pipeline.decode.source);
+    let checker = Checker::of(plan, source)?;
     let note = note_of(source, data)?;
     let known = note.read()?;
     // What is there first was so before anybody asked.
@@ -238,8 +234,7 @@ pub(super) async fn for_files(plan: &Plan, data: &Path) -> anyhow::Result<(Vec<M
                 rows.with_context(|| source.place.shown()).with_context(|| what(source))?
             }
         };
-        let (spec, pipeline) = spec_of(plan, source)?;
-        let refused = Checker::new(spec, pipeline.decode.source).refused(&rows);
+        let refused = Checker::of(plan, source)?.refused(&rows);
         let (_, said) = Known::default().take(source, (&rows, &refused), None);
         let topic = registry_topic(&source.pipeline, &source.name);
         for mut messages in messages(&topic, &said, 0) {

@@ -36,7 +36,7 @@ fn entries(folder: &Path, own_times: bool) -> Entries {
     let mut spec = spec(Origin::Capture("device".into()), own_times);
     spec.entries = Some(place.template.clone());
     let known = (known, Checker::new(&spec, NUMBER));
-    Entries::new(vec![Topic::new(&source, &place, NUMBER, known)])
+    Entries::new(vec![Topic::new(&source, &place, known)])
 }
 
 /// Messages on topics, each with when it is received.
