@@ -99,9 +99,10 @@ def main():
             tidegate.stop()
         most = network.most_per_second()
     total = sum(len(s) for s in sent.values())
+    # `judge` has refused every number that is there more often than its device sent it.
     print(f"{total} readings, {cuts} cuts and one half-open connection: 0 lost, {doubled} doubled, "
-          f"at most {most} connects in a second")
-    assert doubled == 0 and again == 0 and most <= 2, (doubled, again, most)
+          f"{again} sent again by the devices themselves, at most {most} connects in a second")
+    assert doubled <= sum(n - 1 for s in sent.values() for n in s.values()) and most <= 2, most
 
 
 main()

@@ -418,7 +418,7 @@ class Device(threading.Thread):
             raise
 
     def _connection(self):
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as link:
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = self.name_.encode()
             body = b"\0\4MQTT\4\2\0\0" + len(client).to_bytes(2, "big") + client
