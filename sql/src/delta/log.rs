@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStoreExt};
 
-use super::action::{Action, Add, Metadata, Protocol, Remove, decode};
+use super::action::{Action, Add, Metadata, Protocol, Remove, Txn, decode};
 use super::checkpoint;
 use super::schema;
 use super::stats::FileStats;
@@ -113,11 +113,8 @@ impl Replay {
 
     pub(crate) fn apply(&mut self, path: &str, actions: Vec<Action>) -> Result<()> {
         for action in actions {
+            understood(path, &action)?;
             if let Some(protocol) = action.protocol {
-                if protocol.min_reader_version > 1 {
-                    let needs = protocol.min_reader_version;
-                    return Err(Error::log(path, format!("needs Delta reader version {needs}")));
-                }
                 self.protocol = Some(protocol);
             }
             if let Some(metadata) = action.meta_data {
@@ -128,9 +125,6 @@ impl Replay {
                 self.txns.insert(txn.app_id, txn.version);
             }
             if let Some(add) = action.add {
-                if add.deletion_vector.is_some() {
-                    return Err(Error::log(path, "deletion vectors are not supported"));
-                }
                 self.newest_ms = self.newest_ms.max(add.modification_time);
                 self.removed.remove(&add.path);
                 let file = DataFile { add, stats: OnceLock::new() };
@@ -145,13 +139,50 @@ impl Replay {
         Ok(())
     }
 
+    /// Whether something that an older checkpoint says still holds after these actions, which are
+    /// newer than all of it.
+    pub(crate) fn leaves(&self, older: &Action) -> bool {
+        let unnamed = |path| !self.files.contains_key(path) && !self.removed.contains_key(path);
+        older.add.as_ref().is_none_or(|add| unnamed(&add.path))
+            && older.remove.as_ref().is_none_or(|r| unnamed(&r.path) && !self.is_expired(r))
+            && older.txn.as_ref().is_none_or(|txn| !self.txns.contains_key(&txn.app_id))
+            && (older.meta_data.is_none() || self.metadata.is_none())
+            && (older.protocol.is_none() || self.protocol.is_none())
+    }
+
+    /// What these actions come to, as a checkpoint repeats it.
+    pub(crate) fn into_actions(self) -> Vec<Action> {
+        let oldest_ms = self.newest_ms - TOMBSTONE_MS;
+        let empty = Action::default;
+        let mut actions: Vec<Action> = [
+            self.protocol.map(|protocol| Action { protocol: Some(protocol), ..empty() }),
+            self.metadata.map(|metadata| Action { meta_data: Some(metadata), ..empty() }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        actions.extend(self.txns.into_iter().map(|(app_id, version)| Action {
+            txn: Some(Txn { app_id, version, last_updated: None }),
+            ..empty()
+        }));
+        let adds = self.files.into_values().map(|file| file.add.clone());
+        actions.extend(adds.map(|add| Action { add: Some(add), ..empty() }));
+        let removes = self.removed.into_values().filter(|r| !expired(r, oldest_ms));
+        actions.extend(removes.map(|r| Action { remove: Some(r), ..empty() }));
+        actions
+    }
+
+    fn is_expired(&self, remove: &Remove) -> bool {
+        expired(remove, self.newest_ms - TOMBSTONE_MS)
+    }
+
     pub(crate) fn finish(mut self, table: &Path, version: u64) -> Result<Snapshot> {
-        let missing = |what| Error::log(table, format!("the log has no {what}"));
+        let missing = |what| missing(table, what);
         let metadata = self.metadata.ok_or_else(|| missing("metaData"))?;
         let schema =
             schema::from_json(&metadata.schema_string).map_err(|e| Error::log(table, e))?;
         let oldest_ms = self.newest_ms - TOMBSTONE_MS;
-        self.removed.retain(|_, r| r.deletion_timestamp.unwrap_or(i64::MAX) >= oldest_ms);
+        self.removed.retain(|_, r| !expired(r, oldest_ms));
         Ok(Snapshot {
             version,
             protocol: self.protocol.ok_or_else(|| missing("protocol"))?,
@@ -162,6 +193,30 @@ impl Replay {
             removed: self.removed,
         })
     }
+}
+
+/// Whether the name of a removed file need not be kept any more; without a time it always is.
+fn expired(remove: &Remove, oldest_ms: i64) -> bool {
+    remove.deletion_timestamp.is_some_and(|at| at < oldest_ms)
+}
+
+pub(crate) fn absent(commit: &Path) -> Error {
+    Error::log(commit, "is missing from the log")
+}
+
+pub(crate) fn missing(table: &Path, what: &str) -> Error {
+    Error::log(table, format!("the log has no {what}"))
+}
+
+/// An error for what no reader may pass over.
+pub(crate) fn understood(path: &str, action: &Action) -> Result<()> {
+    if let Some(needs) = action.protocol.as_ref().map(|p| p.min_reader_version).filter(|v| *v > 1) {
+        return Err(Error::log(path, format!("needs Delta reader version {needs}")));
+    }
+    if action.add.as_ref().is_some_and(|add| add.deletion_vector.is_some()) {
+        return Err(Error::log(path, "deletion vectors are not supported"));
+    }
+    Ok(())
 }
 
 /// The log folder of a table.
@@ -270,7 +325,7 @@ async fn replay_from(
         let path = commit_path(table, next);
         match read_commit(store, table, next).await? {
             Some(actions) => replay.apply(path.as_ref(), actions)?,
-            None if next <= newest => return Err(Error::log(path, "is missing from the log")),
+            None if next <= newest => return Err(absent(&path)),
             None => return replay.finish(table, next - 1),
         }
         next += 1;

@@ -270,11 +270,7 @@ pub(super) async fn checkpoint_if_due(store: &Store, table: &Path, version: u64)
     if version == 0 || !version.is_multiple_of(CHECKPOINT_COMMITS) {
         return;
     }
-    let write = async {
-        let snapshot = existing(store, table).await?;
-        checkpoint::write(store, table, snapshot.into()).await
-    };
-    if let Err(error) = write.await {
+    if let Err(error) = checkpoint::write(store, table, version).await {
         tracing::warn!(%error, %table, "no checkpoint of the log was written");
     }
 }
