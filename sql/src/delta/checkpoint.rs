@@ -18,10 +18,15 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use super::action::{self, Action, decode};
 use super::log::{self, Replay};
 use crate::{Error, Result, Store};
+
+/// Actions after which a row group ends. What a group takes while it is made is kept by each thread
+/// that ever made one, so it must not grow with the table.
+const GROUP_ROWS: usize = 2048;
 
 fn map(name: &str) -> Field {
     let entries = Fields::from(vec![
@@ -103,6 +108,9 @@ impl Encoder {
         let json = action::encode(&actions);
         for batch in ReaderBuilder::new(Arc::clone(&self.schema)).build(Cursor::new(json))? {
             self.writer.write(&batch?)?;
+        }
+        if self.writer.in_progress_rows() >= GROUP_ROWS {
+            self.writer.flush()?;
         }
         Ok(())
     }
@@ -208,7 +216,14 @@ pub(crate) async fn write(store: &Store, table: &Path, version: u64) -> Result<(
         tail.apply(path.as_ref(), actions.ok_or_else(|| log::absent(&path))?)?;
     }
     let shown = table.clone();
-    let (bytes, size) = tokio::task::spawn_blocking(move || encode(&shown, old, tail)).await??;
+    // A thread of its own gives back what it took when it ends; those of a pool keep it, each.
+    let (send, made) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("log checkpoint".into());
+    thread.spawn(move || {
+        // Nobody waits for it any more if this fails.
+        drop(send.send(encode(&shown, old, tail)));
+    })?;
+    let (bytes, size) = made.await.map_err(|_| Error::log(table, "no checkpoint was made"))??;
     let path = checkpoint_path(table, version);
     let what = format!("writing {path}");
     store.objects().put(&path, bytes.into()).await.map_err(Error::store(what))?;

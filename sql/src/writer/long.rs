@@ -13,6 +13,10 @@ use super::TableWriter;
 use crate::testing::{lines, local, many, spec};
 use crate::{DeltaTable, Store};
 
+/// The binary's: what is measured here is how much memory that one takes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const COMMITS_IN_CI: u64 = 600;
 /// A checkpoint of the log is never older than so many commits.
 const CHECKPOINTED: u64 = 100;
