@@ -40,6 +40,8 @@ use crate::mutation::Mutation;
 
 /// Seeds of the short set.
 const SEEDS: u64 = 12;
+/// Seeds from one word about them to the next.
+const PROGRESS_SEEDS: u64 = 100;
 
 /// Seeds that have failed once, and run in every set. A change of the simulated world makes other
 /// runs of them; what they found has a test of its own where it was mended:
@@ -81,6 +83,10 @@ fn seeds() {
         if !outcome.failures.is_empty() {
             println!("{}", fails(seed, &outcome));
             failed.push(seed);
+        }
+        let done = seed.wrapping_sub(from) + 1;
+        if done.is_multiple_of(PROGRESS_SEEDS) && done <= seeds {
+            println!("{done} of {seeds} seeds, {} failed", failed.len());
         }
     }
     println!("{seeds} seeds: {counts:#?}");
