@@ -14,6 +14,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -55,6 +56,8 @@ struct Staged {
     adds: Vec<Add>,
     rows: u64,
     bytes: u64,
+    /// Rows by day.
+    days: BTreeMap<String, u64>,
 }
 
 /// Writer of one table. See the module's head for what it promises.
@@ -66,6 +69,8 @@ pub struct TableWriter {
     app_id: String,
     committed: Epoch,
     version: u64,
+    /// Rows of each day that it has committed since the table is there, if that has them all.
+    days: Option<BTreeMap<String, u64>>,
     buffer: Vec<(Epoch, RecordBatch)>,
     buffered_bytes: usize,
     staged: Staged,
@@ -103,7 +108,9 @@ impl TableWriter {
         let complete_for = from_first.then_some(app_id.as_str());
         let snapshot = commit::ensure_table(store, &table, &layout, complete_for).await?;
         let layout = Arc::new(layout.for_table(&snapshot.schema));
+        let is_complete = snapshot.is_complete_for(&app_id);
         Ok(Self {
+            days: is_complete.then(|| snapshot.days_written(&app_id)),
             store: store.clone(),
             table,
             layout,
@@ -168,6 +175,9 @@ impl TableWriter {
         let staged = std::mem::take(&mut self.staged);
         self.committed = through;
         self.version = version;
+        if let Some(days) = &mut self.days {
+            staged.days.into_iter().for_each(|(day, rows)| *days.entry(day).or_default() += rows);
+        }
         commit::checkpoint_if_due(&self.store, &self.table, version).await;
         Ok(CommitReport {
             files: staged.adds.len(),
@@ -207,6 +217,8 @@ impl TableWriter {
         })
         .await??;
         let rows: u64 = files.iter().map(|f| f.rows).sum();
+        let day = |f: &file::EncodedFile| Some((f.partition_values.get(DAY)?.clone()?, f.rows));
+        let days: Vec<(String, u64)> = files.iter().filter_map(day).collect();
         let bytes: u64 = files.iter().map(|f| f.bytes.len() as u64).sum();
         let adds: Vec<Add> = futures::stream::iter(files)
             .map(|f| upload(&self.store, &self.table, f))
@@ -217,6 +229,9 @@ impl TableWriter {
         self.staged.adds.extend(adds);
         self.staged.rows += rows;
         self.staged.bytes += bytes;
+        for (day, rows) in days {
+            *self.staged.days.entry(day).or_default() += rows;
+        }
         self.buffer.clear();
         self.buffered_bytes = 0;
         Ok(())
@@ -255,6 +270,14 @@ pub(crate) fn table_path(namespace: &str, name: &str) -> Result<Path> {
 /// The actions of a data commit.
 fn data_actions(writer: &TableWriter, through: Epoch) -> Vec<Action> {
     let mut actions = commit::head(&writer.app_id, through, writer.staged.rows);
+    let counted = writer.days.iter().flat_map(|known| {
+        let total = |(day, rows): (&String, &u64)| {
+            let rows = known.get(day).copied().unwrap_or_default() + rows;
+            commit::txn(log::day_app(&writer.app_id, day), rows)
+        };
+        writer.staged.days.iter().map(total).collect::<Vec<_>>()
+    });
+    actions.extend(counted);
     let adds = writer.staged.adds.iter().cloned();
     actions.extend(adds.map(|add| Action { add: Some(add), ..Action::default() }));
     actions

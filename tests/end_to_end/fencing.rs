@@ -81,6 +81,11 @@ fn epochs_only_grow(tables: &Path) {
                 for line in std::fs::read_to_string(&commit).unwrap().lines() {
                     let action: serde_json::Value = serde_json::from_str(line).unwrap();
                     let Some(epoch) = action["txn"]["version"].as_i64() else { continue };
+                    // Others count the rows of a day.
+                    let app_id = action["txn"]["appId"].as_str().unwrap();
+                    if app_id.matches('/').count() > 1 {
+                        continue;
+                    }
                     assert!(epoch > last, "{epoch} after {last} in {}", commit.display());
                     (last, logs) = (epoch, logs + 1);
                 }

@@ -3,7 +3,7 @@
 //! Opening reads the newest checkpoint and the commits after it; a refresh reads only commits that
 //! are new. A snapshot never changes, so a query that holds one sees one version throughout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
@@ -15,7 +15,7 @@ use super::action::{Action, Add, Metadata, Protocol, Remove, Txn, decode};
 use super::checkpoint;
 use super::schema;
 use super::stats::FileStats;
-use crate::writer::COMPLETE_KEY;
+use crate::writer::{COMPLETE_KEY, DAY};
 use crate::{Error, Result, Store};
 
 /// How long the log keeps the names of removed files, so that other engines' vacuum can delete
@@ -77,10 +77,47 @@ impl Snapshot {
         self.metadata.setting(COMPLETE_KEY) == Some(app_id)
     }
 
+    /// Rows that `app_id` wrote for each day so far, as far as it counted them.
+    pub(crate) fn days_written(&self, app_id: &str) -> BTreeMap<String, u64> {
+        let before = day_app(app_id, "");
+        let of_day = |(app, rows): (&String, &i64)| {
+            Some((app.strip_prefix(&before)?.to_owned(), u64::try_from(*rows).ok()?))
+        };
+        self.txns.iter().filter_map(of_day).collect()
+    }
+
+    /// The days, as `YYYY-MM-DD`, of which this table has more or fewer rows than `app_id` made:
+    /// of these, somebody has deleted some. `None` if the table was not there before the first of
+    /// them, or does not know it.
+    pub fn days_changed(&self, app_id: &str) -> Option<BTreeSet<String>> {
+        if !self.is_complete_for(app_id) {
+            return None;
+        }
+        let written = self.days_written(app_id);
+        let mut held: BTreeMap<&str, Option<u64>> =
+            written.keys().map(|day| (day.as_str(), Some(0))).collect();
+        for file in self.files() {
+            if let Some(Some(day)) = file.add.partition_values.get(DAY) {
+                let rows = held.entry(day).or_insert(Some(0));
+                *rows = rows.zip(file.stats(&self.schema).rows).map(|(a, b)| a + b);
+            }
+        }
+        // A file may not say how many it has.
+        let as_written =
+            |day: &str, held: Option<u64>| held.is_some() && held == written.get(day).copied();
+        let changed = held.into_iter().filter(|(day, held)| !as_written(day, *held));
+        Some(changed.map(|(day, _)| day.to_owned()).collect())
+    }
+
     /// Rows of all files, `None` if some file does not say.
     pub fn rows(&self) -> Option<u64> {
         self.files().map(|f| f.stats(&self.schema).rows).sum()
     }
+}
+
+/// The application under which the rows of a day are counted that `app_id` wrote.
+pub(crate) fn day_app(app_id: &str, day: &str) -> String {
+    format!("{app_id}/rows/{day}")
 }
 
 /// The state that actions build up; becomes a [`Snapshot`] once it has a schema.

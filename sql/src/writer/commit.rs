@@ -43,12 +43,14 @@ pub(super) fn head(app_id: &str, through: Epoch, rows: u64) -> Vec<Action> {
         "isBlindAppend": true,
         "engineInfo": ENGINE,
     });
-    let version = i64::try_from(through).expect("epochs stay below 2^63");
-    let txn = Txn { app_id: app_id.into(), version, last_updated: Some(now_ms()) };
-    vec![
-        Action { commit_info: Some(info), ..Action::default() },
-        Action { txn: Some(txn), ..Action::default() },
-    ]
+    vec![Action { commit_info: Some(info), ..Action::default() }, txn(app_id.into(), through)]
+}
+
+/// Notes a number that only grows: an epoch, or rows.
+pub(super) fn txn(app_id: String, version: u64) -> Action {
+    let version = i64::try_from(version).expect("epochs and rows stay below 2^63");
+    let txn = Txn { app_id, version, last_updated: Some(now_ms()) };
+    Action { txn: Some(txn), ..Action::default() }
 }
 
 enum Put {

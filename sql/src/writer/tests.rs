@@ -348,6 +348,57 @@ async fn a_checkpoint_replaces_the_commits_before_it() {
     assert_eq!(lines(&store, sums).await, ["103 5356.0 51 2026-01-01"]);
 }
 
+/// Days of which rows were deleted, by the files that are left.
+async fn changed(store: &Store, app_id: &str) -> Option<Vec<String>> {
+    let snapshot = existing(store, &table_path("plant", "t").unwrap()).await.unwrap();
+    snapshot.days_changed(app_id).map(|days| days.into_iter().collect())
+}
+
+#[tokio::test]
+async fn a_table_knows_of_which_days_rows_were_deleted() {
+    let (folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let open = || TableWriter::open_from(&store, &spec, "a".into(), true);
+    let of_day = |day: i64| rows(&[("d", None, START_US + day * DAY_US, 1.0)]);
+    let mut writer = open().await.unwrap();
+    for epoch in 1..=104 {
+        // By one process after the other, over a checkpoint of the log.
+        if epoch % 50 == 0 {
+            writer = open().await.unwrap();
+        }
+        writer.append(of_day(epoch % 3), epoch.unsigned_abs()).await.unwrap();
+        writer.append(of_day(epoch % 2), epoch.unsigned_abs()).await.unwrap();
+        writer.commit(epoch.unsigned_abs()).await.unwrap();
+    }
+    assert_eq!(changed(&store, "a").await, Some(vec![]));
+    assert_eq!(changed(&store, "b").await, None, "nobody knows what it wrote");
+    // Others bring the rows of a file into another one, and then delete one of them.
+    let log = folder.path().join("plant/t/_delta_log");
+    let table = table_path("plant", "t").unwrap();
+    let snapshot = existing(&store, &table).await.unwrap();
+    let file = snapshot.files().find(|f| f.add.path.contains("2026-01-02")).unwrap();
+    let moved = Add { path: "day=2026-01-02/other.parquet".into(), ..file.add.clone() };
+    for (version, (gone, new)) in
+        [(file.add.path.clone(), Some(moved.clone())), (moved.path.clone(), None)]
+            .into_iter()
+            .enumerate()
+    {
+        let remove = serde_json::json!({ "remove": { "path": gone, "dataChange": new.is_none() } });
+        let add = new.map(|add| serde_json::json!({ "add": add }).to_string());
+        let commit = [remove.to_string()].into_iter().chain(add).collect::<Vec<_>>().join("\n");
+        let version = snapshot.version + 1 + version as u64;
+        std::fs::write(log.join(format!("{version:020}.json")), commit + "\n").unwrap();
+        let gone: &[&str] = if version > snapshot.version + 1 { &["2026-01-02"] } else { &[] };
+        assert_eq!(changed(&store, "a").await.unwrap(), gone);
+    }
+    // What comes after that does not hide it.
+    let mut writer = open().await.unwrap();
+    writer.append(of_day(1), 105).await.unwrap();
+    writer.append(of_day(9), 105).await.unwrap();
+    writer.commit(105).await.unwrap();
+    assert_eq!(changed(&store, "a").await.unwrap(), ["2026-01-02"]);
+}
+
 /// Leaves tables for other readers in the folder that `TIDEGATE_TEST_KEEP_TABLES` names. Run again
 /// after another engine compacted, vacuumed and checkpointed them, it adds nothing and finds the
 /// same rows.
