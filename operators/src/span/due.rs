@@ -224,6 +224,7 @@ impl SpanOperator {
         }
         for entry in key.entries.range(..drop) {
             key.passed += entry.rows;
+            key.gone_us = key.gone_us.max(entry.last_us);
             self.work.released.push(entry.place);
         }
         for (from, to) in &ranges {
@@ -250,6 +251,7 @@ impl SpanOperator {
         let Rule::State(_) = self.rule else { return };
         let key = &mut self.keys[id as usize];
         let count = key.entries.len();
+        key.gone_us = key.entries.iter().fold(key.gone_us, |us, e| us.max(e.last_us));
         self.work.released.extend(key.entries.iter().map(|e| e.place));
         key.fold(count, &[]);
         key.folded = 0;

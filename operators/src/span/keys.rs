@@ -124,6 +124,9 @@ pub(super) struct KeyState {
     /// What is older than this is in order and in its windows: every window that this time ends has
     /// been emitted, µs.
     pub(super) settled_us: i64,
+    /// Newest of the readings before the first entry, and of those that were too late; the largest
+    /// time if it is not known, µs.
+    pub(super) gone_us: i64,
     /// Readings before the first entry.
     pub(super) passed: i64,
     /// Readings taken so far.
@@ -161,6 +164,7 @@ impl Default for KeyState {
             clock_us: i64::MIN,
             last_tick_us: i64::MIN,
             settled_us: i64::MIN,
+            gone_us: i64::MIN,
             passed: 0,
             readings: 0,
             entries: Arc::default(),

@@ -5,7 +5,8 @@
 //! windows. A key has a clock, its newest event time; what is older than clock - `disorder` is
 //! settled, and the windows that this ends are emitted. A key that is silent for `idle_close` has
 //! its clock go on with the ticks, so that a session ends, or a state reaches its maximum, without
-//! a message. What is older than settled - `revise_for` is final: an older reading is too late.
+//! a message. What is older than settled - `revise_for` is final: an older reading is too late,
+//! unless all that it changes is still open ([`taken`]).
 //!
 //! In each epoch: (1) readings that are not too late become entries, each with its own partial
 //! aggregates; (2) for each key that had readings, or was silent for long enough, the rule finds
@@ -33,6 +34,7 @@ mod save;
 mod session;
 mod sliding;
 mod state;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +51,7 @@ use self::keys::{KeyState, Marks};
 use self::places::{Places, owners};
 use self::quality::Qualities;
 use self::rule::Rule;
+use self::taken::Taken;
 use crate::batch::Tick;
 use crate::early::Early;
 use crate::expression::{Failed, condition, expression_failed};
@@ -138,6 +141,31 @@ impl SpanOperator {
         settled_us.saturating_sub(self.keep_us())
     }
 
+    /// Which readings leave a state behind that is the same whatever the readings before them were.
+    ///
+    /// # Errors
+    /// The windows are no states, or the rows not those of the step.
+    pub fn resets(&self, rows: &RecordBatch) -> Result<Vec<bool>, OperatorError> {
+        let Rule::State(rule) = self.rule else {
+            let text = format!("the windows of `{}` are no states", self.spec.name);
+            return Err(OperatorError::State(text));
+        };
+        Ok(self.marks(rows)?.0.into_iter().map(|marks| rule.resets(marks)).collect())
+    }
+
+    /// The keys that have a window open, with the time of its first reading.
+    ///
+    /// # Errors
+    /// A key cannot be made a row.
+    pub fn open(&self) -> Result<(Vec<ArrayRef>, Vec<i64>), OperatorError> {
+        let open_us = |id: u32| {
+            let key = &self.keys[id as usize];
+            Some((id, key.entries[key.cursor?.open?].first_us))
+        };
+        let (ids, times): (Vec<u32>, Vec<i64>) = self.interner.ids().filter_map(open_us).unzip();
+        Ok((self.interner.keys(&ids)?, times))
+    }
+
     /// The readings whose keys have a place; sets `ids`.
     fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
         let WindowSpec { pipeline, name, keys, limits, .. } = &self.spec;
@@ -162,7 +190,7 @@ impl SpanOperator {
         let (marks, mut failed) = self.marks(rows)?;
         let offsets = rows.column_by_name("journal_offset");
         let offsets = offsets.and_then(|o| o.as_primitive_opt::<Int64Type>());
-        let keep_us = self.keep_us();
+        let (keep_us, mut open) = (self.keep_us(), BTreeMap::new());
         let mut included = Vec::with_capacity(rows.num_rows());
         let mut places = Vec::with_capacity(rows.num_rows());
         for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
@@ -175,9 +203,16 @@ impl SpanOperator {
             key.clock_us = key.clock_us.max(*time_us);
             let final_us = key.settled_us.saturating_sub(keep_us);
             if *time_us < final_us {
-                self.late.offset = offsets.map(|offsets| offsets.value(row));
-                self.late.push(*id, *time_us, (*time_us, final_us), key.clock_us - *time_us);
-                continue;
+                let (of_key, reading) = ((&*key, open.entry(*id).or_default()), marks[row]);
+                let taken = self.rule.taken(&self.spec, of_key, (*time_us, reading), final_us);
+                if taken != Taken::Whole {
+                    self.late.offset = offsets.map(|offsets| offsets.value(row));
+                    self.late.push(*id, *time_us, (*time_us, final_us), key.clock_us - *time_us);
+                }
+                if taken == Taken::Late {
+                    key.gone_us = key.gone_us.max(*time_us);
+                    continue;
+                }
             }
             let place = self.places.take();
             self.qualities.take(key, *time_us, tick, place);

@@ -95,7 +95,7 @@ impl Cut {
                     entry.map(|e| i64::from(e.marks.0)),
                 ];
                 fixed.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
-                records.push((i == 0).then(|| encode(key)).filter(|bytes| !bytes.is_empty()));
+                records.push((i == 0).then(|| encode(key)));
             }
         }
         let counts = counts(groups, ids.iter().map(|id| self.names.group(*id)));
@@ -201,6 +201,8 @@ impl SpanOperator {
             }
             if records.is_valid(row) {
                 decode(records.value(row), key)?;
+            } else if column(ENTRY).is_null(row) || key.entries.len() == 1 {
+                key.gone_us = i64::MAX;
             }
         }
         ids.dedup();
@@ -223,24 +225,25 @@ impl SpanOperator {
     }
 }
 
-/// What was emitted of a key; then, if it waits for early results, until when.
+/// What was emitted of a key; then, if it waits for early results, until when; then its newest
+/// reading of which nothing is kept.
 fn encode(key: &KeyState) -> Vec<u8> {
     let incomplete = |r: &Record| if r.incomplete { INCOMPLETE } else { 0 };
     let last = |r: &Record| r.revision | (r.told as i64) << TOLD_BIT | incomplete(r);
     let numbers = |r: &Record| [r.id, r.start_us, r.end_us, r.rows, r.members as i64, last(r)];
-    let waits = (key.early_us < i64::MAX).then_some(key.early_us);
-    let all = key.records.iter().flat_map(numbers).chain(waits);
+    let all = key.records.iter().flat_map(numbers).chain([key.early_us, key.gone_us]);
     all.flat_map(i64::to_le_bytes).collect()
 }
 
 fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     let (chunks, rest) = bytes.as_chunks::<RECORD_BYTES>();
-    match rest.try_into() {
-        Ok(waits) => key.early_us = i64::from_le_bytes(waits),
-        Err(_) if rest.is_empty() => {}
-        Err(_) => {
-            return Err(OperatorError::State(format!("{} bytes of records", bytes.len())));
-        }
+    let (more, rest) = rest.as_chunks::<8>();
+    let mut more = more.iter().copied().map(i64::from_le_bytes);
+    // Older states do not have both.
+    key.early_us = more.next().unwrap_or(i64::MAX);
+    key.gone_us = more.next().unwrap_or(i64::MAX);
+    if more.next().is_some() || !rest.is_empty() {
+        return Err(OperatorError::State(format!("{} bytes of records", bytes.len())));
     }
     let record = |chunk: &[u8; RECORD_BYTES]| {
         let (numbers, _) = chunk.as_chunks::<8>();

@@ -27,13 +27,14 @@ impl Session {
         horizon: Horizon,
         found: &mut Vec<Found>,
     ) -> i64 {
-        // Without a maximum, what is in the session may have grown since.
+        // Without a maximum, what is in the session may have grown since. With one, only its first
+        // entry has more than one reading, of which some can be later than the last that was taken.
         let from = match (cursor.open, self.max_us) {
             (Some(open), None) => open,
             _ => cursor.at.saturating_sub(1),
         };
-        let open = entries.range(from..cursor.at);
-        let mut last_us = open.map(|e| e.last_us).max().unwrap_or(i64::MIN);
+        let open = cursor.open.into_iter().chain(from..cursor.at);
+        let mut last_us = open.map(|at| entries[at].last_us).max().unwrap_or(i64::MIN);
         loop {
             let next = entries.get(cursor.at);
             let settles_us = next.map_or(i64::MAX, |e| e.first_us.saturating_add(1));

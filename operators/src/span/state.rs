@@ -49,7 +49,8 @@ impl State {
             match next {
                 None if horizon.us < cut_us => {
                     if horizon.end {
-                        let last_us = entries[cursor.at - 1].last_us;
+                        // A reading can have come in the middle of what became one entry.
+                        let last_us = entries[cursor.at - 1].last_us.max(entries[open].last_us);
                         close(cursor.at, last_us);
                     }
                     return cut_us.min(settles_us);
@@ -84,6 +85,12 @@ impl State {
             cursor.open = begins(marks).then_some(cursor.at);
         }
         cursor.at += 1;
+    }
+
+    /// Whether a reading ends whatever is open (but for what begins at its own time).
+    pub(super) fn resets(&self, marks: Marks) -> bool {
+        let ends = if self.until { marks.has(Marks::UNTIL) } else { !marks.has(Marks::BEGIN) };
+        ends || marks.has(Marks::ABORT)
     }
 
     pub(super) fn fold(&self, entries: &Entries, final_us: i64) -> Folding {

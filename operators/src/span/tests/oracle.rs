@@ -160,3 +160,58 @@ fn whiles(abort: bool, max_us: Option<i64>, readings: &[Reading]) -> Vec<Window>
     }
     found
 }
+
+/// Where a window begins that is open at `final_us`, of readings that are older, in order.
+fn open_us(shape: &Shape, older: &[Reading], final_us: i64) -> Option<i64> {
+    match shape {
+        Shape::Session { gap_us, max_us } => {
+            let last = sessions(*gap_us, *max_us, older).pop()?;
+            let is_open = final_us <= last.end_us.0 + gap_us
+                && max_us.is_none_or(|max_us| final_us < last.start_us + max_us);
+            is_open.then_some(last.start_us)
+        }
+        Shape::State { until, abort, max_us, .. } => {
+            let last = match until.is_some() {
+                true => from_to(abort.is_some(), *max_us, older).pop()?,
+                false => whiles(abort.is_some(), *max_us, older).pop()?,
+            };
+            let is_open = last.end_us.0 < last.end_us.1 && final_us < last.end_us.1;
+            is_open.then_some(last.start_us)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a reading is taken that is older than `final_us`: by what the key's readings that were
+/// taken and are older say, in order, and the times of those that were not.
+pub(super) fn takes(
+    shape: &Shape,
+    older: &[Reading],
+    late: &[i64],
+    final_us: i64,
+    (time, value): Reading,
+) -> bool {
+    let open = open_us(shape, older, final_us);
+    let is_in = open.is_some_and(|start| start <= time);
+    match shape {
+        Shape::Session { gap_us, max_us } => {
+            let before = sessions(*gap_us, *max_us, older).into_iter();
+            let before = before.filter(|w| Some(w.start_us) != open).map(|w| w.end_us.0);
+            let alone = before.chain(late.iter().copied()).all(|last| last + gap_us < time);
+            let is_open = open.is_some_and(|start| start <= time + gap_us);
+            let stays_open = is_open || final_us <= time + gap_us;
+            let is_whole = max_us.is_none_or(|max_us| final_us < time + max_us);
+            is_in || (alone && stays_open && is_whole)
+        }
+        Shape::State { until, abort, .. } => {
+            let before = older.iter().map(|r| r.0).chain(late.iter().copied());
+            let ends = match until.is_some() {
+                true => ends(value),
+                false => !begins(value),
+            };
+            let goes_on = !ends && !(abort.is_some() && aborts(value));
+            before.max().is_none_or(|last| last <= time) || (is_in && goes_on)
+        }
+        _ => false,
+    }
+}
