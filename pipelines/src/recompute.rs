@@ -29,8 +29,8 @@ const FOREVER_US: i64 = 200 * 365 * 86_400_000_000;
 
 /// A window step whose late windows are computed again.
 pub struct Recomputation {
-    /// The step, with windows of fixed bounds that stay open until the end of the input. Sessions
-    /// are made of readings that come by time.
+    /// The step, with windows of fixed bounds that stay open until the end of the input. Others are
+    /// made of readings that come by time; a tick at time 1 tells a state that no more is to come.
     pub window: WindowSpec,
     /// The table of its input, or of an edge before it.
     pub stored: TableSpec,
@@ -91,10 +91,11 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         }
         let (stored, path) = stored(p, &step.from)?;
         // Where every reading waits for those before it, one at a time is enough.
-        let is_session = matches!(window.shape, Shape::Session { .. });
+        let is_fixed = matches!(window.shape, Shape::Grid { .. } | Shape::Calendar(_));
+        let is_state = matches!(window.shape, Shape::State { .. });
         let window = WindowSpec {
-            disorder_us: if is_session { 0 } else { FOREVER_US },
-            idle_close_us: FOREVER_US,
+            disorder_us: if is_fixed { FOREVER_US } else { 0 },
+            idle_close_us: if is_state { 1 } else { FOREVER_US },
             clock: Clock::Device,
             late: LatePolicy::Table,
             // The column is there, and nothing is early.
@@ -116,8 +117,7 @@ pub(crate) fn has_places(window: &WindowSpec) -> bool {
 
 /// Whether windows of this kind are computed again where their input is stored.
 pub(crate) fn is_recomputed(window: &WindowSpec) -> bool {
-    let is_known =
-        matches!(window.shape, Shape::Grid { .. } | Shape::Calendar(_) | Shape::Session { .. });
+    let is_known = !matches!(window.shape, Shape::Count { .. });
     is_known && matches!(window.late, LatePolicy::Revise { .. })
 }
 

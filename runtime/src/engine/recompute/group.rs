@@ -15,7 +15,7 @@
 //! table of them; the step, the budget of keys or the journal was another one) the window stays as
 //! it is, for good ([`super::kept`]): less would be wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +30,7 @@ use tidegate_operators::spec::{Shape, TableSpec};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_pipelines::recompute::Recomputation;
-use tidegate_sql::{Session, TableWriter};
+use tidegate_sql::{Session, TableName, TableWriter};
 
 use super::affected::{Affected, Bounds, Finder, Slice};
 use super::kept::Kept;
@@ -49,8 +49,28 @@ pub(super) struct Group<'a> {
     pub(super) is_complete: bool,
     /// Ingest times of its late readings: from, until, microseconds.
     pub(super) times_us: Bounds,
+    /// Under which the stored readings are committed.
+    pub(super) stored_as: &'a str,
     /// Whether it is to be left undone.
     pub(super) stopping: &'a AtomicBool,
+}
+
+/// Of which days the stored readings are all that there were, none deleted.
+pub(super) struct Days {
+    /// The others; none if nothing is known of any.
+    changed: Option<BTreeSet<String>>,
+}
+
+impl Days {
+    /// Whether those in these times, both ends included, are.
+    pub(super) fn has_all(&self, (from_us, to_us): Bounds) -> bool {
+        let day = |us: i64| {
+            let time = chrono::DateTime::from_timestamp_micros(us.max(0)).unwrap_or_default();
+            time.format("%Y-%m-%d").to_string()
+        };
+        let changed = self.changed.as_ref();
+        changed.is_some_and(|days| days.range(day(from_us)..=day(to_us)).next().is_none())
+    }
 }
 
 pub(super) fn name(text: &str) -> String {
@@ -89,6 +109,15 @@ impl Group<'_> {
         let last = self.rows(&format!("SELECT max(journal_offset) FROM {late}")).await?;
         let last = last.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().iter());
         Ok(last.flatten().max().unwrap_or_default())
+    }
+
+    /// What of the stored readings is all that there were, as it is now: what was read before is
+    /// not less.
+    pub(super) async fn days(&self) -> anyhow::Result<Days> {
+        let (of, app_id) = (&self.of.stored, self.stored_as);
+        let name = TableName::new(of.namespace.clone(), of.name.clone());
+        let snapshot = self.session.table(&name)?.open().await?;
+        Ok(Days { changed: snapshot.days_changed(app_id) })
     }
 
     /// Hands the next revisions of windows of fixed bounds to the writer, and what stays to `kept`,

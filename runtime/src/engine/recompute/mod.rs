@@ -15,10 +15,15 @@
 //! checkpoint. What a stop or a crash leaves undone is still in `system.late`.
 
 mod affected;
+mod around;
 mod group;
 mod horizon;
 mod kept;
+mod late;
+mod part;
+mod revise;
 mod sessions;
+mod states;
 mod stretches;
 #[cfg(test)]
 mod tests;
@@ -42,10 +47,12 @@ use tidegate_pipelines::graph::{LATE, SYSTEM};
 use tidegate_pipelines::recompute::{Recomputation, recomputations};
 use tidegate_sql::{Session, Store, TableName, TableWriter};
 
+use self::around::Around;
 use self::group::{Group, late_of};
 pub(super) use self::horizon::Horizon;
 use self::kept::Kept;
 use self::sessions::Sessions;
+use self::states::States;
 use super::fence::{CommitRight, Fence};
 use super::tables::{TableTroubles, TablesWatched};
 use crate::fault;
@@ -308,17 +315,28 @@ impl Worker {
     ) -> anyhow::Result<bool> {
         let (app, store) = (self.app_id(table), &self.context.store);
         let is_complete = self.is_complete(table).await?;
-        let stopping = &self.stopping;
-        let group =
-            Group { session: &self.session, of: step, table, is_complete, times_us, stopping };
+        let group = Group {
+            session: &self.session,
+            of: step,
+            table,
+            is_complete,
+            times_us,
+            stored_as: &self.step_app_id(&step.stored),
+            stopping: &self.stopping,
+        };
         let place = (store, &self.session);
         let mut kept = Kept::new(place, (step, table), format!("{app}/kept"));
         let through = times_us.1.unsigned_abs();
         let mut writer = TableWriter::open(store, table, app.clone()).await?;
         let to = (&mut writer, through);
-        let stay = match Sessions::new(&group) {
-            Some(sessions) => sessions.work(&mut kept, to).await?,
-            None => group.work(&mut kept, to).await?,
+        let stay = if let Some(sessions) = Sessions::new(&group) {
+            sessions.work(&mut kept, to).await?
+        } else if let Some(around) = Around::new(&group) {
+            around.work(&mut kept, to).await?
+        } else if let Some(states) = States::new(&group) {
+            states.work(&mut kept, to).await?
+        } else {
+            group.work(&mut kept, to).await?
         };
         let Some(stay) = stay else { return Ok(false) };
         self.commit(&mut kept, &mut writer, through).await?;
@@ -331,8 +349,13 @@ impl Worker {
     /// Whether a table of windows has every row that its step made.
     async fn is_complete(&self, table: &TableSpec) -> anyhow::Result<bool> {
         let name = TableName::new(table.namespace.clone(), table.name.clone());
-        let app = format!("{}/{}.{}", self.context.instance, table.namespace, table.name);
-        Ok(self.session.table(&name)?.open().await?.is_complete_for(&app))
+        let snapshot = self.session.table(&name)?.open().await?;
+        Ok(snapshot.is_complete_for(&self.step_app_id(table)))
+    }
+
+    /// Under which the rows of a table are committed that its step makes.
+    fn step_app_id(&self, table: &TableSpec) -> String {
+        format!("{}/{}.{}", self.context.instance, table.namespace, table.name)
     }
 
     /// Tells of windows that stay as they are.
@@ -346,7 +369,7 @@ impl Worker {
             windows,
             "late readings have no effect on windows, which stay as they are: `{}.{}` does not \
              have all readings of these windows (deleted, or from before there was this table), or \
-             they are sessions that can still change; system.windows_kept has them",
+             the step can still change them; system.windows_kept has them",
             step.stored.namespace,
             step.stored.name,
         );

@@ -18,81 +18,25 @@
 //! Stored readings come by time, so that of each key one session is in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
-    new_null_array,
-};
-use arrow::compute::{cast, interleave, interleave_record_batch};
-use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
-use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
+use arrow::array::RecordBatch;
+use futures::TryStreamExt as _;
 use tidegate_operators::span::SpanOperator;
-use tidegate_operators::spec::{IS_FINAL, Shape};
-use tidegate_operators::system::keys_json;
+use tidegate_operators::spec::Shape;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_sql::TableWriter;
 
 use super::affected::{Finder, Slice};
-use super::group::{Group, NAMED_MAX, late_of, name, restored, time};
+use super::group::{Group, time};
 use super::kept::{Kept, Stayed};
-use super::stretches::{Known, Made, OfKey, Stretch};
+use super::late::{Late, LateKeys};
+use super::revise::{Changes, Known, each_known, each_made};
+use super::stretches::{OfKey, Stretch};
 use crate::fault;
 
 /// Keys with late readings, as JSON.
 type Keys = BTreeMap<String, OfKey>;
-
-/// The late readings of a group, some keys at a time.
-struct LateKeys {
-    found: Option<BoxStream<'static, anyhow::Result<RecordBatch>>>,
-    /// All but the last are complete.
-    keys: Keys,
-}
-
-impl LateKeys {
-    /// Rows of an earlier form of the step, with windows of fixed length, have other starts.
-    async fn of(group: &Group<'_>) -> anyhow::Result<Self> {
-        let sql = format!(
-            "SELECT keys, window_start, max(window_end), count(*) FROM {} AND time = window_start \
-             GROUP BY 1, 2 ORDER BY 1, 2",
-            late_of(group.of, group.times_us)
-        );
-        let found = group.session.sql(&sql).await?.execute_stream().await?;
-        let found = found.map_err(anyhow::Error::from).boxed();
-        Ok(Self { found: Some(found), keys: Keys::new() })
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Option<Keys>> {
-        while let Some(found) = &mut self.found
-            && self.keys.len() <= NAMED_MAX
-        {
-            match found.try_next().await? {
-                Some(rows) => self.add(&rows)?,
-                None => self.found = None,
-            }
-        }
-        let complete = self.keys.len() - usize::from(self.found.is_some());
-        let taken = complete.min(NAMED_MAX);
-        let taken: Keys = (0..taken).map_while(|_| self.keys.pop_first()).collect();
-        Ok((!taken.is_empty()).then_some(taken))
-    }
-
-    fn add(&mut self, rows: &RecordBatch) -> anyhow::Result<()> {
-        let keys = cast(rows.column(0), &DataType::Utf8)?;
-        let keys = keys.as_string::<i32>();
-        let [times, finals] =
-            [1, 2].map(|i| rows.column(i).as_primitive::<TimestampMicrosecondType>());
-        let counts = rows.column(3).as_primitive::<Int64Type>();
-        for row in 0..rows.num_rows() {
-            let key = self.keys.entry(keys.value(row).to_owned()).or_default();
-            key.late.push((times.value(row), counts.value(row)));
-            key.final_us = key.final_us.max(finals.value(row));
-        }
-        Ok(())
-    }
-}
 
 /// One group at work on sessions.
 pub(super) struct Sessions<'g> {
@@ -118,11 +62,13 @@ impl<'g> Sessions<'g> {
         let mut late = LateKeys::of(self.group).await?;
         let last_offset = self.group.last_offset().await?;
         let mut stay = 0;
-        while let Some(mut keys) = late.next().await? {
+        while let Some(found) = late.next().await? {
+            let of_key = |(key, late): (String, Vec<Late>)| (key, OfKey::new(&late));
+            let mut keys: Keys = found.into_iter().map(of_key).collect();
             self.find(&mut keys).await?;
             stay += self.keep(&mut keys, kept).await?;
             let Some(batches) = self.make(&mut keys, last_offset).await? else { return Ok(None) };
-            for rows in changes(&keys, &batches)? {
+            for rows in changes(&keys).rows(&batches)? {
                 writer.append(self.group.of.unsaid(rows)?, through).await?;
             }
             let stretches =
@@ -161,56 +107,18 @@ impl<'g> Sessions<'g> {
 
     /// The stretches, made of the late readings and of the sessions for which a condition holds.
     async fn find_of(&self, from: &str, keys: &mut Keys) -> anyhow::Result<()> {
-        let group = self.group;
-        let columns = group.keys(&group.table.schema);
-        let named: Vec<String> = columns.iter().map(|k| name(&k.0)).collect();
-        let named = named.join(", ");
         let to_us = keys.values().map(|of| of.final_us).max().unwrap_or_default();
         keys.values_mut().for_each(OfKey::begin);
-        let sql = format!(
-            "SELECT {named}, window_start, max(revision), last_value(rows ORDER BY revision), \
-             last_value(window_end ORDER BY revision) FROM {}.{} WHERE {from} AND window_start < \
-             {}{} GROUP BY {named}, window_start ORDER BY window_start",
-            name(&group.table.namespace),
-            name(&format!("{}_revisions", group.table.name)),
-            time(to_us),
-            group.named(keys.keys().map(String::as_str)),
-        );
-        let mut found = group.session.sql(&sql).await?.execute_stream().await?;
-        while let Some(rows) = found.try_next().await? {
-            self.add(&rows, &columns, keys)?;
-        }
-        keys.values_mut().for_each(|of| of.end(self.gap_us));
-        Ok(())
-    }
-
-    /// Sessions of the table, by their start.
-    fn add(
-        &self,
-        rows: &RecordBatch,
-        columns: &[(String, DataType)],
-        keys: &mut Keys,
-    ) -> anyhow::Result<()> {
-        let table = self.group.table;
-        let of_row = rows.columns().iter().zip(columns).map(|(column, (name, _))| {
-            restored(column, table.schema.field_with_name(name)?, table)
-        });
-        let of_row: Vec<ArrayRef> = of_row.collect::<Result<_, _>>()?;
-        let names: Vec<&str> = columns.iter().map(|k| k.0.as_str()).collect();
-        let time =
-            |i: usize| rows.column(names.len() + i).as_primitive::<TimestampMicrosecondType>();
-        let number = |i: usize| rows.column(names.len() + i).as_primitive::<Int64Type>();
-        for row in 0..rows.num_rows() {
-            if let Some(of) = keys.get_mut(&keys_json(&names, &of_row, row)) {
-                let known = Known {
-                    start_us: time(0).value(row),
-                    revision: number(1).value(row),
-                    rows: number(2).value(row),
-                    end_us: time(3).value(row),
-                };
+        let condition = format!("{from} AND window_start < {}", time(to_us));
+        let named: Vec<String> = keys.keys().cloned().collect();
+        let named = named.iter().map(String::as_str);
+        each_known(self.group, &condition, named, |key, known| {
+            if let Some(of) = keys.get_mut(key) {
                 of.session((self.gap_us, self.max_us), known);
             }
-        }
+        })
+        .await?;
+        keys.values_mut().for_each(|of| of.end(self.gap_us));
         Ok(())
     }
 
@@ -289,35 +197,17 @@ impl<'g> Sessions<'g> {
         keys: &mut Keys,
         batches: &mut Vec<RecordBatch>,
     ) -> anyhow::Result<()> {
-        anyhow::ensure!(emit.late.is_empty(), "stored readings do not come by time");
-        let columns = self.group.keys(&self.group.of.window.input);
-        let names: Vec<&str> = columns.iter().map(|k| k.0.as_str()).collect();
-        for rows in std::mem::take(&mut emit.rows) {
-            let of_row = &rows.columns()[..names.len()];
-            let time =
-                |i: usize| rows.column(names.len() + i).as_primitive::<TimestampMicrosecondType>();
-            let counts = rows["rows"].as_primitive::<Int64Type>();
-            for row in 0..rows.num_rows() {
-                let made = Made {
-                    start_us: time(0).value(row),
-                    end_us: time(1).value(row),
-                    rows: counts.value(row),
-                    place: (batches.len(), row),
-                };
-                let of = keys.get_mut(&keys_json(&names, of_row, row));
-                let stretch = of.and_then(|of| of.stretch_of(self.gap_us, made.start_us));
-                stretch.into_iter().for_each(|stretch| stretch.made.push(made));
-            }
-            batches.push(rows);
-        }
-        Ok(())
+        each_made(self.group, emit, batches, |key, made| {
+            let of = keys.get_mut(key);
+            let stretch = of.and_then(|of| of.stretch_of(self.gap_us, made.start_us));
+            stretch.into_iter().for_each(|stretch| stretch.made.push(made));
+        })
     }
 }
 
 /// Step 4: the next revisions.
-fn changes(keys: &Keys, batches: &[RecordBatch]) -> anyhow::Result<Vec<RecordBatch>> {
-    let (mut places, mut revisions) = (Vec::new(), Vec::new());
-    let mut gone: Vec<((usize, usize), Known)> = Vec::new();
+fn changes(keys: &Keys) -> Changes {
+    let mut changes = Changes::default();
     for of in keys.values() {
         for stretch in of.stretches.iter().filter(|s| s.is_whole()) {
             let mut before: BTreeMap<i64, Known> =
@@ -325,61 +215,17 @@ fn changes(keys: &Keys, batches: &[RecordBatch]) -> anyhow::Result<Vec<RecordBat
             for made in &stretch.made {
                 let known = before.remove(&made.start_us);
                 // Of the readings in a stretch, those from one time to another.
-                if known.is_some_and(|k| (k.end_us, k.rows) == (made.end_us, made.rows)) {
+                if known.is_some_and(|known| made.is_as(&known)) {
                     continue;
                 }
                 let revision = known.map(|k| k.revision).or(of.gone.get(&made.start_us).copied());
-                places.push(made.place);
-                revisions.push(revision.map_or(0, |revision| revision + 1));
+                changes.make(made.place, revision);
             }
             // A stretch has late readings, so it has sessions.
-            let place = stretch.made.first().map(|m| m.place);
-            gone.extend(before.into_values().filter_map(|known| Some((place?, known))));
+            if let Some(made) = stretch.made.first() {
+                before.into_values().for_each(|known| changes.withdraw(made.place, known));
+            }
         }
     }
-    let mut changes = Vec::new();
-    if !places.is_empty() {
-        let all: Vec<&RecordBatch> = batches.iter().collect();
-        let rows = interleave_record_batch(&all, &places)?;
-        let mut columns = rows.columns().to_vec();
-        columns[rows.schema().index_of("revision")?] = Arc::new(Int64Array::from(revisions));
-        changes.push(RecordBatch::try_new(rows.schema(), columns)?);
-    }
-    if !gone.is_empty() {
-        changes.push(withdrawn(batches, &gone)?);
-    }
-    Ok(changes)
-}
-
-/// Sessions that are none any more, each with a row of its key.
-fn withdrawn(
-    batches: &[RecordBatch],
-    gone: &[((usize, usize), Known)],
-) -> anyhow::Result<RecordBatch> {
-    let schema = batches[0].schema();
-    let places: Vec<(usize, usize)> = gone.iter().map(|g| g.0).collect();
-    let times = |f: &dyn Fn(&Known) -> i64| -> ArrayRef {
-        let times = TimestampMicrosecondArray::from_iter_values(gone.iter().map(|g| f(&g.1)));
-        Arc::new(times.with_timezone("UTC"))
-    };
-    let numbers = |f: &dyn Fn(&Known) -> i64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(gone.iter().map(|g| f(&g.1))))
-    };
-    let key_columns = schema.index_of("window_start")?;
-    let mut columns = Vec::with_capacity(schema.fields().len());
-    for (i, field) in schema.fields().iter().enumerate() {
-        columns.push(match field.name().as_str() {
-            _ if i < key_columns => {
-                let all: Vec<&dyn Array> = batches.iter().map(|b| b.column(i).as_ref()).collect();
-                interleave(&all, &places)?
-            }
-            _ if i == key_columns => times(&|k| k.start_us),
-            _ if i == key_columns + 1 => times(&|k| k.end_us),
-            "rows" => numbers(&|_| 0),
-            IS_FINAL => Arc::new(BooleanArray::from(vec![true; gone.len()])),
-            "revision" => numbers(&|k| k.revision + 1),
-            _ => new_null_array(field.data_type(), gone.len()),
-        });
-    }
-    Ok(RecordBatch::try_new(schema, columns)?)
+    changes
 }

@@ -9,25 +9,8 @@ use std::collections::BTreeMap;
 
 use super::affected::Bounds;
 use super::kept::Stayed;
-
-/// A session that the table has.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
-    pub(super) start_us: i64,
-    pub(super) end_us: i64,
-    pub(super) rows: i64,
-    pub(super) revision: i64,
-}
-
-/// A session that the stored readings make.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Made {
-    pub(super) start_us: i64,
-    pub(super) end_us: i64,
-    pub(super) rows: i64,
-    /// Which row of which batch it is.
-    pub(super) place: (usize, usize),
-}
+use super::late::Late;
+use super::revise::{Known, Made};
 
 /// See the module's head. Both ends belong to it.
 #[derive(Debug)]
@@ -80,6 +63,13 @@ pub(super) struct OfKey {
 }
 
 impl OfKey {
+    /// By time.
+    pub(super) fn new(late: &[Late]) -> Self {
+        let final_us = late.iter().map(|l| l.final_us).max().unwrap_or_default();
+        let late = late.iter().map(|l| (l.time_us, l.count)).collect();
+        Self { late, final_us, ..Self::default() }
+    }
+
     /// Forgets all but the late readings: its sessions come now.
     pub(super) fn begin(&mut self) {
         let late = std::mem::take(&mut self.late);

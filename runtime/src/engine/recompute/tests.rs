@@ -1,7 +1,9 @@
 //! Windows after any delay of their readings, against a plain loop over all readings.
 #![allow(clippy::unwrap_used)]
 
+mod around;
 mod sessions;
+mod states;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -141,6 +143,38 @@ impl Home {
             }
             writer.commit(self.epoch).await.unwrap();
         }
+    }
+
+    /// Commits all rows, of stored readings first those that came before the reading of this
+    /// number: then somebody deletes these.
+    async fn write_and_delete(&mut self, edges: &Edges, first: i64) {
+        let is_first = |rows: &RecordBatch| stored::from_number(first, rows).into_iter();
+        self.write(edges, |edge, rows| match edge {
+            "readings" => is_first(rows).map(|later| !later).collect(),
+            _ => vec![true; rows.num_rows()],
+        })
+        .await;
+        self.write(edges, |edge, rows| match edge {
+            "readings" => is_first(rows).collect(),
+            _ => vec![false; rows.num_rows()],
+        })
+        .await;
+        if first == 0 {
+            return;
+        }
+        let log = self.folder.path().join("p/readings/_delta_log");
+        let commit = |version: usize| log.join(format!("{version:020}.json"));
+        let actions = std::fs::read_to_string(commit(1)).unwrap();
+        let mut removed = String::new();
+        for line in actions.lines() {
+            let action: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let Some(path) = action["add"]["path"].as_str() {
+                let remove = serde_json::json!({ "path": path, "dataChange": true });
+                removed += &(serde_json::json!({ "remove": remove }).to_string() + "\n");
+            }
+        }
+        let next = (0..).find(|version| !commit(*version).exists()).unwrap();
+        std::fs::write(commit(next), removed).unwrap();
     }
 
     fn worker(&self, every_us: i64) -> Worker {

@@ -359,3 +359,57 @@ proptest! {
         prop_assert_eq!(in_parts, at_once);
     }
 }
+
+/// Sessions of a day that no pause divides, of which one part comes after the other: what is before
+/// the last session that is there does not matter.
+#[test]
+fn a_long_stretch_may_come_group_after_group() {
+    let late = (0..60).map(|i| (0, i * 4, i % 3));
+    let readings: Vec<Reading> = [(0, 3_000, 1), (0, 3_001, 1)].into_iter().chain(late).collect();
+    let edges = run(&readings, 1);
+    blocking(async {
+        for every in [1, 5, 60] {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            for (table, max, without) in STEPS {
+                let stretches = stretches(&readings, max, without);
+                let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+                lines.sort();
+                assert_eq!(shown(&home, table).await, lines, "{table}");
+            }
+            assert_eq!(kept(&worker), 0);
+        }
+    });
+}
+
+/// A device that never pauses: what it was late with changes the sessions that it is in, although
+/// the last of them is open; where it moves all that follow, it is told.
+#[test]
+fn a_stretch_that_goes_on_changes_up_to_a_session_that_is_the_same() {
+    let in_time = || (0..76).map(|i| (0, i * 4, i % 3));
+    for (late, stays) in
+        [(vec![(0, 42, 2), (0, 102, 1), (0, 7, 1)], false), (vec![(0, 160, 1)], true)]
+    {
+        // Where the late reading joins two that go on, nothing is as it was.
+        let first = in_time().filter(|r| !late.iter().any(|l| l.1 == r.1));
+        let readings: Vec<Reading> = first.chain(late.clone()).collect();
+        let edges = run(&readings, 1);
+        blocking(async {
+            for every in [1, 60] {
+                let mut home = home();
+                home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+                let worker = home.worker(every * 20 * S);
+                home.catch_up(&worker, i64::MAX).await;
+                for (table, max, without) in STEPS {
+                    let stretches = stretches(&readings, max, without);
+                    let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+                    lines.sort();
+                    assert_eq!(shown(&home, table).await == lines, !stays, "{table}");
+                }
+                assert_eq!(kept(&worker), if stays { 2 } else { 0 });
+            }
+        });
+    }
+}
