@@ -38,6 +38,29 @@ max = "10m"
 revise_for = "2m"
 select = { n = "count(*)", total = "sum(v)" }
 
+[[step]]
+name = "near"
+type = "window"
+from = "readings"
+before = "4m"
+after = "10s"
+revise_for = "2m"
+select = { n = "count(*)", total = "sum(v)" }
+
+[[step]]
+name = "high"
+type = "window"
+from = "readings"
+while = "v >= 0.5"
+revise_for = "2m"
+select = { n = "count(*)", total = "sum(v)" }
+
+[[table]]
+from = "near"
+freshness = "500ms"
+[[table]]
+from = "high"
+freshness = "500ms"
 [[table]]
 from = "visits"
 freshness = "500ms"
@@ -118,6 +141,35 @@ fn visits(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
     (shown, all)
 }
 
+/// Rows of a table as text.
+fn lines(home: &Home, sql: &str) -> BTreeSet<String> {
+    let rows = home.try_rows(sql).unwrap_or_default();
+    rows.into_iter().map(|row| serde_json::Value::Object(row).to_string()).collect()
+}
+
+/// The windows around readings, and as all readings make them.
+fn around(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
+    let shown = "SELECT device, window_start, n, total FROM late.near";
+    let all = "SELECT a.device, a.time - INTERVAL '4 minutes' AS window_start, count(*) AS n, \
+               sum(b.v) AS total FROM (SELECT DISTINCT device, time FROM late.readings) a JOIN \
+               late.readings b ON a.device = b.device AND b.time BETWEEN a.time - INTERVAL \
+               '4 minutes' AND a.time + INTERVAL '10 seconds' GROUP BY 1, 2";
+    (lines(home, shown), lines(home, all))
+}
+
+/// The states, and as all readings make them: readings of one are those after which as many others
+/// had ended.
+fn states(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
+    let shown = "SELECT device, window_start, window_end, n, total FROM late.high";
+    let all = "SELECT device, min(time) FILTER (WHERE v >= 0.5) AS window_start, ends AS \
+               window_end, count(*) FILTER (WHERE v >= 0.5) AS n, sum(v) FILTER (WHERE v >= 0.5) \
+               AS total FROM (SELECT *, min(CASE WHEN v < 0.5 THEN time END) OVER (PARTITION BY \
+               device ORDER BY time ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS ends \
+               FROM late.readings) GROUP BY device, ends HAVING count(*) FILTER (WHERE v >= 0.5) \
+               > 0 AND ends IS NOT NULL";
+    (lines(home, shown), lines(home, all))
+}
+
 #[test]
 fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_three_workers() {
     let home = Home::with(PIPELINE);
@@ -135,7 +187,12 @@ fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_thre
     let instance = home.start_command(&mut command(&home, 3, None));
     assert!(told || publish(&instance, buffered));
     eventually("the windows of all readings", || {
-        for ((shown, all), least) in [(windows(&home), 2_000), (visits(&home), 400)] {
+        for ((shown, all), least) in [
+            (windows(&home), 2_000),
+            (visits(&home), 400),
+            (around(&home), 3_000),
+            (states(&home), 500),
+        ] {
             if shown != all || all.len() < least {
                 return Err(format!(
                     "{} of {} windows are right, of {}\n{}",
@@ -149,7 +206,7 @@ fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_thre
         Ok(())
     });
     instance.stop();
-    for table in ["minutes", "visits"] {
+    for table in ["minutes", "visits", "near", "high"] {
         let twice = format!(
             "SELECT device, window_start, revision FROM late.{table}_revisions GROUP BY 1, 2, 3 \
              HAVING count(*) > 1"
