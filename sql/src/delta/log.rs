@@ -120,6 +120,11 @@ pub(crate) fn day_app(app_id: &str, day: &str) -> String {
     format!("{app_id}/rows/{day}")
 }
 
+/// Whether what an application id counts is rows of a day, and not epochs.
+pub(crate) fn is_day_app(app_id: &str) -> bool {
+    app_id.rsplit_once('/').is_some_and(|(before, _)| before.ends_with("/rows"))
+}
+
 /// The state that actions build up; becomes a [`Snapshot`] once it has a schema.
 #[derive(Default)]
 pub(crate) struct Replay {

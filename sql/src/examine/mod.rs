@@ -167,6 +167,7 @@ pub async fn table(
             health.committed = snapshot
                 .txns
                 .iter()
+                .filter(|(app, _)| !log::is_day_app(app))
                 .map(|(app, version)| (app.clone(), u64::try_from(*version).unwrap_or(0)))
                 .collect();
             files::examine(store, &path, &listing, &snapshot, &mut health, progress).await?;

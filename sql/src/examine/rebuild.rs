@@ -15,7 +15,7 @@ use crate::delta::action::{Action, Add, Txn, encode};
 use crate::delta::log::{self, Replay, Snapshot, commit_path};
 use crate::delta::{checkpoint, path};
 use crate::session::TableName;
-use crate::writer::table_path;
+use crate::writer::{COMPLETE_KEY, table_path};
 use crate::{Error, Result, Store};
 
 /// What was saved of a table, and what was not.
@@ -94,6 +94,10 @@ pub async fn rebuild(
     let mut rebuilt = Rebuilt { bad_versions: bad, rolled_back, ..Rebuilt::default() };
     let mut adds: Vec<Add> = snapshot.files.values().map(|f| f.add.clone()).collect();
     if !rebuilt.bad_versions.is_empty() {
+        // Nobody knows whether all rows are there: what says how many there were may be lost, too.
+        if let Some(settings) = &mut snapshot.metadata.configuration {
+            settings.remove(COMPLETE_KEY);
+        }
         let lost = Lost { ends, floor, reached, rolled_back };
         let again = nameless(from, &table, &listing, &mut snapshot, &lost, &mut rebuilt).await?;
         rebuilt.found = again.len();
@@ -267,7 +271,9 @@ async fn write(
     ];
     for (app_id, version) in &snapshot.txns {
         let epoch = u64::try_from(*version).unwrap_or(0);
-        rebuilt.committed.insert(app_id.clone(), epoch);
+        if !log::is_day_app(app_id) {
+            rebuilt.committed.insert(app_id.clone(), epoch);
+        }
         let txn = Txn { app_id: app_id.clone(), version: *version, last_updated: None };
         actions.push(Action { txn: Some(txn), ..empty() });
     }

@@ -162,8 +162,8 @@ proptest! {
             }
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
-            let told = "SELECT concat(keys, table_name, CAST(arrow_cast(time, 'Int64') AS VARCHAR)) FROM \
-                        system.windows_kept";
+            let told = "SELECT concat(keys, table_name, CAST(arrow_cast(time, 'Int64') AS \
+                        VARCHAR)) FROM system.windows_kept";
             let told = if kept(&worker) > 0 { home.ask(told).await } else { Vec::new() };
             for (step, before) in STEPS.into_iter().zip(before) {
                 let right = lines(&readings, step);
