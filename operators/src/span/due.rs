@@ -201,7 +201,8 @@ impl SpanOperator {
     fn fold(&mut self, id: u32) {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
-        let Folding { drop, mut ranges, first_id } = self.rule.fold(key, final_us);
+        let Folding { drop, mut ranges, first_id, ended_us } = self.rule.fold(key, final_us);
+        key.gone_us = key.gone_us.max(ended_us.unwrap_or(i64::MIN));
         self.withdraw_gone(id, first_id);
         let key = &mut self.keys[id as usize];
         if key.fold_epoch == self.epoch {

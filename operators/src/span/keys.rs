@@ -124,8 +124,8 @@ pub(super) struct KeyState {
     /// What is older than this is in order and in its windows: every window that this time ends has
     /// been emitted, µs.
     pub(super) settled_us: i64,
-    /// Newest of the readings before the first entry, and of those that were too late; the largest
-    /// time if it is not known, µs.
+    /// Newest of the readings before the first entry, of the ends of states before it, and of what
+    /// was too late; the largest time if it is not known, µs.
     pub(super) gone_us: i64,
     /// Readings before the first entry.
     pub(super) passed: i64,

@@ -87,7 +87,7 @@ impl Sliding {
     pub(super) fn fold(&self, entries: &Entries, final_us: i64) -> Folding {
         let first_us = final_us.saturating_sub(self.after_us).saturating_sub(self.before_us);
         let drop = entries.partition_point(|e| e.first_us < first_us);
-        Folding { drop, ranges: Vec::new(), first_id: first_us }
+        Folding { drop, first_id: first_us, ..Folding::default() }
     }
 
     fn pane_us(&self) -> i64 {

@@ -95,9 +95,10 @@ impl State {
 
     pub(super) fn fold(&self, entries: &Entries, final_us: i64) -> Folding {
         let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
-        let mut cursor = Cursor::default();
-        self.scan(entries, &mut cursor, horizon, &mut Vec::new());
-        fold_open(entries, &cursor, final_us)
+        let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
+        self.scan(entries, &mut cursor, horizon, &mut closed);
+        let ended_us = closed.last().map(|c| c.end_us);
+        Folding { ended_us, ..fold_open(entries, &cursor, final_us) }
     }
 }
 

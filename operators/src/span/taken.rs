@@ -3,8 +3,8 @@
 //!
 //! - A session that is open takes what is not older than its first reading. An older reading begins
 //!   it anew, or one of its own that is open, if no session that is final is near.
-//! - A state that is open takes what leaves it open; and a reading that no older one comes after is
-//!   taken whatever it says.
+//! - A state that is open takes what leaves it open; and a reading after which no older one comes,
+//!   nor the end of a state that was cut, is taken whatever it says.
 //! - Around readings, windows that are not over take it, since the readings that they are made of
 //!   are all kept; for those that are over it is late.
 
@@ -25,17 +25,22 @@ pub(super) enum Taken {
     Whole,
 }
 
-/// What is open of a key at the time before which all is final: where it begins. None if it was not
-/// looked yet.
-pub(super) type Open = Option<Option<i64>>;
+/// What there is of a key at the time before which all is final.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looked {
+    /// Where what is open begins.
+    open_us: Option<i64>,
+    /// Where the last one that is final ends, of those of which something is kept.
+    ended_us: i64,
+}
 
 impl Rule {
     /// What becomes of a reading (its time and marks) of a key; what is older than `final_us` is
-    /// final, and it is older. `open` is of this key and time.
+    /// final, and it is older. `looked` is of this key and time, if it was looked.
     pub(super) fn taken(
         &self,
         spec: &WindowSpec,
-        (key, open): (&KeyState, &mut Open),
+        (key, looked): (&KeyState, &mut Option<Looked>),
         reading: (i64, Marks),
         final_us: i64,
     ) -> Taken {
@@ -45,8 +50,8 @@ impl Rule {
         let time_us = reading.0;
         let is_whole = match self {
             Self::Count(_) => false,
-            Self::Session(rule) => rule.takes((key, open), time_us, final_us),
-            Self::State(rule) => rule.takes((key, open), reading, final_us),
+            Self::Session(rule) => rule.takes((key, looked), time_us, final_us),
+            Self::State(rule) => rule.takes((key, looked), reading, final_us),
             Self::Sliding(rule) => {
                 let reach_us = rule.before_us.saturating_add(rule.after_us);
                 let is_in_some = time_us >= final_us.saturating_sub(reach_us);
@@ -57,33 +62,34 @@ impl Rule {
     }
 }
 
-/// Until before `final_us`.
-fn horizon(final_us: i64) -> Horizon {
-    Horizon { us: final_us, final_us: i64::MIN, end: false }
+/// Looks at the entries of a key until before `final_us`.
+fn look(rule: Rule, key: &KeyState, final_us: i64) -> Looked {
+    let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
+    let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
+    rule.scan(key, &mut cursor, horizon, &mut closed);
+    let open_us = cursor.open.map(|open| key.entries[open].first_us);
+    Looked { open_us, ended_us: closed.last().map_or(i64::MIN, |c| c.end_us) }
 }
 
 impl Session {
-    fn takes(&self, (key, open): (&KeyState, &mut Open), time_us: i64, final_us: i64) -> bool {
-        let until_us = time_us.saturating_add(self.gap_us);
-        match *open {
-            Some(Some(open_us)) if open_us <= time_us => return true,
-            Some(open_us) if until_us < open_us.unwrap_or(final_us) => return false,
-            _ => {}
-        }
-        let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
-        self.scan(&key.entries, &mut cursor, horizon(final_us), &mut closed);
-        let open_us = cursor.open.map(|open| key.entries[open].first_us);
-        *open = Some(open_us);
+    fn takes(
+        self,
+        (key, looked): (&KeyState, &mut Option<Looked>),
+        time_us: i64,
+        final_us: i64,
+    ) -> bool {
+        let Looked { open_us, ended_us } =
+            *looked.get_or_insert_with(|| look(Rule::Session(self), key, final_us));
         if open_us.is_some_and(|open_us| open_us <= time_us) {
             return true;
         }
-        let before_us = closed.last().map_or(key.gone_us, |c| c.end_us.max(key.gone_us));
-        let is_alone = before_us.saturating_add(self.gap_us) < time_us;
+        let until_us = time_us.saturating_add(self.gap_us);
+        let is_alone = ended_us.max(key.gone_us).saturating_add(self.gap_us) < time_us;
         let stays_open = open_us.is_some_and(|us| us <= until_us) || final_us <= until_us;
         let is_cut = self.max_us.is_some_and(|max_us| time_us.saturating_add(max_us) <= final_us);
         let takes = is_alone && stays_open && !is_cut;
         if takes {
-            *open = None;
+            *looked = None;
         }
         takes
     }
@@ -91,26 +97,22 @@ impl Session {
 
 impl State {
     fn takes(
-        &self,
-        (key, open): (&KeyState, &mut Open),
+        self,
+        (key, looked): (&KeyState, &mut Option<Looked>),
         (time_us, marks): (i64, Marks),
         final_us: i64,
     ) -> bool {
+        let Looked { open_us, ended_us } =
+            *looked.get_or_insert_with(|| look(Rule::State(self), key, final_us));
         let older = key.entries.partition_point(|e| e.first_us < final_us);
         // Only the first can have readings that are later than those of the next.
         let ends = [key.entries.front(), key.entries.get(older.wrapping_sub(1))];
         let last_us = ends.into_iter().flatten().take(older.min(2)).map(|e| e.last_us);
         let last_us = last_us.max().unwrap_or(i64::MIN);
-        if last_us.max(key.gone_us) <= time_us {
-            *open = None;
+        if last_us.max(ended_us).max(key.gone_us) <= time_us {
+            *looked = None;
             return true;
         }
-        let look = || {
-            let mut cursor = Cursor::default();
-            self.scan(&key.entries, &mut cursor, horizon(final_us), &mut Vec::new());
-            cursor.open.map(|open| key.entries[open].first_us)
-        };
-        let open_us = *open.get_or_insert_with(look);
         open_us.is_some_and(|open_us| open_us <= time_us) && !self.resets(marks)
     }
 }

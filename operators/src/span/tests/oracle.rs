@@ -192,6 +192,7 @@ pub(super) fn takes(
     (time, value): Reading,
 ) -> bool {
     let open = open_us(shape, older, final_us);
+    let is_closed = |w: &&Window| Some(w.start_us) != open;
     let is_in = open.is_some_and(|start| start <= time);
     match shape {
         Shape::Session { gap_us, max_us } => {
@@ -204,7 +205,9 @@ pub(super) fn takes(
             is_in || (alone && stays_open && is_whole)
         }
         Shape::State { until, abort, .. } => {
-            let before = older.iter().map(|r| r.0).chain(late.iter().copied());
+            let windows = windows(shape, older);
+            let cuts = windows.iter().filter(is_closed).map(|w| w.end_us.1);
+            let before = older.iter().map(|r| r.0).chain(late.iter().copied()).chain(cuts);
             let ends = match until.is_some() {
                 true => ends(value),
                 false => !begins(value),
