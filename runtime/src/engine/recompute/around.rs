@@ -232,7 +232,7 @@ impl<'g> Around<'g> {
             let late: i64 = of.late_in(bounds).map(|l| l.count).sum();
             let (known, made) = (of.known.get(&bounds.0), of.made.get(&bounds.0));
             let time_us = bounds.0.saturating_add(self.before_us);
-            let is_whole = |made: &&Made| match known {
+            let is_whole = |made: &&Made| match known.filter(|known| known.rows > 0) {
                 Some(known) => made.rows == known.rows + late,
                 None => {
                     let is_new = of.late_in(bounds).any(|l| l.time_us == time_us);

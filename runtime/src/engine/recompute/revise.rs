@@ -16,13 +16,14 @@ use tidegate_operators::system::keys_json;
 
 use super::group::{Group, name, restored};
 
-/// A window that the table has, as its newest revision says.
+/// A window that the table has, as its newest final revision says.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     pub(super) start_us: i64,
     pub(super) end_us: i64,
-    /// 0: it is none any more.
+    /// 0: it is none, any more or yet.
     pub(super) rows: i64,
+    /// The newest one.
     pub(super) revision: i64,
 }
 
@@ -56,10 +57,16 @@ pub(super) async fn each_known(
     let (table, keys) = (group.table, group.keys(&group.table.schema));
     let columns: Vec<String> = keys.iter().map(|k| name(&k.0)).collect();
     let columns = columns.join(", ");
+    // What was told early is no window yet, but has taken its revisions.
+    let is_final = match table.schema.field_with_name(IS_FINAL) {
+        Ok(_) => format!(" FILTER (WHERE {IS_FINAL} IS NOT FALSE)"),
+        Err(_) => String::new(),
+    };
     let sql = format!(
-        "SELECT {columns}, window_start, max(revision), last_value(rows ORDER BY revision), \
-         last_value(window_end ORDER BY revision) FROM {}.{} WHERE {condition}{} GROUP BY \
-         {columns}, window_start ORDER BY window_start",
+        "SELECT {columns}, window_start, max(revision), \
+         coalesce(last_value(rows ORDER BY revision){is_final}, 0), \
+         coalesce(last_value(window_end ORDER BY revision){is_final}, window_start) \
+         FROM {}.{} WHERE {condition}{} GROUP BY {columns}, window_start ORDER BY window_start",
         name(&table.namespace),
         name(&format!("{}_revisions", table.name)),
         group.named(named),
