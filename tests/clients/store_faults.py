@@ -71,6 +71,8 @@ def commits_are_single(s3):
         for name in names:
             actions = [json.loads(line) for line in s3.read(name).decode().splitlines()]
             told = [action["txn"] for action in actions if "txn" in action]
+            # Others count the rows of a day.
+            told = [txn for txn in told if "/rows/" not in txn["appId"]]
             added = [action["add"]["path"] for action in actions if "add" in action]
             assert len(told) == 1 or (not told and not added), (name, actions)
             for txn in told:
