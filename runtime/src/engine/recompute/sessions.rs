@@ -6,7 +6,8 @@
 //! 1. it is found: the sessions of the table and the late readings, in order ([`OfKey`]). What a
 //!    maximum had cut before the first of them is as it was, and not looked at any further;
 //! 2. if it could still change by other ways, it stays as it is. The step said with each late
-//!    reading before which time nothing is revised any more;
+//!    reading before which time nothing is revised any more. Where a maximum cuts, a stretch that
+//!    goes on ends for this purpose where a session begins that is as it was;
 //! 3. the step's own operator makes the sessions of its stored readings, and of those that are not
 //!    more than `gap` outside. If these are exactly the readings of its sessions (`rows`) and the
 //!    late ones, they are all: it is whole. If not, it stays ([`super::kept`]): some were deleted,
@@ -68,13 +69,15 @@ impl<'g> Sessions<'g> {
             self.find(&mut keys).await?;
             stay += self.keep(&mut keys, kept).await?;
             let Some(batches) = self.make(&mut keys, last_offset).await? else { return Ok(None) };
-            for rows in changes(&keys).rows(&batches)? {
+            for rows in changes(self.gap_us, &keys).rows(&batches)? {
                 writer.append(self.group.of.unsaid(rows)?, through).await?;
             }
-            let stretches =
-                keys.iter().flat_map(|(key, of)| of.stretches.iter().map(move |s| (key, s)));
-            let part = stretches.filter(|(_, stretch)| !stretch.is_whole());
-            let part: Vec<Stayed<'_>> = part.map(|(key, s)| s.stayed(key)).collect();
+            let gap_us = self.gap_us;
+            let part = keys.iter().flat_map(move |(key, of)| {
+                let part = of.stretches.iter().filter(move |s| !is_whole(gap_us, of, s));
+                part.map(move |s| s.stayed(key))
+            });
+            let part: Vec<Stayed<'_>> = part.collect();
             stay += part.len();
             kept.add(&part, self.group.times_us.1).await?;
             fault::point("recomputed_slice");
@@ -136,7 +139,8 @@ impl<'g> Sessions<'g> {
             let before = known.get(key).unwrap_or(&none);
             let stays = |of: &OfKey, s: &Stretch| {
                 let near = || before.iter().any(|k| s.is_near(gap_us, *k));
-                !self.group.is_complete || !of.is_final(gap_us, s) || near()
+                let may_be_final = of.may_be_final((gap_us, self.max_us), s);
+                !self.group.is_complete || !may_be_final || near()
             };
             let (stay_now, others): (Vec<Stretch>, Vec<Stretch>) =
                 std::mem::take(&mut of.stretches).into_iter().partition(|s| stays(of, s));
@@ -187,6 +191,7 @@ impl<'g> Sessions<'g> {
         }
         operator.end(&mut emit)?;
         self.take(&mut emit, keys, &mut batches)?;
+        keys.values_mut().for_each(|of| of.end_early(self.max_us));
         Ok(Some(batches))
     }
 
@@ -205,11 +210,16 @@ impl<'g> Sessions<'g> {
     }
 }
 
+/// Whether a stretch is all that it is made of, and nothing else can change it.
+fn is_whole(gap_us: i64, of: &OfKey, stretch: &Stretch) -> bool {
+    of.is_final(gap_us, stretch) && stretch.is_whole()
+}
+
 /// Step 4: the next revisions.
-fn changes(keys: &Keys) -> Changes {
+fn changes(gap_us: i64, keys: &Keys) -> Changes {
     let mut changes = Changes::default();
     for of in keys.values() {
-        for stretch in of.stretches.iter().filter(|s| s.is_whole()) {
+        for stretch in of.stretches.iter().filter(|s| is_whole(gap_us, of, s)) {
             let mut before: BTreeMap<i64, Known> =
                 stretch.known.iter().map(|k| (k.start_us, *k)).collect();
             for made in &stretch.made {

@@ -5,7 +5,7 @@
 //! again which begins with the first session that a late reading can reach. Of what is before only
 //! the time is asked, since what stays keeps its whole stretch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::affected::Bounds;
 use super::kept::Stayed;
@@ -19,19 +19,47 @@ pub(super) struct Stretch {
     pub(super) since_us: i64,
     /// What of it late readings can reach.
     pub(super) bounds: Bounds,
-    /// How many readings of the group are too late for it.
+    /// How many readings of the group are too late for it, and the time of the last.
     pub(super) late: i64,
+    last_late_us: i64,
     pub(super) known: Vec<Known>,
     pub(super) made: Vec<Made>,
+    /// It ends with these sessions, whatever comes after them.
+    is_ended: bool,
 }
 
 impl Stretch {
+    fn new(since_us: i64, bounds: Bounds) -> Self {
+        let (known, made) = (Vec::new(), Vec::new());
+        let last_late_us = i64::MIN;
+        Self { since_us, bounds, late: 0, last_late_us, known, made, is_ended: false }
+    }
+
     /// Whether the stored readings are all that it is made of.
     pub(super) fn is_whole(&self) -> bool {
         let rows: i64 = self.known.iter().map(|k| k.rows).sum();
         let made: i64 = self.made.iter().map(|m| m.rows).sum();
         let inside = |m: &Made| self.bounds.0 <= m.start_us && m.end_us <= self.bounds.1;
         made == rows + self.late && self.made.iter().all(inside)
+    }
+
+    /// Whether a session that the table has is final whatever comes, and begins after all late
+    /// readings: one that is cut.
+    fn is_after(&self, known: &Known, max_us: Option<i64>, final_us: i64) -> bool {
+        let is_cut = |max_us| known.start_us.saturating_add(max_us) <= final_us;
+        self.last_late_us < known.start_us && max_us.is_some_and(is_cut)
+    }
+
+    /// Ends it where a session after the late readings begins as it did: what comes after that is as
+    /// it was. It may go on, and then the step can still change that.
+    fn end_early(&mut self, max_us: Option<i64>, final_us: i64) {
+        let made: BTreeSet<i64> = self.made.iter().map(|m| m.start_us).collect();
+        let is_same = |k: &Known| made.contains(&k.start_us) && self.is_after(k, max_us, final_us);
+        let Some(at) = self.known.iter().position(is_same) else { return };
+        let until_us = self.known[at].start_us;
+        self.known.truncate(at);
+        self.made.retain(|m| m.start_us < until_us);
+        self.is_ended = true;
     }
 
     /// Whether no pause divides it from what is between these times.
@@ -84,7 +112,7 @@ impl OfKey {
         }
         let before = self.before.filter(|b| from_us <= b.1.saturating_add(gap_us));
         let (since_us, bounds) = (before.map_or(from_us, |b| b.0), (from_us, to_us));
-        let new = || Stretch { since_us, bounds, late: 0, known: Vec::new(), made: Vec::new() };
+        let new = || Stretch::new(since_us, bounds);
         let open = self.open.get_or_insert_with(new);
         open.bounds.1 = open.bounds.1.max(to_us);
         open
@@ -99,7 +127,8 @@ impl OfKey {
             && time_us < until_us
         {
             self.passed += 1;
-            self.reach(gap_us, (time_us, time_us)).late += count;
+            let stretch = self.reach(gap_us, (time_us, time_us));
+            (stretch.late, stretch.last_late_us) = (stretch.late + count, time_us);
         }
     }
 
@@ -132,7 +161,24 @@ impl OfKey {
 
     /// Whether the step cannot revise any of a stretch any more.
     pub(super) fn is_final(&self, gap_us: i64, stretch: &Stretch) -> bool {
-        stretch.bounds.1.saturating_add(gap_us) < self.final_us
+        stretch.is_ended || stretch.bounds.1.saturating_add(gap_us) < self.final_us
+    }
+
+    /// Whether it cannot, or may not up to some session that begins as it did.
+    pub(super) fn may_be_final(
+        &self,
+        (gap_us, max_us): (i64, Option<i64>),
+        stretch: &Stretch,
+    ) -> bool {
+        let is_after = |k: &Known| stretch.is_after(k, max_us, self.final_us);
+        self.is_final(gap_us, stretch) || stretch.known.iter().any(is_after)
+    }
+
+    /// The sessions were made: ends stretches where they can be.
+    pub(super) fn end_early(&mut self, max_us: Option<i64>) {
+        for stretch in &mut self.stretches {
+            stretch.end_early(max_us, self.final_us);
+        }
     }
 
     /// Whether its first stretch may begin earlier, if there are sessions that end before
