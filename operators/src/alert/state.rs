@@ -113,6 +113,10 @@ impl KeyState {
         };
         let found = self.rows.iter().rposition(|known| known.as_ref().is_some_and(is_it));
         if let Some(at) = found.filter(|_| row.revised) {
+            if row.withdrawn && self.rows[at].is_some_and(|known| known.id == UNKNOWN) {
+                // The key was away: which row was before it, nobody knows.
+                self.floor_us = i64::MIN;
+            }
             self.rows[at] = Some(new);
             if row.withdrawn {
                 self.rows[..=at].rotate_right(1);
@@ -151,6 +155,8 @@ impl KeyState {
         let mut older = self.clone();
         let newest = older.rows[KEPT - 1].take();
         let bound = newest.map_or(self.floor_us, |row| row.time_us);
+        // If nothing is known of its rows, what was told is.
+        let bound = if bound == i64::MIN { self.told_us } else { bound };
         let (code, since_us) = save::encode(older.phase(for_us));
         Remnant { bound, extra: since_us << 2 | code }
     }

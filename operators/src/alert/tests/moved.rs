@@ -18,8 +18,12 @@ impl Watched {
     }
 
     fn feed(&mut self, rows: &[Span]) -> Vec<(i64, bool)> {
+        self.feed_at(100, rows)
+    }
+
+    fn feed_at(&mut self, time_us: i64, rows: &[Span]) -> Vec<(i64, bool)> {
         let mut emit = Emit::default();
-        let tick = Tick { epoch: 1, time_us: 100 };
+        let tick = Tick { epoch: 1, time_us };
         self.rule.epoch(&spans(rows), tick, &mut emit).unwrap();
         let new: Vec<Event> = events(&emit.rows).into_iter().map(|e| (e.1, e.2, e.3)).collect();
         self.told.extend(&new);
@@ -74,6 +78,34 @@ fn when_many_become_one_the_alert_goes_on() {
     rows.insert(0, (0, 5, 9.0, 1, 2));
     one.feed(&rows);
     assert_eq!(one.phase(), Phase::Firing { since_us: 5, told: true });
+}
+
+/// A key that was normal for an hour is put away. If its last row then turns out to be none, what
+/// stands of those before it counts.
+#[test]
+fn when_the_last_row_of_a_key_that_was_away_is_withdrawn_an_older_one_counts() {
+    let mut one = Watched::new(0);
+    one.feed(&[(0, 10, 9.0, 1, 0)]);
+    one.feed(&[(0, 30, 6.0, 1, 1)]);
+    one.feed(&[(33, 39, 9.0, 1, 0)]);
+    assert_eq!(one.feed(&[(33, 60, 6.0, 1, 1)]), [(60, false)]);
+    for turn in 1..=2 {
+        one.feed_at(turn * 4_000_000_000, &[]);
+        assert!(one.rule.interner.is_empty());
+        one.restart(0);
+        if turn == 1 {
+            assert_eq!(one.feed_at(turn * 4_000_000_000, &[(33, 60, 0.0, 0, 2)]), []);
+        }
+    }
+    assert_eq!(one.feed_at(8_000_000_000, &[(0, 50, 9.0, 1, 2)]), [], "older than what was told");
+    let mut one = Watched::new(0);
+    one.feed(&[(0, 10, 9.0, 1, 0)]);
+    one.feed(&[(0, 30, 6.0, 1, 1)]);
+    one.feed(&[(33, 39, 9.0, 1, 0)]);
+    one.feed(&[(33, 60, 6.0, 1, 1)]);
+    one.feed_at(4_000_000_000, &[]);
+    assert_eq!(one.feed_at(4_000_000_001, &[(33, 60, 0.0, 0, 2)]), []);
+    assert_eq!(one.feed_at(4_000_000_002, &[(0, 50, 9.0, 1, 2)]), [(61, true)]);
 }
 
 /// What happens to the windows of a device. Places are counted from the newest.
