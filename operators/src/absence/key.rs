@@ -53,7 +53,7 @@ pub(super) struct Told {
 }
 
 /// The state of a key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct KeyState {
     /// The newest reading by event time.
     pub(super) last: Option<(i64, Arrived)>,
@@ -61,8 +61,24 @@ pub(super) struct KeyState {
     pub(super) arrivals: Arrivals,
     /// Those that can be corrected, by their starts; only the last one can last.
     pub(super) absences: VecDeque<Absence>,
+    /// The end of the newest absence that is final because there were too many; the least time if
+    /// there is none.
+    pub(super) final_us: i64,
     /// Earliest tick time at which the key is on the list of those to look at.
     pub(super) wake_us: Option<i64>,
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self {
+            last: None,
+            gaps: Gaps::default(),
+            arrivals: Arrivals::default(),
+            absences: VecDeque::new(),
+            final_us: i64::MIN,
+            wake_us: None,
+        }
+    }
 }
 
 /// What the changes of all keys need, and what they have to tell.
@@ -91,7 +107,8 @@ impl Judge<'_> {
     }
 
     /// What a silence between two ticks is worth: it counts once the key was silent for longer than
-    /// the limit with nothing to explain it; for longer than `last_us` if that goes on.
+    /// the limit with nothing to explain it; for longer than `last_us` if that goes on, or began
+    /// with the end of an outage.
     fn verdict(&self, (from_us, to_us): (i64, i64), limit_us: i64, last_us: i64) -> Verdict {
         match self.outages.quiet((from_us, to_us), limit_us, last_us) {
             Some(begin_us) => {
@@ -124,7 +141,8 @@ impl Judge<'_> {
         match (expected.filter(|e| gap_us > e.limit_us), open) {
             (Some(expected), open) => {
                 let (silent, limit_us) = ((last.tick_us, new.tick_us), expected.limit_us);
-                let verdict = self.verdict(silent, limit_us, limit_us);
+                // After an outage, it has as long as when it is silent until that is told.
+                let verdict = self.verdict(silent, limit_us, expected.told_us(self.spec));
                 let mut absence = match open {
                     Some(_) => key.absences.pop_back(),
                     None => None,
@@ -165,10 +183,19 @@ impl Judge<'_> {
     }
 
     /// A reading older than the newest one: an absence that it falls into is cut, or was none.
-    pub(super) fn late(&mut self, id: u32, key: &mut KeyState, time_us: i64, new: Arrived) {
+    /// Whether that can be told: not of one that may be final.
+    pub(super) fn late(
+        &mut self,
+        id: u32,
+        key: &mut KeyState,
+        time_us: i64,
+        new: Arrived,
+    ) -> bool {
         let within = |a: &Absence| a.start_us < time_us && time_us < a.end_us;
-        let Some(at) = key.absences.iter().position(|a| within(a) && !a.lasts()) else { return };
-        let Some(mut first) = key.absences.remove(at) else { return };
+        let found = key.absences.iter().position(|a| within(a) && !a.lasts());
+        let Some((at, mut first)) = found.and_then(|at| Some((at, key.absences.remove(at)?))) else {
+            return time_us >= key.final_us;
+        };
         let limit_us = first.expected.limit_us;
         let mut rest = began(time_us, &new, first.expected);
         rest.inhibited = first.inhibited;
@@ -190,6 +217,7 @@ impl Judge<'_> {
             key.absences.insert(at + i, absence);
         }
         key.bound();
+        true
     }
 
     /// Looks at a key of which nothing waits, and nothing came since the tick `heard_us`, be it as
@@ -214,10 +242,13 @@ impl Judge<'_> {
         key.bound();
     }
 
-    /// The key is taken for gone.
-    pub(super) fn forgotten(&mut self, id: u32, key: &mut KeyState) {
+    /// The key, heard last at the tick `heard_us`, is taken for gone.
+    pub(super) fn forgotten(&mut self, id: u32, key: &mut KeyState, heard_us: i64) {
+        let gone_us = key.gone_us(self.spec, self.outages, heard_us);
         if let Some(mut absence) = key.absences.pop_back().filter(Absence::lasts) {
-            let lasted_us = self.spec.forget_after_us.max(absence.after_us);
+            let last_us = key.last.as_ref().map_or(heard_us, |(_, last)| last.tick_us);
+            let lasted_us = gone_us.unwrap_or(heard_us).saturating_sub(last_us);
+            let lasted_us = lasted_us.max(absence.after_us);
             absence.end_us = absence.start_us.saturating_add(lasted_us);
             self.tell(id, Status::Forgotten, &mut absence);
         }
@@ -266,11 +297,20 @@ impl KeyState {
         Some(since_us.saturating_add(told_us).saturating_add(1))
     }
 
-    /// From which tick time on the key can be taken for gone, as far as outages go: it has its
-    /// whole time anew after each. `None`: while one lasts.
-    pub(super) fn gone_us(&self, spec: &AbsenceSpec, outages: &Outages) -> Option<i64> {
+    /// From which tick time on the key, heard last at the tick `heard_us`, can be taken for gone:
+    /// time in which nothing could be heard is no silence, and not before it was told silent, for
+    /// which it has its whole time anew after an outage, and has been so for as long again. `None`:
+    /// while an outage lasts.
+    pub(super) fn gone_us(
+        &self,
+        spec: &AbsenceSpec,
+        outages: &Outages,
+        heard_us: i64,
+    ) -> Option<i64> {
+        let silent_us = outages.quiet_for(heard_us, spec.forget_after_us)?;
         let told_us = self.expected(spec).map_or(0, |e| e.told_us(spec));
-        Some(outages.over_us()?.saturating_add(told_us).saturating_add(1))
+        let anew_us = outages.over_us()?.max(heard_us).saturating_add(told_us.saturating_mul(2));
+        Some(silent_us.max(anew_us.saturating_add(1)))
     }
 
     /// Whether an absence lasts that an outage explains.
@@ -288,7 +328,8 @@ impl KeyState {
 
     fn bound(&mut self) {
         while self.absences.len() > ABSENCES_MAX {
-            self.absences.pop_front();
+            let oldest = self.absences.pop_front();
+            self.final_us = oldest.map_or(self.final_us, |a| a.end_us.max(self.final_us));
         }
     }
 }

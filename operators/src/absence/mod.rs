@@ -12,8 +12,10 @@
 //!
 //! A silence in ticks during which the source was away, or Tidegate did not run, says nothing about
 //! the key: it is inhibited. Once the source is back, every key has its whole `limit` anew; who is
-//! silent for that long counts as silent then, and is not forgotten before. A silence that an
-//! outage could explain of which nobody knows yet is not told until it would be known.
+//! silent for that long counts as silent then, and is not forgotten before it has been so for as
+//! long again; time in which nothing could be heard does not count for that. A silence that an
+//! outage could explain of which nobody knows yet is not told until it would be known; nor is one
+//! after an outage that may be the way back of the key.
 //!
 //! State of a key: what waits for `disorder`, the newest reading, what is learnt of its cadence,
 //! and at most [`ABSENCES_MAX`] absences that can be corrected.
@@ -114,7 +116,10 @@ impl AbsenceOperator {
             interner: KeyInterner::new(&types)?,
             picker: Picker::new((&spec.pipeline, &spec.name), &spec.select, &spec.input)?,
             // What is in order already need not wait for the next reading.
-            reorder: Reorder::new(spec.disorder_us, spec.disorder_us),
+            reorder: Reorder::new(
+                spec.disorder_us,
+                if spec.live { spec.disorder_us } else { i64::MAX },
+            ),
             keys: Slabs::default(),
             silence: Silence::new(forget_after_us),
             outages: Outages::default(),
@@ -185,14 +190,14 @@ impl AbsenceOperator {
     }
 
     fn late(&mut self, id: u32, time_us: i64, new: Arrived) {
-        let through_us = self.reorder.keys[id as usize].through_us;
-        if time_us < through_us.saturating_sub(self.spec.keep_us) {
-            let clock_us = self.reorder.keys[id as usize].clock_us;
-            self.late.push(id, time_us, (time_us, time_us), clock_us - time_us);
-            return;
-        }
+        let Waiting { through_us, clock_us, .. } = self.reorder.keys[id as usize];
         let (spec, outages, told) = (&self.spec, &self.outages, &mut self.told);
-        Judge { spec, outages, told }.late(id, &mut self.keys[id as usize], time_us, new);
+        let mut judge = Judge { spec, outages, told };
+        if time_us < through_us.saturating_sub(spec.keep_us)
+            || !judge.late(id, &mut self.keys[id as usize], time_us, new)
+        {
+            self.late.push(id, time_us, (time_us, time_us), clock_us - time_us);
+        }
     }
 
     /// Puts a key on the list of those to look at.
@@ -241,11 +246,16 @@ impl AbsenceOperator {
         }
     }
 
+    /// See [`KeyState::gone_us`].
+    fn gone_us(&self, id: u32) -> Option<i64> {
+        let heard_us = self.reorder.keys[id as usize].seen_us;
+        self.keys[id as usize].gone_us(&self.spec, &self.outages, heard_us)
+    }
+
     /// Keys that were silent for long enough to be forgotten, and not because of an outage.
     fn gone(&mut self, now_us: i64) -> Vec<u32> {
         let silent = self.silence.silent(now_us).into_iter();
-        let gone_us = |id: &u32| self.keys[*id as usize].gone_us(&self.spec, &self.outages);
-        let is_gone = |id: &u32| gone_us(id).is_some_and(|gone_us| gone_us <= now_us);
+        let is_gone = |id: &u32| self.gone_us(*id).is_some_and(|gone_us| gone_us <= now_us);
         let (gone, held): (Vec<u32>, Vec<u32>) = silent.partition(is_gone);
         held.into_iter().for_each(|id| self.hold(id));
         gone
@@ -257,7 +267,7 @@ impl AbsenceOperator {
             // It was heard meanwhile.
             return;
         }
-        match self.keys[id as usize].gone_us(&self.spec, &self.outages) {
+        match self.gone_us(id) {
             Some(at_us) => {
                 self.silence.again(id, self.reorder.keys[id as usize].seen_us, at_us);
             }
@@ -270,7 +280,8 @@ impl AbsenceOperator {
         let (spec, outages, told) = (&self.spec, &self.outages, &mut self.told);
         let mut judge = Judge { spec, outages, told };
         for id in ids {
-            judge.forgotten(*id, &mut self.keys[*id as usize]);
+            let heard_us = self.reorder.keys[*id as usize].seen_us;
+            judge.forgotten(*id, &mut self.keys[*id as usize], heard_us);
         }
     }
 }

@@ -11,12 +11,20 @@ use crate::operator::OperatorError;
 use crate::saved::{Layout, SavedKey, SavedRow, is_same};
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
-/// The last three numbers are null before the first reading is settled, the last one always where
-/// the cadence is declared. Lists of numbers are of what
+/// The three numbers before the last one are null before the first reading is settled,
+/// `arrival_us` always where the cadence is declared. Lists of numbers are of what
 /// waits, of gaps, then of absences; those of values of the newest reading (one or none), of what
 /// waits, and of absences.
 const LAYOUT: Layout = Layout {
-    numbers: &["clock_us", "through_us", "seen_us", "last_us", "last_tick_us", "arrival_us"],
+    numbers: &[
+        "clock_us",
+        "through_us",
+        "seen_us",
+        "last_us",
+        "last_tick_us",
+        "arrival_us",
+        "final_us",
+    ],
     lists: &[
         "waiting_us",
         "waiting_tick_us",
@@ -49,7 +57,8 @@ impl SavedKey for Saved<'_> {
             2 => Some(self.waiting.seen_us),
             3 => last.map(|l| l.0),
             4 => last.map(|l| l.1.tick_us),
-            _ => self.key.arrivals.last_us,
+            5 => self.key.arrivals.last_us,
+            _ => Some(self.key.final_us),
         }
     }
 
@@ -116,8 +125,8 @@ impl AbsenceOperator {
     }
 
     fn load_key(&mut self, id: u32, row: &SavedRow<'_>) {
-        let [clock_us, through_us, seen_us, last_us, last_tick_us, arrival_us] =
-            [0, 1, 2, 3, 4, 5].map(|at| row.number(at));
+        let [clock_us, through_us, seen_us, last_us, last_tick_us, arrival_us, final_us] =
+            [0, 1, 2, 3, 4, 5, 6].map(|at| row.number(at));
         let [times_us, ticks_us, gaps, start, end, after, cadence, limit, inhibited] =
             [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|at| row.list(at));
         let [revision, arrivals] = [9, 10].map(|at| row.list(at));
@@ -147,6 +156,7 @@ impl AbsenceOperator {
             gaps: Gaps(gaps.into()),
             arrivals: Arrivals { gaps: Gaps(arrivals.into()), last_us: arrival_us },
             absences: (0..start.len()).map(absence).collect(),
+            final_us: final_us.unwrap_or(i64::MIN),
             wake_us: None,
         };
         self.keys.put(id as usize, state);

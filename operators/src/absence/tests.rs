@@ -209,8 +209,9 @@ fn sent(delay: impl Strategy<Value = i64>) -> impl Strategy<Value = Vec<Sent>> {
 }
 
 /// The definition, as plainly as it can be written: gaps between readings in order, and what is
-/// silent at one of the ticks, by the last that came of it until then, whatever its time.
-fn plain(sent: &[Sent], ticks: &[i64]) -> Vec<(String, i64, i64, bool)> {
+/// silent at one of the ticks for longer than `told_us`, by the last that came of it until then,
+/// whatever its time.
+fn plain(sent: &[Sent], ticks: &[i64], told_us: i64) -> Vec<(String, i64, i64, bool)> {
     let mut all = Vec::new();
     for (number, device) in DEVICES.iter().enumerate() {
         let own: Vec<&Sent> = sent.iter().filter(|s| s.0 == number).collect();
@@ -223,12 +224,22 @@ fn plain(sent: &[Sent], ticks: &[i64]) -> Vec<(String, i64, i64, bool)> {
         let seen = own.iter().filter(|s| s.1 == newest).map(|s| s.1 + s.2).min().unwrap();
         let heard = |at: i64| own.iter().map(|s| s.1 + s.2).filter(|s| *s <= at).max();
         let silent =
-            |at: &&i64| **at >= seen && heard(**at).is_some_and(|heard| *at - heard > LIMIT);
+            |at: &&i64| **at >= seen && heard(**at).is_some_and(|heard| *at - heard > told_us);
         if ticks.iter().find(silent).is_some() {
             all.push(((*device).to_owned(), newest, i64::MAX, true));
         }
     }
     all
+}
+
+/// How long an outage may be unknown.
+fn known() -> impl Strategy<Value = i64> {
+    prop_oneof![1 => Just(0i64), 2 => 1i64..90]
+}
+
+/// How long a key is silent before that is told.
+fn told(known_after_us: i64) -> i64 {
+    LIMIT.max(10 + known_after_us)
 }
 
 proptest! {
@@ -241,6 +252,7 @@ proptest! {
         ticks in prop::collection::vec(0i64..400, 0..40),
         after in 0i64..80,
         restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
+        known_after_us in known(),
     ) {
         let mut all = sent.clone();
         all.extend(again.iter().filter_map(|i| sent.get(*i)).map(|s| (s.0, s.1, s.2)));
@@ -254,7 +266,7 @@ proptest! {
         }
         // The last one lets go of what waits.
         turns.entry(end).or_default();
-        let mut fleet = Fleet::new(spec());
+        let mut fleet = Fleet::new(AbsenceSpec { known_after_us, ..spec() });
         for (at, readings) in &turns {
             for (_, workers) in restarts.iter().filter(|r| r.0 == *at) {
                 fleet.restart(*workers);
@@ -267,12 +279,13 @@ proptest! {
         let ticks: Vec<i64> = turns.keys().copied().chain([end]).collect();
         let stands: Vec<_> =
             fleet.stands().into_iter().map(|(d, s, e, lasts, _)| (d, s, e, lasts)).collect();
-        prop_assert_eq!(stands, plain(&all, &ticks));
+        prop_assert_eq!(stands, plain(&all, &ticks, told(known_after_us)));
         prop_assert!(fleet.told.iter().all(|row| !row.inhibited));
         prop_assert_eq!(fleet.late, 0);
     }
 
-    /// With outages: a silence counts if for longer than the limit nothing explains it.
+    /// With outages: a silence counts if for longer than the limit nothing explains it; where it
+    /// goes on after an outage, for as long as it takes until it is told.
     #[test]
     fn what_an_outage_explains_is_inhibited(
         sent in sent(Just(0i64)),
@@ -280,6 +293,7 @@ proptest! {
         ticks in prop::collection::vec(0i64..600, 0..60),
         after in 0i64..200,
         restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
+        known_after_us in known(),
     ) {
         let mut list: Vec<(i64, i64)> = Vec::new();
         for (pause, length) in outages {
@@ -298,32 +312,33 @@ proptest! {
         }
         let end = *turns.last_key_value().unwrap().0 + after + DISORDER + 1;
         turns.entry(end).or_default();
-        let known = |at: i64| -> Vec<(i64, i64)> {
+        let begun = |at: i64| -> Vec<(i64, i64)> {
             let begun = list.iter().filter(|o| o.0 <= at);
             begun.map(|o| (o.0, if o.1 <= at { o.1 } else { i64::MAX })).collect()
         };
-        let mut fleet = Fleet::new(spec());
-        let mut told = Vec::new();
+        let mut fleet = Fleet::new(AbsenceSpec { known_after_us, ..spec() });
+        let mut log = Vec::new();
         for (at, readings) in &turns {
             for (_, workers) in restarts.iter().filter(|r| r.0 == *at) {
                 fleet.restart(*workers);
-                told.clear();
+                log.clear();
             }
-            let now = known(*at);
-            let rows = if now == told { Vec::new() } else { now.clone() };
-            told = now;
+            let now = begun(*at);
+            let rows = if now == log { Vec::new() } else { now.clone() };
+            log = now;
             fleet.epoch(*at, readings, &rows);
         }
+        let told_us = told(known_after_us);
         let explained = |from: i64, to: i64| {
-            let mut begin = from;
-            let mut longest = 0;
-            for (a, b) in list.iter().filter(|o| o.1 > from && o.0 < to) {
-                longest = longest.max(a - begin);
+            let (mut begin, mut counts) = (from, false);
+            for (a, b) in list.iter().filter(|o| o.1 > from && o.0 <= to) {
+                counts |= a - begin > if begin == from { LIMIT } else { told_us };
                 begin = begin.max(*b);
             }
-            longest.max(to - begin) <= LIMIT
+            let any = list.iter().any(|o| o.0 < to && from <= o.1);
+            any && !counts && to - begin <= told_us
         };
-        let plain: Vec<_> = plain(&sent, &[end])
+        let plain: Vec<_> = plain(&sent, &[end], told_us)
             .into_iter()
             .map(|(d, s, e, lasts)| (d, s, e, lasts, explained(s, e.min(end))))
             .collect();

@@ -131,11 +131,13 @@ impl Outages {
     }
 
     /// The begin of the first stretch between two ticks that is longer than `least_us` and that no
-    /// outage touches. The last stretch, which goes on, must be longer than `last_us`.
+    /// outage touches. One that an outage begins, and the last one, which goes on, must be longer
+    /// than `last_us`.
     pub fn quiet(&self, (from_us, to_us): (i64, i64), least_us: i64, last_us: i64) -> Option<i64> {
         let mut begin_us = from_us;
-        for outage in self.0.iter().filter(|o| o.to_us > from_us) {
-            if outage.from_us.min(to_us).saturating_sub(begin_us) > least_us {
+        for outage in self.0.iter().filter(|o| o.to_us > from_us && o.from_us <= to_us) {
+            let most_us = if begin_us == from_us { least_us } else { last_us };
+            if outage.from_us.saturating_sub(begin_us) > most_us {
                 return Some(begin_us);
             }
             begin_us = begin_us.max(outage.to_us);

@@ -260,10 +260,54 @@ fn a_long_stop_lets_nobody_be_forgotten_who_comes_back() {
     fleet.epoch(5_020, &[("a", 5_020, 1.0)], &[]);
     fleet.epoch(5_030, &[("b", 5_030, 1.0)], &[]);
     let rows = fleet.epoch(5_031, &[], &[]);
-    let of_c: Vec<Row> = rows.iter().filter(|row| row.device == "c").cloned().collect();
-    assert_eq!(told(&of_c), [(0, 5_030, "silent", 3, 1), (0, 5_030, "forgotten", 502, 2)]);
+    let of_c = |rows: &[Row]| -> Vec<Row> {
+        rows.iter().filter(|row| row.device == "c").cloned().collect()
+    };
+    assert_eq!(told(&of_c(&rows)), [(0, 5_030, "silent", 3, 1)]);
+    fleet.restart(2);
+    assert_eq!(of_c(&fleet.epoch(5_989, &[], &[(10, 5_000)])), []);
+    let rows = of_c(&fleet.epoch(5_990, &[], &[]));
+    assert_eq!(told(&rows), [(0, 5_990, "forgotten", 598, 2)], "10 before, 990 after");
     let gone = fleet.told.iter().filter(|row| row.status == "forgotten").count();
     assert_eq!(gone, 1, "{:?}", fleet.told);
+}
+
+/// What is learnt of it can be longer than the time after which others are forgotten.
+#[test]
+fn who_is_slow_is_told_silent_before_it_is_forgotten() {
+    let cadence = Cadence::Learnt { least_us: 5 };
+    let mut fleet = Fleet::new(AbsenceSpec { cadence, forget_after_us: 1_000, ..spec() });
+    for turn in 0..20 {
+        fleet.epoch(turn * 600, &[("a", turn * 600, 1.0)], &[]);
+    }
+    let last = 19 * 600;
+    fleet.restart(2);
+    assert_eq!(fleet.epoch(last + 1_800, &[], &[]), []);
+    let rows = fleet.epoch(last + 1_801, &[], &[]);
+    assert_eq!(told(&rows), [(last, last + 1_800, "silent", 3, 0)]);
+    assert_eq!(fleet.epoch(last + 3_600, &[], &[]), [], "as long again");
+    let rows = fleet.epoch(last + 3_601, &[], &[]);
+    assert_eq!(told(&rows), [(last, last + 3_601, "forgotten", 6, 1)]);
+}
+
+/// A quick device, and a short stop: it takes longer to come back than three readings take.
+#[test]
+fn the_way_back_after_an_outage_is_no_silence() {
+    let mut fleet = Fleet::new(AbsenceSpec { known_after_us: 100, ..spec() });
+    fleet.epoch(0, &[("a", 0, 1.0)], &[]);
+    fleet.epoch(65, &[], &[(5, 65)]);
+    fleet.epoch(105, &[("a", 105, 1.0)], &[]);
+    let rows = fleet.epoch(111, &[], &[]);
+    assert_eq!(told(&rows), [(0, 30, "inhibited", 3, 0), (0, 105, "back", 10, 1)]);
+    // Between two outages, too; before the first one, nothing but the device explains it.
+    fleet.epoch(115, &[], &[(5, 65), (110, 115)]);
+    fleet.epoch(155, &[], &[(5, 65), (110, 115), (150, 155)]);
+    fleet.epoch(160, &[("a", 160, 1.0)], &[]);
+    let rows = fleet.epoch(166, &[], &[]);
+    assert_eq!(told(&rows), [(105, 135, "inhibited", 3, 0), (105, 160, "back", 5, 1)]);
+    fleet.epoch(220, &[("a", 220, 1.0)], &[(150, 155), (200, 210)]);
+    let rows = fleet.epoch(226, &[], &[]);
+    assert_eq!(told(&rows), [(160, 190, "silent", 3, 0), (160, 220, "back", 5, 1)]);
 }
 
 #[test]
@@ -275,10 +319,34 @@ fn of_files_only_the_devices_own_times_count() {
 }
 
 #[test]
+fn of_files_a_reading_waits_for_those_of_its_device_alone() {
+    let mut fleet = Fleet::new(AbsenceSpec { live: false, ..spec() });
+    fleet.epoch(0, &[("a", 0, 1.0), ("a", 33, 1.0)], &[]);
+    fleet.epoch(1_000, &[], &[]);
+    fleet.epoch(2_000, &[("a", 29, 1.0), ("a", 60, 1.0)], &[]);
+    assert!(fleet.told.is_empty(), "{:?}", fleet.told);
+}
+
+#[test]
 fn what_can_be_corrected_is_bounded() {
     let mut fleet = Fleet::new(AbsenceSpec { keep_us: i64::MAX, ..spec() });
     for i in 0..1_000 {
         fleet.epoch(i * 50, &[("a", i * 50, 1.0)], &[]);
     }
     assert_eq!(fleet.workers[0].keys[0].absences.len(), ABSENCES_MAX);
+}
+
+#[test]
+fn what_falls_into_an_absence_that_is_final_is_late() {
+    let mut fleet = Fleet::new(AbsenceSpec { keep_us: i64::MAX, ..spec() });
+    let last = ABSENCES_MAX as i64 + 2;
+    for i in 0..=last {
+        fleet.epoch(i * 50, &[("a", i * 50, 1.0)], &[]);
+    }
+    fleet.epoch(last * 50 + DISORDER, &[], &[]);
+    fleet.restart(2);
+    for (at, late) in [(25, 1), (75, 2), (125, 2)] {
+        let rows = fleet.epoch(last * 50 + 6 + at, &[("a", at, 1.0)], &[]);
+        assert_eq!((rows.is_empty(), fleet.late), (at < 100, late), "at {at}");
+    }
 }
