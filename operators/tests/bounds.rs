@@ -482,6 +482,7 @@ fn sequences_of(report: &mut Report, what: &str, pattern: Pattern) {
         idle_close_us: 3_600 * SECOND,
         keep_us: 50 * SECOND,
         live: true,
+        known_after_us: 0,
         forget_after_us: 3_600 * SECOND,
         limits: KeyLimits::default(),
     };

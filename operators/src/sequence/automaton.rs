@@ -81,12 +81,12 @@ impl Automaton {
             Pattern::Among { times, of } => {
                 self.count(entry, times);
                 let from = self.number - of;
-                self.counted.retain(|c| c.number >= from);
+                while self.counted.pop_front_if(|c| c.number < from).is_some() {}
                 self.counts(times, entry.time_us, found);
             }
             Pattern::Times { times, within_us } => {
                 let from_us = entry.time_us.saturating_sub(within_us);
-                self.counted.retain(|c| c.time_us > from_us);
+                while self.counted.pop_front_if(|c| c.time_us <= from_us).is_some() {}
                 // Too few are left before this one may be one more.
                 self.counts_not(times, entry, found);
                 self.count(entry, times);

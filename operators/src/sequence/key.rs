@@ -16,6 +16,8 @@ pub(super) struct Rule {
     pub(super) disorder_us: i64,
     pub(super) idle_close_us: i64,
     pub(super) keep_us: i64,
+    /// So long an outage may be unknown.
+    pub(super) known_after_us: i64,
 }
 
 /// What a row says of a match.
@@ -45,6 +47,8 @@ pub(super) struct KeyState {
     pub(super) final_us: i64,
     /// Tick time of the last row.
     pub(super) seen_us: i64,
+    /// Tick time of the last row that moved the clock.
+    pub(super) moved_us: i64,
     /// After all readings that are final.
     pub(super) base: Automaton,
     /// The others, in order.
@@ -73,6 +77,7 @@ impl Default for KeyState {
             settled_us: i64::MIN,
             final_us: i64::MIN,
             seen_us: 0,
+            moved_us: 0,
             base: Automaton::default(),
             entries: VecDeque::new(),
             tip: Automaton::default(),
@@ -89,11 +94,30 @@ impl Default for KeyState {
 
 impl KeyState {
     /// Takes a reading that is not final.
-    pub(super) fn insert(&mut self, entry: Entry) {
+    pub(super) fn insert(&mut self, mut entry: Entry) {
+        entry.heard = self.takes_mark(entry.time_us);
         let at = self.entries.partition_point(|e| *e <= entry);
         // What is older than settled may come before time that has passed already.
         self.revised |= at < self.taken || entry.time_us < self.settled_us;
         self.entries.insert(at, entry);
+    }
+
+    /// Whether the time before a reading that comes now counts as silence: as it does for those of
+    /// the same time, else for the next one. The first reading after an outage is the first by its
+    /// time, not by its arrival: of those after it, something is known.
+    fn takes_mark(&mut self, time_us: i64) -> bool {
+        let at = self.entries.partition_point(|e| e.time_us <= time_us);
+        if let Some(same) = at.checked_sub(1).and_then(|at| self.entries.get(at))
+            && same.time_us == time_us
+        {
+            return same.heard;
+        }
+        let Some(next_us) = self.entries.get(at).filter(|e| !e.heard).map(|e| e.time_us) else {
+            return true;
+        };
+        let next = self.entries.range_mut(at..).take_while(|e| e.time_us == next_us);
+        next.for_each(|e| e.heard = true);
+        false
     }
 
     /// Nothing could be heard for a part of the time after this clock. If silence has been judged
@@ -252,6 +276,8 @@ impl KeyState {
             let silence_us = past_us.saturating_add(rule.disorder_us).saturating_sub(self.clock_us);
             // Silence while nothing could be heard is none: it begins anew.
             let since_us = outages.over_us()?.max(self.seen_us);
+            // An outage of which nobody knows yet may explain it.
+            let silence_us = silence_us.saturating_add(rule.known_after_us);
             Some((since_us.saturating_add(silence_us.max(rule.idle_close_us)), past_us))
         });
         waits.into_iter().chain(timer).min()

@@ -12,7 +12,8 @@
 //! A silence in ticks during which the source was away, or Tidegate did not run, says nothing
 //! ([`crate::outage`]): once that is over, every key has its whole time anew. If the next reading
 //! comes after that time by the key's own clock, whether what was waited for came is not known:
-//! then there is no match.
+//! then there is no match. That is the first reading by its time, whenever it comes. A silence
+//! that an outage could explain of which nobody knows yet waits until it would be known.
 //!
 //! A match is told when it is complete and again when it is over. State of a key: the readings of
 //! `disorder` and `keep`, at most [`ENTRIES_MAX`], and one automaton for all that are older.
@@ -49,7 +50,8 @@ pub use self::key::ENTRIES_MAX;
 
 /// So long a key can wait for something that does not come, microseconds.
 fn waits_us(spec: &SequenceSpec) -> i64 {
-    let waits_us = [spec.pattern.within_us(), spec.disorder_us, spec.idle_close_us, 1];
+    let SequenceSpec { pattern, disorder_us, idle_close_us, known_after_us, .. } = spec;
+    let waits_us = [pattern.within_us(), *disorder_us, *idle_close_us, *known_after_us, 1];
     waits_us.into_iter().fold(0, i64::saturating_add)
 }
 
@@ -109,8 +111,9 @@ impl SequenceOperator {
     }
 
     fn rule(&self) -> Rule {
-        let SequenceSpec { pattern, disorder_us, idle_close_us, keep_us, .. } = self.spec;
-        Rule { pattern, disorder_us, idle_close_us, keep_us }
+        let SequenceSpec { pattern, disorder_us, idle_close_us, keep_us, known_after_us, .. } =
+            self.spec;
+        Rule { pattern, disorder_us, idle_close_us, keep_us, known_after_us }
     }
 
     /// The rows whose keys have or find a place; sets `ids`.
@@ -168,12 +171,16 @@ impl SequenceOperator {
             self.silence.heard(*id, tick.time_us);
             let key = &mut self.keys[*id as usize];
             if key.epoch != tick.epoch {
-                let missed = self.outages.overlap(key.seen_us, tick.time_us);
+                // An old reading, or one that came before, says nothing of the time since then.
+                let missed = self.outages.overlap(key.moved_us, tick.time_us);
+                let missed = missed && key.clock_us != i64::MIN;
                 touched.push((*id, missed.then_some(key.clock_us)));
                 key.epoch = tick.epoch;
                 key.seen_us = tick.time_us;
             }
-            key.clock_us = key.clock_us.max(*time_us);
+            if *time_us > key.clock_us {
+                (key.clock_us, key.moved_us) = (*time_us, tick.time_us);
+            }
             if *time_us < key.final_us {
                 self.late.push(*id, *time_us, (*time_us, *time_us), key.clock_us - time_us);
                 continue;

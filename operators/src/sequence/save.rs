@@ -14,7 +14,7 @@ use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 /// The first of the matches is the one that is not over in the automaton, if there is one, with a
 /// revision of [`IN_AUTOMATON`].
 const LAYOUT: Layout = Layout {
-    numbers: &["clock_us", "settled_us", "final_us", "seen_us", "number"],
+    numbers: &["clock_us", "settled_us", "final_us", "seen_us", "number", "moved_us"],
     lists: &[
         "entry_us",
         "marks",
@@ -48,7 +48,8 @@ impl SavedKey for &KeyState {
             1 => self.settled_us,
             2 => self.final_us,
             3 => self.seen_us,
-            _ => self.base.number,
+            4 => self.base.number,
+            _ => self.moved_us,
         })
     }
 
@@ -119,8 +120,8 @@ impl SequenceOperator {
 }
 
 fn key_of(row: &SavedRow<'_>) -> KeyState {
-    let [clock_us, settled_us, final_us, seen_us, number] =
-        [0, 1, 2, 3, 4].map(|at| row.number(at).unwrap_or_default());
+    let [clock_us, settled_us, final_us, seen_us, number, moved_us] =
+        [0, 1, 2, 3, 4, 5].map(|at| row.number(at).unwrap_or_default());
     let [times_us, marks, waiting_us, counted, counted_us] = [0, 1, 2, 3, 4].map(|at| row.list(at));
     let [start, completed, over, matched, revision] = [5, 6, 7, 8, 9].map(|at| row.list(at));
     let gone = row.list(10).into_iter().zip(row.list(11)).collect();
@@ -160,6 +161,7 @@ fn key_of(row: &SavedRow<'_>) -> KeyState {
         settled_us,
         final_us,
         seen_us,
+        moved_us,
         base,
         entries,
         told,

@@ -61,6 +61,7 @@ fn spec(pattern: Pattern) -> SequenceSpec {
         idle_close_us: IDLE,
         keep_us: 100_000,
         live: true,
+        known_after_us: 0,
         forget_after_us: 1_000_000,
         limits: KeyLimits::default(),
     }
@@ -231,7 +232,8 @@ struct Heard {
 impl Heard {
     fn epoch(&mut self, now: i64, readings: &[Reading], outages: &[(i64, i64)]) {
         self.seen.extend(readings.iter().map(|r| (r.0, now)));
-        let waits = self.spec.pattern.within_us() + DISORDER + IDLE + 1;
+        let known = self.spec.known_after_us;
+        let waits = self.spec.pattern.within_us() + DISORDER + IDLE + known + 1;
         let after = self.spec.forget_after_us.max(waits);
         let is_quiet = |at: i64| outages.iter().all(|o| at < o.0 || o.1 <= at);
         let anew = outages.iter().all(|o| o.1 != i64::MAX && o.1 + waits <= now);
@@ -328,6 +330,7 @@ proptest! {
     fn outages_and_restarts(
         pattern in patterns(),
         forget_after_us in prop_oneof![Just(1_000_000i64), 70i64..200],
+        known_after_us in prop_oneof![Just(0i64), 1i64..60],
         sent in sent(prop_oneof![3 => Just(0i64), 1 => 0i64..DISORDER, 1 => 0i64..100]),
         outages in prop::collection::vec((1i64..60, 1i64..60), 0..4),
         restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
@@ -346,7 +349,7 @@ proptest! {
             logs.insert(at, log.clone());
         }
         logs.keys().for_each(|at| { turns.entry(*at).or_default(); });
-        let spec = SequenceSpec { forget_after_us, ..spec(pattern) };
+        let spec = SequenceSpec { forget_after_us, known_after_us, ..spec(pattern) };
         let mut heard = Heard { spec: spec.clone(), seen: BTreeMap::new() };
         let mut straight = Fleet::new(spec.clone());
         let mut other = Fleet::new(spec);

@@ -80,6 +80,8 @@ pub struct SequenceSpec {
     pub keep_us: i64,
     /// See [`super::AbsenceSpec::live`].
     pub live: bool,
+    /// See [`super::AbsenceSpec::known_after_us`].
+    pub known_after_us: i64,
     /// A key that was silent for this long (tick time) is forgotten, microseconds; not before what
     /// it waits for was told.
     pub forget_after_us: i64,

@@ -32,10 +32,15 @@ pub(super) fn sequence(s: &SequenceSpec, out: &mut String) {
     line(out, "over", over);
     line(out, "key", &key_names(&s.input, &s.keys));
     let (disorder, idle) = (show_duration(s.disorder_us), show_duration(s.idle_close_us));
+    // In which an outage may be unknown.
+    let known = match s.known_after_us {
+        0 => String::new(),
+        us => format!(" and {}", show_duration(us)),
+    };
     let told = match s.live {
         true => format!(
             "when its key's newest reading is {disorder} past it; of a key that is silent for \
-             {idle}, when so much time has passed while the source was there"
+             {idle}, when so much time{known} has passed while the source was there"
         ),
         false => format!("when its key's newest reading is {disorder} past it"),
     };

@@ -68,6 +68,7 @@ pub(crate) fn sequence(
         idle_close_us: inherited(steps, step, "idle_close"),
         keep_us: step.duration_us("revise_for")?,
         live: steps.live,
+        known_after_us: steps.known_after_us,
         forget_after_us: limits::forget_after_us(&steps.limits, step)?,
         limits: limits::of_step(&steps.limits, step),
     };

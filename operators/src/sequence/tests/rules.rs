@@ -204,3 +204,58 @@ fn a_long_stop_lets_nobody_be_forgotten_who_comes_back() {
     assert_eq!(told(&fleet.epoch(5_900, &[])), [(0, 1_000, false, 1)], "100 before, 900 after");
     assert_eq!(fleet.known().0, 2);
 }
+
+/// The connection broke without a word, and the reading that was waited for was lost with it.
+#[test]
+fn what_an_outage_could_explain_that_is_not_known_yet_waits() {
+    let spec = spec(Pattern::Without { within_us: 100 });
+    let mut fleet = Fleet::new(SequenceSpec { known_after_us: 30, ..spec });
+    fleet.epoch(0, &[("a", 0, true, false)]);
+    assert_eq!(fleet.epoch(110, &[]), []);
+    fleet.restart(2);
+    assert_eq!(fleet.epoch_of(120, &[], &[(95, i64::MAX)]), [], "now it is known");
+    assert_eq!(fleet.epoch_of(300, &[], &[(95, 300)]), []);
+    assert_eq!(fleet.epoch(301, &[("a", 300, true, false)]), [], "nobody knows");
+    assert_eq!(fleet.epoch(301 + 135, &[]), []);
+    let rows = fleet.epoch(301 + 136, &[]);
+    assert_eq!(told(&rows), [(300, 400, true, 0)], "silent with the source there");
+}
+
+/// The same readings after the same outage, however they are cut into epochs, old ones among them.
+#[test]
+fn the_first_reading_after_an_outage_is_the_first_by_its_time() {
+    let late = |first| ("a", 300, first, false);
+    let (new, old) = (("a", 500, false, false), ("a", 0, true, false));
+    for first in [false, true] {
+        for epochs in [
+            vec![vec![late(first), new]],
+            vec![vec![new], vec![late(first)]],
+            vec![vec![old], vec![late(first), new]],
+            vec![vec![old, new], vec![old], vec![late(first)], vec![new]],
+            vec![vec![("a", -3, false, false)], vec![new], vec![late(first)]],
+        ] {
+            let mut fleet = Fleet::new(spec(Pattern::Without { within_us: 100 }));
+            fleet.epoch(0, &[old]);
+            fleet.epoch_of(50, &[], &[(50, 500)]);
+            let mut at = 500;
+            for readings in &epochs {
+                at += 1;
+                fleet.epoch(at, readings);
+                fleet.restart(1);
+                fleet.epoch_of(at, &[], &[(50, 500)]);
+            }
+            fleet.epoch(1_000, &[]);
+            let expected: &[(i64, i64)] = if first { &[(300, 400)] } else { &[] };
+            let found: Vec<(i64, i64)> = fleet.stands().iter().map(|f| (f.1, f.2)).collect();
+            assert_eq!(found, expected, "{epochs:?}");
+        }
+    }
+}
+
+#[test]
+fn a_new_key_has_missed_nothing() {
+    let mut fleet = Fleet::new(spec(Pattern::Without { within_us: 100 }));
+    fleet.epoch_of(100, &[], &[(10, 50)]);
+    fleet.epoch(200, &[("a", 200, true, false)]);
+    assert!(fleet.workers[0].keys[0].entries[0].heard);
+}
