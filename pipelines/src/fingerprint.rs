@@ -20,6 +20,10 @@ use xxhash_rust::xxh3::xxh3_64;
 /// version is that of another operator.
 const SPANS: u32 = 2;
 
+/// Likewise of absences, and of sequences. Both keep values as bytes of Arrow's row format.
+const ABSENCES: u32 = 2;
+const SEQUENCES: u32 = 2;
+
 /// Likewise of alerts.
 const ALERTS: u32 = 2;
 
@@ -301,7 +305,7 @@ fn latest_text(l: &LatestSpec) -> String {
 fn absence_text(a: &AbsenceSpec) -> String {
     // What is selected is kept as bytes, so it is part of the state.
     format!(
-        "absence {:?} {} {:?} {} {} {} {} {} {}",
+        "absence{ABSENCES} {:?} {} {:?} {} {} {} {} {} {}",
         names(&a.input, &a.keys),
         a.input.field(a.time).name(),
         a.cadence,
@@ -316,7 +320,7 @@ fn absence_text(a: &AbsenceSpec) -> String {
 
 fn sequence_text(s: &SequenceSpec) -> String {
     format!(
-        "sequence {:?} {} {:?} {:?} {} {} / {} {} {} {} {} {}",
+        "sequence{SEQUENCES} {:?} {} {:?} {:?} {} {} / {} {} {} {} {} {}",
         names(&s.input, &s.keys),
         s.input.field(s.time).name(),
         s.pattern,

@@ -43,8 +43,10 @@ pub(crate) fn absence(
     let forget_after_us = limits::forget_after_us(&steps.limits, step)?;
     let (Cadence::Every(us) | Cadence::Learnt { least_us: us }) = cadence;
     let limit_us = us.saturating_mul(missed);
-    if limit_us >= forget_after_us {
-        let (limit, forget) = (show_duration(limit_us), show_duration(forget_after_us));
+    let told_us = us.saturating_add(if steps.live { steps.known_after_us } else { 0 });
+    let told_us = told_us.max(limit_us);
+    if told_us >= forget_after_us {
+        let (limit, forget) = (show_duration(told_us), show_duration(forget_after_us));
         let message = format!("a key is forgotten after {forget}, before it is silent for {limit}");
         let hint = "make `forget_after` longer, here or in [limits]".to_owned();
         report.error(step.at("missed"), message, hint);
