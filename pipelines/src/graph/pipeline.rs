@@ -165,8 +165,8 @@ impl<'scope> Builder<'_, 'scope> {
             // Columns may have moved; what is left of the order is the content itself, or the
             // place in the journal if that is still there.
             (EdgeOrder::Columns(order), StepKind::Project(list)) => {
-                let journal = journal_columns(&input, order, list);
-                EdgeOrder::Columns(journal.unwrap_or_else(|| sortable_columns(&step.output)))
+                let journal = journal_columns(&input, order, list).map(EdgeOrder::Columns);
+                journal.unwrap_or_else(|| content_order_of(&step.output, &input, &from.order))
             }
             (order, _) => order.clone(),
         };
@@ -439,8 +439,26 @@ fn journal_columns(
 /// one before it, and who goes by the last one must get it last; one absence of a key ends before
 /// the next one begins.
 fn sortable_columns(schema: &SchemaRef) -> Vec<usize> {
+    content_order(schema, schema.index_of(INHIBITED).is_ok())
+}
+
+/// The same of rows that were made of others, one of each, which may be absences in whatever
+/// columns are left of them.
+fn content_order_of(schema: &SchemaRef, input: &SchemaRef, order: &EdgeOrder) -> EdgeOrder {
+    let by_start = |order: &[usize]| {
+        order.first().is_some_and(|first| input.field(*first).name() == "window_start")
+    };
+    let by_revision = match order {
+        EdgeOrder::Journal => false,
+        EdgeOrder::Columns(order) => by_start(order),
+    };
+    EdgeOrder::Columns(content_order(schema, by_revision))
+}
+
+/// The same. `by_revision`: of absences. Other revisions that end at the same time are in their
+/// order as well: a match that is complete and over at one time comes twice in an epoch.
+fn content_order(schema: &SchemaRef, by_revision: bool) -> Vec<usize> {
     use arrow::datatypes::DataType;
-    let by_revision = schema.index_of(INHIBITED).is_ok();
     let name = |i: &usize| schema.field(*i).name().as_str();
     let mut columns: Vec<usize> = (0..schema.fields().len())
         .filter(|i| !matches!(schema.field(*i).data_type(), DataType::List(_) | DataType::Null))
@@ -451,6 +469,7 @@ fn sortable_columns(schema: &SchemaRef) -> Vec<usize> {
         "window_end" if by_revision => 2,
         "window_end" | "time" => 0,
         "window_start" => 1,
+        "revision" => 2,
         _ => 3,
     });
     columns
@@ -470,11 +489,11 @@ mod tests {
             let field = |name: &&str| Field::new(*name, DataType::Int64, false);
             let schema = Arc::new(Schema::new(names.iter().map(field).collect::<Vec<_>>()));
             let order = sortable_columns(&schema);
-            order[..2].iter().map(|i| schema.field(*i).name().clone()).collect()
+            order[..3].iter().map(|i| schema.field(*i).name().clone()).collect()
         };
         let windows = ["device", "window_start", "window_end", "revision"];
-        assert_eq!(ordered(&windows), ["window_end", "window_start"]);
+        assert_eq!(ordered(&windows), ["window_end", "window_start", "revision"]);
         let absences = ["device", "window_start", "window_end", INHIBITED, "revision"];
-        assert_eq!(ordered(&absences), ["window_start", "revision"]);
+        assert_eq!(ordered(&absences), ["window_start", "revision", "window_end"]);
     }
 }

@@ -11,7 +11,7 @@ use tidegate_operators::spec::{EnrichSpec, RegistrySpec, StepSpec};
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::Stream;
 
-use super::{Builder, Edge, sortable_columns};
+use super::{Builder, Edge, content_order_of, sortable_columns};
 
 /// The edge, and table, with the history of a registry.
 pub(crate) fn versions_edge(registry: &str) -> String {
@@ -85,6 +85,7 @@ impl<'scope> Builder<'_, 'scope> {
             tidegate_operators::JoinOperator::load(&mut operator, rows)
         })?;
         let (left, changes) = (&self.edges[&step.from], &self.changes[&spec.registry.name]);
+        let order = content_order_of(&step.output, &self.schema_of(&step.from), &left.order);
         let second = Second {
             stream: changes.stream.clone(),
             input: spec.registry.changes_schema(),
@@ -97,7 +98,6 @@ impl<'scope> Builder<'_, 'scope> {
         self.rejects(hosted.rejects);
         self.sinks.target(hosted.late, None, None);
         self.sinks.target(hosted.rows.clone(), None, None);
-        let order = EdgeOrder::Columns(sortable_columns(&step.output));
         self.add(&step.name, hosted.rows, order);
         Ok(())
     }
