@@ -62,6 +62,11 @@ impl<V> Default for Waiting<V> {
 }
 
 impl<V> Waiting<V> {
+    /// Whether more waits than may.
+    fn is_full(&self) -> bool {
+        self.readings.len() > READINGS_PER_KEY_MAX || self.bytes > BYTES_PER_KEY_MAX
+    }
+
     fn release(&mut self, id: u32, weigh: Weigh<V>, ready: &mut Ready<V>) {
         if let Some((time_us, value)) = self.readings.pop_front() {
             self.bytes -= weigh(&value);
@@ -153,12 +158,14 @@ impl<V: Clone> Reorder<V> {
         self.keys.size_bytes() + waiting + wake.sum::<usize>()
     }
 
-    /// Changes what waits of this key for this time, if anything does.
+    /// Changes what waits of this key for this time, if anything does, and releases what is too
+    /// much by that.
     pub(crate) fn merge(
         &mut self,
         id: u32,
         (time_us, tick_us): (i64, i64),
         with: impl FnOnce(&mut V),
+        ready: &mut Ready<V>,
     ) -> bool {
         let key = &mut self.keys[id as usize];
         let at = key.readings.partition_point(|(t, _)| *t < time_us);
@@ -169,6 +176,9 @@ impl<V: Clone> Reorder<V> {
         with(value);
         key.bytes = key.bytes + (self.weigh)(value) - before;
         key.seen_us = tick_us;
+        while key.is_full() {
+            key.release(id, self.weigh, ready);
+        }
         true
     }
 
@@ -206,11 +216,8 @@ impl<V: Clone> Reorder<V> {
         while key.readings.front().is_some_and(|(t, _)| *t <= passed_us) {
             key.release(id, self.weigh, ready);
         }
-        let is_full = |key: &Waiting<V>| {
-            key.readings.len() > READINGS_PER_KEY_MAX || key.bytes > BYTES_PER_KEY_MAX
-        };
-        let forced = is_full(key);
-        while is_full(key) {
+        let forced = key.is_full();
+        while key.is_full() {
             key.release(id, self.weigh, ready);
         }
         self.queue(id);

@@ -232,7 +232,9 @@ impl LatestOperator {
             let values = Packed::new(values, &mut self.room);
             let reading = Reading { values, is_wanted: said.wanted.value(row) };
             let (room, at) = (&mut self.room, (*time_us, tick.time_us));
-            if self.reorder.merge(*id, at, |waiting| waiting.join(&reading, room)) {
+            let join = |waiting: &mut Reading| waiting.join(&reading, room);
+            if self.reorder.merge(*id, at, join, &mut ready) {
+                self.absorb(&mut ready, out);
                 continue;
             }
             let pushed = self.reorder.push(*id, (*time_us, reading), tick.time_us, &mut ready);

@@ -405,6 +405,28 @@ fn what_waits_for_a_key_is_bounded() {
     assert!(emit.late.is_empty() && !emit.rows.is_empty(), "the oldest went early");
 }
 
+/// Small readings first, and then large ones of the same times.
+#[test]
+fn what_comes_again_for_a_time_is_bounded_as_well() {
+    let mut operator = LatestOperator::new(spec(1_000_000_000)).unwrap();
+    let mut emit = Emit::default();
+    let small: Vec<Reading> = (0..100).map(|time_us| (0, time_us, Some(1), None)).collect();
+    operator.epoch(&batch(&small), Tick { epoch: 1, time_us: 1 }, &mut emit).unwrap();
+    let text = "x".repeat(100_000);
+    // The newest first: those that go early are older.
+    for time_us in (0..100).rev() {
+        let rows = batch(&[(0, time_us, None, None)]);
+        let mut columns = rows.columns().to_vec();
+        columns[3] = Arc::new(StringArray::from(vec![text.as_str()]));
+        let rows = RecordBatch::try_new(input(), columns).unwrap();
+        operator.epoch(&rows, Tick { epoch: 2, time_us: 2 }, &mut emit).unwrap();
+        let waiting = &operator.reorder.keys[0].readings;
+        let bytes: usize = waiting.iter().map(|r| r.1.values.bytes()).sum();
+        assert!(bytes <= 1 << 20, "{bytes} at {time_us}");
+    }
+    assert!(!emit.late.is_empty() && !emit.rows.is_empty(), "the oldest went early");
+}
+
 /// An epoch of one device that says a text of `bytes` and then `count` numbers.
 fn large(bytes: usize, count: i64) -> RecordBatch {
     let readings: Vec<Reading> = (0..=count).map(|i| (1, i, Some(i), None)).collect();
