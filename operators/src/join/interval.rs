@@ -160,6 +160,8 @@ impl IntervalJoin {
             true => spec.idle_close_us.max(after_us.saturating_add(spec.disorder_us)),
             false => i64::MAX,
         };
+        // Not before its rows can have no partners any more.
+        let reach_us = before_us.saturating_add(after_us).saturating_add(spec.disorder_us);
         Ok(Self {
             rule: Rule {
                 times,
@@ -173,7 +175,7 @@ impl IntervalJoin {
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
             idle: Silence::new(silent_us),
-            gone: Silence::new(forget_after_us.max(silent_us)),
+            gone: Silence::new(forget_after_us.max(silent_us).max(reach_us)),
             late: LateRows::new(&spec.pipeline, &spec.name),
             changed: GroupSet::default(),
             sides: Sides::new(spec)?,

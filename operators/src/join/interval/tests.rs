@@ -159,7 +159,8 @@ impl Model {
         let first_us = self.left.iter().map(|l| l.0).min().into_iter().chain(self.settled_us).min();
         self.right.retain(|r| first_us.is_some_and(|first_us| r.0 >= first_us - case.before_us));
         over += shorten(&mut self.right, case, now_us);
-        if silent_us >= case.forget_after_us.max(case.silent_us()) {
+        let reach_us = case.before_us + case.after_us + case.disorder_us;
+        if silent_us >= case.forget_after_us.max(case.silent_us()).max(reach_us) {
             self.right.clear();
             self.told_us = None;
         }
@@ -408,6 +409,20 @@ fn a_pause_within_the_interval_is_no_silence() {
     let found = found(case, &epochs, &[1]);
     assert!(found[..3].iter().all(|e| *e == (vec![], 0, 0)), "{found:?}");
     assert_eq!(found[3].0, [(1, 0, 7, Some((60, 1))), (1, 70, 8, None)]);
+}
+
+/// A row can have a partner that is older than the time after which a key is forgotten.
+#[test]
+fn a_key_is_not_forgotten_while_its_rows_can_have_partners() {
+    let case = Case { before_us: 1_000, after_us: 0, idle_close_us: 20, ..plain() };
+    let epochs = [
+        (0, vec![(true, 1, 0, 1)]),
+        (600, vec![]),
+        (800, vec![(false, 1, 800, 7)]),
+        (2_000, vec![]),
+    ];
+    let found = found(Case { forget_after_us: 500, ..case }, &epochs, &[1, 2]);
+    assert_eq!(found[3].0, [(1, 800, 7, Some((0, 1)))]);
 }
 
 /// A device sends a reading a second, once a minute: each pause is longer than `idle_close`.
