@@ -114,6 +114,8 @@ impl StepKind {
     pub fn output_load(&self, load: &Load) -> Load {
         let every_us = match self {
             Self::Window(spec) => spec.shape.emits_every_us(load.every_us),
+            // Of one row come as many as it has partners.
+            Self::Join(spec) if spec.has_many() => None,
             Self::Filter(_)
             | Self::Project(_)
             | Self::Route(_)

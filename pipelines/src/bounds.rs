@@ -87,7 +87,14 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
     for step in steps {
         let load = loads.get(&step.from).copied().unwrap_or(readings);
         if let Some(of) = keys_of(&step.kind) {
-            all.push(scale.state(What::Step, &step.name, &of, load, &step.kind));
+            let with = match &step.kind {
+                StepKind::Join(join) if !join.is_of_windows() => {
+                    loads.get(&join.with).copied().unwrap_or(readings)
+                }
+                _ => load,
+            };
+            let quicker = Load { every_us: quicker(load.every_us, with.every_us), ..load };
+            all.push(scale.state(What::Step, &step.name, &of, quicker, &step.kind));
         }
         let output = step.kind.output_load(&load);
         match &step.kind {
@@ -103,6 +110,11 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
         all.push(scale.state(What::Alert, &alert.name, &of, load, alert));
     }
     all
+}
+
+/// How often a key has a row on the quicker of two edges; none if of one that is not known.
+fn quicker(a_us: Option<i64>, b_us: Option<i64>) -> Option<i64> {
+    a_us.zip(b_us).map(|(a_us, b_us)| a_us.min(b_us))
 }
 
 /// The keys of something with state.

@@ -1,5 +1,5 @@
-//! How much a join keeps: the rows of both edges that can still find partners. The right edge is
-//! taken to be as quick as the left one.
+//! How much a join keeps: the rows of both edges that can still find partners. The load is that of
+//! the quicker edge; of windows with the same bounds both have as many.
 
 use super::sides::Row;
 use super::{interval, window};

@@ -87,6 +87,16 @@ impl JoinSpec {
         Arc::new(Schema::new(left.chain(added).collect::<Vec<Arc<Field>>>()))
     }
 
+    /// Whether windows with the same bounds are partners.
+    pub fn is_of_windows(&self) -> bool {
+        matches!(self.partners, Partners::Window { .. })
+    }
+
+    /// Whether a row can have more than one partner.
+    pub fn has_many(&self) -> bool {
+        matches!(self.partners, Partners::Interval { nearest: false, .. })
+    }
+
     /// Types of the columns of the left edge.
     pub fn left_types(&self) -> Vec<DataType> {
         self.left.fields().iter().map(|f| f.data_type().clone()).collect()

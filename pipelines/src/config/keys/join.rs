@@ -37,7 +37,8 @@ pub(super) static JOIN: Component = Component {
             Kind::OneOf(&["inner", "left"]),
             "What becomes of a row of the left edge without a partner: nothing, or it comes with \
              nulls, once the clock of its key is far enough past it or the key is silent for \
-             `idle_close` (of rows that are near, at least for `after` and `disorder`).",
+             `idle_close` (of rows that are near, at least for `after` and `disorder`; of windows, \
+             for as long as the steps before may hold one back).",
             "\"left\"",
         )
         .default("inner"),

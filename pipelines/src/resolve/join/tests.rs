@@ -2,6 +2,9 @@
 //! the state.
 #![allow(clippy::unwrap_used)]
 
+use tidegate_operators::spec::StepKind;
+
+use crate::bounds::bounds;
 use crate::{Plan, content_ids, load};
 
 /// Two windows, and a branch of the readings.
@@ -62,6 +65,48 @@ fn what_cannot_be_is_told() {
         let error = plan(&format!("{text}\n{TABLE}")).unwrap_err();
         assert!(error.contains(told), "{text}: {error}");
     }
+}
+
+/// A window may be there long before the other one, which waits for readings that are late.
+#[test]
+fn a_window_waits_as_long_as_the_other_may_be_held_back() {
+    let idle_us = |edges: &str| -> i64 {
+        let plan = plan(&format!("{edges}{WINDOWS}idle_close = \"1m\"\n{TABLE}")).unwrap();
+        let steps = &plan.pipelines[0].steps;
+        match &steps.iter().find(|s| s.name == "j").unwrap().kind {
+            StepKind::Join(join) => join.idle_close_us / 1_000_000,
+            _ => unreachable!(),
+        }
+    };
+    let every = "every = \"1m\"\n";
+    let waits = |text: &str, from: &str| EDGES.replacen(every, &format!("{every}{text}"), 2) + from;
+    assert_eq!(idle_us(&waits("disorder = \"5s\"\nidle_close = \"10s\"\n", "")), 60);
+    assert_eq!(idle_us(&waits("disorder = \"2m\"\nidle_close = \"10s\"\n", "")), 130);
+    // What comes late to one of the windows does so to the join.
+    let detect = "[[step]]\nname = \"odd\"\ntype = \"detect\"\non = \"v\"\n\
+                  disorder = \"20s\"\nidle_close = \"40s\"\n";
+    let after = waits("disorder = \"5s\"\nidle_close = \"10s\"\n", detect);
+    let after = after.replacen("name = \"b\"", "name = \"b\"\nfrom = \"odd\"", 1);
+    assert_eq!(idle_us(&after.replace("max(v)", "max(score)").replace("min(v)", "min(score)")), 75);
+}
+
+/// A row of five minutes has for partners the readings of an hour.
+#[test]
+fn the_bound_is_that_of_the_quicker_edge() {
+    let text = "[limits]\ndevices = 10\nreading_every = \"1s\"\n\
+                [[step]]\nname = \"slow\"\ntype = \"window\"\nevery = \"5m\"\nlate = \"table\"\n\
+                select = { m = \"avg(v)\" }\n\
+                [[step]]\nname = \"j\"\ntype = \"join\"\nfrom = \"slow\"\nwith = \"readings\"\n\
+                before = \"1h\"\nmatch = \"all\"\n\
+                [[step]]\nname = \"k\"\ntype = \"latest\"\nfrom = \"j\"\nselect = { v = \"v\" }\n\
+                disorder = \"1h\"\n[[table]]\nfrom = \"k\"\n";
+    let plan = plan(text).unwrap();
+    let bounds = bounds(&plan.pipelines[0]);
+    let of = |name: &str| bounds.iter().find(|b| b.name == name).unwrap().per_key.clone();
+    // Each of them takes a hundred bytes.
+    assert!(of("j").unwrap() > 3_600 * 100, "{:?}", of("j"));
+    // How many rows come of one, nobody knows.
+    assert!(of("k").unwrap() > 60_000 * 100, "{:?}", of("k"));
 }
 
 #[test]
