@@ -633,13 +633,25 @@ fn registries(report: &mut Report) {
             .run(tick_us, move |o, tick, emit| KeyedOperator::epoch(o, &rows, tick, emit).unwrap());
     }
     report.compare("registry", bound.per_key(), keys, &measured);
-    for keep_s in [None, Some(10)] {
-        join(report, &registry, keys, keep_s);
+    for revised in [(None, false), (Some(10), false), (Some(10), true)] {
+        join(report, &registry, keys, revised);
     }
 }
 
-fn join(report: &mut Report, registry: &RegistrySpec, keys: usize, keep_s: Option<i64>) {
-    let revise = |s: i64| ReviseSpec { keep_us: s * SECOND, identity: vec![0, 1], revision: 3 };
+fn join(
+    report: &mut Report,
+    registry: &RegistrySpec,
+    keys: usize,
+    (keep_s, moves): (Option<i64>, bool),
+) {
+    let revise = |s: i64| ReviseSpec {
+        keep_us: s * SECOND,
+        identity: vec![0, 1],
+        revision: 3,
+        end: 1,
+        moves,
+        rows: None,
+    };
     let spec = EnrichSpec {
         pipeline: "p".into(),
         name: "e".into(),
@@ -661,7 +673,7 @@ fn join(report: &mut Report, registry: &RegistrySpec, keys: usize, keep_s: Optio
         let rows = batch(&(0..keys).map(|k| (k, at_us, 0.0)).collect::<Vec<_>>());
         measured.run(at_us, move |o, tick, emit| o.epoch(&rows, &change, tick, emit).unwrap());
     }
-    let what = format!("join with a registry, revised for {keep_s:?} s");
+    let what = format!("join with a registry, revised for {keep_s:?} s, moves: {moves}");
     report.compare(&what, bound.per_key(), keys, &measured);
 }
 

@@ -25,6 +25,7 @@ mod points;
 mod process;
 mod quality;
 mod registry;
+mod registry_shapes;
 mod registry_topic;
 mod registry_url;
 mod restart;

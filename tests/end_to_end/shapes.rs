@@ -19,7 +19,7 @@ const DELAY_MS_MAX: u64 = 40_000;
 
 /// Each step by its name and the keys of its type. Sums are of whole numbers, so that they do not
 /// depend on the order in which parts are added.
-const STEPS: &[(&str, &str)] = &[
+pub(super) const STEPS: &[(&str, &str)] = &[
     ("tumbling", r#"every = "10s""#),
     ("hopping", r#"size = "60s", slide = "10s""#),
     ("shifts", SHIFTS),
@@ -71,7 +71,7 @@ reading_every = "1s"
 }
 
 /// What is published, in the order of arrival: topic and payload.
-fn arrivals(seed: u64) -> Vec<(String, String)> {
+pub(super) fn arrivals(seed: u64) -> Vec<(String, String)> {
     let mut rng = Rng(seed);
     let mut timed = Vec::new();
     for device in DEVICES {
@@ -94,7 +94,7 @@ fn arrivals(seed: u64) -> Vec<(String, String)> {
     timed.into_iter().map(|(_, topic, payload)| (topic, payload)).collect()
 }
 
-fn publish(instance: &Instance, sent: &[(String, String)]) {
+pub(super) fn publish(instance: &Instance, sent: &[(String, String)]) {
     let mut client = Device::connect(instance.endpoint(), "gateway").unwrap();
     client.publish_all(sent.iter().map(|(t, p)| (t.as_str(), p.clone()))).unwrap();
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 
-use super::{Kept, KeyState, RowKey};
+use super::KeyState;
+use super::kept::{Kept, RowKey};
 use crate::bound::{
     Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes, tree_bytes, vec_bytes,
 };
@@ -19,6 +20,7 @@ impl Bounded for EnrichSpec {
         let key = row_bytes(key_types.iter(), load.text_bytes);
         let mut key_bytes = entry_bytes::<KeyState>(key)
             .saturating_add(versions_bytes(&self.registry, load.text_bytes));
+        let mut forgotten_bytes = 0;
         if let Some(revise) = &self.revise {
             let rows = load.rows_within(revise.keep_us)?;
             let types = |columns: &mut dyn Iterator<Item = usize>| -> u64 {
@@ -29,6 +31,10 @@ impl Bounded for EnrichSpec {
             let row = tree_bytes(size_of::<(RowKey, Kept)>())
                 .saturating_add(types(&mut revise.identity.iter().copied()))
                 .saturating_add(types(&mut (0..self.input.fields().len())));
+            let moved = tree_bytes(size_of::<(Arc<[u8]>, i64)>());
+            let row = row.saturating_add(if revise.moves { moved } else { 0 });
+            // A key that the registry had, and of which rows had come again.
+            forgotten_bytes = entry_bytes::<KeyState>(key);
             // In the list of what came when a key is as often as it had rows.
             let listed = vec_bytes(rows, size_of::<(i64, u64, Arc<[u8]>)>())
                 .saturating_add(rows.saturating_mul(shared_bytes(key)));
@@ -36,6 +42,6 @@ impl Bounded for EnrichSpec {
                 .saturating_add(rows.saturating_add(1).saturating_mul(row))
                 .saturating_add(listed);
         }
-        Ok(StateBound { key_bytes, ..StateBound::default() })
+        Ok(StateBound { key_bytes, forgotten_bytes, ..StateBound::default() })
     }
 }

@@ -5,12 +5,16 @@
 //! rows. A change that comes later leaves rows as they are, unless the step revises: then rows are
 //! kept for a while, and one for which something else holds now is emitted again with a greater
 //! `revision`, as a window is that got a late reading. What is emitted last of a row that is still
-//! kept is so what the whole history says, whatever came first.
+//! kept is so what the whole history says, whatever came first. A window whose bounds follow from
+//! its readings is the same row wherever it moves, and none once it is withdrawn: what comes of the
+//! registry after that changes nothing of it.
 //!
 //! State: the histories of the registry's keys, whether rows of them ever came or not, and the rows
-//! that are kept. A row of an unknown key leaves nothing behind, unless it is kept.
+//! that are kept. A row of an unknown key leaves nothing behind, unless it is kept. A row that had
+//! come again leaves two numbers with its key, so that no revision comes twice.
 
 mod bound;
+mod kept;
 mod save;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,6 +25,7 @@ use arrow::compute::kernels::zip::zip;
 use arrow::compute::{filter_record_batch, is_null, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
+use self::kept::{Kept, KeptRows, RowKey};
 use crate::batch::Tick;
 use crate::expression::{Failed, evaluate, keep_finals};
 use crate::grouped::{Grouped, RowCodec};
@@ -37,29 +42,17 @@ pub const REASON_UNREGISTERED: &str = "unregistered";
 /// A row's values in the registry; `None`: there is nothing.
 type Said = Option<Arc<[u8]>>;
 
-/// A row that can be revised.
-#[derive(Clone, Debug, PartialEq)]
-struct Kept {
-    /// The row as it came, as bytes.
-    row: Arc<[u8]>,
-    /// What it was joined with when it was emitted last.
-    said: Said,
-    /// How often it was emitted again because of the registry: what comes from upstream is so much
-    /// higher in its revisions.
-    again: i64,
-}
-
-/// Which row: its time, and what identifies it as bytes.
-type RowKey = (i64, Arc<[u8]>);
-
 #[derive(Clone, Debug, Default)]
 struct KeyState {
     history: History,
-    /// The greatest time of a row that is kept.
-    clock_us: i64,
-    /// Tick time of the last row.
-    touched_us: i64,
-    kept: BTreeMap<RowKey, Kept>,
+    kept: KeptRows,
+}
+
+impl KeyState {
+    /// Whether nothing is known of the key.
+    fn is_empty(&self) -> bool {
+        self.history.0.is_empty() && self.kept.is_empty() && self.kept.gone.is_none()
+    }
 }
 
 /// The rows' codecs where rows are kept.
@@ -163,29 +156,36 @@ impl Enrich {
         let Some(keeping) = &mut self.keeping else {
             return Ok(Joined { rows: rows.clone(), said });
         };
-        let revision = keeping.spec.revision;
+        let ReviseSpec { revision, keep_us, moves, .. } = keeping.spec;
         let identity: Vec<ArrayRef> =
             keeping.spec.identity.iter().map(|c| rows.column(*c).clone()).collect();
         let (identity, whole) =
             (keeping.identity.encode(&identity)?, keeping.rows.encode(rows.columns())?);
+        let ends = rows.column(keeping.spec.end).as_primitive::<TimestampMicrosecondType>();
+        let readings = keeping.spec.rows.map(|c| rows.column(c).as_primitive::<Int64Type>());
         let mut revisions = rows.column(revision).as_primitive::<Int64Type>().values().to_vec();
-        for (row, hash) in hashes.iter().enumerate() {
-            let key = keys.row(row);
-            let state = self.state.entry(*hash, key.as_ref());
-            let time_us = times.value(row);
-            let named: RowKey = (time_us, identity.row(row).as_ref().into());
-            let again = state.kept.get(&named).map_or(0, |kept| kept.again);
-            revisions[row] += again;
-            if state.kept.is_empty() || state.touched_us != tick.time_us {
-                keeping.touched.push_back((tick.time_us, *hash, key.as_ref().into()));
+        // Rows of an epoch are in the order of what is in them, not of their revisions.
+        let mut order: Vec<usize> = (0..rows.num_rows()).collect();
+        order.sort_by_key(|row| revisions[*row]);
+        for row in order {
+            let (hash, key) = (hashes[row], keys.row(row));
+            let withdrawn = readings.is_some_and(|readings| readings.value(row) == 0);
+            if withdrawn && self.state.get(hash, key.as_ref()).is_none() {
+                continue;
             }
-            let first = state.kept.is_empty();
-            state.clock_us = if first { time_us } else { state.clock_us.max(time_us) };
-            state.touched_us = tick.time_us;
-            let kept = Kept { row: whole.row(row).as_ref().into(), said: said[row].clone(), again };
-            state.kept.insert(named, kept);
-            let from_us = state.clock_us.saturating_sub(keeping.spec.keep_us);
-            state.kept = state.kept.split_off(&(from_us, Arc::from([])));
+            let kept = &mut self.state.entry(hash, key.as_ref()).kept;
+            let named: RowKey = (ends.value(row), identity.row(row).as_ref().into());
+            if !withdrawn {
+                if kept.is_empty() || kept.touched_us != tick.time_us {
+                    keeping.touched.push_back((tick.time_us, hash, key.as_ref().into()));
+                }
+                kept.touched_us = tick.time_us;
+            }
+            let whole = whole.row(row).as_ref().into();
+            let (time_us, said) = (times.value(row), said[row].clone());
+            let taken = Kept { time_us, row: whole, said, again: 0 };
+            revisions[row] += kept.take(named, taken, moves, withdrawn);
+            kept.let_go(kept.clock_us.saturating_sub(keep_us));
         }
         let rows = with_revisions(rows, revision, revisions)?;
         Ok(Joined { rows, said })
@@ -198,13 +198,14 @@ impl Enrich {
         let until_us = now_us.saturating_sub(keeping.spec.keep_us);
         while keeping.touched.front().is_some_and(|(us, ..)| *us < until_us) {
             let Some((us, hash, key)) = keeping.touched.pop_front() else { return };
-            let Some(state) = self.state.get(hash, &key) else { continue };
-            if state.touched_us != us {
+            let known = self.state.get(hash, &key);
+            if known.is_none_or(|state| state.kept.touched_us != us) {
                 continue;
             }
-            match state.history.0.is_empty() {
-                true => self.state.remove(hash, &key),
-                false => self.state.entry(hash, &key).kept.clear(),
+            let state = self.state.entry(hash, &key);
+            state.kept.let_go(i64::MAX);
+            if state.is_empty() {
+                self.state.remove(hash, &key);
             }
         }
     }
@@ -216,8 +217,8 @@ impl Enrich {
         for ((hash, key), spans) in changed {
             let is_within = |us: i64| spans.iter().any(|(from, to)| *from <= us && us < *to);
             let state = self.state.entry(*hash, key);
-            for ((time_us, _), kept) in state.kept.iter_mut().filter(|(k, _)| is_within(k.0)) {
-                let now = state.history.at(*time_us);
+            for kept in state.kept.iter_mut().filter(|kept| is_within(kept.time_us)) {
+                let now = state.history.at(kept.time_us);
                 // A row that was refused and is not any more was never seen: it comes first now.
                 if now == kept.said.as_ref() {
                     continue;
@@ -339,8 +340,7 @@ impl JoinOperator for Enrich {
             self.give(joined, true, emit)?;
         }
         for (hash, key) in changed.keys() {
-            let empty = |s: &KeyState| s.history.0.is_empty() && s.kept.is_empty();
-            if self.state.get(*hash, key).is_some_and(empty) {
+            if self.state.get(*hash, key).is_some_and(KeyState::is_empty) {
                 self.state.remove(*hash, key);
             }
         }

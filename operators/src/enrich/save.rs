@@ -1,15 +1,17 @@
 //! The state of a join with a registry as rows: those of the histories (`registry/save.rs`), and
 //! where rows are kept, further columns and one row more for each of these. In such a row stand
 //! for since when: its time, for the time of intake: the tick of its key's last row, and for the
-//! values: what it was joined with.
+//! values: what it was joined with. What is left of rows that are not kept any more is a row
+//! without the clock of the key.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::{filter_record_batch, is_not_null, is_null};
-use arrow::datatypes::{Field, Int64Type, Schema};
+use arrow::datatypes::{Field, Int64Type, Schema, TimestampMicrosecondType};
 
-use super::{Enrich, Kept};
+use super::Enrich;
+use super::kept::{Gone, Kept};
 use crate::grouped::RowCodec;
 use crate::key::stable_hashes;
 use crate::operator::OperatorError;
@@ -32,14 +34,29 @@ impl<'a> StateRows<'a> {
         let versions = self.versions.push(key, &state.history);
         self.own.iter_mut().for_each(|c| c.extend(std::iter::repeat_n(None, versions)));
         self.rows.extend(std::iter::repeat_n(None, versions));
-        for ((time_us, _), kept) in &state.kept {
-            let numbers = [*time_us, state.touched_us];
-            self.versions.push_one(key, numbers, kept.said.as_deref());
-            self.own[0].push(Some(kept.again));
-            self.own[1].push(Some(state.clock_us));
-            self.rows.push(Some(&kept.row));
+        let rows = &state.kept;
+        for (_, kept) in rows.iter() {
+            let own = [kept.again, rows.clock_us].map(Some);
+            let numbers = [kept.time_us, rows.touched_us];
+            self.push_one(key, numbers, kept.said.as_deref(), own, Some(&kept.row));
         }
-        versions + state.kept.len()
+        if let Some(Gone { time_us, again }) = rows.gone {
+            self.push_one(key, [time_us, rows.touched_us], None, [Some(again), None], None);
+        }
+        versions + rows.iter().count() + usize::from(rows.gone.is_some())
+    }
+
+    fn push_one(
+        &mut self,
+        key: &'a [u8],
+        numbers: [i64; 2],
+        said: Option<&'a [u8]>,
+        own: [Option<i64>; OWN.len()],
+        row: Option<&'a [u8]>,
+    ) {
+        self.versions.push_one(key, numbers, said);
+        self.own.iter_mut().zip(own).for_each(|(column, n)| column.push(n));
+        self.rows.push(row);
     }
 
     fn finish(
@@ -118,19 +135,28 @@ impl Enrich {
         let identity: Vec<ArrayRef> =
             keeping.spec.identity.iter().map(|c| Arc::clone(&row[*c])).collect();
         let (identity, whole) = (keeping.identity.encode(&identity)?, keeping.rows.encode(row)?);
+        let ends = row[keeping.spec.end].as_primitive::<TimestampMicrosecondType>();
         let mut all: Vec<(i64, u64, Arc<[u8]>)> = keeping.touched.drain(..).collect();
         for (i, hash) in hashes.into_iter().enumerate() {
-            let state = self.state.put(hash, key.row(i).as_ref());
-            if state.kept.is_empty() {
+            let rows = &mut self.state.put(hash, key.row(i).as_ref()).kept;
+            let (time_us, again) = (time.value(i), again.value(i));
+            rows.touched_us = touched.value(i);
+            if clock.is_null(i) {
+                rows.gone = Some(Gone { time_us, again });
+                continue;
+            }
+            if rows.is_empty() {
                 all.push((touched.value(i), hash, key.row(i).as_ref().into()));
             }
-            (state.clock_us, state.touched_us) = (clock.value(i), touched.value(i));
+            rows.clock_us = clock.value(i);
             let kept = Kept {
+                time_us,
                 row: whole.row(i).as_ref().into(),
                 said: (!gone.value(i)).then(|| said.row(i).as_ref().into()),
-                again: again.value(i),
+                again,
             };
-            state.kept.insert((time.value(i), identity.row(i).as_ref().into()), kept);
+            let named = (ends.value(i), identity.row(i).as_ref().into());
+            rows.put(named, kept, keeping.spec.moves);
         }
         all.sort();
         keeping.touched = all.into();

@@ -2,6 +2,8 @@
 //! any number of workers, restarted anywhere.
 #![allow(clippy::unwrap_used)]
 
+mod moved;
+
 use std::collections::BTreeMap;
 
 use arrow::array::{StringArray, TimestampMicrosecondArray};
@@ -49,6 +51,7 @@ fn spec(keep_us: Option<i64>, own_times: bool) -> EnrichSpec {
             Field::new("device", DataType::Utf8, false),
             Field::new("time", time_type(), false),
             Field::new("revision", DataType::Int64, false),
+            Field::new("end", time_type(), false),
         ])),
         on: vec![0],
         time: 1,
@@ -68,7 +71,14 @@ fn spec(keep_us: Option<i64>, own_times: bool) -> EnrichSpec {
         columns: vec![0],
         defaults: vec![None],
         missing: Missing::Null,
-        revise: keep_us.map(|keep_us| ReviseSpec { keep_us, identity: vec![0, 1], revision: 2 }),
+        revise: keep_us.map(|keep_us| ReviseSpec {
+            keep_us,
+            identity: vec![0, 1],
+            revision: 2,
+            end: 3,
+            moves: false,
+            rows: None,
+        }),
         is_final: None,
     }
 }
@@ -86,26 +96,50 @@ fn times(all: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(all.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
-fn both(spec: &EnrichSpec, (tick_us, said, rows): &EpochIn) -> RecordBatch {
-    let (n, m) = (said.len(), rows.len());
-    let nothing = |count| std::iter::repeat_n(None, count);
-    let devices = said.iter().map(|s| s.0).chain(rows.iter().map(|r| r.0));
-    let number = |all: Vec<Option<i64>>| Arc::new(Int64Array::from(all)) as ArrayRef;
-    let text = |all: Vec<Option<String>>| Arc::new(StringArray::from(all)) as ArrayRef;
+fn numbers(all: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(all))
+}
+
+fn devices(all: impl Iterator<Item = usize>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(all.map(|d| DEVICES[d])))
+}
+
+fn changes(spec: &EnrichSpec, tick_us: i64, said: &[Said]) -> RecordBatch {
     let values = || said.iter().map(|s| s.3.filter(|_| s.1 == Change::Set));
+    let notes: Vec<Option<String>> = values().map(|v| v.map(|v| format!("n{v}"))).collect();
     let columns = vec![
-        Arc::new(StringArray::from_iter_values(devices.map(|d| DEVICES[d]))) as ArrayRef,
-        times(nothing(n).chain(rows.iter().map(|r| Some(r.1)))),
-        number(nothing(n).chain(rows.iter().map(|r| Some(r.2))).collect()),
-        number(values().chain(nothing(m)).collect()),
-        text(values().map(|v| v.map(|v| format!("n{v}"))).chain((0..m).map(|_| None)).collect()),
-        times(said.iter().map(|s| s.2).chain(nothing(m))),
-        text(
-            said.iter().map(|s| Some(s.1.text().to_owned())).chain((0..m).map(|_| None)).collect(),
-        ),
-        times(std::iter::repeat_n(Some(*tick_us), n).chain(nothing(m))),
+        devices(said.iter().map(|s| s.0)),
+        Arc::new(values().collect::<Int64Array>()),
+        Arc::new(StringArray::from(notes)),
+        times(said.iter().map(|s| s.2)),
+        Arc::new(StringArray::from_iter_values(said.iter().map(|s| s.1.text()))),
+        times(said.iter().map(|_| Some(tick_us))),
     ];
+    RecordBatch::try_new(spec.registry.changes_schema(), columns).unwrap()
+}
+
+/// Rows and changes as rows of one batch.
+fn stacked(spec: &EnrichSpec, rows: &RecordBatch, changes: &RecordBatch) -> RecordBatch {
+    let put =
+        |above: &dyn Array, below: &dyn Array| arrow::compute::concat(&[above, below]).unwrap();
+    let nothing = |c: &ArrayRef, n| arrow::array::new_null_array(c.data_type(), n);
+    let mut columns = vec![put(changes.column(0), rows.column(0))];
+    let (n, m) = (changes.num_rows(), rows.num_rows());
+    columns.extend(rows.columns()[1..].iter().map(|c| put(&nothing(c, n), c)));
+    columns.extend(changes.columns()[1..].iter().map(|c| put(c, &nothing(c, m))));
     RecordBatch::try_new(both_schema(spec), columns).unwrap()
+}
+
+fn both(spec: &EnrichSpec, (tick_us, said, rows): &EpochIn) -> RecordBatch {
+    let columns = vec![
+        devices(rows.iter().map(|r| r.0)),
+        times(rows.iter().map(|r| Some(r.1))),
+        numbers(rows.iter().map(|r| r.2)),
+        // Ends have the order of their times.
+        times(rows.iter().map(|r| Some(r.1 + 5))),
+    ];
+    let rows = RecordBatch::try_new(Arc::clone(&spec.input), columns).unwrap();
+    stacked(spec, &rows, &changes(spec, *tick_us, said))
 }
 
 struct Both(Enrich);
@@ -117,7 +151,7 @@ impl KeyedOperator for Both {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        let is_row: BooleanArray = rows.column(2).logical_nulls().map_or_else(
+        let is_row: BooleanArray = rows.column(1).logical_nulls().map_or_else(
             || vec![true; rows.num_rows()].into(),
             |nulls| nulls.iter().map(Some).collect(),
         );
@@ -125,10 +159,14 @@ impl KeyedOperator for Both {
             let part = filter_record_batch(rows, mask)?.project(columns)?;
             RecordBatch::try_new(schema, part.columns().to_vec())
         };
-        let left = part(&is_row, &[0, 1, 2], Arc::clone(&self.0.spec.input))?;
+        let width = self.0.spec.input.fields().len();
+        let own: Vec<usize> = (0..width).collect();
+        let left = part(&is_row, &own, Arc::clone(&self.0.spec.input))?;
         let is_change = arrow::compute::not(&is_row)?;
         let changes = self.0.spec.registry.changes_schema();
-        let right = part(&is_change, &[0, 3, 4, 5, 6, 7], changes)?;
+        let of_change: Vec<usize> =
+            std::iter::once(0).chain(width..rows.num_columns()).collect();
+        let right = part(&is_change, &of_change, changes)?;
         self.0.epoch(&left, &right, tick, emit)
     }
 
@@ -161,7 +199,7 @@ fn note(epoch: usize, emit: &Emit, out: &mut Vec<Out>) {
         let time = rows.column(1).as_primitive::<TimestampMicrosecondType>();
         let number = |c: usize| rows.column(c).as_primitive::<Int64Type>();
         for row in 0..rows.num_rows() {
-            let limit = number(3);
+            let limit = number(4);
             out.push((
                 epoch,
                 rows.column(0).as_string::<i32>().value(row).to_owned(),
@@ -175,7 +213,20 @@ fn note(epoch: usize, emit: &Emit, out: &mut Vec<Out>) {
 
 /// Epochs on as many workers as `workers` says, one after the other.
 fn run(spec: &EnrichSpec, epochs: &[EpochIn], workers: &[usize]) -> Vec<Out> {
-    let (mut out, mut states, mut number) = (Vec::new(), Vec::new(), 0);
+    let batches: Vec<(i64, RecordBatch)> = epochs.iter().map(|e| (e.0, both(spec, e))).collect();
+    let mut out = Vec::new();
+    run_batches(spec, &batches, workers, |number, emit| note(number, emit, &mut out));
+    out.sort();
+    out
+}
+
+fn run_batches(
+    spec: &EnrichSpec,
+    epochs: &[(i64, RecordBatch)],
+    workers: &[usize],
+    mut note: impl FnMut(usize, &Emit),
+) {
+    let (mut states, mut number) = (Vec::new(), 0);
     let parts = epochs.chunks(epochs.len().div_ceil(workers.len()).max(1));
     for (part, count) in parts.zip(workers) {
         let make = || Both(Enrich::new(spec.clone()).unwrap());
@@ -185,29 +236,31 @@ fn run(spec: &EnrichSpec, epochs: &[EpochIn], workers: &[usize]) -> Vec<Out> {
                 operator.load(&owned(state, (index, *count))).unwrap();
             }
         }
-        for epoch in part {
-            let rows = both(spec, epoch);
+        for (time_us, rows) in part {
             for (index, operator) in all.iter_mut().enumerate() {
                 let mut emit = Emit::default();
-                let tick = Tick { epoch: number as u64 + 1, time_us: epoch.0 };
-                operator.epoch(&owned(&rows, (index, *count)), tick, &mut emit).unwrap();
-                note(number, &emit, &mut out);
+                let tick = Tick { epoch: number as u64 + 1, time_us: *time_us };
+                operator.epoch(&owned(rows, (index, *count)), tick, &mut emit).unwrap();
+                note(number, &emit);
             }
             number += 1;
         }
         states = all.iter_mut().map(|operator| operator.save().unwrap()).collect();
     }
-    out.sort();
-    out
 }
 
 /// What holds, as plainly as it can be written: the last thing said of the greatest time.
 fn holds(said: &[Said], device: usize, time_us: i64) -> Option<i64> {
-    let mut known: BTreeMap<i64, Option<i64>> = BTreeMap::new();
+    says(said, device, time_us).flatten()
+}
+
+/// The same, where a row without a value is something else than no row.
+fn says(said: &[Said], device: usize, time_us: i64) -> Option<Option<i64>> {
+    let mut known: BTreeMap<i64, Option<Option<i64>>> = BTreeMap::new();
     for (_, change, since_us, value) in said.iter().filter(|s| s.0 == device) {
         let since_us = since_us.unwrap_or(i64::MIN);
         match change {
-            Change::Set => drop(known.insert(since_us, *value)),
+            Change::Set => drop(known.insert(since_us, Some(*value))),
             Change::Remove => drop(known.insert(since_us, None)),
             Change::Withdraw => drop(known.remove(&since_us)),
             _ => unreachable!("see `registry::tests::entries`"),
@@ -317,12 +370,13 @@ proptest! {
             let (tables, _) = operator.0.state.cut(true);
             for group in 0..crate::key::KEY_GROUPS {
                 for key in tables.sorted(group) {
-                    let least = key.state.clock_us - keep_us;
-                    prop_assert!(key.state.kept.keys().all(|k| k.0 >= least));
+                    let least = key.state.kept.clock_us - keep_us;
+                    prop_assert!(key.state.kept.iter().all(|(k, _)| k.0 >= least));
                 }
             }
         }
-        // A fleet that is silent for long leaves nothing but what the registry says.
+        // A fleet that is silent for long leaves nothing but what the registry says, and of keys
+        // whose rows had come again, that they had.
         let silent = (1_000_000, Vec::new(), Vec::new());
         let tick = Tick { epoch: 1_000, time_us: silent.0 };
         operator.epoch(&both(&spec, &silent), tick, &mut Emit::default()).unwrap();
@@ -330,7 +384,9 @@ proptest! {
         let (tables, _) = operator.0.state.cut(true);
         for group in 0..crate::key::KEY_GROUPS {
             prop_assert!(tables.sorted(group).iter().all(|k| k.state.kept.is_empty()));
-            prop_assert!(tables.sorted(group).iter().all(|k| !k.state.history.0.is_empty()));
+            prop_assert!(tables.sorted(group).iter().all(|k| !k.state.is_empty()));
+            let mut gone = tables.sorted(group).into_iter().filter_map(|k| k.state.kept.gone);
+            prop_assert!(gone.all(|gone| gone.again > 0));
         }
     }
 }

@@ -116,12 +116,18 @@ pub enum Missing {
 /// How rows that were joined are revised by changes that come late.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReviseSpec {
-    /// How long rows are kept, in event time of their key, microseconds.
+    /// How long rows are kept after their end, in event time of their key, microseconds.
     pub keep_us: i64,
     /// Input columns that say which row another one is a revision of.
     pub identity: Vec<usize>,
     /// Input column with the revision.
     pub revision: usize,
+    /// Input column with the time at which what a row tells ends.
+    pub end: usize,
+    /// Whether a revision of a row can have another end, and an earlier start.
+    pub moves: bool,
+    /// Input column with the number of readings, if a row without one says that it is withdrawn.
+    pub rows: Option<usize>,
 }
 
 /// Joins rows with the version of a registry that was valid at their time.

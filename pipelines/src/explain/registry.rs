@@ -53,8 +53,8 @@ pub(super) fn enrich(e: &EnrichSpec, out: &mut String) {
     let (late, kept) = match &e.revise {
         Some(revise) => {
             let keep = show_duration(revise.keep_us);
-            let late = format!("a change that comes late revises windows of the last {keep}");
-            (late, format!(", and the windows of {keep}"))
+            let late = "a change that comes late revises windows that ended in the last";
+            (format!("{late} {keep}"), format!(", and the windows that ended in the last {keep}"))
         }
         None => ("rows stay as they were joined".to_owned(), String::new()),
     };

@@ -389,16 +389,14 @@ fn revise(
         report.error(step.at("revise"), message, hint);
         return None;
     };
-    if *withdrawn || *id != "window_start" {
-        let message = "only windows of fixed bounds can be revised here: these can move or go";
-        report.error(step.at("revise"), message, "leave `revise` out".to_owned());
-        return None;
-    }
-    let identity = keys.iter().map(String::as_str).chain(["window_start"]);
+    let identity = keys.iter().map(String::as_str).chain([*id]);
     Some(Some(ReviseSpec {
         keep_us: step.duration_us("revise_for").unwrap_or_default(),
         identity: identity.map(|name| input.index(name)).collect(),
         revision: input.index("revision"),
+        end: input.index(input.time()),
+        moves: *withdrawn || *id != input.start(),
+        rows: withdrawn.then(|| input.index("rows")),
     }))
 }
 

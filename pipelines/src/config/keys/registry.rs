@@ -156,15 +156,16 @@ pub(super) static ENRICH: Component = Component {
             "revise",
             Kind::Bool,
             "A change that comes late emits windows again for which something else holds, with \
-             the next `revision`. Only for windows: they alone have revisions.",
+             the next `revision`, whatever kind of windows they are. Only for windows: they alone \
+             have revisions.",
             "true",
         )
         .default("false"),
         Key::new(
             "revise_for",
             Kind::Duration,
-            "How long, in event time of the registry's key, windows are kept to be revised (and \
-             as long in receive time, if no more come).",
+            "How long after their end, in event time of the registry's key, windows are kept to \
+             be revised (and as long in receive time, if no more come).",
             "\"1h\"",
         )
         .default("1h"),

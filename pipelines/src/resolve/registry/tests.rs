@@ -2,6 +2,8 @@
 //! means for the state.
 #![allow(clippy::unwrap_used)]
 
+use tidegate_operators::bound::{Bounded, Load};
+
 use crate::plan::{RegistryPlace, SourceKind};
 use crate::{Plan, content_ids, explain, load};
 
@@ -69,6 +71,54 @@ fn what_cannot_be_is_told() {
         let error = plan(&format!("{text}\n{TABLE}")).unwrap_err();
         assert!(error.contains(told), "{text}: {error}");
     }
+}
+
+/// Windows whose bounds follow from readings, with what tells those of a key apart.
+const SPANS: [(&str, &str); 5] = [
+    ("gap = \"10s\"", "window_start"),
+    ("count = 5", "window_number"),
+    ("while = \"v > 1\"", "window_start"),
+    ("before = \"1m\"", "window_start"),
+    ("gap = \"10s\"\nearly = \"10s\"", "window_start"),
+];
+
+#[test]
+fn windows_of_every_kind_can_be_revised() {
+    let limits = "[limits]\nreading_every = \"1s\"\n";
+    let step = STEP.replace("type", "from = \"w\"\ntype");
+    let of = |shape: &str, limits: &str, more: &str| {
+        let window = WINDOW.replace("every = \"1m\"", shape);
+        plan(&format!("{REGISTRY}{window}{step}revise = true\n{more}{TABLE}{limits}"))
+    };
+    for (shape, id) in SPANS {
+        for more in ["", "early = true\n"] {
+            if !more.is_empty() && !shape.contains("early") {
+                continue;
+            }
+            let plan = of(shape, limits, more).unwrap();
+            let table = plan.pipelines[0].tables.iter().find(|t| t.name == "e").unwrap();
+            assert_eq!(table.identity, ["device", id], "{shape}");
+            let text = explain(&plan);
+            let late = "a change that comes late revises windows that ended in the last 1h";
+            assert!(text.contains(late), "{shape}: {text}");
+        }
+    }
+    // How many are kept follows from how often they can come.
+    let said = of("while = \"v > 1\"\nunbounded = \"allow\"", "", "").unwrap_err();
+    assert!(said.contains("the state of `e`") && said.contains("reading_every"), "{said}");
+    assert!(of("gap = \"10s\"", "", "").is_ok());
+    let shorter = of("while = \"v > 1\"", limits, "revise_for = \"1m\"\n").unwrap();
+    let longer = of("while = \"v > 1\"", limits, "").unwrap();
+    let bytes = |plan: &Plan| -> u64 {
+        let step = plan.pipelines[0].steps.iter().find(|s| s.name == "e").unwrap();
+        let load = Load { every_us: Some(1_000_000), text_bytes: 32 };
+        step.kind.state_bound(&load).unwrap().per_key()
+    };
+    assert!(bytes(&longer) > 20 * bytes(&shorter), "an hour keeps more than a minute");
+    // Nobody who does not ask keeps any.
+    let counts = WINDOW.replace("every = \"1m\"", "count = 5");
+    let plain = plan(&format!("{REGISTRY}{counts}{step}{TABLE}{limits}")).unwrap();
+    assert!(bytes(&plain) < bytes(&shorter));
 }
 
 #[test]
