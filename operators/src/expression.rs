@@ -3,15 +3,19 @@
 //! An expression that fails on some rows (division by zero, overflow, a cast of bad text) must not
 //! take the others with it: the batch is halved until the rows at fault stand alone. Every row of
 //! the input is either in exactly one output branch, dropped by a filter that was false, or in
-//! [`StepOutput::failed`].
+//! [`StepOutput::failed`]; where rows come again, a filter that drops one says so of those before.
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, new_null_array,
+};
+use arrow::compute::kernels::nullif::nullif;
+use arrow::compute::kernels::zip::zip;
 use arrow::compute::{concat, filter_record_batch, not, prep_null_mask_filter};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion_common::DataFusionError;
 
 use crate::operator::OperatorError;
-use crate::spec::{Expr, StepKind};
+use crate::spec::{Expr, FilterSpec, StepKind, TakesBack};
 
 /// Reason of a row on which an expression fails.
 pub const REASON_EXPRESSION: &str = "expression";
@@ -166,7 +170,7 @@ impl StatelessStep {
     /// The batch is not of the planned schema.
     pub fn apply(&self, rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
         let mut made = match &self.kind {
-            StepKind::Filter(keep) => filter(keep, rows),
+            StepKind::Filter(spec) => filter(spec, rows),
             StepKind::Project(columns) => project(columns, rows, &self.output),
             StepKind::Route(branches) => route(branches, rows),
             StepKind::Window(_)
@@ -182,12 +186,41 @@ impl StatelessStep {
     }
 }
 
-/// Keeps rows for which `keep` is true.
-fn filter(keep: &Expr, rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
-    let (mask, errors) = condition(keep, rows)?;
-    let kept = kept(rows, &mask)?;
+/// Keeps rows for which `keep` is true, and of those that take others back, that they do.
+fn filter(spec: &FilterSpec, rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
+    let (mask, errors) = condition(&spec.keep, rows)?;
+    let kept = match &spec.takes_back {
+        None => kept(rows, &mask)?,
+        Some(columns) => {
+            let revisions = rows.column(columns.revision).as_primitive::<Int64Type>();
+            let told = revisions.values().iter().map(|revision| *revision > 0);
+            let again = mask.values().iter().zip(told).map(|(kept, told)| Some(kept || told));
+            let again = BooleanArray::from_iter(again);
+            kept(&taken_back(rows, &mask, columns)?, &again)?
+        }
+    };
     let failed = errors.into_iter().map(expression_failed).collect();
     Ok(StepOutput { branches: vec![kept], failed })
+}
+
+/// The rows, where those that are not kept say that their windows are none.
+fn taken_back(
+    rows: &RecordBatch,
+    keeps: &BooleanArray,
+    columns: &TakesBack,
+) -> Result<RecordBatch, OperatorError> {
+    let mut made = rows.columns().to_vec();
+    let nothing = Int64Array::new_scalar(0);
+    made[columns.rows] = zip(keeps, rows.column(columns.rows), &nothing)?;
+    if let Some(column) = columns.is_final {
+        let never = BooleanArray::new_scalar(false);
+        made[column] = zip(keeps, rows.column(column), &never)?;
+    }
+    let gone = not(keeps)?;
+    for column in &columns.clears {
+        made[*column] = nullif(rows.column(*column), &gone)?;
+    }
+    Ok(RecordBatch::try_new(rows.schema(), made)?)
 }
 
 /// Computes new columns. A row that fails in several columns is reported for the first of them.

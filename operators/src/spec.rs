@@ -4,6 +4,7 @@
 mod absence;
 mod calendar;
 mod dedup;
+mod filter;
 mod join;
 mod latest;
 mod limits;
@@ -25,6 +26,7 @@ use crate::topic::TopicTemplate;
 pub use absence::{AbsenceSpec, Cadence, INHIBITED};
 pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
+pub use filter::{FilterSpec, TakesBack};
 pub use join::{JoinSpec, Partners};
 pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, AtMemoryMax, Declared, KeyLimits, share_of};
@@ -337,8 +339,8 @@ pub struct AlertSpec {
 /// A stateless or stateful step between two edges.
 #[derive(Clone, Debug)]
 pub enum StepKind {
-    /// Keeps rows for which the expression is true.
-    Filter(Expr),
+    /// Keeps rows for which an expression is true.
+    Filter(FilterSpec),
     /// Output columns by name, each over the input.
     Project(Vec<(String, Expr)>),
     /// Splits: a row goes to the first branch whose expression is true. Each branch is an edge of

@@ -171,7 +171,11 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
     }
     let _ = writeln!(out, "  step {}: {} of {}", step.name, kind_of(&step.kind), step.from);
     match &step.kind {
-        StepKind::Filter(_) => {
+        StepKind::Filter(filter) => {
+            if filter.takes_back.is_some() {
+                let text = "what came before and does not pass any more comes with rows = 0";
+                line(out, "early", text);
+            }
             line(out, "state", "none");
             return;
         }

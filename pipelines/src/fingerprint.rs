@@ -159,7 +159,7 @@ pub(crate) fn alert_condition(a: &AlertSpec) -> String {
 /// What decides the state of a step; of one without state, all that it does.
 pub(crate) fn state_text(kind: &StepKind) -> String {
     match kind {
-        StepKind::Filter(e) => format!("filter {}", expr(e)),
+        StepKind::Filter(f) => format!("filter {}", expr(&f.keep)),
         // What only passes through depends on what others need.
         StepKind::Project(list) => {
             let made: Vec<(String, Expr)> =

@@ -40,7 +40,8 @@ fn numbers(rows: &RecordBatch, column: &str) -> Vec<Option<i64>> {
 fn a_filter_keeps_what_is_true_and_reports_what_fails() {
     let rows = rows(&[Some(8), Some(9), None, Some(1), Some(6)], &[2, 0, 1, 1, 0]);
     let keep = expr((col("x") / col("y")).gt(lit(2_i64)), &rows);
-    let step = StatelessStep::new(&StepKind::Filter(keep), rows.schema(), rows.schema()).unwrap();
+    let step = StatelessStep::new(&StepKind::Filter(keep.into()), rows.schema(), rows.schema());
+    let step = step.unwrap();
     let out = step.apply(&rows).unwrap();
     assert_eq!(numbers(&out.branches[0], "x"), [Some(8)]);
     let failed: Vec<_> = out.failed.iter().map(|f| (f.row, f.reason)).collect();
@@ -148,5 +149,120 @@ fn only_final_rows_are_rejects_where_others_come_again() {
         let out = step.apply(&rows).unwrap();
         assert_eq!(numbers(&out.branches[0], "ratio"), [Some(3)]);
         assert_eq!(out.failed.iter().map(|f| f.row).collect::<Vec<_>>(), told);
+    }
+}
+
+/// Window, revision, readings, value, whether it is final.
+type Row = (i64, i64, i64, i64, bool);
+
+fn windows(rows: &[Row]) -> RecordBatch {
+    let number = |name: &str| Field::new(name, DataType::Int64, false);
+    let mut fields = vec![number("window"), number("revision"), number("rows")];
+    fields.push(Field::new("x", DataType::Int64, true));
+    fields.push(Field::new("is_final", DataType::Boolean, false));
+    let numbers = |f: &dyn Fn(&Row) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(f)))
+    };
+    let finals = BooleanArray::from_iter(rows.iter().map(|r| Some(r.4)));
+    let columns: Vec<ArrayRef> = vec![
+        numbers(&|r| r.0),
+        numbers(&|r| r.1),
+        numbers(&|r| r.2),
+        numbers(&|r| r.3),
+        Arc::new(finals),
+    ];
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+fn rows_of(batch: &RecordBatch) -> Vec<Row> {
+    let number = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Int64Type>();
+    let finals = batch.column_by_name("is_final").unwrap().as_boolean();
+    let row = |i: usize| {
+        let [window, revision, rows, x] =
+            ["window", "revision", "rows", "x"].map(|name| number(name).value(i));
+        (window, revision, rows, x, finals.value(i))
+    };
+    (0..batch.num_rows()).map(row).collect()
+}
+
+/// What stands of some windows: the newest row of each, but of those that are withdrawn.
+fn standing(rows: impl Iterator<Item = Row>) -> Vec<Row> {
+    let mut newest = std::collections::BTreeMap::new();
+    for row in rows {
+        let known = newest.entry(row.0).or_insert(row);
+        *known = if row.1 > known.1 { row } else { *known };
+    }
+    newest.into_values().filter(|row| row.2 > 0).collect()
+}
+
+/// Windows that come early, some of them finally, and again, if final rows are `revised`. A value
+/// of 0 cannot be evaluated.
+fn coming(revised: bool) -> impl Strategy<Value = Vec<Vec<Row>>> {
+    let row = (0..4_i64, 0..5_i64, 0..10_i64, prop::bool::weighted(0.3));
+    let batches = prop::collection::vec(prop::collection::vec(row, 0..6), 1..8);
+    batches.prop_map(move |batches| {
+        let mut known = std::collections::BTreeMap::new();
+        let mut each = |(window, rows, x, is_final): (i64, i64, i64, bool)| {
+            let before = known.get(&window).copied();
+            let (revision, over) = before.map_or((0, false), |(r, over)| (r + 1, over));
+            if over && !revised {
+                return None;
+            }
+            let rows = if revision == 0 || (is_final && !over) { 1 } else { rows };
+            // Who takes the final rows only hears of what is none any more if it was over once.
+            let (x, is_final) = if rows == 0 { (1, over) } else { (x, is_final) };
+            known.insert(window, (revision, is_final || over));
+            Some((window, revision, rows, x, is_final))
+        };
+        batches.into_iter().map(|rows| rows.into_iter().filter_map(&mut each).collect()).collect()
+    })
+}
+
+fn comings() -> impl Strategy<Value = (bool, Vec<Vec<Row>>)> {
+    any::<bool>().prop_flat_map(|revised| (Just(revised), coming(revised)))
+}
+
+proptest! {
+    /// After each batch, what stands behind a filter of early rows are the windows whose newest row
+    /// passes; for those who take the final rows only, those whose newest final row does.
+    #[test]
+    fn a_filter_takes_back_what_does_not_pass_any_more((revised, batches) in comings()) {
+        let schema = windows(&[]).schema();
+        let text = (lit(20_i64) / col("x")).lt(lit(5_i64)).or(col("rows").eq(lit(0_i64)));
+        let is_final = (!revised).then_some(4);
+        let takes_back = TakesBack { rows: 2, revision: 1, is_final, clears: vec![3] };
+        let keep = logical2physical(&text, &schema);
+        let filter = FilterSpec { keep, takes_back: Some(takes_back) };
+        let step = StatelessStep::new(&StepKind::Filter(filter), schema.clone(), schema).unwrap();
+        let step = step.of_early(Some(4));
+        let passes = |row: &Row| row.2 == 0 || (row.3 > 0 && 20 / row.3 < 5);
+        let (mut came, mut out) = (Vec::new(), Vec::new());
+        for batch in &batches {
+            let made = step.apply(&windows(batch)).unwrap();
+            out.extend(rows_of(&made.branches[0]));
+            came.extend(batch.iter().copied());
+            for finals in [false, true] {
+                let of = |rows: &[Row]| {
+                    let some = rows.iter().filter(|row| row.4 || !finals);
+                    standing(some.copied())
+                };
+                let expected: Vec<Row> = of(&came).into_iter().filter(passes).collect();
+                prop_assert_eq!(of(&out), expected, "finals: {}", finals);
+            }
+            for (i, row) in rows_of(&made.branches[0]).iter().enumerate() {
+                let is_said = made.branches[0].column(3).is_valid(i);
+                let was_there = batch.iter().any(|b| (b.0, b.1, b.2) == (row.0, row.1, row.2));
+                prop_assert_eq!(is_said, was_there, "{:?}", row);
+            }
+            let failed: Vec<usize> = made.failed.iter().map(|f| f.row).collect();
+            let wrong = |(i, row): (usize, &Row)| (row.3 == 0 && row.4).then_some(i);
+            prop_assert_eq!(failed, batch.iter().enumerate().filter_map(wrong).collect::<Vec<_>>());
+        }
+        if !revised {
+            // What is final is counted: each window once at most, and none that is withdrawn.
+            let finals: Vec<Row> = out.iter().filter(|row| row.4).copied().collect();
+            let expected: Vec<Row> = came.iter().filter(|r| r.4 && passes(r)).copied().collect();
+            prop_assert_eq!(finals, expected);
+        }
     }
 }

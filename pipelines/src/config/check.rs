@@ -33,7 +33,8 @@ pub fn component(c: &'static Component, node: &Node, at: At, report: &mut Report
                 report.error(
                     entry.key_at,
                     format!("unknown key `{}` in {}", entry.key, describe(c)),
-                    hint_of(&entry.key, names.collect::<Vec<_>>()),
+                    why_not(c, &entry.key)
+                        .or_else(|| hint_of(&entry.key, names.collect::<Vec<_>>())),
                 );
                 mask_if_secret(c, &entry.key, &entry.node, report);
             }
@@ -46,6 +47,23 @@ pub fn component(c: &'static Component, node: &Node, at: At, report: &mut Report
             format!("for example `{} = {}`", key.name, key.example)
         };
         report.error(at, format!("`{}` is missing in {}", key.name, describe(c)), hint);
+    }
+}
+
+/// Why some components do not have a key that others have.
+fn why_not(c: &Component, key: &str) -> Option<String> {
+    match (c.tag, key) {
+        (Some("route"), "early") => Some(
+            "it takes the final rows only: a window that is open can change its branch, and no \
+             row would take back what it was in the other; write filters with `early = true`"
+                .to_owned(),
+        ),
+        (Some("join"), "early") => Some(
+            "it takes the final rows only: what an open window is joined to would be told before \
+             its partner is over, and nothing would take it back if there is none"
+                .to_owned(),
+        ),
+        _ => None,
     }
 }
 

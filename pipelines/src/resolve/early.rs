@@ -2,12 +2,14 @@
 //!
 //! An edge with rows of windows that are still open has a second one beside it with the rows of
 //! those that are over. Whoever does not ask for early results reads that: an alert must not fire
-//! on half a minute, and a filter could let an early row pass that no final one takes back.
+//! on half a minute. A filter that asks lets an early row pass, and each row of that window that
+//! does not pass any more takes it back. A branch of a route or a join would have to take back as
+//! well what a window was in another branch, or joined to: they read the final rows only.
 
 use std::sync::Arc;
 
 use datafusion::physical_expr::expressions::Column;
-use tidegate_operators::spec::{IS_FINAL, Shape, StepKind, StepSpec};
+use tidegate_operators::spec::{Expr, FilterSpec, IS_FINAL, Shape, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RowKind};
 use crate::config::kinds::Kind;
@@ -78,6 +80,7 @@ pub(crate) fn final_column(steps: &[StepSpec], edge: &str) -> Option<usize> {
     let step = steps.iter().find(|step| step.name == edge)?;
     let has_early = match &step.kind {
         StepKind::Window(window) => window.early_us.is_some(),
+        StepKind::Filter(filter) => filter.takes_back.is_some(),
         // Those that can ask for early rows hand them on.
         StepKind::Project(_) | StepKind::Enrich(_) => final_column(steps, &step.from).is_some(),
         _ => false,
@@ -102,7 +105,7 @@ pub(super) fn final_edge(name: &str, edge: &Edge) -> Option<(StepSpec, Edge)> {
         name: format!("{name}{FINAL}"),
         from: name.to_owned(),
         output: edge.schema.clone(),
-        kind: StepKind::Filter(Arc::new(is_final)),
+        kind: StepKind::Filter(FilterSpec::from(Arc::new(is_final) as Expr)),
     };
     Some((step, Edge { schema: edge.schema.clone(), rows }))
 }
@@ -137,6 +140,8 @@ pub(super) fn taken(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use tidegate_operators::spec::{StepKind, TakesBack};
 
     use crate::content::content_ids;
     use crate::fingerprint::fingerprint;
@@ -199,6 +204,52 @@ from = "large"
         assert_eq!(["w", "twice"].map(is_early), [true, true]);
         assert_eq!(["readings", "w.final", "twice.final", "large"].map(is_early), [false; 4]);
         assert_eq!(p.tables[0].from, "w.final");
+    }
+
+    /// A filter of early rows hands them on, with what takes them back; others are told why not.
+    #[test]
+    fn a_filter_can_ask_and_a_route_and_a_join_cannot() {
+        let asks = REST.replace("from = \"w\"\nwhere", "from = \"w\"\nearly = true\nwhere");
+        let over = "[[step]]\nname = \"hours\"\ntype = \"window\"\nfrom = \"large\"\n\
+                    every = \"1h\"\nselect = { n = \"count(*)\" }\n";
+        for late in ["", "late = \"table\"\n"] {
+            let plan = plan(&format!("early = \"10s\"\n{late}"), &asks).unwrap();
+            let p = &plan.pipelines[0];
+            let large = p.steps.iter().find(|s| s.name == "large").unwrap();
+            let StepKind::Filter(filter) = &large.kind else { panic!("{large:?}") };
+            let names = ["rows", "revision", "is_final", "total"];
+            let [rows, revision, is_final, total] =
+                names.map(|name| large.output.index_of(name).unwrap());
+            let takes_back = TakesBack {
+                rows,
+                revision,
+                is_final: (!late.is_empty()).then_some(is_final),
+                clears: vec![total],
+            };
+            assert_eq!(filter.takes_back.as_ref(), Some(&takes_back));
+            assert_eq!((large.from.as_str(), p.tables[2].from.as_str()), ("w", "large"));
+            assert!(super::final_column(&p.steps, "large").is_some());
+            // What is taken back is among the final rows only where these can come again.
+            let counted = super::tests::plan(
+                &format!("early = \"10s\"\n{late}"),
+                &format!("{asks}{over}"),
+            );
+            assert_eq!(counted.is_ok(), !late.is_empty());
+        }
+        let ids = |rest: &str| {
+            let plan = plan("early = \"10s\"\n", rest).unwrap();
+            content_ids(&plan.pipelines[0])
+        };
+        assert_eq!(ids(&asks), ids(REST), "what is known of alerts behind it stays");
+        let route = "[[step]]\nname = \"r\"\ntype = \"route\"\nfrom = \"w\"\n\
+                     early = true\nbranches = { a = \"total > 1\", b = \"true\" }\n";
+        let join = "[[step]]\nname = \"j\"\ntype = \"join\"\nfrom = \"w\"\n\
+                    with = \"large\"\nearly = true\n";
+        let why = ["can change its branch", "nothing would take it back"];
+        for (step, why) in [route, join].into_iter().zip(why) {
+            let said = plan("early = \"10s\"\n", &format!("{step}{REST}")).unwrap_err();
+            assert!(said.contains("unknown key `early`") && said.contains(why), "{said}");
+        }
     }
 
     #[test]

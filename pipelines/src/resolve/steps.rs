@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::expressions::Column;
-use tidegate_operators::spec::{Expr, RegistrySpec, StepKind, StepSpec};
+use tidegate_operators::spec::{
+    Expr, FilterSpec, IS_FINAL, RegistrySpec, StepKind, StepSpec, TakesBack,
+};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
 use super::{absence, early, join, latest, registry, sequence, sql, windows};
@@ -218,7 +220,26 @@ fn filter(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option
         let text = format!("({text}) OR \"rows\" = 0");
         expr = sql(&text, step.at("where"), &input.schema, want, report)?;
     }
-    Some((StepKind::Filter(expr), input.clone()))
+    let mut edge = input.clone();
+    let takes_back = takes_back(input);
+    if let RowKind::Windows { withdrawn, .. } = &mut edge.rows {
+        *withdrawn |= takes_back.is_some();
+    }
+    Some((StepKind::Filter(FilterSpec { keep: expr, takes_back }), edge))
+}
+
+/// How rows of windows that are still open are taken back, if there are such rows.
+fn takes_back(input: &Edge) -> Option<TakesBack> {
+    let RowKind::Windows { early: Some(final_again), .. } = input.rows else { return None };
+    let identity = input.identity();
+    let is_said = |field: &Field| field.is_nullable() && !identity.contains(field.name());
+    let fields = input.schema.fields().iter().enumerate();
+    Some(TakesBack {
+        rows: input.index("rows"),
+        revision: input.index("revision"),
+        is_final: (!final_again).then(|| input.index(IS_FINAL)),
+        clears: fields.filter(|(_, field)| is_said(field)).map(|(i, _)| i).collect(),
+    })
 }
 
 fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {

@@ -9,12 +9,13 @@ pub(super) const STEP_NAME: Key =
 pub(super) const STEP_FROM: Key =
     Key::new("from", Kind::Name, "The edge that it reads.", "\"readings\"").default("readings");
 
-/// Of steps that make one row of each, and of alerts.
+/// Of steps that make one row of each, of filters, and of alerts.
 pub(super) const STEP_EARLY: Key = Key::new(
     "early",
     Kind::Bool,
     "With windows that have early results: takes these, too. If false, only the final rows. An \
-     alert that an open window fires ends if the window's final row does not say the same.",
+     alert that an open window fires ends if the window's final row does not say the same; a \
+     filter takes back (`rows` = 0) what passed and does not any more.",
     "true",
 )
 .default("false");
@@ -44,6 +45,7 @@ pub(super) static FILTER: Component = Component {
             "\"state = 'ok'\"",
         )
         .required(),
+        STEP_EARLY,
     ],
 };
 
