@@ -44,11 +44,18 @@ select = { SELECT }
 from = "readings"
 "#;
 
-/// Calls of every function, of each with every type of value that it takes.
-fn calls() -> Vec<Call> {
+/// Calls of every function, of each with every type of value that it takes. In SQL the bounds of
+/// the window are `ws` and `we`; `tenth` is about a tenth of a window.
+fn calls(tenth: &str, ends_with_reading: bool) -> Vec<Call> {
     let call = |f: &str, value: &str, more: &str| {
         let time = if takes_time(f) { ", time" } else { "" };
         (format!("{f}({value}{more})"), format!("{f}({value}{time}{more})"))
+    };
+    let tenth = format!("INTERVAL '{tenth}'");
+    let bounded = |f: &str, value: &str, more: &str| {
+        let (window, sql) = call(f, value, more);
+        let with = |call: &str, bounds: &str| call.replacen(')', bounds, 1);
+        (with(&window, ", window_start, window_end)"), with(&sql, ", ws, we)"))
     };
     let mut calls = Vec::new();
     for function in functions() {
@@ -58,43 +65,77 @@ fn calls() -> Vec<Call> {
                 calls.extend(["v", "on", "kind"].map(|value| call(f, value, "")));
             }
             "duration_in" => calls.extend(["on", "v > 50"].map(|value| call(f, value, ""))),
-            "filled_slots" => calls.push(call(f, "v", ", INTERVAL '5 seconds'")),
+            "filled_slots" => calls.push(call(f, "v", &format!(", {tenth}"))),
             "resample" | "resample_linear" => {
-                let (window, sql) = call(f, "v", ", INTERVAL '7 seconds'");
+                let more = format!(", {tenth}");
+                let (window, sql) = call(f, "v", &more);
                 let text = |c: String| format!("array_length({c}) * 1000 + {c}[2]['value']");
-                calls.push((text(window), text(sql)));
+                calls.extend([(text(window.clone()), text(sql.clone())), (window, sql)]);
+                calls.push(bounded(f, "v", &more));
+                // The reading before comes from the first half of the window.
+                let (window, sql) = bounded(f, "v", &more);
+                let half = format!("window_start{}", format!(" + {tenth}").repeat(5));
+                let window = window.replace("window_start", &half);
+                calls.push((window, sql.replace("ws", &half.replace("window_start", "ws"))));
+            }
+            "expected_ratio" => {
+                let more = format!(", {tenth}");
+                calls.extend(["v", "kind"].map(|value| bounded(f, value, &more)));
+                // What is expected where nobody says from when to when.
+                let end = if ends_with_reading { format!("we + {tenth}") } else { "we".into() };
+                calls.push((call(f, "v", &more).0, format!("{f}(v, {tenth}, ws, {end})")));
             }
             "quantile" => calls.push(call(f, "v", ", 0.9")),
-            "histogram" => {
+            "histogram" | "buckets" => {
                 let (window, sql) = call(f, "v", ", 20, 50");
-                let text = |c: String| format!("array_to_string({c}, ' ')");
-                calls.push((text(window), text(sql)));
+                calls.push((format!("{window}[2]"), format!("{sql}[2]")));
+                calls.push((window, sql));
             }
             f => calls.push(call(f, "v", "")),
         }
         if function.arguments.ends_with("[, until]") {
-            let end = "date_bin(INTERVAL '1 minute', time) + INTERVAL '1 minute'";
             let value = if f == "duration_in" { "on" } else { "v" };
             let window = format!("{f}({value}, window_end)");
-            calls.push((window, format!("{f}({value}, time, {end})")));
+            calls.push((window, format!("{f}({value}, time, we)")));
         }
+    }
+    // Some of the readings only.
+    for f in ["histogram(v, 60)", "expected_ratio(v, #, <, >)", "resample(v, #, <, >)"] {
+        let of = |from: &str, to: &str| {
+            let call = f.replace('#', &tenth).replace('<', from).replace('>', to);
+            call + " FILTER (WHERE v > 30)"
+        };
+        let sql = of("ws", "we").replace("resample(v", "resample(v, time");
+        calls.push((of("window_start", "window_end"), sql));
     }
     let named = calls.into_iter().enumerate();
     named.map(|(i, (window, sql))| (format!("c{i}"), window, sql)).collect()
 }
 
-/// Readings of some devices over some minutes, out of order, some with the time of another.
-fn inputs() -> Vec<TestInput> {
+/// When the readings of [`inputs`] begin: 2026-01-01T00:00:00Z.
+const BASE_MS: i64 = 1_767_225_600_000;
+
+/// So many readings of some devices, out of order, at multiples of `step_ms` in 480 such steps,
+/// where several can have one time; or each at a time of its own.
+fn inputs(count: i64, step_ms: i64, own_times: bool) -> Vec<TestInput> {
     let mut rng = Rng(1);
-    let base_ms = 1_767_225_600_000i64;
-    let message = |i: i64| {
-        let ms = base_ms + rng.below(480) as i64 * 500;
+    let mut places: Vec<i64> = (0..count).map(|_| rng.below(480) as i64 * step_ms).collect();
+    if own_times {
+        // Sorted at random, with pauses that are now short and now long.
+        let mut shuffled: Vec<(u64, i64)> = (0..count)
+            .map(|i| (rng.below(1 << 40), i * step_ms + rng.below(step_ms as u64) as i64))
+            .collect();
+        shuffled.sort_unstable();
+        places = shuffled.into_iter().map(|(_, place)| place).collect();
+    }
+    let message = |(i, place): (usize, i64)| {
+        let ms = BASE_MS + place;
         let (v, kind) = (rng.below(1_000) as f64 / 9.0, rng.below(3));
         let v = if rng.below(10) == 0 { "null".to_owned() } else { v.to_string() };
         let on = rng.below(2) == 0;
         let payload = format!(r#"{{"ts":{ms},"v":{v},"on":{on},"kind":"k{kind}"}}"#);
         TestInput {
-            at_us: (base_ms + 300_000 + i) * 1_000,
+            at_us: (BASE_MS + 500 * step_ms.max(1_000) + i as i64) * 1_000,
             topic: format!("d{}", rng.below(5)),
             payload: payload.into_bytes(),
             properties: Vec::new(),
@@ -102,7 +143,7 @@ fn inputs() -> Vec<TestInput> {
             event: None,
         }
     };
-    (0..3_000).map(message).collect()
+    places.into_iter().enumerate().map(message).collect()
 }
 
 /// Rows as text that differs if any bit of a number does, sorted.
@@ -141,37 +182,151 @@ async fn stored(store: &Store, spec: &TableSpec, readings: &[RecordBatch]) {
     }
 }
 
-#[test]
-fn windows_and_sql_over_history_agree_to_the_last_bit() {
-    let calls = calls();
+/// Windows, and the same in SQL.
+struct Windows {
+    /// Keys of the step.
+    step: &'static str,
+    /// About a tenth of a window.
+    tenth: &'static str,
+    ends_with_reading: bool,
+    inputs: Vec<TestInput>,
+    /// A query for the readings, each once for each window that it is in, with the bounds `ws` and
+    /// `we`, and what else tells windows apart.
+    source: String,
+    /// Columns that tell the windows of a device apart, and a condition that they meet.
+    grouped: (&'static str, &'static str),
+}
+
+/// Windows equal the SQL over the stored history, in every aggregate, to the last bit.
+fn agree(windows: Windows, at_least: usize) {
+    let calls = calls(windows.tenth, windows.ends_with_reading);
     let select: Vec<String> = calls.iter().map(|c| format!("{} = \"{}\"", c.0, c.1)).collect();
-    let text = PIPELINE.replace("SELECT", &select.join(", "));
-    let plan = load(&[(PathBuf::from("plant.toml"), text)], &|_, n| Err(n.into())).unwrap();
+    let text = PIPELINE.replace("every = \"1m\"", windows.step);
+    let text = text.replace("SELECT", &select.join(", "));
+    let plan = load(&[(PathBuf::from("plant.toml"), text)], &|_, n| Err(n.into()));
+    let plan = plan.unwrap_or_else(|problems| panic!("{}", problems[0]));
     let pipeline = &plan.pipelines[0];
-    let edges = trial::run(pipeline, &inputs(), 2).unwrap();
+    let edges = trial::run(pipeline, &windows.inputs, 2).unwrap();
     let readings: usize = edges["readings"].iter().map(RecordBatch::num_rows).sum();
-    assert_eq!(readings, 3_000);
+    assert_eq!(readings, windows.inputs.len());
 
     let columns: Vec<String> = calls.iter().map(|c| format!("{} AS {}", c.2, c.0)).collect();
+    let (grouped, having) = windows.grouped;
     let sql = format!(
-        "SELECT device, date_bin(INTERVAL '1 minute', time) AS window_start, {} \
-         FROM plant.readings GROUP BY 1, 2",
-        columns.join(", ")
+        "SELECT device, ws AS window_start, we AS window_end, {} FROM ({}) \
+         GROUP BY device, ws, we{grouped} {having}",
+        columns.join(", "),
+        windows.source
     );
     let folder = tempfile::tempdir().unwrap();
-    let asked = async {
+    let asked = block_on(async {
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
         let table = pipeline.tables.iter().find(|t| t.from == "readings").unwrap();
         stored(&store, table, &edges["readings"]).await;
         let session = Session::over(store, 1 << 28).unwrap();
         session.sql(&sql).await.unwrap().collect().await.unwrap()
-    };
-    let asked = block_on(asked);
-    let mut names = vec!["device", "window_start"];
+    });
+    let mut names = vec!["device", "window_start", "window_end"];
     names.extend(calls.iter().map(|c| c.0.as_str()));
-    let (windows, asked) = (shown(&edges["minutes"], &names), shown(&asked, &names));
-    assert_eq!(windows.len(), 20, "four minutes of five devices");
-    assert_eq!(windows, asked);
+    let (emitted, asked) = (shown(&edges["minutes"], &names), shown(&asked, &names));
+    assert!(emitted.len() >= at_least, "{} windows", emitted.len());
+    for (emitted, asked) in emitted.iter().zip(&asked) {
+        assert_eq!(emitted, asked, "{}", windows.step);
+    }
+    assert_eq!(emitted.len(), asked.len());
+}
+
+#[test]
+fn windows_and_sql_over_history_agree_to_the_last_bit() {
+    let source = "SELECT *, date_bin(INTERVAL '1 minute', time) AS ws, \
+                  date_bin(INTERVAL '1 minute', time) + INTERVAL '1 minute' AS we \
+                  FROM plant.readings";
+    let windows = Windows {
+        step: "every = \"1m\"",
+        tenth: "7 seconds",
+        ends_with_reading: false,
+        inputs: inputs(3_000, 500, false),
+        source: source.into(),
+        grouped: ("", ""),
+    };
+    agree(windows, 20);
+}
+
+#[test]
+fn hopping_windows_and_sql_agree() {
+    let part = |seconds| {
+        format!(
+            "SELECT *, date_bin(INTERVAL '20 seconds', time) - INTERVAL '{seconds} seconds' AS ws, \
+             date_bin(INTERVAL '20 seconds', time) + INTERVAL '{} seconds' AS we \
+             FROM plant.readings",
+            60 - seconds
+        )
+    };
+    let windows = Windows {
+        step: "size = \"1m\"\nslide = \"20s\"",
+        tenth: "6 seconds",
+        ends_with_reading: false,
+        inputs: inputs(1_000, 500, false),
+        source: [0, 20, 40].map(part).join(" UNION ALL "),
+        grouped: ("", ""),
+    };
+    agree(windows, 5 * 14);
+}
+
+#[test]
+fn windows_of_a_calendar_and_sql_agree_in_every_aggregate() {
+    let day = "date_trunc('day', time AT TIME ZONE 'Asia/Kolkata')";
+    let source = format!(
+        "SELECT *, {day} AT TIME ZONE 'UTC' AS ws, \
+         ({day} + INTERVAL '1 day') AT TIME ZONE 'UTC' AS we FROM plant.readings"
+    );
+    let windows = Windows {
+        step: "every = \"day\"\nzone = \"Asia/Kolkata\"\ndisorder = \"400d\"",
+        tenth: "150 minutes",
+        ends_with_reading: false,
+        inputs: inputs(1_000, 600_000, false),
+        source,
+        grouped: ("", ""),
+    };
+    agree(windows, 5 * 4);
+}
+
+#[test]
+fn sessions_and_sql_agree() {
+    let source = "\
+        SELECT *, min(time) OVER (PARTITION BY device, session) AS ws, \
+               max(time) OVER (PARTITION BY device, session) AS we \
+        FROM (SELECT *, sum(begins) OVER (PARTITION BY device ORDER BY time) AS session \
+              FROM (SELECT *, CASE WHEN date_part('epoch', time) - lag(date_part('epoch', time)) \
+                           OVER (PARTITION BY device ORDER BY time) <= 4 THEN 0 ELSE 1 END \
+                           AS begins FROM plant.readings))";
+    let windows = Windows {
+        step: "gap = \"4s\"\nmax = \"1h\"",
+        tenth: "2 seconds",
+        ends_with_reading: true,
+        inputs: inputs(300, 600, true),
+        source: source.into(),
+        grouped: ("", ""),
+    };
+    agree(windows, 30);
+}
+
+#[test]
+fn counts_and_sql_agree() {
+    let source = "\
+        SELECT *, min(time) OVER (PARTITION BY device, number) AS ws, \
+               max(time) OVER (PARTITION BY device, number) AS we \
+        FROM (SELECT *, (row_number() OVER (PARTITION BY device ORDER BY time) - 1) / 10 \
+              AS number FROM plant.readings)";
+    let windows = Windows {
+        step: "count = 10",
+        tenth: "3 seconds",
+        ends_with_reading: true,
+        inputs: inputs(300, 600, true),
+        source: source.into(),
+        grouped: (", number", "HAVING count(*) = 10"),
+    };
+    agree(windows, 20);
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -243,7 +243,8 @@ pub fn alerts_schema() -> SchemaRef {
     ]))
 }
 
-/// The value at `row` as JSON: times as RFC 3339 text in UTC, what JSON lacks as null or text.
+/// The value at `row` as JSON: times as RFC 3339 text in UTC, lists as arrays, groups of values as
+/// objects, what JSON lacks as null or text.
 pub fn json_value(column: &ArrayRef, row: usize) -> Value {
     if column.is_null(row) {
         return Value::Null;
@@ -259,6 +260,15 @@ pub fn json_value(column: &ArrayRef, row: usize) -> Value {
                 Some(at) => Value::from(at.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
                 None => Value::from(micros),
             }
+        }
+        DataType::List(_) => {
+            let items = column.as_list::<i32>().value(row);
+            (0..items.len()).map(|item| json_value(&items, item)).collect()
+        }
+        DataType::Struct(fields) => {
+            let parts = fields.iter().zip(column.as_struct().columns());
+            let parts = parts.map(|(field, part)| (field.name().clone(), json_value(part, row)));
+            Value::Object(parts.collect())
         }
         _ => array_value_to_string(column, row).map_or(Value::Null, Value::from),
     }

@@ -118,6 +118,15 @@ fn value(name: &str, column: &ArrayRef, i: usize) -> Value {
             let json = matches!(name, "keys" | "row").then(|| serde_json::from_str(text).ok());
             json.flatten().unwrap_or_else(|| text.into())
         }
+        DataType::List(_) => {
+            let items = column.as_list::<i32>().value(i);
+            (0..items.len()).map(|item| value(name, &items, item)).collect()
+        }
+        DataType::Struct(fields) => {
+            let parts = fields.iter().zip(column.as_struct().columns());
+            let parts = parts.map(|(f, part)| (f.name().clone(), value(f.name(), part, i)));
+            Value::Object(parts.collect())
+        }
         DataType::Binary => String::from_utf8_lossy(column.as_binary::<i32>().value(i)).into(),
         _ => array_value_to_string(column, i).unwrap_or_default().into(),
     }

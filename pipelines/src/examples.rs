@@ -31,6 +31,7 @@ pub const COOKBOOK: &[(&str, &str)] = &[
     ("cookbook-tank.toml", include_str!("../examples/cookbook-tank.toml")),
     ("cookbook-machine.toml", include_str!("../examples/cookbook-machine.toml")),
     ("cookbook-latency.toml", include_str!("../examples/cookbook-latency.toml")),
+    ("cookbook-profile.toml", include_str!("../examples/cookbook-profile.toml")),
     ("cookbook-trips.toml", include_str!("../examples/cookbook-trips.toml")),
     ("cookbook-samples.toml", include_str!("../examples/cookbook-samples.toml")),
     ("cookbook-door.toml", include_str!("../examples/cookbook-door.toml")),

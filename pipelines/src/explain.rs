@@ -9,7 +9,7 @@ mod shape;
 
 use std::fmt::Write as _;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use tidegate_operators::properties::Property;
 use tidegate_operators::spec::{
     AlertSpec, ColumnSpec, ColumnType, DecodeSpec, DedupSpec, DetectMethod, DetectOrder,
@@ -238,6 +238,9 @@ fn window(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec, out: &mut String) {
         LatePolicy::Table => 0,
     };
     line(out, "state", &shape::state(w, keep_us));
+    if let Some(lists) = shape::lists(w) {
+        line(out, "lists", &lists);
+    }
     if let Some(quality) = &w.quality {
         line(out, "quality", &shape::quality(quality));
     }
@@ -311,6 +314,11 @@ fn sql_type(data_type: &DataType) -> String {
         DataType::Float64 => "float64".into(),
         DataType::Utf8 => "string".into(),
         DataType::Timestamp(..) => "time".into(),
+        DataType::List(item) => format!("list of {}", sql_type(item.data_type())),
+        DataType::Struct(parts) => {
+            let part = |f: &FieldRef| format!("{} {}", f.name(), sql_type(f.data_type()));
+            format!("({})", parts.iter().map(part).collect::<Vec<_>>().join(", "))
+        }
         other => other.to_string().to_lowercase(),
     }
 }
@@ -381,5 +389,9 @@ mod tests {
         let tank = explained("cookbook-tank.toml");
         assert!(tank.contains("of 5 aggregates, and 40 bytes for each reading in them"), "{tank}");
         assert!(!explained("cookbook-latency.toml").contains("for each reading"));
+        let profile = explained("cookbook-profile.toml");
+        assert!(profile.contains("at most 7 points in a window"), "{profile}");
+        let columns = "temps list of (up_to float64, count int64), load list of (time time, value";
+        assert!(profile.contains(columns), "{profile}");
     }
 }

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::catalog::TableProvider;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -295,6 +295,10 @@ fn type_word(kind: &DataType) -> String {
         DataType::Timestamp(_, _) => "time".into(),
         DataType::Date32 => "date".into(),
         DataType::List(item) => format!("list of {}", type_word(item.data_type())),
+        DataType::Struct(parts) => {
+            let part = |f: &FieldRef| format!("{} {}", f.name(), type_word(f.data_type()));
+            format!("({})", parts.iter().map(part).collect::<Vec<_>>().join(", "))
+        }
         other => other.to_string().to_lowercase(),
     }
 }

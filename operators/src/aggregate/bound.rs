@@ -89,7 +89,7 @@ fn one(aggregate: &AggregateFunctionExpr, text_bytes: u64) -> PartialBytes {
     let types: Vec<&DataType> = fields.iter().map(|f| f.data_type()).collect();
     match Name::find(name) {
         Some(Name::Quantile) => quantile(aggregate),
-        Some(Name::Histogram) => {
+        Some(Name::Histogram | Name::Buckets) => {
             let counts = aggregate.expressions().len() as u64;
             PartialBytes { fixed: counts * 8 + OFFSET_BYTES, ..PartialBytes::default() }
         }
@@ -165,7 +165,7 @@ fn foreign(
 }
 
 /// The value of an argument that does not depend on any row.
-fn literal(aggregate: &AggregateFunctionExpr, index: usize) -> Option<ScalarValue> {
+pub(super) fn literal(aggregate: &AggregateFunctionExpr, index: usize) -> Option<ScalarValue> {
     let empty = RecordBatch::new_empty(Arc::new(Schema::empty()));
     match aggregate.expressions().get(index)?.evaluate(&empty) {
         Ok(ColumnarValue::Scalar(value)) => Some(value),

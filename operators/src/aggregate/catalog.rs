@@ -44,9 +44,15 @@ pub(super) enum Name {
     ResampleStraight,
     Quantile,
     Histogram,
+    Buckets,
+    ExpectedRatio,
     /// Hidden, see [`super::until`].
     PartsHeld,
     PartsStraight,
+    /// Hidden, see [`super::ranged`].
+    PointsHeld,
+    PointsStraight,
+    Seen,
 }
 
 impl Name {
@@ -58,7 +64,14 @@ impl Name {
 
     /// Whether the second argument is the time of the reading.
     pub(super) fn takes_time(self) -> bool {
-        !matches!(self, Self::Quantile | Self::Histogram)
+        use Name::{Buckets, ExpectedRatio, Histogram, Quantile, Seen};
+        !matches!(self, Quantile | Histogram | Buckets | ExpectedRatio | Seen)
+    }
+
+    /// Whether the third argument is the distance of the points of a list.
+    pub(super) fn resamples(self) -> bool {
+        use Name::{PointsHeld, PointsStraight, ResampleHeld, ResampleStraight};
+        matches!(self, ResampleHeld | ResampleStraight | PointsHeld | PointsStraight)
     }
 
     /// Whether a third argument says until when the last reading holds.
@@ -81,7 +94,7 @@ const fn function(
 }
 
 /// All of them.
-pub(super) static ALL: [(Name, Function); 16] = [
+pub(super) static ALL: [(Name, Function); 18] = [
     (
         Name::First,
         function(
@@ -206,20 +219,22 @@ pub(super) static ALL: [(Name, Function); 16] = [
         Name::ResampleHeld,
         function(
             "resample",
-            "value, time, interval",
+            "value, time, interval [, from, to]",
             NUMBER,
-            "Fills gaps: a list of (time, value) at each multiple of the interval from the first \
-             to the last reading, with the value last known. `unnest` makes rows of it. At most \
-             1,000,000 points.",
+            "Fills gaps: a list of (time, value) at each multiple of the interval (since \
+             1970-01-01 UTC) from the first to the last reading, with the value last known. With \
+             `from` and `to`, which can be bounds of the window, at each from `from` on and before \
+             `to`: null as long as nothing is known, the last value to the end. Empty if there is \
+             no reading. `unnest` makes rows of it. At most 1,000,000 points, in a window 20,000.",
         ),
     ),
     (
         Name::ResampleStraight,
         function(
             "resample_linear",
-            "value, time, interval",
+            "value, time, interval [, from, to]",
             NUMBER,
-            "The same with straight lines between readings.",
+            "The same with straight lines between readings, and null after the last.",
         ),
     ),
     (
@@ -245,13 +260,49 @@ pub(super) static ALL: [(Name, Function); 16] = [
              one of them.",
         ),
     ),
+    (
+        Name::Buckets,
+        function(
+            "buckets",
+            "value, bound, ...",
+            StateSize::Bounded(8 * 1_001),
+            "The same as a list of (up_to, count), which says its bounds itself; `up_to` of the \
+             last is null.",
+        ),
+    ),
+    (
+        Name::ExpectedRatio,
+        function(
+            "expected_ratio",
+            "value, interval, from, to",
+            StateSize::Bounded(24),
+            "How many values there were of those that one in each interval makes from `from` on \
+             and before `to` (whole intervals, one at least): 1 if all came, more if more came. \
+             Values of one time count each; `filled_slots` counts none twice. In a window `from` \
+             and `to` can be left out: they are its bounds, and where it ends with a reading \
+             (sessions, counts, around readings) that one is expected as well.",
+        ),
+    ),
 ];
 
 /// Aggregates that are planned for others and have no name in SQL.
-pub(super) static PARTS: [(Name, Function); 2] = [
+pub(super) static PARTS: [(Name, Function); 5] = [
     (Name::PartsHeld, function("parts", "value, time", NUMBER, "See `until`.")),
     (Name::PartsStraight, function("parts_linear", "value, time", NUMBER, "See `until`.")),
+    // Those that windows have for functions of these names.
+    (Name::PointsHeld, function("resample", "value, time, interval", NUMBER, "See `ranged`.")),
+    (
+        Name::PointsStraight,
+        function("resample_linear", "value, time, interval", NUMBER, "See `ranged`."),
+    ),
+    (Name::Seen, function("expected_ratio", "value", StateSize::Bounded(24), "See `ranged`.")),
 ];
+
+/// One of those.
+pub(super) fn hidden(name: Name) -> &'static Function {
+    let entry = PARTS.iter().find(|(hidden, _)| *hidden == name);
+    entry.map(|(_, function)| function).expect("all that are hidden are in the list")
+}
 
 /// Bound of the state of an aggregate; none of DataFusion's own.
 pub fn state_size(name: &str) -> Option<StateSize> {

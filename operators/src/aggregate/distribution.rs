@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, ListArray};
-use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, ListArray, StructArray,
+};
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type};
 use datafusion_common::Result;
 
 use super::groups::Kind;
-use super::series::list;
+use super::series::{list, list_of};
 use super::sketch::{Scale, Sketch};
 use super::value::{Value, argument};
 
@@ -80,12 +82,24 @@ impl Kind for QuantileKind {
     }
 }
 
-/// `histogram`: element `i` of the result counts the values above bound `i - 1` up to and
-/// including bound `i`; the last element counts what is above all bounds.
+/// `histogram` and `buckets`: element `i` of the result counts the values above bound `i - 1` up to
+/// and including bound `i`; the last element counts what is above all bounds.
 #[derive(Debug)]
 pub(super) struct HistogramKind {
     /// Ascending.
     pub(super) bounds: Vec<f64>,
+    /// Whether each count comes with the bound that it is up to.
+    pub(super) named: bool,
+}
+
+/// The type of lists of counts with their bounds.
+pub(super) fn buckets_type() -> DataType {
+    list_of(DataType::Struct(bucket_fields()))
+}
+
+fn bucket_fields() -> Fields {
+    let (up_to, count) = (DataType::Float64, DataType::Int64);
+    vec![Field::new("up_to", up_to, true), Field::new("count", count, true)].into()
 }
 
 impl HistogramKind {
@@ -137,7 +151,16 @@ impl Kind for HistogramKind {
     }
 
     fn finish(&self, states: &mut [Vec<i64>]) -> Result<ArrayRef> {
-        self.columns(states)
+        if !self.named {
+            return self.columns(states);
+        }
+        let counts = states.iter_mut().flat_map(|s| self.counts(s).iter().copied());
+        let counts: ArrayRef = Arc::new(Int64Array::from_iter_values(counts));
+        let bounds = self.bounds.iter().copied().map(Some).chain([None]);
+        let total = states.len() * (self.bounds.len() + 1);
+        let bounds = f64::column(bounds.cycle().take(total));
+        let buckets = StructArray::try_new(bucket_fields(), vec![bounds, counts], None)?;
+        list(&vec![self.bounds.len() + 1; states.len()], Arc::new(buckets))
     }
 
     fn heap_bytes(state: &Vec<i64>) -> usize {

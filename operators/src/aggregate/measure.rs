@@ -128,7 +128,7 @@ pub(super) fn changes<V: super::value::Value>(points: &[Point<V>]) -> i64 {
 }
 
 /// The last value known at a time.
-pub(super) fn last_known(_: i64, before: &Point<f64>, _: Option<&Point<f64>>) -> f64 {
+pub(super) fn last_known(before: &Point<f64>) -> f64 {
     before.1
 }
 

@@ -12,7 +12,11 @@ mod catalog;
 mod distribution;
 mod edge;
 mod groups;
+mod length;
 mod measure;
+mod ranged;
+mod ratio;
+mod resample;
 mod series;
 mod sketch;
 #[cfg(test)]
@@ -32,6 +36,10 @@ use crate::spec::Expr;
 
 pub(crate) use bound::{PartialBytes, keeps_readings};
 pub use catalog::{Function, StateSize, functions, state_size};
+pub(crate) use length::elements_max;
+pub use length::points_max;
+pub use ranged::{Ranged, ranged};
+pub use resample::POINTS_MAX;
 pub use udaf::{takes_time, time_series};
 pub use until::{Held, held};
 

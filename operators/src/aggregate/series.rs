@@ -7,21 +7,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Int64Array, ListArray, StructArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, TimestampMicrosecondArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Int64Type};
-use datafusion_common::{Result, exec_err};
+use arrow::datatypes::{DataType, Field, Int64Type};
+use datafusion_common::Result;
 
 use super::groups::Kind;
 use super::measure::{Parts, Point};
+use super::resample::{Grid, Steps};
 use super::until::parts_column;
 use super::value::{Value, argument, downcast};
-use crate::spec::time_type;
-
-/// Most points of one group that a resampling may make: a year of seconds is 31 million.
-const RESAMPLED_MAX: usize = 1_000_000;
 
 /// The readings of one group.
 #[derive(Debug)]
@@ -31,11 +26,13 @@ pub(super) struct Series<V> {
     sorted: usize,
     /// Until when the last reading holds, if that was given.
     until_us: Option<i64>,
+    /// From when on values are asked for, if that was given.
+    from_us: Option<i64>,
 }
 
 impl<V> Default for Series<V> {
     fn default() -> Self {
-        Self { points: Vec::new(), sorted: 0, until_us: None }
+        Self { points: Vec::new(), sorted: 0, until_us: None, from_us: None }
     }
 }
 
@@ -54,6 +51,10 @@ impl<V: Value> Series<V> {
     fn hold_until(&mut self, until_us: Option<i64>) {
         self.until_us = self.until_us.max(until_us);
     }
+
+    fn begin_at(&mut self, from_us: Option<i64>) {
+        self.from_us = [self.from_us, from_us].into_iter().flatten().min();
+    }
 }
 
 /// What is computed from the points.
@@ -65,21 +66,26 @@ pub(super) enum Measure<V> {
     Parts(fn(&[Point<V>]) -> Option<Parts>),
     /// A count.
     Count(fn(&[Point<V>]) -> i64),
-    /// Values at regular times: what is known at a time that lies between two points.
-    Resample {
-        /// Distance of the times, microseconds.
-        step_us: i64,
-        /// The value at a time: that time, the point at or before it, the point after it.
-        value: fn(i64, &Point<V>, Option<&Point<V>>) -> f64,
-    },
+    /// Values at regular times.
+    Resample(Steps, fn(&Steps, &[Point<V>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>),
 }
 
-/// A planned call: arguments are the value, its time, and perhaps `until`.
+/// What a call is told beside values and their times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing.
+    Nothing,
+    /// In the third argument, until when the last reading holds.
+    Until,
+    /// In the fourth and fifth, from when until when values are asked for.
+    Range,
+}
+
+/// A planned call: arguments are the value, its time, and what is [`Told`].
 #[derive(Debug)]
 pub(super) struct SeriesKind<V> {
     pub(super) measure: Measure<V>,
-    /// Whether the third argument is the time until when the last reading holds.
-    pub(super) has_until: bool,
+    pub(super) told: Told,
 }
 
 impl<V: Value> Kind for SeriesKind<V> {
@@ -93,9 +99,19 @@ impl<V: Value> Kind for SeriesKind<V> {
     ) -> Result<()> {
         let values: &V::Column = argument(columns, 0)?;
         let times: &TimestampMicrosecondArray = argument(columns, 1)?;
-        let until: Option<&TimestampMicrosecondArray> =
-            self.has_until.then(|| argument(columns, 2)).transpose()?;
+        let time = |index| argument::<TimestampMicrosecondArray>(columns, index);
+        let (from, until) = match self.told {
+            Told::Nothing => (None, None),
+            Told::Until => (None, Some(time(2)?)),
+            Told::Range => (Some(time(3)?), Some(time(4)?)),
+        };
         for (row, group) in rows {
+            if let (Some(from), Some(to)) = (from, until) {
+                // Also of a row without a value.
+                let state = &mut states[group];
+                state.begin_at(from.is_valid(row).then(|| from.value(row)));
+                state.hold_until(to.is_valid(row).then(|| to.value(row)));
+            }
             let Some(value) = V::get(values, row).filter(|_| times.is_valid(row)) else { continue };
             let state = &mut states[group];
             state.points.push((times.value(row), value));
@@ -110,6 +126,8 @@ impl<V: Value> Kind for SeriesKind<V> {
         let times: &ListArray = argument(saved, 0)?;
         let values: &ListArray = argument(saved, 1)?;
         let until: &Int64Array = argument(saved, 2)?;
+        let from: Option<&Int64Array> =
+            (self.told == Told::Range).then(|| argument(saved, 3)).transpose()?;
         for (row, group) in groups.iter().enumerate() {
             if times.is_null(row) || values.is_null(row) {
                 continue;
@@ -126,6 +144,7 @@ impl<V: Value> Kind for SeriesKind<V> {
                 state.sorted = state.points.len();
             }
             state.hold_until(until.is_valid(row).then(|| until.value(row)));
+            state.begin_at(from.filter(|f| f.is_valid(row)).map(|f| f.value(row)));
         }
         Ok(())
     }
@@ -136,7 +155,12 @@ impl<V: Value> Kind for SeriesKind<V> {
         let times: ArrayRef = Arc::new(Int64Array::from_iter_values(points().map(|p| p.0)));
         let values = V::column(points().map(|p| Some(p.1.clone())));
         let until: Int64Array = states.iter().map(|s| s.until_us).collect();
-        Ok(vec![list(&lengths, times)?, list(&lengths, values)?, Arc::new(until)])
+        let mut columns: Vec<ArrayRef> =
+            vec![list(&lengths, times)?, list(&lengths, values)?, Arc::new(until)];
+        if self.told == Told::Range {
+            columns.push(i64::column(states.iter().map(|s| s.from_us)));
+        }
+        Ok(columns)
     }
 
     fn finish(&self, states: &mut [Series<V>]) -> Result<ArrayRef> {
@@ -156,7 +180,14 @@ impl<V: Value> Kind for SeriesKind<V> {
             Measure::Count(compute) => {
                 i64::column(states.iter_mut().map(|s| Some(compute(s.points()))))
             }
-            Measure::Resample { step_us, value } => resample(states, step_us, value)?,
+            Measure::Resample(steps, fill) => {
+                let mut grid = Grid::default();
+                for state in states {
+                    let range = (state.from_us, state.until_us);
+                    fill(&steps, state.points(), range, &mut grid)?;
+                }
+                grid.column()?
+            }
         })
     }
 
@@ -166,52 +197,9 @@ impl<V: Value> Kind for SeriesKind<V> {
     }
 }
 
-/// The type of what a resampling returns: a list of times and values.
-pub(super) fn resampled_type() -> DataType {
-    DataType::List(Arc::new(Field::new_list_field(DataType::Struct(resampled_fields()), true)))
-}
-
-fn resampled_fields() -> Fields {
-    let time = Field::new("time", time_type(), true);
-    vec![time, Field::new("value", DataType::Float64, true)].into()
-}
-
-/// Values at the multiples of `step_us` (since the Unix epoch) between the first and last point.
-fn resample<V: Value>(
-    states: &mut [Series<V>],
-    step_us: i64,
-    value: fn(i64, &Point<V>, Option<&Point<V>>) -> f64,
-) -> Result<ArrayRef> {
-    let mut lengths = Vec::with_capacity(states.len());
-    let mut times = Vec::new();
-    let mut values = Vec::new();
-    for state in states {
-        let points = state.points();
-        let before = times.len();
-        if let (Some(first), Some(last)) = (points.first(), points.last()) {
-            let mut time_us = first.0.div_euclid(step_us).saturating_mul(step_us);
-            let mut next = 0;
-            while time_us <= last.0 {
-                if time_us >= first.0 {
-                    next += points[next..].partition_point(|p| p.0 <= time_us);
-                    values.push(value(time_us, &points[next - 1], points.get(next)));
-                    times.push(time_us);
-                }
-                if times.len() - before > RESAMPLED_MAX {
-                    return exec_err!(
-                        "a resampling of one group would have more than {RESAMPLED_MAX} points; \
-                         take a longer interval"
-                    );
-                }
-                time_us = time_us.saturating_add(step_us);
-            }
-        }
-        lengths.push(times.len() - before);
-    }
-    let times: ArrayRef =
-        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC"));
-    let values = f64::column(values.into_iter().map(Some));
-    list(&lengths, Arc::new(StructArray::try_new(resampled_fields(), vec![times, values], None)?))
+/// A list as states have it.
+pub(super) fn list_of(element: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(element, true)))
 }
 
 /// A list column from all elements and the length of each list.

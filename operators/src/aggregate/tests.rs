@@ -24,6 +24,8 @@ use proptest::prelude::*;
 use super::{aggregate_inputs, create_groups_accumulator, functions, takes_time, time_series};
 use crate::spec::{Expr, time_type};
 
+mod ranged;
+
 /// A reading: group, time, and a value from which all columns are made.
 type Reading = (usize, i64, Option<f64>);
 
@@ -61,13 +63,25 @@ fn udaf(name: &str) -> Arc<AggregateUDF> {
 }
 
 fn call(name: &str, column: &str, literals: &[ScalarValue]) -> AggregateFunctionExpr {
+    call_of(udaf(name), column, literals)
+}
+
+fn call_of(
+    function: Arc<AggregateUDF>,
+    column: &str,
+    literals: &[ScalarValue],
+) -> AggregateFunctionExpr {
     let schema = schema();
     let mut arguments: Vec<Expr> = vec![col(column, &schema).unwrap()];
-    if takes_time(name) {
+    if takes_time(function.name()) {
         arguments.push(col("time", &schema).unwrap());
     }
     arguments.extend(literals.iter().map(|l| Arc::new(Literal::new(l.clone())) as Expr));
-    AggregateExprBuilder::new(udaf(name), arguments).schema(schema).alias("x").build().unwrap()
+    AggregateExprBuilder::new(function, arguments).schema(schema).alias("x").build().unwrap()
+}
+
+fn time(us: i64) -> ScalarValue {
+    ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into()))
 }
 
 fn interval(us: i64) -> ScalarValue {
@@ -90,11 +104,19 @@ fn calls() -> Vec<AggregateFunctionExpr> {
     }
     calls.extend([call("duration_in", "b", &[]), call("duration_in", "b", until)]);
     calls.push(call("filled_slots", "v", &[interval(300_000)]));
+    let range = [-700_000, 2_000_001].map(time);
     for name in ["resample", "resample_linear"] {
         calls.push(call(name, "v", &[interval(250_000)]));
+        calls.push(call(name, "v", &[&[interval(250_000)], &range[..]].concat()));
+    }
+    for column in ["v", "b", "s"] {
+        let arguments = [&[interval(100_000)], &range[..]].concat();
+        calls.push(call("expected_ratio", column, &arguments));
     }
     calls.push(call("quantile", "v", &[ScalarValue::from(0.9)]));
-    calls.push(call("histogram", "v", &[ScalarValue::from(-20.0), ScalarValue::from(40.0)]));
+    for name in ["histogram", "buckets"] {
+        calls.push(call(name, "v", &[ScalarValue::from(-20.0), ScalarValue::from(40.0)]));
+    }
     calls
 }
 

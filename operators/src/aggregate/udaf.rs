@@ -12,12 +12,14 @@ use datafusion_expr::{
     GroupsAccumulator, Signature, Volatility,
 };
 
-use super::catalog::{ALL, Function, Name, PARTS};
-use super::distribution::{HistogramKind, QuantileKind};
+use super::catalog::{ALL, Function, Name, hidden};
+use super::distribution::{HistogramKind, QuantileKind, buckets_type};
 use super::edge::{DeltaKind, Edge, EdgeKind};
 use super::groups::Planned;
 use super::measure::{self, Parts};
-use super::series::{Measure, SeriesKind, SlotsKind, resampled_type};
+use super::ratio::RatioKind;
+use super::resample::{Grid, Steps, interval_us, resampled_type};
+use super::series::{Measure, SeriesKind, SlotsKind, Told, list_of};
 use super::sketch::{ERROR, ERRORS, Scale};
 use super::until::parts_type;
 use super::value::{Time, Value};
@@ -26,8 +28,8 @@ use crate::spec::time_type;
 /// Most bounds of a histogram.
 const BOUNDS_MAX: usize = 1_000;
 
-const NS_PER_US: i64 = 1_000;
-const US_PER_DAY: i64 = 86_400_000_000;
+/// How a resampling makes the list of a group.
+type Fill = fn(&Steps, &[measure::Point<f64>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>;
 
 /// All aggregates for time series, to be registered.
 pub fn time_series() -> Vec<Arc<AggregateUDF>> {
@@ -41,10 +43,9 @@ pub fn takes_time(name: &str) -> bool {
     Name::find(name).is_some_and(Name::takes_time)
 }
 
-/// The hidden aggregate for the parts of means and integrals.
-pub(super) fn parts(straight: bool) -> Arc<AggregateUDF> {
-    let (name, function) = &PARTS[usize::from(straight)];
-    Arc::new(AggregateUDF::from(TimeSeries::new(*name, function)))
+/// An aggregate that has no name in SQL.
+pub(super) fn hidden_aggregate(name: Name) -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::from(TimeSeries::new(name, hidden(name))))
 }
 
 #[derive(Debug)]
@@ -90,28 +91,29 @@ impl TimeSeries {
         let rest = rest.iter();
         let mut wanted = vec![match self.name {
             N::First | N::Last | N::Changes => natural(value)?,
-            N::FilledSlots => natural(value)?,
+            N::FilledSlots | N::ExpectedRatio | N::Seen => natural(value)?,
             N::DurationIn => {
                 matches!(value, DataType::Boolean | DataType::Null).then_some(DataType::Boolean)?
             }
             _ => number(value)?,
         }];
-        let counts = match self.name {
-            N::Quantile => 1..=2,
-            N::Histogram => 1..=BOUNDS_MAX,
-            N::FilledSlots | N::ResampleHeld | N::ResampleStraight => 2..=2,
-            name => 1..=1 + usize::from(name.takes_until()),
+        let fits = |count: usize| match self.name {
+            N::Quantile => (1..=2).contains(&count),
+            N::Histogram | N::Buckets => (1..=BOUNDS_MAX).contains(&count),
+            N::ExpectedRatio => count == 1 || count == 3,
+            N::Seen => count == 0,
+            N::FilledSlots => count == 2,
+            name if name.resamples() => count == 2 || count == 4,
+            name => (1..=1 + usize::from(name.takes_until())).contains(&count),
         };
-        if !counts.contains(&rest.len()) {
+        if !fits(rest.len()) {
             return None;
         }
         for (i, given) in rest.enumerate() {
             wanted.push(match (self.name, i) {
-                (N::Quantile | N::Histogram, _) => number(given)?,
-                (N::FilledSlots | N::ResampleHeld | N::ResampleStraight, 1) => {
-                    matches!(given, DataType::Interval(_))
-                        .then_some(DataType::Interval(IntervalUnit::MonthDayNano))?
-                }
+                (N::Quantile | N::Histogram | N::Buckets, _) => number(given)?,
+                (N::FilledSlots, 1) | (N::ExpectedRatio, 0) => interval(given)?,
+                (name, 1) if name.resamples() => interval(given)?,
                 _ => time(given)?,
             });
         }
@@ -139,20 +141,34 @@ impl TimeSeries {
             N::PartsHeld => parts_of(Parts::held),
             N::PartsStraight => parts_of(Parts::straight),
             N::FilledSlots => Box::new(SlotsKind { step_us: self.interval(args, 2)? }),
-            N::ResampleHeld => self.resample(args, measure::last_known)?,
-            N::ResampleStraight => self.resample(args, measure::interpolated)?,
+            N::ResampleHeld | N::PointsHeld => self.resample(args, false)?,
+            N::ResampleStraight | N::PointsStraight => self.resample(args, true)?,
             N::Quantile => self.quantile(args)?,
-            N::Histogram => self.histogram(args)?,
+            N::Histogram => self.histogram(args, false)?,
+            N::Buckets => self.histogram(args, true)?,
+            N::ExpectedRatio => self.ratio(args)?,
+            N::Seen => Box::new(RatioKind { every_us: None }),
         })
     }
 
-    fn resample(
-        &self,
-        args: &AccumulatorArgs<'_>,
-        value: fn(i64, &measure::Point<f64>, Option<&measure::Point<f64>>) -> f64,
-    ) -> Result<Box<dyn Planned>> {
-        let measure = Measure::Resample { step_us: self.interval(args, 2)?, value };
-        Ok(Box::new(SeriesKind { measure, has_until: false }))
+    fn ratio(&self, args: &AccumulatorArgs<'_>) -> Result<Box<dyn Planned>> {
+        if args.exprs.len() < 4 {
+            return plan_err!(
+                "`expected_ratio` takes ({}): here is no window whose bounds they could be",
+                self.function.arguments
+            );
+        }
+        Ok(Box::new(RatioKind { every_us: Some(self.interval(args, 1)?) }))
+    }
+
+    fn resample(&self, args: &AccumulatorArgs<'_>, straight: bool) -> Result<Box<dyn Planned>> {
+        let steps = Steps { step_us: self.interval(args, 2)?, straight };
+        let (fill, told): (Fill, Told) = match self.name {
+            Name::PointsHeld | Name::PointsStraight => (Steps::of_window, Told::Nothing),
+            _ if args.exprs.len() > 3 => (Steps::of_range, Told::Range),
+            _ => (Steps::of_readings, Told::Nothing),
+        };
+        Ok(Box::new(SeriesKind { measure: Measure::Resample(steps, fill), told }))
     }
 
     fn quantile(&self, args: &AccumulatorArgs<'_>) -> Result<Box<dyn Planned>> {
@@ -168,14 +184,14 @@ impl TimeSeries {
         Ok(Box::new(QuantileKind { quantile, scale: Scale::new(error) }))
     }
 
-    fn histogram(&self, args: &AccumulatorArgs<'_>) -> Result<Box<dyn Planned>> {
+    fn histogram(&self, args: &AccumulatorArgs<'_>, named: bool) -> Result<Box<dyn Planned>> {
         let bounds: Result<Vec<f64>> =
             (1..args.exprs.len()).map(|i| self.literal(args, i)).collect();
         let bounds = bounds?;
         if !bounds.is_sorted_by(|a, b| a < b) {
-            return plan_err!("the bounds of `histogram` must ascend, each once");
+            return plan_err!("the bounds of `{}` must ascend, each once", self.function.name);
         }
-        Ok(Box::new(HistogramKind { bounds }))
+        Ok(Box::new(HistogramKind { bounds, named }))
     }
 
     /// An argument that is a number and the same for all rows.
@@ -189,20 +205,20 @@ impl TimeSeries {
     /// An interval, microseconds.
     fn interval(&self, args: &AccumulatorArgs<'_>, index: usize) -> Result<i64> {
         let us = match constant(args, index)? {
-            Some(ScalarValue::IntervalMonthDayNano(Some(i))) if i.months == 0 => {
-                i64::from(i.days) * US_PER_DAY + i.nanoseconds / NS_PER_US
+            Some(ScalarValue::IntervalMonthDayNano(Some(i))) => {
+                interval_us(i.months, i.days, i.nanoseconds)
             }
-            _ => 0,
+            _ => None,
         };
-        if us <= 0 {
-            return plan_err!(
+        match us {
+            Some(us) => Ok(us),
+            None => plan_err!(
                 "argument {} of `{}` must be a length of time without months, such as \
                  INTERVAL '10 seconds'",
                 index + 1,
                 self.function.name
-            );
+            ),
         }
-        Ok(us)
     }
 }
 
@@ -220,11 +236,12 @@ fn number_of<V: Value>(
     compute: fn(&[measure::Point<V>], Option<i64>) -> Option<f64>,
     args: &AccumulatorArgs<'_>,
 ) -> Box<dyn Planned> {
-    Box::new(SeriesKind { measure: Measure::Number(compute), has_until: args.exprs.len() > 2 })
+    let told = if args.exprs.len() > 2 { Told::Until } else { Told::Nothing };
+    Box::new(SeriesKind { measure: Measure::Number(compute), told })
 }
 
 fn parts_of(compute: fn(&[measure::Point<f64>]) -> Option<Parts>) -> Box<dyn Planned> {
-    Box::new(SeriesKind { measure: Measure::Parts(compute), has_until: false })
+    Box::new(SeriesKind { measure: Measure::Parts(compute), told: Told::Nothing })
 }
 
 /// A call that takes values of any type.
@@ -239,7 +256,7 @@ impl Call {
             Self::Edge(edge) => Box::new(EdgeKind::<V>::new(edge)),
             Self::Changes => Box::new(SeriesKind::<V> {
                 measure: Measure::Count(measure::changes),
-                has_until: false,
+                told: Told::Nothing,
             }),
         }
     }
@@ -277,9 +294,9 @@ fn time(given: &DataType) -> Option<DataType> {
     matches!(given, DataType::Timestamp(..) | DataType::Date32).then(time_type)
 }
 
-/// A list as states have it.
-fn list_of(element: DataType) -> DataType {
-    DataType::List(Arc::new(Field::new_list_field(element, true)))
+fn interval(given: &DataType) -> Option<DataType> {
+    let wanted = DataType::Interval(IntervalUnit::MonthDayNano);
+    matches!(given, DataType::Interval(_)).then_some(wanted)
 }
 
 impl AggregateUDFImpl for TimeSeries {
@@ -310,8 +327,10 @@ impl AggregateUDFImpl for TimeSeries {
         Ok(match self.name {
             Name::First | Name::Last => arguments[0].clone(),
             Name::Changes | Name::FilledSlots => DataType::Int64,
+            Name::Seen => DataType::Int64,
             Name::Histogram => list_of(DataType::Int64),
-            Name::ResampleHeld | Name::ResampleStraight => resampled_type(),
+            Name::Buckets => buckets_type(),
+            name if name.resamples() => resampled_type(),
             Name::PartsHeld | Name::PartsStraight => parts_type(),
             _ => DataType::Float64,
         })
@@ -324,12 +343,18 @@ impl AggregateUDFImpl for TimeSeries {
             Name::Delta => {
                 vec![DataType::Int64, DataType::Float64, DataType::Int64, DataType::Float64]
             }
-            Name::FilledSlots | Name::Histogram => vec![list_of(DataType::Int64)],
+            Name::FilledSlots | Name::Histogram | Name::Buckets => vec![list_of(DataType::Int64)],
+            Name::ExpectedRatio | Name::Seen => vec![DataType::Int64; 3],
             Name::Quantile => {
                 let lists = [list_of(DataType::Int32), list_of(DataType::Int64)];
                 lists.into_iter().chain([DataType::Float64, DataType::Float64]).collect()
             }
-            _ => vec![list_of(DataType::Int64), list_of(value.clone()), DataType::Int64],
+            name => {
+                let mut types = vec![list_of(DataType::Int64), list_of(value.clone())];
+                let with_range = name.resamples() && args.input_fields.len() > 3;
+                types.extend(vec![DataType::Int64; 1 + usize::from(with_range)]);
+                types
+            }
         };
         let field = |(i, t): (usize, DataType)| -> FieldRef {
             Arc::new(Field::new(format_state_name(args.name, &format!("state{i}")), t, true))

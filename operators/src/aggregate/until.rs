@@ -20,7 +20,7 @@ use datafusion_expr::{
 
 use super::catalog::Name;
 use super::measure::Parts;
-use super::udaf::parts;
+use super::udaf::hidden_aggregate;
 use super::value::{Value, argument, downcast};
 
 /// What stands for an aggregate call that has `until` as its third argument.
@@ -41,7 +41,11 @@ pub fn held(name: &str) -> Option<Held> {
     };
     let mean = matches!(name, Name::AverageHeld | Name::AverageStraight);
     let signature = Signature::any(2, Volatility::Immutable);
-    Some(Held { parts: parts(straight), finish: Arc::new(HoldUntil { mean, signature }.into()) })
+    let parts = if straight { Name::PartsStraight } else { Name::PartsHeld };
+    Some(Held {
+        parts: hidden_aggregate(parts),
+        finish: Arc::new(HoldUntil { mean, signature }.into()),
+    })
 }
 
 /// The columns of [`Parts`]: two times and three numbers.

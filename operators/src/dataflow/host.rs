@@ -9,10 +9,13 @@
 //! for; that is what lets an operator emit rows in an epoch in which it received none.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::row::{RowConverter, SortField};
 use timely::communication::Pull;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -361,12 +364,20 @@ fn in_order(
             if rows.num_rows() < 2 {
                 return Ok(rows);
             }
-            let columns: Vec<SortColumn> = columns
-                .iter()
-                .map(|c| SortColumn { values: ArrayRef::clone(rows.column(*c)), options: None })
-                .collect();
+            let columns = columns.iter().map(|c| sortable(rows.column(*c)));
+            let columns: Vec<SortColumn> = columns.collect::<Result<_, ArrowError>>()?;
             let indices = lexsort_to_indices(&columns, None)?;
             Ok(take_record_batch(&rows, &indices)?)
         }
     }
+}
+
+/// A column to sort by. Lists and structs, which Arrow does not sort, are bytes that it does.
+fn sortable(column: &ArrayRef) -> Result<SortColumn, ArrowError> {
+    let mut values = ArrayRef::clone(column);
+    if column.data_type().is_nested() {
+        let converter = RowConverter::new(vec![SortField::new(column.data_type().clone())])?;
+        values = Arc::new(converter.convert_columns(&[values])?.try_into_binary()?);
+    }
+    Ok(SortColumn { values, options: None })
 }

@@ -14,7 +14,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
-use crate::aggregate::{aggregate_inputs, create_groups_accumulator};
+use crate::aggregate::{aggregate_inputs, create_groups_accumulator, elements_max};
 use crate::expression::{evaluate, expression_failed};
 use crate::operator::{Emit, OperatorError};
 use crate::spec::{Expr, WindowSpec};
@@ -25,6 +25,10 @@ pub(crate) use store::{Owner, Slot, Store, store_bytes};
 /// windows that overlap are as many times there as they are shared, and all due windows of a fleet
 /// may be more than fits into memory.
 pub(crate) const GATHERED_MAX: usize = if cfg!(test) { 64 } else { 1 << 18 };
+
+/// Elements of lists that are made at once, one window at least: a column of lists counts them
+/// with 31 bits.
+const ELEMENTS_MAX: u64 = if cfg!(test) { 1 << 10 } else { 1 << 22 };
 
 /// The aggregates of one window step.
 pub(crate) struct Aggregation {
@@ -38,6 +42,15 @@ pub(crate) struct Aggregation {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     /// Number of state columns of each accumulator.
     widths: Vec<usize>,
+    /// Windows whose values are made at once, at most.
+    windows_max: usize,
+}
+
+/// How many windows of a step have no more than [`ELEMENTS_MAX`] elements in a column.
+fn windows_max(spec: &WindowSpec) -> usize {
+    let longest_us = spec.shape.longest_us();
+    let elements = spec.aggregates.iter().map(|a| elements_max(a, longest_us)).max().unwrap_or(1);
+    usize::try_from(ELEMENTS_MAX / elements.max(1)).unwrap_or(usize::MAX).max(1)
 }
 
 impl Aggregation {
@@ -59,7 +72,13 @@ impl Aggregation {
             aggregated: spec.aggregated_schema(),
             accumulators: accumulators?,
             widths: widths?,
+            windows_max: windows_max(spec),
         })
+    }
+
+    /// Windows whose values may be asked for at once: one at least.
+    pub(crate) fn windows_max(&self) -> usize {
+        self.windows_max
     }
 
     /// The columns of a partial state, for saving.

@@ -28,7 +28,7 @@ impl SpanOperator {
             due.into_iter().partition(|d| d.record.rows > 0);
         let mut rest = &there[..];
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(gathered(rest));
+            let (some, others) = rest.split_at(gathered(rest).min(self.aggregation.windows_max()));
             self.emit_windows(some, emit)?;
             rest = others;
         }

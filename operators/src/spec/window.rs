@@ -118,6 +118,22 @@ impl Shape {
         }
     }
 
+    /// How long a window can be, about, microseconds; none if that has no bound.
+    pub fn longest_us(&self) -> Option<i64> {
+        match self {
+            Self::Grid { size_us, .. } => Some(*size_us),
+            Self::Calendar(calendar) => Some(calendar.period.longest_us()),
+            Self::Session { max_us, .. } | Self::State { max_us, .. } => *max_us,
+            Self::Sliding { before_us, after_us, .. } => Some(before_us.saturating_add(*after_us)),
+            Self::Count { .. } => None,
+        }
+    }
+
+    /// Whether the end of a window is the time of one of its readings, or belongs to it.
+    pub fn ends_with_reading(&self) -> bool {
+        matches!(self, Self::Session { .. } | Self::Count { .. } | Self::Sliding { .. })
+    }
+
     /// Whether a window that was emitted can turn out not to be one: its last row has no readings.
     pub fn withdraws(&self) -> bool {
         matches!(self, Self::Session { .. } | Self::State { .. })

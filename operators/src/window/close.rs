@@ -221,7 +221,9 @@ impl WindowOperator {
         for d in due {
             let (from, to) = self.bounds.panes_of(d.window);
             let panes = self.keys[d.id as usize].panes_in(from, to);
-            if !slots.is_empty() && slots.len() + panes.len() > GATHERED_MAX {
+            let is_full = slots.len() + panes.len() > GATHERED_MAX
+                || rows.len() >= self.aggregation.windows_max();
+            if !rows.is_empty() && is_full {
                 break;
             }
             for pane in panes {

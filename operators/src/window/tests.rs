@@ -32,6 +32,7 @@ mod calendar;
 mod early;
 mod forget;
 mod keep;
+mod lists;
 mod quality;
 mod silence;
 

@@ -2,14 +2,30 @@
 
 use std::fmt::Write as _;
 
-use tidegate_operators::aggregate::{StateSize, state_size};
+use tidegate_operators::aggregate::{POINTS_MAX, StateSize, points_max, state_size};
 use tidegate_operators::spec::{
     CalendarSpec, Clock, Period, QualitySpec, Shape, Shift, WindowSpec, ZoneOf,
 };
 
+use crate::bounds::counted;
 use crate::config::keys::WEEKDAYS;
 use crate::config::units::{show_duration, show_time_of_day};
 use crate::fingerprint::shown;
+
+/// How long the lists of windows can be, if gaps are filled.
+pub(super) fn lists(w: &WindowSpec) -> Option<String> {
+    const ANY: i64 = i64::MAX;
+    let longest_us = w.shape.longest_us();
+    let of = |us| w.aggregates.iter().filter_map(|a| points_max(a, us)).max();
+    Some(match (of(ANY)?, longest_us.and_then(of)) {
+        (_, Some(points)) => format!("at most {} points in a window", counted(points)),
+        _ => format!(
+            "at most {} points in a window; one that comes to more has none and is a row of \
+             system.rejects",
+            counted(POINTS_MAX)
+        ),
+    })
+}
 
 /// Which windows there are.
 pub(super) fn bounds(shape: &Shape) -> String {

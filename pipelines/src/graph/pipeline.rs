@@ -461,7 +461,7 @@ fn content_order(schema: &SchemaRef, by_revision: bool) -> Vec<usize> {
     use arrow::datatypes::DataType;
     let name = |i: &usize| schema.field(*i).name().as_str();
     let mut columns: Vec<usize> = (0..schema.fields().len())
-        .filter(|i| !matches!(schema.field(*i).data_type(), DataType::List(_) | DataType::Null))
+        .filter(|i| *schema.field(*i).data_type() != DataType::Null)
         .collect();
     columns.sort_by_key(|i| match name(i) {
         "window_start" if by_revision => 0,

@@ -156,8 +156,9 @@ fn names_get_the_nearest_one() {
         problem("uper(state)"),
         both("there is no function `uper`", "did you mean `upper`?")
     );
-    let p = plan_window(&items(&[("x", "stdev_pop(temperature)")]), &[], &schema(), "time")
-        .unwrap_err();
+    let p =
+        plan_window(&items(&[("x", "stdev_pop(temperature)")]), &[], &schema(), ("time", false))
+            .unwrap_err();
     assert_eq!(p[0].1.hint.as_deref(), Some("did you mean `stddev_pop`?"));
 }
 
@@ -168,7 +169,7 @@ fn items(select: &[(&str, &str)]) -> Vec<(String, String)> {
 /// Groups by device (a = 0, b = 1) as the window operator does, in two updates and a merge, and
 /// returns the selected columns.
 fn run_window(select: &[(&str, &str)]) -> (PlannedWindow, Vec<ArrayRef>) {
-    let planned = plan_window(&items(select), &["device".into()], &schema(), "time")
+    let planned = plan_window(&items(select), &["device".into()], &schema(), ("time", false))
         .unwrap_or_else(|p| panic!("{p:?}"));
     let mut aggregated: Vec<ArrayRef> = Vec::new();
     for (aggregate, filter) in planned.aggregates.iter().zip(&planned.filters) {
@@ -347,9 +348,21 @@ fn aggregates_over_time_say_what_they_take() {
         ("twa(DISTINCT temperature)", "no DISTINCT"),
         ("rate(count_total, window_end)", "`rate` takes (counter, time), but"),
         ("twa(temperature, greatest(window_end, time))", "many values in a window"),
-        ("histogram(temperature, 5)", "a column cannot be"),
+        ("buckets(temperature)", "`buckets` takes"),
+        ("expected_ratio(temperature)", "`expected_ratio` takes"),
+        ("expected_ratio(temperature, INTERVAL '0 seconds')", "without months"),
+        ("resample(temperature, INTERVAL '1 month')", "without months"),
+        ("resample(temperature, INTERVAL '1 second', window_start)", "`resample` takes"),
+        (
+            "resample(temperature, INTERVAL '1 second', window_start, greatest(time, window_end))",
+            "many values in a window",
+        ),
+        ("max(make_array(temperature))", "cannot be of lists"),
+        ("count(DISTINCT make_array(temperature))", "cannot be of lists"),
+        ("first(named_struct('a', temperature))", "`first` takes"),
     ] {
-        let found = plan_window(&items(&[("x", text)]), &[], &schema(), "time").expect_err(text);
+        let found =
+            plan_window(&items(&[("x", text)]), &[], &schema(), ("time", false)).expect_err(text);
         assert!(found[0].1.message.contains(part), "{text}: {found:?}");
     }
     assert!(problem("twa(temperature) > 3").0.contains("`twa` is an aggregate"));
@@ -382,7 +395,7 @@ fn problems_of_a_window_belong_to_names() {
         ("bound", "max(window_end)"),
     ]);
     let keys = ["device".into(), "sate".into()];
-    let found = plan_window(&select, &keys, &schema(), "time").unwrap_err();
+    let found = plan_window(&select, &keys, &schema(), ("time", false)).unwrap_err();
     let names: Vec<&str> = found.iter().map(|(n, _)| n.as_str()).collect();
     assert_eq!(
         names,
@@ -397,7 +410,7 @@ fn problems_of_a_window_belong_to_names() {
     assert!(texts[9].contains("outside"));
     let bound = Arc::new(Schema::new(vec![Field::new("window_start", time_type(), false)]));
     let select = items(&[("n", "count(*)")]);
-    let reserved = plan_window(&select, &["window_start".into()], &bound, "window_start");
+    let reserved = plan_window(&select, &["window_start".into()], &bound, ("window_start", false));
     assert_eq!(reserved.unwrap_err()[0].0, "window_start");
 }
 

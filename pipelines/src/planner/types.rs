@@ -2,7 +2,9 @@
 //!
 //! Few types on purpose: every sink, detector and JSON form has to carry each of them.
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use tidegate_operators::spec::time_type;
@@ -61,8 +63,21 @@ fn column_type(data_type: &DataType) -> Option<DataType> {
         T::Utf8 | T::LargeUtf8 | T::Utf8View => T::Utf8,
         T::Timestamp(..) => time_type(),
         T::Date32 | T::Decimal128(..) => data_type.clone(),
+        T::List(item) | T::LargeList(item) | T::ListView(item) | T::FixedSizeList(item, _) => {
+            T::List(Arc::new(Field::new_list_field(column_type(item.data_type())?, true)))
+        }
+        T::Struct(fields) if !fields.is_empty() => {
+            let part =
+                |f: &Arc<Field>| Some(Field::new(f.name(), column_type(f.data_type())?, true));
+            T::Struct(fields.iter().map(part).collect::<Option<_>>()?)
+        }
         _ => return None,
     })
+}
+
+fn is_list(data_type: &DataType) -> bool {
+    use DataType as T;
+    matches!(data_type, T::List(_) | T::LargeList(_) | T::ListView(_) | T::FixedSizeList(..))
 }
 
 fn people(data_type: &DataType) -> String {
@@ -77,6 +92,8 @@ fn people(data_type: &DataType) -> String {
         T::Date32 | T::Date64 => "a date".into(),
         T::Interval(_) | T::Duration(_) => "a length of time".into(),
         T::Null => "NULL without a type".into(),
+        t if is_list(t) => "a list".into(),
+        T::Struct(_) => "a group of values".into(),
         other => format!("of type {other}"),
     }
 }

@@ -14,7 +14,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 
-use tidegate_operators::aggregate::{create_groups_accumulator, held};
+use tidegate_operators::aggregate::{create_groups_accumulator, held, ranged};
 use tidegate_operators::distinct;
 use tidegate_operators::spec::{Clock, Expr, KeyLimits, LatePolicy, Shape, WindowSpec, time_type};
 
@@ -36,7 +36,8 @@ pub struct PlannedWindow {
 const BOUNDS: [&str; 2] = ["window_start", "window_end"];
 
 /// Plans the items `select` (name, SQL) of a window over `schema`, grouped by the columns `keys`.
-/// `time` is the column of event time: aggregates over time take it if they name none.
+/// `time` is the column of event time: aggregates over time take it if they name none. Whether
+/// windows end with a reading is for [`Ranged`](tidegate_operators::aggregate::Ranged).
 ///
 /// # Errors
 /// All problems, each with the name of the item (or key) that has it.
@@ -44,10 +45,10 @@ pub fn plan_window(
     select: &[(String, String)],
     keys: &[String],
     schema: &SchemaRef,
-    time: &str,
+    (time, ends_with_reading): (&str, bool),
 ) -> Result<PlannedWindow, Vec<(String, PlanProblem)>> {
     let mut problems = key_problems(keys, schema);
-    let mut planning = match Planning::new(keys, schema, time) {
+    let mut planning = match Planning::new(keys, schema, (time, ends_with_reading)) {
         Ok(planning) => planning,
         Err(problem) => {
             problems.push((String::new(), problem));
@@ -115,6 +116,7 @@ struct Planning<'a> {
     keys: &'a [String],
     schema: &'a SchemaRef,
     time: &'a str,
+    ends_with_reading: bool,
     input: DFSchema,
     /// The input, and the window's bounds if the input has no columns of these names.
     visible: DFSchema,
@@ -125,7 +127,11 @@ struct Planning<'a> {
 }
 
 impl<'a> Planning<'a> {
-    fn new(keys: &'a [String], schema: &'a SchemaRef, time: &'a str) -> Result<Self, PlanProblem> {
+    fn new(
+        keys: &'a [String],
+        schema: &'a SchemaRef,
+        (time, ends_with_reading): (&'a str, bool),
+    ) -> Result<Self, PlanProblem> {
         let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
         for bound in BOUNDS {
             if schema.index_of(bound).is_err() {
@@ -137,6 +143,7 @@ impl<'a> Planning<'a> {
             keys,
             schema,
             time,
+            ends_with_reading,
             input: df_schema(schema)?,
             visible: df_schema(&Arc::new(Schema::new(fields)))?,
             columns,
@@ -156,10 +163,7 @@ impl<'a> Planning<'a> {
         let mut problem = None;
         let rewritten = expr.transform_down(|e| {
             let step = match &e {
-                LogicalExpr::AggregateFunction(call) => match self.held(call) {
-                    Ok(None) => self.call(&e).map(Some),
-                    found => found,
-                },
+                LogicalExpr::AggregateFunction(call) => self.aggregate(&e, call).map(Some),
                 LogicalExpr::Column(c) => self.outside(&c.name).map(|()| None),
                 _ => Ok(None),
             };
@@ -176,6 +180,71 @@ impl<'a> Planning<'a> {
             Some(problem) => Err(problem),
             None => rewritten.map(|t| t.data).map_err(|e| PlanProblem::from_planner(&e)),
         }
+    }
+
+    /// What stands for an aggregate call.
+    fn aggregate(
+        &mut self,
+        e: &LogicalExpr,
+        call: &AggregateFunction,
+    ) -> Result<LogicalExpr, PlanProblem> {
+        if let Some(held) = self.held(call)? {
+            return Ok(held);
+        }
+        match self.ranged(call)? {
+            Some(ranged) => Ok(ranged),
+            None => self.call(e),
+        }
+    }
+
+    /// What stands for an aggregate whose result can reach to bounds of the window.
+    fn ranged(&mut self, call: &AggregateFunction) -> Result<Option<LogicalExpr>, PlanProblem> {
+        let args = &call.params.args;
+        let has_range = |interval: usize| args.len() > interval + 1;
+        let of = |ends| ranged(call.func.name(), ends);
+        let Some(ranged) =
+            of(false).and_then(|r| of(self.ends_with_reading && !has_range(r.interval)))
+        else {
+            return Ok(None);
+        };
+        let mut part = call.clone();
+        part.func = ranged.part;
+        part.params.args.truncate(ranged.part_arguments);
+        let part = self.call(&LogicalExpr::AggregateFunction(part))?;
+        let mut finish = vec![part, args[ranged.interval].clone()];
+        match &args[ranged.interval + 1..] {
+            [from, to] => {
+                finish.extend([self.edge(from, call, "min")?, self.edge(to, call, "max")?]);
+            }
+            _ if ranged.needs_range => {
+                finish.extend(BOUNDS.map(|bound| LogicalExpr::Column(Column::from_name(bound))));
+            }
+            _ => {}
+        }
+        Ok(Some(ranged.finish.call(finish)))
+    }
+
+    /// A bound of what an aggregate is asked for: of the window, or the first or last of its rows.
+    fn edge(
+        &mut self,
+        bound: &LogicalExpr,
+        call: &AggregateFunction,
+        of_rows: &str,
+    ) -> Result<LogicalExpr, PlanProblem> {
+        let mut columns: Vec<&Column> = bound.column_refs().into_iter().collect();
+        columns.sort_by(|a, b| a.name.cmp(&b.name));
+        let is_of_rows = |c: &&Column| self.schema.index_of(&c.name).is_ok();
+        if let Some(function) = STATE.aggregate_functions().get(of_rows)
+            && !columns.is_empty()
+            && columns.iter().all(is_of_rows)
+        {
+            let mut edge = call.clone();
+            edge.func = Arc::clone(function);
+            edge.params.args = vec![bound.clone()];
+            return self.call(&LogicalExpr::AggregateFunction(edge));
+        }
+        columns.iter().try_for_each(|c| self.outside(&c.name))?;
+        Ok(bound.clone())
     }
 
     /// What stands for an aggregate whose last reading holds until a bound of the window.
@@ -243,7 +312,7 @@ impl<'a> Planning<'a> {
     }
 
     fn check_arguments(&self, call: &LogicalExpr) -> Result<(), PlanProblem> {
-        let mut problem = None;
+        let mut problem = self.keeps_parts(call);
         let walked = call.apply_children(|argument| {
             argument.apply(|e| {
                 match e {
@@ -266,6 +335,19 @@ impl<'a> Planning<'a> {
         });
         walked.map_err(|e| PlanProblem::from_planner(&e))?;
         problem.map_or(Ok(()), Err)
+    }
+
+    /// An aggregate that would keep lists or groups of values, for which there is no bound.
+    fn keeps_parts(&self, call: &LogicalExpr) -> Option<PlanProblem> {
+        let LogicalExpr::AggregateFunction(AggregateFunction { func, params }) = call else {
+            return None;
+        };
+        let is_nested = |e: &LogicalExpr| e.get_type(&self.input).is_ok_and(|t| t.is_nested());
+        let counts = func.name() == "count" && !params.distinct;
+        (params.args.iter().any(is_nested) && !counts).then(|| {
+            PlanProblem::new(format!("`{}` cannot be of lists or groups of values", func.name()))
+                .hint("give it a part of them, such as max(counts[1])")
+        })
     }
 
     /// Outside of aggregates only what is one value per window can be read.

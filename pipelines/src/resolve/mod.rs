@@ -14,6 +14,7 @@ pub(crate) mod edges;
 mod join;
 mod latest;
 mod limits;
+mod nested;
 mod outputs;
 mod quality;
 mod reading;

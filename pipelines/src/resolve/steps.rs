@@ -11,7 +11,7 @@ use tidegate_operators::spec::{
 };
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
-use super::{absence, early, join, latest, registry, sequence, sql, windows};
+use super::{absence, early, join, latest, nested, registry, sequence, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -123,7 +123,8 @@ impl<'t> Steps<'t> {
             Some("enrich") => registry::enrich(self, step, &name, &input, report),
             _ => windows::detect(self, step, &name, &input, report),
         });
-        let (kind, edge) = resolved.unzip();
+        let fits = |(kind, _): &(StepKind, Edge)| nested::not_kept(step, kind, report).is_some();
+        let (kind, edge) = resolved.filter(fits).unzip();
         for output in outputs(step) {
             self.edges.add(output, edge.clone());
         }

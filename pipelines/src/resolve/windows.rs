@@ -1,9 +1,10 @@
 //! Steps that keep state per key: windows and detectors.
 
 use arrow::datatypes::DataType;
+use tidegate_operators::aggregate::{POINTS_MAX, points_max};
 use tidegate_operators::spec::{
-    Clock, DetectMethod, DetectOrder, DetectSpec, IS_FINAL, LatePolicy, QUALITY_COLUMNS, StepKind,
-    WindowSpec,
+    Clock, DetectMethod, DetectOrder, DetectSpec, IS_FINAL, LatePolicy, QUALITY_COLUMNS, Shape,
+    StepKind, WindowSpec,
 };
 
 use super::calendar::zone_column;
@@ -11,9 +12,10 @@ use super::edges::{Edge, RowKind};
 use super::shapes::shape;
 use super::steps::Steps;
 use super::{early, is_consequence, limits, quality, sql};
+use crate::bounds::counted;
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
-use crate::planner::{PlanProblem, plan_window};
+use crate::planner::{PlanProblem, PlannedWindow, plan_window};
 
 /// Columns that every window has.
 const WINDOW_COLUMNS: [&str; 4] = ["window_start", "window_end", "rows", "revision"];
@@ -44,10 +46,12 @@ pub(crate) fn window(
     not_over_revisions(step, ("from", input), "would be counted twice", report);
     let key_names = input.key_names(&keys);
     let quality = quality::quality(steps, step, report);
-    let planned = selected(step, &key_names, input, report);
+    let at_end = shape.as_ref().is_some_and(Shape::ends_with_reading);
+    let planned = selected(step, (&key_names, at_end), input, report);
     let shape = shape?;
     let early_us = early::every_us(step, &shape, report);
     let planned = planned.filter(|_| complete)?;
+    let planned = short_enough(step, &shape, planned, report)?;
     let spec = WindowSpec {
         pipeline: steps.pipeline.clone(),
         name: name.to_owned(),
@@ -74,6 +78,23 @@ pub(crate) fn window(
     let rows = RowKind::Windows { keys: key_names, id, revised, withdrawn, early };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Window(spec), edge))
+}
+
+/// Reports if windows would have longer lists than one row can have; then nothing is left. Where a
+/// window has no greatest length, one that comes to more is null in this column, and a reject.
+fn short_enough(
+    step: &Section<'_>,
+    shape: &Shape,
+    planned: PlannedWindow,
+    report: &mut Reporter<'_>,
+) -> Option<PlannedWindow> {
+    let longest_us = shape.longest_us();
+    let points = planned.aggregates.iter().filter_map(|a| points_max(a, longest_us?)).max();
+    let Some(points) = points.filter(|points| *points > POINTS_MAX) else { return Some(planned) };
+    let message = format!("a resampling gives up to {} points in a window", counted(points));
+    let hint = format!("at most {} fit into a row: take a longer interval", counted(POINTS_MAX));
+    report.error(step.at("select"), message, hint);
+    None
 }
 
 fn late(step: &Section<'_>, report: &mut Reporter<'_>) -> LatePolicy {
@@ -120,10 +141,10 @@ pub(super) fn not_over_revisions(
 
 fn selected(
     step: &Section<'_>,
-    keys: &[String],
+    (keys, at_end): (&[String], bool),
     input: &Edge,
     report: &mut Reporter<'_>,
-) -> Option<crate::planner::PlannedWindow> {
+) -> Option<PlannedWindow> {
     let entries = step.entries("select");
     let mut good = true;
     let of_quality = quality::is_asked_for(step);
@@ -150,7 +171,7 @@ fn selected(
         .filter(|(_, text)| !text.trim().is_empty())
         .collect();
     good &= texts.len() == entries.len();
-    match plan_window(&texts, keys, &input.schema, input.start()) {
+    match plan_window(&texts, keys, &input.schema, (input.start(), at_end)) {
         Ok(planned) => good.then_some(planned),
         Err(problems) => {
             for (name, PlanProblem { message, hint }) in problems {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use serde_json::{Map, Value, json};
 
 /// The Arrow type in which a column of type `given` is stored and read back, `None` if Delta has
@@ -35,6 +35,11 @@ pub(crate) fn stored_type(given: &DataType) -> Option<DataType> {
             let item = Field::new("element", stored_type(item.data_type())?, true);
             DataType::List(Arc::new(item))
         }
+        DataType::FixedSizeList(item, _) => stored_type(&DataType::List(Arc::clone(item)))?,
+        DataType::Struct(parts) if !parts.is_empty() => {
+            let part = |f: &FieldRef| Some(Field::new(f.name(), stored_type(f.data_type())?, true));
+            DataType::Struct(parts.iter().map(part).collect::<Option<_>>()?)
+        }
         _ => return None,
     })
 }
@@ -58,6 +63,13 @@ fn type_json(stored: &DataType) -> Option<Value> {
             let element = type_json(item.data_type())?;
             json!({"type": "array", "elementType": element, "containsNull": true})
         }
+        DataType::Struct(parts) => {
+            let part = |f: &FieldRef| {
+                let kind = type_json(f.data_type())?;
+                Some(json!({"name": f.name(), "type": kind, "nullable": true, "metadata": {}}))
+            };
+            json!({"type": "struct", "fields": parts.iter().map(part).collect::<Option<Vec<_>>>()?})
+        }
         _ => return None,
     })
 }
@@ -68,6 +80,17 @@ fn parse_type(value: &Value) -> Result<DataType, String> {
             Some("array") => {
                 let element = parse_type(object.get("elementType").unwrap_or(&Value::Null))?;
                 Ok(DataType::List(Arc::new(Field::new("element", element, true))))
+            }
+            Some("struct") => {
+                let parts = object.get("fields").and_then(Value::as_array);
+                let part = |part: &Value| {
+                    let name = part.get("name").and_then(Value::as_str);
+                    let name = name.ok_or("a part of a struct has no name")?;
+                    let kind = parse_type(part.get("type").unwrap_or(&Value::Null))?;
+                    Ok::<_, String>(Field::new(name, kind, true))
+                };
+                let parts = parts.into_iter().flatten().map(part).collect::<Result<_, _>>()?;
+                Ok(DataType::Struct(parts))
             }
             other => Err(format!("type {other:?} is not supported")),
         };
@@ -138,6 +161,9 @@ mod tests {
     #[test]
     fn every_stored_type_survives_its_json() {
         let list = Field::new("item", DataType::LargeUtf8, false);
+        let counted = [Field::new("at", DataType::Float32, false), list.clone()];
+        let counted = DataType::Struct(counted.into_iter().collect());
+        let lists = Field::new("item", DataType::List(Arc::new(list.clone())), true);
         let given = [
             DataType::Boolean,
             DataType::Int8,
@@ -149,6 +175,9 @@ mod tests {
             DataType::Timestamp(TimeUnit::Nanosecond, None),
             DataType::Decimal128(12, 3),
             DataType::List(Arc::new(list)),
+            DataType::List(Arc::new(Field::new("item", counted.clone(), false))),
+            DataType::Struct([lists].into_iter().collect()),
+            counted,
         ];
         let fields = given.iter().enumerate().map(|(i, t)| {
             let unit = [("unit".to_owned(), "°C".to_owned())].into();
@@ -161,6 +190,8 @@ mod tests {
     #[test]
     fn what_delta_lacks_is_named() {
         assert_eq!(stored_type(&DataType::Duration(TimeUnit::Second)), None);
+        let inside = Field::new("item", DataType::Duration(TimeUnit::Second), true);
+        assert_eq!(stored_type(&DataType::List(Arc::new(inside))), None);
         let text = r#"{"fields":[{"name":"v","type":"variant"}]}"#;
         assert_eq!(from_json(text).unwrap_err(), "column `v`: type `variant` is not supported");
     }

@@ -1,8 +1,9 @@
 //! Per-file statistics: row count, null counts, smallest and largest values.
 //!
 //! Readers skip files by them, so a bound may be wider than the values but never narrower. Where a
-//! value has no exact JSON form (NaN, infinities, decimals, bytes, lists) there is no bound. Long
-//! strings are cut, upper bounds rounded up.
+//! value has no exact JSON form (NaN, infinities, decimals, bytes) there is no bound. Long strings
+//! are cut, upper bounds rounded up. Of lists and structs nothing is said: engines do not agree on
+//! the form that their counts have.
 
 use std::collections::HashMap;
 
@@ -160,6 +161,9 @@ impl StatsBuilder {
     pub(crate) fn finish(self, schema: &Schema) -> String {
         let (mut min, mut max, mut nulls) = (Map::new(), Map::new(), Map::new());
         for (i, field) in schema.fields().iter().enumerate() {
+            if field.data_type().is_nested() {
+                continue;
+            }
             nulls.insert(field.name().clone(), self.nulls[i].into());
             let (low, high) = self.bounds[i].json(field.data_type());
             if let Some(low) = low {
@@ -209,9 +213,8 @@ pub(crate) fn parse_value(value: &Value, kind: &DataType, upper: bool) -> Option
         let slack = FLOAT_SLACK * v.abs();
         return Some(ScalarValue::Float64(Some(if upper { v + slack } else { v - slack })));
     }
-    if let (DataType::Decimal128(_, _) | DataType::List(_) | DataType::Binary, false) =
-        (kind, value.is_string())
-    {
+    let has_text_only = matches!(kind, DataType::Decimal128(_, _) | DataType::Binary);
+    if kind.is_nested() || has_text_only && !value.is_string() {
         return None;
     }
     ScalarValue::try_from_string(text(value)?, kind).ok()

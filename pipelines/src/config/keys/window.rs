@@ -165,7 +165,8 @@ pub(super) static WINDOW: Component = Component {
             "select",
             Kind::SqlMap,
             "The columns: SQL expressions over aggregates and key columns; every aggregate \
-             function of DataFusion, and those for time series (below).",
+             function of DataFusion, and those for time series (below). A column may be a list or \
+             a group of values: steps without state, alerts and tables take it.",
             "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
         )
         .required(),
