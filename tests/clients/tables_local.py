@@ -13,9 +13,13 @@ from harness import ENDPOINT, PIPELINE, Tidegate, publish, totals
 from oracle import reader
 
 SEQS = range(600)
+# A second has at most two readings of a device: what keeps them all has a bound.
 LISTS = PIPELINE.replace('t_max = "max(temperature)"', """t_max = "max(temperature)", \
 counts = "histogram(temperature, 20, 22)", buckets = "buckets(temperature, 20)", \
-points = "resample(temperature, INTERVAL '10 seconds', window_start, window_end)\"""")
+points = "resample(temperature, INTERVAL '10 seconds', window_start, window_end)\"""") + """
+[limits]
+reading_every = "500ms"
+"""
 
 
 def from_tidegate(tidegate, table, sums):
