@@ -12,6 +12,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::util::display::array_value_to_string;
+use tidegate_operators::TextMax;
 use tidegate_operators::spec::{PipelineSpec, StepKind};
 use tidegate_pipelines::examples::COOKBOOK;
 use tidegate_pipelines::plan::TestInput;
@@ -79,6 +80,24 @@ fn other_numbers_of_workers() {
             for workers in [2, 4] {
                 let name = &plan.pipelines[0].name;
                 assert_eq!(run(workers), one, "{name}: {} on {workers} workers", test.name);
+            }
+        }
+    }
+}
+
+/// Whatever of an epoch an operator is given at a time.
+#[test]
+fn little_text_at_a_time() {
+    for (_, plan) in plans() {
+        let pipeline = &plan.pipelines[0];
+        for test in &plan.tests {
+            let whole = all_rows(&trial::run(pipeline, &test.inputs, 1));
+            for (workers, turn) in [(1, 1 << 10), (2, 200), (3, 1 << 10)] {
+                let (parts, max) = (&[(2, workers), (0, 1)], TextMax::default());
+                let max = TextMax { turn, ..max };
+                let rows = all_rows(&trial::run_within(pipeline, &test.inputs, parts, max));
+                let (name, test) = (&pipeline.name, &test.name);
+                assert_eq!(rows, whole, "{name}: {test}: {turn} bytes, {workers} workers");
             }
         }
     }

@@ -250,7 +250,7 @@ impl KeyedOperator for AlertRule {
         if rows.num_rows() > 0 {
             self.rows(rows, tick, emit)?;
         }
-        self.put_away(tick)
+        if emit.more { Ok(()) } else { self.put_away(tick) }
     }
 
     /// An alert that is firing when its input ends stays so: nothing said that it is over.
@@ -334,7 +334,7 @@ impl AlertRule {
         let told: Vec<Failed> = failed.iter().filter(|f| !at[f.row].early).cloned().collect();
         if !told.is_empty() {
             let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, rule, rows, &told)?);
+            emit.rejects.extend(step_rejects(pipeline, rule, rows, &told)?);
         }
         // First what takes back, or it would be the state before what takes its place. Of that, the
         // newest first: the state after it is known longest.

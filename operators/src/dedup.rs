@@ -208,23 +208,12 @@ impl KeyedOperator for Dedup {
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
         self.forget_old(tick.time_us);
-        if rows.num_rows() == 0 {
-            return Ok(());
+        if rows.num_rows() > 0 {
+            self.take(rows, tick, emit)?;
         }
-        let judged = self.judge(rows, tick, emit)?;
-        self.make_room(tick, emit);
-        let rows = rows.project(&self.spec.output)?;
-        let Some([keep, repeated]) = judged else {
-            emit.rows.push(if self.spec.marks { marks::marked(&rows, false)? } else { rows });
-            return Ok(());
-        };
-        let kept = filter_record_batch(&rows, &keep)?;
-        if !self.spec.marks {
-            emit.rows.push(kept);
-            return Ok(());
+        if !emit.more {
+            self.make_room(tick, emit);
         }
-        emit.rows.push(marks::marked(&kept, false)?);
-        emit.rows.push(marks::marked(&filter_record_batch(&rows, &repeated)?, true)?);
         Ok(())
     }
 
@@ -239,6 +228,31 @@ impl KeyedOperator for Dedup {
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
         self.load_state(state)
+    }
+}
+
+impl Dedup {
+    /// Emits the rows that stay, and those that came before, if somebody wants to know them.
+    fn take(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let judged = self.judge(rows, tick, emit)?;
+        let rows = rows.project(&self.spec.output)?;
+        let Some([keep, repeated]) = judged else {
+            emit.rows.push(if self.spec.marks { marks::marked(&rows, false)? } else { rows });
+            return Ok(());
+        };
+        let kept = filter_record_batch(&rows, &keep)?;
+        if !self.spec.marks {
+            emit.rows.push(kept);
+            return Ok(());
+        }
+        emit.rows.push(marks::marked(&kept, false)?);
+        emit.rows.push(marks::marked(&filter_record_batch(&rows, &repeated)?, true)?);
+        Ok(())
     }
 }
 

@@ -110,7 +110,7 @@ impl Detector {
         if !failed.is_empty() {
             failed.sort_by_key(|f| f.row);
             let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, step, rows, &failed)?);
         }
         let keep = keep.into();
         let values = arrow::compute::filter(values, &keep)?;
@@ -233,12 +233,16 @@ impl KeyedOperator for Detector {
                         }
                     }
                 }
-                reorder.release_idle(tick.time_us, &mut ready);
+                if !emit.more {
+                    reorder.release_idle(tick.time_us, &mut ready);
+                }
                 self.judge_ready(&ready, emit)?;
             }
         }
         self.ids = ids;
-        self.forget_silent(tick);
+        if !emit.more {
+            self.forget_silent(tick);
+        }
         Ok(())
     }
 

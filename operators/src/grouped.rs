@@ -72,19 +72,7 @@ pub(crate) const REASON_BYTES_MAX: &str = "bytes_max";
 
 /// Cuts rows of these lengths into runs of at most [`BATCH_BYTES`], or one row.
 pub(crate) fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let (mut runs, mut from, mut bytes, mut end) = (Vec::new(), 0, 0, 0);
-    for length in lengths {
-        if end > from && bytes + length > BATCH_BYTES {
-            runs.push(from..end);
-            (from, bytes) = (end, 0);
-        }
-        bytes += length;
-        end += 1;
-    }
-    if end > from {
-        runs.push(from..end);
-    }
-    runs
+    crate::text::runs(lengths.map(|length| length as u64), BATCH_BYTES as u64)
 }
 
 /// A key with its state.
@@ -107,6 +95,15 @@ pub(crate) fn entry_bytes<S>(encoded_key_bytes: u64) -> u64 {
 pub(crate) struct Tables<S>(Vec<Arc<HashTable<Keyed<S>>>>);
 
 impl<S> Tables<S> {
+    /// Of each key its group and a number of bytes, given how long it is and its state.
+    pub(crate) fn sizes(&self, of: impl Fn(usize, &S) -> usize) -> Vec<(u16, usize)> {
+        let all = self.0.iter().zip(0u16..);
+        let of_group = |(table, group): (&Arc<HashTable<Keyed<S>>>, u16)| {
+            (group, table.iter().map(|k| of(k.key.len(), &k.state)).sum())
+        };
+        all.map(of_group).collect()
+    }
+
     /// The keys of a group in the order of their bytes.
     pub(crate) fn sorted(&self, group: u16) -> Vec<&Keyed<S>> {
         let mut all: Vec<&Keyed<S>> = self.0[usize::from(group)].iter().collect();

@@ -115,6 +115,7 @@ impl Encoding {
 }
 
 /// The keys of an interner as of a cut.
+#[derive(Clone)]
 pub(crate) struct KeyNames {
     names: Names,
     types: Vec<DataType>,
@@ -135,6 +136,16 @@ impl KeyNames {
     /// The key group of a key.
     pub(crate) fn group(&self, id: u32) -> u16 {
         self.names.group(id)
+    }
+
+    /// Of each key its group and the bytes of its rows, given how many there are of it and how many
+    /// bytes they have besides the key.
+    pub(crate) fn sizes(&self, of: impl Fn(u32) -> (usize, usize)) -> Vec<(u16, usize)> {
+        let size = |id: u32| {
+            let (rows, bytes) = of(id);
+            (self.names.group(id), rows * self.names.bytes(id).len() + bytes)
+        };
+        self.names.ids().map(size).collect()
     }
 
     /// The key columns of the given ids, in their order.

@@ -9,6 +9,10 @@ use crate::intern::KeyInterner;
 use crate::operator::{Emit, OperatorError};
 use crate::spec::WindowSpec;
 use crate::system::{keys_json, late_schema};
+use crate::text::runs;
+
+/// Bytes of late rows that become one batch.
+const LATE_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 64 << 20 };
 
 struct Late {
     id: u32,
@@ -68,10 +72,26 @@ impl LateRows {
             let by_key = || interner.bytes(a.id).cmp(interner.bytes(b.id));
             a.time_us.cmp(&b.time_us).then_with(by_key)
         });
-        let ids: Vec<u32> = rows.iter().map(|r| r.id).collect();
-        let keys = interner.keys(&ids)?;
         let names: Vec<&str> =
             key_columns.iter().map(|k| input.field(*k).name().as_str()).collect();
+        let around = names.iter().map(|name| name.len() + 8).sum::<usize>();
+        let around = (around + self.pipeline.len() + self.step.len()) as u64;
+        // JSON makes at most six bytes of one.
+        let bytes = |late: &Late| 6 * interner.bytes(late.id).len() as u64 + around;
+        for run in runs(rows.iter().map(bytes), LATE_BYTES) {
+            emit.late.push(self.batch(&rows[run], &names, interner)?);
+        }
+        Ok(())
+    }
+
+    fn batch(
+        &self,
+        rows: &[Late],
+        names: &[&str],
+        interner: &KeyInterner,
+    ) -> Result<RecordBatch, OperatorError> {
+        let ids: Vec<u32> = rows.iter().map(|r| r.id).collect();
+        let keys = interner.keys(&ids)?;
         let times = |f: &dyn Fn(&Late) -> i64| -> ArrayRef {
             let values = rows.iter().map(f);
             Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
@@ -79,8 +99,8 @@ impl LateRows {
         let text = |value: &str| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(rows.iter().map(|_| value)))
         };
-        let keys_text = (0..rows.len()).map(|i| keys_json(&names, &keys, i));
-        let batch = RecordBatch::try_new(
+        let keys_text = (0..rows.len()).map(|i| keys_json(names, &keys, i));
+        Ok(RecordBatch::try_new(
             late_schema(),
             vec![
                 times(&|r| r.time_us),
@@ -92,8 +112,33 @@ impl LateRows {
                 Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.behind_us))),
                 Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.offset))),
             ],
-        )?;
-        emit.late.push(batch);
-        Ok(())
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use arrow::array::AsArray;
+    use arrow::datatypes::{DataType, Field, Schema, TimestampMicrosecondType};
+
+    use super::*;
+
+    #[test]
+    fn many_late_rows_come_in_several_batches() {
+        let mut interner = KeyInterner::new(&[DataType::Utf8]).unwrap();
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+        interner.intern(&[keys], 2, &mut Vec::new()).unwrap();
+        let mut late = LateRows::new("p", "s");
+        (0..4_000).rev().for_each(|us| late.push((us % 2) as u32, us, (us, us), 1));
+        let schema = Arc::new(Schema::new(vec![Field::new("device", DataType::Utf8, false)]));
+        let mut emit = Emit::default();
+        late.finish_of(&interner, (&[0], &schema), &mut emit).unwrap();
+        assert!(emit.late.len() > 1);
+        let times = |b: &RecordBatch| {
+            b.column(0).as_primitive::<TimestampMicrosecondType>().values().to_vec()
+        };
+        assert!(emit.late.iter().flat_map(times).eq(0..4_000));
     }
 }

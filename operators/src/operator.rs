@@ -31,6 +31,13 @@ pub enum OperatorError {
         /// The key as JSON.
         key: String,
     },
+    /// Keys are saved by groups, and those of one have more text than a column can hold.
+    #[error(
+        "the state of the keys of one group (of 256) has {0} bytes of text; a checkpoint can hold \
+         2 GiB of it. Fewer or shorter texts per key are kept with other aggregates, a shorter \
+         `revise_for` or a smaller `rows_max`"
+    )]
+    StateTooLarge(u64),
     /// Saved state does not belong to this operator.
     #[error("saved state does not fit: {0}")]
     State(String),
@@ -48,12 +55,17 @@ pub struct Emit {
     /// Not an output but a condition of the epoch, set before its rows are taken: the journal says
     /// that memory is used up, so new keys find no place ([`crate::event::NoNewKeys`]).
     pub closed: bool,
+    /// Likewise: this is not all of the epoch. It has so much text that its rows come in several
+    /// calls with the same tick, all rows of a key in one of them. So what time does by itself to
+    /// keys that have no rows here must wait for the last call: their rows may be in it.
+    pub more: bool,
 }
 
 /// A stateful operator with one state per key.
 pub trait KeyedOperator: 'static {
-    /// All rows of one completed epoch in the defined order (maybe none), then its tick. Called
-    /// once per epoch, in order of epochs.
+    /// All rows of one completed epoch in the defined order (maybe none), then its tick. Called for
+    /// each epoch, in their order: once, or where an epoch is too large several times with the same
+    /// tick, each key's rows in one call, and what comes of it is the same ([`Emit::more`]).
     fn epoch(
         &mut self,
         rows: &RecordBatch,
@@ -86,8 +98,9 @@ pub trait KeyedOperator: 'static {
 /// key, and their rows of an epoch come together.
 pub trait JoinOperator: 'static {
     /// All rows of one completed epoch of both inputs, each in its defined order (maybe none), then
-    /// the tick. Called once per epoch, in order of epochs. Which input comes first in time is not
-    /// known: an operator that needs an order between the two defines it by what is in the rows.
+    /// the tick. Called as [`KeyedOperator::epoch`] is; an input that every worker has all of comes
+    /// with the first call of an epoch. Which input comes first in time is not known: an operator
+    /// that needs an order between the two defines it by what is in the rows.
     fn epoch(
         &mut self,
         left: &RecordBatch,
@@ -108,7 +121,8 @@ pub trait JoinOperator: 'static {
 
 /// A stateful operator with two inputs that may be told of rows which are in neither.
 pub trait AsideOperator: JoinOperator {
-    /// Rows of the schema of its left input that are not among them, of the epoch that comes next:
-    /// called once before [`JoinOperator::epoch`]. They are in no defined order.
+    /// Rows of the schema of its left input that are not among them, of the call of
+    /// [`JoinOperator::epoch`] that comes next: called before it, any number of times. They are in
+    /// no defined order.
     fn aside(&mut self, rows: &RecordBatch);
 }

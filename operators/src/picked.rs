@@ -59,7 +59,7 @@ impl Picker {
         if !failed.is_empty() {
             failed.sort_by_key(|f| f.row);
             failed.dedup_by_key(|f| f.row);
-            emit.rejects.push(step_rejects(&self.pipeline, &self.step, rows, &failed)?);
+            emit.rejects.extend(step_rejects(&self.pipeline, &self.step, rows, &failed)?);
         }
         let encoded = self.codec.encode(&columns)?;
         Ok(encoded.iter().map(|row| row.as_ref().into()).collect())

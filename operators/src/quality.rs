@@ -164,7 +164,7 @@ pub trait Hears: KeyedOperator {
     /// The log of outages of an epoch ([`crate::outage::outages_schema`]), before its rows.
     fn hear(&mut self, log: &RecordBatch);
 
-    /// What would be among the rows of an epoch if it had not come before, before these. A row
+    /// What would be among the rows of a call if it had not come before, before these. A row
     /// counts if its key is known, and where readings of that time are kept, those of this epoch
     /// among them. It changes nothing else, and no window is due because of it: a window says what
     /// had come by the epoch in which it is told.
@@ -207,14 +207,12 @@ impl<O: Hears> AsideOperator for Hearing<O> {
 
 /// Rows that were dropped as repeated, until they are counted.
 #[derive(Default)]
-pub(crate) struct Repeated(Option<RecordBatch>);
+pub(crate) struct Repeated(Vec<RecordBatch>);
 
 impl Repeated {
-    /// Keeps the rows of an epoch.
+    /// Keeps rows.
     pub(crate) fn put(&mut self, rows: &RecordBatch) {
-        if rows.num_rows() > 0 {
-            self.0 = Some(rows.clone());
-        }
+        self.0.push(rows.clone());
     }
 
     /// Those whose keys are known: the id of each, and its time.
@@ -223,14 +221,16 @@ impl Repeated {
         interner: &mut KeyInterner,
         (keys, time): (&[usize], usize),
     ) -> Result<Vec<(u32, i64)>, OperatorError> {
-        let Some(rows) = self.0.take() else { return Ok(Vec::new()) };
-        let keys: Vec<ArrayRef> = keys.iter().map(|key| rows.column(*key).clone()).collect();
-        let mut ids = Vec::new();
-        // No new key finds a place.
-        interner.intern_within(0, &keys, rows.num_rows(), &mut ids)?;
-        let times = rows.column(time).as_primitive::<TimestampMicrosecondType>();
-        let found = ids.into_iter().zip(times.values().iter().copied());
-        Ok(found.filter(|(id, _)| *id != NO_PLACE).collect())
+        let (mut known, mut ids) = (Vec::new(), Vec::new());
+        for rows in self.0.drain(..) {
+            let keys: Vec<ArrayRef> = keys.iter().map(|key| rows.column(*key).clone()).collect();
+            // No new key finds a place.
+            interner.intern_within(0, &keys, rows.num_rows(), &mut ids)?;
+            let times = rows.column(time).as_primitive::<TimestampMicrosecondType>();
+            let found = ids.iter().copied().zip(times.values().iter().copied());
+            known.extend(found.filter(|(id, _)| *id != NO_PLACE));
+        }
+        Ok(known)
     }
 }
 

@@ -82,6 +82,9 @@ type Make = Box<dyn FnOnce(&GroupSet) -> Result<Vec<SavedRows>, OperatorError> +
 /// tests of this crate few, so that they divide.)
 const PART_BYTES: usize = if cfg!(test) { 1 << 8 } else { 256 << 20 };
 
+/// Bytes of text of the rows of one group, which are in one batch: what a column can hold.
+const GROUP_BYTES_MAX: usize = i32::MAX as usize;
+
 /// State that was taken and not yet made into rows.
 pub struct Snapshot {
     groups: GroupSet,
@@ -89,12 +92,26 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot of these groups; `make` is to return exactly them.
+    /// A snapshot of these groups without texts that could be long; `make` is to return exactly
+    /// them.
     pub fn new(
         groups: GroupSet,
         make: impl FnOnce(&GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
     ) -> Self {
         Self::in_parts(groups, move |groups| Ok(vec![make(groups)?]))
+    }
+
+    /// A snapshot of these groups in so many parts that a column can hold its texts; `sizes` are
+    /// groups of keys with the bytes of text of their rows, `make` is to return the groups that it
+    /// is asked for.
+    pub(crate) fn sized(
+        groups: GroupSet,
+        sizes: impl FnOnce() -> Vec<(u16, usize)> + Send + 'static,
+        make: impl Fn(&GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
+    ) -> Self {
+        Self::in_parts(groups, move |groups| {
+            divided(groups, sizes().into_iter())?.iter().map(make).collect()
+        })
     }
 
     /// The same in several parts, which together are these groups, each group in one of them.
@@ -149,15 +166,21 @@ impl std::fmt::Debug for Snapshot {
 
 /// Cuts groups into sets of at most [`PART_BYTES`] of state, or one group; `of_keys` are the groups
 /// of keys and their bytes. At least one set.
+///
+/// # Errors
+/// One group has more than a column of texts can hold.
 pub(crate) fn divided(
     groups: &GroupSet,
     of_keys: impl Iterator<Item = (u16, usize)>,
-) -> Vec<GroupSet> {
+) -> Result<Vec<GroupSet>, OperatorError> {
     let mut of_groups = vec![0usize; usize::from(KEY_GROUPS)];
     of_keys.for_each(|(group, bytes)| of_groups[usize::from(group)] += bytes);
     let (mut sets, mut set, mut bytes) = (Vec::new(), GroupSet::default(), 0);
     for group in groups.iter() {
         let own = of_groups[usize::from(group)];
+        if own > GROUP_BYTES_MAX {
+            return Err(OperatorError::StateTooLarge(own as u64));
+        }
         if bytes > 0 && bytes + own > PART_BYTES {
             sets.push(std::mem::take(&mut set));
             bytes = 0;
@@ -166,7 +189,7 @@ pub(crate) fn divided(
         bytes += own;
     }
     sets.push(set);
-    sets
+    Ok(sets)
 }
 
 /// The number of rows of each covered group, given the group of every row in order.
@@ -188,9 +211,13 @@ mod tests {
         let mut groups = GroupSet::default();
         groups.extend([1, 5, 9, 10, 200]);
         let sizes = [(1, PART_BYTES / 2), (5, PART_BYTES / 2), (9, 1), (10, 3 * PART_BYTES)];
-        let sets = divided(&groups, sizes.into_iter());
+        let sets = divided(&groups, sizes.into_iter()).expect("no group is too large");
         let sets: Vec<Vec<u16>> = sets.iter().map(|set| set.iter().collect()).collect();
         assert_eq!(sets, [vec![1, 5], vec![9], vec![10], vec![200]]);
-        assert_eq!(divided(&GroupSet::default(), [].into_iter()), [GroupSet::default()]);
+        let none = divided(&GroupSet::default(), [].into_iter()).expect("there is none");
+        assert_eq!(none, [GroupSet::default()]);
+        let too_large = divided(&groups, [(5, GROUP_BYTES_MAX), (5, 1)].into_iter());
+        let error = too_large.expect_err("no column can hold it").to_string();
+        assert!(error.contains("has 2147483648 bytes of text"), "{error}");
     }
 }

@@ -23,6 +23,7 @@ use crate::event::{ENGINE, EngineAlert, LimitChange};
 use crate::expression::Failed;
 use crate::reject::Reason;
 use crate::spec::{DetectSpec, INGEST_TIME, time_type};
+use crate::text::{runs, texts};
 
 fn text(name: &str) -> Field {
     Field::new(name, DataType::Utf8, false)
@@ -404,11 +405,31 @@ pub fn findings_from(spec: &DetectSpec, rows: &RecordBatch) -> Result<RecordBatc
 
 /// Rows that a step could not use, as rows of `system.rejects`. Steps see rows and not messages:
 /// the payload is the row as JSON, and what the row does not carry (topic, client, offset) is empty
-/// or -1.
+/// or -1. They are in several batches if they have much text: as JSON a row has more than before.
 ///
 /// # Errors
 /// `rows` has no time to file the rejects under; edges always have one.
 pub fn step_rejects(
+    pipeline: &str,
+    step: &str,
+    rows: &RecordBatch,
+    failed: &[Failed],
+) -> Result<Vec<RecordBatch>, ArrowError> {
+    if failed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let texts = texts(rows);
+    // Of each byte of a text JSON makes at most six, of a number and its name less than this.
+    let around = 64 * rows.num_columns() as u64 + (pipeline.len() + step.len()) as u64;
+    let bytes = |f: &Failed| 6 * texts[f.row] + f.detail.len() as u64 + around;
+    let parts = runs(failed.iter().map(bytes), REJECTS_BYTES).into_iter();
+    parts.map(|part| rejects_of(pipeline, step, rows, &failed[part])).collect()
+}
+
+/// Bytes of rejects that become one batch.
+const REJECTS_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+
+fn rejects_of(
     pipeline: &str,
     step: &str,
     rows: &RecordBatch,

@@ -10,6 +10,7 @@ use arrow::array::{
 use super::key::{Absence, Told};
 use super::{AbsenceOperator, Status};
 use crate::batch::Tick;
+use crate::grouped::runs;
 use crate::operator::{Emit, OperatorError};
 
 impl Told {
@@ -36,7 +37,10 @@ impl Told {
 impl AbsenceOperator {
     /// The end of an epoch.
     pub(super) fn finish(&mut self, tick: Tick, emit: &mut Emit) -> Result<(), OperatorError> {
-        let silent = if self.spec.live { self.gone(tick.time_us) } else { Vec::new() };
+        let silent = match self.spec.live && !emit.more {
+            true => self.gone(tick.time_us),
+            false => Vec::new(),
+        };
         self.forgotten(&silent);
         self.give(emit)?;
         self.late.finish_of(&self.interner, (&self.spec.keys, &self.spec.input), emit)?;
@@ -64,6 +68,14 @@ impl AbsenceOperator {
             let by_which = || which(a).cmp(&which(b));
             a.end_us().cmp(&b.end_us()).then_with(by_key).then_with(by_which)
         });
+        let bytes = |t: &Told| t.absence.values.len() + interner.bytes(t.id).len();
+        for run in runs(told.iter().map(bytes)) {
+            emit.rows.push(self.batch(&told[run])?);
+        }
+        Ok(())
+    }
+
+    fn batch(&self, told: &[Told]) -> Result<RecordBatch, OperatorError> {
         let ids: Vec<u32> = told.iter().map(|t| t.id).collect();
         let time = |f: &dyn Fn(&Told) -> i64| -> ArrayRef {
             let times = TimestampMicrosecondArray::from_iter_values(told.iter().map(f));
@@ -75,7 +87,7 @@ impl AbsenceOperator {
         let cadences = told.iter().map(|t| t.absence.expected.cadence_us as f64 / 1e6);
         let inhibited: Vec<bool> = told.iter().map(|t| t.absence.inhibited).collect();
         let withdrawn = |t: &Told| t.status == Status::Withdrawn;
-        let mut columns = interner.keys(&ids)?;
+        let mut columns = self.interner.keys(&ids)?;
         columns.extend([
             time(&|t| t.absence.start_us),
             time(&|t| t.end_us()),
@@ -88,7 +100,6 @@ impl AbsenceOperator {
         columns.extend(self.picker.columns(values)?);
         columns.push(number(&|t| i64::from(!withdrawn(t))));
         columns.push(number(&|t| t.absence.revision));
-        emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
-        Ok(())
+        Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
     }
 }

@@ -307,10 +307,12 @@ impl JoinOperator for AbsenceOperator {
         if left.num_rows() > 0 {
             self.take(left, tick, emit)?;
         }
-        let mut ready = Ready::default();
-        self.reorder.release_idle(tick.time_us, &mut ready);
-        self.settle(&mut ready);
-        self.look(tick.time_us);
+        if !emit.more {
+            let mut ready = Ready::default();
+            self.reorder.release_idle(tick.time_us, &mut ready);
+            self.settle(&mut ready);
+            self.look(tick.time_us);
+        }
         self.finish(tick, emit)
     }
 

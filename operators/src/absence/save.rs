@@ -1,6 +1,8 @@
 //! The state of an absence step as rows, one per key: the key columns, the clocks and what waits,
 //! the newest reading, what is learnt, and the absences that can be corrected.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 
 use super::AbsenceOperator;
@@ -94,7 +96,11 @@ impl AbsenceOperator {
         let key_fields = self.spec.keys.iter().map(|k| self.spec.input.field(*k).clone());
         let (schema, names) = (LAYOUT.schema(key_fields), self.interner.snapshot());
         let (keys, waiting) = (self.keys.clone(), self.reorder.keys.clone());
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let names = names.clone();
+            move || names.sizes(|_| (1, 0))
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let ids = names.ids(groups);
             let saved = |id: &u32| {
                 let at = *id as usize;
@@ -103,7 +109,7 @@ impl AbsenceOperator {
             let saved: Vec<Saved<'_>> = ids.iter().map(saved).collect();
             let mut columns = names.columns(&ids)?;
             columns.extend(LAYOUT.columns(&saved));
-            let rows = RecordBatch::try_new(schema, columns)?;
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
         })
     }

@@ -110,7 +110,12 @@ impl AlertRule {
         let (names, states) = (self.interner.snapshot(), self.states.clone());
         let takes_early = self.spec.early;
         let (seen_us, remnants) = (self.silence.seen_us.clone(), self.remnants.clone());
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let (names, states) = (names.clone(), states.clone());
+            let open = move |id: u32| states[id as usize].encode_open().map_or(0, |b| b.len());
+            move || names.sizes(|id| (1, if takes_early { open(id) } else { 0 }))
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let ids = names.ids(groups);
             let number = |f: &dyn Fn(&KeyState) -> i64| -> ArrayRef {
                 Arc::new(Int64Array::from_iter_values(
@@ -140,7 +145,7 @@ impl AlertRule {
                 columns.push(Arc::new(BinaryArray::from_iter(open)));
             }
             columns.push(new_null_array(forgotten_field().data_type(), ids.len()));
-            let rows = RecordBatch::try_new(schema, columns)?;
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             let groups = counts(groups, ids.iter().map(|id| names.group(*id)));
             remnants.save(&names, SavedRows { rows, groups })
         })

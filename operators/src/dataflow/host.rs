@@ -1,9 +1,10 @@
 //! The one host of all stateful operators, with one input or two, or two and rows aside.
 //!
 //! It keeps the rows of each epoch until the frontier has passed it, puts them into the defined
-//! order, and calls the operator once per epoch with the epoch's tick. The order is defined here
-//! and nowhere else ([`EdgeOrder`]): it depends on the journal and on the rows, never on which
-//! worker was faster, so any number of workers gives the same result.
+//! order, and calls the operator once per epoch with the epoch's tick; where an epoch has too much
+//! text for that, once for each of several turns (`turns`). The order is defined here and nowhere
+//! else ([`EdgeOrder`]): it depends on the journal and on the rows, never on which worker was
+//! faster, so any number of workers gives the same result.
 //!
 //! The host holds one capability per output at the first epoch that it has not called the operator
 //! for; that is what lets an operator emit rows in an epoch in which it received none.
@@ -26,9 +27,14 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 
 use super::ticks::Ticks;
+use super::turns::{Came, Turns};
 use crate::batch::{Batch, Epoch, Tick};
+use crate::expression::Failed;
+use crate::grouped::REASON_BYTES_MAX;
 use crate::operator::{AsideOperator, Emit, JoinOperator, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, Snapshot};
+use crate::system::step_rejects;
+use crate::text::{TextMax, has_text, parted};
 
 /// How the rows of an epoch are put into order at the input of a stateful operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +60,10 @@ pub struct HostContext {
     pub input: SchemaRef,
     /// Order of the input edge.
     pub order: EdgeOrder,
+    /// The columns of the keys of its rows: all rows of a key come together.
+    pub keys: Vec<usize>,
+    /// How much text there may be at a time.
+    pub text_max: TextMax,
     /// The key groups whose keys come to this worker.
     pub owned: GroupSet,
     /// The worker's ticks.
@@ -82,6 +92,25 @@ pub struct Second<'scope> {
     pub input: SchemaRef,
     /// The order of its rows.
     pub order: EdgeOrder,
+    /// The columns of its keys; none: every worker has all of it.
+    pub keys: Option<Vec<usize>>,
+}
+
+/// What is known of an input.
+struct EdgeIn {
+    schema: SchemaRef,
+    order: EdgeOrder,
+    keys: Option<Vec<usize>>,
+    /// Rows that are only told, beside the others.
+    aside: bool,
+}
+
+impl EdgeIn {
+    fn first(context: &HostContext) -> Self {
+        let HostContext { input, order, keys, .. } = context;
+        let (schema, order, keys) = (input.clone(), order.clone(), Some(keys.clone()));
+        Self { schema, order, keys, aside: false }
+    }
 }
 
 /// Runs `operator` on `stream`, exchanged by `pact`.
@@ -96,8 +125,8 @@ where
 {
     let mut builder = OperatorBuilder::new(context.name.clone(), stream.scope());
     let input = taking(builder.new_input(stream, pact));
-    let orders = vec![(context.input.clone(), context.order.clone())];
-    run(builder, vec![input], orders, Operator::One(operator), context)
+    let edges = vec![EdgeIn::first(&context)];
+    run(builder, vec![input], edges, Operator::One(operator), context)
 }
 
 /// Runs `operator` on two streams, each exchanged by its own pact so that equal keys meet.
@@ -142,13 +171,13 @@ where
         taking(builder.new_input(left, left_pact)),
         taking(builder.new_input(right.stream, right_pact)),
     ];
-    let mut orders =
-        vec![(context.input.clone(), context.order.clone()), (right.input, right.order)];
+    let Second { input: schema, order, keys, .. } = right;
+    let mut edges = vec![EdgeIn::first(&context), EdgeIn { schema, order, keys, aside: false }];
     if let Some((aside, pact)) = aside {
         inputs.push(taking(builder.new_input(aside, pact)));
-        orders.push((context.input.clone(), EdgeOrder::Journal));
+        edges.push(EdgeIn { aside: true, ..EdgeIn::first(&context) });
     }
-    run(builder, inputs, orders, operator, context)
+    run(builder, inputs, edges, operator, context)
 }
 
 /// Rows of one input by their epochs.
@@ -172,7 +201,7 @@ where
 fn run<'scope>(
     mut builder: OperatorBuilder<'scope, Epoch>,
     mut inputs: Vec<Taking>,
-    orders: Vec<(SchemaRef, EdgeOrder)>,
+    edges: Vec<EdgeIn>,
     operator: Operator,
     context: HostContext,
 ) -> Hosted<'scope> {
@@ -184,7 +213,7 @@ fn run<'scope>(
     builder.build(move |capabilities| {
         let mut capabilities = Some(capabilities);
         let pending = inputs.iter().map(|_| Pending::new()).collect();
-        let mut runner = Runner { operator, context, orders, pending, failed: false };
+        let mut runner = Runner { operator, context, edges, pending, failed: false };
         move |frontiers| {
             for (take, pending) in inputs.iter_mut().zip(&mut runner.pending) {
                 take(pending);
@@ -193,12 +222,14 @@ fn run<'scope>(
             // An input that has ended is complete at every epoch.
             let to = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
             let mut sessions = outputs.each_mut().map(|o| o.activate());
-            let mut give = |held: &[Capability<Epoch>], epoch: Epoch, emit: Emit| {
-                let edges = [emit.rows, emit.late, emit.rejects];
+            let most = runner.context.text_max.turn;
+            let mut give = |held: &[Capability<Epoch>], epoch: Epoch, emit: &mut Emit| {
+                let edges = [&mut emit.rows, &mut emit.late, &mut emit.rejects];
                 for ((edge, capability), session) in edges.into_iter().zip(held).zip(&mut sessions)
                 {
                     let capability = capability.delayed(&epoch);
-                    for rows in edge.into_iter().filter(|r| r.num_rows() > 0) {
+                    let batches = edge.drain(..).filter(|r| r.num_rows() > 0);
+                    for rows in batches.flat_map(|rows| parted(rows, most)) {
                         let mut batch = Batch { sequence: 0, rows };
                         session.session(&capability).give_container(&mut batch);
                     }
@@ -206,8 +237,7 @@ fn run<'scope>(
             };
             let mut from = *held[0].time();
             while let Some(tick) = runner.context.ticks.next(from, to) {
-                let emit = runner.epoch(tick);
-                give(held, tick.epoch, emit);
+                runner.epoch(tick, &mut |emit| give(held, tick.epoch, emit));
                 from = tick.epoch + 1;
                 for capability in held.iter_mut() {
                     capability.downgrade(&from);
@@ -221,7 +251,7 @@ fn run<'scope>(
                 None => {
                     if runner.context.ticks.has_ended() {
                         let last = runner.context.ticks.last();
-                        give(held, last.epoch, runner.end(last));
+                        runner.end(last, &mut |emit| give(held, last.epoch, emit));
                     }
                     capabilities = None;
                 }
@@ -242,6 +272,7 @@ impl Operator {
     fn epoch(
         &mut self,
         rows: &[RecordBatch],
+        aside: &[Batch],
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
@@ -249,7 +280,7 @@ impl Operator {
             Self::One(operator) => operator.epoch(&rows[0], tick, emit),
             Self::Two(operator) => operator.epoch(&rows[0], &rows[1], tick, emit),
             Self::Aside(operator) => {
-                rows[2..].iter().for_each(|rows| operator.aside(rows));
+                aside.iter().for_each(|batch| operator.aside(&batch.rows));
                 operator.epoch(&rows[0], &rows[1], tick, emit)
             }
         }
@@ -275,59 +306,114 @@ impl Operator {
 struct Runner {
     operator: Operator,
     context: HostContext,
-    /// Schema and order of each input.
-    orders: Vec<(SchemaRef, EdgeOrder)>,
+    /// The inputs; those aside last.
+    edges: Vec<EdgeIn>,
     /// The rows of each input.
     pending: Vec<Pending>,
     failed: bool,
 }
 
+/// Takes what was emitted.
+type Give<'a> = &'a mut dyn FnMut(&mut Emit);
+
 impl Runner {
-    /// The rows of an epoch of each input, in their orders; whether there are any.
-    fn take(&mut self, epoch: Epoch) -> Result<(Vec<RecordBatch>, bool), OperatorError> {
-        let mut rows = Vec::with_capacity(self.orders.len());
-        for (pending, (schema, order)) in self.pending.iter_mut().zip(&self.orders) {
-            rows.push(in_order(schema, order, pending.remove(&epoch).unwrap_or_default())?);
-        }
-        let any = rows.iter().any(|r| r.num_rows() > 0);
-        Ok((rows, any))
+    /// The rows of an epoch of each input.
+    fn take(&mut self, epoch: Epoch) -> Turns {
+        let came = self.edges.iter().zip(&mut self.pending).map(|(edge, pending)| {
+            let batches = pending.remove(&epoch).unwrap_or_default();
+            Came { keys: edge.keys.as_deref(), aside: edge.aside, batches }
+        });
+        Turns::new(came.collect(), self.context.text_max)
     }
 
-    fn epoch(&mut self, tick: Tick) -> Emit {
+    /// Gives the operator the rows of an epoch, each input in its order.
+    fn turns(
+        &mut self,
+        turns: Turns,
+        tick: Tick,
+        emit: &mut Emit,
+        give: Give<'_>,
+    ) -> Result<(), OperatorError> {
+        for (number, rows) in turns.too_much()? {
+            if !self.edges[number].aside {
+                self.refuse(number, &rows, emit)?;
+            }
+        }
+        for turn in turns {
+            let (inputs, more) = turn?;
+            let (mut rows, mut aside) = (Vec::with_capacity(inputs.len()), Vec::new());
+            for (edge, batches) in self.edges.iter().zip(inputs) {
+                match edge.aside {
+                    true => aside.extend(batches),
+                    false => rows.push(in_order(&edge.schema, &edge.order, batches)?),
+                }
+            }
+            emit.more = more;
+            self.operator.epoch(&rows, &aside, tick, emit)?;
+            if more {
+                give(emit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rejects of the rows of keys with too much text. They say everything but that: texts that are
+    /// not of the key are left out.
+    fn refuse(
+        &self,
+        input: usize,
+        rows: &RecordBatch,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        let keys = self.edges[input].keys.as_deref().unwrap_or_default();
+        let small = |c: &usize| keys.contains(c) || !has_text(rows.column(*c).data_type());
+        let rows = &rows.project(&(0..rows.num_columns()).filter(small).collect::<Vec<_>>())?;
+        let (name, most) = (&self.context.name, self.context.text_max.key);
+        let (pipeline, step) = name.split_once('/').unwrap_or((name, name));
+        let detail =
+            format!("the rows of its key in one epoch have more than {most} bytes of text");
+        let of_row = |row| Failed { row, reason: REASON_BYTES_MAX, detail: detail.clone() };
+        let failed: Vec<Failed> = (0..rows.num_rows()).map(of_row).collect();
+        emit.rejects.extend(step_rejects(pipeline, step, rows, &failed)?);
+        Ok(())
+    }
+
+    fn epoch(&mut self, tick: Tick, give: Give<'_>) {
         let HostContext { name, ticks, .. } = &self.context;
         let closed = ticks.is_closed(tick.epoch, name);
         let mut emit = Emit { closed, ..Emit::default() };
-        let rows = self.take(tick.epoch);
+        let turns = self.take(tick.epoch);
         if self.failed {
-            return emit;
+            return;
         }
-        let result = rows
-            .and_then(|(rows, _)| self.operator.epoch(&rows, tick, &mut emit))
-            .and_then(|()| match self.context.ticks.is_flush(tick.epoch) {
+        let result = self.turns(turns, tick, &mut emit, give).and_then(|()| {
+            match self.context.ticks.is_flush(tick.epoch) {
                 true => self.operator.end(&mut emit),
                 false => Ok(()),
-            });
+            }
+        });
         if result.is_ok() {
             self.checkpoint(tick.epoch);
         }
         self.note(result);
-        emit
+        give(&mut emit);
     }
 
     /// The input has ended for good. In the epoch of the `last` tick, the operators upstream
     /// emitted what was still open, so those rows come first.
-    fn end(&mut self, last: Tick) -> Emit {
+    fn end(&mut self, last: Tick, give: Give<'_>) {
         let mut emit = Emit::default();
         if self.failed {
-            return emit;
+            return;
         }
-        let result = self.take(last.epoch).and_then(|(rows, any)| match any {
-            true => self.operator.epoch(&rows, last, &mut emit),
+        let turns = self.take(last.epoch);
+        let result = match turns.has_rows() {
+            true => self.turns(turns, last, &mut emit, give),
             false => Ok(()),
-        });
+        };
         let result = result.and_then(|()| self.operator.end(&mut emit));
         self.note(result);
-        emit
+        give(&mut emit);
     }
 
     fn checkpoint(&mut self, epoch: Epoch) {
@@ -381,3 +467,6 @@ fn sortable(column: &ArrayRef) -> Result<SortColumn, ArrowError> {
     }
     Ok(SortColumn { values, options: None })
 }
+
+#[cfg(test)]
+mod tests;

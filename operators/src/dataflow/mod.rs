@@ -6,6 +6,7 @@ pub mod exchange;
 pub mod host;
 pub mod stateless;
 pub mod ticks;
+mod turns;
 
 pub use exchange::{by_key, to_all};
 pub use host::{EdgeOrder, HostContext, Hosted, Second, host, host_aside, host_join};

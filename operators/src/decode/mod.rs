@@ -209,12 +209,11 @@ impl Decoder {
         }
     }
 
-    /// Decodes messages. Those of another source, or whose topic fits no template of this pipeline,
-    /// are passed over.
-    pub fn decode(&mut self, messages: &Messages) -> Decoded {
-        let mut matched = 0;
+    /// Decodes messages from this one on, and says which are left.
+    fn decode_from(&mut self, messages: &Messages, from: usize) -> (Decoded, usize) {
+        let (mut matched, mut next) = (0, messages.len());
         if messages.source == self.spec.source {
-            matched = self.take_messages(messages);
+            (matched, next) = self.take_messages(messages, from);
         }
         let columns = self.columns.iter_mut().filter(|c| c.spec().output).map(Column::finish);
         let columns = columns.collect();
@@ -226,17 +225,21 @@ impl Decoder {
             .expect("columns follow the schema");
         self.rows = 0;
         let clocks = self.clocks.as_mut().map(Clocks::finish);
-        Decoded { readings, rejects: self.rejects.finish(), clocks, matched }
+        (Decoded { readings, rejects: self.rejects.finish(), clocks, matched }, next)
     }
 
-    fn take_messages(&mut self, messages: &Messages) -> u64 {
-        self.columns.iter_mut().for_each(|c| c.reserve(messages.len()));
+    fn take_messages(&mut self, messages: &Messages, from: usize) -> (u64, usize) {
+        self.columns.iter_mut().for_each(|c| c.reserve(messages.len() - from));
         let mut rows = self.reader.rows();
         // Captures of the topic, then properties.
         let mut outside = vec![Value::Missing; self.captures.len() + self.properties.len()];
         let mut last: Option<(&[u8], bool)> = None;
         let mut matched = 0;
-        for (i, meta) in messages.index.iter().enumerate().filter(|(_, meta)| !meta.event) {
+        let all = messages.index.iter().enumerate().skip(from);
+        for (i, meta) in all.filter(|(_, meta)| !meta.event) {
+            if self.repeated.is_full() {
+                return (matched, i);
+            }
             let topic = messages.topic(i);
             let taken = match last {
                 Some((known, taken)) if known == topic => taken,
@@ -264,7 +267,7 @@ impl Decoder {
             }
             self.take_payload(&envelope, &outside, &mut rows);
         }
-        matched
+        (matched, messages.len())
     }
 
     /// Fills `captures` from the first template that takes `topic`; false if none does.

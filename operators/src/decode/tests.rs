@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use arrow::array::{Array, AsArray};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use proptest::prelude::*;
@@ -9,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::{MessageMeta, MessagesBuilder};
 use crate::spec::{ColumnSpec, Format, OnInvalid, Rules, TimeFormat};
+use crate::text::TextMax;
 use crate::topic::TopicTemplate;
 
 const RECEIVED_US: i64 = 1_760_000_010_000_000;
@@ -285,6 +287,35 @@ fn text_around_an_array_is_not_copied_without_a_bound() {
     let padded = format!("{}{}", sent(text, elements), " ".repeat(text * elements / 16 - 17_000));
     assert_eq!(reasons(&decode(columns(), &padded)), [""; 0]);
     assert_eq!(reasons(&decode(columns(), &sent(text, elements))), ["too_large"; 2]);
+}
+
+#[test]
+fn much_text_is_decoded_in_parts() {
+    let columns = vec![
+        column("x", ColumnType::Int64, Origin::Path(path("x"))),
+        column("log", ColumnType::Utf8, Origin::Root(path("log"))),
+    ];
+    let sent: Vec<String> = (0..40)
+        .map(|i| {
+            let (log, more) = ("7".repeat(i * 10), if i % 7 == 3 { ",1" } else { "" });
+            format!(r#"{{"log":"{log}","e":[{{"x":{i}}},{{}}{more}]}}"#)
+        })
+        .collect();
+    let all = messages(sent.iter().map(String::as_bytes).collect::<Vec<_>>());
+    let mut decoder = Decoder::new(spec(Some("e"), columns));
+    let whole = decoder.decode(&all);
+    for (turn, least) in [(1, 40), (2_000, 5), (TextMax::default().turn, 1)] {
+        let mut parts = Vec::new();
+        let max = TextMax { turn, ..TextMax::default() };
+        decoder.decode_parts(&all, max, |part| parts.push(part));
+        assert!(parts.len() >= least && (least > 1 || parts.len() == 1), "{}", parts.len());
+        let readings = parts.iter().map(|part| &part.readings);
+        let rejects = parts.iter().map(|part| &part.rejects);
+        assert_eq!(concat_batches(&whole.readings.schema(), readings).unwrap(), whole.readings);
+        assert_eq!(concat_batches(&whole.rejects.schema(), rejects).unwrap(), whole.rejects);
+        assert_eq!(parts.iter().map(|part| part.matched).sum::<u64>(), whole.matched);
+    }
+    assert_eq!(reasons(&whole).len(), 6);
 }
 
 #[test]

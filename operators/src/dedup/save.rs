@@ -8,6 +8,7 @@ use arrow::array::{
     ArrayRef, AsArray, Int64Builder, LargeBinaryBuilder, LargeListBuilder, RecordBatch, StringArray,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use hashbrown::HashTable;
 
 use super::{Dedup, Device, Hash, name_hash, table_hash};
 use crate::key::key_group;
@@ -48,7 +49,14 @@ fn rows(devices: &[&Device]) -> Result<RecordBatch, OperatorError> {
 impl Dedup {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let tables = self.devices.clone();
-        Snapshot::new(groups, move |groups| {
+        let names = self.devices.clone();
+        let sizes = move || {
+            let group = |(group, devices): (usize, &Arc<HashTable<Device>>)| {
+                (group as u16, devices.iter().map(|d| d.name.len()).sum())
+            };
+            names.iter().enumerate().map(group).collect()
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let mut counts = Vec::new();
             let mut devices: Vec<&Device> = Vec::new();
             for group in groups.iter() {

@@ -68,18 +68,22 @@ impl Detector {
         let (names, methods) = (self.interner.snapshot(), self.method.states());
         let seen_us = self.silence.seen_us.clone();
         let waiting = self.reorder.as_ref().map(|reorder| reorder.keys.clone());
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let names = names.clone();
+            move || names.sizes(|_| (1, 0))
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let ids = names.ids(groups);
             let mut columns = names.columns(&ids)?;
             columns.extend(methods.columns(&ids));
-            if let Some(waiting) = waiting {
+            if let Some(waiting) = &waiting {
                 let keys: Vec<&Waiting<f64>> =
                     ids.iter().map(|id| &waiting[*id as usize]).collect();
                 columns.extend(waiting_columns(&keys));
             }
             let seen = ids.iter().map(|id| seen_us[*id as usize]);
             columns.push(Arc::new(Int64Array::from_iter_values(seen)));
-            let rows = RecordBatch::try_new(schema, columns)?;
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
         })
     }

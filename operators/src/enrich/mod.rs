@@ -28,13 +28,14 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use self::kept::{Kept, KeptRows, RowKey};
 use crate::batch::Tick;
 use crate::expression::{Failed, evaluate, keep_finals};
-use crate::grouped::{Grouped, RowCodec};
+use crate::grouped::{BATCH_BYTES, Grouped, RowCodec};
 use crate::key::stable_hashes;
 use crate::operator::{Emit, JoinOperator, OperatorError};
 use crate::registry::{ChangeRows, History, Span, refused_entries};
 use crate::snapshot::Snapshot;
 use crate::spec::{EnrichSpec, Missing, ReviseSpec};
 use crate::system::step_rejects;
+use crate::text::{runs, texts, weight};
 
 /// Reason of a row whose key the registry does not have.
 pub const REASON_UNREGISTERED: &str = "unregistered";
@@ -136,7 +137,7 @@ impl Enrich {
         }
         if !refused.is_empty() {
             let who = (self.spec.pipeline.as_str(), self.spec.name.as_str());
-            emit.rejects.push(refused_entries(who, rows, &refused)?);
+            emit.rejects.extend(refused_entries(who, rows, &refused)?);
         }
         Ok(changed)
     }
@@ -211,8 +212,8 @@ impl Enrich {
     }
 
     /// The kept rows for which something else holds than what they were joined with.
-    fn again(&mut self, changed: &Changed) -> Result<Option<Joined>, OperatorError> {
-        let Some(keeping) = &self.keeping else { return Ok(None) };
+    fn again(&mut self, changed: &Changed) -> Result<Vec<Joined>, OperatorError> {
+        let Some(keeping) = &self.keeping else { return Ok(Vec::new()) };
         let (mut rows, mut said, mut more) = (Vec::new(), Vec::new(), Vec::new());
         for ((hash, key), spans) in changed {
             let is_within = |us: i64| spans.iter().any(|(from, to)| *from <= us && us < *to);
@@ -230,16 +231,18 @@ impl Enrich {
                 more.push(kept.again);
             }
         }
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        let columns = keeping.rows.decode(rows.iter().map(|r| &**r))?;
-        let rows = RecordBatch::try_new(Arc::clone(&self.spec.input), columns)?;
-        let revision = keeping.spec.revision;
-        let known = rows.column(revision).as_primitive::<Int64Type>().values();
-        let revisions = known.iter().zip(&more).map(|(r, again)| r + again).collect();
-        let rows = with_revisions(&rows, revision, revisions)?;
-        Ok(Some(Joined { rows, said }))
+        let runs = runs(rows.iter().map(|row| row.len() as u64), BATCH_BYTES as u64).into_iter();
+        runs.map(|run| {
+            let columns = keeping.rows.decode(rows[run.clone()].iter().map(|r| &**r))?;
+            let rows = RecordBatch::try_new(Arc::clone(&self.spec.input), columns)?;
+            let revision = keeping.spec.revision;
+            let known = rows.column(revision).as_primitive::<Int64Type>().values();
+            let more = &more[run.clone()];
+            let revisions = known.iter().zip(more).map(|(r, again)| r + again).collect();
+            let rows = with_revisions(&rows, revision, revisions)?;
+            Ok(Joined { rows, said: said[run].to_vec() })
+        })
+        .collect()
     }
 
     /// Emits joined rows. Those of unknown keys are rejects, if the step says so and they are not
@@ -254,6 +257,24 @@ impl Enrich {
             rows = filter_record_batch(&rows, &known)?;
             said.retain(Option::is_some);
         }
+        // A registry says of each row what it says of its key, which may be more than the row has.
+        let added = |s: &Said| s.as_ref().map_or(0, |s| s.len() as u64);
+        if said.iter().map(added).sum::<u64>() + weight(&rows) <= BATCH_BYTES as u64 {
+            return self.give_some(&rows, &said, emit);
+        }
+        let bytes = texts(&rows).into_iter().zip(&said).map(|(text, said)| text + added(said));
+        for run in runs(bytes, BATCH_BYTES as u64) {
+            self.give_some(&rows.slice(run.start, run.len()), &said[run], emit)?;
+        }
+        Ok(())
+    }
+
+    fn give_some(
+        &self,
+        rows: &RecordBatch,
+        said: &[Said],
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
         let nulls = self.values.nulls()?;
         let values = self.values.decode(said.iter().map(|s| s.as_deref().unwrap_or(&nulls)))?;
         let mut columns = rows.columns().to_vec();
@@ -261,7 +282,7 @@ impl Enrich {
         for (column, default) in self.spec.columns.iter().zip(&self.spec.defaults) {
             let mut column = Arc::clone(&values[*column]);
             if let Some(default) = default.as_ref().filter(|_| column.null_count() > 0) {
-                let (stand_in, errors) = evaluate(default, &rows)?;
+                let (stand_in, errors) = evaluate(default, rows)?;
                 let errors = errors.into_iter().filter(|(row, _)| column.is_null(*row));
                 failed.extend(
                     errors.map(|(row, text)| {
@@ -277,7 +298,7 @@ impl Enrich {
             let good = (0..rows.num_rows() as u32).filter(|r| !failed.contains_key(&(*r as usize)));
             made = take_record_batch(&made, &UInt32Array::from_iter_values(good))?;
             let failed: Vec<Failed> = failed.into_values().collect();
-            self.reject(&rows, failed, emit)?;
+            self.reject(rows, failed, emit)?;
         }
         emit.rows.push(made);
         Ok(())
@@ -292,7 +313,7 @@ impl Enrich {
         keep_finals(&mut failed, rows, self.spec.is_final);
         if !failed.is_empty() {
             let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, step, rows, &failed)?);
         }
         Ok(())
     }
@@ -336,7 +357,7 @@ impl JoinOperator for Enrich {
             self.give(joined, false, emit)?;
         }
         // Rows of this epoch were joined with what holds now, so none of them comes twice.
-        if let Some(joined) = self.again(&changed)? {
+        for joined in self.again(&changed)? {
             self.give(joined, true, emit)?;
         }
         for (hash, key) in changed.keys() {

@@ -84,7 +84,18 @@ impl Enrich {
         let (tables, groups) = self.state.cut(whole);
         let (keys, values) = (Arc::clone(&self.keys), Arc::clone(&self.values));
         let kept = self.keeping.as_ref().map(|k| Arc::clone(&k.rows));
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let tables = tables.clone();
+            let of_row = |key: usize, kept: &Kept| {
+                key + kept.row.len() + kept.said.as_ref().map_or(0, |said| said.len())
+            };
+            let of = move |key: usize, state: &super::KeyState| {
+                let kept = state.kept.values().map(|kept| of_row(key, kept));
+                state.history.bytes(key) + kept.sum::<usize>()
+            };
+            move || tables.sizes(of)
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let mut rows = StateRows::default();
             let mut counts = Vec::new();
             for group in groups.iter() {

@@ -441,6 +441,30 @@ fn unknown_rows_are_rejects_or_get_defaults() {
     assert_eq!(out, expected);
 }
 
+/// A registry can say much of each row, which is not put into one batch.
+#[test]
+fn much_text_comes_in_batches() {
+    let mut spec = spec(Some(1_000), true);
+    spec.columns = vec![1];
+    let set = (0, Change::Set, None, Some(7));
+    let rows: Vec<Row> = (0..300).map(|time_us| (0, time_us, 0)).collect();
+    let mut operator = Both(Enrich::new(spec.clone()).unwrap());
+    let mut counts = Vec::new();
+    let later = (0, Change::Set, Some(10), Some(8));
+    for epoch in [(9, vec![set], rows), (10, vec![later], Vec::new())] {
+        let (mut emit, tick) = (Emit::default(), Tick { epoch: epoch.0 as u64, time_us: epoch.0 });
+        operator.epoch(&both(&spec, &epoch), tick, &mut emit).unwrap();
+        assert!(emit.rows.len() > 3, "{} batches", emit.rows.len());
+        let text = |b: &RecordBatch| b.column(3).as_string::<i32>().value(0).to_owned();
+        assert!(emit.rows.iter().all(|b| text(b) == if epoch.0 == 9 { "n7" } else { "n8" }));
+        let times = |b: &RecordBatch| {
+            b.column(1).as_primitive::<TimestampMicrosecondType>().values().to_vec()
+        };
+        counts.push(emit.rows.iter().flat_map(times).collect::<Vec<i64>>());
+    }
+    assert_eq!(counts, [(0..300).collect::<Vec<i64>>(), (10..300).collect()]);
+}
+
 #[test]
 fn of_too_many_versions_the_oldest_is_forgotten() {
     let mut spec = spec(None, true);

@@ -70,7 +70,7 @@ fn a_projection_drops_failing_rows_from_all_columns() {
     assert_eq!(numbers(&out.branches[0], "ratio"), [Some(4), Some(i64::MAX / 2)]);
     assert_eq!(out.failed.len(), 1);
     assert_eq!(out.failed[0].detail, "`ratio`: Divide by zero error");
-    let rejects = step_rejects("p", "s", &rows, &out.failed).unwrap();
+    let rejects = step_rejects("p", "s", &rows, &out.failed).unwrap().swap_remove(0);
     let text =
         |name: &str| rejects.column_by_name(name).unwrap().as_string::<i32>().value(0).to_owned();
     assert_eq!(text("reason"), "expression");

@@ -235,7 +235,7 @@ impl IntervalJoin {
     }
 
     /// Moves the clocks of keys and joins what is settled by that.
-    fn settle(&mut self, came: &[Came; 2], tick: Tick, out: &mut Out) {
+    fn settle(&mut self, came: &[Came; 2], out: &mut Out) {
         let newest = came.iter().flat_map(Came::by_key).filter_map(|own| own.last());
         let mut ids = Vec::new();
         for (id, time_us, _) in newest {
@@ -253,6 +253,10 @@ impl IntervalJoin {
                 self.join_before(id, to_us.saturating_sub(self.rule.after_us), out);
             }
         }
+    }
+
+    /// Joins what waits of keys that were silent for long enough.
+    fn settle_silent(&mut self, tick: Tick, out: &mut Out) {
         for id in self.idle.silent(tick.time_us) {
             self.join_all(id, out);
         }
@@ -321,7 +325,7 @@ impl IntervalJoin {
         if !failed.is_empty() {
             failed.sort_unstable_by_key(|f| f.row);
             let JoinSpec { pipeline, name, .. } = &self.sides.spec;
-            emit.rejects.push(step_rejects(pipeline, name, &came.rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, name, &came.rows, &failed)?);
         }
         Ok(())
     }
@@ -342,7 +346,7 @@ impl IntervalJoin {
             let rows = RecordBatch::try_new(Arc::clone(&spec.left), columns)?;
             let failed = refused.iter().enumerate().map(|(row, r)| self.rule.failed(row, r.3));
             let failed: Vec<Failed> = failed.collect();
-            emit.rejects.push(step_rejects(&spec.pipeline, &spec.name, &rows, &failed)?);
+            emit.rejects.extend(step_rejects(&spec.pipeline, &spec.name, &rows, &failed)?);
         }
         Ok(())
     }
@@ -378,13 +382,17 @@ impl JoinOperator for IntervalJoin {
         let came =
             [self.take(Side::Left, left, tick, emit)?, self.take(Side::Right, right, tick, emit)?];
         let mut out = Out::default();
-        self.settle(&came, tick, &mut out);
+        self.settle(&came, &mut out);
+        // A key that is silent at once is so in the call that it is heard in.
+        if !emit.more || self.idle.is_at_once() {
+            self.settle_silent(tick, &mut out);
+        }
         self.refuse(Side::Left, &came[0], emit)?;
         self.refuse(Side::Right, &came[1], emit)?;
         self.give(out, emit)?;
         let spec = &self.sides.spec;
         self.late.finish_of(&self.sides.interner, (&spec.left_keys, &spec.left), emit)?;
-        self.forget(tick)
+        if emit.more { Ok(()) } else { self.forget(tick) }
     }
 
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {

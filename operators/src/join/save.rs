@@ -79,7 +79,7 @@ impl Cut {
             ids.flat_map(|id| rows_of(id).into_iter().map(move |row| (id, row))).collect();
         let sizes = all.iter().map(|(id, row)| (self.names.group(*id), row.bytes()));
         let mut rest = &all[..];
-        let parts = divided(groups, sizes).into_iter().map(|groups| {
+        let parts = divided(groups, sizes)?.into_iter().map(|groups| {
             // Keys are in the order of their groups.
             let count = rest.partition_point(|(id, _)| groups.contains(self.names.group(*id)));
             let (own, after) = rest.split_at(count);

@@ -201,7 +201,7 @@ impl WindowJoin {
     }
 
     /// Moves the clocks of keys, and finds the left windows that need not wait any more.
-    fn settle(&mut self, clocks: Vec<(u32, i64)>, tick: Tick) {
+    fn settle(&mut self, clocks: Vec<(u32, i64)>) {
         let disorder_us = self.sides.spec.disorder_us;
         for (id, end_us) in clocks {
             let key = &mut self.keys[id as usize];
@@ -209,6 +209,10 @@ impl WindowJoin {
             let clock_us = key.clock_us;
             self.settle_to(id, clock_us.saturating_sub(disorder_us));
         }
+    }
+
+    /// The same for keys that were silent for long enough.
+    fn settle_silent(&mut self, tick: Tick) {
         for id in self.idle.silent(tick.time_us) {
             let clock_us = self.keys[id as usize].clock_us;
             self.settle_to(id, clock_us);
@@ -324,12 +328,15 @@ impl JoinOperator for WindowJoin {
         let mut clocks = self.take(Side::Left, left, tick, emit)?;
         clocks.extend(self.take(Side::Right, right, tick, emit)?);
         let ids: Vec<u32> = clocks.iter().map(|c| c.0).collect();
-        self.settle(clocks, tick);
+        self.settle(clocks);
+        if !emit.more {
+            self.settle_silent(tick);
+        }
         self.give(emit)?;
         let spec = &self.sides.spec;
         self.late.finish_of(&self.sides.interner, (&spec.left_keys, &spec.left), emit)?;
         self.drop_old(&ids);
-        self.forget(tick)
+        if emit.more { Ok(()) } else { self.forget(tick) }
     }
 
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {

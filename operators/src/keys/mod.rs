@@ -137,7 +137,7 @@ impl KeyedStep<'_> {
         let reason = reason.text();
         let failed = refused.iter().map(|row| Failed { row: *row, reason, detail: detail.clone() });
         let failed: Vec<Failed> = failed.collect();
-        emit.rejects.push(step_rejects(self.pipeline, self.name, rows, &failed)?);
+        emit.rejects.extend(step_rejects(self.pipeline, self.name, rows, &failed)?);
         Ok(())
     }
 }

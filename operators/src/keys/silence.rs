@@ -26,6 +26,11 @@ impl Silence {
         Self { after_us, seen_us: Slabs::default(), due: BTreeMap::new() }
     }
 
+    /// Whether a key is silent at the tick of its own row.
+    pub(crate) fn is_at_once(&self) -> bool {
+        self.after_us <= 0
+    }
+
     /// A key that is new, or was loaded, with the tick time of its last row (the least time: none).
     pub(crate) fn start(&mut self, id: u32, seen_us: i64) {
         self.seen_us.put(id as usize, i64::MIN);

@@ -184,7 +184,7 @@ impl LatestOperator {
             failed.sort_by_key(|f| f.row);
             failed.dedup_by_key(|f| f.row);
             let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, &rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, step, &rows, &failed)?);
             let bad: Vec<usize> = failed.iter().map(|f| f.row).collect();
             let good: BooleanArray =
                 (0..rows.num_rows()).map(|row| Some(bad.binary_search(&row).is_err())).collect();
@@ -354,7 +354,7 @@ impl LatestOperator {
             let failed: Vec<Failed> = (0..refused.len()).map(of_row).collect();
             let LatestSpec { pipeline, name, .. } = &self.spec;
             let rows = self.batch(&refused)?;
-            emit.rejects.push(step_rejects(pipeline, name, &rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, name, &rows, &failed)?);
         }
         Ok(())
     }
@@ -395,11 +395,15 @@ impl KeyedOperator for LatestOperator {
             self.take(rows, tick, &mut out, emit)?;
         }
         let mut ready = Ready::default();
-        self.reorder.release_idle(tick.time_us, &mut ready);
+        if !emit.more {
+            self.reorder.release_idle(tick.time_us, &mut ready);
+        }
         self.absorb(&mut ready, &mut out);
         self.give(out, emit)?;
         self.late.finish_of(&self.interner, (&self.spec.keys, &self.spec.input), emit)?;
-        self.forget_silent(tick);
+        if !emit.more {
+            self.forget_silent(tick);
+        }
         Ok(())
     }
 

@@ -64,7 +64,7 @@ impl Cut {
             (self.names.group(id), held.chain(told).chain(waiting).sum())
         };
         let sizes = self.names.ids(groups).into_iter().map(of_key);
-        divided(groups, sizes).iter().map(|groups| self.rows(groups)).collect()
+        divided(groups, sizes)?.iter().map(|groups| self.rows(groups)).collect()
     }
 
     fn rows(&self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {

@@ -129,7 +129,7 @@ impl Aggregation {
         if !failed.is_empty() {
             failed.sort_by_key(|f| f.row);
             failed.dedup_by_key(|f| f.row);
-            emit.rejects.push(step_rejects(&self.pipeline, &self.step, rows, &failed)?);
+            emit.rejects.extend(step_rejects(&self.pipeline, &self.step, rows, &failed)?);
         }
         Ok(columns)
     }
@@ -191,7 +191,7 @@ impl Aggregation {
             failed.extend(errors.map(expression_failed));
         }
         if !failed.is_empty() {
-            emit.rejects.push(step_rejects(&self.pipeline, &self.step, &aggregated, &failed)?);
+            emit.rejects.extend(step_rejects(&self.pipeline, &self.step, &aggregated, &failed)?);
         }
         Ok(columns)
     }

@@ -10,6 +10,8 @@ use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{concat, interleave, take};
 use arrow::error::ArrowError;
 
+use crate::text;
+
 /// Chunks of one size class that are merged into one of the next.
 const MERGE_WIDTH: usize = 8;
 
@@ -69,6 +71,21 @@ impl Store {
         };
         let chunks = self.chunks.iter().map(|chunk| chunk.as_ref().map(columns_only));
         Self { chunks: chunks.collect(), free: Vec::new() }
+    }
+
+    /// The bytes of text of each row, by chunk; nothing if no column has any.
+    pub(crate) fn texts(&self) -> Vec<Vec<u64>> {
+        let texts = |chunk: &Chunk| {
+            let mut bytes = vec![0; chunk.columns.first().map_or(0, |column| column.len())];
+            chunk.columns.iter().for_each(|column| text::add(column, &mut bytes));
+            bytes
+        };
+        let of_chunk = |chunk: &Option<Chunk>| chunk.as_ref().map(texts).unwrap_or_default();
+        let has_text = |column: &ArrayRef| text::has_text(column.data_type());
+        match self.chunks.iter().flatten().flat_map(|chunk| &chunk.columns).any(has_text) {
+            true => self.chunks.iter().map(of_chunk).collect(),
+            false => Vec::new(),
+        }
     }
 
     /// Bytes held.

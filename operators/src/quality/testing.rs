@@ -70,7 +70,8 @@ impl<O: Hears> KeyedOperator for Told<O> {
         if let Some(Some(log)) = self.1.get(tick.epoch as usize - 1) {
             self.0.hear(&log_rows(log));
         }
-        if let Some(rows) = self.2.get(tick.epoch as usize - 1) {
+        // With the last call of an epoch: all its readings are known then.
+        if let Some(rows) = self.2.get(tick.epoch as usize - 1).filter(|_| !emit.more) {
             self.0.repeat(rows);
         }
         self.0.epoch(rows, tick, emit)

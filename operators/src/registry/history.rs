@@ -63,6 +63,11 @@ impl History {
         Some(Version { from_us, ..version })
     }
 
+    /// Bytes of its rows of saved state, with so many of the key.
+    pub(crate) fn bytes(&self, key: usize) -> usize {
+        self.0.iter().map(|v| key + v.values.as_ref().map_or(0, |values| values.len())).sum()
+    }
+
     /// Takes a change; the time for which something else holds now, if there is any.
     pub(crate) fn apply(
         &mut self,
@@ -120,7 +125,7 @@ pub(crate) fn refused_entries(
     (pipeline, name): (&str, &str),
     rows: &RecordBatch,
     refused: &[usize],
-) -> Result<RecordBatch, OperatorError> {
+) -> Result<Vec<RecordBatch>, OperatorError> {
     let received = |f: &Arc<Field>| match f.name() == INGEST_TIME {
         true => Arc::new(f.as_ref().clone().with_name("received_time")),
         false => Arc::clone(f),

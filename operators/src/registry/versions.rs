@@ -137,7 +137,7 @@ impl KeyedOperator for Versions {
         }
         if !refused.is_empty() {
             let who = (self.spec.pipeline.as_str(), self.spec.name.as_str());
-            emit.rejects.push(refused_entries(who, rows, &refused)?);
+            emit.rejects.extend(refused_entries(who, rows, &refused)?);
         }
         let told = self.told(&before, &withdrawn);
         emit.rows.push(self.rows(&told, tick.epoch)?);
@@ -156,7 +156,11 @@ impl KeyedOperator for Versions {
     fn cut(&mut self, whole: bool) -> Snapshot {
         let (tables, groups) = self.known.cut(whole);
         let (keys, values) = (Arc::clone(&self.keys), Arc::clone(&self.values));
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let tables = tables.clone();
+            move || tables.sizes(|key, history| history.bytes(key))
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let mut rows = VersionRows::default();
             let mut counts = Vec::new();
             for group in groups.iter() {

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMic
 
 use super::SequenceOperator;
 use super::key::{Say, Told};
+use crate::grouped::runs;
 use crate::operator::{Emit, OperatorError};
 
 impl Told {
@@ -31,6 +32,14 @@ impl SequenceOperator {
             let by_which = || (a.found.start_us, a.revision).cmp(&(b.found.start_us, b.revision));
             a.end_us().cmp(&b.end_us()).then_with(by_key).then_with(by_which)
         });
+        let values = |t: &Told| t.found.first.len() + t.found.last.len();
+        for run in runs(told.iter().map(|t| values(t) + interner.bytes(t.id).len())) {
+            emit.rows.push(self.batch(&told[run])?);
+        }
+        Ok(())
+    }
+
+    fn batch(&self, told: &[Told]) -> Result<RecordBatch, OperatorError> {
         let ids: Vec<u32> = told.iter().map(|t| t.id).collect();
         let time = |f: &dyn Fn(&Told) -> i64| -> ArrayRef {
             let times = TimestampMicrosecondArray::from_iter_values(told.iter().map(f));
@@ -42,7 +51,7 @@ impl SequenceOperator {
         let stands = |t: &Told| t.say == Say::Stands;
         let active: Vec<bool> =
             told.iter().map(|t| stands(t) && t.found.over_us == i64::MAX).collect();
-        let mut columns = interner.keys(&ids)?;
+        let mut columns = self.interner.keys(&ids)?;
         columns.extend([
             time(&|t| t.found.start_us),
             time(&|t| t.end_us()),
@@ -57,7 +66,6 @@ impl SequenceOperator {
         columns.extend(self.picker.columns(last)?.into_iter().skip(of_first));
         columns.push(number(&|t| i64::from(stands(t))));
         columns.push(number(&|t| t.revision));
-        emit.rows.push(RecordBatch::try_new(Arc::clone(&self.output), columns)?);
-        Ok(())
+        Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
     }
 }

@@ -149,7 +149,7 @@ impl SequenceOperator {
             failed.sort_by_key(|f| f.row);
             failed.dedup_by_key(|f| f.row);
             let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, step, rows, &failed)?);
         }
         Ok((first, last))
     }
@@ -309,8 +309,11 @@ impl JoinOperator for SequenceOperator {
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }
-        self.look(tick.time_us);
-        let gone = self.gone(tick.time_us);
+        let mut gone = Vec::new();
+        if !emit.more {
+            self.look(tick.time_us);
+            gone = self.gone(tick.time_us);
+        }
         for id in &gone {
             let key = &mut self.keys[*id as usize];
             key.forgotten(*id, self.spec.forget_after_us, &mut self.told);

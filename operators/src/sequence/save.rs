@@ -2,6 +2,8 @@
 //! that are not final, the automaton after those that are, and what was told of what can be
 //! revised.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 
 use super::SequenceOperator;
@@ -89,12 +91,16 @@ impl SequenceOperator {
         let key_fields = self.spec.keys.iter().map(|k| self.spec.input.field(*k).clone());
         let (schema, names) = (LAYOUT.schema(key_fields), self.interner.snapshot());
         let keys = self.keys.clone();
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let names = names.clone();
+            move || names.sizes(|_| (1, 0))
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let ids = names.ids(groups);
             let saved: Vec<&KeyState> = ids.iter().map(|id| &keys[*id as usize]).collect();
             let mut columns = names.columns(&ids)?;
             columns.extend(LAYOUT.columns(&saved));
-            let rows = RecordBatch::try_new(schema, columns)?;
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             Ok(SavedRows { rows, groups: counts(groups, ids.iter().map(|id| names.group(*id))) })
         })
     }

@@ -256,7 +256,7 @@ impl KeyedOperator for ClockSkew {
         if !told.is_empty() {
             emit.rows.push(self.rows(&told, tick)?);
         }
-        self.forget_silent(tick, emit)
+        if emit.more { Ok(()) } else { self.forget_silent(tick, emit) }
     }
 
     fn end(&mut self, _emit: &mut Emit) -> Result<(), OperatorError> {

@@ -29,7 +29,11 @@ impl ClockSkew {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let (names, clocks) = (self.interner.snapshot(), self.clocks.clone());
         let seen_us = self.silence.seen_us.clone();
-        Snapshot::new(groups, move |groups| {
+        let sizes = {
+            let names = names.clone();
+            move || names.sizes(|_| (1, 0))
+        };
+        Snapshot::sized(groups, sizes, move |groups| {
             let ids = names.ids(groups);
             let of = |id: &u32| clocks[*id as usize];
             let numbers = |f: &dyn Fn(Clock) -> i64| -> ArrayRef {

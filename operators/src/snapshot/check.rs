@@ -1,4 +1,5 @@
-//! What holds for the cuts of every operator, checked by the tests of each.
+//! What holds for the cuts of every operator, and for epochs that are given to it in several calls,
+//! checked by the tests of each.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,6 +7,7 @@ use std::collections::BTreeMap;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::{GroupSet, SavedRows};
 use crate::batch::Tick;
@@ -33,6 +35,23 @@ fn own(rows: &RecordBatch, keys: &[usize], index: usize, workers: usize) -> Reco
     let mine: BooleanArray =
         hashes.iter().map(|hash| Some(owner(*hash, workers) == index)).collect();
     filter_record_batch(rows, &mine).unwrap()
+}
+
+/// What was emitted, in no order.
+fn emitted(emit: &Emit) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let mut all = Vec::new();
+    for (edge, batches) in [("", &emit.rows), ("late ", &emit.late), ("reject ", &emit.rejects)] {
+        for batch in batches {
+            let columns = batch.columns().iter();
+            let columns: Vec<_> =
+                columns.map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+            let text = |row| columns.iter().map(|c| c.value(row).to_string()).collect::<Vec<_>>();
+            all.extend((0..batch.num_rows()).map(|row| format!("{edge}{}", text(row).join(" "))));
+        }
+    }
+    all.sort();
+    all
 }
 
 /// What an epoch is given: some are closed to new keys.
@@ -93,9 +112,41 @@ impl Subject<'_> {
         groups
     }
 
+    /// Epochs that come in turns, of which any may have no rows, lead to the same rows and state as
+    /// those that come at once.
+    pub(crate) fn check_turns(&self) {
+        const TURNS: usize = 3;
+        let (mut whole, mut turned) = ((self.make)(), (self.make)());
+        for (number, (time_us, rows)) in self.epochs.iter().enumerate() {
+            let tick = Tick { epoch: number as u64 + 1, time_us: *time_us };
+            let (mut at_once, mut in_turns) = (emit(number), emit(number));
+            whole.epoch(rows, tick, &mut at_once).unwrap();
+            // Key groups are kept whole: which keys find the last places depends on their order.
+            let mut turns: Vec<RecordBatch> =
+                (0..TURNS).map(|turn| own(rows, self.input_keys, turn, TURNS)).collect();
+            let nothing = rows.slice(0, 0);
+            match number % 3 {
+                0 => turns.push(nothing),
+                1 => turns.insert(0, nothing),
+                _ => {}
+            }
+            for (turn, rows) in turns.iter().enumerate() {
+                in_turns.more = turn + 1 < turns.len();
+                turned.epoch(rows, tick, &mut in_turns).unwrap();
+            }
+            assert_eq!(emitted(&in_turns), emitted(&at_once), "epoch {number} in turns");
+            assert_eq!(turned.save().unwrap(), whole.save().unwrap(), "after epoch {number}");
+        }
+        let (mut at_once, mut in_turns) = (Emit::default(), Emit::default());
+        whole.end(&mut at_once).unwrap();
+        turned.end(&mut in_turns).unwrap();
+        assert_eq!(emitted(&in_turns), emitted(&at_once), "at the end");
+    }
+
     /// Cuts of what changed add up to the whole, and the whole has the same bytes on any number of
-    /// workers and after it was dealt out to any other number.
+    /// workers and after it was dealt out to any other number. See also `check_turns`.
     pub(crate) fn check(&self) {
+        self.check_turns();
         let mut reference = (self.make)();
         let mut taken = Vec::new();
         for (number, (time_us, rows)) in self.epochs.iter().enumerate() {

@@ -14,7 +14,8 @@
 //! those that were emitted and are none any more are withdrawn; what is open and changed is due as
 //! well, where early results are asked for ([`early`]); (3) what is final is folded: what
 //! no window needs goes, what will stay together becomes one entry ([`due`]); (4) the merges of all
-//! keys are done at once, then the due windows are put together and emitted ([`emit`]).
+//! keys are done at once, then the due windows are put together and emitted ([`emit`]). Of an epoch
+//! that comes in several calls, all but (1) is done in the last.
 //!
 //! So a key has in memory the readings of `disorder` and `revise_for` (of sessions without a
 //! maximum one entry per session), one entry for what is open and older, and what was emitted and
@@ -85,6 +86,8 @@ pub struct SpanOperator {
     qualities: Qualities,
     /// Keys that had readings in the current epoch, or were looked at because they had none.
     touched: Vec<u32>,
+    /// More of the current epoch is to come.
+    more: bool,
     /// The current epoch.
     epoch: u64,
     /// Key groups that changed since the last cut.
@@ -121,6 +124,7 @@ impl SpanOperator {
             late: LateRows::new(&spec.pipeline, &spec.name),
             qualities: Qualities::new(&spec),
             touched: Vec::new(),
+            more: false,
             epoch: 0,
             changed: GroupSet::default(),
             work: Work::default(),
@@ -230,7 +234,7 @@ impl SpanOperator {
             // The reading stays; what could not be evaluated counts as false.
             failed.retain(|f| included.binary_search(&(f.row as u32)).is_ok());
             let (pipeline, step) = (&self.spec.pipeline, &self.spec.name);
-            emit.rejects.push(step_rejects(pipeline, step, rows, &failed)?);
+            emit.rejects.extend(step_rejects(pipeline, step, rows, &failed)?);
         }
         if places.is_empty() {
             return Ok(());
@@ -381,12 +385,17 @@ impl KeyedOperator for SpanOperator {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        self.touched.clear();
+        if !std::mem::replace(&mut self.more, emit.more) {
+            self.touched.clear();
+        }
         self.epoch = tick.epoch;
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }
         self.count_repeated()?;
+        if self.more {
+            return Ok(());
+        }
         self.settle_by_clock();
         self.settle_silent(tick);
         self.judge_again();

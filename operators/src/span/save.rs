@@ -21,8 +21,7 @@ use super::quality::Notes;
 use super::rule::Horizon;
 use crate::intern::KeyNames;
 use crate::operator::OperatorError;
-use crate::partial::Store;
-
+use crate::partial::{Slot, Store};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 use crate::spec::Clock;
@@ -65,7 +64,19 @@ struct Cut {
 }
 
 impl Cut {
-    fn rows(self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
+    /// Groups of keys with the bytes of text of their rows.
+    fn sizes(&self) -> Vec<(u16, usize)> {
+        let texts = self.store.texts();
+        let text = |slot: Slot| texts.get(slot.chunk as usize).map_or(0, |c| c[slot.row as usize]);
+        self.names.sizes(|id| {
+            let key = &self.keys[id as usize];
+            let slots = key.entries.iter().map(|entry| self.places.slot(entry.place));
+            let state: u64 = slots.map(text).sum();
+            (key.entries.len().max(1), state as usize + (key.records.len() + 1) * RECORD_BYTES)
+        })
+    }
+
+    fn rows(&self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
         let mut ids = Vec::new();
         let mut slots = Vec::new();
         let mut slot_of_row = Vec::new();
@@ -104,7 +115,7 @@ impl Cut {
         columns.push(Arc::new(BinaryArray::from_iter(records)));
         let rows = UInt32Array::from(slot_of_row);
         let state = self.store.gather(&slots)?;
-        let notes = self.notes.map(|notes| notes.columns(&places)).unwrap_or_default();
+        let notes = self.notes.as_ref().map(|notes| notes.columns(&places)).unwrap_or_default();
         for i in 0..self.schema.fields().len() - columns.len() - notes.len() {
             columns.push(match state.get(i) {
                 Some(column) => take(column, &rows, None)?,
@@ -115,7 +126,7 @@ impl Cut {
             });
         }
         columns.extend(notes);
-        let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
+        let rows = RecordBatch::try_new(Arc::new(self.schema.clone()), columns)?;
         Ok(SavedRows { rows, groups: counts })
     }
 }
@@ -123,7 +134,11 @@ impl Cut {
 impl SpanOperator {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let fields = self.aggregation.state_fields();
-        let cut = fields.map(|fields| Cut {
+        let fields = match fields {
+            Ok(fields) => fields,
+            Err(error) => return Snapshot::in_parts(groups, move |_| Err(error)),
+        };
+        let cut = Arc::new(Cut {
             schema: self.state_schema(&fields),
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
@@ -135,7 +150,8 @@ impl SpanOperator {
                 Clock::Device => i64::MIN,
             },
         });
-        Snapshot::new(groups, move |groups| cut?.rows(groups))
+        let of = Arc::clone(&cut);
+        Snapshot::sized(groups, move || of.sizes(), move |groups| cut.rows(groups))
     }
 
     fn state_schema(&self, state: &[Field]) -> Schema {

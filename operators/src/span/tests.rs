@@ -476,9 +476,12 @@ proptest! {
                 (i as i64 * 300, batch(&readings))
             })
             .collect();
-        let new = || SpanOperator::new(spec.clone()).unwrap();
-        let make = || Box::new(new()) as Box<dyn KeyedOperator>;
+        let new = |spec| Box::new(SpanOperator::new(spec).unwrap()) as Box<dyn KeyedOperator>;
+        let make = || new(spec.clone());
         check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+        // With one clock all keys are on one worker, and come in turns all the same.
+        let make = || new(WindowSpec { clock: Clock::Fleet, ..spec.clone() });
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check_turns();
     }
 
     /// Silence settles early what later turns out to go on; the end is the same.

@@ -7,6 +7,7 @@
 //! ticks); windows that late readings touched are emitted again with the next revision, and so are
 //! open ones that changed, where early results are asked for ([`early`]); (4) state that can no
 //! longer be revised is dropped.
+//! Of an epoch that comes in several calls, (3) and (4) are done in the last.
 //! All of it depends on the key's own readings and on ticks, never on other keys or workers (with
 //! `clock = "fleet"` the rows of all keys are on one worker).
 //!
@@ -77,6 +78,8 @@ pub struct WindowOperator {
     repeated: Repeated,
     /// Keys touched in the current epoch.
     touched: Vec<u32>,
+    /// More of the current epoch is to come.
+    more: bool,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
     /// Keys whose open windows changed since they were emitted.
@@ -133,6 +136,7 @@ impl WindowOperator {
             losses: Losses::new(spec.quality),
             repeated: Repeated::default(),
             touched: Vec::new(),
+            more: false,
             early: Early::new(spec.early_us),
             due: Vec::new(),
             ids: Vec::new(),
@@ -341,7 +345,9 @@ impl KeyedOperator for WindowOperator {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        self.touched.clear();
+        if !std::mem::replace(&mut self.more, emit.more) {
+            self.touched.clear();
+        }
         if rows.num_rows() > 0 {
             let rows = self.admit(rows, emit)?;
             let groups = self.assign(&rows, tick)?;
@@ -349,6 +355,9 @@ impl KeyedOperator for WindowOperator {
             self.accumulate(&rows, groups, emit)?;
         }
         self.count_repeated()?;
+        if self.more {
+            return Ok(());
+        }
         self.judge_again();
         self.close_by_clock(tick);
         self.close_idle(tick);

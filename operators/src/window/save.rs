@@ -26,6 +26,8 @@ use crate::spec::Clock;
 const FIXED: [&str; 7] =
     ["clock_us", "last_tick_us", "closed", "dropped", "fleet_clock_us", "pane", "rows"];
 const REVISIONS: &str = "revisions";
+/// Most bytes of an emitted window in it: three numbers.
+const EMITTED_BYTES: usize = 3 * 21;
 
 /// The state as of a cut.
 struct Cut {
@@ -41,7 +43,21 @@ struct Cut {
 }
 
 impl Cut {
-    fn rows(self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
+    /// Groups of keys with the bytes of text of their rows.
+    fn sizes(&self) -> Vec<(u16, usize)> {
+        let texts = self.store.texts();
+        let text = |slot: Slot| texts.get(slot.chunk as usize).map_or(0, |c| c[slot.row as usize]);
+        self.names.sizes(|id| {
+            let key = &self.keys[id as usize];
+            let slots = key.panes.iter().filter_map(|pane| pane.slot);
+            let state: u64 = slots.map(text).sum();
+            let told = key.emitted.len() * EMITTED_BYTES
+                + key.quality.as_ref().map_or(0, |quality| quality.size_bytes());
+            (key.panes.len().max(1), state as usize + told)
+        })
+    }
+
+    fn rows(&self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
         let mut ids = Vec::new();
         let mut slots = Vec::new();
         let mut slot_of_row = Vec::new();
@@ -91,7 +107,7 @@ impl Cut {
         }
         columns.extend(more);
         columns.push(new_null_array(forgotten_field().data_type(), rows.len()));
-        let rows = RecordBatch::try_new(Arc::new(self.schema), columns)?;
+        let rows = RecordBatch::try_new(Arc::new(self.schema.clone()), columns)?;
         self.remnants.save(&self.names, SavedRows { rows, groups: counts })
     }
 }
@@ -103,7 +119,11 @@ impl WindowOperator {
             Clock::Fleet => self.fleet_clock_us,
             Clock::Device => i64::MIN,
         };
-        let cut = fields.map(|fields| Cut {
+        let fields = match fields {
+            Ok(fields) => fields,
+            Err(error) => return Snapshot::in_parts(groups, move |_| Err(error)),
+        };
+        let cut = Arc::new(Cut {
             schema: self.state_schema(&fields),
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
@@ -112,7 +132,8 @@ impl WindowOperator {
             fleet_clock_us,
             quality: self.spec.quality.is_some(),
         });
-        Snapshot::new(groups, move |groups| cut?.rows(groups))
+        let of = Arc::clone(&cut);
+        Snapshot::sized(groups, move || of.sizes(), move |groups| cut.rows(groups))
     }
 
     fn state_schema(&self, state: &[Field]) -> Schema {

@@ -340,10 +340,35 @@ proptest! {
                 (i as i64 * 300, batch(&readings))
             })
             .collect();
-        let new = || WindowOperator::new(spec.clone()).unwrap();
-        let make = || Box::new(new()) as Box<dyn KeyedOperator>;
+        let new = |spec| Box::new(WindowOperator::new(spec).unwrap()) as Box<dyn KeyedOperator>;
+        let make = || new(spec.clone());
         check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
+        // With one clock all keys are on one worker, and come in turns all the same.
+        let make = || new(WindowSpec { clock: Clock::Fleet, ..spec.clone() });
+        check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check_turns();
     }
+}
+
+/// As many parts as the state needs, texts of aggregates included, which are loaded one by one.
+#[test]
+fn a_large_state_is_saved_in_parts() {
+    let mut spec = spec(100, 100, 20, LatePolicy::Revise { keep_us: 10_000 });
+    let device = col("device", &spec.input).unwrap();
+    let newest = AggregateExprBuilder::new(max_udaf(), vec![device]).alias("newest");
+    spec.aggregates.push(Arc::new(newest.schema(Arc::clone(&spec.input)).build().unwrap()));
+    spec.filters.push(None);
+    let mut operator = WindowOperator::new(spec.clone()).unwrap();
+    let readings: Vec<Reading> =
+        (100..200).flat_map(|d| [(d, 5, 1.0), (d, 205, 1.0), (d, 305, 1.0)]).collect();
+    operator.epoch(&batch(&readings), tick(1), &mut Emit::default()).unwrap();
+    let parts = operator.cut(true).parts().unwrap();
+    // Each device has 4 bytes of name, in each of three panes twice, and 256 make a part.
+    assert!(parts.len() >= 300 * 8 / 256, "{}", parts.len());
+    let mut other = WindowOperator::new(spec).unwrap();
+    for part in parts {
+        other.load(&part.rows).unwrap();
+    }
+    assert_eq!(other.save().unwrap(), operator.save().unwrap());
 }
 
 /// With one clock for the fleet all keys are on one worker, and what one key does is part of the

@@ -62,7 +62,7 @@ impl WindowOperator {
             Failed { row, reason: REASON_ZONE, detail }
         });
         let failed: Vec<Failed> = failed.collect();
-        emit.rejects.push(step_rejects(pipeline, name, rows, &failed)?);
+        emit.rejects.extend(step_rejects(pipeline, name, rows, &failed)?);
         Ok(filter_record_batch(rows, &known)?)
     }
 

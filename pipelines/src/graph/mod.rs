@@ -20,7 +20,7 @@ use tidegate_operators::event::{EventRows, event_rows};
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::system::{clocks_off, dropped_readings, refused_rows};
 use tidegate_operators::topic::TopicTemplate;
-use tidegate_operators::{Batch, Epoch, OperatorError, Snapshot};
+use tidegate_operators::{Batch, Epoch, OperatorError, Snapshot, TextMax};
 use timely::dataflow::Stream;
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
@@ -100,6 +100,8 @@ pub struct GraphContext {
     pub worker: (usize, usize),
     /// Deliver every edge as well ([`Target::Edge`]).
     pub tap_edges: bool,
+    /// How much text there may be at an operator at a time.
+    pub text_max: TextMax,
 }
 
 /// Builds what belongs to all pipelines onto `messages` and returns its probe: messages that none

@@ -28,6 +28,7 @@ use tidegate_operators::spec::{
     TableSpec,
 };
 use tidegate_operators::system::{findings_from, late_rows, step_rejects};
+use tidegate_operators::text::parted;
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{Batch, Epoch, GroupSet, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
@@ -46,6 +47,14 @@ pub(crate) fn skew_operator(pipeline: &str) -> String {
 
 /// Name of the edge of decoded readings.
 pub(crate) const READINGS: &str = "readings";
+
+/// The columns that rows are dealt out by, and those of their keys.
+type Keys = (Vec<usize>, Vec<usize>);
+
+/// Rows that are dealt out by their keys.
+fn by(keys: &[usize]) -> Keys {
+    (keys.to_vec(), keys.to_vec())
+}
 
 struct Edge<'scope> {
     stream: Stream<'scope, Epoch, Batch>,
@@ -115,14 +124,16 @@ impl<'scope> Builder<'_, 'scope> {
         let source = self.pipeline.decode.source;
         let name = format!("{}/decode", self.pipeline.name);
         let clocks = self.pipeline.decode.clocks;
+        let text_max = self.sinks.context.text_max;
         let mut ports =
             split(messages, &name, 2 + usize::from(clocks), move |runs: MessageRuns, _, out| {
                 for run in runs.0.iter().filter(|r| r.source == source) {
-                    let decoded = decoder.decode(run);
                     let sequence = run.first_offset;
-                    out.push((0, Batch { sequence, rows: decoded.readings }));
-                    out.push((1, Batch { sequence, rows: decoded.rejects }));
-                    out.extend(decoded.clocks.map(|rows| (2, Batch { sequence, rows })));
+                    decoder.decode_parts(run, text_max, |decoded| {
+                        out.push((0, Batch { sequence, rows: decoded.readings }));
+                        out.push((1, Batch { sequence, rows: decoded.rejects }));
+                        out.extend(decoded.clocks.map(|rows| (2, Batch { sequence, rows })));
+                    });
                 }
             });
         if let Some(spec) = &self.pipeline.skew {
@@ -150,7 +161,7 @@ impl<'scope> Builder<'_, 'scope> {
         let edge = Edge { stream: clocks, order: EdgeOrder::Journal };
         let operator = Box::new(ClockSkew::new(spec.clone())?);
         let name = skew_operator(&self.pipeline.name);
-        let hosted = self.host_on(&edge, clocks_schema(), name, operator, vec![0])?;
+        let hosted = self.host_on(&edge, clocks_schema(), name, operator, by(&[0]))?;
         if self.sinks.context.tap_edges {
             self.tap(CLOCK_SKEW, hosted.rows.clone());
         }
@@ -181,22 +192,25 @@ impl<'scope> Builder<'_, 'scope> {
         let ports = branches.len();
         let name = format!("{pipeline}/{step_name}");
         let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
+        let most = self.sinks.context.text_max.turn / 4;
         let mut streams =
             split(from.stream.clone(), &name, ports + 1, move |batch: Batch, _, out| {
                 let sequence = batch.sequence;
-                let made = logic.apply(&batch.rows).and_then(|made| {
-                    if !made.failed.is_empty() {
-                        let rows = step_rejects(&pipeline, &step_name, &batch.rows, &made.failed)?;
-                        out.push((ports, Batch { sequence, rows }));
+                let on = |port: usize| move |rows| (port, Batch { sequence, rows });
+                // Expressions make more of a text than it is.
+                for rows in parted(batch.rows, most) {
+                    let made = logic.apply(&rows).and_then(|made| {
+                        let failed = step_rejects(&pipeline, &step_name, &rows, &made.failed)?;
+                        out.extend(failed.into_iter().map(on(ports)));
+                        Ok(made.branches)
+                    });
+                    match made {
+                        Ok(branches) => {
+                            let branches = branches.into_iter().enumerate();
+                            out.extend(branches.map(|(port, rows)| on(port)(rows)));
+                        }
+                        Err(error) => fail(&failed_name, error),
                     }
-                    Ok(made.branches)
-                });
-                match made {
-                    Ok(branches) => {
-                        let branches = branches.into_iter().enumerate();
-                        out.extend(branches.map(|(port, rows)| (port, Batch { sequence, rows })));
-                    }
-                    Err(error) => fail(&failed_name, error),
                 }
             });
         let rejects = streams.pop().expect("one port more than branches");
@@ -232,7 +246,7 @@ impl<'scope> Builder<'_, 'scope> {
             _ => unreachable!("stateless steps are built elsewhere"),
         };
         let exchange = if spread { keys.clone() } else { Vec::new() };
-        let hosted = self.host(&step.from, name, operator, exchange)?;
+        let hosted = self.host(&step.from, name, operator, (exchange, keys))?;
         self.rejects(hosted.rejects);
         self.late(hosted.late);
         self.sinks.target(hosted.rows.clone(), None, counter);
@@ -266,7 +280,7 @@ impl<'scope> Builder<'_, 'scope> {
         for (from, spec) in &self.pipeline.alerts {
             let name = format!("{}/alert/{}", self.pipeline.name, spec.name);
             let operator = Box::new(AlertRule::new(spec.clone())?);
-            let hosted = self.host(from, name, operator, spec.keys.clone())?;
+            let hosted = self.host(from, name, operator, by(&spec.keys))?;
             self.rejects(hosted.rejects);
             self.late(hosted.late);
             if self.sinks.context.tap_edges {
@@ -296,7 +310,7 @@ impl<'scope> Builder<'_, 'scope> {
         from: &str,
         name: String,
         operator: Box<dyn KeyedOperator>,
-        keys: Vec<usize>,
+        keys: Keys,
     ) -> Result<Hosted<'scope>, OperatorError> {
         self.host_on(&self.edges[from], self.schema_of(from), name, operator, keys)
     }
@@ -307,11 +321,11 @@ impl<'scope> Builder<'_, 'scope> {
         input: SchemaRef,
         name: String,
         mut operator: Box<dyn KeyedOperator>,
-        keys: Vec<usize>,
+        (exchange, keys): Keys,
     ) -> Result<Hosted<'scope>, OperatorError> {
-        let owned = self.restore(&name, keys.len(), &mut |rows| operator.load(rows))?;
-        let host_context = self.host_context(name, input, &edge.order, owned);
-        Ok(host(edge.stream.clone(), by_key(keys), operator, host_context))
+        let owned = self.restore(&name, exchange.len(), &mut |rows| operator.load(rows))?;
+        let host_context = self.host_context(name, input, edge, (keys, owned));
+        Ok(host(edge.stream.clone(), by_key(exchange), operator, host_context))
     }
 
     /// Loads the saved state of an operator; the key groups that this worker speaks for.
@@ -334,19 +348,22 @@ impl<'scope> Builder<'_, 'scope> {
         })
     }
 
+    /// What the host of an operator has to know, given the keys of its rows on an edge.
     fn host_context(
         &self,
         name: String,
         input: SchemaRef,
-        order: &EdgeOrder,
-        owned: GroupSet,
+        edge: &Edge<'scope>,
+        (keys, owned): (Vec<usize>, GroupSet),
     ) -> HostContext {
         let context = self.sinks.context;
         let (save, fail) = (Rc::clone(&context.save), Rc::clone(&context.fail));
         HostContext {
             name,
             input,
-            order: order.clone(),
+            order: edge.order.clone(),
+            keys,
+            text_max: context.text_max,
             owned,
             ticks: context.ticks.clone(),
             save: Box::new(move |name, epoch, take| save(name, epoch, take)),

@@ -121,16 +121,7 @@ pub(super) fn rebuild(
     let stats = Arc::new(Stats::default());
     let in_flight = Arc::new(InFlight::default());
     let (events, received) = sync_channel(EVENTS_MAX);
-    let plan = WorkerPlan {
-        pipelines,
-        workers: 1,
-        first_epoch: first,
-        state: vec![],
-        tap_edges: false,
-        #[cfg(test)]
-        turns: None,
-    };
-    let (ports, _) = start(plan, Arc::clone(&stats), events)?;
+    let (ports, _) = start(WorkerPlan::of(pipelines, 1, first), Arc::clone(&stats), events)?;
     let collector_in_flight = Arc::clone(&in_flight);
     let wanted = wanted.clone();
     let collector = std::thread::Builder::new().name("shadow".into()).spawn(move || {

@@ -14,7 +14,7 @@ use tidegate_operators::registry::put;
 use tidegate_operators::spec::{
     DetectSpec, LatePolicy, LatestSpec, PipelineSpec, SequenceSpec, StepKind, WindowSpec,
 };
-use tidegate_operators::{Epoch, MessageMeta, MessagesBuilder, Tick};
+use tidegate_operators::{Epoch, MessageMeta, MessagesBuilder, TextMax, Tick};
 use tidegate_pipelines::graph::Target;
 use tidegate_pipelines::plan::{TestChange, TestEvent, TestInput};
 
@@ -47,8 +47,21 @@ pub fn run_in_parts(
     inputs: &[TestInput],
     parts: &[(usize, usize)],
 ) -> anyhow::Result<Edges> {
+    run_within(pipeline, inputs, parts, TextMax::default())
+}
+
+/// The same with other limits of text.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_within(
+    pipeline: &PipelineSpec,
+    inputs: &[TestInput],
+    parts: &[(usize, usize)],
+    text_max: TextMax,
+) -> anyhow::Result<Edges> {
     let source = pipeline.decode.source;
-    let rows = run_pipelines(std::slice::from_ref(pipeline), source, inputs, parts)?;
+    let rows = run_pipelines(std::slice::from_ref(pipeline), source, inputs, (parts, text_max))?;
     Ok(rows.into_iter().map(|((_, edge), rows)| (edge, rows)).collect())
 }
 
@@ -62,7 +75,7 @@ fn run_pipelines(
     pipelines: &[PipelineSpec],
     source: u16,
     inputs: &[TestInput],
-    parts: &[(usize, usize)],
+    (parts, text_max): (&[(usize, usize)], TextMax),
 ) -> anyhow::Result<Rows> {
     let mut inputs: Vec<&TestInput> = inputs.iter().collect();
     inputs.sort_by_key(|i| i.at_us);
@@ -72,10 +85,8 @@ fn run_pipelines(
         let is_last = number + 1 == parts.len();
         let left = epochs.len() - done;
         let count = if is_last { left } else { left.min(*count) };
+        let timeless = pipelines.iter().map(timeless).collect();
         let plan = WorkerPlan {
-            pipelines: pipelines.iter().map(timeless).collect(),
-            workers: *workers,
-            first_epoch: done as Epoch + 1,
             state: state
                 .iter()
                 .map(|(name, bytes)| {
@@ -84,8 +95,8 @@ fn run_pipelines(
                 })
                 .collect::<anyhow::Result<_>>()?,
             tap_edges: true,
-            #[cfg(test)]
-            turns: None,
+            text_max,
+            ..WorkerPlan::of(timeless, *workers, done as Epoch + 1)
         };
         let part = &epochs[done..done + count];
         done += count;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use tidegate_operators::dataflow::Ticks;
 use tidegate_operators::spec::PipelineSpec;
-use tidegate_operators::{Epoch, Snapshot, Tick};
+use tidegate_operators::{Epoch, Snapshot, TextMax, Tick};
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::graph::{self, Counter, GraphContext, Target};
 use timely::WorkerConfig;
@@ -63,6 +63,8 @@ pub(crate) struct WorkerPlan {
     /// Saved state by operator name.
     pub(crate) state: Vec<(String, RecordBatch)>,
     pub(crate) tap_edges: bool,
+    /// How much text there may be at an operator at a time.
+    pub(crate) text_max: TextMax,
     /// Let the simulation decide who runs when.
     #[cfg(test)]
     pub(super) turns: Option<Turns>,
@@ -87,6 +89,7 @@ impl WorkerPlan {
             first_epoch,
             state: Vec::new(),
             tap_edges: false,
+            text_max: TextMax::default(),
             #[cfg(test)]
             turns: None,
         }
@@ -210,7 +213,8 @@ fn run(
 ) {
     let of_all = worker.index();
     let context = |ticks: Ticks, state: &[(String, RecordBatch)]| {
-        context((of_all, peers, plan.tap_edges), state, stats, &reporter.events, ticks)
+        let made = context((of_all, peers, plan.tap_edges), state, stats, &reporter.events, ticks);
+        GraphContext { text_max: plan.text_max, ..made }
     };
     let first = FlowPlan {
         pipelines: plan.pipelines.clone(),
@@ -405,5 +409,6 @@ fn context(
         }),
         worker: (index, workers),
         tap_edges,
+        text_max: TextMax::default(),
     }
 }

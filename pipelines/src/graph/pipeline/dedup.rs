@@ -10,7 +10,7 @@ use tidegate_operators::spec::DedupSpec;
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::Stream;
 
-use super::{Builder, Edge};
+use super::{Builder, Edge, by};
 use crate::graph::{Counter, DUPLICATES};
 use crate::repeated::path;
 
@@ -25,7 +25,7 @@ impl<'scope> Builder<'_, 'scope> {
         let operator = Box::new(Dedup::new(spec.clone()));
         let input = self.pipeline.decode.schema();
         let parts = format!("{name}/parts");
-        let hosted = self.host_on(decoded, input, name, operator, vec![spec.device])?;
+        let hosted = self.host_on(decoded, input, name, operator, by(&[spec.device]))?;
         self.rejects(hosted.rejects);
         if self.sinks.context.tap_edges {
             self.tap(DUPLICATES, hosted.late.clone());

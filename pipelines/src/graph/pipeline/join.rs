@@ -21,8 +21,10 @@ impl Builder<'_, '_> {
             stream: right.stream.clone(),
             input: spec.right.clone(),
             order: right.order.clone(),
+            keys: Some(spec.right_keys.clone()),
         };
-        let context = self.host_context(name, spec.left.clone(), &left.order, owned);
+        let keys = (spec.left_keys.clone(), owned);
+        let context = self.host_context(name, spec.left.clone(), left, keys);
         let left = (left.stream.clone(), by_key(spec.left_keys.clone()));
         let right = (second, by_key(spec.right_keys.clone()));
         let hosted = host_join(left, right, operator, context);

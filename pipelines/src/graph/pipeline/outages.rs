@@ -15,7 +15,7 @@ use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{AsideOperator, Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
-use super::{Builder, Edge, sortable_columns};
+use super::{Builder, Edge, Keys, by, sortable_columns};
 use crate::graph::Counter;
 
 /// Under what name the log of a pipeline is saved.
@@ -48,7 +48,7 @@ impl<'scope> Builder<'_, 'scope> {
         let (index, workers) = self.sinks.context.worker;
         let log: Box<dyn KeyedOperator> =
             Box::new(OutageLog::new(spec, index == owner(0, workers)));
-        let hosted = self.host_on(&changes, changes_schema(), name, log, Vec::new())?;
+        let hosted = self.host_on(&changes, changes_schema(), name, log, by(&[]))?;
         self.sinks.target(hosted.late, None, None);
         self.sinks.target(hosted.rejects, None, None);
         self.outages = Some(hosted.rows);
@@ -59,7 +59,7 @@ impl<'scope> Builder<'_, 'scope> {
     fn outages_of(&self) -> Second<'scope> {
         let stream = self.outages.clone().expect("built for whoever asks for it");
         let order = EdgeOrder::Columns((0..outages_schema().fields().len()).collect());
-        Second { stream, input: outages_schema(), order }
+        Second { stream, input: outages_schema(), order, keys: None }
     }
 
     /// What the host of a step that reads the log has to know.
@@ -67,12 +67,12 @@ impl<'scope> Builder<'_, 'scope> {
         &self,
         step: &StepSpec,
         load: &mut dyn FnMut(&RecordBatch) -> Result<(), OperatorError>,
-        keys: &[usize],
+        (exchange, keys): Keys,
     ) -> Result<HostContext, OperatorError> {
         let name = format!("{}/{}", self.pipeline.name, step.name);
-        let owned = self.restore(&name, keys.len(), load)?;
-        let order = &self.edges[&step.from].order;
-        Ok(self.host_context(name, self.schema_of(&step.from), order, owned))
+        let owned = self.restore(&name, exchange.len(), load)?;
+        let left = &self.edges[&step.from];
+        Ok(self.host_context(name, self.schema_of(&step.from), left, (keys, owned)))
     }
 
     /// The ends of such a step.
@@ -91,7 +91,7 @@ impl<'scope> Builder<'_, 'scope> {
         mut operator: Box<dyn JoinOperator>,
         keys: &[usize],
     ) -> Result<(), OperatorError> {
-        let context = self.listening(step, &mut |rows| operator.load(rows), keys)?;
+        let context = self.listening(step, &mut |rows| operator.load(rows), by(keys))?;
         let left = (self.edges[&step.from].stream.clone(), by_key(keys.to_vec()));
         let hosted = host_join(left, (self.outages_of(), to_all()), operator, context);
         self.listens(step, hosted, None);
@@ -111,13 +111,14 @@ impl<'scope> Builder<'_, 'scope> {
             _ => Box::new(Hearing(SpanOperator::new(spec.clone())?)),
         };
         // One clock for the fleet needs all keys in one place.
-        let keys = match spec.clock {
+        let exchange = match spec.clock {
             Clock::Device => spec.keys.clone(),
             Clock::Fleet => Vec::new(),
         };
-        let context = self.listening(step, &mut |rows| operator.load(rows), &keys)?;
-        let left = (self.edges[&step.from].stream.clone(), by_key(keys.clone()));
-        let repeated = self.repeated_on(&step.from).map(|rows| (rows, by_key(keys)));
+        let keys = (exchange.clone(), spec.keys.clone());
+        let context = self.listening(step, &mut |rows| operator.load(rows), keys)?;
+        let left = (self.edges[&step.from].stream.clone(), by_key(exchange.clone()));
+        let repeated = self.repeated_on(&step.from).map(|rows| (rows, by_key(exchange)));
         let hosted = host_aside(left, (self.outages_of(), to_all()), repeated, operator, context);
         self.listens(step, hosted, Some(Counter::Windows));
         Ok(())

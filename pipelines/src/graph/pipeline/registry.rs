@@ -11,7 +11,7 @@ use tidegate_operators::spec::{EnrichSpec, RegistrySpec, StepSpec};
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::Stream;
 
-use super::{Builder, Edge, content_order_of, sortable_columns};
+use super::{Builder, Edge, by, content_order_of, sortable_columns};
 
 /// The edge, and table, with the history of a registry.
 pub(crate) fn versions_edge(registry: &str) -> String {
@@ -33,8 +33,9 @@ impl<'scope> Builder<'_, 'scope> {
             let changes = self.changes(messages.clone(), spec);
             let name = registry_operator(&self.pipeline.name, &spec.name);
             let operator = Box::new(Versions::new(spec.clone())?);
-            let keys = (0..spec.keys).collect();
-            let hosted = self.host_on(&changes, spec.changes_schema(), name, operator, keys)?;
+            let keys: Vec<usize> = (0..spec.keys).collect();
+            let hosted =
+                self.host_on(&changes, spec.changes_schema(), name, operator, by(&keys))?;
             self.rejects(hosted.rejects);
             self.sinks.target(hosted.late, None, None);
             let order = EdgeOrder::Columns(sortable_columns(&spec.versions_schema()));
@@ -86,13 +87,15 @@ impl<'scope> Builder<'_, 'scope> {
         })?;
         let (left, changes) = (&self.edges[&step.from], &self.changes[&spec.registry.name]);
         let order = content_order_of(&step.output, &self.schema_of(&step.from), &left.order);
+        let keys: Vec<usize> = (0..spec.registry.keys).collect();
         let second = Second {
             stream: changes.stream.clone(),
             input: spec.registry.changes_schema(),
             order: changes.order.clone(),
+            keys: Some(keys.clone()),
         };
-        let context = self.host_context(name, self.schema_of(&step.from), &left.order, owned);
-        let keys = (0..spec.registry.keys).collect();
+        let input = self.schema_of(&step.from);
+        let context = self.host_context(name, input, left, (spec.on.clone(), owned));
         let left = (left.stream.clone(), by_key(spec.on.clone()));
         let hosted = host_join(left, (second, by_key(keys)), Box::new(operator), context);
         self.rejects(hosted.rejects);

@@ -235,15 +235,8 @@ impl Runner {
             committer = committer.with_checkpoints(checkpoints);
         }
         let (events, received) = sync_channel(EVENTS_MAX);
-        let plan = WorkerPlan {
-            pipelines: self.options.pipelines.clone(),
-            workers: self.options.workers,
-            first_epoch: todo.start.epoch,
-            state,
-            tap_edges: false,
-            #[cfg(test)]
-            turns: None,
-        };
+        let (pipelines, workers) = (self.options.pipelines.clone(), self.options.workers);
+        let plan = WorkerPlan { state, ..WorkerPlan::of(pipelines, workers, todo.start.epoch) };
         let stats = Arc::clone(&self.options.stats);
         let (ports, _) = workers::start(plan, Arc::clone(&stats), events.clone())?;
         let finished = spawn_committer(committer, received)?;

@@ -92,6 +92,7 @@ fn texts(rows: &Rows) -> BTreeMap<(usize, String), Vec<String>> {
 fn a_restart_on_other_workers_changes_no_row() {
     let plan = plan();
     let run = |parts: &[(usize, usize)]| {
+        let parts = (parts, TextMax::default());
         texts(&run_pipelines(&plan.pipelines, 0, &inputs(), parts).unwrap())
     };
     let whole = run(&[(usize::MAX, 1)]);
@@ -137,12 +138,8 @@ fn state_of_another_operator_is_refused_at_the_start() {
     )])
     .unwrap();
     let worker_plan = WorkerPlan {
-        pipelines: plan.pipelines.clone(),
-        workers: 2,
-        first_epoch: 1,
         state: vec![("one/w".to_owned(), wrong)],
-        tap_edges: false,
-        turns: None,
+        ..WorkerPlan::of(plan.pipelines.clone(), 2, 1)
     };
     let (events, _received) = sync_channel(EVENTS_MAX);
     let error = start(worker_plan, Arc::default(), events).err().unwrap().to_string();
