@@ -184,16 +184,11 @@ impl Judge<'_> {
 
     /// A reading older than the newest one: an absence that it falls into is cut, or was none.
     /// Whether that can be told: not of one that may be final.
-    pub(super) fn late(
-        &mut self,
-        id: u32,
-        key: &mut KeyState,
-        time_us: i64,
-        new: Arrived,
-    ) -> bool {
+    pub(super) fn late(&mut self, id: u32, key: &mut KeyState, time_us: i64, new: Arrived) -> bool {
         let within = |a: &Absence| a.start_us < time_us && time_us < a.end_us;
         let found = key.absences.iter().position(|a| within(a) && !a.lasts());
-        let Some((at, mut first)) = found.and_then(|at| Some((at, key.absences.remove(at)?))) else {
+        let Some((at, mut first)) = found.and_then(|at| Some((at, key.absences.remove(at)?)))
+        else {
             return time_us >= key.final_us;
         };
         let limit_us = first.expected.limit_us;

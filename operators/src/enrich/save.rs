@@ -90,7 +90,7 @@ impl Enrich {
                 key + kept.row.len() + kept.said.as_ref().map_or(0, |said| said.len())
             };
             let of = move |key: usize, state: &super::KeyState| {
-                let kept = state.kept.values().map(|kept| of_row(key, kept));
+                let kept = state.kept.iter().map(|(_, kept)| of_row(key, kept));
                 state.history.bytes(key) + kept.sum::<usize>()
             };
             move || tables.sizes(of)

@@ -164,8 +164,7 @@ impl KeyedOperator for Both {
         let left = part(&is_row, &own, Arc::clone(&self.0.spec.input))?;
         let is_change = arrow::compute::not(&is_row)?;
         let changes = self.0.spec.registry.changes_schema();
-        let of_change: Vec<usize> =
-            std::iter::once(0).chain(width..rows.num_columns()).collect();
+        let of_change: Vec<usize> = std::iter::once(0).chain(width..rows.num_columns()).collect();
         let right = part(&is_change, &of_change, changes)?;
         self.0.epoch(&left, &right, tick, emit)
     }

@@ -230,10 +230,8 @@ from = "large"
             assert_eq!((large.from.as_str(), p.tables[2].from.as_str()), ("w", "large"));
             assert!(super::final_column(&p.steps, "large").is_some());
             // What is taken back is among the final rows only where these can come again.
-            let counted = super::tests::plan(
-                &format!("early = \"10s\"\n{late}"),
-                &format!("{asks}{over}"),
-            );
+            let counted =
+                super::tests::plan(&format!("early = \"10s\"\n{late}"), &format!("{asks}{over}"));
             assert_eq!(counted.is_ok(), !late.is_empty());
         }
         let ids = |rest: &str| {
