@@ -454,7 +454,7 @@ fn much_text_comes_in_batches() {
         let (mut emit, tick) = (Emit::default(), Tick { epoch: epoch.0 as u64, time_us: epoch.0 });
         operator.epoch(&both(&spec, &epoch), tick, &mut emit).unwrap();
         assert!(emit.rows.len() > 3, "{} batches", emit.rows.len());
-        let text = |b: &RecordBatch| b.column(3).as_string::<i32>().value(0).to_owned();
+        let text = |b: &RecordBatch| b.column(4).as_string::<i32>().value(0).to_owned();
         assert!(emit.rows.iter().all(|b| text(b) == if epoch.0 == 9 { "n7" } else { "n8" }));
         let times = |b: &RecordBatch| {
             b.column(1).as_primitive::<TimestampMicrosecondType>().values().to_vec()
