@@ -121,8 +121,8 @@ pub trait JoinOperator: 'static {
 
 /// A stateful operator with two inputs that may be told of rows which are in neither.
 pub trait AsideOperator: JoinOperator {
-    /// Rows of the schema of its left input that are not among them, of the call of
-    /// [`JoinOperator::epoch`] that comes next: called before it, any number of times. They are in
-    /// no defined order.
+    /// Rows that are in neither, of the call of [`JoinOperator::epoch`] that comes next: called
+    /// before it, any number of times. What all workers have is in its order, in one call; what is
+    /// dealt out by key is in no defined order.
     fn aside(&mut self, rows: &RecordBatch);
 }

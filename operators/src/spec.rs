@@ -430,7 +430,10 @@ impl PipelineSpec {
     /// Whether a step has to know when nothing could be heard.
     pub fn hears_outages(&self) -> bool {
         let hears = |s: &StepSpec| match &s.kind {
-            StepKind::Absence(_) | StepKind::Sequence(_) => true,
+            StepKind::Absence(_)
+            | StepKind::Sequence(_)
+            | StepKind::Latest(_)
+            | StepKind::Join(_) => true,
             StepKind::Window(window) => window.quality.is_some(),
             _ => false,
         };

@@ -137,8 +137,18 @@ impl Judge<'_> {
             Some(absence) => Some(absence.expected),
             None => key.gaps.expected(self.spec),
         };
-        let mut learn = true;
-        match (expected.filter(|e| gap_us > e.limit_us), open) {
+        // It was heard just before, and the reading is of a time that is still to come: its clock
+        // has jumped, and was not silent. Readings with the right time are old ones from now on.
+        let heard_us = new.tick_us.saturating_sub(last.tick_us);
+        let jumped = |e: &Expected| {
+            self.spec.live && open.is_none() && time_us > new.tick_us && heard_us <= e.limit_us
+        };
+        let absent = expected.filter(|e| gap_us > e.limit_us);
+        let (absent, mut learn) = match absent {
+            Some(e) if jumped(&e) => (None, false),
+            absent => (absent, true),
+        };
+        match (absent, open) {
             (Some(expected), open) => {
                 let (silent, limit_us) = ((last.tick_us, new.tick_us), expected.limit_us);
                 // After an outage, it has as long as when it is silent until that is told.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{Array, Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Field, Int64Type, Schema};
 use datafusion_expr::col;
 use datafusion_physical_expr::planner::logical2physical;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::key::{owner, stable_hashes};
 use crate::operator::KeyedOperator;
-use crate::outage::outages_schema;
+use crate::outage::testing::outage_rows;
 use crate::snapshot::check;
 use crate::spec::{Cadence, KeyLimits, time_type};
 
@@ -66,14 +66,6 @@ fn batch(readings: &[Reading]) -> RecordBatch {
         ],
     )
     .unwrap()
-}
-
-fn outage_rows(outages: &[(i64, i64)]) -> RecordBatch {
-    let number = |f: &dyn Fn(&(i64, i64)) -> i64| {
-        Arc::new(Int64Array::from_iter_values(outages.iter().map(f)))
-    };
-    let kinds = Arc::new(StringArray::from_iter_values(outages.iter().map(|_| "away")));
-    RecordBatch::try_new(outages_schema(), vec![number(&|o| o.0), number(&|o| o.1), kinds]).unwrap()
 }
 
 /// A row that came out.

@@ -84,7 +84,7 @@ pub struct Hosted<'scope> {
     pub rejects: Stream<'scope, Epoch, Batch>,
 }
 
-/// The second input of an operator that has two.
+/// The second input of an operator that has two, or rows aside.
 pub struct Second<'scope> {
     /// Its rows.
     pub stream: Stream<'scope, Epoch, Batch>,
@@ -142,11 +142,11 @@ where
     host_two(left, right, None, Operator::Two(operator), context)
 }
 
-/// The same with rows aside, if there are any.
+/// The same with rows aside, if there are any, in whatever schema its operator takes.
 pub fn host_aside<'scope, P>(
     left: (Stream<'scope, Epoch, Batch>, P),
     right: (Second<'scope>, P),
-    aside: Option<(Stream<'scope, Epoch, Batch>, P)>,
+    aside: Option<(Second<'scope>, P)>,
     operator: Box<dyn AsideOperator>,
     context: HostContext,
 ) -> Hosted<'scope>
@@ -159,7 +159,7 @@ where
 fn host_two<'scope, P>(
     (left, left_pact): (Stream<'scope, Epoch, Batch>, P),
     (right, right_pact): (Second<'scope>, P),
-    aside: Option<(Stream<'scope, Epoch, Batch>, P)>,
+    aside: Option<(Second<'scope>, P)>,
     operator: Operator,
     context: HostContext,
 ) -> Hosted<'scope>
@@ -174,8 +174,9 @@ where
     let Second { input: schema, order, keys, .. } = right;
     let mut edges = vec![EdgeIn::first(&context), EdgeIn { schema, order, keys, aside: false }];
     if let Some((aside, pact)) = aside {
-        inputs.push(taking(builder.new_input(aside, pact)));
-        edges.push(EdgeIn { aside: true, ..EdgeIn::first(&context) });
+        inputs.push(taking(builder.new_input(aside.stream, pact)));
+        let Second { input: schema, order, keys, .. } = aside;
+        edges.push(EdgeIn { schema, order, keys, aside: true });
     }
     run(builder, inputs, edges, operator, context)
 }
@@ -272,7 +273,7 @@ impl Operator {
     fn epoch(
         &mut self,
         rows: &[RecordBatch],
-        aside: &[Batch],
+        aside: &[RecordBatch],
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
@@ -280,7 +281,7 @@ impl Operator {
             Self::One(operator) => operator.epoch(&rows[0], tick, emit),
             Self::Two(operator) => operator.epoch(&rows[0], &rows[1], tick, emit),
             Self::Aside(operator) => {
-                aside.iter().for_each(|batch| operator.aside(&batch.rows));
+                aside.iter().for_each(|rows| operator.aside(rows));
                 operator.epoch(&rows[0], &rows[1], tick, emit)
             }
         }
@@ -343,9 +344,11 @@ impl Runner {
             let (inputs, more) = turn?;
             let (mut rows, mut aside) = (Vec::with_capacity(inputs.len()), Vec::new());
             for (edge, batches) in self.edges.iter().zip(inputs) {
-                match edge.aside {
-                    true => aside.extend(batches),
-                    false => rows.push(in_order(&edge.schema, &edge.order, batches)?),
+                match (edge.aside, &edge.keys) {
+                    // Of any length, so it is not put together.
+                    (true, Some(_)) => aside.extend(batches.into_iter().map(|b| b.rows)),
+                    (true, None) => aside.push(in_order(&edge.schema, &edge.order, batches)?),
+                    (false, _) => rows.push(in_order(&edge.schema, &edge.order, batches)?),
                 }
             }
             emit.more = more;

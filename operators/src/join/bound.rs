@@ -5,7 +5,7 @@ use super::sides::Row;
 use super::{interval, window};
 use crate::bound::{Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes, vec_bytes};
 use crate::intern::key_bytes;
-use crate::keys::{LISTED_BYTES, REMNANT_BYTES};
+use crate::keys::{HELD_BYTES, LISTED_BYTES, REMNANT_BYTES};
 use crate::spec::{JoinSpec, Partners};
 
 impl Bounded for JoinSpec {
@@ -17,7 +17,7 @@ impl Bounded for JoinSpec {
         let both = left.saturating_add(right);
         let types = self.key_types();
         // Two lists tell how long a key is silent.
-        let lists = 2 * (LISTED_BYTES + size_of::<i64>() as u64);
+        let lists = 2 * (LISTED_BYTES + HELD_BYTES + size_of::<i64>() as u64);
         let own = key_bytes(types.iter(), load.text_bytes).saturating_add(lists);
         let rows = match &self.partners {
             Partners::Window { keep_us, .. } => {

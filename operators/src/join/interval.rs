@@ -14,7 +14,9 @@
 //! (`after` and `disorder`), the left rows that wait are joined with what is there, and what is
 //! older than the clock is settled. Not more: what the key sends when it goes on is not late
 //! because of the pause. But a right row that such a left row could have had for a partner is a row
-//! of `system.late`, though it is still a partner of others.
+//! of `system.late`, though it is still a partner of others. A time in which the source was away,
+//! or Tidegate did not run, is no silence ([`crate::outage`]): after it every key has its whole
+//! time anew.
 //!
 //! State per key: the left rows that wait, and the right rows that can still have a partner. If
 //! there are more than `rows_max` of either after an epoch, its newest rows are rejects. (Not
@@ -36,9 +38,10 @@ use crate::batch::Tick;
 use crate::expression::Failed;
 use crate::grouped::{EPOCH_BYTES_MAX, runs};
 use crate::intern::Fresh;
-use crate::keys::{Remnant, Remnants, Silence};
+use crate::keys::{Quiet, Remnant, Remnants, anew_us};
 use crate::late::LateRows;
-use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
+use crate::outage::Outages;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{JoinSpec, Partners};
@@ -119,8 +122,12 @@ pub struct IntervalJoin {
     rule: Rule,
     keys: Slabs<KeyState>,
     remnants: Remnants,
-    idle: Silence,
-    gone: Silence,
+    idle: Quiet,
+    gone: Quiet,
+    outages: Outages,
+    /// How long a key is silent before its rows wait no longer, and before it is forgotten;
+    /// microseconds.
+    silent_us: (i64, i64),
     late: LateRows,
     changed: GroupSet,
 }
@@ -162,6 +169,7 @@ impl IntervalJoin {
         };
         // Not before its rows can have no partners any more.
         let reach_us = before_us.saturating_add(after_us).saturating_add(spec.disorder_us);
+        let gone_us = forget_after_us.max(silent_us).max(reach_us);
         Ok(Self {
             rule: Rule {
                 times,
@@ -174,8 +182,10 @@ impl IntervalJoin {
             },
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
-            idle: Silence::new(silent_us),
-            gone: Silence::new(forget_after_us.max(silent_us).max(reach_us)),
+            idle: Quiet::new(silent_us),
+            gone: Quiet::new(gone_us),
+            outages: Outages::default(),
+            silent_us: (silent_us, gone_us),
             late: LateRows::new(&spec.pipeline, &spec.name),
             changed: GroupSet::default(),
             sides: Sides::new(spec)?,
@@ -257,7 +267,8 @@ impl IntervalJoin {
 
     /// Joins what waits of keys that were silent for long enough.
     fn settle_silent(&mut self, tick: Tick, out: &mut Out) {
-        for id in self.idle.silent(tick.time_us) {
+        let (idle_us, outages) = (self.silent_us.0, &self.outages);
+        for id in self.idle.silent(tick.time_us, |_, seen_us| anew_us(outages, seen_us, idle_us)) {
             self.join_all(id, out);
         }
     }
@@ -353,7 +364,12 @@ impl IntervalJoin {
 
     /// Forgets keys that were silent for long enough, but for how far they were settled.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let gone = self.gone.silent(tick.time_us);
+        let ((idle_us, gone_us), outages) = (self.silent_us, &self.outages);
+        let at_us = |_: u32, seen_us: i64| {
+            let quiet_us = outages.quiet_for(seen_us, gone_us)?;
+            Some(quiet_us.max(anew_us(outages, seen_us, idle_us)?))
+        };
+        let gone = self.gone.silent(tick.time_us, at_us);
         let left = gone.iter().map(|id| {
             let key = &self.keys[*id as usize];
             (*id, Remnant { bound: key.settled_us, extra: key.clock_us })
@@ -405,7 +421,7 @@ impl JoinOperator for IntervalJoin {
     fn cut(&mut self, whole: bool) -> Snapshot {
         let changed = std::mem::take(&mut self.changed);
         let groups = if whole { GroupSet::ALL } else { changed };
-        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us.clone());
+        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us());
         let rows_of = move |id: u32| {
             let key = &keys[id as usize];
             let seen_us = seen_us[id as usize];
@@ -447,6 +463,17 @@ impl JoinOperator for IntervalJoin {
             self.keys.put(id as usize, key);
         }
         Ok(())
+    }
+}
+
+impl AsideOperator for IntervalJoin {
+    /// The log of outages.
+    fn aside(&mut self, rows: &RecordBatch) {
+        if rows.num_rows() > 0 {
+            self.outages.take(rows);
+            self.idle.changed();
+            self.gone.changed();
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 //! A window is kept until the clock is `disorder` and `keep` past its end; what comes for one that
 //! is not kept any more is a row of `system.late`. A key that was silent for `idle_close` and
 //! `keep` is forgotten but for how far it came, though not before its next window can have come:
-//! while its newest window is kept, that takes the length of a window longer. So what is emitted
+//! while its newest window is kept, that takes the length of a window longer. A time in which the
+//! source was away, or Tidegate did not run, is no silence ([`crate::outage`]). So what is emitted
 //! last of a window that is kept depends only on the revisions that came, not on their order.
 
 use std::collections::BTreeMap;
@@ -25,9 +26,10 @@ use super::sides::{Arrived, Joined, Row, Side, Sides};
 use crate::batch::Tick;
 use crate::bound::tree_bytes;
 use crate::intern::Fresh;
-use crate::keys::{Remnant, Remnants, Silence};
+use crate::keys::{Quiet, Remnant, Remnants, anew_us};
 use crate::late::LateRows;
-use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
+use crate::outage::Outages;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::{JoinSpec, Partners};
@@ -96,12 +98,15 @@ pub struct WindowJoin {
     /// Columns with start, end and revision of the left edge and the right one.
     columns: [[usize; 3]; 2],
     keep_us: i64,
-    /// How long a key is silent before it is forgotten, but for the length of its newest window.
+    /// How long a key is silent before its windows wait no longer, microseconds.
+    idle_us: i64,
+    /// How long before it is forgotten, but for the length of its newest window.
     forget_us: i64,
     keys: Slabs<KeyState>,
     remnants: Remnants,
-    idle: Silence,
-    gone: Silence,
+    idle: Quiet,
+    gone: Quiet,
+    outages: Outages,
     late: LateRows,
     /// Windows that are to be looked at in this epoch, by their keys.
     touched: Vec<(u32, Bounds)>,
@@ -132,11 +137,13 @@ impl WindowJoin {
         Ok(Self {
             columns: [left, right],
             keep_us,
+            idle_us,
             forget_us,
             keys: Slabs::default(),
             remnants: Remnants::new(spec.limits.share()),
-            idle: Silence::new(idle_us),
-            gone: Silence::new(forget_us),
+            idle: Quiet::new(idle_us),
+            gone: Quiet::new(forget_us),
+            outages: Outages::default(),
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
             changed: GroupSet::default(),
@@ -213,7 +220,8 @@ impl WindowJoin {
 
     /// The same for keys that were silent for long enough.
     fn settle_silent(&mut self, tick: Tick) {
-        for id in self.idle.silent(tick.time_us) {
+        let (idle_us, outages) = (self.idle_us, &self.outages);
+        for id in self.idle.silent(tick.time_us, |_, seen_us| anew_us(outages, seen_us, idle_us)) {
             let clock_us = self.keys[id as usize].clock_us;
             self.settle_to(id, clock_us);
         }
@@ -287,17 +295,14 @@ impl WindowJoin {
 
     /// Forgets keys that were silent for so long that nothing of them is expected any more.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let mut gone = Vec::new();
-        for (id, seen_us) in self.gone.silent_since(tick.time_us) {
-            let newest = self.keys[id as usize].pairs.last_key_value();
+        let (keys, outages) = (&self.keys, &self.outages);
+        let (idle_us, forget_us) = (self.idle_us, self.forget_us);
+        let gone = self.gone.silent(tick.time_us, |id, seen_us| {
+            let newest = keys[id as usize].pairs.last_key_value();
             let next_us = newest.map_or(0, |((end_us, start_us), _)| end_us - start_us);
-            let at_us = seen_us.saturating_add(self.forget_us).saturating_add(next_us);
-            if tick.time_us < at_us {
-                self.gone.again(id, seen_us, at_us);
-            } else {
-                gone.push(id);
-            }
-        }
+            let quiet_us = outages.quiet_for(seen_us, forget_us.saturating_add(next_us))?;
+            Some(quiet_us.max(anew_us(outages, seen_us, idle_us)?))
+        });
         let left: Vec<(u32, Remnant)> = gone
             .iter()
             .map(|id| {
@@ -351,7 +356,7 @@ impl JoinOperator for WindowJoin {
     fn cut(&mut self, whole: bool) -> Snapshot {
         let changed = std::mem::take(&mut self.changed);
         let groups = if whole { GroupSet::ALL } else { changed };
-        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us.clone());
+        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us());
         let rows_of = move |id: u32| {
             let key = &keys[id as usize];
             let own = [key.clock_us, key.settled_us, key.dropped_us, seen_us[id as usize]];
@@ -403,6 +408,17 @@ impl JoinOperator for WindowJoin {
             self.keys.put(id as usize, key);
         }
         Ok(())
+    }
+}
+
+impl AsideOperator for WindowJoin {
+    /// The log of outages.
+    fn aside(&mut self, rows: &RecordBatch) {
+        if rows.num_rows() > 0 {
+            self.outages.take(rows);
+            self.idle.changed();
+            self.gone.changed();
+        }
     }
 }
 

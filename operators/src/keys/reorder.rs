@@ -7,10 +7,11 @@
 //! whoever asks decides what becomes of it. With [`Reorder::whole_times`] the readings of one time
 //! go through together, so one of a time that is through is late as well.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::LISTED_BYTES;
+use super::{LISTED_BYTES, anew_us};
 use crate::bound::{Load, vec_bytes};
+use crate::outage::Outages;
 use crate::slabs::Slabs;
 
 /// Readings of one key that wait at most; beyond that the oldest goes early. At ten readings a
@@ -120,6 +121,8 @@ pub(crate) struct Reorder<V> {
     pub(crate) keys: Slabs<Waiting<V>>,
     /// Keys by the tick time at which they may have become idle; at most one entry per key.
     wake: BTreeMap<i64, Vec<u32>>,
+    /// Those that would be if no outage lasted.
+    held: BTreeSet<u32>,
 }
 
 impl<V: Clone> Reorder<V> {
@@ -131,6 +134,7 @@ impl<V: Clone> Reorder<V> {
             weigh: |_| 0,
             keys: Slabs::default(),
             wake: BTreeMap::new(),
+            held: BTreeSet::new(),
         }
     }
 
@@ -248,6 +252,37 @@ impl<V: Clone> Reorder<V> {
                     self.queue(id);
                 }
             }
+        }
+    }
+
+    /// The same where a time in which nothing could be heard is no silence: while an outage lasts
+    /// no key is silent, and after it each has its whole time anew.
+    pub(crate) fn release_quiet(&mut self, outages: &Outages, now_us: i64, ready: &mut Ready<V>) {
+        while let Some(entry) = self.wake.first_entry().filter(|e| *e.key() <= now_us) {
+            for id in entry.remove() {
+                let key = &mut self.keys[id as usize];
+                match anew_us(outages, key.seen_us, self.idle_close_us) {
+                    _ if key.readings.is_empty() => key.queued = false,
+                    None => drop(self.held.insert(id)),
+                    Some(due_us) if due_us > now_us => {
+                        self.wake.entry(due_us).or_default().push(id);
+                    }
+                    Some(_) => {
+                        key.queued = false;
+                        while !key.readings.is_empty() {
+                            key.release(id, self.weigh, ready);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The outages are others than before.
+    pub(crate) fn outages_changed(&mut self) {
+        for id in std::mem::take(&mut self.held) {
+            self.keys[id as usize].queued = false;
+            self.queue(id);
         }
     }
 

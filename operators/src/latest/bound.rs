@@ -2,9 +2,9 @@
 
 use super::packed::Packed;
 use super::{Held, KeyState, Reading};
-use crate::bound::{Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes};
+use crate::bound::{Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes, tree_bytes};
 use crate::intern::key_bytes;
-use crate::keys::{LISTED_BYTES, waiting, waiting_bytes};
+use crate::keys::{HELD_BYTES, LISTED_BYTES, waiting, waiting_bytes};
 use crate::spec::LatestSpec;
 
 impl Bounded for LatestSpec {
@@ -19,7 +19,9 @@ impl Bounded for LatestSpec {
         let readings = waiting(load, self.disorder_us).saturating_add(kept);
         let told = shared_bytes(columns.saturating_mul(size_of::<Option<Packed>>() as u64));
         let held = columns.saturating_mul(size_of::<Option<Held>>() as u64).saturating_add(told);
-        let own = (size_of::<KeyState>() + size_of::<i64>()) as u64 + LISTED_BYTES;
+        // That it waits for the end of an outage, to be told and to be forgotten.
+        let listed = LISTED_BYTES + HELD_BYTES + tree_bytes(size_of::<u32>());
+        let own = (size_of::<KeyState>() + size_of::<i64>()) as u64 + listed;
         let keys = self.keys.iter().map(|k| self.input.field(*k).data_type());
         let key_bytes = key_bytes(keys, load.text_bytes)
             .saturating_add(own)

@@ -12,7 +12,9 @@
 //! is a row of `system.late` and changes nothing: what was said as of a time stays said.
 //!
 //! A key that was silent for `idle_close` is told at once, one that was silent for `forget_after`
-//! is forgotten. Neither happens to what comes from files, whose ticks say nothing of devices.
+//! is forgotten. A time in which the source was away, or Tidegate did not run, is no silence
+//! ([`crate::outage`]): after it every key has its whole `idle_close` anew. Neither happens to what
+//! comes from files, whose ticks say nothing of devices.
 //!
 //! State per key: what waits for its turn, the last value of each column, and the last row.
 
@@ -36,9 +38,10 @@ use crate::batch::Tick;
 use crate::expression::{Failed, condition, evaluate, expression_failed};
 use crate::grouped::{EPOCH_BYTES_MAX, REASON_BYTES_MAX, RowCodec, runs};
 use crate::intern::KeyInterner;
-use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence};
+use crate::keys::{KeyedStep, Pushed, Quiet, Ready, Reorder, anew_us};
 use crate::late::LateRows;
-use crate::operator::{Emit, KeyedOperator, OperatorError};
+use crate::operator::{Emit, JoinOperator, OperatorError};
+use crate::outage::Outages;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
 use crate::spec::LatestSpec;
@@ -107,7 +110,10 @@ pub struct LatestOperator {
     codecs: Arc<Vec<RowCodec>>,
     reorder: Reorder<Reading>,
     keys: Slabs<KeyState>,
-    silence: Silence,
+    silence: Quiet,
+    outages: Outages,
+    /// How long a key is silent before it is told, and before it is forgotten; microseconds.
+    silent_us: (i64, i64),
     late: LateRows,
     ids: Vec<u32>,
     /// Bytes of a row that is being packed.
@@ -136,6 +142,7 @@ impl LatestOperator {
         let codecs: Result<Vec<_>, _> =
             spec.value_types().into_iter().map(|t| RowCodec::new(&[t])).collect();
         let idle_us = if spec.live { spec.idle_close_us } else { i64::MAX };
+        let silent_us = (idle_us, spec.forget_after_us.max(idle_us));
         Ok(Self {
             schema: spec.schema(),
             interner: KeyInterner::new(&types)?,
@@ -143,7 +150,9 @@ impl LatestOperator {
             reorder: Reorder::new(spec.disorder_us, idle_us)
                 .whole_times(|reading: &Reading| reading.values.bytes()),
             keys: Slabs::default(),
-            silence: Silence::new(spec.forget_after_us.max(idle_us)),
+            silence: Quiet::new(silent_us.1),
+            outages: Outages::default(),
+            silent_us,
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             room: Vec::new(),
@@ -287,7 +296,12 @@ impl LatestOperator {
     /// Forgets keys that were silent for long enough. Nothing of them waits: the tick that ends
     /// their silence has released it.
     fn forget_silent(&mut self, tick: Tick) {
-        for id in self.silence.silent(tick.time_us) {
+        let ((idle_us, gone_us), outages) = (self.silent_us, &self.outages);
+        let at_us = |_: u32, seen_us: i64| {
+            let quiet_us = outages.quiet_for(seen_us, gone_us)?;
+            Some(quiet_us.max(anew_us(outages, seen_us, idle_us)?))
+        };
+        for id in self.silence.silent(tick.time_us, at_us) {
             self.changed.insert(self.interner.group(id));
             let is_last = self.interner.forget(id);
             self.keys.forget(id as usize, is_last);
@@ -383,20 +397,27 @@ fn decoded<'v>(
     Ok(codec.decode(values)?.swap_remove(0))
 }
 
-impl KeyedOperator for LatestOperator {
+impl JoinOperator for LatestOperator {
+    /// Readings, and the log of outages.
     fn epoch(
         &mut self,
         rows: &RecordBatch,
+        outages: &RecordBatch,
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
+        if outages.num_rows() > 0 {
+            self.outages.take(outages);
+            self.reorder.outages_changed();
+            self.silence.changed();
+        }
         let mut out = Out::default();
         if rows.num_rows() > 0 {
             self.take(rows, tick, &mut out, emit)?;
         }
         let mut ready = Ready::default();
         if !emit.more {
-            self.reorder.release_idle(tick.time_us, &mut ready);
+            self.reorder.release_quiet(&self.outages, tick.time_us, &mut ready);
         }
         self.absorb(&mut ready, &mut out);
         self.give(out, emit)?;

@@ -154,7 +154,7 @@ impl LatestOperator {
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
             waiting: self.reorder.keys.clone(),
-            seen_us: self.silence.seen_us.clone(),
+            seen_us: self.silence.seen_us(),
         };
         Snapshot::in_parts(groups, move |groups| cut.parts(groups))
     }

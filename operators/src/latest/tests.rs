@@ -12,8 +12,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::key::{owner, stable_hashes};
+use crate::operator::KeyedOperator;
+use crate::outage::outages_schema;
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
+
+mod outages;
 
 /// Device, event time, a number, a text.
 type Reading = (u8, i64, Option<i64>, Option<i64>);
@@ -54,6 +58,36 @@ fn spec(disorder_us: i64) -> LatestSpec {
         forget_after_us: 1_000_000_000,
         live: true,
         limits: KeyLimits::default(),
+    }
+}
+
+/// The operator without outages, as one with one input.
+struct Alone(LatestOperator);
+
+fn alone(spec: LatestSpec) -> Alone {
+    Alone(LatestOperator::new(spec).unwrap())
+}
+
+impl KeyedOperator for Alone {
+    fn epoch(
+        &mut self,
+        rows: &RecordBatch,
+        tick: Tick,
+        emit: &mut Emit,
+    ) -> Result<(), OperatorError> {
+        self.0.epoch(rows, &RecordBatch::new_empty(outages_schema()), tick, emit)
+    }
+
+    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
+        self.0.end(emit)
+    }
+
+    fn cut(&mut self, whole: bool) -> Snapshot {
+        self.0.cut(whole)
+    }
+
+    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
+        self.0.load(state)
     }
 }
 
@@ -112,8 +146,8 @@ fn run_at(
     let parts: Vec<&[Vec<Reading>]> =
         epochs.chunks(epochs.len().div_ceil(workers.len()).max(1)).collect();
     for (i, (part, count)) in parts.iter().zip(workers).enumerate() {
-        let make = || LatestOperator::new(spec.clone()).unwrap();
-        let mut all: Vec<LatestOperator> = (0..*count).map(|_| make()).collect();
+        let make = || alone(spec.clone());
+        let mut all: Vec<Alone> = (0..*count).map(|_| make()).collect();
         for (index, operator) in all.iter_mut().enumerate() {
             for state in &states {
                 operator.load(&owned(state, (index, *count))).unwrap();
@@ -324,7 +358,7 @@ proptest! {
             })
             .collect();
         let make = || {
-            Box::new(LatestOperator::new(spec.clone()).unwrap()) as Box<dyn KeyedOperator>
+            Box::new(alone(spec.clone())) as Box<dyn KeyedOperator>
         };
         check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
     }
@@ -333,13 +367,13 @@ proptest! {
 #[test]
 fn a_silent_key_is_told_by_the_tick_and_forgotten_later() {
     let spec = LatestSpec { idle_close_us: 100, forget_after_us: 500, ..spec(50) };
-    let mut operator = LatestOperator::new(spec).unwrap();
+    let mut operator = alone(spec);
     let mut at = |time_us: i64, readings: &[Reading]| {
         let mut emit = Emit::default();
         let tick = Tick { epoch: time_us as u64 + 1, time_us };
         operator.epoch(&batch(readings), tick, &mut emit).unwrap();
         assert!(emit.late.is_empty());
-        (rows(&emit), operator.interner.len())
+        (rows(&emit), operator.0.interner.len())
     };
     let row = |time_us, number| ("d1".to_owned(), time_us, number, Some("t9".to_owned()));
     assert_eq!(at(0, &[(1, 10, None, Some(9))]), (vec![], 1));
@@ -357,7 +391,7 @@ fn a_silent_key_is_told_by_the_tick_and_forgotten_later() {
 fn what_cannot_be_evaluated_is_a_reject_and_says_nothing() {
     let mut spec = spec(0);
     spec.select[0].1 = planned(&(lit(10_i64) / col("number")));
-    let mut operator = LatestOperator::new(spec).unwrap();
+    let mut operator = alone(spec);
     let mut emit = Emit::default();
     let readings = [(1, 1, Some(5), None), (1, 2, Some(0), Some(7)), (1, 3, None, Some(8))];
     operator.epoch(&batch(&readings), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
@@ -372,7 +406,7 @@ fn what_cannot_be_evaluated_is_a_reject_and_says_nothing() {
 #[test]
 fn a_new_key_beyond_the_budget_is_a_reject() {
     let spec = LatestSpec { limits: KeyLimits { keys_max: 1, ..KeyLimits::default() }, ..spec(0) };
-    let mut operator = LatestOperator::new(spec).unwrap();
+    let mut operator = alone(spec);
     let mut emit = Emit::default();
     let devices = BTreeMap::from_iter((0..=255_u8).map(|d| (d, (d, 1, Some(1), None))));
     let readings: Vec<Reading> = devices.into_values().collect();
@@ -385,14 +419,14 @@ fn a_new_key_beyond_the_budget_is_a_reject() {
 /// A clock that stands still, and large texts: what waits for a key is bounded.
 #[test]
 fn what_waits_for_a_key_is_bounded() {
-    let mut operator = LatestOperator::new(spec(1_000_000_000)).unwrap();
+    let mut operator = alone(spec(1_000_000_000));
     let mut emit = Emit::default();
     for epoch in 0..2_000 {
         let tick = Tick { epoch: epoch + 1, time_us: epoch as i64 };
         let still = (0, 5, Some(epoch as i64), None);
         operator.epoch(&batch(&[still]), tick, &mut emit).unwrap();
     }
-    assert_eq!(operator.reorder.keys[0].readings.len(), 1, "one reading per time");
+    assert_eq!(operator.0.reorder.keys[0].readings.len(), 1, "one reading per time");
     let text = "x".repeat(100_000);
     for time_us in 10..40 {
         let rows = batch(&[(0, time_us, None, None)]);
@@ -400,7 +434,7 @@ fn what_waits_for_a_key_is_bounded() {
         columns[3] = Arc::new(StringArray::from(vec![text.as_str()]));
         let rows = RecordBatch::try_new(input(), columns).unwrap();
         operator.epoch(&rows, Tick { epoch: 5_000, time_us: 5_000 }, &mut emit).unwrap();
-        assert!(operator.reorder.keys[0].readings.len() <= 12);
+        assert!(operator.0.reorder.keys[0].readings.len() <= 12);
     }
     assert!(emit.late.is_empty() && !emit.rows.is_empty(), "the oldest went early");
 }
@@ -408,7 +442,7 @@ fn what_waits_for_a_key_is_bounded() {
 /// Small readings first, and then large ones of the same times.
 #[test]
 fn what_comes_again_for_a_time_is_bounded_as_well() {
-    let mut operator = LatestOperator::new(spec(1_000_000_000)).unwrap();
+    let mut operator = alone(spec(1_000_000_000));
     let mut emit = Emit::default();
     let small: Vec<Reading> = (0..100).map(|time_us| (0, time_us, Some(1), None)).collect();
     operator.epoch(&batch(&small), Tick { epoch: 1, time_us: 1 }, &mut emit).unwrap();
@@ -420,7 +454,7 @@ fn what_comes_again_for_a_time_is_bounded_as_well() {
         columns[3] = Arc::new(StringArray::from(vec![text.as_str()]));
         let rows = RecordBatch::try_new(input(), columns).unwrap();
         operator.epoch(&rows, Tick { epoch: 2, time_us: 2 }, &mut emit).unwrap();
-        let waiting = &operator.reorder.keys[0].readings;
+        let waiting = &operator.0.reorder.keys[0].readings;
         let bytes: usize = waiting.iter().map(|r| r.1.values.bytes()).sum();
         assert!(bytes <= 1 << 20, "{bytes} at {time_us}");
     }
@@ -440,7 +474,7 @@ fn large(bytes: usize, count: i64) -> RecordBatch {
 /// A large text that is known for long is in every row, but neither in one batch nor in memory.
 #[test]
 fn rows_with_a_large_text_are_several_batches_and_share_it() {
-    let mut operator = LatestOperator::new(spec(0)).unwrap();
+    let mut operator = alone(spec(0));
     let mut emit = Emit::default();
     operator.epoch(&large(400, 99), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
     operator.end(&mut emit).unwrap();
@@ -449,15 +483,15 @@ fn rows_with_a_large_text_are_several_batches_and_share_it() {
     assert_eq!(rows(&emit), expected.collect::<Vec<Row>>());
     let most = crate::grouped::BATCH_BYTES / 400;
     assert!(emit.rows.iter().all(|batch| batch.num_rows() <= most), "{}", emit.rows.len());
-    let key = &operator.keys[0];
+    let key = &operator.0.keys[0];
     let (told, held) = (key.told.as_ref().unwrap(), key.held[1].as_ref().unwrap());
     assert_eq!(told.1.value(1).unwrap().as_ptr(), held.values.value(1).unwrap().as_ptr());
 }
 
 #[test]
 fn a_key_has_so_many_bytes_in_an_epoch_and_no_more() {
-    let mut operator = LatestOperator::new(spec(0)).unwrap();
-    operator.bytes_max = 10_000;
+    let mut operator = alone(spec(0));
+    operator.0.bytes_max = 10_000;
     let mut emit = Emit::default();
     operator.epoch(&large(400, 99), Tick { epoch: 1, time_us: 0 }, &mut emit).unwrap();
     // The newest is told by the next epoch.
@@ -478,13 +512,13 @@ fn a_key_has_so_many_bytes_in_an_epoch_and_no_more() {
 /// As many parts as the state needs, which are loaded one by one.
 #[test]
 fn a_large_state_is_saved_in_parts() {
-    let mut operator = LatestOperator::new(spec(0)).unwrap();
+    let mut operator = alone(spec(0));
     let readings: Vec<Reading> = (0..100).map(|d| (d, 1, Some(1), Some(7))).collect();
     let tick = Tick { epoch: 1, time_us: 0 };
     operator.epoch(&batch(&readings), tick, &mut Emit::default()).unwrap();
     let parts = operator.cut(true).parts().unwrap();
     assert!(parts.len() > 3, "{}", parts.len());
-    let mut other = LatestOperator::new(spec(0)).unwrap();
+    let mut other = alone(spec(0));
     for part in parts {
         other.load(&part.rows).unwrap();
     }
@@ -493,9 +527,9 @@ fn a_large_state_is_saved_in_parts() {
 
 #[test]
 fn foreign_state_is_refused() {
-    let saved = LatestOperator::new(spec(0)).unwrap().save().unwrap();
+    let saved = alone(spec(0)).save().unwrap();
     let mut other = spec(0);
     other.select.truncate(1);
-    let error = LatestOperator::new(other).unwrap().load(&saved).unwrap_err();
+    let error = alone(other).load(&saved).unwrap_err();
     assert!(matches!(error, OperatorError::State(_)), "{error}");
 }

@@ -263,4 +263,6 @@ pub fn outage_changes(spec: OutageSpec, own: bool, messages: &Messages) -> Recor
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use crate::config::units::show_duration;
 pub(super) fn join(j: &JoinSpec, out: &mut String) {
     let disorder = show_duration(j.disorder_us);
     let silent = |silent_us: i64| match j.live {
-        true => format!(", or after {} of silence", show_duration(silent_us)),
+        true => format!(", or after {} of silence, outages aside", show_duration(silent_us)),
         false => String::new(),
     };
     let unmatched = match j.outer {

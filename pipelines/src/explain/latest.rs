@@ -19,7 +19,10 @@ pub(super) fn latest(l: &LatestSpec, out: &mut String) {
     let (silent, forgotten) = match l.live {
         true => (
             format!(", or when the key was silent for {}", show_duration(l.idle_close_us)),
-            format!("; forgotten after {} of silence", show_duration(l.forget_after_us)),
+            format!(
+                "; forgotten after {} of silence; outages are none",
+                show_duration(l.forget_after_us)
+            ),
         ),
         false => Default::default(),
     };

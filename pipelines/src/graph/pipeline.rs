@@ -94,8 +94,10 @@ pub(super) fn build<'scope>(
             StepKind::Window(spec) if spec.quality.is_some() => {
                 builder.hearing_window(step, spec)?;
             }
-            StepKind::Window(_) | StepKind::Detect(_) | StepKind::Latest(_) => {
-                builder.keyed_step(step)?;
+            StepKind::Window(_) | StepKind::Detect(_) => builder.keyed_step(step)?,
+            StepKind::Latest(spec) => {
+                let operator = Box::new(LatestOperator::new(spec.clone())?);
+                builder.listening_step(step, operator, &spec.keys)?;
             }
             StepKind::Enrich(spec) => builder.enrich(step, spec)?,
             StepKind::Join(spec) => builder.join(step, spec)?,
@@ -238,10 +240,6 @@ impl<'scope> Builder<'_, 'scope> {
             StepKind::Detect(spec) => {
                 let operator = Box::new(Detector::new(spec.clone())?);
                 (operator, spec.keys.clone(), true, Some(Counter::Findings))
-            }
-            StepKind::Latest(spec) => {
-                let operator = Box::new(LatestOperator::new(spec.clone())?);
-                (operator, spec.keys.clone(), true, None)
             }
             _ => unreachable!("stateless steps are built elsewhere"),
         };

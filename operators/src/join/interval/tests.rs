@@ -17,6 +17,7 @@ use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
 
 mod large;
+mod outages;
 
 /// Longer than any of these tests.
 const FOR_EVER: i64 = 1_000_000_000;

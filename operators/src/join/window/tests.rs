@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::super::testing::{self, Both, EpochIn, both_schema, devices, late_rows, numbers, times};
 use super::*;
 use crate::operator::KeyedOperator;
+use crate::outage::testing::outage_rows;
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
 
@@ -381,4 +382,41 @@ fn foreign_state_and_the_wrong_kind_are_refused() {
     let error = WindowJoin::new(other).unwrap().load(&saved).unwrap_err();
     assert!(matches!(error, OperatorError::State(_)), "{error}");
     assert!(super::super::IntervalJoin::new(spec(case)).is_err());
+}
+
+/// While the source is away no window comes alone, and no key is forgotten.
+#[test]
+fn silence_in_an_outage_says_nothing() {
+    let case = Case { outer: true, disorder_us: 5, keep_us: 100, idle_close_us: 20 };
+    let mut join = WindowJoin::new(spec(case)).unwrap();
+    let mut at = |time_us: i64, came: &[In], log: &[(i64, i64)]| {
+        let side = |right: bool| {
+            let own: Vec<In> = came.iter().filter(|r| r.0 == right).copied().collect();
+            let mut columns = batch(&own).columns().to_vec();
+            columns.remove(1);
+            RecordBatch::try_new(edge(), columns).unwrap()
+        };
+        let saved = join.cut(true).rows().unwrap().rows;
+        join = WindowJoin::new(spec(case)).unwrap();
+        join.load(&saved).unwrap();
+        join.aside(&outage_rows(log));
+        let mut emit = Emit::default();
+        let tick = Tick { epoch: time_us as u64 + 1, time_us };
+        join.epoch(&side(false), &side(true), tick, &mut emit).unwrap();
+        assert_eq!(late_rows(&emit), 0);
+        (rows(&emit), join.sides.interner.len())
+    };
+    assert_eq!(at(10, &[(false, 1, 0, 7, 0)], &[]), (vec![], 1));
+    let away = [(15, i64::MAX)];
+    assert_eq!(at(20, &[], &away), (vec![], 1));
+    assert_eq!(at(900, &[], &away), (vec![], 1), "the source is away");
+    let back = [(15, 1_000)];
+    assert_eq!(at(1_000, &[], &back), (vec![], 1));
+    assert_eq!(at(1_019, &[], &back), (vec![], 1), "the whole time anew");
+    assert_eq!(at(1_019, &[(true, 1, 0, 3, 0)], &back), (vec![(1, 0, 7, Some(3), 0)], 1));
+    assert_eq!(at(1_040, &[(false, 1, 1, 8, 0)], &back), (vec![], 1));
+    assert_eq!(at(1_060, &[], &back), (vec![(1, 10, 8, None, 0)], 1));
+    // As long as windows are kept, and a window longer.
+    assert_eq!(at(1_169, &[], &back).1, 1);
+    assert_eq!(at(1_170, &[], &back).1, 0);
 }

@@ -1,9 +1,9 @@
 //! Joins of two edges in the graph of a pipeline.
 
-use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join};
+use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_aside, to_all};
 use tidegate_operators::join::{IntervalJoin, WindowJoin};
 use tidegate_operators::spec::{JoinSpec, Partners, StepSpec};
-use tidegate_operators::{JoinOperator, OperatorError};
+use tidegate_operators::{AsideOperator, OperatorError};
 
 use super::{Builder, sortable_columns};
 
@@ -11,7 +11,7 @@ impl Builder<'_, '_> {
     /// A step that joins two edges.
     pub(super) fn join(&mut self, step: &StepSpec, spec: &JoinSpec) -> Result<(), OperatorError> {
         let name = format!("{}/{}", self.pipeline.name, step.name);
-        let mut operator: Box<dyn JoinOperator> = match spec.partners {
+        let mut operator: Box<dyn AsideOperator> = match spec.partners {
             Partners::Window { .. } => Box::new(WindowJoin::new(spec.clone())?),
             Partners::Interval { .. } => Box::new(IntervalJoin::new(spec.clone())?),
         };
@@ -27,7 +27,8 @@ impl Builder<'_, '_> {
         let context = self.host_context(name, spec.left.clone(), left, keys);
         let left = (left.stream.clone(), by_key(spec.left_keys.clone()));
         let right = (second, by_key(spec.right_keys.clone()));
-        let hosted = host_join(left, right, operator, context);
+        let outages = Some((self.outages_of(), to_all()));
+        let hosted = host_aside(left, right, outages, operator, context);
         self.rejects(hosted.rejects);
         self.late(hosted.late);
         self.sinks.target(hosted.rows.clone(), None, None);

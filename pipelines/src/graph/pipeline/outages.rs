@@ -56,7 +56,7 @@ impl<'scope> Builder<'_, 'scope> {
     }
 
     /// The log as the second input of a step that asks for it; it goes to all workers.
-    fn outages_of(&self) -> Second<'scope> {
+    pub(super) fn outages_of(&self) -> Second<'scope> {
         let stream = self.outages.clone().expect("built for whoever asks for it");
         let order = EdgeOrder::Columns((0..outages_schema().fields().len()).collect());
         Second { stream, input: outages_schema(), order, keys: None }
@@ -118,7 +118,11 @@ impl<'scope> Builder<'_, 'scope> {
         let keys = (exchange.clone(), spec.keys.clone());
         let context = self.listening(step, &mut |rows| operator.load(rows), keys)?;
         let left = (self.edges[&step.from].stream.clone(), by_key(exchange.clone()));
-        let repeated = self.repeated_on(&step.from).map(|rows| (rows, by_key(exchange)));
+        let (input, order) = (self.schema_of(&step.from), EdgeOrder::Journal);
+        let keys = Some(spec.keys.clone());
+        let repeated = self.repeated_on(&step.from);
+        let repeated =
+            repeated.map(|stream| (Second { stream, input, order, keys }, by_key(exchange)));
         let hosted = host_aside(left, (self.outages_of(), to_all()), repeated, operator, context);
         self.listens(step, hosted, Some(Counter::Windows));
         Ok(())
