@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
-};
+use arrow::array::{Array, BooleanArray, Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema};
 use datafusion_expr::col;
 use datafusion_physical_expr::planner::logical2physical;
@@ -16,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::key::{owner, stable_hashes};
 use crate::operator::KeyedOperator;
-use crate::outage::outages_schema;
+use crate::outage::testing::outage_rows;
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, Pattern, time_type};
 
@@ -83,14 +81,6 @@ fn batch(readings: &[Reading]) -> RecordBatch {
         ],
     )
     .unwrap()
-}
-
-fn outage_rows(outages: &[(i64, i64)]) -> RecordBatch {
-    let number = |f: &dyn Fn(&(i64, i64)) -> i64| {
-        Arc::new(Int64Array::from_iter_values(outages.iter().map(f)))
-    };
-    let kinds = Arc::new(StringArray::from_iter_values(outages.iter().map(|_| "away")));
-    RecordBatch::try_new(outages_schema(), vec![number(&|o| o.0), number(&|o| o.1), kinds]).unwrap()
 }
 
 /// A row that came out.
@@ -213,8 +203,15 @@ impl Fleet {
         let stands = last.into_values().filter(|row| row.rows > 0);
         stands
             .map(|row| {
-                let (first, _) = row.values.unwrap();
-                assert_eq!(first as i64, row.start);
+                let (last, matched) = match self.spec.pattern {
+                    Pattern::Then { .. } => (row.completed, 2),
+                    Pattern::Without { .. } => (row.start, 1),
+                    Pattern::Among { times, .. } | Pattern::Times { times, .. } => {
+                        (row.completed, times)
+                    }
+                };
+                assert_eq!(row.values, Some((row.start as f64, last as f64)));
+                assert_eq!(row.matched, matched);
                 let over = (!row.active).then_some(row.end);
                 (row.device.clone(), row.start, row.completed, over)
             })
@@ -248,7 +245,7 @@ impl Heard {
 type Sent = (usize, i64, bool, bool, i64);
 
 fn sent(delay: impl Strategy<Value = i64>) -> impl Strategy<Value = Vec<Sent>> {
-    let pause = prop_oneof![6 => 1i64..12, 1 => 15i64..60];
+    let pause = prop_oneof![2 => Just(0i64), 6 => 1i64..12, 1 => 15i64..60];
     let mark = || prop::bool::weighted(0.3);
     prop::collection::vec((0usize..3, pause, mark(), mark(), delay), 1..60).prop_map(|list| {
         let mut times = [0i64; 3];
@@ -277,9 +274,13 @@ proptest! {
     fn what_is_told_last_is_what_all_readings_say(
         pattern in patterns(),
         sent in sent(prop_oneof![3 => Just(0i64), 2 => 0i64..DISORDER, 1 => 0i64..300]),
+        again in prop::collection::vec((0usize..60, 0i64..300), 0..6),
         ticks in prop::collection::vec(0i64..400, 0..40),
         restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
     ) {
+        let doubled = again.iter().filter_map(|(i, delay)| Some((sent.get(*i)?, delay)));
+        let doubled = doubled.map(|(s, delay)| (s.0, s.1, s.2, s.3, s.4 + delay));
+        let sent: Vec<Sent> = sent.iter().copied().chain(doubled).collect();
         let mut turns: BTreeMap<i64, Vec<Reading>> = BTreeMap::new();
         for (device, time, first, last, delay) in &sent {
             turns.entry(time + delay).or_default().push((DEVICES[*device], *time, *first, *last));
@@ -382,6 +383,67 @@ proptest! {
         for key in (0..DEVICES.len()).filter_map(|at| straight.workers[0].keys.get(at)) {
             prop_assert_eq!((key.taken, key.wake_us), (key.entries.len(), None));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Nobody knows what came between the newest reading before an outage and the first one, by
+    /// its time, after it: however late, doubled, cut into epochs or restarted.
+    #[test]
+    fn what_may_have_been_lost_is_not_missed(
+        within_us in 1i64..40,
+        sent in sent(prop_oneof![3 => Just(0i64), 1 => 0i64..DISORDER, 1 => 0i64..100]),
+        again in prop::collection::vec((0usize..60, 0i64..100), 0..6),
+        outages in prop::collection::vec((1i64..60, 1i64..60), 0..5),
+        restarts in prop::collection::vec((0i64..400, 1usize..4), 0..3),
+    ) {
+        // One device, so that no epoch of another one tells its silence.
+        let own = sent.iter().filter(|s| s.0 == 0).copied();
+        let own: Vec<Sent> = own.collect();
+        let doubled = again.iter().filter_map(|(i, delay)| Some((own.get(*i)?, delay)));
+        let doubled = doubled.map(|(s, delay)| (s.0, s.1, s.2, s.3, s.4 + delay));
+        let all: Vec<Sent> = own.iter().copied().chain(doubled).collect();
+        let mut turns: BTreeMap<i64, Vec<Reading>> = BTreeMap::new();
+        for (_, time, first, last, delay) in &all {
+            turns.entry(time + delay).or_default().push(("a", *time, *first, *last));
+        }
+        let (mut at, mut log) = (0, Vec::new());
+        for (pause, length) in outages {
+            log.push((at + pause, at + pause + length));
+            at += pause + length;
+        }
+        for at in log.iter().flat_map(|o| [o.0, o.1]) {
+            turns.entry(at).or_default();
+        }
+        let mut fleet = Fleet::new(spec(Pattern::Without { within_us }));
+        let (mut clock, mut moved, mut unheard) = (None, 0, Vec::new());
+        for (at, readings) in &turns {
+            for (_, workers) in restarts.iter().filter(|r| (at - 6..=*at).contains(&r.0)) {
+                fleet.restart(*workers);
+            }
+            let begun = log.iter().filter(|o| o.0 <= *at);
+            let begun: Vec<(i64, i64)> =
+                begun.map(|o| (o.0, if o.1 <= *at { o.1 } else { i64::MAX })).collect();
+            fleet.epoch_of(*at, readings, &begun);
+            let newest = readings.iter().map(|r| r.1).max();
+            if newest > clock {
+                let lost = log.iter().any(|o| o.0 < *at && moved <= o.1);
+                if let Some(clock) = clock.filter(|_| lost) {
+                    unheard.push(clock);
+                }
+                (clock, moved) = (newest, *at);
+            }
+        }
+        fleet.epoch(10_000, &[]);
+        let mut own: Vec<(i64, bool, bool)> = all.iter().map(|s| (s.1, s.2, s.3)).collect();
+        own.sort_unstable();
+        let first_after = |clock: &i64| own.iter().map(|r| r.0).find(|at| at > clock);
+        let unheard: Vec<i64> = unheard.iter().filter_map(first_after).collect();
+        let plain = plain::without(&own, within_us, &unheard);
+        let stands: Vec<_> = fleet.stands().into_iter().map(|f| (f.1, f.2, f.3)).collect();
+        prop_assert_eq!(stands, plain, "unheard {:?}", unheard);
     }
 }
 

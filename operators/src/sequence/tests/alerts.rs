@@ -1,5 +1,7 @@
 //! An alert on matches: what it said last is whether there is one now, whatever came late.
 
+use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
+
 use super::*;
 use crate::alert::AlertRule;
 use crate::spec::{AlertSpec, SequenceSpec};
@@ -26,6 +28,17 @@ fn rule(spec: &SequenceSpec) -> AlertRule {
         limits: KeyLimits::default(),
     })
     .unwrap()
+}
+
+/// The order in which the host gives rows of matches to who takes them.
+fn in_order(rows: &RecordBatch) -> RecordBatch {
+    let first = ["window_end", "window_start", "revision"];
+    let schema = rows.schema();
+    let rest = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !first.contains(n));
+    let column = |name: &str| SortColumn { values: rows[name].clone(), options: None };
+    let columns: Vec<SortColumn> = first.into_iter().chain(rest).map(column).collect();
+    let indices = lexsort_to_indices(&columns, None).unwrap();
+    take_record_batch(rows, &indices).unwrap()
 }
 
 /// A sequence step and an alert on it, restarted together.
@@ -60,6 +73,7 @@ impl Both {
         let (mut found, mut emit) = (Emit::default(), Emit::default());
         self.sequence.epoch(&batch(readings), &outage_rows(&[]), tick, &mut found).unwrap();
         let rows = arrow::compute::concat_batches(&self.spec.schema(), &found.rows).unwrap();
+        let rows = in_order(&rows);
         self.rule.epoch(&rows, tick, &mut emit).unwrap();
         let mut new = Vec::new();
         for rows in &emit.rows {
