@@ -295,7 +295,10 @@ pub(super) static PARTS: [(Name, Function); 5] = [
         Name::PointsStraight,
         function("resample_linear", "value, time, interval", NUMBER, "See `ranged`."),
     ),
-    (Name::Seen, function("expected_ratio", "value", StateSize::Bounded(24), "See `ranged`.")),
+    (
+        Name::Seen,
+        function("expected_ratio", "value, interval", StateSize::Bounded(24), "See `ranged`."),
+    ),
 ];
 
 /// One of those.

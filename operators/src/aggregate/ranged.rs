@@ -25,11 +25,9 @@ use super::value::{Value, argument, downcast};
 
 /// What stands in a window for an aggregate whose result may reach to bounds.
 pub struct Ranged {
-    /// Takes the first arguments of the call.
+    /// Takes the arguments of the call up to the interval.
     pub part: Arc<AggregateUDF>,
-    /// How many.
-    pub part_arguments: usize,
-    /// Which argument is the interval; from and to come after it, if they are given.
+    /// Which argument that is; from and to come after it, if they are given.
     pub interval: usize,
     /// Whether they are the bounds of the window, if they are not.
     pub needs_range: bool,
@@ -40,18 +38,17 @@ pub struct Ranged {
 /// The two halves of such an aggregate; none if it is not one of those. `ends_with_reading`:
 /// nobody gave `to`, and windows here end with a reading.
 pub fn ranged(name: &str, ends_with_reading: bool) -> Option<Ranged> {
-    let (part, finish, part_arguments) = match Name::find(name)? {
-        Name::ResampleHeld => (Name::PointsHeld, Finish::Held, 3),
-        Name::ResampleStraight => (Name::PointsStraight, Finish::Straight, 3),
-        Name::ExpectedRatio if ends_with_reading => (Name::Seen, Finish::RatioWithLast, 1),
-        Name::ExpectedRatio => (Name::Seen, Finish::Ratio, 1),
+    let (part, finish) = match Name::find(name)? {
+        Name::ResampleHeld => (Name::PointsHeld, Finish::Held),
+        Name::ResampleStraight => (Name::PointsStraight, Finish::Straight),
+        Name::ExpectedRatio if ends_with_reading => (Name::Seen, Finish::RatioWithLast),
+        Name::ExpectedRatio => (Name::Seen, Finish::Ratio),
         _ => return None,
     };
     let signature = Signature::variadic_any(Volatility::Immutable);
     let needs_range = part == Name::Seen;
     Some(Ranged {
         part: hidden_aggregate(part),
-        part_arguments,
         interval: if needs_range { 1 } else { 2 },
         needs_range,
         finish: Arc::new(Ranging { finish, signature }.into()),

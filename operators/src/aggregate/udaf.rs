@@ -101,7 +101,7 @@ impl TimeSeries {
             N::Quantile => (1..=2).contains(&count),
             N::Histogram | N::Buckets => (1..=BOUNDS_MAX).contains(&count),
             N::ExpectedRatio => count == 1 || count == 3,
-            N::Seen => count == 0,
+            N::Seen => count == 1,
             N::FilledSlots => count == 2,
             name if name.resamples() => count == 2 || count == 4,
             name => (1..=1 + usize::from(name.takes_until())).contains(&count),
@@ -112,7 +112,7 @@ impl TimeSeries {
         for (i, given) in rest.enumerate() {
             wanted.push(match (self.name, i) {
                 (N::Quantile | N::Histogram | N::Buckets, _) => number(given)?,
-                (N::FilledSlots, 1) | (N::ExpectedRatio, 0) => interval(given)?,
+                (N::FilledSlots, 1) | (N::ExpectedRatio | N::Seen, 0) => interval(given)?,
                 (name, 1) if name.resamples() => interval(given)?,
                 _ => time(given)?,
             });
@@ -147,7 +147,11 @@ impl TimeSeries {
             N::Histogram => self.histogram(args, false)?,
             N::Buckets => self.histogram(args, true)?,
             N::ExpectedRatio => self.ratio(args)?,
-            N::Seen => Box::new(RatioKind { every_us: None }),
+            N::Seen => {
+                // The function that makes a ratio of it relies on that.
+                self.interval(args, 1)?;
+                Box::new(RatioKind { every_us: None })
+            }
         })
     }
 

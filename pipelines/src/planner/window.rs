@@ -209,7 +209,7 @@ impl<'a> Planning<'a> {
         };
         let mut part = call.clone();
         part.func = ranged.part;
-        part.params.args.truncate(ranged.part_arguments);
+        part.params.args.truncate(ranged.interval + 1);
         let part = self.call(&LogicalExpr::AggregateFunction(part))?;
         let mut finish = vec![part, args[ranged.interval].clone()];
         match &args[ranged.interval + 1..] {

@@ -18,8 +18,8 @@ fn in_window(
     (readings, parts): (&[Reading], &[usize]),
     range: Option<(i64, i64)>,
 ) -> Result<ArrayRef, String> {
-    let literals: &[ScalarValue] = if ranged.needs_range { &[] } else { &[interval(STEP_US)] };
-    let part = in_parts(&call_of(Arc::clone(&ranged.part), column, literals), readings, parts);
+    let literals = [interval(STEP_US)];
+    let part = in_parts(&call_of(Arc::clone(&ranged.part), column, &literals), readings, parts);
     let mut args = vec![ColumnarValue::Array(part), ColumnarValue::Scalar(interval(STEP_US))];
     args.extend(range.iter().flat_map(|r| [r.0, r.1]).map(|us| ColumnarValue::Scalar(time(us))));
     let fields = args.iter().map(|a| Arc::new(Field::new("a", a.data_type(), true))).collect();
