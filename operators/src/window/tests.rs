@@ -32,7 +32,6 @@ mod calendar;
 mod early;
 mod forget;
 mod keep;
-mod lists;
 mod quality;
 mod silence;
 
