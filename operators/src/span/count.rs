@@ -27,6 +27,21 @@ impl Count {
         block(self.size.unsigned_abs(), self.hop.unsigned_abs()) as i64
     }
 
+    /// The first window of which not all readings are among the first `complete`.
+    fn first_open(&self, complete: i64) -> i64 {
+        match complete < self.size {
+            true => 0,
+            false => (complete - self.size) / self.hop + 1,
+        }
+    }
+
+    /// With so many readings final, what comes after this many of them changes only what is open;
+    /// and none of them are put together that it could divide.
+    pub(super) fn open_from(&self, complete: i64) -> i64 {
+        let whole = complete - complete % self.block();
+        whole.max(complete.min(self.first_open(complete) * self.hop))
+    }
+
     pub(super) fn scan(
         &self,
         key: &KeyState,
@@ -46,12 +61,14 @@ impl Count {
             if start < key.passed || start % self.hop != 0 {
                 continue;
             }
-            let (mut from, mut rows) = (cursor.at, 0);
+            let (mut from, mut rows, mut end_us) = (cursor.at, 0, last.last_us);
             while rows < self.size {
                 from -= 1;
                 rows += entries[from].rows;
+                // A reading can have come in the middle of what became one entry.
+                end_us = end_us.max(entries[from].last_us);
             }
-            let bounds = (entries[from].first_us, last.last_us);
+            let bounds = (entries[from].first_us, end_us);
             found.push(Found::of(entries, (from, cursor.at), start / self.hop, bounds));
         }
         i64::MAX
@@ -70,9 +87,10 @@ impl Count {
             }
             // Windows that begin before the first entry are final.
             if passed == number * self.hop
-                && let (Some(a), Some(z)) = (entries.get(from), entries.back())
+                && let Some(first) = entries.get(from)
             {
-                let bounds = (a.first_us, z.last_us);
+                let end_us = entries.range(from..).map(|e| e.last_us).max();
+                let bounds = (first.first_us, end_us.unwrap_or(first.last_us));
                 found.push(Found::of(entries, (from, entries.len()), number, bounds));
             }
         }
@@ -86,10 +104,7 @@ impl Count {
             to += 1;
         }
         // The first window of which not all readings are there.
-        let first_id = match complete < self.size {
-            true => 0,
-            false => (complete - self.size) / self.hop + 1,
-        };
+        let first_id = self.first_open(complete);
         let mut folding = Folding { first_id, ..Folding::default() };
         let block = self.block();
         let mut passed = key.passed;

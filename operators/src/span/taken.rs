@@ -5,10 +5,13 @@
 //!   it anew, or one of its own that is open, if no session that is final is near.
 //! - A state that is open takes what leaves it open; and a reading after which no older one comes,
 //!   nor the end of a state that was cut, is taken whatever it says.
+//! - A count takes what comes after the last block of its readings that is whole, and after all
+//!   that was too late.
 //! - Around readings, windows that are not over take it, since the readings that they are made of
 //!   are all kept; for those that are over it is late.
 
-use super::keys::{Cursor, KeyState, Marks};
+use super::count::Count;
+use super::keys::{Cursor, Entry, KeyState, Marks};
 use super::rule::{Horizon, Rule};
 use super::session::Session;
 use super::state::State;
@@ -49,7 +52,7 @@ impl Rule {
         }
         let time_us = reading.0;
         let is_whole = match self {
-            Self::Count(_) => false,
+            Self::Count(rule) => rule.takes(key, time_us, final_us),
             Self::Session(rule) => rule.takes((key, looked), time_us, final_us),
             Self::State(rule) => rule.takes((key, looked), reading, final_us),
             Self::Sliding(rule) => {
@@ -92,6 +95,18 @@ impl Session {
             *looked = None;
         }
         takes
+    }
+}
+
+impl Count {
+    fn takes(self, key: &KeyState, time_us: i64, final_us: i64) -> bool {
+        let is_final = |e: &&Entry| e.first_us < final_us;
+        let rows = |e: &Entry| e.rows;
+        let all = || key.entries.iter().take_while(is_final);
+        let complete = key.passed + all().map(rows).sum::<i64>();
+        let is_before = |e: &&Entry| e.last_us <= time_us;
+        let before = key.passed + all().take_while(is_before).map(rows).sum::<i64>();
+        before >= self.open_from(complete) && key.gone_us <= time_us
     }
 }
 

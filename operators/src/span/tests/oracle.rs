@@ -215,6 +215,15 @@ pub(super) fn takes(
             let goes_on = !ends && !(abort.is_some() && aborts(value));
             before.max().is_none_or(|last| last <= time) || (is_in && goes_on)
         }
+        Shape::Count { size, hop } => {
+            let complete = older.len() as i64;
+            let first_open = (0..).find(|k| k * hop + size > complete).unwrap_or(0);
+            // Whole blocks of readings that are in the same windows.
+            let block = (1..=*size).rev().find(|b| size % b == 0 && hop % b == 0).unwrap_or(1);
+            let closed = (complete / block * block).max(complete.min(first_open * hop));
+            let before = older.iter().filter(|r| r.0 <= time).count() as i64;
+            before >= closed && late.iter().all(|late| *late <= time)
+        }
         _ => false,
     }
 }
