@@ -21,7 +21,7 @@ use crate::bounds::{What, bounds, told};
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
-use crate::recompute::{has_places, is_recomputed, readings_before, stored_as};
+use crate::recompute::{has_places, readings_before, stored_as};
 use crate::resolve::early::{is_of, is_of_finals};
 
 /// What a plan does, pipeline by pipeline.
@@ -251,7 +251,6 @@ fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
     let LatePolicy::Revise { keep_us } = w.late else { return "system.late".to_owned() };
     let first = format!("the window comes again for {}; after that ", show_duration(keep_us));
     let after = match stored_as(p, &step.from) {
-        _ if !is_recomputed(w) => "system.late, without effect".to_owned(),
         _ if !p.tables.iter().any(|t| is_of(&t.from, &step.name)) => "system.late".to_owned(),
         Some(_) if !has_places(w) => {
             "system.late, without effect: with `journal_offset` kept by the \

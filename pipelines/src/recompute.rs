@@ -86,7 +86,7 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         let StepKind::Window(window) = &step.kind else { return None };
         let tables: Vec<TableSpec> =
             p.tables.iter().filter(|t| is_of(&t.from, &step.name)).cloned().collect();
-        if tables.is_empty() || !is_recomputed(window) || !has_places(window) {
+        if tables.is_empty() || !is_revised(window) || !has_places(window) {
             return None;
         }
         let (stored, path) = stored(p, &step.from)?;
@@ -115,10 +115,9 @@ pub(crate) fn has_places(window: &WindowSpec) -> bool {
     window.input.index_of(OFFSET).is_ok()
 }
 
-/// Whether windows of this kind are computed again where their input is stored.
-pub(crate) fn is_recomputed(window: &WindowSpec) -> bool {
-    let is_known = !matches!(window.shape, Shape::Count { .. });
-    is_known && matches!(window.late, LatePolicy::Revise { .. })
+/// Whether late readings change windows at all.
+fn is_revised(window: &WindowSpec) -> bool {
+    matches!(window.late, LatePolicy::Revise { .. })
 }
 
 /// The table from which the rows of an edge can be made again.

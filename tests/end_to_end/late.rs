@@ -55,6 +55,17 @@ while = "v >= 0.5"
 revise_for = "2m"
 select = { n = "count(*)", total = "sum(v)" }
 
+[[step]]
+name = "tens"
+type = "window"
+from = "readings"
+count = 10
+revise_for = "2m"
+select = { n = "count(*)", total = "sum(v)" }
+
+[[table]]
+from = "tens"
+freshness = "500ms"
 [[table]]
 from = "near"
 freshness = "500ms"
@@ -170,6 +181,20 @@ fn states(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
     (lines(home, shown), lines(home, all))
 }
 
+/// The counts, and as all readings make them: ten that were not late, and the late ones that come
+/// behind each of these.
+fn counts(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
+    let shown = "SELECT device, window_number, n, total FROM late.tens";
+    let all = "SELECT device, (greatest(passed, 1) - 1) / 10 AS window_number, count(*) AS n, \
+               sum(v) AS total FROM (SELECT r.device, r.v, l.journal_offset IS NULL AS in_time, \
+               count(*) FILTER (WHERE l.journal_offset IS NULL) OVER (PARTITION BY r.device ORDER \
+               BY r.time, r.journal_offset ROWS UNBOUNDED PRECEDING) AS passed FROM late.readings \
+               r LEFT JOIN (SELECT journal_offset FROM system.late WHERE step = 'tens') l ON \
+               l.journal_offset = r.journal_offset) GROUP BY 1, 2 HAVING count(*) FILTER (WHERE \
+               in_time) = 10";
+    (lines(home, shown), lines(home, all))
+}
+
 #[test]
 fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_three_workers() {
     let home = Home::with(PIPELINE);
@@ -192,6 +217,7 @@ fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_thre
             (visits(&home), 400),
             (around(&home), 3_000),
             (states(&home), 500),
+            (counts(&home), 100),
         ] {
             if shown != all || all.len() < least {
                 return Err(format!(
@@ -206,9 +232,15 @@ fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_thre
         Ok(())
     });
     instance.stop();
-    for table in ["minutes", "visits", "near", "high"] {
+    for (table, id) in [
+        ("minutes", "window_start"),
+        ("visits", "window_start"),
+        ("near", "window_start"),
+        ("high", "window_start"),
+        ("tens", "window_number"),
+    ] {
         let twice = format!(
-            "SELECT device, window_start, revision FROM late.{table}_revisions GROUP BY 1, 2, 3 \
+            "SELECT device, {id}, revision FROM late.{table}_revisions GROUP BY 1, 2, 3 \
              HAVING count(*) > 1"
         );
         assert_eq!(home.rows(&twice).len(), 0);

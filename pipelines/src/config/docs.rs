@@ -93,12 +93,13 @@ fn about_readings() -> Vec<SystemTable> {
             "windows_kept",
             "Windows that late readings had no effect on, since not all of their readings are \
              stored (deleted, or from before there was a table of them), or because they are \
-             sessions or states that were open or could still be revised: one row for each, when \
-             that turned out first. `time` is their `window_start` (of sessions that could become \
-             one: that of the first, and `window_end` that of the last; of states: the times of \
-             the first and the last late reading), `table_name` the table in which they \
-             stay as they are, `late_readings` how many came too late then, `ingest_time` by when. \
-             The table is there once it has a row.",
+             sessions or states that were open or could still be revised, or counts that share \
+             readings of one time: one row for each, when that turned out first. `time` is their \
+             `window_start` (of sessions that could become one: that of the first, and \
+             `window_end` that of the last; of states, and where no count is known: the times of \
+             the first and the last late reading), `table_name` the table in which they stay as \
+             they are, `late_readings` how many came too late then, `ingest_time` by when. The \
+             table is there once it has a row.",
             system::windows_kept_schema(),
         ),
         (

@@ -16,10 +16,12 @@
 
 mod affected;
 mod around;
+mod counts;
 mod group;
 mod horizon;
 mod kept;
 mod late;
+mod number;
 mod part;
 mod revise;
 mod sessions;
@@ -48,6 +50,7 @@ use tidegate_pipelines::recompute::{Recomputation, recomputations};
 use tidegate_sql::{Session, Store, TableName, TableWriter};
 
 use self::around::Around;
+use self::counts::Counts;
 use self::group::{Group, late_of};
 pub(super) use self::horizon::Horizon;
 use self::kept::Kept;
@@ -335,6 +338,8 @@ impl Worker {
             around.work(&mut kept, to).await?
         } else if let Some(states) = States::new(&group) {
             states.work(&mut kept, to).await?
+        } else if let Some(counts) = Counts::new(&group) {
+            counts.work(&mut kept, to).await?
         } else {
             group.work(&mut kept, to).await?
         };

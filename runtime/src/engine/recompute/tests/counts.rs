@@ -1,0 +1,329 @@
+//! Counts after any delay of their readings.
+
+use std::collections::BTreeSet;
+
+use super::stored::kept;
+use super::*;
+
+const COUNTS: &str = r#"
+name = "p"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:1883"
+topics = ["t/{site}/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+future_bound = "1000d"
+[reading.fields]
+v = "int64"
+w = "float64"
+
+[limits]
+reading_every = "1s"
+
+[[step]]
+name = "some"
+type = "filter"
+where = "v <> 3"
+
+[[step]]
+name = "fours"
+type = "window"
+from = "some"
+count = 4
+revise_for = "10m"
+by = ["site", "device"]
+select = { n = "count(*)", total = "sum(v)", late = "last(v)" }
+
+[[step]]
+name = "slides"
+type = "window"
+from = "readings"
+count = 6
+hop = 2
+revise_for = "3m"
+quality = true
+select = { n = "count(*)", total = "sum(v)", last = "last(v)" }
+
+[[step]]
+name = "samples"
+type = "window"
+from = "readings"
+count = 2
+hop = 5
+revise_for = "3m"
+select = { n = "count(*)", total = "sum(v)" }
+
+[[table]]
+from = "readings"
+[[table]]
+from = "fours"
+[[table]]
+from = "slides"
+[[table]]
+from = "samples"
+"#;
+
+/// Of the steps: table, size, hop, which value does not count.
+const STEPS: [(&str, usize, usize, i64); 3] =
+    [("fours", 4, 4, 3), ("slides", 6, 2, -1), ("samples", 2, 5, -1)];
+
+fn plan() -> Plan {
+    load(&[("p.toml".into(), COUNTS.into())], &|_, _| Err(String::new())).unwrap()
+}
+
+fn home() -> Home {
+    Home { plan: plan(), ..Home::new() }
+}
+
+fn run(readings: &[Reading], workers: usize) -> Edges {
+    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+}
+
+/// Which readings a step told to be late, by their numbers.
+fn late(edges: &Edges, step: &str) -> BTreeSet<usize> {
+    let mut numbers = BTreeMap::new();
+    for rows in &edges["readings"] {
+        let offsets = rows["journal_offset"].as_primitive::<Int64Type>();
+        let times = rows["received_time"].as_primitive::<TimestampMicrosecondType>();
+        for (offset, us) in offsets.values().iter().zip(times.values()) {
+            numbers.insert(*offset, ((us - START - 30 * MINUTE) / (10 * S)) as usize);
+        }
+    }
+    let mut late = BTreeSet::new();
+    for rows in edges.get("late").into_iter().flatten() {
+        let offsets = rows["journal_offset"].as_primitive::<Int64Type>();
+        for row in 0..rows.num_rows() {
+            if array_value_to_string(&rows["step"], row).unwrap() == step {
+                late.insert(numbers[&offsets.value(row)]);
+            }
+        }
+    }
+    late
+}
+
+/// The windows of a device, by a plain loop: those of the readings that were not late, each with
+/// the late ones whose place is behind one of its own.
+fn lines(
+    (table, size, hop, without): (&str, usize, usize, i64),
+    device: usize,
+    readings: &[Reading],
+    late: &BTreeSet<usize>,
+) -> Vec<String> {
+    let own = readings.iter().enumerate().filter(|(_, r)| r.0 == device && r.2 != without);
+    let mut own: Vec<(i64, bool, i64)> =
+        own.map(|(number, r)| (r.1, late.contains(&number), r.2)).collect();
+    own.sort_by_key(|r| (r.0, r.1));
+    let in_time: Vec<usize> = (0..own.len()).filter(|i| !own[*i].1).collect();
+    let mut lines = Vec::new();
+    for number in (0..).take_while(|number| number * hop + size <= in_time.len()) {
+        let from = if number == 0 { 0 } else { in_time[number * hop] };
+        let to = in_time.get(number * hop + size).copied().unwrap_or(own.len());
+        let members = &own[from..to];
+        let time = |r: Option<&(i64, bool, i64)>| START + r.unwrap().0 * MINUTE;
+        let (start, end) = (time(members.first()), time(members.last()));
+        let total: i64 = members.iter().map(|r| r.2).sum();
+        lines.push(format!("{table} d{device} {number} {start} {end} {} {total}", members.len()));
+    }
+    lines.sort();
+    lines
+}
+
+async fn shown(home: &Home, table: &str, device: usize) -> Vec<String> {
+    let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
+    let (start, end) = (time("window_start"), time("window_end"));
+    home.ask(&format!(
+        "SELECT '{table}', device, window_number, {start}, {end}, n, total FROM p.{table} WHERE \
+         device = 'd{device}'"
+    ))
+    .await
+}
+
+/// All that is in the tables, whose revisions are whole.
+async fn all(home: &Home) -> Vec<Vec<String>> {
+    let mut tables = Vec::new();
+    for (table, ..) in STEPS {
+        let wrong = format!(
+            "SELECT device, window_number FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) \
+             <> max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
+        );
+        assert_eq!(home.ask(&wrong).await, Vec::<String>::new());
+        tables.push(home.ask(&format!("SELECT * FROM p.{table}_revisions")).await);
+    }
+    tables
+}
+
+fn each() -> impl Iterator<Item = ((&'static str, usize, usize, i64), usize)> {
+    STEPS.into_iter().flat_map(|step| (0..3).map(move |device| (step, device)))
+}
+
+/// In time, of a device one at a time, then so much later that all of it is final, then late in any
+/// order; how many were in time.
+fn long_ago() -> impl Strategy<Value = (Vec<Reading>, usize)> {
+    let reading = || (0usize..3, 0i64..200, 0i64..9);
+    let (first, late) = (prop::collection::vec(reading(), 0..90), 1usize..40);
+    (first, late).prop_flat_map(move |(mut first, late)| {
+        first.sort_by_key(|r| (r.1, r.0));
+        first.dedup_by_key(|r| (r.1, r.0));
+        prop::collection::vec(reading(), late).prop_map(move |late| {
+            let after = (3_000..3_008).chain([3_100]);
+            let after = after.flat_map(|minute| (0..3).map(move |device| (device, minute, 1)));
+            let all: Vec<Reading> = first.iter().copied().chain(after).collect();
+            let in_time = all.len();
+            (all.into_iter().chain(late).collect(), in_time)
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+
+    #[test]
+    fn counts_of_long_ago_have_all_late_readings_that_fall_into_them(
+        (readings, in_time) in long_ago(), workers in 1usize..4, every in 1i64..9,
+    ) {
+        let edges = run(&readings, workers);
+        blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            for (step, device) in each() {
+                let late = late(&edges, step.0);
+                assert!(late.iter().all(|number| *number >= in_time), "{step:?} {late:?}");
+                let lines = lines(step, device, &readings, &late);
+                assert_eq!(shown(&home, step.0, device).await, lines, "{step:?}");
+                if step.1 == step.2 {
+                    // Every reading is in one window, but for those after the last whole one.
+                    let of = |line: &String| line.split(' ').nth(5).unwrap().parse::<usize>().unwrap();
+                    let counted: usize = lines.iter().map(of).sum();
+                    let all = readings.iter().filter(|r| r.0 == device && r.2 != step.3).count();
+                    assert!(counted + step.1 > all, "{counted} of {all}");
+                }
+            }
+            assert_eq!(kept(&worker), 0);
+            // Once is enough.
+            let before = all(&home).await;
+            home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
+            assert_eq!(all(&home).await, before);
+        });
+    }
+
+    /// However late, and however many of one time: windows have the late readings that fall into
+    /// them, or it is told that they stay.
+    #[test]
+    fn counts_have_the_readings_that_fall_into_them_or_stay(
+        readings in readings(), every in 1i64..9,
+    ) {
+        let edges = run(&readings, 1);
+        blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            let told = told(&home, &worker).await;
+            // Of samples nobody knows whether a reading is to be in one.
+            for (step, device) in each().filter(|(step, _)| step.0 != "samples") {
+                if !is_told(&told, step.0, device) {
+                    let lines = lines(step, device, &readings, &late(&edges, step.0));
+                    assert_eq!(shown(&home, step.0, device).await, lines, "{step:?}");
+                }
+            }
+            all(&home).await;
+        });
+    }
+}
+
+/// What is told to stay, by table and keys.
+async fn told(home: &Home, worker: &Worker) -> Vec<String> {
+    match kept(worker) {
+        0 => Vec::new(),
+        _ => home.ask("SELECT concat(table_name, keys) FROM system.windows_kept").await,
+    }
+}
+
+fn is_told(told: &[String], table: &str, device: usize) -> bool {
+    told.iter().any(|row| row.contains(table) && row.contains(&format!("\"d{device}\"")))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    /// Any readings may be deleted: what is written then is right, or nothing is, and that is told.
+    #[test]
+    fn no_count_is_made_of_a_part_of_its_readings(
+        (readings, in_time) in long_ago(), every in 1i64..5, gone in 1usize..90,
+    ) {
+        let edges = run(&readings, 1);
+        blocking(async {
+            let mut home = home();
+            home.write_and_delete(&edges, gone.min(in_time) as i64).await;
+            let mut before = Vec::new();
+            for (step, device) in each() {
+                before.push(shown(&home, step.0, device).await);
+            }
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            let told = told(&home, &worker).await;
+            for ((step, device), before) in each().zip(before) {
+                let late = late(&edges, step.0);
+                let had = (in_time..=readings.len()).map(|n| &readings[..n]);
+                let right: Vec<Vec<String>> =
+                    had.map(|had| lines(step, device, had, &late)).collect();
+                let now = shown(&home, step.0, device).await;
+                for line in &now {
+                    let was_right = right.iter().any(|lines| lines.contains(line));
+                    prop_assert!(before.contains(line) || was_right, "{line}");
+                }
+                let is_right = right.last() == Some(&now);
+                prop_assert!(is_right || is_told(&told, step.0, device), "{step:?} {now:?}");
+            }
+            all(&home).await;
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn counts_do_not_depend_on_when_tables_commit_or_on_stops(
+        (readings, _) in long_ago(), every in 1i64..9,
+    ) {
+        let every_us = every * 20 * S;
+        let edges = run(&readings, 1);
+        let at_once = blocking(async {
+            let mut home = home();
+            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.catch_up(&home.worker(every_us), i64::MAX).await;
+            all(&home).await
+        });
+        let edges = run(&readings, 3);
+        let in_parts = blocking(async {
+            let mut home = home();
+            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
+            all(&home).await
+        });
+        prop_assert_eq!(in_parts, at_once);
+    }
+}
+
+/// Every reading came twice, so that each window of an odd size begins or ends between two of one
+/// time; the last window before months of silence has all late readings of that time.
+#[test]
+fn readings_of_one_time_are_told_apart_by_the_windows_beside() {
+    let text = COUNTS.replace("count = 4", "count = 5").replace("v <> 3", "v <> 7");
+    let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+    let twice = |minute: i64| [(0, minute, 1), (0, minute, 2)];
+    let mut readings: Vec<Reading> = (0..20).flat_map(twice).collect();
+    readings.extend((100_000..100_008).flat_map(twice));
+    readings.push((0, 100_900, 1));
+    readings.extend((0..40).map(|minute| (0, minute, 4)));
+    let edges = trial::run(&plan.pipelines[0], &inputs(&readings), 2).unwrap();
+    blocking(async {
+        let mut home = Home { plan, ..Home::new() };
+        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        home.catch_up(&home.worker(40 * S), i64::MAX).await;
+        let lines = lines(("fours", 5, 5, 7), 0, &readings, &late(&edges, "fours"));
+        assert_eq!(shown(&home, "fours", 0).await, lines);
+        assert!(lines.iter().any(|line| line.contains(" 28 ")), "{lines:?}");
+    });
+}
