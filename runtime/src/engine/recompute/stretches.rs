@@ -50,8 +50,8 @@ impl Stretch {
         self.last_late_us < known.start_us && max_us.is_some_and(is_cut)
     }
 
-    /// Ends it where a session after the late readings begins as it did: what comes after that is as
-    /// it was. It may go on, and then the step can still change that.
+    /// Ends it where a session after the late readings begins as it did: what comes after that is
+    /// as it was. It may go on, and then the step can still change that.
     fn end_early(&mut self, max_us: Option<i64>, final_us: i64) {
         let made: BTreeSet<i64> = self.made.iter().map(|m| m.start_us).collect();
         let is_same = |k: &Known| made.contains(&k.start_us) && self.is_after(k, max_us, final_us);

@@ -196,7 +196,9 @@ proptest! {
                 assert_eq!(shown(&home, step.0, device).await, lines, "{step:?}");
                 if step.1 == step.2 {
                     // Every reading is in one window, but for those after the last whole one.
-                    let of = |line: &String| line.split(' ').nth(5).unwrap().parse::<usize>().unwrap();
+                    let of = |line: &String| -> usize {
+                        line.split(' ').nth(5).unwrap().parse().unwrap()
+                    };
                     let counted: usize = lines.iter().map(of).sum();
                     let all = readings.iter().filter(|r| r.0 == device && r.2 != step.3).count();
                     assert!(counted + step.1 > all, "{counted} of {all}");
