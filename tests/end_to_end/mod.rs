@@ -20,6 +20,7 @@ mod late;
 mod limits;
 mod memory;
 mod metrics;
+mod moved_after_kill;
 mod outputs;
 mod points;
 mod process;

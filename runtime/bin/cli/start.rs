@@ -57,22 +57,23 @@ pub(super) async fn start(
     Ok(Started { engine, metrics })
 }
 
-/// If other pipelines than these were killed: runs those to the end of what they had taken in.
-/// Where that fails it is said, and the start goes on: what is to be repaired must not be in the
-/// way of its repair.
+/// If other pipelines than these were killed, or from other places: runs those to the end of what
+/// they had taken in. Where that fails it is said, and the start goes on: what is to be repaired
+/// must not be in the way of its repair.
 async fn finish_earlier(
     plan: &Plan,
     options: &EngineOptions,
     screen: &Arc<Screen>,
 ) -> anyhow::Result<()> {
     let Some(earlier) = engine::earlier(&options.data, plan)? else { return Ok(()) };
-    let why = match files::load_earlier(&earlier.files()).filter(|before| earlier.is(before)) {
+    let before = files::load_earlier(&earlier.files());
+    let why = match before.and_then(|before| earlier.as_it_ran(before)) {
         None => "this version does not understand them as they were".to_owned(),
         Some(_) if !earlier.begin()? => "that has come to nothing three times".to_owned(),
         Some(before) => {
             eprintln!(
-                "the pipelines have changed since they were killed: what came in before is \
-                 finished by them as they were"
+                "the pipelines, or where their messages come from, have changed since they were \
+                 killed: what came in before is finished by them as they were"
             );
             let finished = finish(before, plan, options, screen).await;
             options.replaying.reset();

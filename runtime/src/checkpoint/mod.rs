@@ -225,6 +225,14 @@ impl CheckpointStore {
         read.next()
     }
 
+    /// The newest epoch of which there is a checkpoint, whole or not; 0 without one.
+    ///
+    /// # Errors
+    /// Where the directory cannot be listed.
+    pub(crate) fn newest_epoch(&self) -> Result<Epoch, DurableError> {
+        Ok(self.manifests()?.last().map_or(0, |(epoch, _)| *epoch))
+    }
+
     fn other_format(&self, name: &str, format: u32) -> DurableError {
         let reason = format!(
             "{name} is of format {format}, this version reads format {}. Go on with the version \

@@ -4,7 +4,10 @@
 //! pipelines that ran: with others, an epoch would be half of the ones and half of the others. So
 //! the files that run are kept in the data folder, and a start with changed ones first finishes
 //! what the journal has with those that were killed, to the last epoch and a checkpoint, with its
-//! doors closed. The change then is one after a clean end.
+//! doors closed. The change then is one after a clean end. Another place of a source is such a
+//! change too: sources are named by their addresses, and what came from the old one is nobody's in
+//! the new plan. Where it is not known what ran, such messages refuse the start
+//! ([`refuse_orphans`]): the next checkpoint would let them go, although they were acknowledged.
 //!
 //! It must not keep anybody from repairing what cannot run: where finishing fails, or has died
 //! [`ATTEMPTS_MAX`] times, the change is made as of the last checkpoint, as it is where nobody
@@ -19,13 +22,14 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tidegate_operators::Epoch;
 use tidegate_pipelines::Plan;
+use tidegate_pipelines::plan::SourceSpec;
 
 use super::content;
 use super::options::EngineOptions;
 use super::shadow;
 use super::sources::{self, Bound};
 use crate::checkpoint::CheckpointStore;
-use crate::journal::{self, holder};
+use crate::journal::{self, DurableError, Journal, holder};
 
 /// Name of the file in the data folder.
 const FILE: &str = "pipelines.json";
@@ -41,12 +45,36 @@ struct Kept {
     format: u32,
     /// Fingerprint of each pipeline, as in manifests.
     pipelines: BTreeMap<String, String>,
+    /// Name of the source of each pipeline; `None`: written by a version that did not keep it.
+    #[serde(default)]
+    sources: Option<BTreeMap<String, String>>,
     /// The checkpoint from which they began; 0: there was none.
     began: Epoch,
     /// How often it was begun to finish them.
     attempts: u32,
     /// Path and text.
     files: Vec<(String, String)>,
+}
+
+impl Kept {
+    /// Whether this plan is another one: other pipelines, or from other places.
+    fn differs(&self, plan: &Plan) -> bool {
+        let moved = self.sources.as_ref().is_some_and(|sources| *sources != sources_of(plan));
+        moved || content::fingerprints(&plan.pipelines) != self.pipelines
+    }
+
+    /// Whether all places from which messages came are still read.
+    fn is_read_by(&self, plan: &Plan) -> bool {
+        let has = |name: &String| plan.sources.iter().any(|source| source.name == *name);
+        self.sources.as_ref().is_some_and(|sources| sources.values().all(has))
+    }
+}
+
+/// Name of the source of each pipeline.
+fn sources_of(plan: &Plan) -> BTreeMap<String, String> {
+    let source = |number: u16| plan.sources.get(usize::from(number));
+    let of = plan.pipelines.iter().filter_map(|p| Some((p, source(p.decode.source)?)));
+    of.map(|(pipeline, source)| (pipeline.name.clone(), source.name.clone())).collect()
 }
 
 /// Pipelines that are to be run to the end of the journal before others.
@@ -62,10 +90,30 @@ impl Earlier {
         self.kept.files.iter().map(|(path, text)| (path.into(), text.clone())).collect()
     }
 
-    /// Whether this plan, made of [`Earlier::files`], is what ran: another version may understand
-    /// the same text in another way.
-    pub fn is(&self, plan: &Plan) -> bool {
-        content::fingerprints(&plan.pipelines) == self.kept.pipelines
+    /// This plan, made of [`Earlier::files`], as it ran: with sources of the names that they had,
+    /// since an address may come from the environment. `None` if it is another one: another version
+    /// may understand the same text in another way.
+    pub fn as_it_ran(&self, mut plan: Plan) -> Option<Plan> {
+        if content::fingerprints(&plan.pipelines) != self.kept.pipelines {
+            return None;
+        }
+        let Some(names) = &self.kept.sources else { return Some(plan) };
+        let mut sources: Vec<SourceSpec> = Vec::new();
+        for pipeline in &mut plan.pipelines {
+            let name = names.get(&pipeline.name)?;
+            let known = sources.iter().position(|source| source.name == *name);
+            let number = match known {
+                Some(number) => number,
+                None => {
+                    let now = plan.sources.get(usize::from(pipeline.decode.source))?;
+                    sources.push(SourceSpec { name: name.clone(), kind: now.kind.clone() });
+                    sources.len() - 1
+                }
+            };
+            pipeline.decode.source = u16::try_from(number).ok()?;
+        }
+        plan.sources = sources;
+        Some(plan)
     }
 
     /// Notes that it is begun to finish them; false if that has come to nothing often enough.
@@ -121,11 +169,47 @@ pub fn earlier(data: &Path, plan: &Plan) -> anyhow::Result<Option<Earlier>> {
     let ran = manifest.is_none_or(|manifest| {
         manifest.pipelines == kept.pipelines || manifest.epoch == kept.began
     });
-    let others = content::fingerprints(&plan.pipelines) != kept.pipelines;
+    let others = kept.differs(plan);
     let is_live = sources::files(plan).is_ok_and(|files| files.is_empty());
     let left = || journal::newest_epoch(&data.join("journal")).is_some_and(|e| e > through);
     let data = data.to_owned();
     Ok((ran && others && is_live && left()).then_some(Earlier { kept, data }))
+}
+
+/// Refuses a plan that reads no more from where messages came which no checkpoint has: nobody would
+/// work them through. `since` is the newest epoch of which there is a checkpoint, also a damaged
+/// one: what is older was worked through once, by the pipelines of its time.
+///
+/// # Errors
+/// How many messages there are, and from where; or what keeps the journal from being read.
+pub(super) fn refuse_orphans(
+    data: &Path,
+    plan: &Plan,
+    journal: &Journal,
+    since: Epoch,
+) -> anyhow::Result<()> {
+    // They were looked at when these pipelines began.
+    if read(data)?.is_some_and(|kept| kept.is_read_by(plan)) {
+        return Ok(());
+    }
+    let names: Vec<String> = plan.sources.iter().map(|source| source.name.clone()).collect();
+    let mut replay = journal.read(&names, since + 1);
+    for feed in replay.by_ref() {
+        feed?;
+    }
+    let orphans = replay.orphans_by_source();
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let from: Vec<String> =
+        orphans.iter().map(|(name, count)| format!("{count} from `{name}`")).collect();
+    let reason = format!(
+        "acknowledged messages would be lost: {}. They came in before the process was killed, \
+         after its last checkpoint, and these pipelines do not read from there. Start once with \
+         the pipelines and addresses as they were and stop it with Ctrl-C, then start with these",
+        from.join(", ")
+    );
+    Err(DurableError::Mismatch { path: data.join("journal"), reason }.into())
 }
 
 /// What is kept. Of another version, or damaged: no more is known than before there was such a
@@ -176,6 +260,7 @@ pub(super) fn keep(data: &Path, plan: &Plan, began: Option<Epoch>) -> anyhow::Re
     let kept = Kept {
         format: FORMAT,
         pipelines: content::fingerprints(&plan.pipelines),
+        sources: Some(sources_of(plan)),
         began: began.or(before.as_ref().map(|kept| kept.began)).unwrap_or_default(),
         attempts: 0,
         files: plan.files.iter().map(text).collect(),
@@ -198,3 +283,6 @@ fn write(data: &Path, kept: &Kept) -> anyhow::Result<()> {
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -228,6 +228,8 @@ impl Engine {
         let registries = registries::open(&plan, &options, clock.clone()).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
+        let since = checkpoint_store.newest_epoch()?;
+        earlier::refuse_orphans(&options.data, &plan, &journal, since)?;
         let outbox = open_outbox(&options)?;
         let fence = claim(&store, &instance, &options, &clock, claimed).await?;
         let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);

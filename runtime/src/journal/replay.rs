@@ -5,7 +5,7 @@
 //! replay with an error that names file and offset. Works beside the running writer: it reads up to
 //! where the journal ended when it was opened.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ pub struct Replay {
     parts: VecDeque<Messages>,
     from_epoch: Epoch,
     sources: Vec<String>,
-    /// Messages whose source is not in the plan any more.
-    orphans: u64,
+    /// Messages whose source is not in the plan any more, by its name.
+    orphans: BTreeMap<String, u64>,
     /// Bytes of all segments that are or were to be read, and of those that were read to the end.
     bytes_all: u64,
     bytes_read: u64,
@@ -87,7 +87,7 @@ impl Replay {
             parts: VecDeque::new(),
             from_epoch,
             sources: sources.to_vec(),
-            orphans: 0,
+            orphans: BTreeMap::new(),
             bytes_all: 0,
             bytes_read: 0,
             begin: None,
@@ -110,7 +110,12 @@ impl Replay {
     /// Messages so far that were left out because the plan has no source of their name any more.
     /// They stay in the journal until it is trimmed. Events are not left out.
     pub fn orphans(&self) -> u64 {
-        self.orphans
+        self.orphans.values().sum()
+    }
+
+    /// The same, by the name of their source.
+    pub(crate) fn orphans_by_source(&self) -> &BTreeMap<String, u64> {
+        &self.orphans
     }
 
     fn advance(&mut self) -> Result<Option<Feed>, DurableError> {
@@ -184,13 +189,16 @@ impl Replay {
                     self.parts = events(&messages);
                     let kept = self.parts.iter().map(Messages::len).sum::<usize>();
                     let left_out = (messages.len() - kept) as u64;
-                    if self.orphans == 0 && left_out > 0 {
+                    if left_out == 0 {
+                        return None;
+                    }
+                    if !self.orphans.contains_key(name) {
                         tracing::warn!(
                             source = %name,
                             "messages of a source that is not configured any more are not replayed"
                         );
                     }
-                    self.orphans += left_out;
+                    *self.orphans.entry(name.clone()).or_default() += left_out;
                     return None;
                 };
                 messages.source = source as u16;
