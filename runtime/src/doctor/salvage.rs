@@ -18,6 +18,7 @@ use super::report::{Report, Verdicts};
 use super::{OnProgress, counted, file_name};
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::manifest::{FORMAT, Manifest, Unusable};
+use crate::engine::name_anew;
 use crate::outbox::examine::salvage as salvage_outbox;
 
 const VERDICTS: Verdicts = [
@@ -240,10 +241,17 @@ fn save_rest(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<()
                 .with_context(|| format!("cannot copy {}", path.display()))?;
         }
     }
-    if !options.to.join("instance").exists() {
-        report.warn("name", "the file `instance` is missing: tables will be added to anew", &[]);
-        report.means("rows of epochs that the journal still has come a second time");
+    let name = options.to.join("instance");
+    match fs::read_to_string(&name) {
+        Ok(text) if !text.trim().is_empty() => return Ok(()),
+        Ok(_) => fs::remove_file(&name)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).context(format!("cannot read {}", name.display())),
     }
+    // A start makes no name where there is a journal: here somebody has asked for it.
+    name_anew(&options.to)?;
+    report.warn("name", "the file `instance` is missing: tables will be added to anew", &[]);
+    report.means("rows of epochs that the journal still has come a second time");
     Ok(())
 }
 

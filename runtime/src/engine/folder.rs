@@ -10,8 +10,11 @@ use tidegate_sql::{Store, TABLES_URL_FILE};
 
 use super::options::EngineOptions;
 use crate::clock::Clock;
-use crate::journal::{DurableError, Journal, JournalOptions, Replay, holder};
+use crate::journal::{self, DurableError, Journal, JournalOptions, Replay, holder};
 use crate::outbox::Outbox;
+
+/// Name of the file with the name of the instance.
+const INSTANCE: &str = "instance";
 
 /// The part of the memory budget that messages may take which wait for the journal, and those that
 /// wait for the dataflow; and the least that makes sense.
@@ -107,26 +110,119 @@ pub(super) fn note_tables(data: &Path, elsewhere: Option<&Store>) -> std::io::Re
 }
 
 /// Names this data folder for the tables: their commits say "epoch N of this journal", so a new
-/// journal must not be taken for the old one.
+/// journal must not be taken for the old one, nor the old one for a new one.
+///
+/// # Errors
+/// Those of the file system, and a folder that has a journal and has lost its name.
 pub(super) fn instance_id(data: &Path) -> anyhow::Result<String> {
-    let path = data.join("instance");
-    match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
+    if let Some(id) = named(data)? {
+        return Ok(id);
     }
+    let has_journal = journal::has_segments(&data.join("journal"))?;
+    // Whoever has a journal had a name before it: somebody may have made both just now.
+    if let Some(id) = named(data)? {
+        return Ok(id);
+    }
+    let path = data.join(INSTANCE);
+    let reason = match (has_journal, path.try_exists()?) {
+        (false, false) => return name_anew(data),
+        (false, true) => "the file is empty, and there is no journal: remove it".to_owned(),
+        (true, _) => format!(
+            "the file is missing or empty, but there is a journal. It holds the name under which \
+             the tables know what they have: with another one, rows would be written a second \
+             time. Bring it back from a copy; without one, `tidegate doctor data --data {} \
+             --salvage NEW_FOLDER` makes a folder with another name, and says what that means",
+            data.display()
+        ),
+    };
+    Err(DurableError::Mismatch { path, reason }.into())
+}
+
+/// The name of a data folder, if it has one.
+fn named(data: &Path) -> anyhow::Result<Option<String>> {
+    let path = data.join(INSTANCE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|id| !id.is_empty())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(format!("cannot read {}", path.display())),
+    }
+}
+
+/// Gives a data folder a name of its own. If others do the same at this moment, the first one's
+/// holds, for all of them.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn name_anew(data: &Path) -> anyhow::Result<String> {
     let mut bytes = [0u8; 8];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)
         .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
     let id: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    let temporary = data.join("instance.new");
+    let (path, temporary) = (data.join(INSTANCE), data.join(format!("{INSTANCE}.{id}")));
     let write = || -> std::io::Result<()> {
-        std::fs::write(&temporary, &id)?;
-        std::fs::File::open(&temporary)?.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
+        let mut file = std::fs::File::create_new(&temporary)?;
+        std::io::Write::write_all(&mut file, id.as_bytes())?;
+        file.sync_all()?;
+        match tidegate_sql::rename_new(&temporary, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&temporary)?;
+            }
+            renamed => renamed?,
+        }
         std::fs::File::open(data)?.sync_all()
     };
     write().with_context(|| format!("cannot write into the data folder {}", data.display()))?;
-    Ok(id)
+    named(data)?.with_context(|| format!("{} has no name", data.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn whoever_starts_first_names_the_folder_for_all() {
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let barrier = std::sync::Barrier::new(4);
+            let ids: BTreeSet<String> = std::thread::scope(|scope| {
+                let start = || {
+                    barrier.wait();
+                    instance_id(dir.path()).unwrap()
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(ids.len(), 1, "{ids:?}");
+            assert!(ids.contains(&instance_id(dir.path()).unwrap()));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_has_lost_its_name_gets_no_other_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(INSTANCE);
+        std::fs::write(&path, "").unwrap();
+        let error = instance_id(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("remove it"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        let id = instance_id(dir.path()).unwrap();
+        std::fs::create_dir(dir.path().join("journal")).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let other = instance_id(dir.path()).unwrap();
+        assert_ne!(other, id, "nothing was taken in yet");
+        std::fs::write(dir.path().join("journal/journal-000000000001.log"), "").unwrap();
+        assert_eq!(instance_id(dir.path()).unwrap(), other);
+        for is_empty in [true, false] {
+            match is_empty {
+                true => std::fs::write(&path, " \n").unwrap(),
+                false => std::fs::remove_file(&path).unwrap(),
+            }
+            let error = instance_id(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("missing or empty") && error.contains("--salvage"), "{error}");
+        }
+    }
 }

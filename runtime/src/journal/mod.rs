@@ -64,6 +64,14 @@ pub(crate) fn newest_epoch(dir: &Path) -> Option<Epoch> {
     segment::newest_epoch(dir, files::PREFIX)
 }
 
+/// Whether there is a journal in `dir`, whatever it has.
+pub(crate) fn has_segments(dir: &Path) -> Result<bool, DurableError> {
+    match segment::list(dir, files::PREFIX) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        listed => Ok(!listed.map_err(DurableError::io("list", dir))?.is_empty()),
+    }
+}
+
 /// All that the journal in `dir` has, without opening it: for those who look at one that nobody
 /// writes. Messages of all sources are left out.
 pub(crate) fn ticks_of(dir: &Path) -> Result<Replay, DurableError> {
