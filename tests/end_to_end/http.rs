@@ -180,6 +180,28 @@ fn a_key_that_is_sent_again_after_kills_is_taken_once() {
     assert!(more > 0, "no kill hit a request: the test shows nothing");
 }
 
+/// Idempotency keys are saved when a checkpoint is asked for, before anything else of it.
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_not_the_last_one_in_silence() {
+    let home = home();
+    let mut instance = start(&home);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = Client::new(&Arc::new(Mutex::new(Some(instance.http()))));
+    runtime.block_on(client.deliver("key", body(0, 0)));
+    eventually("a checkpoint", || checkpoint(&home).ok_or_else(|| instance.said()));
+    let checkpoints = home.data().join("checkpoints");
+    std::fs::rename(&checkpoints, home.data().join("elsewhere")).unwrap();
+    let status = eventually("the end", || instance.try_ended().ok_or_else(|| instance.said()));
+    assert!(!status.success());
+    eventually("the reason", || match instance.said() {
+        said if said.contains("cannot write a checkpoint") => Ok(()),
+        said => Err(said),
+    });
+    std::fs::rename(home.data().join("elsewhere"), &checkpoints).unwrap();
+    start(&home).stop();
+    assert_eq!(home.count("SELECT count(*) FROM readings"), MESSAGES as i64);
+}
+
 #[test]
 fn the_examples_pass_their_own_tests() {
     for (name, text) in examples::WAYS_IN {

@@ -160,6 +160,21 @@ impl Checkpoints {
         anyhow::bail!("the thread that writes checkpoints is gone")
     }
 
+    /// Whether the thread is still at work. It ends before its time only by an error; nothing else
+    /// would say so, because no cut is asked for while the one that it has left is under way.
+    ///
+    /// # Errors
+    /// Why it has ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        match &self.worker {
+            Worker::Thread { thread, .. } if thread.is_finished() => {
+                self.finish()?;
+                anyhow::bail!("no checkpoints are written any more")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until everything is written that was asked for.
     pub(crate) fn finish(&mut self) -> anyhow::Result<()> {
         let Worker::Thread { jobs, thread } = std::mem::replace(&mut self.worker, Worker::Gone)

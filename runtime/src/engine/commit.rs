@@ -234,6 +234,9 @@ impl Committer {
         Stats::set(&self.stats.epochs_done, tick.epoch);
         Stats::set(&self.stats.done_tick_us, tick.time_us.max(0).unsigned_abs());
         self.in_flight.done(tick.epoch);
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.check()?;
+        }
         for table in &mut self.tables {
             table.commit(tick.epoch, false)?;
         }

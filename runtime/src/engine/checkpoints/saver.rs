@@ -199,7 +199,8 @@ impl Saver {
             Stats::set(&self.options.stats.checkpoint_interval_us, interval_us);
         }
         self.tell(started);
-        self.prune()
+        self.prune();
+        Ok(())
     }
 
     /// Counts what the checkpoint cost.
@@ -217,12 +218,14 @@ impl Saver {
         }
     }
 
-    /// Removes old checkpoints and files that nobody can name any more.
-    fn prune(&self) -> anyhow::Result<()> {
+    /// Removes old checkpoints and files that nobody can name any more. What cannot be removed only
+    /// takes room until the next time.
+    fn prune(&self) {
         let mut also: BTreeSet<String> =
             self.files.values().flatten().map(|part| part.file.clone()).collect();
         also.extend(self.options.holdings.parts().into_iter().map(|part| part.file));
-        self.options.store.prune(KEEP, &also).context("cannot remove old checkpoints")?;
-        Ok(())
+        if let Err(error) = self.options.store.prune(KEEP, &also) {
+            tracing::warn!(%error, "cannot remove old checkpoints; it is tried again");
+        }
     }
 }

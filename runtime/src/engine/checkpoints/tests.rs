@@ -16,10 +16,10 @@ use crate::checkpoint::manifest::{FORMAT, Manifest};
 use crate::http::REQUESTS_PART;
 use crate::journal::{AppendFile, Disk, Storage};
 
-/// A disk on which nothing can be created while it is full, and whose folders cannot be synced
-/// after a rename, if that is wanted.
+/// A disk on which nothing can be created while it is full, whose folders cannot be synced after a
+/// rename, and on which nothing can be removed, each if that is wanted.
 #[derive(Clone, Default)]
-struct Full(Arc<AtomicBool>, Arc<AtomicBool>);
+struct Full(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicBool>);
 
 impl Storage for Full {
     fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
@@ -45,7 +45,10 @@ impl Storage for Full {
         Disk.rename_new(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        Disk.remove(path)
+        match self.2.load(Ordering::SeqCst) && path.exists() {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Disk.remove(path),
+        }
     }
 }
 
@@ -120,6 +123,56 @@ fn after_a_lost_cut_there_is_no_checkpoint_before_a_whole_one() {
     checkpoints.add("p/step".into(), 6, snapshot(&[1], 20)).unwrap();
     checkpoints.write(6, BTreeMap::new()).unwrap();
     assert_eq!((newest(dir.path()), checkpoints.written()), ((6, 40), 6));
+}
+
+/// Names of all files of checkpoints.
+fn files(dir: &Path) -> BTreeSet<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    names.filter(|name| name.contains('-')).collect()
+}
+
+/// Looks until the thread has ended, and gives what it ended with.
+fn until_ended(checkpoints: &mut Checkpoints) -> anyhow::Result<()> {
+    for _ in 0..12_000 {
+        checkpoints.check()?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_thread_that_has_ended_is_noticed_although_nobody_asks_it_for_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let (options, _) = go_on(CheckpointStore::open(dir.path()).unwrap());
+    let mut checkpoints = Checkpoints::start(options, &[]).unwrap();
+    checkpoints.check().unwrap();
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    // A cut with nothing to save but the manifest.
+    checkpoints.write(1, BTreeMap::new()).unwrap();
+    let error = until_ended(&mut checkpoints).unwrap_err();
+    assert!(format!("{error:#}").contains("cannot write a checkpoint"), "{error:#}");
+    assert!(checkpoints.check().is_ok(), "it is said once: whoever hears it ends");
+}
+
+#[test]
+fn an_old_checkpoint_that_cannot_be_removed_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Full::default();
+    let (mut checkpoints, cuts) = begun(dir.path(), &disk);
+    disk.2.store(true, Ordering::SeqCst);
+    for epoch in 2..6 {
+        cuts.want_whole();
+        assert!(cuts.due(Tick { epoch, time_us: 1 }, 0, false).is_some());
+        checkpoints.add("p/step".into(), epoch, snapshot(&[1, 2, 3], 1)).unwrap();
+        checkpoints.write(epoch, BTreeMap::new()).unwrap();
+        assert_eq!(checkpoints.written(), epoch);
+    }
+    let many = files(dir.path()).len();
+    disk.2.store(false, Ordering::SeqCst);
+    assert!(cuts.due(Tick { epoch: 6, time_us: 1 }, 0, false).is_some());
+    checkpoints.write(6, BTreeMap::new()).unwrap();
+    assert!(files(dir.path()).len() < many, "they go the next time");
 }
 
 #[test]
