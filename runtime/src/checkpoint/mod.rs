@@ -295,10 +295,28 @@ impl CheckpointStore {
         Ok(oldest)
     }
 
+    /// Removes files of a checkpoint that is not made after all; those that cannot be removed now
+    /// go with the next [`CheckpointStore::prune`].
+    pub(crate) fn discard<'a>(&self, parts: impl Iterator<Item = &'a PartRef>) {
+        for part in parts {
+            let path = self.dir.join(&part.file);
+            if let Err(error) = self.storage.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a file");
+            }
+        }
+    }
+
+    /// Writes a whole file, or leaves none: half of one on a full disk would keep it full.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
         let mut file = self.storage.create(path).map_err(DurableError::io("create", path))?;
-        file.append(bytes).map_err(DurableError::io("write", path))?;
-        file.sync().map_err(DurableError::io("sync", path))
+        let appended = file.append(bytes).map_err(DurableError::io("write", path));
+        let written = appended.and_then(|()| file.sync().map_err(DurableError::io("sync", path)));
+        if written.is_err()
+            && let Err(error) = self.storage.remove(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove half of a file");
+        }
+        written
     }
 
     fn names(&self) -> Result<Vec<String>, DurableError> {
@@ -387,6 +405,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::part::tests::saved;
     use super::*;
+    use crate::journal::AppendFile;
 
     /// A checkpoint of one operator whose groups 1 and 2 have rows of this tag.
     fn save(store: &CheckpointStore, epoch: Epoch, tag: &str) {
@@ -525,6 +544,52 @@ mod tests {
         assert_eq!(std::fs::read(&published).unwrap(), text);
         assert_eq!(store.latest().unwrap().unwrap().state, state("new"));
         assert!(!temporary.exists());
+    }
+
+    /// A disk on which the second half of each write finds no room.
+    struct Half;
+    struct HalfFile(Box<dyn AppendFile>);
+
+    impl Storage for Half {
+        fn create(&self, path: &Path) -> std::io::Result<Box<dyn AppendFile>> {
+            Ok(Box::new(HalfFile(Disk.create(path)?)))
+        }
+        fn open(&self, path: &Path, len: u64) -> std::io::Result<Box<dyn AppendFile>> {
+            Disk.open(path, len)
+        }
+        fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+            Disk.sync_dir(dir)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+            Disk.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> std::io::Result<()> {
+            Disk.remove(path)
+        }
+    }
+
+    impl AppendFile for HalfFile {
+        fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+            self.0.append(&bytes[..bytes.len() / 2])?;
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn truncate(&mut self, len: u64) -> std::io::Result<()> {
+            self.0.truncate(len)
+        }
+        fn sync(&mut self) -> std::io::Result<()> {
+            self.0.sync()
+        }
+    }
+
+    #[test]
+    fn half_of_a_file_does_not_stay_on_a_disk_that_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open_on(Arc::new(Half), dir.path()).unwrap();
+        let error = store.write_part("p/step", &saved(&[(1, 2)], "x")).unwrap_err();
+        assert!(matches!(error, DurableError::Io { action: "write", .. }), "{error}");
+        let manifest = Manifest { format: manifest::FORMAT, epoch: 3, ..Manifest::default() };
+        assert!(store.publish(&manifest).is_err());
+        assert_eq!(files(dir.path()), [] as [PathBuf; 0]);
     }
 
     #[test]

@@ -115,6 +115,10 @@ impl Saver {
     }
 
     fn write(&mut self, name: &str, epoch: Epoch, saved: &SavedRows) -> anyhow::Result<()> {
+        if self.lost >= Some(epoch) {
+            // No manifest can name it any more.
+            return Ok(());
+        }
         match self.options.store.write_part(name, saved) {
             Ok(part) => {
                 self.written_bytes += part.bytes;
@@ -126,7 +130,8 @@ impl Saver {
     }
 
     /// A full disk is borne: the checkpoint before stays, and the next cut is a whole one. The
-    /// journal keeps what is needed until then.
+    /// journal keeps what is needed until then. What was written for this cut, and for those before
+    /// it that are not applied, is of no use then and takes the room that the next one needs.
     fn bear(&mut self, epoch: Epoch, error: DurableError) -> anyhow::Result<()> {
         match &error {
             DurableError::Io { source, .. } if is_full(source) => {
@@ -134,6 +139,10 @@ impl Saver {
                 Stats::add(&self.options.stats.checkpoints_failed, 1);
                 self.lost = self.lost.max(Some(epoch));
                 self.options.cuts.want_whole();
+                let later = self.files.split_off(&(epoch + 1));
+                let lost = std::mem::replace(&mut self.files, later);
+                self.options.store.discard(lost.values().flatten());
+                self.prune();
                 Ok(())
             }
             _ => Err(anyhow::Error::from(error).context("cannot write a checkpoint")),

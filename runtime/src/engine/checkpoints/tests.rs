@@ -132,6 +132,30 @@ fn files(dir: &Path) -> BTreeSet<String> {
     names.filter(|name| name.contains('-')).collect()
 }
 
+#[test]
+fn what_a_lost_cut_has_written_takes_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Full::default();
+    let (mut checkpoints, cuts) = begun(dir.path(), &disk);
+    let before = files(dir.path());
+    let tick = |epoch| Tick { epoch, time_us: epoch as i64 };
+    assert_eq!(cuts.due(tick(2), 0, false), Some(false));
+    checkpoints.add("p/step".into(), 2, snapshot(&[1], 10)).unwrap();
+    assert_eq!(files(dir.path()).len(), before.len() + 1);
+    disk.0.store(true, Ordering::SeqCst);
+    checkpoints.add("p/step".into(), 2, snapshot(&[2], 10)).unwrap();
+    assert_eq!(files(dir.path()), before, "what it had");
+    disk.0.store(false, Ordering::SeqCst);
+    checkpoints.add("p/step".into(), 2, snapshot(&[3], 10)).unwrap();
+    assert_eq!(files(dir.path()), before, "and nothing more is written for it");
+    checkpoints.write(2, BTreeMap::new()).unwrap();
+    assert_eq!(newest(dir.path()), (1, 3));
+    assert_eq!(cuts.due(tick(3), 0, false), Some(true));
+    checkpoints.add("p/step".into(), 3, snapshot(&[1, 2, 3], 10)).unwrap();
+    checkpoints.write(3, BTreeMap::new()).unwrap();
+    assert_eq!(newest(dir.path()), (3, 30));
+}
+
 /// Looks until the thread has ended, and gives what it ended with.
 fn until_ended(checkpoints: &mut Checkpoints) -> anyhow::Result<()> {
     for _ in 0..12_000 {
