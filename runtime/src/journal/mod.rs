@@ -274,6 +274,8 @@ impl Journal {
         });
         let writer = Writer {
             shared: shared.clone(),
+            // Opening has sealed what was left open.
+            sealed_bytes: files.active.bytes,
             files,
             position,
             recognizer,

@@ -415,6 +415,50 @@ fn a_full_disk_makes_offers_wait_and_then_goes_on() {
     assert_eq!(replay(dir.path(), &["x"], 1).unwrap(), live);
 }
 
+/// The tick is written together with messages, or alone: while there is no room for it, the epoch
+/// before it is not whole on disk.
+#[test]
+fn while_the_disk_is_full_whole_epochs_are_read_and_nothing_looks_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::new(Faults::default());
+    let storage = Arc::new(FaultyDisk(faults.clone()));
+    let options = JournalOptions { epoch_interval: Duration::from_secs(2), ..options(dir.path()) };
+    let (journal, _) =
+        Journal::open_on(storage, options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, _receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        let sealed = || journal.stats().sealed_epoch;
+        let whole = loop {
+            let before = sealed();
+            journal.intake(0).offer(builder(&["open".into()])).await.unwrap();
+            faults.room_bytes.store(0, Ordering::SeqCst);
+            faults.limited.store(true, Ordering::SeqCst);
+            // On a slow machine the tick may have come already: once more.
+            until("the full disk or a tick", || {
+                journal.stats().disk_full.is_some() || sealed() > before
+            })
+            .await;
+            if journal.stats().disk_full.is_some() {
+                break before;
+            }
+            faults.limited.store(false, Ordering::SeqCst);
+        };
+        // The writer looks at its segments at each try.
+        for _ in 0..20 {
+            let read: Result<Vec<Feed>, _> = journal.read(&names(&["x"]), 0).collect();
+            assert_eq!(epochs(read.unwrap()).len() as u64, whole);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        faults.limited.store(false, Ordering::SeqCst);
+        until("the tick", || sealed() > whole).await;
+        let read: Result<Vec<Feed>, _> = journal.read(&names(&["x"]), 0).collect();
+        assert_eq!(epochs(read.unwrap()).len() as u64, sealed());
+    });
+}
+
+}
+
 #[test]
 fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
     let dir = tempfile::tempdir().unwrap();

@@ -64,6 +64,9 @@ pub(crate) struct Writer {
     pub(crate) options: JournalOptions,
     pub(crate) clock: Clock,
     pub(crate) sources: Vec<String>,
+    /// Up to here the active segment holds whole epochs, durable. (`position` says what comes next
+    /// in the group that is being written, and so does not tell.)
+    pub(crate) sealed_bytes: u64,
     pub(crate) sealed_at: Instant,
     /// Until then offers gather for the next group.
     pub(crate) gather_until: Instant,
@@ -196,6 +199,9 @@ impl Writer {
                 group.waiters.into_iter().for_each(|waiter| waiter.answer(Err(error.clone())));
                 return not_durable;
             }
+        }
+        if self.position.messages == 0 {
+            self.sealed_bytes = self.files.active.bytes;
         }
         fault::point("after_sync");
         if group.feed.iter().any(|feed| matches!(feed, Feed::Tick(_))) {
@@ -354,6 +360,9 @@ impl Writer {
         let done = self.retry_while_full("create a segment", |writer| {
             writer.files.roll(&writer.position, &writer.recognizer)
         })?;
+        if done == Done::Yes {
+            self.sealed_bytes = self.files.active.bytes;
+        }
         self.publish_segments();
         // The new file has no table of sources yet.
         self.position.sources.clear();
@@ -376,9 +385,7 @@ impl Writer {
 
     /// Says how far the active segment holds sealed epochs.
     fn publish_sealed(&self) {
-        if self.position.messages == 0 {
-            self.shared.extent().active.1 = self.files.active.bytes;
-        }
+        self.shared.extent().active.1 = self.sealed_bytes;
     }
 
     fn publish_stats(&self, group: &Group) {
