@@ -84,6 +84,13 @@ impl DurableError {
         move |fault| match fault {
             ReadFault::Io(source) => Self::Io { action: "read", path, source },
             ReadFault::Bad { offset, reason } => Self::Damaged { path, offset, reason },
+            ReadFault::OtherVersion { offset, reason } => {
+                let reason = format!(
+                    "byte {offset} was written by another version of Tidegate ({reason}): go on \
+                     with that one, or with one that is newer"
+                );
+                Self::Mismatch { path, reason }
+            }
         }
     }
 }

@@ -68,7 +68,6 @@ pub(crate) struct Header {
     pub(crate) kind: Kind,
     pub(crate) body_bytes: usize,
     pub(crate) epoch: u64,
-    pub(crate) synced_to: u64,
     body_crc: u32,
 }
 
@@ -78,9 +77,18 @@ pub(crate) enum BadFrame {
     Short,
     Magic,
     HeaderCrc,
+    Version(u8),
     Kind(u8),
     TooLong(u32),
     BodyCrc,
+}
+
+impl BadFrame {
+    /// Whether somebody wrote this frame, and this version does not understand it: its salted
+    /// checksum is right. That is never the torn end of a write.
+    pub(crate) fn is_of_another_version(self) -> bool {
+        matches!(self, Self::Version(_) | Self::Kind(_) | Self::TooLong(_))
+    }
 }
 
 impl fmt::Display for BadFrame {
@@ -89,6 +97,7 @@ impl fmt::Display for BadFrame {
             Self::Short => f.write_str("the file ends within a frame"),
             Self::Magic => f.write_str("no frame starts here"),
             Self::HeaderCrc => f.write_str("the checksum of the frame header is wrong"),
+            Self::Version(version) => write!(f, "frame version {version} is not known"),
             Self::Kind(kind) => write!(f, "frame kind {kind} is not known"),
             Self::TooLong(bytes) => write!(f, "a frame of {bytes} bytes is over the limit"),
             Self::BodyCrc => f.write_str("the checksum of the frame body is wrong"),
@@ -122,14 +131,30 @@ pub(crate) fn append(
     head[28..32].copy_from_slice(&header_crc.to_le_bytes());
 }
 
-/// Reads a header from the start of `bytes`.
-pub(crate) fn decode_header(salt: u64, bytes: &[u8]) -> Result<Header, BadFrame> {
+/// The header at the start of `bytes`, if it was written to this file, by whatever version.
+fn checked(salt: u64, bytes: &[u8]) -> Result<&[u8; HEADER_BYTES], BadFrame> {
     let head: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(BadFrame::Short)?;
-    if head[..3] != MAGIC {
+    if head[..2] != MAGIC[..2] {
         return Err(BadFrame::Magic);
     }
-    if header_crc(salt, &head[..28]) != u32_at(head, 28) {
-        return Err(BadFrame::HeaderCrc);
+    let crc_is_right = header_crc(salt, &head[..28]) == u32_at(head, 28);
+    match (crc_is_right, head[2] == VERSION) {
+        (true, _) => Ok(head),
+        (false, true) => Err(BadFrame::HeaderCrc),
+        (false, false) => Err(BadFrame::Magic),
+    }
+}
+
+/// What a header at the start of `bytes` says was durable when it was written, by whatever version.
+pub(crate) fn synced_before(salt: u64, bytes: &[u8]) -> Option<u64> {
+    checked(salt, bytes).ok().map(|head| u64_at(head, 16))
+}
+
+/// Reads a header from the start of `bytes`.
+pub(crate) fn decode_header(salt: u64, bytes: &[u8]) -> Result<Header, BadFrame> {
+    let head = checked(salt, bytes)?;
+    if head[2] != VERSION {
+        return Err(BadFrame::Version(head[2]));
     }
     let kind = Kind::from_byte(head[3]).ok_or(BadFrame::Kind(head[3]))?;
     let body_bytes = u32_at(head, 4);
@@ -140,7 +165,6 @@ pub(crate) fn decode_header(salt: u64, bytes: &[u8]) -> Result<Header, BadFrame>
         kind,
         body_bytes: body_bytes as usize,
         epoch: u64_at(head, 8),
-        synced_to: u64_at(head, 16),
         body_crc: u32_at(head, 24),
     })
 }
@@ -168,6 +192,26 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Appends a frame as another version would write it: with this version and kind.
+    pub(crate) fn append_other(
+        out: &mut Vec<u8>,
+        salt: u64,
+        (version, kind): (u8, u8),
+        body: &[u8],
+    ) {
+        let (start, synced_to) = (out.len(), out.len() as u64);
+        append(out, salt, Kind::Tick, 1, synced_to, |out| out.extend_from_slice(body));
+        let head = &mut out[start..start + HEADER_BYTES];
+        (head[2], head[3]) = (version, kind);
+        let crc = header_crc(salt, &head[..28]);
+        head[28..].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
@@ -186,7 +230,8 @@ mod tests {
             let frame = &mut out[3..];
             let header = decode_header(salt, frame).unwrap();
             prop_assert_eq!(header.kind, Kind::Outcome);
-            prop_assert_eq!((header.epoch, header.synced_to), (epoch, synced_to));
+            let said = synced_before(salt, frame);
+            prop_assert_eq!((header.epoch, said), (epoch, Some(synced_to)));
             prop_assert_eq!(&frame[HEADER_BYTES..], &body[..]);
             prop_assert!(check_body(&header, &frame[HEADER_BYTES..]).is_ok());
             prop_assert!(decode_header(salt ^ 1, frame).is_err(), "salt of another file");

@@ -99,6 +99,11 @@ pub(crate) enum ReadFault {
         offset: u64,
         reason: String,
     },
+    /// The frame at `offset` is whole, and of another version.
+    OtherVersion {
+        offset: u64,
+        reason: String,
+    },
 }
 
 impl From<io::Error> for ReadFault {
@@ -141,7 +146,10 @@ impl FrameReader {
             return Ok(None);
         }
         let offset = self.offset;
-        let bad = |what: BadFrame| ReadFault::Bad { offset, reason: what.to_string() };
+        let bad = |what: BadFrame| match what.is_of_another_version() {
+            true => ReadFault::OtherVersion { offset, reason: what.to_string() },
+            false => ReadFault::Bad { offset, reason: what.to_string() },
+        };
         let mut head = [0; frame::HEADER_BYTES];
         if left < head.len() as u64 {
             return Err(bad(BadFrame::Short));
@@ -186,8 +194,8 @@ pub(crate) fn durable_after(
 /// [`durable_after`] in `rest`, the bytes of a file from `bad_offset` on.
 pub(crate) fn proof_in(rest: &[u8], salt: u64, bad_offset: u64) -> Option<u64> {
     let found = memchr::memmem::find_iter(rest, &frame::MAGIC).find(|at| {
-        frame::decode_header(salt, &rest[*at..])
-            .is_ok_and(|h| h.synced_to > bad_offset && h.synced_to <= bad_offset + *at as u64)
+        frame::synced_before(salt, &rest[*at..])
+            .is_some_and(|to| to > bad_offset && to <= bad_offset + *at as u64)
     });
     found.map(|at| bad_offset + at as u64)
 }

@@ -235,7 +235,7 @@ fn last_write(path: &Path) -> usize {
     let (mut at, mut synced_to) = (segment::HEADER_BYTES, 0);
     while at < bytes.len() {
         let header = frame::decode_header(salt, &bytes[at..]).unwrap();
-        synced_to = header.synced_to as usize;
+        synced_to = frame::synced_before(salt, &bytes[at..]).unwrap() as usize;
         at += frame::HEADER_BYTES + header.body_bytes;
     }
     synced_to
@@ -457,6 +457,28 @@ fn while_the_disk_is_full_whole_epochs_are_read_and_nothing_looks_damaged() {
     });
 }
 
+/// An older version must not take what a newer one has written for the torn end of a write.
+#[test]
+fn a_whole_frame_that_this_version_does_not_know_is_never_cut_off() {
+    for (kind, version) in [(99, frame::VERSION), (frame::Kind::Tick as u8, frame::VERSION + 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), 1 << 20, 4, 1);
+        let path = segments(dir.path()).pop().unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let header = FileHeader::decode(bytes[..segment::HEADER_BYTES].try_into().unwrap());
+        frame::testing::append_other(&mut bytes, header.unwrap().salt, (version, kind), b"new");
+        std::fs::write(&path, &bytes).unwrap();
+        let error = replay(dir.path(), &["x", "y"], 1).unwrap_err();
+        assert!(matches!(error, DurableError::Mismatch { .. }), "{error}");
+        assert!(error.to_string().contains("another version of Tidegate"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was changed");
+        // Only what is torn in its header is cut off: nobody can tell what it would have been.
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        let error = replay(dir.path(), &["x", "y"], 1).unwrap_err();
+        assert!(matches!(error, DurableError::Mismatch { .. }), "its header is whole: {error}");
+        std::fs::write(&path, &bytes[..bytes.len() - 3 - frame::HEADER_BYTES / 2]).unwrap();
+        replay(dir.path(), &["x", "y"], 1).unwrap();
+    }
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub(crate) struct Bad {
     /// Where the next whole frame starts, or the end of the file.
     pub(crate) until: u64,
     pub(crate) reason: String,
-    /// Where a later frame says that these bytes had been durable.
+    /// Where a later frame says that these bytes had been durable, or that they were is known
+    /// otherwise.
     pub(crate) proof: Option<u64>,
 }
 
@@ -79,12 +80,14 @@ impl Iterator for Scan {
                 let next = starts.map(|at| offset + 1 + at).find(|at| self.frame_at(*at).is_ok());
                 self.at = next.unwrap_or(self.bytes.len());
                 let (bytes, salt) = (&self.bytes[offset..], self.salt);
-                Some(Piece::Bad(Bad {
-                    offset: offset as u64,
-                    until: self.at as u64,
-                    reason: why.to_string(),
-                    proof: segment::proof_in(bytes, salt, offset as u64),
-                }))
+                let until = self.at as u64;
+                let proof = segment::proof_in(bytes, salt, offset as u64);
+                // What another version wrote is whole: no torn end.
+                let (reason, proof) = match why.is_of_another_version() {
+                    true => (format!("{why}: another version wrote it"), proof.or(Some(until))),
+                    false => (why.to_string(), proof),
+                };
+                Some(Piece::Bad(Bad { offset: offset as u64, until, reason, proof }))
             }
         }
     }
