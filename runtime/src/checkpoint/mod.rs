@@ -236,9 +236,11 @@ impl CheckpointStore {
     fn other_format(&self, name: &str, format: u32) -> DurableError {
         let reason = format!(
             "{name} is of format {format}, this version reads format {}. Go on with the version \
-             that wrote it; or move this folder away to start without state, from what the journal \
-             has",
-            manifest::FORMAT
+             that wrote it. To start without state, from what the journal has: move this folder \
+             away, and then let `tidegate doctor data --data {} --salvage NEW_FOLDER` make a \
+             folder that begins where the journal does",
+            manifest::FORMAT,
+            self.dir.parent().unwrap_or(&self.dir).display()
         );
         DurableError::Mismatch { path: self.dir.clone(), reason }
     }
@@ -603,6 +605,9 @@ mod tests {
         for error in [store.latest().unwrap_err(), store.prune(1, &BTreeSet::new()).unwrap_err()] {
             let text = error.to_string();
             assert!(text.contains("of format 1, this version reads format 3"), "{text}");
+            let data = dir.path().parent().unwrap().display();
+            let help = format!("`tidegate doctor data --data {data} --salvage NEW_FOLDER`");
+            assert!(text.contains(&help), "{text}");
         }
         assert!(old.exists());
     }

@@ -226,7 +226,10 @@ fn check_range(files: &Files, position: &Position, from_epoch: Epoch) -> Result<
     })?;
     if oldest > from_epoch.max(1) {
         return mismatch(format!(
-            "epoch {from_epoch} has to be replayed, but the journal starts at epoch {oldest}"
+            "epoch {from_epoch} has to be replayed, but the journal starts at epoch {oldest}. \
+             Bring back the checkpoints that belong to it; without them, `tidegate doctor data \
+             --data {} --salvage NEW_FOLDER` makes a folder that begins there, without state",
+            files.dir.parent().unwrap_or(&files.dir).display()
         ));
     }
     if position.epoch < from_epoch {

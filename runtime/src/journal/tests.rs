@@ -300,6 +300,9 @@ fn a_missing_segment_and_a_short_one_are_errors() {
     std::fs::remove_file(&files[0]).unwrap();
     let error = replay(dir.path(), &["x", "y"], 1).unwrap_err().to_string();
     assert!(error.contains("has to be replayed"), "{error}");
+    let data = dir.path().parent().unwrap().display();
+    let help = format!("`tidegate doctor data --data {data} --salvage NEW_FOLDER`");
+    assert!(error.contains(&help), "{error}");
     let error = replay(dir.path(), &["x", "y"], 1_000).unwrap_err().to_string();
     assert!(error.contains("do not belong together"), "{error}");
 }
