@@ -343,11 +343,16 @@ impl Outbox {
             next.insert_known(*epoch, ids);
         }
         next.forget_through = forget;
-        next.publish(&*self.storage, &self.dir)?;
+        let published = next.publish(&*self.storage, &self.dir);
+        if !next.is_named() {
+            return published;
+        }
         // What a sender has fetched stays with it; only what it has not is fresh again.
         next.fresh = std::mem::take(&mut state.fresh);
         next.given_up = state.given_up;
         let old = std::mem::replace(state, next);
+        // After a failed sync the old one stays: it may be the one that is left by a power loss.
+        published?;
         self.storage.remove(&old.path).map_err(DurableError::io("remove", &old.path))
     }
 }

@@ -132,7 +132,9 @@ impl State {
         }
     }
 
-    /// Gives a complete file its name.
+    /// Gives a complete file its name. Once it has that it is the newest one, and whoever opens the
+    /// outbox takes it and no older one, also if an error comes after that ([`State::is_named`]):
+    /// then nothing more can be written to it.
     pub(super) fn publish(
         &mut self,
         storage: &dyn Storage,
@@ -141,9 +143,16 @@ impl State {
         self.sync()?;
         let path = dir.join(segment::file_name(PREFIX, self.header.sequence));
         storage.rename(&self.path, &path).map_err(DurableError::io("rename", &path))?;
-        storage.sync_dir(dir).map_err(DurableError::io("sync", dir))?;
         self.path = path;
-        Ok(())
+        storage.sync_dir(dir).map_err(|error| {
+            self.failed = Some(error.to_string());
+            DurableError::io("sync", dir)(error)
+        })
+    }
+
+    /// Whether it has the name under which it is found.
+    pub(super) fn is_named(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension != "tmp")
     }
 
     pub(super) fn load(storage: &dyn Storage, path: PathBuf) -> Result<Self, DurableError> {

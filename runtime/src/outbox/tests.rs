@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::journal::AppendFile;
 
 pub(crate) fn note(id: &str, key: &str) -> Notification {
     Notification {
@@ -109,6 +110,62 @@ fn history_is_compacted_away_but_what_a_replay_can_repeat_stays_known() {
     assert_eq!(ids(&outbox.fetch("ops")), ["stays"]);
     assert_eq!(outbox.enqueue(999, vec![big("n999"), big("n998"), big("stays")]).unwrap(), 0);
     assert_eq!(outbox.enqueue(1_000, vec![big("new")]).unwrap(), 1);
+}
+
+/// A disk whose folders cannot be synced any more.
+#[derive(Clone, Default)]
+struct NoFolders(Arc<std::sync::atomic::AtomicBool>);
+
+impl Storage for NoFolders {
+    fn create(&self, path: &Path) -> std::io::Result<Box<dyn AppendFile>> {
+        Disk.create(path)
+    }
+    fn open(&self, path: &Path, len: u64) -> std::io::Result<Box<dyn AppendFile>> {
+        Disk.open(path, len)
+    }
+    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+        match self.0.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::other("injected: input/output error")),
+            false => Disk.sync_dir(dir),
+        }
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        Disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        Disk.remove(path)
+    }
+}
+
+/// A start takes the newest file, so nothing may go into an older one once there is that.
+#[test]
+fn what_is_taken_after_a_compaction_that_failed_is_not_forgotten_by_a_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = NoFolders::default();
+    let big = |id: &str| Notification { body: vec![b'x'; 40_000].into(), ..note(id, "k") };
+    let outbox = Outbox::open_on(Arc::new(disk.clone()), dir.path()).unwrap();
+    disk.0.store(true, Ordering::SeqCst);
+    let (mut taken, mut failed) = (Vec::new(), false);
+    for epoch in 1..500 {
+        let id = format!("n{epoch:03}");
+        match outbox.enqueue(epoch, vec![big(&id)]) {
+            Ok(_) => taken.push(id.clone()),
+            Err(error) => {
+                assert!(failed && matches!(error, DurableError::Failed { .. }), "{error}");
+                break;
+            }
+        }
+        outbox.forget(epoch);
+        failed |= epoch % 10 > 0 && outbox.delivered(&id).is_err();
+    }
+    assert!(failed, "it was compacted");
+    let left: Vec<String> =
+        taken.iter().filter(|id| id.ends_with('0')).map(ToString::to_string).collect();
+    assert!(taken.len() < 499 && !left.is_empty());
+    drop(outbox);
+    let outbox = Outbox::open(dir.path()).unwrap();
+    assert_eq!(outbox.through_epoch(), taken.len() as u64);
+    assert_eq!(ids(&outbox.fetch("ops")), left);
 }
 
 #[test]
