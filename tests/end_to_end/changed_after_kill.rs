@@ -109,15 +109,25 @@ fn rows_are_of_the_pipeline_that_took_them_after_two_changes() {
     assert_eq!(rows, expected.collect::<Vec<_>>());
 }
 
-/// What stops a pipeline for good must not stop the one that repairs it.
 #[test]
 fn a_pipeline_that_cannot_be_finished_can_be_repaired() {
-    let receiver = Receiver::start();
+    can_be_repaired(&Receiver::start(), "");
+}
+
+/// A webhook is under way when what cannot be finished ends.
+#[test]
+fn a_pipeline_that_cannot_be_finished_can_be_repaired_while_a_receiver_hangs() {
+    let (receiver, _closed) = Receiver::closed();
+    can_be_repaired(&receiver, RULE);
+}
+
+/// What stops a pipeline for good must not stop the one that repairs it.
+fn can_be_repaired(receiver: &Receiver, rule: &str) {
     let window = |limits: &str| {
         format!(
             "{}\n[[step]]\nname = \"per_minute\"\ntype = \"window\"\nevery = \"1m\"\n\
              by = [\"v\"]\n{limits}select = {{ n = \"count(*)\" }}\n",
-            pipeline(&receiver, "true", "")
+            pipeline(receiver, "true", rule)
         )
     };
     let home = Home::with(&window("keys_max = 1\nat_keys_max = \"stop\"\n"));

@@ -362,16 +362,21 @@ impl Engine {
             live.late.iter().for_each(Recomputing::tell_to_stop);
             let journal = Arc::clone(&live.journal);
             tokio::task::spawn_blocking(move || journal.shutdown()).await?;
-            // The feed dies with the journal's writer, and with it the workers' last command.
-            self.ended().await?;
+            // The feed dies with the journal's writer, and with it the workers' last command. An
+            // error is told at the end: whoever starts next in this process needs the folder free.
+            let ended = self.ended().await;
             if let Some(mut late) = live.late.take() {
                 tokio::task::spawn_blocking(move || late.stop()).await?;
             }
-            live.fence.note_ended().await;
+            match ended {
+                Ok(()) => live.fence.note_ended().await,
+                Err(_) => live.fence.give_up().await,
+            }
             live.send_rest().await;
             observer.refresh();
             live.sender.shutdown(Duration::from_secs(1)).await;
             live.alarms.stop().await;
+            ended?;
         } else {
             if let Some(files) = &self.files {
                 files.stop();
