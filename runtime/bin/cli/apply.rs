@@ -62,7 +62,8 @@ pub(super) fn against(args: &ExplainArgs) -> Outcome {
 fn against_stopped(data: &Path, paths: &[PathBuf]) -> Outcome {
     let unknown = || anyhow::anyhow!("it is not known what ran on {} last", data.display());
     let ran = ran_last(data)?.ok_or_else(unknown)?;
-    let old = files::load_earlier(&ran.files()).filter(|old| ran.is(old)).ok_or_else(unknown)?;
+    let old = files::load_earlier(&ran.files()).and_then(|old| ran.as_it_ran(old));
+    let old = old.ok_or_else(unknown)?;
     let (mut new, _) = files::load_to_look_at(paths)?;
     let mut text = String::new();
     for (these, others, what) in [(&new, &old, "opened"), (&old, &new, "not opened any more")] {

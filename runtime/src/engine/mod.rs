@@ -43,8 +43,8 @@ mod workers;
 
 pub use self::apply::{Applied, Applier};
 pub use self::earlier::{Earlier, earlier, is_running, ran_last, rebuilt_since};
-pub(crate) use self::folder::name_anew;
 pub use self::files::{Progress, Reading};
+pub(crate) use self::folder::name_anew;
 pub use self::observer::Observer;
 pub use self::options::{EngineOptions, FENCED_EXIT_CODE, OnFenced, Recovery, Report, moment};
 pub use self::replaying::{Replayed, Replaying};
