@@ -13,3 +13,5 @@ pub(crate) use latest::latest_revisions;
 pub use provider::DeltaProvider;
 pub(crate) use provider::objects_url;
 pub use table::DeltaTable;
+#[cfg(test)]
+pub(crate) use tests::scanned as files_of;

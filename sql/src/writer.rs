@@ -10,6 +10,8 @@ mod file;
 mod layout;
 #[cfg(test)]
 mod long;
+#[cfg(test)]
+mod partitions;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,7 @@ use tidegate_operators::spec::TableSpec;
 use crate::delta::action::{Action, Add};
 use crate::delta::{log, path};
 use crate::{Error, Result, Store, fault};
+pub(crate) use file::PARTITION_KEY;
 use layout::Layout;
 pub(crate) use layout::{COMPLETE_KEY, DAY, IDENTITY_KEY, TIME_KEY};
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
+use parquet::file::metadata::ParquetMetaData;
 
 use super::chain::{self, Closed, Known, Part};
 use super::{files, history, list};
@@ -15,7 +16,7 @@ use crate::delta::action::{Action, Add, Txn, encode};
 use crate::delta::log::{self, Replay, Snapshot, commit_path};
 use crate::delta::{checkpoint, path};
 use crate::session::TableName;
-use crate::writer::{COMPLETE_KEY, table_path};
+use crate::writer::{COMPLETE_KEY, PARTITION_KEY, table_path};
 use crate::{Error, Result, Store};
 
 /// What was saved of a table, and what was not.
@@ -49,14 +50,19 @@ fn part_of(location: &str, file: usize) -> Option<(String, Part)> {
     Some((parts.next()?.to_owned(), Part { file, first, through, number }))
 }
 
-/// Values of the partition columns, by the folders of a file.
-fn partition_values(below_table: &str) -> BTreeMap<String, Option<String>> {
+/// Values of the partition columns, by the folders of a file, or by its footer where these were too
+/// short for them.
+fn partition_values(
+    below_table: &str,
+    footer: &ParquetMetaData,
+) -> BTreeMap<String, Option<String>> {
+    let notes = footer.file_metadata().key_value_metadata().into_iter().flatten();
+    let noted = notes.filter(|n| n.key == PARTITION_KEY).find_map(|n| n.value.as_deref());
+    if let Some(noted) = noted.and_then(|text| serde_json::from_str(text).ok()) {
+        return noted;
+    }
     let folders = below_table.split('/').filter_map(|part| part.split_once('='));
-    let unescape = |text: &str| {
-        let table = Path::from("t");
-        let found = path::from_log(&table, text).ok();
-        found.and_then(|p| p.filename().map(str::to_owned)).unwrap_or_else(|| text.to_owned())
-    };
+    let unescape = |text: &str| path::decode(text).unwrap_or_else(|_| text.to_owned());
     let value = |v: &str| (v != path::NULL_FOLDER).then(|| unescape(v));
     folders.map(|(column, v)| (unescape(column), value(v))).collect()
 }
@@ -209,7 +215,7 @@ async fn add_of(
     let rows = footer.file_metadata().num_rows();
     Ok(Some(Add {
         path: path::to_log(below),
-        partition_values: partition_values(below),
+        partition_values: partition_values(below, &footer),
         size: i64::try_from(meta.size).unwrap_or(i64::MAX),
         modification_time: meta.last_modified.timestamp_millis(),
         data_change: true,

@@ -12,7 +12,8 @@ use super::DeltaTable;
 use crate::testing::{DAY_US, START_US, lines, local, many, rows, spec};
 use crate::{Session, Store, TableWriter};
 
-fn scanned(plan: &Arc<dyn ExecutionPlan>) -> usize {
+/// Files that a plan opens.
+pub(crate) fn scanned(plan: &Arc<dyn ExecutionPlan>) -> usize {
     let here = plan.downcast_ref::<DataSourceExec>();
     let here = here.and_then(|e| e.downcast_to_file_source::<ParquetSource>());
     let here = here.map_or(0, |(c, _)| c.file_groups.iter().map(|g| g.len()).sum());

@@ -12,7 +12,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::SortingColumn;
+use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
@@ -30,6 +30,9 @@ const CHUNK_ROWS: usize = 1 << 16;
 
 /// Higher levels save little on sorted columns and cost much more time.
 const ZSTD_LEVEL: i32 = 1;
+
+/// Note in the footer of a file whose folders had to be cut: JSON object of the partition columns.
+pub(crate) const PARTITION_KEY: &str = "tidegate.partition";
 
 /// A file that is ready to be uploaded.
 pub(super) struct EncodedFile {
@@ -61,9 +64,10 @@ pub(super) fn encode_all(
     let narrow: Vec<&RecordBatch> = narrow.iter().collect();
     let mut files = Vec::with_capacity(groups.len());
     for (i, (key, ids)) in groups.into_iter().enumerate() {
-        let (bytes, stats) = encode(layout, &schema, &narrow, &ids)?;
-        let hash = xxhash_rust::xxh3::xxh3_64(&bytes) as u32;
         let (folder, partition_values) = partition(layout, &key);
+        let note = path::is_cut(&folder).then(|| note(&partition_values));
+        let (bytes, stats) = encode(layout, &schema, &narrow, (&ids, note))?;
+        let hash = xxhash_rust::xxh3::xxh3_64(&bytes) as u32;
         let name = format!("part-{label}-{:04}-{hash:08x}.parquet", number + i);
         let path = format!("{folder}/{name}");
         files.push(EncodedFile { path, partition_values, bytes, rows: ids.len() as u64, stats });
@@ -77,30 +81,40 @@ fn plain(schema: &Schema) -> Schema {
     Schema::new(fields.collect::<Vec<_>>())
 }
 
+/// Folders of a file, and the true values of its partition columns.
 fn partition(
     layout: &Layout,
     (day, values): &PartitionKey,
 ) -> (String, BTreeMap<String, Option<String>>) {
     let day = day.and_then(|d| chrono::NaiveDate::from_epoch_days(d).map(|d| d.to_string()));
-    let mut folder = path::folder(DAY, day.as_deref());
-    let mut map = BTreeMap::from([(DAY.to_owned(), day)]);
-    for (column, value) in layout.partition.iter().zip(values) {
-        let name = layout.stored.field(*column).name();
-        // Every engine reads an empty partition value as null; then let it be written as null.
-        let value = value.clone().filter(|v| !v.is_empty());
-        folder.push('/');
-        folder.push_str(&path::folder(name, value.as_deref()));
-        map.insert(name.clone(), value);
-    }
-    (folder, map)
+    // Every engine reads an empty partition value as null; then let it be written as null.
+    let named = layout.partition.iter().zip(values).map(|(column, value)| {
+        let value = value.as_deref().filter(|v| !v.is_empty());
+        (layout.stored.field(*column).name().as_str(), value)
+    });
+    let columns: Vec<_> = std::iter::once((DAY, day.as_deref())).chain(named).collect();
+    let owned = |(name, value): &(&str, Option<&str>)| ((*name).into(), value.map(str::to_owned));
+    (path::folders(&columns), columns.iter().map(owned).collect())
 }
 
-fn properties(layout: &Layout, schema: &Schema, rows: usize) -> Result<WriterProperties> {
+/// What a file says itself where its folders cannot: without the log nobody else knows it.
+fn note(partition_values: &BTreeMap<String, Option<String>>) -> KeyValue {
+    let text = serde_json::to_string(partition_values).expect("text is JSON");
+    KeyValue::new(PARTITION_KEY.to_owned(), text)
+}
+
+fn properties(
+    layout: &Layout,
+    schema: &Schema,
+    rows: usize,
+    note: Option<KeyValue>,
+) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
         .set_created_by("tidegate".into())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_statistics_enabled(EnabledStatistics::Page);
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_key_value_metadata(note.map(|note| vec![note]));
     let sorted = layout.sort.iter().chain([&layout.time]);
     let sorted: Vec<SortingColumn> = sorted
         .filter_map(|c| schema.index_of(layout.stored.field(*c).name()).ok())
@@ -124,9 +138,10 @@ fn encode(
     layout: &Layout,
     schema: &SchemaRef,
     batches: &[&RecordBatch],
-    ids: &[RowId],
+    (ids, note): (&[RowId], Option<KeyValue>),
 ) -> Result<(Vec<u8>, String)> {
-    let options = ArrowWriterOptions::new().with_properties(properties(layout, schema, ids.len())?);
+    let properties = properties(layout, schema, ids.len(), note)?;
+    let options = ArrowWriterOptions::new().with_properties(properties);
     let options = options.with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options)?;
     let mut stats = StatsBuilder::new(schema.fields().len());

@@ -420,4 +420,5 @@ async fn tables_for_other_readers() {
     }
     let sums = "SELECT count(*), sum(value), min(time) FROM plant.t";
     assert_eq!(lines(&store, sums).await, ["10250 53038625.0 2026-01-01T00:00:50Z"]);
+    partitions::write_odd(&store).await;
 }
