@@ -95,14 +95,14 @@ impl Store {
         Self { objects, url: url.into(), folder: None, pauses: true }
     }
 
-    /// Makes durable what an earlier process may have left in a table without syncing its folders.
-    /// Object stores have no such thing.
+    /// Makes durable what an earlier process may have left in a table without syncing its folders,
+    /// and shows each file there to `see`. Object stores have no such thing: there it does nothing.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn sync_names(&self, table: &str) -> std::io::Result<()> {
+    pub(crate) fn sync_names(&self, table: &str, see: impl FnMut(&FsPath)) -> std::io::Result<()> {
         match &self.folder {
-            Some(root) => durable::sync_names(root, FsPath::new(table)),
+            Some(root) => durable::sync_names(root, FsPath::new(table), see),
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@
 mod commit;
 mod file;
 mod layout;
+mod leftovers;
 #[cfg(test)]
 mod long;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::{Error, Result, Store, fault};
 pub(crate) use file::PARTITION_KEY;
 use layout::Layout;
 pub(crate) use layout::{COMPLETE_KEY, DAY, IDENTITY_KEY, TIME_KEY};
+use leftovers::Leftovers;
 
 /// Buffered bytes beyond which rows become (still invisible) files before their commit. Rows of an
 /// epoch that is still arriving may double it.
@@ -77,6 +79,7 @@ pub struct TableWriter {
     buffer: Vec<(Epoch, RecordBatch)>,
     buffered_bytes: usize,
     staged: Staged,
+    leftovers: Leftovers,
     buffer_bytes_max: usize,
 }
 
@@ -107,22 +110,25 @@ impl TableWriter {
         let layout = Arc::new(Layout::new(spec)?);
         let table = table_path(&spec.namespace, &spec.name)?;
         commit::remove_torn_commit(store, &table).await?;
-        store.sync_names(table.as_ref())?;
+        let mut leftovers = Leftovers::of(&app_id);
+        store.sync_names(table.as_ref(), |file| leftovers.see(file))?;
         let complete_for = from_first.then_some(app_id.as_str());
         let snapshot = commit::ensure_table(store, &table, &layout, complete_for).await?;
         let layout = Arc::new(layout.for_table(&snapshot.schema));
         let is_complete = snapshot.is_complete_for(&app_id);
+        let committed = snapshot.committed(&app_id);
         Ok(Self {
             days: is_complete.then(|| snapshot.days_written(&app_id)),
             store: store.clone(),
             table,
             layout,
-            committed: snapshot.committed(&app_id),
+            committed,
             app_id,
             version: snapshot.version,
             buffer: Vec::new(),
             buffered_bytes: 0,
             staged: Staged::default(),
+            leftovers: leftovers.after(committed),
             buffer_bytes_max: BUFFER_BYTES_MAX,
         })
     }
@@ -181,6 +187,7 @@ impl TableWriter {
         if let Some(days) = &mut self.days {
             staged.days.into_iter().for_each(|(day, rows)| *days.entry(day).or_default() += rows);
         }
+        self.leftovers.remove(through, &staged.adds);
         commit::checkpoint_if_due(&self.store, &self.table, version).await;
         Ok(CommitReport {
             files: staged.adds.len(),

@@ -226,7 +226,11 @@ fn orphans(
     health.findings.push(
         finding
             .means("of a commit that is under way, or left by a crash: readers do not see them")
-            .change("DeltaTable(PATH).vacuum(dry_run=False) of delta-rs removes old ones"),
+            .change("on a local disk a later commit of the same application removes its own")
+            .change(
+                "others: stop all writers, then DeltaTable(PATH).vacuum(dry_run=False, full=True) \
+                 of delta-rs removes those older than a week",
+            ),
     );
     Ok(())
 }

@@ -183,6 +183,8 @@ async fn orphans_and_a_folder_without_a_log_are_told() {
     assert!(fails(&health).is_empty());
     let note = health.findings.iter().find(|f| f.check == "orphans").unwrap();
     assert!(note.text.starts_with("1 files"), "{note:?}");
+    // Without `full`, delta-rs leaves what the log never named.
+    assert!(note.change.iter().any(|c| c.contains("full=True")), "{note:?}");
     fs::remove_dir_all(folder.path().join("plant/t/_delta_log")).unwrap();
     let health = look(&store).await;
     assert!(fails(&health)[0].text.contains("has no log"), "{:?}", health.findings);

@@ -80,8 +80,12 @@ fn make_folder(folder: &FsPath) -> io::Result<()> {
 
 /// Makes the names in `root` and everywhere below `root/table` durable. A process that died between
 /// placing a file and syncing its folder leaves a name that a power loss can still take; whoever
-/// goes on from what is visible has to make sure of it first.
-pub(super) fn sync_names(root: &FsPath, table: &FsPath) -> io::Result<()> {
+/// goes on from what is visible has to make sure of it first. `see` is shown each file.
+pub(super) fn sync_names(
+    root: &FsPath,
+    table: &FsPath,
+    mut see: impl FnMut(&FsPath),
+) -> io::Result<()> {
     let folder = root.join(table);
     if !folder.is_dir() {
         return Ok(());
@@ -94,8 +98,9 @@ pub(super) fn sync_names(root: &FsPath, table: &FsPath) -> io::Result<()> {
         sync_folder(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
+            match entry.file_type()?.is_dir() {
+                true => folders.push(entry.path()),
+                false => see(&entry.path()),
             }
         }
     }
