@@ -271,10 +271,7 @@ impl<'g> Counts<'g> {
                 false => stay.push((bounds, late)),
             }
         }
-        // Between windows that have gaps there are readings that are in none.
-        if self.hop <= self.size {
-            stay.extend(of.nowhere(self.size).map(|(us, count)| ((us, us), count)));
-        }
+        stay.extend(of.nowhere(self.size).map(|(us, count)| ((us, us), count)));
         Ok((rows, stay))
     }
 
