@@ -1,7 +1,7 @@
-//! A restart in the middle of open windows, clean or by SIGKILL, ends in the same windows as no
-//! restart.
+//! A restart in the middle of open windows, of matches, of rows that wait for partners and of values
+//! that are known, clean or by SIGKILL, ends in the same rows as no restart.
 
-use crate::support::{ColdChain, Device, Home, Instance, Reading, windows_of};
+use crate::support::{ColdChain, Device, Home, Instance, Reading, START_MS, windows_of};
 
 const DEVICES: i64 = 4;
 const READINGS: i64 = 250;
@@ -9,6 +9,53 @@ const EVERY_MS: i64 = 1_000;
 const MINUTES: i64 = 4;
 /// In the third minute: windows are open on all devices.
 const CUT: usize = 130;
+
+/// Temperatures rise from 20 to 24.5 °C in ten readings. What comes last settles the others.
+const PATTERNS: &str = r#"
+[[step]]
+name   = "known"
+type   = "latest"
+from   = "readings"
+select = { temperature = "temperature", low = "CASE WHEN temperature = 20 THEN seq END" }
+
+[[step]]
+name  = "cold"
+type  = "filter"
+from  = "readings"
+where = "temperature = 20.5 OR seq = 1000"
+
+[[step]]
+name  = "colder"
+type  = "filter"
+from  = "readings"
+where = "temperature = 21.5"
+
+[[step]]
+name    = "pairs"
+type    = "join"
+from    = "cold"
+with    = "colder"
+after   = "3s"
+columns = ["seq"]
+
+[[step]]
+name   = "rises"
+type   = "sequence"
+from   = "readings"
+first  = "temperature = 20"
+then   = "temperature = 24.5"
+within = "10s"
+
+[[table]]
+from      = "known"
+freshness = "1s"
+[[table]]
+from      = "pairs"
+freshness = "1s"
+[[table]]
+from      = "rises"
+freshness = "1s"
+"#;
 
 fn publish(instance: &Instance, readings: &[Vec<Reading>], range: std::ops::Range<usize>) {
     for device in readings {
@@ -27,7 +74,7 @@ fn interrupted(between: impl Fn(&Home, Instance) -> Instance) {
             (0..READINGS).chain([4 * READINGS]).map(regular).collect()
         })
         .collect();
-    let home = Home::with(&ColdChain::on_endpoint().text());
+    let home = Home::with(&(ColdChain::on_endpoint().text() + PATTERNS));
     let instance = home.start();
     publish(&instance, &readings, 0..CUT);
     let instance = between(&home, instance);
@@ -41,7 +88,26 @@ fn interrupted(between: impl Fn(&Home, Instance) -> Instance) {
         all.len() as i64,
     );
     assert_eq!(home.count("SELECT count(*) FROM cold_chain.per_minute WHERE revision > 0"), 0);
+    patterns(&home);
     instance.stop();
+}
+
+/// What the other steps made, which is plain from the readings.
+fn patterns(home: &Home) {
+    let known = "SELECT count(*) FROM cold_chain.known";
+    home.wait_for_count(known, DEVICES * READINGS);
+    let low = format!("(CAST(to_unixtime(time) AS BIGINT) - {}) / 10 * 10", START_MS / 1_000);
+    assert_eq!(home.count(&format!("{known} WHERE low = {low}")), DEVICES * READINGS);
+    let pairs = "SELECT count(*) FROM cold_chain.pairs";
+    home.wait_for_count(pairs, DEVICES * READINGS / 10);
+    assert_eq!(home.count(&format!("{pairs} WHERE colder_seq = seq + 2")), DEVICES * READINGS / 10);
+    let rises = "SELECT count(*) FROM cold_chain.rises";
+    home.wait_for_count(rises, DEVICES * READINGS / 10);
+    // All but the last one are over.
+    assert_eq!(home.count(&format!("{rises} WHERE active")), DEVICES);
+    let all = "SELECT count(*) FROM cold_chain.rises_revisions";
+    assert_eq!(home.count(all), DEVICES * (READINGS / 5 - 1));
+    assert_eq!(home.count("SELECT count(*) FROM system.late"), 0);
 }
 
 #[test]

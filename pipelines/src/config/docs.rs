@@ -74,7 +74,7 @@ fn about_readings() -> Vec<SystemTable> {
         (
             "rejects",
             "What could not be used: messages, elements of arrays, rows of steps. `reason` is one \
-             word, `detail` a sentence, `payload` the raw bytes (`CAST(payload AS VARCHAR)`), \
+             word, `detail` a sentence, `payload` the raw bytes (`TRY_CAST(payload AS VARCHAR)`), \
              `reading_time` the reading's own time where that is known: if it is too far ahead or \
              behind (`future`, `past`), and in steps that have it.",
             system::rejects_schema(),

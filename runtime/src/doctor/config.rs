@@ -6,7 +6,7 @@ use tidegate_pipelines::Plan;
 use tidegate_pipelines::config::problem::Problem;
 use tidegate_pipelines::plan::SourceKind;
 
-use super::lines::{FileText, change, file_of};
+use super::lines::{FileText, change, change_in, file_of};
 use super::report::{Report, Verdicts};
 
 const VERDICTS: Verdicts = [
@@ -110,8 +110,10 @@ fn tables(report: &mut Report, pipeline: &PipelineSpec, file: Option<&FileText>)
             "{}.{}: up to {a_day} commits a day, each with a file per partition",
             table.namespace, table.name
         );
-        let line = change(file, "table", "freshness", "freshness = \"1m\"");
-        report.warn("freshness", &text, &[&line]);
+        // Not of each table there is such a section: the history of a registry has none.
+        let line = change_in(file, ("table", &table.name), "freshness", "freshness = \"1m\"");
+        let lines: Vec<&str> = line.iter().map(String::as_str).collect();
+        report.warn("freshness", &text, &lines);
         report.means("many small files make queries slow; nothing is lost");
     }
 }

@@ -51,6 +51,36 @@ pub(super) fn change(file: Option<&FileText>, section: &str, key: &str, new: &st
     }
 }
 
+/// The same in that one of the sections of this name whose `name`, or else `from`, is `entry`;
+/// `None` if there is no such section. Without a file it is just `NEW`.
+pub(super) fn change_in(
+    file: Option<&FileText>,
+    (section, entry): (&str, &str),
+    key: &str,
+    new: &str,
+) -> Option<String> {
+    let Some(file) = file else { return Some(new.to_owned()) };
+    let path = file.path.display();
+    let lines: Vec<(usize, &str)> = (1..).zip(file.text.lines().map(str::trim)).collect();
+    let sections = lines.chunk_by(|_, (_, next)| !next.starts_with('['));
+    for lines in sections {
+        let Some(((header, name), lines)) = lines.split_first() else { continue };
+        let name = name.split('#').next().unwrap_or_default().trim();
+        let said = |key: &str| lines.iter().find(|(_, line)| key_of(line) == Some(key));
+        let is_entry = said("name").or_else(|| said("from")).is_some_and(|(_, line)| {
+            let value = line.split_once('=').map(|(_, value)| value.trim()).unwrap_or_default();
+            [format!("\"{entry}\""), format!("'{entry}'")].iter().any(|q| value.starts_with(q))
+        });
+        if name.trim_matches(['[', ']']).trim() == section && is_entry {
+            return Some(match said(key) {
+                Some((number, line)) => format!("{path}:{number}: instead of `{line}`: {new}"),
+                None => format!("{path}:{header}: below this line: {new}"),
+            });
+        }
+    }
+    None
+}
+
 /// The same for a file of lines `KEY VALUE` or `KEY = VALUE`, such as those of brokers; `None` if
 /// it says so already. Of a key that stands there twice it is the last one that counts.
 pub(super) fn set(file: &FileText, key: &str, new: &str) -> Option<String> {
@@ -106,5 +136,18 @@ mod tests {
         assert_eq!(line("source", "url"), "f:2: below this line: NEW");
         assert_eq!(line("reading", "dedup"), "f: NEW");
         assert_eq!(change(None, "source", "qos", "NEW"), "NEW");
+    }
+
+    #[test]
+    fn of_sections_of_one_name_the_right_one_is_found() {
+        let text = "[[table]]\nfrom = 'a'\nage = 1\n[[table]] # b\nfrom = \"a\"\nname = \"b\"\n\
+                    age = 2\n[other]\nname = 'c'\n[[table]]\nfrom = 'd'\n";
+        let toml = file(text);
+        let line = |entry: &str| change_in(Some(&toml), ("table", entry), "age", "NEW");
+        assert_eq!(line("a").as_deref(), Some("f:3: instead of `age = 1`: NEW"));
+        assert_eq!(line("b").as_deref(), Some("f:7: instead of `age = 2`: NEW"));
+        assert_eq!(line("d").as_deref(), Some("f:10: below this line: NEW"));
+        assert_eq!(line("c"), None);
+        assert_eq!(change_in(None, ("table", "a"), "age", "NEW").as_deref(), Some("NEW"));
     }
 }

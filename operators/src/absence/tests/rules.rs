@@ -44,6 +44,30 @@ fn a_buffered_upload_takes_it_back() {
 }
 
 #[test]
+fn a_clock_that_jumps_ahead_is_no_silence() {
+    let mut fleet = Fleet::new(spec());
+    for at in [0, 10, 20, 30] {
+        assert_eq!(fleet.epoch(at, &[("a", at, 1.0)], &[]), []);
+    }
+    // One reading is of a time that is still to come; the device goes on as before.
+    assert_eq!(fleet.epoch(35, &[("a", 100, 1.0)], &[]), []);
+    for at in [40, 50, 75, 90] {
+        assert_eq!(fleet.epoch(at, &[("a", at, 1.0)], &[]), []);
+    }
+    fleet.restart(2);
+    assert_eq!(fleet.epoch(110, &[("a", 110, 1.0)], &[]), []);
+    assert_eq!(told(&fleet.epoch(141, &[], &[])), [(110, 140, "silent", 3, 0)], "by ticks");
+    // It was silent and comes back with such a clock: that is told.
+    assert_eq!(fleet.epoch(200, &[("a", 900, 1.0)], &[]), []);
+    assert_eq!(told(&fleet.epoch(206, &[], &[])), [(110, 900, "back", 78, 1)]);
+    // What is of the past says itself when it was, whenever it arrives.
+    let mut fleet = Fleet::new(spec());
+    fleet.epoch(1_000, &[("a", 0, 1.0), ("a", 90, 1.0)], &[]);
+    let rows = fleet.epoch(1_006, &[], &[]);
+    assert_eq!(told(&rows), [(0, 30, "silent", 3, 0), (0, 90, "back", 8, 1)]);
+}
+
+#[test]
 fn what_is_older_than_can_be_corrected_is_late() {
     let mut fleet = Fleet::new(AbsenceSpec { keep_us: 100, ..spec() });
     fleet.epoch(0, &[("a", 0, 1.0)], &[]);
