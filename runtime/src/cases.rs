@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use tidegate_pipelines::graph::REJECTS;
 use tidegate_pipelines::{Plan, TestSpec, compare_rows};
 
 use crate::engine::trial::{self, Edges};
@@ -58,5 +59,66 @@ pub fn problems(test: &TestSpec, edges: &Edges) -> Vec<String> {
             problems.push(format!("{edge}: {found} rows, expected {expected}"));
         }
     }
+    // What is missing may have been refused before it got so far.
+    let is_asked = test.expect.iter().any(|(edge, _)| edge == REJECTS)
+        || test.count.iter().any(|(edge, _)| edge == REJECTS);
+    if !problems.is_empty() && !is_asked {
+        problems.extend(refused(rows_of(&REJECTS.to_owned())));
+    }
     problems
+}
+
+/// One line for each reason for which rows were refused, with the first of them.
+fn refused(rejects: &[RecordBatch]) -> Vec<String> {
+    let mut reasons: Vec<(String, usize, String)> = Vec::new();
+    for rows in rejects {
+        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
+        let (Some(reason), Some(detail)) = (text("reason"), text("detail")) else { continue };
+        for row in 0..rows.num_rows() {
+            match reasons.iter_mut().find(|(known, ..)| known == reason.value(row)) {
+                Some((_, count, _)) => *count += 1,
+                None => reasons.push((reason.value(row).into(), 1, detail.value(row).into())),
+            }
+        }
+    }
+    let line = |(reason, count, detail): (String, usize, String)| match count {
+        1 => format!("{REJECTS}: one row of which the test says nothing: {reason}: {detail}"),
+        _ => format!(
+            "{REJECTS}: {count} rows of which the test says nothing, the first: {reason}: {detail}"
+        ),
+    };
+    reasons.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_test_that_fails_says_what_was_refused() {
+        let text = r#"
+name = "p"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:1"
+topics = ["t/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+[reading.fields]
+v = { type = "float64", max = 10 }
+[[test]]
+name = "t"
+input = [{ topic = "t/a", every = "1s", count = 3, payload = '{"ts":{ms},"v":11}' }]
+count.readings = 3
+"#;
+        let files = [("p.toml".into(), text.to_owned())];
+        let plan = tidegate_pipelines::load(&files, &|_, _| Err(String::new())).unwrap();
+        let problems = run(&plan).unwrap().swap_remove(0).problems;
+        assert_eq!(problems[0], "readings: 0 rows, expected 3");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let rest = "rejects: 3 rows of which the test says nothing, the first: range: `v` is 11";
+        assert!(problems[1].starts_with(rest), "{problems:?}");
+    }
 }
