@@ -165,6 +165,14 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// A data folder that has nothing but the journal of another one, and its name.
+fn with_journal_of(first: &Home, text: &str) -> Home {
+    let again = Home::with(text);
+    copy_folder(&first.data().join("journal"), &again.data().join("journal"));
+    std::fs::copy(first.data().join("instance"), again.data().join("instance")).unwrap();
+    again
+}
+
 #[test]
 fn the_same_journal_worked_through_again_gives_the_same_rows_and_alert_ids() {
     let text = ColdChain::on_endpoint().text();
@@ -188,8 +196,7 @@ fn the_same_journal_worked_through_again_gives_the_same_rows_and_alert_ids() {
     let expected = rows(&first);
     assert!(expected.iter().all(|rows| !rows.is_empty()), "nothing to compare");
     for workers in [2, 3] {
-        let again = Home::with(&text);
-        copy_folder(&first.data().join("journal"), &again.data().join("journal"));
+        let again = with_journal_of(&first, &text);
         again.start_with(workers).stop();
         assert_eq!(rows(&again), expected, "on {workers} workers");
     }
@@ -234,8 +241,7 @@ fn the_same_journal_worked_through_again_gives_the_same_files_to_the_last_byte()
     let folders: Vec<&str> = expected.iter().map(|(of, _)| of.as_str()).collect();
     let has = |name: &str| folders.iter().any(|f| f.contains(name));
     assert!(has("/readings") && has("/per_minute"), "{folders:?}");
-    let again = Home::with(&text);
-    copy_folder(&first.data().join("journal"), &again.data().join("journal"));
+    let again = with_journal_of(&first, &text);
     start(&again).stop();
     let found = files(&again);
     assert_eq!(found.iter().map(|(of, _)| of.as_str()).collect::<Vec<_>>(), folders);
