@@ -266,13 +266,36 @@ async fn too_old_and_too_slow_end_too() {
         WebhookSender::start(outbox.clone(), vec![hasty], options(), clock.clone()).unwrap();
     outbox.enqueue(1, vec![note("slow", "k")]).unwrap();
     until("time-outs", || sender.stats()[0].retried >= 2).await;
-    assert!(clock.set(1_012_000_000));
     until("given up", || outbox.pending() == 0).await;
     assert_eq!((sender.stats()[0].dead, outbox.dead_count()), (1, 1));
     let sent = receiver.seen.lock().unwrap().len();
+    assert!(clock.set(1_012_000_000));
     outbox.enqueue(2, vec![note("old", "k")]).unwrap();
     until("given up", || outbox.pending() == 0).await;
     assert_eq!(receiver.seen.lock().unwrap().len(), sent, "too old: not even tried");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_while_a_receiver_is_down_gives_nothing_up() {
+    /// Ten times `max_age`.
+    const STEP_US: i64 = 600_000_000;
+    for step_us in [STEP_US, -STEP_US] {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Arc::new(Outbox::open(dir.path()).unwrap());
+        let (receiver, url) = listen(&[503; 5]).await;
+        let clock = clock();
+        let target = target(&url);
+        let sender =
+            WebhookSender::start(outbox.clone(), vec![target], options(), clock.clone()).unwrap();
+        outbox.enqueue(1, vec![note("a", "k"), note("b", "k")]).unwrap();
+        until("a failed attempt", || sender.stats()[0].retried >= 1).await;
+        assert!(clock.set(clock.now_us() + step_us));
+        until("both", || outbox.pending() == 0).await;
+        let stats = sender.stats().remove(0);
+        assert_eq!((stats.sent, stats.retried, stats.dead), (2, 5, 0), "{step_us}");
+        assert_eq!(seen_ids(&receiver), ["a", "a", "a", "a", "a", "a", "b"]);
+        sender.shutdown(Duration::from_secs(1)).await;
+    }
 }
 
 /// Removed and added again under the same name, with another URL: nothing more goes to the old

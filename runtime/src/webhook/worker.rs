@@ -20,10 +20,30 @@ use crate::fault;
 use crate::journal::DurableError;
 use crate::outbox::{Notification, Outbox};
 
+/// A notification that waits, and how old it is.
+struct Waiting {
+    item: Arc<Notification>,
+    fetched: Instant,
+    /// When it was fetched, by the wall clock: it may come from an earlier run.
+    age: Duration,
+}
+
+impl Waiting {
+    fn new(item: Arc<Notification>, now_us: i64) -> Self {
+        let age_us = u64::try_from(now_us.saturating_sub(item.created_us)).unwrap_or(0);
+        Self { item, fetched: Instant::now(), age: Duration::from_micros(age_us) }
+    }
+
+    /// A wall clock that is set meanwhile makes nothing older: what waits would be given up.
+    fn age(&self) -> Duration {
+        self.age.saturating_add(self.fetched.elapsed())
+    }
+}
+
 /// The notifications of one key, oldest first.
 #[derive(Default)]
 struct Lane {
-    waiting: VecDeque<Arc<Notification>>,
+    waiting: VecDeque<Waiting>,
     /// Attempts at the oldest so far.
     attempts: u32,
     /// Why the last one failed.
@@ -91,13 +111,14 @@ impl Worker {
     }
 
     fn fetch(&mut self) {
+        let now_us = self.clock.now_us();
         for item in self.outbox.fetch(&self.endpoint.target.name) {
             let key = item.key.clone();
             let lane = self.lanes.entry(key.clone()).or_default();
             if lane.waiting.is_empty() {
                 self.ready.push_back(key);
             }
-            lane.waiting.push_back(item);
+            lane.waiting.push_back(Waiting::new(item, now_us));
             self.counters.pending.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -116,15 +137,14 @@ impl Worker {
             && let Some(key) = self.ready.pop_front()
         {
             let Some(lane) = self.lanes.get(&key) else { continue };
-            let Some(item) = lane.waiting.front().cloned() else { continue };
-            let now_us = self.clock.now_us();
-            let age_us = u128::try_from(now_us.saturating_sub(item.created_us)).unwrap_or(0);
-            if age_us > self.endpoint.target.max_age.as_micros() {
+            let Some(first) = lane.waiting.front() else { continue };
+            if first.age() > self.endpoint.target.max_age {
                 let reason = format!("older than max_age; last attempt: {}", lane.reason);
                 self.settle(key, Attempt::Dead { reason }).await;
                 continue;
             }
-            let endpoint = self.endpoint.clone();
+            let (endpoint, item) = (self.endpoint.clone(), Arc::clone(&first.item));
+            let now_us = self.clock.now_us();
             self.running.spawn(async move {
                 let attempt = endpoint.attempt(&item, now_us).await;
                 (key, attempt)
@@ -142,7 +162,7 @@ impl Worker {
     /// Records what became of the oldest of `key`, and says what is next for the key.
     async fn settle(&mut self, key: String, attempt: Attempt) {
         let Some(lane) = self.lanes.get_mut(&key) else { return };
-        let Some(item) = lane.waiting.front().cloned() else { return };
+        let Some(item) = lane.waiting.front().map(|first| Arc::clone(&first.item)) else { return };
         if let Attempt::Retry { reason, after } = attempt {
             lane.attempts += 1;
             lane.reason.clone_from(&reason);
