@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 
-use super::absence::wait_for_sessions;
 use crate::support::{Device, Home, Instance, PATIENCE, Scrape, eventually, free_address, get};
 
 const START_MS: i64 = 1_767_225_600_000;
@@ -117,7 +116,8 @@ fn what_http_acknowledged_is_kept_when_its_address_changes() {
         let lines: String = seqs.map(|seq| payload(seq) + "\n").collect();
         let request = reqwest::Client::new().post(format!("http://{}/ingest/a", instance.http()));
         let request = request.bearer_auth("secret").header("content-type", "application/x-ndjson");
-        let answer = runtime.block_on(request.body(lines).timeout(PATIENCE).send()).unwrap();
+        let request = request.body(lines).timeout(PATIENCE);
+        let answer = runtime.block_on(async { request.send().await }).unwrap();
         assert_eq!(answer.status().as_u16(), 202);
     };
     write(free_address());
@@ -149,17 +149,19 @@ fn what_a_broker_was_acknowledged_is_kept_when_its_address_changes() {
     command.args(["--metrics", "127.0.0.1:0", "--checkpoint-every", "1h"]);
     let instance = Instance::spawn(&mut command);
     let metrics = eventually("metrics", || instance.metrics().ok_or_else(|| instance.said()));
-    wait_for_sessions(&home, 1);
+    let reaches = |metric: &str, least: f64| {
+        eventually(metric, || {
+            let scrape = Scrape::read(&get(metrics, "/metrics").map_err(|e| e.to_string())?.1);
+            let mut samples = scrape.samples.iter();
+            match samples.find(|(name, _)| name.starts_with(metric)) {
+                Some((_, count)) if *count >= least => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    reaches("tidegate_source_healthy", 1.0);
     publish(address, 0..READINGS);
-    eventually("acknowledgements", || {
-        let scrape = Scrape::read(&get(metrics, "/metrics").map_err(|e| e.to_string())?.1);
-        let mut samples = scrape.samples.iter();
-        let acknowledged = "tidegate_source_messages_acknowledged_total";
-        match samples.find(|(name, _)| name.starts_with(acknowledged)) {
-            Some((_, count)) if *count >= READINGS as f64 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    reaches("tidegate_source_messages_acknowledged_total", READINGS as f64);
     instance.kill();
     home.write("pipelines/one.toml", &source("localhost"));
     let instance = Instance::spawn(&mut home.run_command(1));

@@ -1,5 +1,5 @@
-//! A restart in the middle of open windows, of matches, of rows that wait for partners and of values
-//! that are known, clean or by SIGKILL, ends in the same rows as no restart.
+//! A restart in the middle of open windows, of matches, of rows that wait for partners and of
+//! values that are known, clean or by SIGKILL, ends in the same rows as no restart.
 
 use crate::support::{ColdChain, Device, Home, Instance, Reading, START_MS, windows_of};
 

@@ -229,8 +229,7 @@ impl Engine {
         let registries = registries::open(&plan, &options, clock.clone()).await?;
         let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
         let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
-        let since = checkpoint_store.newest_epoch()?;
-        earlier::refuse_orphans(&options.data, &plan, &journal, since)?;
+        earlier::refuse_orphans(&options.data, &plan, &journal, checkpoint_store.newest_epoch()?)?;
         let outbox = open_outbox(&options)?;
         let fence = claim(&store, &instance, &options, &clock, claimed).await?;
         let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
@@ -261,8 +260,7 @@ impl Engine {
         let Restored { epoch, state, .. } = restored;
         let (events, received) = sync_channel(EVENTS_MAX);
         let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
-        let workers = cluster::start_workers(&plan, &options, worker_plan, &stats, &events);
-        let ports = workers.await?;
+        let ports = cluster::start_workers(&plan, &options, worker_plan, &stats, &events).await?;
         let finished = spawn_committer(committer, received)?;
         let (counted, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
         let queue = FeedQueue::new(ports, in_flight, counted, due, Arc::default());

@@ -1,3 +1,4 @@
+//! The host by itself: an epoch in turns, in their order, with what is too much.
 #![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;

@@ -1,3 +1,4 @@
+//! Which rows come in which turn, whatever else is there.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
