@@ -124,7 +124,7 @@ impl EngineAlert {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LimitChange {
-    /// `memory`, `journal`, `disk`, `spill`, `in_flight`, `outbox`, `keys`.
+    /// `memory`, `journal`, `disk`, `spill`, `in_flight`, `outbox`, `keys`, `open_files`.
     pub kind: String,
     /// Which one of them: the stage of memory, the step of keys; empty where there is one.
     pub subject: String,

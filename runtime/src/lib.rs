@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod mqtt;
 mod mutation;
 pub(crate) mod net;
+pub mod open_files;
 pub mod outbox;
 pub mod receiver;
 pub mod screen;

@@ -166,6 +166,9 @@ counters! {
     lag_us: Seconds "lag_seconds",
     /// Level: open connections of all sources.
     connections: Gauge "connections",
+    /// Level: most connections at a time, of all sources: the limit of open files (`ulimit -n`)
+    /// leaves room for no more.
+    connections_max: Gauge "connections_max",
     /// Checkpoints that became visible.
     checkpoints: Counter "checkpoints",
     /// Checkpoints that were given up, because the disk was full.

@@ -21,6 +21,7 @@ mod limits;
 mod memory;
 mod metrics;
 mod moved_after_kill;
+mod open_files;
 mod outputs;
 mod points;
 mod process;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidegate_runtime::open_files;
 use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::Summary;
 
@@ -33,6 +34,7 @@ pub(super) async fn run(args: RunArgs, screen: &Arc<Screen>) -> Outcome {
     // Nothing comes in faster than files are read.
     if engine.recovery().is_some() {
         eprintln!("memory: {memory}");
+        eprintln!("connections: {}", open_files::room());
     }
     // To standard error, also for programs that wait for it: standard output is for results.
     let doors = engine.doors().into_iter();

@@ -8,6 +8,7 @@ use super::lines::{FileText, change};
 use super::report::{Report, Verdicts};
 use super::{OnProgress, bytes_text};
 use crate::journal::{Disk, Storage};
+use crate::open_files;
 
 const VERDICTS: Verdicts = [
     "this disk is fit for a journal",
@@ -200,19 +201,15 @@ fn settings_line(run: &Room, key: &str, new: &str) -> String {
 }
 
 fn descriptors(report: &mut Report) {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let soft = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
-    match soft {
-        Some(soft) if soft < FILES_MIN => {
-            let change = ["ulimit -n 65536; with systemd: LimitNOFILE=65536"];
-            report.warn("open files", &format!("{soft} at most"), &change);
-            report.means("each connection of a device needs one");
-        }
-        Some(soft) => report.ok("open files", &format!("{soft} at most")),
-        None => report.check("open files", "the limit cannot be told here", &[]),
+    let room = open_files::room();
+    let (files, connections) = (room.files(), room.connections());
+    let text = format!("{files} at most: room for {connections} connections");
+    if files < FILES_MIN {
+        let change = ["ulimit -Hn 65536; with systemd: LimitNOFILE=65536"];
+        report.warn("open files", &text, &change);
+        report.means("each connection of a device needs one; more are refused");
+    } else {
+        report.ok("open files", &text);
     }
 }
 

@@ -24,6 +24,7 @@ use super::options::EngineOptions;
 use crate::clock::Clock;
 use crate::intake::Intake;
 use crate::memory::Stage;
+use crate::open_files;
 use crate::stats::Stats;
 
 /// How often limits are looked at.
@@ -63,8 +64,9 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Those of the options, and what is in flight, which memory bounds.
-    pub(super) fn of(options: &EngineOptions) -> (Arc<InFlight>, Self) {
+    /// Those of the options and of the process, and what is in flight, which memory bounds.
+    pub(super) fn of(options: &EngineOptions, stats: &Stats) -> (Arc<InFlight>, Self) {
+        open_files::room().show(stats);
         let in_flight = Arc::new(InFlight::default());
         let bounds = Self {
             memory: Memory::new(options.memory_bytes_max, &in_flight),
@@ -88,7 +90,8 @@ struct Reached {
     action: String,
 }
 
-const NAMES: [&str; 7] = ["memory", "journal", "disk", "spill", "in_flight", "outbox", "keys"];
+const NAMES: [&str; 8] =
+    ["memory", "journal", "disk", "spill", "in_flight", "outbox", "keys", "open_files"];
 
 /// How long a limit must be reached, and how long not, before it is told. Room in a journal that is
 /// full comes and goes with each trimming; of keys it is the time without a refusal.
@@ -195,6 +198,11 @@ impl Looker {
         if waiting >= most {
             let action = "new notifications are given up at once, and can be sent again";
             put(one("outbox"), Some(waiting as u64), Some(most as u64), action);
+        }
+        let room = open_files::room();
+        if room.taken() >= room.connections() {
+            let (value, max) = (Some(room.taken() as u64), Some(room.connections() as u64));
+            put(one("open_files"), value, max, "more connections are refused (ulimit -n)");
         }
         let refused = refused.now();
         for (step, (rows, keys_max)) in &refused {

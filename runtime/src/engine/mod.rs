@@ -219,7 +219,7 @@ impl Engine {
         claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
-        let (in_flight, bounds) = Bounds::of(&options);
+        let (in_flight, bounds) = Bounds::of(&options, &stats);
         refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.

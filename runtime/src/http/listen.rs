@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::limits::{HEAD_BYTES_MAX, Timeouts};
+use crate::open_files::{self, Place};
 use crate::source::{SourceStats, count};
 
 /// Pause after the system refused to accept, usually for want of file descriptors.
@@ -31,7 +32,12 @@ pub(crate) struct Door {
     pub(crate) free: Arc<Semaphore>,
     pub(crate) timeouts: Timeouts,
     pub(crate) stats: Arc<SourceStats>,
+    /// Its connections have files of their own, which those of devices leave to it.
+    pub(crate) reserved: bool,
 }
+
+/// What a connection gives back at its end.
+type Permit = (OwnedSemaphorePermit, Option<Place>);
 
 impl Listener for Door {
     type Io = Guarded;
@@ -40,12 +46,12 @@ impl Listener for Door {
     async fn accept(&mut self) -> (Guarded, SocketAddr) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, address)) => match Arc::clone(&self.free).try_acquire_owned() {
+                Ok((stream, address)) => match self.permit() {
                     Ok(permit) => return (self.admit(stream, permit), address),
-                    Err(_) => {
+                    Err(why) => {
                         count(&self.stats.refused, 1);
-                        self.stats.note_error("too many connections");
-                        tracing::debug!(%address, "refused: too many connections");
+                        tracing::debug!(%address, "refused: {why}");
+                        self.stats.note_error(why);
                     }
                 },
                 Err(error) => {
@@ -63,7 +69,19 @@ impl Listener for Door {
 }
 
 impl Door {
-    fn admit(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> Guarded {
+    /// The permit for one more connection, or why there is none.
+    fn permit(&self) -> Result<Permit, String> {
+        let permit = Arc::clone(&self.free).try_acquire_owned();
+        let permit = permit.map_err(|_| "too many connections".to_owned())?;
+        let room = open_files::room();
+        match room.place() {
+            _ if self.reserved => Ok((permit, None)),
+            None => Err(room.full()),
+            place => Ok((permit, place)),
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, permit: Permit) -> Guarded {
         // Answers are small and wait for nothing.
         let _ = stream.set_nodelay(true);
         count(&self.stats.connections, 1);
@@ -175,7 +193,7 @@ pub(crate) struct Guarded {
     read_timer: Pin<Box<Sleep>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     stats: Arc<SourceStats>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Drop for Guarded {

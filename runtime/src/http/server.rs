@@ -274,6 +274,7 @@ async fn serve(
         free: Arc::clone(&shared.connections),
         timeouts: shared.timeouts,
         stats: Arc::clone(stats),
+        reserved: false,
     };
     let app = Router::new().fallback(handle::request).with_state(Arc::clone(&shared));
     let (close, closing) = watch::channel(false);

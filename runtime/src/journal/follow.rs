@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tidegate_operators::Epoch;
 
@@ -15,6 +16,10 @@ use super::error::DurableError;
 use super::inbox::Shared;
 use super::replay::Replay;
 use super::{Feed, FeedSink, OnFatal};
+use crate::open_files::is_used_up;
+
+/// Pause after the system refused to open a file because too many are.
+const FILE_PAUSE: Duration = Duration::from_millis(100);
 
 struct State {
     /// Feeds of `first` and the epochs that follow it.
@@ -236,12 +241,22 @@ impl Reader {
 
     fn read_back(&mut self, from: Epoch, through: Epoch) -> Result<(), DurableError> {
         let segments = self.shared.extent().segments_from(from);
+        let mut whole = true;
         for feed in Replay::of(segments, &self.sources, from) {
-            let feed = feed?;
+            let feed = match feed {
+                // Between epochs, since each segment begins with one: the next turn goes on here.
+                Err(DurableError::Io { source, .. }) if whole && is_used_up(&source) => {
+                    tracing::warn!(error = %source, "the journal is read back later");
+                    crate::time::block(FILE_PAUSE);
+                    return Ok(());
+                }
+                feed => feed?,
+            };
             let (bytes, tick) = match &feed {
                 Feed::Messages(messages) => (messages.size_bytes(), None),
                 Feed::Tick(tick) => (0, Some(tick.epoch)),
             };
+            whole = tick.is_some();
             self.sink.push(feed);
             let mut state = self.queue.lock();
             state.behind_bytes = state.behind_bytes.saturating_sub(bytes);

@@ -7,6 +7,12 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::open_files;
+
+/// Pause after the system refused to open a file because too many are.
+const FILE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Creates, opens and removes append-only files.
 pub trait Storage: Send + Sync + 'static {
@@ -89,8 +95,15 @@ impl Storage for Disk {
         Ok(Box::new(DiskFile(file)))
     }
 
+    /// Waits for a file to be closed where no more may be open: that says nothing about what was
+    /// written, unlike an error of the sync.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        loop {
+            match File::open(dir) {
+                Err(error) if open_files::is_used_up(&error) => crate::time::block(FILE_PAUSE),
+                opened => return opened?.sync_all(),
+            }
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -126,12 +139,13 @@ impl AppendFile for DiskFile {
     }
 }
 
-/// Whether waiting may help: the disk or the quota is full, and space can be freed.
+/// Whether waiting may help: the disk or the quota is full, and space can be freed; or no more
+/// files may be open, and others are closed.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
-    )
+    ) || open_files::is_used_up(error)
 }
 
 /// Keeps a directory for this process until dropped (or until the process ends, however it ends).

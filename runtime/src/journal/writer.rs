@@ -26,6 +26,7 @@ use super::{Feed, JournalOptions};
 use crate::clock::{Clock, instant};
 use crate::fault;
 use crate::mutation::{self, Mutation};
+use crate::open_files::is_used_up;
 
 /// An epoch is sealed early when it holds this much: bounds what operators buffer per epoch.
 const EPOCH_BYTES_MAX: u64 = 32 << 20;
@@ -262,8 +263,8 @@ impl Writer {
         Fatal(format!("{}: {action}: {error}", self.files.active.path.display()))
     }
 
-    /// Tries until it works or fails for another reason than a full disk; meanwhile nothing is
-    /// answered, so that sources wait, and segments may be trimmed.
+    /// Tries until it works or fails for another reason than a full disk or too many open files;
+    /// meanwhile nothing is answered, so that sources wait, and segments may be trimmed.
     fn retry_while_full(
         &mut self,
         action: &str,
@@ -278,7 +279,10 @@ impl Writer {
             };
             if pause == FULL_PAUSE_MIN {
                 let path = self.files.dir.display();
-                tracing::error!(%path, %error, "the disk is full, sources wait");
+                match is_used_up(&error) {
+                    true => tracing::error!(%path, %error, "no file can be opened, sources wait"),
+                    false => tracing::error!(%path, %error, "the disk is full, sources wait"),
+                }
                 self.files.trim(self.trimmed_through, i64::MAX);
                 self.publish_segments();
             }
@@ -293,7 +297,7 @@ impl Writer {
             pause = (pause * 2).min(FULL_PAUSE_MAX);
         }
         if pause > FULL_PAUSE_MIN {
-            tracing::info!(path = %self.files.dir.display(), "there is room on the disk again");
+            tracing::info!(path = %self.files.dir.display(), "the journal is written again");
             self.shared.update_stats(|stats| (stats.unhealthy, stats.disk_full) = (None, None));
         }
         Ok(Done::Yes)

@@ -71,6 +71,7 @@ impl MetricsServer {
             free: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             timeouts: Timeouts::default(),
             stats: Arc::new(SourceStats::default()),
+            reserved: true,
         };
         let started_s = Clock::system().now_us() as f64 / 1e6;
         let shared = Arc::new(Shared { replaying, started_s, phase: Mutex::new(Phase::Starting) });

@@ -29,6 +29,7 @@ use super::notices::Notices;
 use super::route::{Delivered, now_ms};
 use super::security::{Gate, SecurityConfig};
 use crate::clock::Clock;
+use crate::open_files;
 use crate::source::{Intake, IntakeError, Source, SourceError, SourceStats, count, stopped};
 
 /// Pause after the system refused to accept, usually for want of file descriptors.
@@ -330,15 +331,17 @@ impl Acceptor {
         let stats = &self.shared.stats;
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         let knock = shared.access.gate.knock(address.ip());
-        let full = match &knock {
+        let place = open_files::room().place();
+        let full = match (&knock, &place) {
             _ if stats.connections.load(Ordering::Relaxed) >= self.connections_max as u64 => {
                 format!("more than {} connections", self.connections_max)
             }
-            None => format!("{} has too many connections", address.ip()),
-            Some(_) => {
+            (None, _) => format!("{} has too many connections", address.ip()),
+            (_, None) => open_files::room().full(),
+            (Some(_), Some(_)) => {
                 count(&stats.connections, 1);
                 count(&stats.connections_total, 1);
-                let open = (Open(Arc::clone(stats)), knock);
+                let open = (Open(Arc::clone(stats)), knock, place);
                 let layers = Arc::clone(layers);
                 self.tasks.spawn(async move {
                     let _open = open;
@@ -347,13 +350,14 @@ impl Acceptor {
                 return;
             }
         };
-        match Arc::clone(&self.refusals).try_acquire_owned() {
+        let place = place.or_else(|| open_files::room().refusal());
+        match (Arc::clone(&self.refusals).try_acquire_owned(), place) {
             // Who wants a handshake first would cost too much only to be refused.
-            Ok(room) if layers.is_plain() => {
+            (Ok(room), Some(place)) if layers.is_plain() => {
                 let peer = Peer { address, certificate: None };
                 let run = connection::run(stream, peer, shared, Some(full), stop);
                 self.tasks.spawn(async move {
-                    let _room = room;
+                    let _room = (room, place);
                     run.await
                 });
             }
