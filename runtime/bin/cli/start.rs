@@ -11,6 +11,7 @@ use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary;
 
 use super::files;
+use super::stop::ExitAtSignal;
 
 /// A replay that is over before this is not shown.
 const SHOW_AFTER: Duration = Duration::from_secs(1);
@@ -42,6 +43,9 @@ pub(super) async fn start(
     metrics: Option<&str>,
     screen: &Arc<Screen>,
 ) -> anyhow::Result<Started> {
+    // In a cluster the one who waits for the others looks for signals.
+    let alone = options.cluster.is_none();
+    let _exit = alone.then(ExitAtSignal::new).transpose()?;
     let metrics = match metrics {
         Some(listen) => Some(MetricsServer::start(listen, Arc::clone(&options.replaying)).await?),
         None => None,

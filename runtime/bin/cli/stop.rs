@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 /// Exit code of a process that was interrupted, by the shells' convention (128 + SIGINT).
@@ -15,6 +16,33 @@ pub(super) enum Reason {
     Time,
     /// Ctrl-C or SIGTERM.
     Signal,
+}
+
+/// While this lives, a signal ends the process at once: what only starts works on its thread for
+/// long, has let nobody in, and loses nothing.
+pub(super) struct ExitAtSignal(AbortHandle);
+
+impl ExitAtSignal {
+    /// From now on.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            eprintln!("stopped while it started; the next start begins anew, nothing is lost");
+            std::process::exit(INTERRUPTED);
+        });
+        Ok(Self(task.abort_handle()))
+    }
+}
+
+impl Drop for ExitAtSignal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Waits for the reason to stop. From its creation on, signals no longer kill the process.
