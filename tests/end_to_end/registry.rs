@@ -2,9 +2,12 @@
 //! has the limit that the whole history says, and SQL over that history finds the same.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Device, Home, Instance, eventually};
+use serde_json::Value;
+
+use crate::support::{Device, Home, Instance, PATIENCE, eventually, get};
 
 /// First reading, milliseconds since the Unix epoch: on a whole hour.
 pub(super) const START_MS: i64 = 1_767_225_600_000;
@@ -120,7 +123,7 @@ pub(super) fn wait_for(home: &Home, limits: &Limits, windows: i64) {
     eventually("the limits", || {
         let rows = home.try_rows(&query)?;
         let of = |column: &str| -> BTreeMap<(String, i64), Option<i64>> {
-            let row = |r: &serde_json::Map<String, serde_json::Value>| {
+            let row = |r: &serde_json::Map<String, Value>| {
                 let key = (r["device"].as_str().unwrap().to_owned(), r["w"].as_i64().unwrap());
                 (key, r[column].as_i64())
             };
@@ -201,4 +204,36 @@ fn a_file_that_is_gone_keeps_what_it_said_and_is_told() {
         said.contains("registry limits of pipeline p") && said.contains("limits.csv"),
         "{said}"
     );
+}
+
+/// What a registry says has to be journaled before a door opens. Without room for it the start
+/// waits and says why, and a signal ends it.
+#[test]
+fn a_start_that_finds_no_room_says_why_and_heeds_a_signal() {
+    for signal in ["-INT", "-TERM"] {
+        let home = home();
+        write(&home, &vec![("d1", None, 5)]);
+        let mut command = home.run_command(1);
+        command.args(["--metrics", "127.0.0.1:0", "--disk-reserve", "900TiB"]);
+        let instance = Instance::spawn(&mut command);
+        let ready = eventually("what the start waits for", || {
+            let address = instance.metrics().ok_or_else(|| instance.said())?;
+            let (status, text) = get(address, "/ready").map_err(|e| e.to_string())?;
+            let body: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((status, body["status"].as_str()), (503, Some("starting")), "{text}");
+            let why = body["waits"].as_str().ok_or(text)?.to_owned();
+            let (status, health) = get(address, "/health").unwrap();
+            assert!(status == 200 && health.contains(&why), "{health}");
+            Ok(why)
+        });
+        assert!(ready.contains("bytes are free"), "{ready}");
+        assert!(instance.said().contains("the start waits for room"), "{}", instance.said());
+        let sent = Command::new("kill").args([signal, &instance.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        assert_eq!(instance.ended(PATIENCE).code(), Some(130), "{signal}");
+        // The next one begins anew.
+        let instance = home.start();
+        publish(&instance, 0..1);
+        instance.stop();
+    }
 }

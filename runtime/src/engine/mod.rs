@@ -270,7 +270,7 @@ impl Engine {
         recovery.replayed = options.replaying.now();
         Stats::set(&stats.replayed_messages, recovery.messages());
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
-        let read = registries.begin(&journal, &bound, options.finishing.is_some()).await?;
+        let read = registries.begin(&journal, &bound, &options).await?;
         recovery.seconds = started.elapsed().as_secs_f64();
         earlier::enter(&options, &mut plan, &mut bound, epoch)?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables, bounds));

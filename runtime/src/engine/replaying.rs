@@ -18,6 +18,8 @@ pub struct Replaying {
     bytes: AtomicU64,
     messages: AtomicU64,
     epoch: AtomicU64,
+    /// What the start waits for after the replay, if it does.
+    waits: Mutex<Option<String>>,
 }
 
 /// What was known when the first epoch to replay was found.
@@ -64,6 +66,16 @@ impl Replaying {
     pub fn now(&self) -> Option<Replayed> {
         let begun = (*self.begun.lock().unwrap_or_else(PoisonError::into_inner))?;
         Some(self.after(begun, begun.at.elapsed()))
+    }
+
+    /// What the start waits for, if it does.
+    pub fn waits_for(&self) -> Option<String> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what the start waits for from now on.
+    pub(super) fn wait_for(&self, why: Option<String>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Before another replay begins.

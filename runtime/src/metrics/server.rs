@@ -149,6 +149,10 @@ fn health(shared: &Shared) -> (StatusCode, Value) {
     let problems = observer.map(|observer| observer.problems()).unwrap_or_default();
     let reasons: Vec<Value> =
         problems.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect();
+    if let ("starting", Some(why)) = (status, shared.replaying.waits_for()) {
+        let reasons = [json!({ "what": "waits", "why": why })];
+        return (StatusCode::OK, json!({ "status": status, "reasons": reasons }));
+    }
     match reasons.is_empty() {
         true => (StatusCode::OK, json!({ "status": status, "reasons": [] })),
         false => {
@@ -169,6 +173,9 @@ fn ready(shared: &Shared) -> (StatusCode, Value) {
                     "messages": now.messages, "messages_expected": now.messages_all,
                     "bytes": now.bytes, "bytes_expected": now.bytes_all,
                 });
+            }
+            if let Some(why) = shared.replaying.waits_for() {
+                body["waits"] = json!(why);
             }
             (StatusCode::SERVICE_UNAVAILABLE, body)
         }

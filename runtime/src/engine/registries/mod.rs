@@ -18,6 +18,7 @@ mod entries;
 mod fetch;
 mod note;
 mod read;
+mod room;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -41,6 +42,7 @@ use self::entries::{Notes, Topic};
 use self::fetch::Fetcher;
 use self::note::Note;
 use self::read::{Stamp, read_file_of, stamp};
+use self::room::{PATIENCE, unless_full};
 use self::watch::{first, watch_file, watch_url};
 use super::options::EngineOptions;
 use super::sources::Bound;
@@ -279,8 +281,18 @@ impl Opened {
     /// there is nothing to say.
     ///
     /// # Errors
-    /// The journal's, or that of noting what was said.
+    /// The journal's, among them that it has no room, or that of noting what was said.
     pub(super) async fn begin(
+        self,
+        journal: &Journal,
+        bound: &[Bound],
+        options: &EngineOptions,
+    ) -> anyhow::Result<Registries> {
+        let work = self.say_first(journal, bound, options.finishing.is_some());
+        unless_full(journal, &options.replaying, PATIENCE, work).await
+    }
+
+    async fn say_first(
         self,
         journal: &Journal,
         bound: &[Bound],

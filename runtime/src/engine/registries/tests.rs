@@ -12,7 +12,9 @@ use tidegate_operators::spec::{
     ColumnSpec, ColumnType, OnInvalid, Origin, RegistrySpec, Rules, TimeFormat,
 };
 
+use super::super::replaying::Replaying;
 use super::*;
+use crate::journal::JournalOptions;
 
 /// Of how long a test waits, at most.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -412,6 +414,43 @@ async fn what_the_journal_refuses_is_told_and_a_file_is_looked_at_again() {
     eventually("it is said", || stats.is_healthy()).await;
     assert_eq!(narrow.took.lock().unwrap().len(), 2);
     task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_finds_no_room_says_so_and_ends() {
+    struct Nowhere;
+    impl crate::journal::FeedSink for Nowhere {
+        fn push(&mut self, _: crate::journal::Feed) {}
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let options = JournalOptions {
+        disk_reserve_bytes: 1 << 60,
+        ..JournalOptions::new(folder.path().join("journal"))
+    };
+    let (journal, _) = Journal::open(options, Clock::system(), &["x".to_owned()], 0).unwrap();
+    journal.start(Box::new(Nowhere)).unwrap();
+    let path = folder.path().join("limits.csv");
+    std::fs::write(&path, "device,high\na,1\n").unwrap();
+    let intake = journal.intake(0);
+    let shown = Replaying::default();
+    let say = async {
+        let mut row = MessagesBuilder::default();
+        row.push(b"t", b"{}", b"", tidegate_operators::MessageMeta::default());
+        intake.offer(row).await.map_err(anyhow::Error::from)
+    };
+    let patience = Duration::from_secs(3);
+    let (ended, ()) = tokio::join!(unless_full(&journal, &shown, patience, say), async {
+        eventually("it is told", || {
+            shown.waits_for().is_some_and(|why| why.contains("bytes are free"))
+        })
+        .await;
+    });
+    let why = ended.unwrap_err().to_string();
+    assert!(why.contains("found no room") && why.contains("bytes are free"), "{why}");
+    assert_eq!(shown.waits_for(), None);
+    let fine = unless_full(&journal, &shown, patience, async { Ok(7) }).await;
+    assert_eq!(fine.unwrap(), 7);
+    tokio::task::block_in_place(|| journal.shutdown());
 }
 
 #[tokio::test]
