@@ -67,8 +67,11 @@ pub(super) enum Measure<V> {
     /// A count.
     Count(fn(&[Point<V>]) -> i64),
     /// Values at regular times.
-    Resample(Steps, fn(&Steps, &[Point<V>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>),
+    Resample(Steps, Resampling<V>),
 }
+
+/// Fills in values at regular times, given from when until when they are asked for, µs.
+type Resampling<V> = fn(&Steps, &[Point<V>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>;
 
 /// What a call is told beside values and their times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -212,7 +212,8 @@ pub(super) fn takes(
                 true => ends(value),
                 false => !begins(value),
             };
-            let goes_on = !ends && !(abort.is_some() && aborts(value));
+            let is_aborted = abort.is_some() && aborts(value);
+            let goes_on = !ends && !is_aborted;
             before.max().is_none_or(|last| last <= time) || (is_in && goes_on)
         }
         Shape::Count { size, hop } => {

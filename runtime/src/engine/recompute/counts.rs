@@ -52,6 +52,9 @@ pub(super) struct Counts<'g> {
     hop: i64,
 }
 
+/// Rows, and windows that stay with the number of their late readings.
+type Judged = (Vec<RecordBatch>, Vec<(Bounds, i64)>);
+
 impl<'g> Counts<'g> {
     /// None of a step with other windows.
     pub(super) fn new(group: &'g Group<'g>) -> Option<Self> {
@@ -251,7 +254,7 @@ impl<'g> Counts<'g> {
         of: &OfKey,
         (days, stayed): (&Days, &BTreeSet<Bounds>),
         batches: &[RecordBatch],
-    ) -> anyhow::Result<(Vec<RecordBatch>, Vec<(Bounds, i64)>)> {
+    ) -> anyhow::Result<Judged> {
         let (mut rows, mut stay) = (Vec::new(), Vec::new());
         for window in of.chosen() {
             let bounds = (window.known.start_us, window.known.end_us);

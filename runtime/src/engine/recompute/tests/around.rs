@@ -87,7 +87,7 @@ fn lines(readings: &[Reading], step: (&str, i64, i64, i64, i64)) -> Vec<String> 
 }
 
 /// Device and start.
-fn start_of(line: &String) -> String {
+fn start_of(line: &str) -> String {
     line.split(' ').take(2).collect()
 }
 
@@ -176,7 +176,7 @@ proptest! {
                 }
                 // What is not there any more has no window that could be missed, if not all do.
                 let there = &readings[gone as usize..];
-                let there: Vec<String> = lines(there, step).iter().map(start_of).collect();
+                let there: Vec<String> = lines(there, step).iter().map(|l| start_of(l)).collect();
                 let is_meant = |line: &&String| step.0 == "each" || there.contains(&start_of(line));
                 for line in right.iter().filter(is_meant).filter(|line| !now.contains(line)) {
                     let cells: Vec<&str> = line.split(' ').collect();
