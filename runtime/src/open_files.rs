@@ -31,6 +31,9 @@ const REFUSALS_MAX: usize = 32;
 /// How often it is told that connections are refused.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// How long after a refusal there is still no room: whoever was refused comes again.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
 static ROOM: LazyLock<Room> = LazyLock::new(|| Room::of(raise()));
 
 /// What the limit of this process leaves room for. It is raised first, as far as the system lets
@@ -47,6 +50,7 @@ pub struct Room {
     free: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
     told: Mutex<Option<Instant>>,
+    refused: Mutex<Option<Instant>>,
 }
 
 /// A connection's file, given back when it is dropped.
@@ -64,6 +68,7 @@ impl Room {
             free: Arc::new(Semaphore::new(connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
             told: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -80,6 +85,12 @@ impl Room {
     /// Connections that have a place at present.
     pub(crate) fn taken(&self) -> usize {
         self.connections - self.free.available_permits().min(self.connections)
+    }
+
+    /// Whether there is no place, or was none for somebody just now: places come and go.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        self.taken() >= self.connections || refused.is_some_and(|at| at.elapsed() < JUST_NOW)
     }
 
     /// A place for a connection, if there is one.
@@ -100,6 +111,7 @@ impl Room {
         let why = format!(
             "more than {connections} connections: only {files} files may be open (ulimit -n)"
         );
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());

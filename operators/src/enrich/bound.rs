@@ -14,6 +14,9 @@ use crate::grouped::entry_bytes;
 use crate::registry::versions_bytes;
 use crate::spec::EnrichSpec;
 
+/// One that comes before the oldest is let go, and room for the inner node of a small tree.
+const SPARE_ROWS: u64 = 2;
+
 impl Bounded for EnrichSpec {
     fn state_bound(&self, load: &Load) -> Result<StateBound, Unbounded> {
         let key_types = self.registry.key_types();
@@ -33,13 +36,16 @@ impl Bounded for EnrichSpec {
                 .saturating_add(types(&mut (0..self.input.fields().len())));
             let moved = tree_bytes(size_of::<(Arc<[u8]>, i64)>());
             let row = row.saturating_add(if revise.moves { moved } else { 0 });
+            // What it was joined with may be older than all versions that are kept.
+            let said = row_bytes(self.registry.value_types().iter(), load.text_bytes);
+            let row = row.saturating_add(shared_bytes(said));
             // A key that the registry had, and of which rows had come again.
             forgotten_bytes = entry_bytes::<KeyState>(key);
             // In the list of what came when a key is as often as it had rows.
             let listed = vec_bytes(rows, size_of::<(i64, u64, Arc<[u8]>)>())
                 .saturating_add(rows.saturating_mul(shared_bytes(key)));
             key_bytes = key_bytes
-                .saturating_add(rows.saturating_add(1).saturating_mul(row))
+                .saturating_add(rows.saturating_add(SPARE_ROWS).saturating_mul(row))
                 .saturating_add(listed);
         }
         Ok(StateBound { key_bytes, forgotten_bytes, ..StateBound::default() })

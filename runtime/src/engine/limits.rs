@@ -200,7 +200,7 @@ impl Looker {
             put(one("outbox"), Some(waiting as u64), Some(most as u64), action);
         }
         let room = open_files::room();
-        if room.taken() >= room.connections() {
+        if room.is_used_up() {
             let (value, max) = (Some(room.taken() as u64), Some(room.connections() as u64));
             put(one("open_files"), value, max, "more connections are refused (ulimit -n)");
         }
