@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::compute::{cast, concat_batches, interleave_record_batch};
@@ -27,12 +26,12 @@ use tidegate_operators::system::keys_json;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_sql::TableWriter;
 
-use super::affected::{Bounds, Finder, Slice};
-use super::group::{Days, Group, late_of, name, restored, time};
+use super::affected::{Bounds, Slice};
+use super::group::{Days, Group, late_of, name, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
 use super::number::{Numbered, OfKey, Reading};
-use super::revise::Place;
+use super::revise::{Place, each_row};
 use crate::fault;
 
 /// How far before and after late readings windows are looked for at first, and further on; at last
@@ -133,7 +132,8 @@ impl<'g> Counts<'g> {
     }
 
     async fn find_in(&self, (from_us, to_us): Bounds, keys: &mut Keys) -> anyhow::Result<()> {
-        let (table, columns) = (self.group.table, self.group.keys(&self.group.table.schema));
+        let table = self.group.table;
+        let columns = self.group.keys(&table.schema);
         let named: Vec<String> = columns.iter().map(|k| name(&k.0)).collect();
         let is_final = match table.schema.field_with_name(IS_FINAL) {
             Ok(_) => format!(" AND {IS_FINAL} IS NOT FALSE"),
@@ -154,31 +154,20 @@ impl<'g> Counts<'g> {
             time(to_us),
             self.group.named(keys.keys().map(String::as_str)),
         );
-        let names: Vec<&str> = columns.iter().map(|k| k.0.as_str()).collect();
-        let mut found = self.group.session.sql(&sql).await?.execute_stream().await?;
-        while let Some(rows) = found.try_next().await? {
-            let of_row = rows.columns().iter().zip(&columns).map(|(column, (name, _))| {
-                restored(column, table.schema.field_with_name(name)?, table)
-            });
-            let of_row: Vec<ArrayRef> = of_row.collect::<Result<_, _>>()?;
-            let time =
-                |i: usize| rows.column(names.len() + i).as_primitive::<TimestampMicrosecondType>();
-            let number = |i: usize| rows.column(names.len() + i).as_primitive::<Int64Type>();
-            for row in 0..rows.num_rows() {
-                if let Some(of) = keys.get_mut(&keys_json(&names, &of_row, row))
-                    && from_us <= time(1).value(row)
-                {
-                    of.know(Numbered {
-                        start_us: time(0).value(row),
-                        end_us: time(1).value(row),
-                        number: number(2).value(row),
-                        rows: number(3).value(row),
-                        revision: number(4).value(row),
-                    });
-                }
+        each_row(self.group, &sql, |key, row| {
+            if let Some(of) = keys.get_mut(key)
+                && from_us <= row.time(1)
+            {
+                of.know(Numbered {
+                    start_us: row.time(0),
+                    end_us: row.time(1),
+                    number: row.number(2),
+                    rows: row.number(3),
+                    revision: row.number(4),
+                });
             }
-        }
-        Ok(())
+        })
+        .await
     }
 
     /// Which of the readings in the windows were late, in this group or before.
@@ -224,14 +213,7 @@ impl<'g> Counts<'g> {
         }
         let columns = group.keys(&window.input);
         let names: Vec<&str> = columns.iter().map(|k| k.0.as_str()).collect();
-        let mut finder = Finder::new(&slice, &columns)?;
-        let sql = group.readings(&slice, last_offset, true);
-        let mut found = group.session.sql(&sql).await?.execute_stream().await?;
-        while let Some(rows) = found.try_next().await? {
-            if group.stopping.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let rows = group.inside(&rows, &mut finder)?;
+        let is_all = group.each_by_time(&slice, last_offset, |rows| {
             let of_row: Vec<ArrayRef> =
                 window.keys.iter().map(|k| rows.column(*k).clone()).collect();
             let times = rows.column(window.time).as_primitive::<TimestampMicrosecondType>();
@@ -244,8 +226,9 @@ impl<'g> Counts<'g> {
                 }
             }
             batches.push(rows);
-        }
-        Ok(Some(batches))
+            Ok(())
+        });
+        Ok(is_all.await?.then_some(batches))
     }
 
     /// Steps 2 and 3 for a key: rows, and what stays, with the number of late readings.

@@ -170,16 +170,14 @@ impl Group<'_> {
         let mut operator = WindowOperator::new(window.clone())?;
         let mut finder = Finder::new(slice, &self.keys(&window.input))?;
         let mut emit = Emit::default();
-        let sql = self.readings(slice, last_offset, false);
-        let mut found = self.session.sql(&sql).await?.execute_stream().await?;
         let mut epoch = 0;
-        while let Some(rows) = found.try_next().await? {
-            if self.stopping.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let rows = self.inside(&rows, &mut finder)?;
+        let sql = self.readings(slice, last_offset, false);
+        let is_all = self.each_stored(&sql, &mut finder, |rows| {
             epoch += 1;
-            operator.epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit)?;
+            Ok(operator.epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit)?)
+        });
+        if !is_all.await? {
+            return Ok(None);
         }
         operator.end(&mut emit)?;
         let mut revisions = self.revisions(slice).await?;
@@ -188,12 +186,37 @@ impl Group<'_> {
         rows.collect::<anyhow::Result<_>>().map(Some)
     }
 
-    /// What the step reads, of stored readings, in the windows of a slice.
-    pub(super) fn inside(
+    /// Hands over what the step reads in the windows of a slice, by time and then in the order of
+    /// the journal; false if it is to stop.
+    pub(super) async fn each_by_time(
         &self,
-        rows: &RecordBatch,
+        slice: &Slice,
+        last_offset: i64,
+        take: impl FnMut(RecordBatch) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let mut finder = Finder::new(slice, &self.keys(&self.of.window.input))?;
+        self.each_stored(&self.readings(slice, last_offset, true), &mut finder, take).await
+    }
+
+    /// The same of a query of [`Group::readings`].
+    async fn each_stored(
+        &self,
+        sql: &str,
         finder: &mut Finder<'_>,
-    ) -> anyhow::Result<RecordBatch> {
+        mut take: impl FnMut(RecordBatch) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let mut found = self.session.sql(sql).await?.execute_stream().await?;
+        while let Some(rows) = found.try_next().await? {
+            if self.stopping.load(Ordering::Acquire) {
+                return Ok(false);
+            }
+            take(self.inside(&rows, finder)?)?;
+        }
+        Ok(true)
+    }
+
+    /// What the step reads, of stored readings, in the windows of a slice.
+    fn inside(&self, rows: &RecordBatch, finder: &mut Finder<'_>) -> anyhow::Result<RecordBatch> {
         let window = &self.of.window;
         let rows = self.of.input(as_stored(rows, &self.of.stored)?)?;
         let keys: Vec<ArrayRef> = window.keys.iter().map(|k| rows.column(*k).clone()).collect();
@@ -213,7 +236,7 @@ impl Group<'_> {
     }
 
     /// Asks for the readings of a slice in the order of the journal, or by time and then that.
-    pub(super) fn readings(&self, slice: &Slice, last_offset: i64, by_time: bool) -> String {
+    fn readings(&self, slice: &Slice, last_offset: i64, by_time: bool) -> String {
         let stored = &self.of.stored;
         let columns: Vec<String> = stored.schema.fields().iter().map(|f| name(f.name())).collect();
         let by_time = by_time.then_some(&stored.time);

@@ -71,24 +71,54 @@ pub(super) async fn each_known(
         name(&format!("{}_revisions", table.name)),
         group.named(named),
     );
+    each_row(group, &sql, |key, row| {
+        let known = Known {
+            start_us: row.time(0),
+            revision: row.number(1),
+            rows: row.number(2),
+            end_us: row.time(3),
+        };
+        take(key, known);
+    })
+    .await
+}
+
+/// A row that a query of the table of windows has found, without the columns of its key.
+pub(super) struct Row<'r> {
+    columns: &'r [ArrayRef],
+    row: usize,
+}
+
+impl Row<'_> {
+    /// Microseconds.
+    pub(super) fn time(&self, column: usize) -> i64 {
+        self.columns[column].as_primitive::<TimestampMicrosecondType>().value(self.row)
+    }
+
+    pub(super) fn number(&self, column: usize) -> i64 {
+        self.columns[column].as_primitive::<Int64Type>().value(self.row)
+    }
+}
+
+/// Hands over what a query of the table of windows finds, each row with its key; the query asks for
+/// the columns of the key first.
+pub(super) async fn each_row(
+    group: &Group<'_>,
+    sql: &str,
+    mut take: impl FnMut(&str, Row<'_>),
+) -> anyhow::Result<()> {
+    let (table, keys) = (group.table, group.keys(&group.table.schema));
     let names: Vec<&str> = keys.iter().map(|k| k.0.as_str()).collect();
-    let mut found = group.session.sql(&sql).await?.execute_stream().await?;
+    let mut found = group.session.sql(sql).await?.execute_stream().await?;
     while let Some(rows) = found.try_next().await? {
-        let of_row = rows.columns().iter().zip(&keys).map(|(column, (name, _))| {
-            restored(column, table.schema.field_with_name(name)?, table)
-        });
+        let (of_row, columns) = rows.columns().split_at(names.len());
+        let of_row = of_row
+            .iter()
+            .zip(&names)
+            .map(|(column, name)| restored(column, table.schema.field_with_name(name)?, table));
         let of_row: Vec<ArrayRef> = of_row.collect::<Result<_, _>>()?;
-        let time =
-            |i: usize| rows.column(names.len() + i).as_primitive::<TimestampMicrosecondType>();
-        let number = |i: usize| rows.column(names.len() + i).as_primitive::<Int64Type>();
         for row in 0..rows.num_rows() {
-            let known = Known {
-                start_us: time(0).value(row),
-                revision: number(1).value(row),
-                rows: number(2).value(row),
-                end_us: time(3).value(row),
-            };
-            take(&keys_json(&names, &of_row, row), known);
+            take(&keys_json(&names, &of_row, row), Row { columns, row });
         }
     }
     Ok(())

@@ -19,16 +19,14 @@
 //! Stored readings come by time, so that of each key one session is in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
-use futures::TryStreamExt as _;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::Shape;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_sql::TableWriter;
 
-use super::affected::{Finder, Slice};
+use super::affected::Slice;
 use super::group::{Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
@@ -163,7 +161,6 @@ impl<'g> Sessions<'g> {
         keys: &mut Keys,
         last_offset: i64,
     ) -> anyhow::Result<Option<Vec<RecordBatch>>> {
-        let (group, window) = (self.group, &self.group.of.window);
         let mut slice = Slice::default();
         for (key, of) in keys.iter() {
             for stretch in &of.stretches {
@@ -175,19 +172,15 @@ impl<'g> Sessions<'g> {
         if slice.count() == 0 {
             return Ok(Some(batches));
         }
-        let mut operator = SpanOperator::new(window.clone())?;
-        let mut finder = Finder::new(&slice, &group.keys(&window.input))?;
+        let mut operator = SpanOperator::new(self.group.of.window.clone())?;
         let (mut emit, mut epoch) = (Emit::default(), 0);
-        let sql = group.readings(&slice, last_offset, true);
-        let mut found = group.session.sql(&sql).await?.execute_stream().await?;
-        while let Some(rows) = found.try_next().await? {
-            if group.stopping.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let rows = group.inside(&rows, &mut finder)?;
+        let is_all = self.group.each_by_time(&slice, last_offset, |rows| {
             epoch += 1;
             operator.epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit)?;
-            self.take(&mut emit, keys, &mut batches)?;
+            self.take(&mut emit, keys, &mut batches)
+        });
+        if !is_all.await? {
+            return Ok(None);
         }
         operator.end(&mut emit)?;
         self.take(&mut emit, keys, &mut batches)?;

@@ -15,12 +15,10 @@
 //!    readings. What stays is told ([`super::kept`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
-use futures::TryStreamExt as _;
 use tidegate_operators::intern::KeyInterner;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{Shape, WindowSpec};
@@ -28,7 +26,7 @@ use tidegate_operators::system::keys_json;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
 use tidegate_sql::TableWriter;
 
-use super::affected::{Bounds, Finder, Slice};
+use super::affected::{Bounds, Slice};
 use super::group::{Days, Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
@@ -233,7 +231,7 @@ impl<'g> States<'g> {
         keys: &mut Keys,
         last_offset: i64,
     ) -> anyhow::Result<Option<Vec<RecordBatch>>> {
-        let (group, window) = (self.group, &self.group.of.window);
+        let window = &self.group.of.window;
         let (mut slice, mut batches) = (Slice::default(), Vec::new());
         for (key, of) in keys.iter() {
             if let Some(part) = &of.part {
@@ -243,15 +241,8 @@ impl<'g> States<'g> {
         let mut ways = Ways::new(keys, window)?;
         let new = || SpanOperator::new(window.clone());
         let mut operators = [new()?, new()?];
-        let mut finder = Finder::new(&slice, &group.keys(&window.input))?;
         let (mut emit, mut epoch) = (Emit::default(), 0);
-        let sql = group.readings(&slice, last_offset, true);
-        let mut found = group.session.sql(&sql).await?.execute_stream().await?;
-        while let Some(rows) = found.try_next().await? {
-            if group.stopping.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let rows = group.inside(&rows, &mut finder)?;
+        let is_all = self.group.each_by_time(&slice, last_offset, |rows| {
             let resets = operators[0].resets(&rows)?;
             let keep = ways.take(window, &rows, &resets)?;
             epoch += 1;
@@ -260,6 +251,10 @@ impl<'g> States<'g> {
                 operators[which].epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit)?;
                 self.take(&mut emit, which, keys, &mut batches)?;
             }
+            Ok(())
+        });
+        if !is_all.await? {
+            return Ok(None);
         }
         for (which, operator) in operators.iter_mut().enumerate() {
             self.end(operator, (epoch + 1, which), keys, &mut batches)?;

@@ -30,7 +30,8 @@ const START: i64 = 1_767_225_600 * S;
 /// Device, minutes after the start, value.
 type Reading = (usize, i64, i64);
 
-const PIPELINE: &str = r#"
+/// How each pipeline here begins.
+const HEAD: &str = r#"
 name = "p"
 [source]
 type = "endpoint"
@@ -43,7 +44,9 @@ future_bound = "1000d"
 [reading.fields]
 v = "int64"
 w = "float64"
+"#;
 
+const STEPS: &str = r#"
 [[step]]
 name = "some"
 type = "filter"
@@ -86,8 +89,21 @@ from = "hopping"
 name = "hops"
 "#;
 
+/// A pipeline of these steps and tables.
+fn text_of(steps: &str) -> String {
+    format!("{HEAD}{steps}")
+}
+
+fn plan_of(steps: &str) -> Plan {
+    plan_in(text_of(steps))
+}
+
+fn plan_in(text: String) -> Plan {
+    load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap()
+}
+
 fn plan() -> Plan {
-    load(&[("p.toml".into(), PIPELINE.into())], &|_, _| Err(String::new())).unwrap()
+    plan_of(STEPS)
 }
 
 /// What came when a window had been closed is late, however it came to the window; what was said
@@ -125,9 +141,18 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
+        Self::of(plan())
+    }
+
+    fn of(plan: Plan) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        Self { folder, store, plan: plan(), epoch: 0, from_first: true }
+        Self { folder, store, plan, epoch: 0, from_first: true }
+    }
+
+    /// Commits all rows of a run.
+    async fn write_all(&mut self, edges: &Edges) {
+        self.write(edges, |_, rows| vec![true; rows.num_rows()]).await;
     }
 
     /// Commits the rows of all edges for which `keep` holds, by edge.
@@ -246,6 +271,41 @@ impl Home {
         }
     }
 
+    /// What a table of windows shows of the rows for which a condition holds.
+    async fn windows(&self, table: &str, condition: &str) -> Vec<String> {
+        let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
+        let (start, end) = (time("window_start"), time("window_end"));
+        let from = format!("FROM p.{table} WHERE {condition}");
+        self.ask(&format!("SELECT device, {start}, {end}, n, total {from}")).await
+    }
+
+    /// The revisions of each window of a table, which this column tells apart, are whole.
+    async fn check_revisions(&self, table: &str, window: &str) {
+        let wrong = format!(
+            "SELECT device, {window} FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) <> \
+             max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
+        );
+        assert_eq!(self.ask(&wrong).await, Vec::<String>::new());
+    }
+
+    /// All that is in tables, whose revisions are whole.
+    async fn whole<const N: usize>(&self, tables: [&str; N], window: &str) -> [Vec<String>; N] {
+        let mut all = [const { Vec::new() }; N];
+        for (table, rows) in tables.into_iter().zip(&mut all) {
+            self.check_revisions(table, window).await;
+            *rows = self.ask(&format!("SELECT * FROM p.{table}_revisions")).await;
+        }
+        all
+    }
+
+    /// What a worker told to stay, by table and keys.
+    async fn told(&self, worker: &Worker) -> Vec<String> {
+        match stored::kept(worker) {
+            0 => Vec::new(),
+            _ => self.ask("SELECT concat(table_name, keys) FROM system.windows_kept").await,
+        }
+    }
+
     async fn everything(&self) -> [Vec<String>; 3] {
         let of = |table: &str| format!("SELECT * FROM p.{table}_revisions");
         let (tumbling, hops) = (self.ask(&of("tumbling")).await, self.ask(&of("hops")).await);
@@ -288,7 +348,40 @@ fn batch(readings: &[Reading]) -> [Vec<String>; 3] {
 }
 
 fn run(readings: &[Reading], workers: usize) -> Edges {
-    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+    run_of(&plan(), readings, workers)
+}
+
+fn run_of(plan: &Plan, readings: &[Reading], workers: usize) -> Edges {
+    trial::run(&plan.pipelines[0], &inputs(readings), workers).unwrap()
+}
+
+fn is_told(told: &[String], table: &str, device: usize) -> bool {
+    told.iter().any(|row| row.contains(table) && row.contains(&format!("\"d{device}\"")))
+}
+
+/// What `all` finds in the tables, if they commit at once, and if late readings come one group after
+/// the other, each time to other processes.
+fn at_once_and_in_parts<T>(
+    plan: impl Fn() -> Plan,
+    readings: &[Reading],
+    every: i64,
+    all: impl AsyncFn(&Home) -> T,
+) -> [T; 2] {
+    let every_us = every * 20 * S;
+    let edges = run_of(&plan(), readings, 1);
+    let at_once = blocking(async {
+        let mut home = Home::of(plan());
+        home.write_all(&edges).await;
+        home.catch_up(&home.worker(every_us), i64::MAX).await;
+        all(&home).await
+    });
+    let edges = run_of(&plan(), readings, 3);
+    let in_parts = blocking(async {
+        let mut home = Home::of(plan());
+        home.catch_up_by_groups(&edges, readings.len(), every_us).await;
+        all(&home).await
+    });
+    [at_once, in_parts]
 }
 
 fn readings() -> impl Strategy<Value = Vec<Reading>> {
@@ -311,7 +404,7 @@ proptest! {
         let edges = run(&readings, workers);
         blocking(async {
             let mut home = Home::new();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
             let shown = home.shown().await;
             assert_eq!(shown, batch(&readings));
@@ -330,35 +423,22 @@ proptest! {
     fn revisions_do_not_depend_on_when_tables_commit_or_on_stops(
         readings in readings(), every in 1i64..9,
     ) {
-        let every_us = every * 20 * S;
-        let edges = run(&readings, 1);
-        let at_once = blocking(async {
-            let mut home = Home::new();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
-            home.catch_up(&home.worker(every_us), i64::MAX).await;
-            home.everything().await
-        });
-        let edges = run(&readings, 3);
-        let in_parts = blocking(async {
-            let mut home = Home::new();
-            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
-            home.everything().await
-        });
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, Home::everything);
         prop_assert_eq!(in_parts, at_once);
     }
 }
 
 #[test]
 fn what_a_window_said_of_repetitions_stays_when_it_is_computed_again() {
-    let text = PIPELINE.replace("[reading.fields]", "[reading.dedup]\n[reading.fields]");
-    let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+    let text = text_of(STEPS).replace("[reading.fields]", "[reading.dedup]\n[reading.fields]");
+    let plan = plan_in(text);
     // The second one is a repetition; the last one comes when its windows are gone, and there are
     // none yet of one of them.
     let readings = [(0, 200, 1), (0, 200, 1), (0, 201, 2), (0, 400, 4), (0, 202, 5), (0, 300, 6)];
     let edges = trial::run(&plan.pipelines[0], &inputs(&readings), 1).unwrap();
     blocking(async {
-        let mut home = Home { plan, ..Home::new() };
-        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        let mut home = Home::of(plan);
+        home.write_all(&edges).await;
         home.catch_up(&home.worker(20 * S), i64::MAX).await;
         let said = |minute: i64| {
             let at = START + minute * MINUTE;
@@ -423,8 +503,7 @@ fn what_can_be_computed_again_and_from_what() {
             "system.late, without effect: with `journal_offset` kept",
         ),
     ] {
-        let text = PIPELINE.replace(from, to);
-        let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+        let plan = plan_in(text_of(STEPS).replace(from, to));
         let explained = tidegate_pipelines::explain(&plan);
         assert!(explained.contains(told), "{explained}");
     }

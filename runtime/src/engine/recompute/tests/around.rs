@@ -4,19 +4,6 @@ use super::stored::kept;
 use super::*;
 
 const AROUND: &str = r#"
-name = "p"
-[source]
-type = "endpoint"
-listen = "127.0.0.1:1883"
-topics = ["t/{site}/{device}"]
-[reading]
-device = "{device}"
-time = "ts"
-future_bound = "1000d"
-[reading.fields]
-v = "int64"
-w = "float64"
-
 [limits]
 reading_every = "1s"
 
@@ -58,15 +45,15 @@ from = "rare"
 const STEPS: [(&str, i64, i64, i64, i64); 2] = [("each", 4, 3, 0, 3), ("rare", 30, 0, 7, -1)];
 
 fn plan() -> Plan {
-    load(&[("p.toml".into(), AROUND.into())], &|_, _| Err(String::new())).unwrap()
+    plan_of(AROUND)
 }
 
 fn home() -> Home {
-    Home { plan: plan(), ..Home::new() }
+    Home::of(plan())
 }
 
 fn run(readings: &[Reading], workers: usize) -> Edges {
-    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+    run_of(&plan(), readings, workers)
 }
 
 /// The windows around all readings, by a plain loop.
@@ -92,23 +79,12 @@ fn start_of(line: &str) -> String {
 }
 
 async fn shown(home: &Home, table: &str) -> Vec<String> {
-    let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
-    let (start, end) = (time("window_start"), time("window_end"));
-    home.ask(&format!("SELECT device, {start}, {end}, n, total FROM p.{table}")).await
+    home.windows(table, "true").await
 }
 
 /// All that is in the tables, whose revisions are whole.
-async fn all(home: &Home) -> Vec<Vec<String>> {
-    let mut tables = Vec::new();
-    for (table, ..) in STEPS {
-        let wrong = format!(
-            "SELECT device, window_start FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) <> \
-             max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
-        );
-        assert_eq!(home.ask(&wrong).await, Vec::<String>::new());
-        tables.push(home.ask(&format!("SELECT * FROM p.{table}_revisions")).await);
-    }
-    tables
+async fn all(home: &Home) -> [Vec<String>; 2] {
+    home.whole(STEPS.map(|step| step.0), "window_start").await
 }
 
 /// From some minutes late to hours, in any order.
@@ -128,7 +104,7 @@ proptest! {
         let edges = run(&readings, workers);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
             for step in STEPS {
@@ -196,20 +172,7 @@ proptest! {
     fn windows_around_readings_do_not_depend_on_when_tables_commit_or_on_stops(
         readings in delayed(), every in 1i64..9,
     ) {
-        let every_us = every * 20 * S;
-        let edges = run(&readings, 1);
-        let at_once = blocking(async {
-            let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
-            home.catch_up(&home.worker(every_us), i64::MAX).await;
-            all(&home).await
-        });
-        let edges = run(&readings, 3);
-        let in_parts = blocking(async {
-            let mut home = home();
-            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
-            all(&home).await
-        });
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
         prop_assert_eq!(in_parts, at_once);
     }
 }

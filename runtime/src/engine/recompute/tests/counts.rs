@@ -6,19 +6,6 @@ use super::stored::kept;
 use super::*;
 
 const COUNTS: &str = r#"
-name = "p"
-[source]
-type = "endpoint"
-listen = "127.0.0.1:1883"
-topics = ["t/{site}/{device}"]
-[reading]
-device = "{device}"
-time = "ts"
-future_bound = "1000d"
-[reading.fields]
-v = "int64"
-w = "float64"
-
 [limits]
 reading_every = "1s"
 
@@ -70,15 +57,15 @@ const STEPS: [(&str, usize, usize, i64); 3] =
     [("fours", 4, 4, 3), ("slides", 6, 2, -1), ("samples", 6, 4, -1)];
 
 fn plan() -> Plan {
-    load(&[("p.toml".into(), COUNTS.into())], &|_, _| Err(String::new())).unwrap()
+    plan_of(COUNTS)
 }
 
 fn home() -> Home {
-    Home { plan: plan(), ..Home::new() }
+    Home::of(plan())
 }
 
 fn run(readings: &[Reading], workers: usize) -> Edges {
-    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+    run_of(&plan(), readings, workers)
 }
 
 /// Which readings a step told to be late, by their numbers.
@@ -141,17 +128,8 @@ async fn shown(home: &Home, table: &str, device: usize) -> Vec<String> {
 }
 
 /// All that is in the tables, whose revisions are whole.
-async fn all(home: &Home) -> Vec<Vec<String>> {
-    let mut tables = Vec::new();
-    for (table, ..) in STEPS {
-        let wrong = format!(
-            "SELECT device, window_number FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) \
-             <> max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
-        );
-        assert_eq!(home.ask(&wrong).await, Vec::<String>::new());
-        tables.push(home.ask(&format!("SELECT * FROM p.{table}_revisions")).await);
-    }
-    tables
+async fn all(home: &Home) -> [Vec<String>; 3] {
+    home.whole(STEPS.map(|step| step.0), "window_number").await
 }
 
 fn each() -> impl Iterator<Item = ((&'static str, usize, usize, i64), usize)> {
@@ -186,7 +164,7 @@ proptest! {
         let edges = run(&readings, workers);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
             for (step, device) in each() {
@@ -221,10 +199,10 @@ proptest! {
         let edges = run(&readings, 1);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
-            let told = told(&home, &worker).await;
+            let told = home.told(&worker).await;
             for (step, device) in each() {
                 if !is_told(&told, step.0, device) {
                     let lines = lines(step, device, &readings, &late(&edges, step.0));
@@ -234,18 +212,6 @@ proptest! {
             all(&home).await;
         });
     }
-}
-
-/// What is told to stay, by table and keys.
-async fn told(home: &Home, worker: &Worker) -> Vec<String> {
-    match kept(worker) {
-        0 => Vec::new(),
-        _ => home.ask("SELECT concat(table_name, keys) FROM system.windows_kept").await,
-    }
-}
-
-fn is_told(told: &[String], table: &str, device: usize) -> bool {
-    told.iter().any(|row| row.contains(table) && row.contains(&format!("\"d{device}\"")))
 }
 
 proptest! {
@@ -266,7 +232,7 @@ proptest! {
             }
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
-            let told = told(&home, &worker).await;
+            let told = home.told(&worker).await;
             for ((step, device), before) in each().zip(before) {
                 let late = late(&edges, step.0);
                 let had = (in_time..=readings.len()).map(|n| &readings[..n]);
@@ -289,20 +255,7 @@ proptest! {
     fn counts_do_not_depend_on_when_tables_commit_or_on_stops(
         (readings, _) in long_ago(), every in 1i64..9,
     ) {
-        let every_us = every * 20 * S;
-        let edges = run(&readings, 1);
-        let at_once = blocking(async {
-            let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
-            home.catch_up(&home.worker(every_us), i64::MAX).await;
-            all(&home).await
-        });
-        let edges = run(&readings, 3);
-        let in_parts = blocking(async {
-            let mut home = home();
-            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
-            all(&home).await
-        });
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
         prop_assert_eq!(in_parts, at_once);
     }
 }
@@ -312,17 +265,16 @@ proptest! {
 /// and is told.
 #[test]
 fn readings_of_one_time_are_told_apart_by_the_windows_beside() {
-    let text = COUNTS.replace("count = 4", "count = 5").replace("v <> 3", "v <> 7");
-    let plan = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+    let plan = plan_of(&COUNTS.replace("count = 4", "count = 5").replace("v <> 3", "v <> 7"));
     let twice = |minute: i64| [(0, minute, 1), (0, minute, 2)];
     let mut readings: Vec<Reading> = (0..20).flat_map(twice).collect();
     readings.extend((100_000..100_008).flat_map(twice));
     readings.push((0, 100_900, 1));
     readings.extend((0..40).map(|minute| (0, minute, 4)));
-    let edges = trial::run(&plan.pipelines[0], &inputs(&readings), 2).unwrap();
+    let edges = run_of(&plan, &readings, 2);
     blocking(async {
-        let mut home = Home { plan, ..Home::new() };
-        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        let mut home = Home::of(plan);
+        home.write_all(&edges).await;
         let worker = home.worker(40 * S);
         home.catch_up(&worker, i64::MAX).await;
         let step = ("fours", 5, 5, 7);
@@ -331,7 +283,7 @@ fn readings_of_one_time_are_told_apart_by_the_windows_beside() {
         let is_last = |line: &&String| line.starts_with("fours d0 7 ");
         let now = shown(&home, "fours", 0).await;
         assert!(now.iter().filter(|l| !is_last(l)).eq(lines.iter().filter(|l| !is_last(l))));
-        let told = told(&home, &worker).await;
+        let told = home.told(&worker).await;
         assert!(now == lines || is_told(&told, step.0, 0), "{now:?} {told:?}");
     });
 }

@@ -4,19 +4,6 @@ use super::stored::{from_number, kept};
 use super::*;
 
 const SESSIONS: &str = r#"
-name = "p"
-[source]
-type = "endpoint"
-listen = "127.0.0.1:1883"
-topics = ["t/{site}/{device}"]
-[reading]
-device = "{device}"
-time = "ts"
-future_bound = "1000d"
-[reading.fields]
-v = "int64"
-w = "float64"
-
 [limits]
 reading_every = "1s"
 
@@ -56,15 +43,15 @@ from = "cuts"
 const STEPS: [(&str, i64, i64); 2] = [("visits", i64::MAX, 3), ("cuts", 12, -1)];
 
 fn plan() -> Plan {
-    load(&[("p.toml".into(), SESSIONS.into())], &|_, _| Err(String::new())).unwrap()
+    plan_of(SESSIONS)
 }
 
 fn home() -> Home {
-    Home { plan: plan(), ..Home::new() }
+    Home::of(plan())
 }
 
 fn run(readings: &[Reading], workers: usize) -> Edges {
-    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+    run_of(&plan(), readings, workers)
 }
 
 /// Device, start, end, number, sum.
@@ -101,9 +88,7 @@ fn line(s: &Session) -> String {
 }
 
 async fn shown(home: &Home, table: &str) -> Vec<String> {
-    let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
-    let (start, end) = (time("window_start"), time("window_end"));
-    home.ask(&format!("SELECT device, {start}, {end}, n, total FROM p.{table}")).await
+    home.windows(table, "true").await
 }
 
 /// All that is in the tables.
@@ -117,11 +102,7 @@ async fn all(home: &Home) -> Vec<Vec<String>> {
 
 async fn check_revisions(home: &Home) {
     for (table, ..) in STEPS {
-        let wrong = format!(
-            "SELECT device, window_start FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) <> \
-             max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
-        );
-        assert_eq!(home.ask(&wrong).await, Vec::<String>::new());
+        home.check_revisions(table, "window_start").await;
     }
 }
 
@@ -158,7 +139,7 @@ proptest! {
         let edges = run(&readings, workers);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             home.catch_up(&home.worker(every * 20 * S), i64::MAX).await;
             for (table, max, without) in STEPS {
                 let stretches = stretches(&readings, max, without);
@@ -187,7 +168,7 @@ proptest! {
         let edges = run(&readings, 1);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
             let mut stayed: Vec<String> = Vec::new();
@@ -250,7 +231,7 @@ fn a_long_stretch_is_that_of_all_readings_wherever_late_ones_begin() {
         let edges = run(readings, 1);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(together * 10 * S);
             home.catch_up(&worker, i64::MAX).await;
             for (table, max, without) in STEPS {
@@ -286,7 +267,7 @@ fn what_stays_keeps_its_stretch_whenever_it_is_looked_at() {
     };
     blocking(async {
         let mut at_once = home();
-        at_once.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        at_once.write_all(&edges).await;
         at_once.catch_up(&at_once.worker(10 * S), i64::MAX).await;
         let expected = all(&at_once).await;
         let mut in_parts = home();
@@ -340,20 +321,7 @@ proptest! {
     fn sessions_do_not_depend_on_when_tables_commit_or_on_stops(
         (readings, _) in long_ago(), every in 1i64..9,
     ) {
-        let every_us = every * 20 * S;
-        let edges = run(&readings, 1);
-        let at_once = blocking(async {
-            let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
-            home.catch_up(&home.worker(every_us), i64::MAX).await;
-            all(&home).await
-        });
-        let edges = run(&readings, 3);
-        let in_parts = blocking(async {
-            let mut home = home();
-            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
-            all(&home).await
-        });
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
         prop_assert_eq!(in_parts, at_once);
     }
 }
@@ -368,7 +336,7 @@ fn a_long_stretch_may_come_group_after_group() {
     blocking(async {
         for every in [1, 5, 60] {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
             for (table, max, without) in STEPS {
@@ -397,7 +365,7 @@ fn a_stretch_that_goes_on_changes_up_to_a_session_that_is_the_same() {
         blocking(async {
             for every in [1, 60] {
                 let mut home = home();
-                home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+                home.write_all(&edges).await;
                 let worker = home.worker(every * 20 * S);
                 home.catch_up(&worker, i64::MAX).await;
                 for (table, max, without) in STEPS {

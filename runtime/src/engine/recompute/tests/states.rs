@@ -4,19 +4,6 @@ use super::stored::kept;
 use super::*;
 
 const STATES: &str = r#"
-name = "p"
-[source]
-type = "endpoint"
-listen = "127.0.0.1:1883"
-topics = ["t/{site}/{device}"]
-[reading]
-device = "{device}"
-time = "ts"
-future_bound = "1000d"
-[reading.fields]
-v = "int64"
-w = "float64"
-
 [limits]
 reading_every = "1s"
 
@@ -58,15 +45,15 @@ from = "cycles"
 const TABLES: [&str; 2] = ["high", "cycles"];
 
 fn plan() -> Plan {
-    load(&[("p.toml".into(), STATES.into())], &|_, _| Err(String::new())).unwrap()
+    plan_of(STATES)
 }
 
 fn home() -> Home {
-    Home { plan: plan(), ..Home::new() }
+    Home::of(plan())
 }
 
 fn run(readings: &[Reading], workers: usize) -> Edges {
-    trial::run(&plan().pipelines[0], &inputs(readings), workers).unwrap()
+    run_of(&plan(), readings, workers)
 }
 
 /// Minutes: start, end, number, sum.
@@ -120,38 +107,12 @@ fn lines(table: &str, device: usize, readings: &[Reading]) -> (Vec<String>, Stri
 
 /// Those that are shown of a device.
 async fn shown(home: &Home, table: &str, device: usize) -> Vec<String> {
-    let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
-    let (start, end) = (time("window_start"), time("window_end"));
-    let rows = format!(
-        "SELECT device, {start}, {end}, n, total FROM p.{table} WHERE device = 'd{device}'"
-    );
-    home.ask(&rows).await
+    home.windows(table, &format!("device = 'd{device}'")).await
 }
 
 /// All that is in the tables, whose revisions are whole.
-async fn all(home: &Home) -> Vec<Vec<String>> {
-    let mut tables = Vec::new();
-    for table in TABLES {
-        let wrong = format!(
-            "SELECT device, window_start FROM p.{table}_revisions GROUP BY 1, 2 HAVING count(*) <> \
-             max(revision) + 1 OR count(DISTINCT revision) <> count(*)"
-        );
-        assert_eq!(home.ask(&wrong).await, Vec::<String>::new());
-        tables.push(home.ask(&format!("SELECT * FROM p.{table}_revisions")).await);
-    }
-    tables
-}
-
-/// What is told to stay, by table and keys.
-async fn told(home: &Home, worker: &Worker) -> Vec<String> {
-    match kept(worker) {
-        0 => Vec::new(),
-        _ => home.ask("SELECT concat(table_name, keys) FROM system.windows_kept").await,
-    }
-}
-
-fn is_told(told: &[String], table: &str, device: usize) -> bool {
-    told.iter().any(|row| row.contains(table) && row.contains(&format!("\"d{device}\"")))
+async fn all(home: &Home) -> [Vec<String>; 2] {
+    home.whole(TABLES, "window_start").await
 }
 
 /// In time, then so much later that all of it is final, then late in any order; how many were in
@@ -181,7 +142,7 @@ proptest! {
         let edges = run(&readings, workers);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
@@ -207,10 +168,10 @@ proptest! {
         let edges = run(&readings, 1);
         blocking(async {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
-            let told = told(&home, &worker).await;
+            let told = home.told(&worker).await;
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
                 let (lines, open) = lines(table, device, &readings);
                 let mut now = shown(&home, table, device).await;
@@ -243,7 +204,7 @@ proptest! {
             }
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
-            let told = told(&home, &worker).await;
+            let told = home.told(&worker).await;
             let mut before = before.into_iter();
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
                 let before = before.next().unwrap();
@@ -266,20 +227,7 @@ proptest! {
     fn states_do_not_depend_on_when_tables_commit_or_on_stops(
         (readings, _) in long_ago(), every in 1i64..9,
     ) {
-        let every_us = every * 20 * S;
-        let edges = run(&readings, 1);
-        let at_once = blocking(async {
-            let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
-            home.catch_up(&home.worker(every_us), i64::MAX).await;
-            all(&home).await
-        });
-        let edges = run(&readings, 3);
-        let in_parts = blocking(async {
-            let mut home = home();
-            home.catch_up_by_groups(&edges, readings.len(), every_us).await;
-            all(&home).await
-        });
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
         prop_assert_eq!(in_parts, at_once);
     }
 }
@@ -296,7 +244,7 @@ fn a_state_that_is_long_is_gone_through_from_before_it() {
     blocking(async {
         for every in [1, 18] {
             let mut home = home();
-            home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+            home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
             let (lines, _) = lines("high", 0, &readings);

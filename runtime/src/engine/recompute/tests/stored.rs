@@ -160,7 +160,7 @@ fn what_was_late_before_the_journal_began_is_not_looked_at() {
     let edges = run(&READINGS, 1);
     blocking(async {
         let mut home = Home::new();
-        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        home.write_all(&edges).await;
         home.catch_up(&home.worker(20 * S), i64::MAX).await;
         let before = home.everything().await;
         for (first_us, looked) in [(Some(START + 90 * MINUTE), false), (None, true)] {
@@ -182,7 +182,7 @@ fn where_the_journal_began_is_known_after_a_restart() {
     let edges = run(&READINGS, 1);
     blocking(async {
         let mut home = Home::new();
-        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        home.write_all(&edges).await;
         let another = |home: &Home| {
             let mut worker = home.worker(20 * S);
             worker.context.instance = "another".into();
@@ -203,19 +203,17 @@ fn where_the_journal_began_is_known_after_a_restart() {
 
 #[test]
 fn rows_from_before_a_field_was_required_are_read() {
-    let first = PIPELINE
+    let first = text_of(STEPS)
         .replace("from = \"readings\"\n", "from = \"readings\"\npartition = [\"site\"]\n")
         .replace("from = \"tumbling\"\n", "from = \"tumbling\"\npartition = [\"site\"]\n");
     let field = "x = { type = \"int64\", required = true }";
     let then = first.replace("w = \"float64\"", &format!("w = \"float64\"\n{field}"));
-    let [first, then] = [first, then].map(|text| {
-        load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).expect("it is a pipeline")
-    });
+    let [first, then] = [first, then].map(plan_in);
     let edges = trial::run(&first.pipelines[0], &inputs(&READINGS), 1).unwrap();
     blocking(async {
         let mut home = Home::new();
         home.plan = first;
-        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        home.write_all(&edges).await;
         home.plan = then;
         home.write(&Edges::default(), |_, _| Vec::new()).await;
         home.catch_up(&home.worker(20 * S), i64::MAX).await;
@@ -231,11 +229,10 @@ fn a_table_in_trouble_stops_no_others() {
     // A day late, so that each of the tables has something to do.
     let readings = [READINGS.as_slice(), &[(0, -1440, 3)]].concat();
     let edges = run(&readings, 1);
-    let text = PIPELINE.replace("name = \"hops\"", "name = \"nowhere\"");
-    let broken = load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).unwrap();
+    let broken = plan_in(text_of(STEPS).replace("name = \"hops\"", "name = \"nowhere\""));
     blocking(async {
         let mut home = Home::new();
-        home.write(&edges, |_, rows| vec![true; rows.num_rows()]).await;
+        home.write_all(&edges).await;
         let waiting = |worker: &Worker| worker.context.stats.windows_waiting.load(Relaxed);
         let worker = home.worker(20 * S);
         let good = worker.context.steps.now();
