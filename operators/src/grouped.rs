@@ -95,13 +95,17 @@ pub(crate) fn entry_bytes<S>(encoded_key_bytes: u64) -> u64 {
 pub(crate) struct Tables<S>(Vec<Arc<HashTable<Keyed<S>>>>);
 
 impl<S> Tables<S> {
-    /// Of each key its group and a number of bytes, given how long it is and its state.
-    pub(crate) fn sizes(&self, of: impl Fn(usize, &S) -> usize) -> Vec<(u16, usize)> {
-        let all = self.0.iter().zip(0u16..);
-        let of_group = |(table, group): (&Arc<HashTable<Keyed<S>>>, u16)| {
-            (group, table.iter().map(|k| of(k.key.len(), &k.state)).sum())
+    /// Of groups the bytes of the rows of their keys, given how long a key is and its state.
+    pub(crate) fn sizes(
+        &self,
+        groups: &GroupSet,
+        of: impl Fn(usize, &S) -> usize,
+    ) -> Vec<(u16, usize)> {
+        let of_group = |group: u16| {
+            let keys = self.0[usize::from(group)].iter();
+            (group, keys.map(|k| of(k.key.len(), &k.state)).sum())
         };
-        all.map(of_group).collect()
+        groups.iter().map(of_group).collect()
     }
 
     /// The keys of a group in the order of their bytes.

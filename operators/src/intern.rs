@@ -138,14 +138,18 @@ impl KeyNames {
         self.names.group(id)
     }
 
-    /// Of each key its group and the bytes of its rows, given how many there are of it and how many
-    /// bytes they have besides the key.
-    pub(crate) fn sizes(&self, of: impl Fn(u32) -> (usize, usize)) -> Vec<(u16, usize)> {
+    /// Of each key of groups its group and the bytes of its rows, given how many there are of it and
+    /// how many bytes they have besides the key.
+    pub(crate) fn sizes(
+        &self,
+        groups: &GroupSet,
+        of: impl Fn(u32) -> (usize, usize),
+    ) -> Vec<(u16, usize)> {
         let size = |id: u32| {
             let (rows, bytes) = of(id);
             (self.names.group(id), rows * self.names.bytes(id).len() + bytes)
         };
-        self.names.ids().map(size).collect()
+        self.names.ids().filter(|id| groups.contains(self.names.group(*id))).map(size).collect()
     }
 
     /// The key columns of the given ids, in their order.

@@ -101,16 +101,18 @@ impl Snapshot {
         Self::in_parts(groups, move |groups| Ok(vec![make(groups)?]))
     }
 
-    /// A snapshot of these groups in so many parts that a column can hold its texts; `sizes` are
-    /// groups of keys with the bytes of text of their rows, `make` is to return the groups that it
-    /// is asked for.
-    pub(crate) fn sized(
+    /// A snapshot of these groups in so many parts that a column can hold its texts. Of `state`,
+    /// and of groups, `sizes` are groups of keys with the bytes of text of their rows, and `make`
+    /// is to return exactly these groups.
+    pub(crate) fn sized<S: Send + 'static>(
         groups: GroupSet,
-        sizes: impl FnOnce() -> Vec<(u16, usize)> + Send + 'static,
-        make: impl Fn(&GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
+        state: S,
+        sizes: impl FnOnce(&S, &GroupSet) -> Vec<(u16, usize)> + Send + 'static,
+        make: impl Fn(&S, &GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
     ) -> Self {
         Self::in_parts(groups, move |groups| {
-            divided(groups, sizes().into_iter())?.iter().map(make).collect()
+            let parts = divided(groups, sizes(&state, groups).into_iter())?;
+            parts.iter().map(|groups| make(&state, groups)).collect()
         })
     }
 

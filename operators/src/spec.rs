@@ -375,6 +375,16 @@ pub struct StepSpec {
     pub kind: StepKind,
 }
 
+impl StepSpec {
+    /// Whether an edge is its output, or one of its branches.
+    pub fn makes(&self, edge: &str) -> bool {
+        match &self.kind {
+            StepKind::Route(branches) => branches.iter().any(|(name, _)| name == edge),
+            _ => self.name == edge,
+        }
+    }
+}
+
 /// A table fed by an edge.
 #[derive(Clone, Debug)]
 pub struct TableSpec {

@@ -37,6 +37,14 @@ pub(crate) fn has_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::Binary | DataType::List(_))
 }
 
+/// Whether there is text in values of a type.
+pub(crate) fn holds_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) => holds_text(item.data_type()),
+        data_type => has_text(data_type),
+    }
+}
+
 /// At most the bytes of rows, so that it costs next to nothing: text and [`ROW_BYTES`] each.
 pub(crate) fn weight(rows: &RecordBatch) -> u64 {
     fn of(column: &ArrayRef) -> u64 {
@@ -75,7 +83,7 @@ pub(crate) fn add(column: &ArrayRef, bytes: &mut [u64]) {
     match column.data_type() {
         DataType::Utf8 => add_spans(column.as_string::<i32>().value_offsets()),
         DataType::Binary => add_spans(column.as_binary::<i32>().value_offsets()),
-        DataType::List(_) => {
+        DataType::List(item) if holds_text(item.data_type()) => {
             let list = column.as_list::<i32>();
             let mut of_values = vec![0; list.values().len()];
             add(list.values(), &mut of_values);

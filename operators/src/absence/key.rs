@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::Status;
 use super::cadence::{Arrivals, Expected, Gaps};
+use crate::keys::anew_us;
 use crate::outage::Outages;
 use crate::picked::Values;
 use crate::spec::{AbsenceSpec, Cadence};
@@ -314,7 +315,7 @@ impl KeyState {
     ) -> Option<i64> {
         let silent_us = outages.quiet_for(heard_us, spec.forget_after_us)?;
         let told_us = self.expected(spec).map_or(0, |e| e.told_us(spec));
-        let anew_us = outages.over_us()?.max(heard_us).saturating_add(told_us.saturating_mul(2));
+        let anew_us = anew_us(outages, heard_us, told_us.saturating_mul(2))?;
         Some(silent_us.max(anew_us.saturating_add(1)))
     }
 

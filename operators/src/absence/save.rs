@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use super::AbsenceOperator;
 use super::cadence::{Arrivals, Expected, Gaps};
 use super::key::{Absence, Arrived, KeyState};
+use crate::intern::KeyNames;
 use crate::keys::Waiting;
 use crate::operator::OperatorError;
 use crate::saved::{Layout, SavedKey, SavedRow, is_same};
@@ -96,11 +97,8 @@ impl AbsenceOperator {
         let key_fields = self.spec.keys.iter().map(|k| self.spec.input.field(*k).clone());
         let (schema, names) = (LAYOUT.schema(key_fields), self.interner.snapshot());
         let (keys, waiting) = (self.keys.clone(), self.reorder.keys.clone());
-        let sizes = {
-            let names = names.clone();
-            move || names.sizes(|_| (1, 0))
-        };
-        Snapshot::sized(groups, sizes, move |groups| {
+        let sizes = |names: &KeyNames, groups: &GroupSet| names.sizes(groups, |_| (1, 0));
+        Snapshot::sized(groups, names, sizes, move |names, groups| {
             let ids = names.ids(groups);
             let saved = |id: &u32| {
                 let at = *id as usize;

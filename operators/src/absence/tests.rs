@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::key::{owner, stable_hashes};
 use crate::operator::KeyedOperator;
-use crate::outage::testing::outage_rows;
+use crate::outage::testing::{Alone, outage_rows};
 use crate::snapshot::check;
 use crate::spec::{Cadence, KeyLimits, time_type};
 
@@ -335,32 +335,6 @@ proptest! {
             .map(|(d, s, e, lasts)| (d, s, e, lasts, explained(s, e.min(end))))
             .collect();
         prop_assert_eq!(fleet.stands(), plain);
-    }
-}
-
-/// The operator without outages, as one with one input.
-struct Alone(AbsenceOperator);
-
-impl KeyedOperator for Alone {
-    fn epoch(
-        &mut self,
-        rows: &RecordBatch,
-        tick: Tick,
-        emit: &mut Emit,
-    ) -> Result<(), OperatorError> {
-        self.0.epoch(rows, &outage_rows(&[]), tick, emit)
-    }
-
-    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
-        JoinOperator::end(&mut self.0, emit)
-    }
-
-    fn cut(&mut self, whole: bool) -> Snapshot {
-        JoinOperator::cut(&mut self.0, whole)
-    }
-
-    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        JoinOperator::load(&mut self.0, state)
     }
 }
 

@@ -106,9 +106,9 @@ impl ScalarUDFImpl for Ranging {
         };
         let range = Range::of(&columns)?;
         Ok(ColumnarValue::Array(match self.finish {
-            Finish::Held => resampled(part, Steps { step_us: every_us, straight: false }, range)?,
-            Finish::Straight => {
-                resampled(part, Steps { step_us: every_us, straight: true }, range)?
+            Finish::Held | Finish::Straight => {
+                let straight = self.finish == Finish::Straight;
+                resampled(part, Steps { step_us: every_us, straight }, range)?
             }
             Finish::Ratio => ratios(part, every_us, range, 0)?,
             Finish::RatioWithLast => ratios(part, every_us, range, every_us)?,
@@ -172,7 +172,7 @@ fn ratios(
 ) -> Result<ArrayRef> {
     let counts: &Int64Array = downcast(part)?;
     let of = |row: usize| {
-        let count = counts.is_valid(row).then(|| counts.value(row))?;
+        let count = i64::get(counts, row)?;
         let (from_us, to_us) = range?.get(row)?;
         ratio(count, (from_us, to_us.saturating_add(more_us)), every_us)
     };

@@ -1,10 +1,10 @@
 //! How many of the readings came that an interval lets one expect.
 
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, Int64Array, TimestampMicrosecondArray};
 use datafusion_common::Result;
 
 use super::groups::Kind;
-use super::value::{Value, argument};
+use super::value::{Time, Value, argument, presence};
 
 /// `expected_ratio`; without an interval, the count that windows make it of.
 #[derive(Debug)]
@@ -46,21 +46,16 @@ impl Kind for RatioKind {
         states: &mut [Seen],
     ) -> Result<()> {
         let values = &columns[0];
-        let floats = values.as_any().downcast_ref::<Float64Array>();
+        let has_value = presence(values);
         let time = |index| argument::<TimestampMicrosecondArray>(columns, index);
         let range = match self.every_us {
             Some(_) => Some((time(2)?, time(3)?)),
             None => None,
         };
-        let at =
-            |times: &TimestampMicrosecondArray, row| times.is_valid(row).then(|| times.value(row));
+        let at = |times, row| Time::get(times, row).map(|time| time.0);
         for (row, group) in rows {
-            let has_value = match floats {
-                Some(floats) => f64::get(floats, row).is_some(),
-                None => values.is_valid(row),
-            };
             let range = range.map_or((None, None), |(from, to)| (at(from, row), at(to, row)));
-            states[group].add(i64::from(has_value), range);
+            states[group].add(i64::from(has_value(row)), range);
         }
         Ok(())
     }
@@ -68,9 +63,8 @@ impl Kind for RatioKind {
     fn merge(&self, saved: &[ArrayRef], groups: &[usize], states: &mut [Seen]) -> Result<()> {
         let number = |index| argument::<Int64Array>(saved, index);
         let (counts, from, to) = (number(0)?, number(1)?, number(2)?);
-        let at = |numbers: &Int64Array, row| numbers.is_valid(row).then(|| numbers.value(row));
         for (row, group) in groups.iter().enumerate().filter(|(row, _)| counts.is_valid(*row)) {
-            states[*group].add(counts.value(row), (at(from, row), at(to, row)));
+            states[*group].add(counts.value(row), (i64::get(from, row), i64::get(to, row)));
         }
         Ok(())
     }

@@ -62,16 +62,24 @@ impl Steps {
     /// The points from the first to the last reading; false, and none of them, if there are more
     /// than `most`.
     fn known(&self, points: &[Point<f64>], most: u64, grid: &mut Grid) -> bool {
-        let (Some(first), Some(last)) = (points.first(), points.last()) else { return true };
-        let numbers = self.between((first.0, last.0.saturating_add(1)));
+        let Some((first, last)) = points.first().zip(points.last()) else { return true };
+        self.fill(points, (first.0, last.0.saturating_add(1)), most, grid)
+    }
+
+    /// The points from a time on and before another, if there is a reading; false, and none of
+    /// them, if there are more than `most`.
+    fn fill(&self, points: &[Point<f64>], range: (i64, i64), most: u64, grid: &mut Grid) -> bool {
+        let Some(last) = points.last() else { return true };
+        let numbers = self.between(range);
         if !fits(&numbers, most) {
             return false;
         }
         let mut next = 0;
         for time_us in numbers.map(|n| self.time_us(n)) {
             next += points[next..].partition_point(|p| p.0 <= time_us);
-            let value = self.value(time_us, &points[next - 1], points.get(next));
-            grid.push(time_us, Some(value));
+            let is_known = next > 0 && (time_us <= last.0 || !self.straight);
+            let value = is_known.then(|| self.value(time_us, &points[next - 1], points.get(next)));
+            grid.push(time_us, value);
         }
         true
     }
@@ -97,19 +105,10 @@ impl Steps {
         range: (Option<i64>, Option<i64>),
         grid: &mut Grid,
     ) -> Result<()> {
-        if let ((Some(from_us), Some(to_us)), Some(last)) = (range, points.last()) {
-            let numbers = self.between((from_us, to_us));
-            if !fits(&numbers, ASKED_MAX) {
-                return too_many(ASKED_MAX);
-            }
-            let mut next = 0;
-            for time_us in numbers.map(|n| self.time_us(n)) {
-                next += points[next..].partition_point(|p| p.0 <= time_us);
-                let is_known = next > 0 && (time_us <= last.0 || !self.straight);
-                let value =
-                    is_known.then(|| self.value(time_us, &points[next - 1], points.get(next)));
-                grid.push(time_us, value);
-            }
+        if let (Some(from_us), Some(to_us)) = range
+            && !self.fill(points, (from_us, to_us), ASKED_MAX, grid)
+        {
+            return too_many(ASKED_MAX);
         }
         grid.end(true);
         Ok(())

@@ -16,7 +16,7 @@ use super::groups::Kind;
 use super::measure::{Parts, Point};
 use super::resample::{Grid, Steps};
 use super::until::parts_column;
-use super::value::{Value, argument, downcast};
+use super::value::{Value, argument, downcast, presence};
 
 /// The readings of one group.
 #[derive(Debug)]
@@ -71,7 +71,8 @@ pub(super) enum Measure<V> {
 }
 
 /// Fills in values at regular times, given from when until when they are asked for, µs.
-type Resampling<V> = fn(&Steps, &[Point<V>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>;
+pub(super) type Resampling<V> =
+    fn(&Steps, &[Point<V>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>;
 
 /// What a call is told beside values and their times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,14 +242,10 @@ impl Kind for SlotsKind {
         states: &mut [Slots],
     ) -> Result<()> {
         let values = &columns[0];
-        let floats = values.as_any().downcast_ref::<arrow::array::Float64Array>();
+        let has_value = presence(values);
         let times: &TimestampMicrosecondArray = argument(columns, 1)?;
         for (row, group) in rows {
-            let has_value = match floats {
-                Some(floats) => f64::get(floats, row).is_some(),
-                None => values.is_valid(row),
-            };
-            if has_value && times.is_valid(row) {
+            if has_value(row) && times.is_valid(row) {
                 let slot = times.value(row).div_euclid(self.step_us);
                 let state = &mut states[group];
                 if state.0.last() != Some(&slot) {

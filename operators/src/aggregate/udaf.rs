@@ -18,8 +18,8 @@ use super::edge::{DeltaKind, Edge, EdgeKind};
 use super::groups::Planned;
 use super::measure::{self, Parts};
 use super::ratio::RatioKind;
-use super::resample::{Grid, Steps, interval_us, resampled_type};
-use super::series::{Measure, SeriesKind, SlotsKind, Told, list_of};
+use super::resample::{Steps, interval_us, resampled_type};
+use super::series::{Measure, Resampling, SeriesKind, SlotsKind, Told, list_of};
 use super::sketch::{ERROR, ERRORS, Scale};
 use super::until::parts_type;
 use super::value::{Time, Value};
@@ -27,9 +27,6 @@ use crate::spec::time_type;
 
 /// Most bounds of a histogram.
 const BOUNDS_MAX: usize = 1_000;
-
-/// How a resampling makes the list of a group.
-type Fill = fn(&Steps, &[measure::Point<f64>], (Option<i64>, Option<i64>), &mut Grid) -> Result<()>;
 
 /// All aggregates for time series, to be registered.
 pub fn time_series() -> Vec<Arc<AggregateUDF>> {
@@ -167,7 +164,7 @@ impl TimeSeries {
 
     fn resample(&self, args: &AccumulatorArgs<'_>, straight: bool) -> Result<Box<dyn Planned>> {
         let steps = Steps { step_us: self.interval(args, 2)?, straight };
-        let (fill, told): (Fill, Told) = match self.name {
+        let (fill, told): (Resampling<f64>, Told) = match self.name {
             Name::PointsHeld | Name::PointsStraight => (Steps::of_window, Told::Nothing),
             _ if args.exprs.len() > 3 => (Steps::of_range, Told::Range),
             _ => (Steps::of_readings, Told::Nothing),

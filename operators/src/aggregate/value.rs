@@ -125,6 +125,12 @@ impl Value for Arc<str> {
     }
 }
 
+/// Which rows of a column have a value: one that is not null, and no number that is not finite.
+pub(super) fn presence(values: &ArrayRef) -> impl Fn(usize) -> bool {
+    let floats = values.as_any().downcast_ref::<Float64Array>();
+    move |row| floats.map_or_else(|| values.is_valid(row), |f| f64::get(f, row).is_some())
+}
+
 /// A column as the array type it was planned to be.
 pub(super) fn downcast<A: Array + 'static>(column: &ArrayRef) -> Result<&A> {
     column.as_any().downcast_ref().ok_or_else(|| {

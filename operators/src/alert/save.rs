@@ -9,8 +9,10 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::AlertRule;
 use super::state::{Evaluated, KEPT, KeyState, Phase, Said};
+use crate::intern::KeyNames;
 use crate::keys::forgotten_field;
 use crate::operator::OperatorError;
+use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
 /// A phase in which nobody was told yet.
@@ -110,12 +112,11 @@ impl AlertRule {
         let (names, states) = (self.interner.snapshot(), self.states.clone());
         let takes_early = self.spec.early;
         let (seen_us, remnants) = (self.silence.seen_us.clone(), self.remnants.clone());
-        let sizes = {
-            let (names, states) = (names.clone(), states.clone());
-            let open = move |id: u32| states[id as usize].encode_open().map_or(0, |b| b.len());
-            move || names.sizes(|id| (1, if takes_early { open(id) } else { 0 }))
+        let sizes = move |(names, states): &(KeyNames, Slabs<KeyState>), groups: &GroupSet| {
+            let open = |id: u32| states[id as usize].encode_open().map_or(0, |b| b.len());
+            names.sizes(groups, |id| (1, if takes_early { open(id) } else { 0 }))
         };
-        Snapshot::sized(groups, sizes, move |groups| {
+        Snapshot::sized(groups, (names, states), sizes, move |(names, states), groups| {
             let ids = names.ids(groups);
             let number = |f: &dyn Fn(&KeyState) -> i64| -> ArrayRef {
                 Arc::new(Int64Array::from_iter_values(

@@ -336,9 +336,7 @@ impl Runner {
         give: Give<'_>,
     ) -> Result<(), OperatorError> {
         for (number, rows) in turns.too_much()? {
-            if !self.edges[number].aside {
-                self.refuse(number, &rows, emit)?;
-            }
+            self.refuse(number, &rows, emit)?;
         }
         for turn in turns {
             let (inputs, more) = turn?;

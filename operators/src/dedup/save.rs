@@ -48,15 +48,13 @@ fn rows(devices: &[&Device]) -> Result<RecordBatch, OperatorError> {
 
 impl Dedup {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
-        let tables = self.devices.clone();
-        let names = self.devices.clone();
-        let sizes = move || {
-            let group = |(group, devices): (usize, &Arc<HashTable<Device>>)| {
-                (group as u16, devices.iter().map(|d| d.name.len()).sum())
-            };
-            names.iter().enumerate().map(group).collect()
+        type Tables = Vec<Arc<HashTable<Device>>>;
+        let sizes = |tables: &Tables, groups: &GroupSet| {
+            let of_group =
+                |group: u16| (group, tables[usize::from(group)].iter().map(|d| d.name.len()).sum());
+            groups.iter().map(of_group).collect()
         };
-        Snapshot::sized(groups, sizes, move |groups| {
+        Snapshot::sized(groups, self.devices.clone(), sizes, move |tables, groups| {
             let mut counts = Vec::new();
             let mut devices: Vec<&Device> = Vec::new();
             for group in groups.iter() {

@@ -9,6 +9,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 
 use super::Detector;
+use crate::intern::KeyNames;
 use crate::keys::Waiting;
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
@@ -68,11 +69,8 @@ impl Detector {
         let (names, methods) = (self.interner.snapshot(), self.method.states());
         let seen_us = self.silence.seen_us.clone();
         let waiting = self.reorder.as_ref().map(|reorder| reorder.keys.clone());
-        let sizes = {
-            let names = names.clone();
-            move || names.sizes(|_| (1, 0))
-        };
-        Snapshot::sized(groups, sizes, move |groups| {
+        let sizes = |names: &KeyNames, groups: &GroupSet| names.sizes(groups, |_| (1, 0));
+        Snapshot::sized(groups, names, sizes, move |names, groups| {
             let ids = names.ids(groups);
             let mut columns = names.columns(&ids)?;
             columns.extend(methods.columns(&ids));

@@ -53,6 +53,10 @@ impl KeptRows {
         self.rows.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RowKey, &Kept)> {
         self.rows.iter()
     }

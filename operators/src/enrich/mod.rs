@@ -231,7 +231,7 @@ impl Enrich {
                 more.push(kept.again);
             }
         }
-        let runs = runs(rows.iter().map(|row| row.len() as u64), BATCH_BYTES as u64).into_iter();
+        let runs = crate::grouped::runs(rows.iter().map(|row| row.len())).into_iter();
         runs.map(|run| {
             let columns = keeping.rows.decode(rows[run.clone()].iter().map(|r| &**r))?;
             let rows = RecordBatch::try_new(Arc::clone(&self.spec.input), columns)?;

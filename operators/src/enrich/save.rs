@@ -12,11 +12,11 @@ use arrow::datatypes::{Field, Int64Type, Schema, TimestampMicrosecondType};
 
 use super::Enrich;
 use super::kept::{Gone, Kept};
-use crate::grouped::RowCodec;
+use crate::grouped::{RowCodec, Tables};
 use crate::key::stable_hashes;
 use crate::operator::OperatorError;
 use crate::registry::save::{self, VersionRows};
-use crate::snapshot::{SavedRows, Snapshot};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot};
 
 /// Columns of kept rows before those of the row itself.
 const OWN: [&str; 2] = ["again", "clock_us"];
@@ -43,7 +43,7 @@ impl<'a> StateRows<'a> {
         if let Some(Gone { time_us, again }) = rows.gone {
             self.push_one(key, [time_us, rows.touched_us], None, [Some(again), None], None);
         }
-        versions + rows.iter().count() + usize::from(rows.gone.is_some())
+        versions + rows.len() + usize::from(rows.gone.is_some())
     }
 
     fn push_one(
@@ -84,18 +84,16 @@ impl Enrich {
         let (tables, groups) = self.state.cut(whole);
         let (keys, values) = (Arc::clone(&self.keys), Arc::clone(&self.values));
         let kept = self.keeping.as_ref().map(|k| Arc::clone(&k.rows));
-        let sizes = {
-            let tables = tables.clone();
+        let sizes = |tables: &Tables<super::KeyState>, groups: &GroupSet| {
             let of_row = |key: usize, kept: &Kept| {
                 key + kept.row.len() + kept.said.as_ref().map_or(0, |said| said.len())
             };
-            let of = move |key: usize, state: &super::KeyState| {
+            tables.sizes(groups, |key, state| {
                 let kept = state.kept.iter().map(|(_, kept)| of_row(key, kept));
                 state.history.bytes(key) + kept.sum::<usize>()
-            };
-            move || tables.sizes(of)
+            })
         };
-        Snapshot::sized(groups, sizes, move |groups| {
+        Snapshot::sized(groups, tables, sizes, move |tables, groups| {
             let mut rows = StateRows::default();
             let mut counts = Vec::new();
             for group in groups.iter() {

@@ -38,7 +38,7 @@ use crate::batch::Tick;
 use crate::expression::Failed;
 use crate::grouped::{EPOCH_BYTES_MAX, runs};
 use crate::intern::Fresh;
-use crate::keys::{Quiet, Remnant, Remnants, anew_us};
+use crate::keys::{Quiet, Remnant, Remnants, anew_us, gone_us};
 use crate::late::LateRows;
 use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
@@ -364,11 +364,8 @@ impl IntervalJoin {
 
     /// Forgets keys that were silent for long enough, but for how far they were settled.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let ((idle_us, gone_us), outages) = (self.silent_us, &self.outages);
-        let at_us = |_: u32, seen_us: i64| {
-            let quiet_us = outages.quiet_for(seen_us, gone_us)?;
-            Some(quiet_us.max(anew_us(outages, seen_us, idle_us)?))
-        };
+        let (silent_us, outages) = (self.silent_us, &self.outages);
+        let at_us = |_: u32, seen_us: i64| gone_us(outages, seen_us, silent_us);
         let gone = self.gone.silent(tick.time_us, at_us);
         let left = gone.iter().map(|id| {
             let key = &self.keys[*id as usize];

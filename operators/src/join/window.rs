@@ -26,7 +26,7 @@ use super::sides::{Arrived, Joined, Row, Side, Sides};
 use crate::batch::Tick;
 use crate::bound::tree_bytes;
 use crate::intern::Fresh;
-use crate::keys::{Quiet, Remnant, Remnants, anew_us};
+use crate::keys::{Quiet, Remnant, Remnants, anew_us, gone_us};
 use crate::late::LateRows;
 use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
@@ -300,8 +300,7 @@ impl WindowJoin {
         let gone = self.gone.silent(tick.time_us, |id, seen_us| {
             let newest = keys[id as usize].pairs.last_key_value();
             let next_us = newest.map_or(0, |((end_us, start_us), _)| end_us - start_us);
-            let quiet_us = outages.quiet_for(seen_us, forget_us.saturating_add(next_us))?;
-            Some(quiet_us.max(anew_us(outages, seen_us, idle_us)?))
+            gone_us(outages, seen_us, (idle_us, forget_us.saturating_add(next_us)))
         });
         let left: Vec<(u32, Remnant)> = gone
             .iter()

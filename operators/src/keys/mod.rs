@@ -12,7 +12,7 @@ pub(crate) use self::remnants::{REMNANT_BYTES, Remnant, Remnants, forgotten_fiel
 #[cfg(test)]
 pub(crate) use self::reorder::READINGS_PER_KEY_MAX;
 pub(crate) use self::reorder::{Pushed, Ready, Reorder, Waiting, waiting, waiting_bytes};
-pub(crate) use self::silence::{HELD_BYTES, LISTED_BYTES, Quiet, Silence, anew_us};
+pub(crate) use self::silence::{HELD_BYTES, LISTED_BYTES, Quiet, Silence, anew_us, gone_us};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;

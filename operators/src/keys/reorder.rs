@@ -240,19 +240,7 @@ impl<V: Clone> Reorder<V> {
 
     /// Releases everything of keys that were silent for long enough at tick time `now_us`.
     pub(crate) fn release_idle(&mut self, now_us: i64, ready: &mut Ready<V>) {
-        while let Some(entry) = self.wake.first_entry().filter(|e| *e.key() <= now_us) {
-            for id in entry.remove() {
-                let key = &mut self.keys[id as usize];
-                key.queued = false;
-                if key.seen_us.saturating_add(self.idle_close_us) <= now_us {
-                    while !key.readings.is_empty() {
-                        key.release(id, self.weigh, ready);
-                    }
-                } else {
-                    self.queue(id);
-                }
-            }
-        }
+        self.release_quiet(&Outages::default(), now_us, ready);
     }
 
     /// The same where a time in which nothing could be heard is no silence: while an outage lasts

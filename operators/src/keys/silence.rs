@@ -106,6 +106,16 @@ pub(crate) fn anew_us(outages: &Outages, seen_us: i64, after_us: i64) -> Option<
     Some(outages.over_us()?.max(seen_us).saturating_add(after_us))
 }
 
+/// From which tick time on a key heard last at a tick can be forgotten: `gone_us` passed in which it
+/// could be heard, and it had its whole `idle_us` anew. `None`: while an outage lasts.
+pub(crate) fn gone_us(
+    outages: &Outages,
+    seen_us: i64,
+    (idle_us, gone_us): (i64, i64),
+) -> Option<i64> {
+    Some(outages.quiet_for(seen_us, gone_us)?.max(anew_us(outages, seen_us, idle_us)?))
+}
+
 impl Quiet {
     pub(crate) fn new(after_us: i64) -> Self {
         Self { silence: Silence::new(after_us), held: BTreeMap::new() }

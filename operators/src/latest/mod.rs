@@ -38,7 +38,7 @@ use crate::batch::Tick;
 use crate::expression::{Failed, condition, evaluate, expression_failed};
 use crate::grouped::{EPOCH_BYTES_MAX, REASON_BYTES_MAX, RowCodec, runs};
 use crate::intern::KeyInterner;
-use crate::keys::{KeyedStep, Pushed, Quiet, Ready, Reorder, anew_us};
+use crate::keys::{KeyedStep, Pushed, Quiet, Ready, Reorder, gone_us};
 use crate::late::LateRows;
 use crate::operator::{Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
@@ -296,11 +296,8 @@ impl LatestOperator {
     /// Forgets keys that were silent for long enough. Nothing of them waits: the tick that ends
     /// their silence has released it.
     fn forget_silent(&mut self, tick: Tick) {
-        let ((idle_us, gone_us), outages) = (self.silent_us, &self.outages);
-        let at_us = |_: u32, seen_us: i64| {
-            let quiet_us = outages.quiet_for(seen_us, gone_us)?;
-            Some(quiet_us.max(anew_us(outages, seen_us, idle_us)?))
-        };
+        let (silent_us, outages) = (self.silent_us, &self.outages);
+        let at_us = |_: u32, seen_us: i64| gone_us(outages, seen_us, silent_us);
         for id in self.silence.silent(tick.time_us, at_us) {
             self.changed.insert(self.interner.group(id));
             let is_last = self.interner.forget(id);

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::key::{owner, stable_hashes};
 use crate::operator::KeyedOperator;
-use crate::outage::outages_schema;
+use crate::outage::testing::Alone;
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
 
@@ -61,34 +61,8 @@ fn spec(disorder_us: i64) -> LatestSpec {
     }
 }
 
-/// The operator without outages, as one with one input.
-struct Alone(LatestOperator);
-
-fn alone(spec: LatestSpec) -> Alone {
+fn alone(spec: LatestSpec) -> Alone<LatestOperator> {
     Alone(LatestOperator::new(spec).unwrap())
-}
-
-impl KeyedOperator for Alone {
-    fn epoch(
-        &mut self,
-        rows: &RecordBatch,
-        tick: Tick,
-        emit: &mut Emit,
-    ) -> Result<(), OperatorError> {
-        self.0.epoch(rows, &RecordBatch::new_empty(outages_schema()), tick, emit)
-    }
-
-    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
-        self.0.end(emit)
-    }
-
-    fn cut(&mut self, whole: bool) -> Snapshot {
-        self.0.cut(whole)
-    }
-
-    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        self.0.load(state)
-    }
 }
 
 fn batch(readings: &[Reading]) -> RecordBatch {
@@ -147,7 +121,7 @@ fn run_at(
         epochs.chunks(epochs.len().div_ceil(workers.len()).max(1)).collect();
     for (i, (part, count)) in parts.iter().zip(workers).enumerate() {
         let make = || alone(spec.clone());
-        let mut all: Vec<Alone> = (0..*count).map(|_| make()).collect();
+        let mut all: Vec<Alone<LatestOperator>> = (0..*count).map(|_| make()).collect();
         for (index, operator) in all.iter_mut().enumerate() {
             for state in &states {
                 operator.load(&owned(state, (index, *count))).unwrap();

@@ -73,19 +73,21 @@ impl Store {
         Self { chunks: chunks.collect(), free: Vec::new() }
     }
 
-    /// The bytes of text of each row, by chunk; nothing if no column has any.
-    pub(crate) fn texts(&self) -> Vec<Vec<u64>> {
+    /// The bytes of text of a row.
+    pub(crate) fn texts(&self) -> impl Fn(Slot) -> u64 {
         let texts = |chunk: &Chunk| {
             let mut bytes = vec![0; chunk.columns.first().map_or(0, |column| column.len())];
             chunk.columns.iter().for_each(|column| text::add(column, &mut bytes));
             bytes
         };
         let of_chunk = |chunk: &Option<Chunk>| chunk.as_ref().map(texts).unwrap_or_default();
-        let has_text = |column: &ArrayRef| text::has_text(column.data_type());
-        match self.chunks.iter().flatten().flat_map(|chunk| &chunk.columns).any(has_text) {
-            true => self.chunks.iter().map(of_chunk).collect(),
-            false => Vec::new(),
-        }
+        let holds_text = |column: &ArrayRef| text::holds_text(column.data_type());
+        let of_rows: Vec<Vec<u64>> =
+            match self.chunks.iter().flatten().flat_map(|chunk| &chunk.columns).any(holds_text) {
+                true => self.chunks.iter().map(of_chunk).collect(),
+                false => Vec::new(),
+            };
+        move |slot| of_rows.get(slot.chunk as usize).map_or(0, |rows| rows[slot.row as usize])
     }
 
     /// Bytes held.

@@ -11,9 +11,9 @@ use super::history::SINCE_EVER;
 use super::save::{VersionRows, load};
 use super::{Change, ChangeRows, History, Version, refused_entries};
 use crate::batch::{Epoch, Tick};
-use crate::grouped::{Grouped, RowCodec};
+use crate::grouped::{Grouped, RowCodec, Tables};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
-use crate::snapshot::{SavedRows, Snapshot};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot};
 use crate::spec::RegistrySpec;
 
 /// The operator.
@@ -156,11 +156,10 @@ impl KeyedOperator for Versions {
     fn cut(&mut self, whole: bool) -> Snapshot {
         let (tables, groups) = self.known.cut(whole);
         let (keys, values) = (Arc::clone(&self.keys), Arc::clone(&self.values));
-        let sizes = {
-            let tables = tables.clone();
-            move || tables.sizes(|key, history| history.bytes(key))
+        let sizes = |tables: &Tables<History>, groups: &GroupSet| {
+            tables.sizes(groups, |key, history| history.bytes(key))
         };
-        Snapshot::sized(groups, sizes, move |groups| {
+        Snapshot::sized(groups, tables, sizes, move |tables, groups| {
             let mut rows = VersionRows::default();
             let mut counts = Vec::new();
             for group in groups.iter() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::automaton::{Automaton, Entry, Found, Match};
+use crate::keys::anew_us;
 use crate::outage::Outages;
 use crate::spec::Pattern;
 
@@ -275,10 +276,9 @@ impl KeyState {
             let past_us = at_us.saturating_add(1);
             let silence_us = past_us.saturating_add(rule.disorder_us).saturating_sub(self.clock_us);
             // Silence while nothing could be heard is none: it begins anew.
-            let since_us = outages.over_us()?.max(self.seen_us);
             // An outage of which nobody knows yet may explain it.
             let silence_us = silence_us.saturating_add(rule.known_after_us);
-            Some((since_us.saturating_add(silence_us.max(rule.idle_close_us)), past_us))
+            Some((anew_us(outages, self.seen_us, silence_us.max(rule.idle_close_us))?, past_us))
         });
         waits.into_iter().chain(timer).min()
     }

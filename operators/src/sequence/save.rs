@@ -9,6 +9,7 @@ use arrow::array::RecordBatch;
 use super::SequenceOperator;
 use super::automaton::{Automaton, Counted, Entry, Match};
 use super::key::KeyState;
+use crate::intern::KeyNames;
 use crate::operator::OperatorError;
 use crate::saved::{Layout, SavedKey, SavedRow, is_same};
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
@@ -91,11 +92,8 @@ impl SequenceOperator {
         let key_fields = self.spec.keys.iter().map(|k| self.spec.input.field(*k).clone());
         let (schema, names) = (LAYOUT.schema(key_fields), self.interner.snapshot());
         let keys = self.keys.clone();
-        let sizes = {
-            let names = names.clone();
-            move || names.sizes(|_| (1, 0))
-        };
-        Snapshot::sized(groups, sizes, move |groups| {
+        let sizes = |names: &KeyNames, groups: &GroupSet| names.sizes(groups, |_| (1, 0));
+        Snapshot::sized(groups, names, sizes, move |names, groups| {
             let ids = names.ids(groups);
             let saved: Vec<&KeyState> = ids.iter().map(|id| &keys[*id as usize]).collect();
             let mut columns = names.columns(&ids)?;

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::key::{owner, stable_hashes};
 use crate::operator::KeyedOperator;
-use crate::outage::testing::outage_rows;
+use crate::outage::testing::{Alone, outage_rows};
 use crate::snapshot::check;
 use crate::spec::{KeyLimits, Pattern, time_type};
 
@@ -444,32 +444,6 @@ proptest! {
         let plain = plain::without(&own, within_us, &unheard);
         let stands: Vec<_> = fleet.stands().into_iter().map(|f| (f.1, f.2, f.3)).collect();
         prop_assert_eq!(stands, plain, "unheard {:?}", unheard);
-    }
-}
-
-/// The operator without outages, as one with one input.
-struct Alone(SequenceOperator);
-
-impl KeyedOperator for Alone {
-    fn epoch(
-        &mut self,
-        rows: &RecordBatch,
-        tick: Tick,
-        emit: &mut Emit,
-    ) -> Result<(), OperatorError> {
-        self.0.epoch(rows, &outage_rows(&[]), tick, emit)
-    }
-
-    fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
-        JoinOperator::end(&mut self.0, emit)
-    }
-
-    fn cut(&mut self, whole: bool) -> Snapshot {
-        JoinOperator::cut(&mut self.0, whole)
-    }
-
-    fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        JoinOperator::load(&mut self.0, state)
     }
 }
 

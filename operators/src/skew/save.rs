@@ -7,6 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
 use super::{Clock, ClockSkew, Stretch};
+use crate::intern::KeyNames;
 use crate::operator::OperatorError;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
@@ -29,11 +30,8 @@ impl ClockSkew {
     pub(super) fn cut_state(&self, groups: GroupSet) -> Snapshot {
         let (names, clocks) = (self.interner.snapshot(), self.clocks.clone());
         let seen_us = self.silence.seen_us.clone();
-        let sizes = {
-            let names = names.clone();
-            move || names.sizes(|_| (1, 0))
-        };
-        Snapshot::sized(groups, sizes, move |groups| {
+        let sizes = |names: &KeyNames, groups: &GroupSet| names.sizes(groups, |_| (1, 0));
+        Snapshot::sized(groups, names, sizes, move |names, groups| {
             let ids = names.ids(groups);
             let of = |id: &u32| clocks[*id as usize];
             let numbers = |f: &dyn Fn(Clock) -> i64| -> ArrayRef {

@@ -86,8 +86,6 @@ pub struct SpanOperator {
     qualities: Qualities,
     /// Keys that had readings in the current epoch, or were looked at because they had none.
     touched: Vec<u32>,
-    /// More of the current epoch is to come.
-    more: bool,
     /// The current epoch.
     epoch: u64,
     /// Key groups that changed since the last cut.
@@ -124,7 +122,6 @@ impl SpanOperator {
             late: LateRows::new(&spec.pipeline, &spec.name),
             qualities: Qualities::new(&spec),
             touched: Vec::new(),
-            more: false,
             epoch: 0,
             changed: GroupSet::default(),
             work: Work::default(),
@@ -375,6 +372,7 @@ impl SpanOperator {
                 self.changed.extend(groups);
             }
         }
+        self.touched.clear();
     }
 }
 
@@ -385,15 +383,12 @@ impl KeyedOperator for SpanOperator {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        if !std::mem::replace(&mut self.more, emit.more) {
-            self.touched.clear();
-        }
         self.epoch = tick.epoch;
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
         }
         self.count_repeated()?;
-        if self.more {
+        if emit.more {
             return Ok(());
         }
         self.settle_by_clock();

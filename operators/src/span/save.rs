@@ -12,7 +12,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, UInt32Array, new_null_array,
 };
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::SpanOperator;
 use super::keys::{Entry, KeyState, Marks, Record, Told};
@@ -21,7 +21,7 @@ use super::quality::Notes;
 use super::rule::Horizon;
 use crate::intern::KeyNames;
 use crate::operator::OperatorError;
-use crate::partial::{Slot, Store};
+use crate::partial::Store;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 use crate::spec::Clock;
@@ -53,7 +53,7 @@ const INCOMPLETE: i64 = 1 << 62;
 
 /// The state as of a cut.
 struct Cut {
-    schema: Schema,
+    schema: SchemaRef,
     names: KeyNames,
     keys: Slabs<KeyState>,
     store: Store,
@@ -65,13 +65,12 @@ struct Cut {
 
 impl Cut {
     /// Groups of keys with the bytes of text of their rows.
-    fn sizes(&self) -> Vec<(u16, usize)> {
-        let texts = self.store.texts();
-        let text = |slot: Slot| texts.get(slot.chunk as usize).map_or(0, |c| c[slot.row as usize]);
-        self.names.sizes(|id| {
+    fn sizes(&self, groups: &GroupSet) -> Vec<(u16, usize)> {
+        let text = self.store.texts();
+        self.names.sizes(groups, |id| {
             let key = &self.keys[id as usize];
             let slots = key.entries.iter().map(|entry| self.places.slot(entry.place));
-            let state: u64 = slots.map(text).sum();
+            let state: u64 = slots.map(&text).sum();
             (key.entries.len().max(1), state as usize + (key.records.len() + 1) * RECORD_BYTES)
         })
     }
@@ -126,7 +125,7 @@ impl Cut {
             });
         }
         columns.extend(notes);
-        let rows = RecordBatch::try_new(Arc::new(self.schema.clone()), columns)?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         Ok(SavedRows { rows, groups: counts })
     }
 }
@@ -138,8 +137,8 @@ impl SpanOperator {
             Ok(fields) => fields,
             Err(error) => return Snapshot::in_parts(groups, move |_| Err(error)),
         };
-        let cut = Arc::new(Cut {
-            schema: self.state_schema(&fields),
+        let cut = Cut {
+            schema: Arc::new(self.state_schema(&fields)),
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
             store: self.store.snapshot(),
@@ -149,9 +148,8 @@ impl SpanOperator {
                 Clock::Fleet => self.fleet_clock_us,
                 Clock::Device => i64::MIN,
             },
-        });
-        let of = Arc::clone(&cut);
-        Snapshot::sized(groups, move || of.sizes(), move |groups| cut.rows(groups))
+        };
+        Snapshot::sized(groups, cut, Cut::sizes, Cut::rows)
     }
 
     fn state_schema(&self, state: &[Field]) -> Schema {

@@ -129,6 +129,11 @@ impl Shape {
         }
     }
 
+    /// Whether the bounds of windows do not depend on readings.
+    pub fn has_fixed_bounds(&self) -> bool {
+        matches!(self, Self::Grid { .. } | Self::Calendar(_))
+    }
+
     /// Whether the end of a window is the time of one of its readings, or belongs to it.
     pub fn ends_with_reading(&self) -> bool {
         matches!(self, Self::Session { .. } | Self::Count { .. } | Self::Sliding { .. })

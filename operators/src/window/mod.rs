@@ -78,8 +78,6 @@ pub struct WindowOperator {
     repeated: Repeated,
     /// Keys touched in the current epoch.
     touched: Vec<u32>,
-    /// More of the current epoch is to come.
-    more: bool,
     /// Key groups that changed since the last cut.
     changed: GroupSet,
     /// Keys whose open windows changed since they were emitted.
@@ -136,7 +134,6 @@ impl WindowOperator {
             losses: Losses::new(spec.quality),
             repeated: Repeated::default(),
             touched: Vec::new(),
-            more: false,
             early: Early::new(spec.early_us),
             due: Vec::new(),
             ids: Vec::new(),
@@ -320,6 +317,7 @@ impl WindowOperator {
                 self.changed.extend(groups);
             }
         }
+        self.touched.clear();
     }
 
     fn compact(&mut self) -> Result<(), OperatorError> {
@@ -345,9 +343,6 @@ impl KeyedOperator for WindowOperator {
         tick: Tick,
         emit: &mut Emit,
     ) -> Result<(), OperatorError> {
-        if !std::mem::replace(&mut self.more, emit.more) {
-            self.touched.clear();
-        }
         if rows.num_rows() > 0 {
             let rows = self.admit(rows, emit)?;
             let groups = self.assign(&rows, tick)?;
@@ -355,7 +350,7 @@ impl KeyedOperator for WindowOperator {
             self.accumulate(&rows, groups, emit)?;
         }
         self.count_repeated()?;
-        if self.more {
+        if emit.more {
             return Ok(());
         }
         self.judge_again();

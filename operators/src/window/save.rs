@@ -11,7 +11,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array, new_null_array,
 };
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::keys::Emitted;
 use super::{KeyState, WindowOperator, quality};
@@ -31,7 +31,7 @@ const EMITTED_BYTES: usize = 3 * 21;
 
 /// The state as of a cut.
 struct Cut {
-    schema: Schema,
+    schema: SchemaRef,
     names: KeyNames,
     keys: Slabs<KeyState>,
     remnants: Remnants,
@@ -44,13 +44,12 @@ struct Cut {
 
 impl Cut {
     /// Groups of keys with the bytes of text of their rows.
-    fn sizes(&self) -> Vec<(u16, usize)> {
-        let texts = self.store.texts();
-        let text = |slot: Slot| texts.get(slot.chunk as usize).map_or(0, |c| c[slot.row as usize]);
-        self.names.sizes(|id| {
+    fn sizes(&self, groups: &GroupSet) -> Vec<(u16, usize)> {
+        let text = self.store.texts();
+        self.names.sizes(groups, |id| {
             let key = &self.keys[id as usize];
             let slots = key.panes.iter().filter_map(|pane| pane.slot);
-            let state: u64 = slots.map(text).sum();
+            let state: u64 = slots.map(&text).sum();
             let told = key.emitted.len() * EMITTED_BYTES
                 + key.quality.as_ref().map_or(0, |quality| quality.size_bytes());
             (key.panes.len().max(1), state as usize + told)
@@ -107,7 +106,7 @@ impl Cut {
         }
         columns.extend(more);
         columns.push(new_null_array(forgotten_field().data_type(), rows.len()));
-        let rows = RecordBatch::try_new(Arc::new(self.schema.clone()), columns)?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         self.remnants.save(&self.names, SavedRows { rows, groups: counts })
     }
 }
@@ -123,17 +122,16 @@ impl WindowOperator {
             Ok(fields) => fields,
             Err(error) => return Snapshot::in_parts(groups, move |_| Err(error)),
         };
-        let cut = Arc::new(Cut {
-            schema: self.state_schema(&fields),
+        let cut = Cut {
+            schema: Arc::new(self.state_schema(&fields)),
             names: self.interner.snapshot(),
             keys: self.keys.clone(),
             remnants: self.remnants.noting(fleet_clock_us),
             store: self.store.snapshot(),
             fleet_clock_us,
             quality: self.spec.quality.is_some(),
-        });
-        let of = Arc::clone(&cut);
-        Snapshot::sized(groups, move || of.sizes(), move |groups| cut.rows(groups))
+        };
+        Snapshot::sized(groups, cut, Cut::sizes, Cut::rows)
     }
 
     fn state_schema(&self, state: &[Field]) -> Schema {
