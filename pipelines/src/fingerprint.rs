@@ -341,13 +341,9 @@ fn sequence_text(s: &SequenceSpec) -> String {
 /// tables gets the same revision a second time.
 fn kept_text(kind: &StepKind) -> String {
     match kind {
-        StepKind::Window(w) if has_fixed_bounds(w) => format!(" {:?}", w.late),
+        StepKind::Window(w) if w.shape.has_fixed_bounds() => format!(" {:?}", w.late),
         _ => String::new(),
     }
-}
-
-fn has_fixed_bounds(w: &WindowSpec) -> bool {
-    matches!(w.shape, Shape::Grid { .. } | Shape::Calendar(_))
 }
 
 fn window_text(w: &WindowSpec) -> String {
@@ -371,7 +367,7 @@ fn window_text(w: &WindowSpec) -> String {
         })
         .collect();
     let quality = w.quality.map(|_| " quality 2").unwrap_or_default();
-    let late = match has_fixed_bounds(w) {
+    let late = match w.shape.has_fixed_bounds() {
         true => String::new(),
         false => format!(" {:?}", w.late),
     };

@@ -86,12 +86,13 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         let StepKind::Window(window) = &step.kind else { return None };
         let tables: Vec<TableSpec> =
             p.tables.iter().filter(|t| is_of(&t.from, &step.name)).cloned().collect();
-        if tables.is_empty() || !is_revised(window) || !has_places(window) {
+        let is_revised = matches!(window.late, LatePolicy::Revise { .. });
+        if tables.is_empty() || !is_revised || !has_places(window) {
             return None;
         }
         let (stored, path) = stored(p, &step.from)?;
         // Where every reading waits for those before it, one at a time is enough.
-        let is_fixed = matches!(window.shape, Shape::Grid { .. } | Shape::Calendar(_));
+        let is_fixed = window.shape.has_fixed_bounds();
         let is_state = matches!(window.shape, Shape::State { .. });
         let window = WindowSpec {
             disorder_us: if is_fixed { FOREVER_US } else { 0 },
@@ -113,11 +114,6 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
 /// drop that.
 pub(crate) fn has_places(window: &WindowSpec) -> bool {
     window.input.index_of(OFFSET).is_ok()
-}
-
-/// Whether late readings change windows at all.
-fn is_revised(window: &WindowSpec) -> bool {
-    matches!(window.late, LatePolicy::Revise { .. })
 }
 
 /// The table from which the rows of an edge can be made again.

@@ -280,14 +280,12 @@ pub(crate) fn table_path(namespace: &str, name: &str) -> Result<Path> {
 /// The actions of a data commit.
 fn data_actions(writer: &TableWriter, through: Epoch) -> Vec<Action> {
     let mut actions = commit::head(&writer.app_id, through, writer.staged.rows);
-    let counted = writer.days.iter().flat_map(|known| {
-        let total = |(day, rows): (&String, &u64)| {
-            let rows = known.get(day).copied().unwrap_or_default() + rows;
-            commit::txn(log::day_app(&writer.app_id, day), rows)
-        };
-        writer.staged.days.iter().map(total).collect::<Vec<_>>()
-    });
-    actions.extend(counted);
+    if let Some(known) = &writer.days {
+        actions.extend(writer.staged.days.iter().map(|(day, rows)| {
+            let before = known.get(day).copied().unwrap_or_default();
+            commit::txn(log::day_app(&writer.app_id, day), before + rows)
+        }));
+    }
     let adds = writer.staged.adds.iter().cloned();
     actions.extend(adds.map(|add| Action { add: Some(add), ..Action::default() }));
     actions

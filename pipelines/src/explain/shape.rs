@@ -14,12 +14,12 @@ use crate::fingerprint::shown;
 
 /// How long the lists of windows can be, if gaps are filled.
 pub(super) fn lists(w: &WindowSpec) -> Option<String> {
-    const ANY: i64 = i64::MAX;
-    let longest_us = w.shape.longest_us();
     let of = |us| w.aggregates.iter().filter_map(|a| points_max(a, us)).max();
-    Some(match (of(ANY)?, longest_us.and_then(of)) {
-        (_, Some(points)) => format!("at most {} points in a window", counted(points)),
-        _ => format!(
+    // None of them is such a list.
+    of(i64::MAX)?;
+    Some(match w.shape.longest_us().and_then(of) {
+        Some(points) => format!("at most {} points in a window", counted(points)),
+        None => format!(
             "at most {} points in a window; one that comes to more has none and is a row of \
              system.rejects",
             counted(POINTS_MAX)

@@ -24,8 +24,8 @@ use tidegate_operators::sequence::SequenceOperator;
 use tidegate_operators::skew::{ClockSkew, clocks_schema};
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{
-    Clock, Expr, INHIBITED, PipelineSpec, RegistrySpec, Shape, SkewSpec, StepKind, StepSpec,
-    TableSpec,
+    Clock, Expr, INHIBITED, PipelineSpec, RegistrySpec, SkewSpec, StepKind, StepSpec, TableSpec,
+    WindowSpec,
 };
 use tidegate_operators::system::{findings_from, late_rows, step_rejects};
 use tidegate_operators::text::parted;
@@ -54,6 +54,15 @@ type Keys = (Vec<usize>, Vec<usize>);
 /// Rows that are dealt out by their keys.
 fn by(keys: &[usize]) -> Keys {
     (keys.to_vec(), keys.to_vec())
+}
+
+/// The same of windows: one clock for the fleet needs all keys in one place.
+fn by_clock(spec: &WindowSpec) -> Keys {
+    let exchange = match spec.clock {
+        Clock::Device => spec.keys.clone(),
+        Clock::Fleet => Vec::new(),
+    };
+    (exchange, spec.keys.clone())
 }
 
 struct Edge<'scope> {
@@ -198,18 +207,18 @@ impl<'scope> Builder<'_, 'scope> {
         let mut streams =
             split(from.stream.clone(), &name, ports + 1, move |batch: Batch, _, out| {
                 let sequence = batch.sequence;
-                let on = |port: usize| move |rows| (port, Batch { sequence, rows });
+                let on = |port: usize, rows| (port, Batch { sequence, rows });
                 // Expressions make more of a text than it is.
                 for rows in parted(batch.rows, most) {
                     let made = logic.apply(&rows).and_then(|made| {
                         let failed = step_rejects(&pipeline, &step_name, &rows, &made.failed)?;
-                        out.extend(failed.into_iter().map(on(ports)));
+                        out.extend(failed.into_iter().map(|rows| on(ports, rows)));
                         Ok(made.branches)
                     });
                     match made {
                         Ok(branches) => {
                             let branches = branches.into_iter().enumerate();
-                            out.extend(branches.map(|(port, rows)| on(port)(rows)));
+                            out.extend(branches.map(|(port, rows)| on(port, rows)));
                         }
                         Err(error) => fail(&failed_name, error),
                     }
@@ -224,53 +233,40 @@ impl<'scope> Builder<'_, 'scope> {
 
     fn keyed_step(&mut self, step: &StepSpec) -> Result<(), OperatorError> {
         let name = format!("{}/{}", self.pipeline.name, step.name);
-        let (operator, keys, spread, counter): (Box<dyn KeyedOperator>, _, _, _) = match &step.kind
-        {
+        let (operator, keys, counter): (Box<dyn KeyedOperator>, _, _) = match &step.kind {
             StepKind::Window(spec) => {
-                // One clock for the fleet needs all keys in one place.
-                let spread = spec.clock == Clock::Device;
-                let operator: Box<dyn KeyedOperator> = match spec.shape {
-                    Shape::Grid { .. } | Shape::Calendar(_) => {
-                        Box::new(WindowOperator::new(spec.clone())?)
-                    }
-                    _ => Box::new(SpanOperator::new(spec.clone())?),
+                let operator: Box<dyn KeyedOperator> = match spec.shape.has_fixed_bounds() {
+                    true => Box::new(WindowOperator::new(spec.clone())?),
+                    false => Box::new(SpanOperator::new(spec.clone())?),
                 };
-                (operator, spec.keys.clone(), spread, Some(Counter::Windows))
+                (operator, by_clock(spec), Counter::Windows)
             }
             StepKind::Detect(spec) => {
                 let operator = Box::new(Detector::new(spec.clone())?);
-                (operator, spec.keys.clone(), true, Some(Counter::Findings))
+                (operator, by(&spec.keys), Counter::Findings)
             }
             _ => unreachable!("stateless steps are built elsewhere"),
         };
-        let exchange = if spread { keys.clone() } else { Vec::new() };
-        let hosted = self.host(&step.from, name, operator, (exchange, keys))?;
-        self.rejects(hosted.rejects);
-        self.late(hosted.late);
-        self.sinks.target(hosted.rows.clone(), None, counter);
+        let hosted = self.host(&step.from, name, operator, keys)?;
+        let rows = hosted.rows.clone();
+        self.listens(step, hosted, Some(counter));
         if let StepKind::Detect(spec) = &step.kind {
             let spec = spec.clone();
             let name = format!("{}/{}/findings", self.pipeline.name, step.name);
             let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
             let mut ports =
-                split(
-                    hosted.rows.clone(),
-                    &name,
-                    1,
-                    move |batch: Batch, _, out| match findings_from(&spec, &batch.rows) {
+                split(rows, &name, 1, move |batch: Batch, _, out| {
+                    match findings_from(&spec, &batch.rows) {
                         Ok(rows) => out.push((0, Batch { sequence: batch.sequence, rows })),
                         Err(error) => fail(&failed_name, error.into()),
-                    },
-                );
+                    }
+                });
             let findings = ports.pop().expect("one port");
             if self.sinks.context.tap_edges {
                 self.tap(FINDINGS, findings.clone());
             }
             self.sinks.table(findings, self.system(FINDINGS), None);
         }
-        // Rows of several workers meet again: by time, then key, then the rest.
-        let order = EdgeOrder::Columns(sortable_columns(&step.output));
-        self.add(&step.name, hosted.rows, order);
         Ok(())
     }
 
@@ -415,12 +411,8 @@ impl<'scope> Builder<'_, 'scope> {
         if let Some(registry) = self.pipeline.registries.iter().find(is_history) {
             return registry.versions_schema();
         }
-        let makes = |s: &&StepSpec| match &s.kind {
-            StepKind::Route(branches) => branches.iter().any(|b| b.0 == edge),
-            _ => s.name == edge,
-        };
-        let step = self.pipeline.steps.iter().find(makes).expect("edges come from steps");
-        step.output.clone()
+        let step = self.pipeline.steps.iter().find(|step| step.makes(edge));
+        step.expect("edges come from steps").output.clone()
     }
 }
 
@@ -460,13 +452,9 @@ fn sortable_columns(schema: &SchemaRef) -> Vec<usize> {
 /// The same of rows that were made of others, one of each, which may be absences in whatever
 /// columns are left of them.
 fn content_order_of(schema: &SchemaRef, input: &SchemaRef, order: &EdgeOrder) -> EdgeOrder {
-    let by_start = |order: &[usize]| {
-        order.first().is_some_and(|first| input.field(*first).name() == "window_start")
-    };
-    let by_revision = match order {
-        EdgeOrder::Journal => false,
-        EdgeOrder::Columns(order) => by_start(order),
-    };
+    let is_start = |column: &usize| input.field(*column).name() == "window_start";
+    let by_revision =
+        matches!(order, EdgeOrder::Columns(order) if order.first().is_some_and(is_start));
     EdgeOrder::Columns(content_order(schema, by_revision))
 }
 

@@ -1,6 +1,6 @@
 //! The step `join`.
 
-use tidegate_operators::spec::{JoinSpec, Partners, Shape, StepKind, StepSpec};
+use tidegate_operators::spec::{JoinSpec, Partners, Shape, StepKind};
 
 use super::edges::{Edge, RowKind};
 use super::steps::Steps;
@@ -43,7 +43,7 @@ pub(super) fn join(
     let columns = added(step, (left, right), &right_keys, !is_near, report)?;
     let held_us = match is_near {
         true => 0,
-        false => held_us(steps, &[step.text("from"), Some(&with)]),
+        false => held_us(steps, step.text("from").unwrap_or_default()).max(held_us(steps, &with)),
     };
     let spec = JoinSpec {
         pipeline: steps.pipeline.clone(),
@@ -160,43 +160,32 @@ fn windows(
     Some(Partners::Window { left: columns(left), right: columns(right), keep_us })
 }
 
-/// The step that an edge comes from.
-fn step_of<'s>(steps: &'s Steps<'_>, edge: &str) -> Option<&'s StepSpec> {
-    let makes = |step: &&StepSpec| match &step.kind {
-        StepKind::Route(branches) => branches.iter().any(|b| b.0 == edge),
-        _ => step.name == edge,
+/// How long what comes on an edge may have been held back for others, or by silence, microseconds:
+/// a silence that is shorter says nothing of the other edge.
+fn held_us(steps: &Steps<'_>, edge: &str) -> i64 {
+    let Some(step) = steps.specs.iter().find(|step| step.makes(edge)) else { return 0 };
+    let (disorder_us, idle_us, with) = match &step.kind {
+        StepKind::Window(w) => (w.disorder_us, w.idle_close_us, None),
+        StepKind::Detect(d) => (d.disorder_us, d.idle_close_us, None),
+        StepKind::Latest(l) => (l.disorder_us, l.idle_close_us, None),
+        StepKind::Join(j) => {
+            let after_us = match j.partners {
+                Partners::Interval { after_us, .. } => after_us,
+                Partners::Window { .. } => 0,
+            };
+            let wait_us = after_us.saturating_add(j.disorder_us);
+            (wait_us, j.idle_close_us, Some(j.with.as_str()))
+        }
+        _ => (0, 0, None),
     };
-    steps.specs.iter().find(makes)
-}
-
-/// How long what comes on one of these edges may have been held back for others, or by silence,
-/// microseconds: a silence that is shorter says nothing of the other edge.
-fn held_us(steps: &Steps<'_>, edges: &[Option<&str>]) -> i64 {
-    let of_edge = |edge: &&str| {
-        let Some(step) = step_of(steps, edge) else { return 0 };
-        let (disorder_us, idle_us, with) = match &step.kind {
-            StepKind::Window(w) => (w.disorder_us, w.idle_close_us, None),
-            StepKind::Detect(d) => (d.disorder_us, d.idle_close_us, None),
-            StepKind::Latest(l) => (l.disorder_us, l.idle_close_us, None),
-            StepKind::Join(j) => {
-                let after_us = match j.partners {
-                    Partners::Interval { after_us, .. } => after_us,
-                    Partners::Window { .. } => 0,
-                };
-                let wait_us = after_us.saturating_add(j.disorder_us);
-                (wait_us, j.idle_close_us, Some(j.with.as_str()))
-            }
-            _ => (0, 0, None),
-        };
-        let before_us = held_us(steps, &[Some(&step.from), with]);
-        before_us.saturating_add(disorder_us).saturating_add(idle_us)
-    };
-    edges.iter().flatten().map(of_edge).max().unwrap_or_default()
+    let with_us = with.map_or(0, |with| held_us(steps, with));
+    let before_us = held_us(steps, &step.from).max(with_us);
+    before_us.saturating_add(disorder_us).saturating_add(idle_us)
 }
 
 /// The windows that the rows of an edge are, wherever they were made.
 fn shape_of<'s>(steps: &'s Steps<'_>, edge: &str) -> Option<&'s Shape> {
-    let step = step_of(steps, edge)?;
+    let step = steps.specs.iter().find(|step| step.makes(edge))?;
     match &step.kind {
         StepKind::Window(window) => Some(&window.shape),
         _ => shape_of(steps, &step.from),

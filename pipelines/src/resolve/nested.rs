@@ -65,19 +65,13 @@ fn made(
 #[cfg(test)]
 mod tests {
     use crate::plan::Plan;
+    use crate::testing::{self, HEAD};
 
-    const PIPELINE: &str = "name = \"p\"\n\
-        [source]\ntype = \"endpoint\"\nlisten = \"127.0.0.1:1883\"\ntopics = [\"{device}\"]\n\
-        [reading]\ndevice = \"{device}\"\ntime = \"ts\"\n\
-        [reading.fields]\nv = \"float64\"\n\
-        [[step]]\nname = \"w\"\ntype = \"window\"\nevery = \"1m\"\nlate = \"table\"\n\
+    const WINDOW: &str = "[[step]]\nname = \"w\"\ntype = \"window\"\nevery = \"1m\"\nlate = \"table\"\n\
         select = { h = \"buckets(v, 1, 2)\", n = \"count(v)\" }\n";
 
     fn plan(steps: &str) -> Result<Plan, String> {
-        let file = ("p.toml".into(), format!("{PIPELINE}{steps}"));
-        crate::load(&[file], &|_, n| Err(n.into())).map_err(|problems| {
-            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-        })
+        testing::plan(format!("{HEAD}{WINDOW}{steps}"))
     }
 
     fn step(kind: &str, more: &str) -> String {

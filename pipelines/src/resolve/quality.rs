@@ -46,12 +46,8 @@ pub(super) fn quality(
 fn is_held_back(steps: &[StepSpec], from: &str) -> bool {
     let mut from = from;
     while from != READINGS {
-        let makes = |step: &&StepSpec| match &step.kind {
-            StepKind::Route(branches) => branches.iter().any(|(name, _)| name == from),
-            _ => step.name == from,
-        };
         // A step with mistakes, which were reported, is not there.
-        let Some(step) = steps.iter().find(makes) else { return false };
+        let Some(step) = steps.iter().find(|step| step.makes(from)) else { return false };
         match &step.kind {
             StepKind::Filter(_)
             | StepKind::Project(_)

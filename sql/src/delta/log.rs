@@ -109,6 +109,12 @@ impl Snapshot {
         Some(changed.map(|(day, _)| day.to_owned()).collect())
     }
 
+    /// The newest epoch of each application.
+    pub(crate) fn epochs(&self) -> BTreeMap<String, u64> {
+        let apps = self.txns.keys().filter(|app| !is_day_app(app));
+        apps.map(|app| (app.clone(), self.committed(app))).collect()
+    }
+
     /// Rows of all files, `None` if some file does not say.
     pub fn rows(&self) -> Option<u64> {
         self.files().map(|f| f.stats(&self.schema).rows).sum()
@@ -186,7 +192,7 @@ impl Replay {
     pub(crate) fn leaves(&self, older: &Action) -> bool {
         let unnamed = |path| !self.files.contains_key(path) && !self.removed.contains_key(path);
         older.add.as_ref().is_none_or(|add| unnamed(&add.path))
-            && older.remove.as_ref().is_none_or(|r| unnamed(&r.path) && !self.is_expired(r))
+            && older.remove.as_ref().is_none_or(|r| unnamed(&r.path) && !expired(r, self.newest_ms))
             && older.txn.as_ref().is_none_or(|txn| !self.txns.contains_key(&txn.app_id))
             && (older.meta_data.is_none() || self.metadata.is_none())
             && (older.protocol.is_none() || self.protocol.is_none())
@@ -194,7 +200,7 @@ impl Replay {
 
     /// What these actions come to, as a checkpoint repeats it.
     pub(crate) fn into_actions(self) -> Vec<Action> {
-        let oldest_ms = self.newest_ms - TOMBSTONE_MS;
+        let newest_ms = self.newest_ms;
         let empty = Action::default;
         let mut actions: Vec<Action> = [
             self.protocol.map(|protocol| Action { protocol: Some(protocol), ..empty() }),
@@ -209,13 +215,9 @@ impl Replay {
         }));
         let adds = self.files.into_values().map(|file| file.add.clone());
         actions.extend(adds.map(|add| Action { add: Some(add), ..empty() }));
-        let removes = self.removed.into_values().filter(|r| !expired(r, oldest_ms));
+        let removes = self.removed.into_values().filter(|r| !expired(r, newest_ms));
         actions.extend(removes.map(|r| Action { remove: Some(r), ..empty() }));
         actions
-    }
-
-    fn is_expired(&self, remove: &Remove) -> bool {
-        expired(remove, self.newest_ms - TOMBSTONE_MS)
     }
 
     pub(crate) fn finish(mut self, table: &Path, version: u64) -> Result<Snapshot> {
@@ -223,8 +225,8 @@ impl Replay {
         let metadata = self.metadata.ok_or_else(|| missing("metaData"))?;
         let schema =
             schema::from_json(&metadata.schema_string).map_err(|e| Error::log(table, e))?;
-        let oldest_ms = self.newest_ms - TOMBSTONE_MS;
-        self.removed.retain(|_, r| !expired(r, oldest_ms));
+        let newest_ms = self.newest_ms;
+        self.removed.retain(|_, r| !expired(r, newest_ms));
         Ok(Snapshot {
             version,
             protocol: self.protocol.ok_or_else(|| missing("protocol"))?,
@@ -238,8 +240,8 @@ impl Replay {
 }
 
 /// Whether the name of a removed file need not be kept any more; without a time it always is.
-fn expired(remove: &Remove, oldest_ms: i64) -> bool {
-    remove.deletion_timestamp.is_some_and(|at| at < oldest_ms)
+fn expired(remove: &Remove, newest_ms: i64) -> bool {
+    remove.deletion_timestamp.is_some_and(|at| at < newest_ms - TOMBSTONE_MS)
 }
 
 pub(crate) fn absent(commit: &Path) -> Error {

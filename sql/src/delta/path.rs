@@ -91,6 +91,16 @@ pub(crate) fn is_cut(path: &str) -> bool {
     path.contains(CUT)
 }
 
+/// Application (as [`file_word`] has it), first and last epoch, and number of a data file of ours:
+/// `part-APP-FIRST-THROUGH-NUMBER-HASH.parquet`.
+pub(crate) fn part_of(name: &str) -> Option<(&str, u64, u64, u64)> {
+    let name = name.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let mut parts = name.rsplitn(5, '-');
+    let (_hash, number) = (parts.next()?, parts.next()?.parse().ok()?);
+    let (through, first) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((parts.next()?, first, through, number))
+}
+
 /// `text` as part of a file name: everything but letters, digits, `_` and `-` becomes `_`.
 pub(crate) fn file_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

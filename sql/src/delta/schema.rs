@@ -31,11 +31,13 @@ pub(crate) fn stored_type(given: &DataType) -> Option<DataType> {
         DataType::Timestamp(_, _) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         DataType::Decimal128(p, s) if *s >= 0 => DataType::Decimal128(*p, *s),
         DataType::Dictionary(_, values) => stored_type(values)?,
-        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::FixedSizeList(item, _) => {
             let item = Field::new("element", stored_type(item.data_type())?, true);
             DataType::List(Arc::new(item))
         }
-        DataType::FixedSizeList(item, _) => stored_type(&DataType::List(Arc::clone(item)))?,
         DataType::Struct(parts) if !parts.is_empty() => {
             let part = |f: &FieldRef| Some(Field::new(f.name(), stored_type(f.data_type())?, true));
             DataType::Struct(parts.iter().map(part).collect::<Option<_>>()?)

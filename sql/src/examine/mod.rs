@@ -164,12 +164,7 @@ pub async fn table(
     history::examine(store, &path, &listing, &mut health, progress).await?;
     match log::load(store, &path).await {
         Ok(Some(snapshot)) => {
-            health.committed = snapshot
-                .txns
-                .iter()
-                .filter(|(app, _)| !log::is_day_app(app))
-                .map(|(app, version)| (app.clone(), u64::try_from(*version).unwrap_or(0)))
-                .collect();
+            health.committed = snapshot.epochs();
             files::examine(store, &path, &listing, &snapshot, &mut health, progress).await?;
         }
         Ok(None) => {}

@@ -40,14 +40,10 @@ pub struct Rebuilt {
     pub committed: BTreeMap<String, u64>,
 }
 
-/// Application and place of a file of ours, by its name:
-/// `part-APP-FIRST-THROUGH-NUMBER-HASH.parquet`.
+/// Application and place of a file of ours, by its name.
 fn part_of(location: &str, file: usize) -> Option<(String, Part)> {
-    let name = location.rsplit('/').next()?.strip_prefix("part-")?.strip_suffix(".parquet")?;
-    let mut parts = name.rsplitn(5, '-');
-    let (_hash, number) = (parts.next()?, parts.next()?.parse().ok()?);
-    let (through, first) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some((parts.next()?.to_owned(), Part { file, first, through, number }))
+    let (app, first, through, number) = path::part_of(location.rsplit('/').next()?)?;
+    Some((app.to_owned(), Part { file, first, through, number }))
 }
 
 /// Values of the partition columns, by the folders of a file, or by its footer where these were too
@@ -82,7 +78,8 @@ pub async fn rebuild(
     let table = table_path(&name.schema, &name.name)?;
     let listing = list(from, &table).await?;
     let (mut replay, next) = base(from, &table).await?;
-    let floor: BTreeMap<String, u64> = replay.txns().map(word_and_epoch).collect();
+    let floor: BTreeMap<String, u64> =
+        replay.txns().filter(|(app, _)| !log::is_day_app(app)).map(word_and_epoch).collect();
     let (good, mut bad) = history::readable(from, &table, &listing, next).await?;
     let newest = good.iter().map(|(v, _)| *v).chain(bad.iter().copied()).max();
     let known: Vec<u64> = good.iter().map(|(v, _)| *v).collect();
@@ -91,7 +88,9 @@ pub async fn rebuild(
     bad.sort_unstable();
     let mut ends: BTreeSet<(String, u64)> = floor.clone().into_iter().collect();
     for (version, actions) in good {
+        // The counted rows of a day are no epochs.
         let txns = actions.iter().filter_map(|action| action.txn.as_ref());
+        let txns = txns.filter(|txn| !log::is_day_app(&txn.app_id));
         ends.extend(txns.map(|txn| word_and_epoch((&txn.app_id, &txn.version))));
         replay.apply(commit_path(&table, version).as_ref(), actions)?;
     }
@@ -184,7 +183,7 @@ async fn nameless(
         let of_app = |id: &&String| path::file_word(id) == app;
         let ours = Some(lost.reached.0.to_owned()).filter(|id| of_app(&id));
         let Some(app_id) = snapshot.txns.keys().find(of_app).cloned().or(ours) else { continue };
-        let committed = snapshot.txns.get(&app_id).map_or(0, |v| u64::try_from(*v).unwrap_or(0));
+        let committed = snapshot.committed(&app_id);
         let reached = if app_id == lost.reached.0 { lost.reached.1 } else { 0 };
         known.floor = lost.floor.get(&app).copied().unwrap_or(0);
         known.committed = committed.max(reached);
@@ -275,11 +274,8 @@ async fn write(
         Action { protocol: Some(snapshot.protocol.clone()), ..empty() },
         Action { meta_data: Some(snapshot.metadata.clone()), ..empty() },
     ];
+    rebuilt.committed = snapshot.epochs();
     for (app_id, version) in &snapshot.txns {
-        let epoch = u64::try_from(*version).unwrap_or(0);
-        if !log::is_day_app(app_id) {
-            rebuilt.committed.insert(app_id.clone(), epoch);
-        }
         let txn = Txn { app_id: app_id.clone(), version: *version, last_updated: None };
         actions.push(Action { txn: Some(txn), ..empty() });
     }

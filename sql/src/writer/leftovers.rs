@@ -30,27 +30,29 @@ struct Leftover {
 /// What was found of an application's.
 #[derive(Debug)]
 pub(super) struct Leftovers {
-    /// How names of its data files begin.
-    beginning: String,
+    /// As the names of its data files have it.
+    word: String,
     found: Vec<Leftover>,
 }
 
 impl Leftovers {
     /// Of the application `app_id`.
     pub(super) fn of(app_id: &str) -> Self {
-        Self { beginning: format!("part-{}-", path::file_word(app_id)), found: Vec::new() }
+        Self { word: path::file_word(app_id), found: Vec::new() }
     }
 
     /// Looks at a file of the table's folder. Staged ones are removed at once.
     pub(super) fn see(&mut self, file: &Path) {
         let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return };
-        let ours = name.strip_prefix(&self.beginning);
-        if is_staged(name) {
-            if ours.is_some() || is_old(file) {
-                remove(file);
+        let staged = is_staged(name).then(|| name.rsplit_once('#')).flatten();
+        let whole = staged.map_or(name, |(whole, _)| whole);
+        let ours = path::part_of(whole).filter(|part| part.0 == self.word);
+        match (staged, ours) {
+            (Some(_), ours) if ours.is_some() || is_old(file) => remove(file),
+            (None, Some((_, first, ..))) => {
+                self.found.push(Leftover { file: file.to_owned(), first });
             }
-        } else if let Some(first) = ours.and_then(first_epoch) {
-            self.found.push(Leftover { file: file.to_owned(), first });
+            _ => {}
         }
     }
 
@@ -58,31 +60,22 @@ impl Leftovers {
     /// named them.
     pub(super) fn after(mut self, committed: Epoch) -> Self {
         self.found.retain(|leftover| leftover.first > committed);
+        // Nearly all of the table's files are gone from it.
+        self.found.shrink_to_fit();
         self
     }
 
     /// Removes what holds epochs up to `through`, all of which are committed now, and is not among
     /// the files that were committed.
     pub(super) fn remove(&mut self, through: Epoch, committed: &[Add]) {
-        let (gone, left) = std::mem::take(&mut self.found)
-            .into_iter()
-            .partition::<Vec<_>, _>(|leftover| leftover.first <= through);
-        self.found = left;
         // Names of ours are of plain characters: in the log they are as in the folder.
         let is_committed = |file: &Path| {
             let name = file.file_name().and_then(|name| name.to_str());
             committed.iter().any(|add| add.path.rsplit('/').next() == name)
         };
-        gone.iter().filter(|l| !is_committed(&l.file)).for_each(|l| remove(&l.file));
+        let over = self.found.extract_if(.., |leftover| leftover.first <= through);
+        over.filter(|l| !is_committed(&l.file)).for_each(|l| remove(&l.file));
     }
-}
-
-/// The first epoch of a data file, by the rest of its name: `FIRST-THROUGH-NUMBER-HASH.parquet`.
-fn first_epoch(rest: &str) -> Option<Epoch> {
-    let mut parts = rest.strip_suffix(".parquet")?.split('-');
-    let first = parts.next()?.parse().ok()?;
-    let _through: Epoch = parts.next()?.parse().ok()?;
-    (parts.count() == 2).then_some(first)
 }
 
 /// Whether a write that is under way, or was, calls its file so: see [`crate::Store`].

@@ -10,12 +10,12 @@ use tidegate_operators::key::owner;
 use tidegate_operators::outage::{OutageLog, changes_schema, outage_changes, outages_schema};
 use tidegate_operators::quality::Hearing;
 use tidegate_operators::span::SpanOperator;
-use tidegate_operators::spec::{Clock, Shape, StepSpec, WindowSpec};
+use tidegate_operators::spec::{StepSpec, WindowSpec};
 use tidegate_operators::window::WindowOperator;
 use tidegate_operators::{AsideOperator, Batch, Epoch, JoinOperator, KeyedOperator, OperatorError};
 use timely::dataflow::Stream;
 
-use super::{Builder, Edge, Keys, by, sortable_columns};
+use super::{Builder, Edge, Keys, by, by_clock, sortable_columns};
 use crate::graph::Counter;
 
 /// Under what name the log of a pipeline is saved.
@@ -62,8 +62,8 @@ impl<'scope> Builder<'_, 'scope> {
         Second { stream, input: outages_schema(), order, keys: None }
     }
 
-    /// What the host of a step that reads the log has to know.
-    fn listening(
+    /// What the host of a step that is built by itself has to know.
+    pub(super) fn listening(
         &self,
         step: &StepSpec,
         load: &mut dyn FnMut(&RecordBatch) -> Result<(), OperatorError>,
@@ -75,8 +75,13 @@ impl<'scope> Builder<'_, 'scope> {
         Ok(self.host_context(name, self.schema_of(&step.from), left, (keys, owned)))
     }
 
-    /// The ends of such a step.
-    fn listens(&mut self, step: &StepSpec, hosted: Hosted<'scope>, counter: Option<Counter>) {
+    /// The ends of a step. Rows of several workers meet again: by time, then key, then the rest.
+    pub(super) fn listens(
+        &mut self,
+        step: &StepSpec,
+        hosted: Hosted<'scope>,
+        counter: Option<Counter>,
+    ) {
         self.rejects(hosted.rejects);
         self.late(hosted.late);
         self.sinks.target(hosted.rows.clone(), None, counter);
@@ -104,18 +109,12 @@ impl<'scope> Builder<'_, 'scope> {
         step: &StepSpec,
         spec: &WindowSpec,
     ) -> Result<(), OperatorError> {
-        let mut operator: Box<dyn AsideOperator> = match spec.shape {
-            Shape::Grid { .. } | Shape::Calendar(_) => {
-                Box::new(Hearing(WindowOperator::new(spec.clone())?))
-            }
-            _ => Box::new(Hearing(SpanOperator::new(spec.clone())?)),
+        let mut operator: Box<dyn AsideOperator> = match spec.shape.has_fixed_bounds() {
+            true => Box::new(Hearing(WindowOperator::new(spec.clone())?)),
+            false => Box::new(Hearing(SpanOperator::new(spec.clone())?)),
         };
-        // One clock for the fleet needs all keys in one place.
-        let exchange = match spec.clock {
-            Clock::Device => spec.keys.clone(),
-            Clock::Fleet => Vec::new(),
-        };
-        let keys = (exchange.clone(), spec.keys.clone());
+        let keys = by_clock(spec);
+        let exchange = keys.0.clone();
         let context = self.listening(step, &mut |rows| operator.load(rows), keys)?;
         let left = (self.edges[&step.from].stream.clone(), by_key(exchange.clone()));
         let (input, order) = (self.schema_of(&step.from), EdgeOrder::Journal);

@@ -80,11 +80,9 @@ impl<'scope> Builder<'_, 'scope> {
         step: &StepSpec,
         spec: &EnrichSpec,
     ) -> Result<(), OperatorError> {
-        let name = format!("{}/{}", self.pipeline.name, step.name);
         let mut operator = Enrich::new(spec.clone())?;
-        let owned = self.restore(&name, spec.on.len(), &mut |rows| {
-            tidegate_operators::JoinOperator::load(&mut operator, rows)
-        })?;
+        let mut load = |rows: &_| tidegate_operators::JoinOperator::load(&mut operator, rows);
+        let context = self.listening(step, &mut load, by(&spec.on))?;
         let (left, changes) = (&self.edges[&step.from], &self.changes[&spec.registry.name]);
         let order = content_order_of(&step.output, &self.schema_of(&step.from), &left.order);
         let keys: Vec<usize> = (0..spec.registry.keys).collect();
@@ -94,8 +92,6 @@ impl<'scope> Builder<'_, 'scope> {
             order: changes.order.clone(),
             keys: Some(keys.clone()),
         };
-        let input = self.schema_of(&step.from);
-        let context = self.host_context(name, input, left, (spec.on.clone(), owned));
         let left = (left.stream.clone(), by_key(spec.on.clone()));
         let hosted = host_join(left, (second, by_key(keys)), Box::new(operator), context);
         self.rejects(hosted.rejects);
