@@ -15,8 +15,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::stats::Stats;
-
 /// Files that connections leave to everything else: segments, sessions, uploads of tables,
 /// checkpoints, webhooks, brokers, questions for metrics, and those who are told that they are
 /// refused.
@@ -118,11 +116,6 @@ impl Room {
             tracing::warn!("connections are refused: {why}");
         }
         why
-    }
-
-    /// Shows the number among the metrics.
-    pub(crate) fn show(&self, stats: &Stats) {
-        Stats::set(&stats.connections_max, self.connections as u64);
     }
 }
 

@@ -117,12 +117,9 @@ fn wait_for_its_end(mut instance: Instance) {
 
 /// The windows as they are shown, and as all readings make them.
 fn windows(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
-    let rows = |sql: &str| -> BTreeSet<String> {
-        let rows = home.try_rows(sql).unwrap_or_default();
-        rows.into_iter().map(|row| serde_json::Value::Object(row).to_string()).collect()
-    };
-    let shown = rows("SELECT device, window_start, n, total, least FROM late.minutes");
-    let all = rows(
+    let shown = lines(home, "SELECT device, window_start, n, total, least FROM late.minutes");
+    let all = lines(
+        home,
         "SELECT device, date_bin(INTERVAL '1 minute', time) AS window_start, count(*) AS n, \
          sum(v) AS total, min(v) AS least FROM late.readings GROUP BY 1, 2",
     );
@@ -132,10 +129,7 @@ fn windows(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
 /// The sessions of the buffered day, and as all of its readings make them: one every two minutes,
 /// cut every ten.
 fn visits(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
-    let rows = |sql: String| -> BTreeSet<String> {
-        let rows = home.try_rows(&sql).unwrap_or_default();
-        rows.into_iter().map(|row| serde_json::Value::Object(row).to_string()).collect()
-    };
+    let rows = |sql: String| lines(home, &sql);
     let day = |time: &str| {
         let at = |s: i64| format!("to_timestamp_millis({})", START_MS + s * 1_000);
         format!("{time} >= {} AND {time} < {}", at(-86_400), at(-900))

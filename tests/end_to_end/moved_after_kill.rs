@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 
-use crate::support::{Device, Home, Instance, PATIENCE, Scrape, eventually, free_address, get};
+use crate::support::{
+    Device, Home, Instance, PATIENCE, START_MS, Scrape, eventually, free_address, get,
+};
 
-const START_MS: i64 = 1_767_225_600_000;
 const READINGS: i64 = 60;
 const TOPICS: &str = "topics = [\"a/{site}\"]";
 

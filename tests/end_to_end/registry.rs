@@ -2,7 +2,6 @@
 //! has the limit that the whole history says, and SQL over that history finds the same.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -210,7 +209,7 @@ fn a_file_that_is_gone_keeps_what_it_said_and_is_told() {
 /// waits and says why, and a signal ends it.
 #[test]
 fn a_start_that_finds_no_room_says_why_and_heeds_a_signal() {
-    for signal in ["-INT", "-TERM"] {
+    for signal in ["INT", "TERM"] {
         let home = home();
         write(&home, &vec![("d1", None, 5)]);
         let mut command = home.run_command(1);
@@ -228,8 +227,7 @@ fn a_start_that_finds_no_room_says_why_and_heeds_a_signal() {
         });
         assert!(ready.contains("bytes are free"), "{ready}");
         assert!(instance.said().contains("the start waits for room"), "{}", instance.said());
-        let sent = Command::new("kill").args([signal, &instance.id().to_string()]).status();
-        assert!(sent.unwrap().success());
+        instance.signal(signal);
         assert_eq!(instance.ended(PATIENCE).code(), Some(130), "{signal}");
         // The next one begins anew.
         let instance = home.start();

@@ -255,10 +255,15 @@ impl Instance {
         self.stderr.lock().unwrap().join("\n")
     }
 
+    /// Sends a signal, such as `INT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
     /// Ctrl-C, and a clean end.
     pub(crate) fn stop(mut self) {
-        let interrupt = format!("kill -INT {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &interrupt]).status().unwrap().success());
+        self.signal("INT");
         let status = eventually("the end after Ctrl-C", || {
             self.child.try_wait().unwrap().ok_or_else(|| self.said())
         });

@@ -25,13 +25,9 @@ pub(super) struct ExitAtSignal(AbortHandle);
 impl ExitAtSignal {
     /// From now on.
     pub(super) fn new() -> anyhow::Result<Self> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut stop = Stop::new(None)?;
         let task = tokio::spawn(async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            stop.signal().await;
             eprintln!("stopped while it started; the next start begins anew, nothing is lost");
             std::process::exit(INTERRUPTED);
         });
@@ -102,10 +98,7 @@ impl Stop {
     /// acknowledged is in the journal.
     pub(super) fn next_signal_exits(mut self) {
         tokio::spawn(async move {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-            }
+            self.signal().await;
             eprintln!("stopped at once; the next start goes on from the journal");
             std::process::exit(INTERRUPTED);
         });

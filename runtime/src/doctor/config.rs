@@ -112,8 +112,7 @@ fn tables(report: &mut Report, pipeline: &PipelineSpec, file: Option<&FileText>)
         );
         // Not of each table there is such a section: the history of a registry has none.
         let line = change_in(file, ("table", &table.name), "freshness", "freshness = \"1m\"");
-        let lines: Vec<&str> = line.iter().map(String::as_str).collect();
-        report.warn("freshness", &text, &lines);
+        report.warn("freshness", &text, line.as_deref().as_slice());
         report.means("many small files make queries slow; nothing is lost");
     }
 }

@@ -31,24 +31,36 @@ fn key_of(line: &str) -> Option<&str> {
 /// it below.
 pub(super) fn change(file: Option<&FileText>, section: &str, key: &str, new: &str) -> String {
     let Some(file) = file else { return new.to_owned() };
-    let path = file.path.display();
     let (mut inside, mut header) = (false, None);
     for (number, line) in (1..).zip(file.text.lines()) {
         let line = line.trim();
         if line.starts_with('[') {
-            let name = line.split('#').next().unwrap_or_default().trim();
-            inside = name.trim_matches(['[', ']']).trim() == section;
+            inside = section_of(line) == section;
             if inside {
                 header.get_or_insert(number);
             }
         } else if inside && key_of(line) == Some(key) {
-            return format!("{path}:{number}: instead of `{line}`: {new}");
+            return instead(file, number, line, new);
         }
     }
     match header {
-        Some(number) => format!("{path}:{number}: below this line: {new}"),
-        None => format!("{path}: {new}"),
+        Some(number) => below(file, number, new),
+        None => format!("{}: {new}", file.path.display()),
     }
+}
+
+/// The name of the section that a line begins.
+fn section_of(header: &str) -> &str {
+    let name = header.split('#').next().unwrap_or_default().trim();
+    name.trim_matches(['[', ']']).trim()
+}
+
+fn instead(file: &FileText, number: usize, line: &str, new: &str) -> String {
+    format!("{}:{number}: instead of `{line}`: {new}", file.path.display())
+}
+
+fn below(file: &FileText, number: usize, new: &str) -> String {
+    format!("{}:{number}: below this line: {new}", file.path.display())
 }
 
 /// The same in that one of the sections of this name whose `name`, or else `from`, is `entry`;
@@ -60,21 +72,19 @@ pub(super) fn change_in(
     new: &str,
 ) -> Option<String> {
     let Some(file) = file else { return Some(new.to_owned()) };
-    let path = file.path.display();
     let lines: Vec<(usize, &str)> = (1..).zip(file.text.lines().map(str::trim)).collect();
     let sections = lines.chunk_by(|_, (_, next)| !next.starts_with('['));
     for lines in sections {
-        let Some(((header, name), lines)) = lines.split_first() else { continue };
-        let name = name.split('#').next().unwrap_or_default().trim();
+        let Some(((number, header), lines)) = lines.split_first() else { continue };
         let said = |key: &str| lines.iter().find(|(_, line)| key_of(line) == Some(key));
         let is_entry = said("name").or_else(|| said("from")).is_some_and(|(_, line)| {
             let value = line.split_once('=').map(|(_, value)| value.trim()).unwrap_or_default();
             [format!("\"{entry}\""), format!("'{entry}'")].iter().any(|q| value.starts_with(q))
         });
-        if name.trim_matches(['[', ']']).trim() == section && is_entry {
+        if section_of(header) == section && is_entry {
             return Some(match said(key) {
-                Some((number, line)) => format!("{path}:{number}: instead of `{line}`: {new}"),
-                None => format!("{path}:{header}: below this line: {new}"),
+                Some((number, line)) => instead(file, *number, line, new),
+                None => below(file, *number, new),
             });
         }
     }
@@ -84,11 +94,10 @@ pub(super) fn change_in(
 /// The same for a file of lines `KEY VALUE` or `KEY = VALUE`, such as those of brokers; `None` if
 /// it says so already. Of a key that stands there twice it is the last one that counts.
 pub(super) fn set(file: &FileText, key: &str, new: &str) -> Option<String> {
-    let path = file.path.display();
     match last_line(file, key) {
         Some((_, line)) if words(line).eq(words(new)) => None,
-        Some((number, line)) => Some(format!("{path}:{number}: instead of `{line}`: {new}")),
-        None => Some(format!("{path}:{}: below this line: {new}", file.text.lines().count())),
+        Some((number, line)) => Some(instead(file, number, line, new)),
+        None => Some(below(file, file.text.lines().count(), new)),
     }
 }
 

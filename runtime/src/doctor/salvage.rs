@@ -18,7 +18,7 @@ use super::report::{Report, Verdicts};
 use super::{OnProgress, counted, file_name};
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::manifest::{FORMAT, Manifest, Unusable};
-use crate::engine::name_anew;
+use crate::engine::{INSTANCE, name_anew, named};
 use crate::outbox::examine::salvage as salvage_outbox;
 
 const VERDICTS: Verdicts = [
@@ -241,12 +241,13 @@ fn save_rest(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<()
                 .with_context(|| format!("cannot copy {}", path.display()))?;
         }
     }
-    let name = options.to.join("instance");
-    match fs::read_to_string(&name) {
-        Ok(text) if !text.trim().is_empty() => return Ok(()),
-        Ok(_) => fs::remove_file(&name)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context(format!("cannot read {}", name.display())),
+    if named(&options.to)?.is_some() {
+        return Ok(());
+    }
+    // An empty one would keep its place.
+    match fs::remove_file(options.to.join(INSTANCE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
     }
     // A start makes no name where there is a journal: here somebody has asked for it.
     name_anew(&options.to)?;

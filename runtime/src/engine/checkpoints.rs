@@ -167,12 +167,15 @@ impl Checkpoints {
     /// Why it has ended.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match &self.worker {
-            Worker::Thread { thread, .. } if thread.is_finished() => {
-                self.finish()?;
-                anyhow::bail!("no checkpoints are written any more")
-            }
+            Worker::Thread { thread, .. } if thread.is_finished() => Err(self.ended()),
             _ => Ok(()),
         }
+    }
+
+    /// Why the thread has ended before its time: it knows.
+    fn ended(&mut self) -> anyhow::Error {
+        let why = self.finish().err();
+        why.unwrap_or_else(|| anyhow::anyhow!("no checkpoints are written any more"))
     }
 
     /// Waits until everything is written that was asked for.
@@ -195,9 +198,7 @@ impl Checkpoints {
             Worker::Thread { jobs, .. } if jobs.send(job).is_ok() => return Ok(()),
             Worker::Thread { .. } | Worker::Gone => {}
         }
-        // The thread has ended before its time: it knows why.
-        self.finish()?;
-        anyhow::bail!("no checkpoints are written any more")
+        Err(self.ended())
     }
 }
 

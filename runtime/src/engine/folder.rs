@@ -14,7 +14,7 @@ use crate::journal::{self, DurableError, Journal, JournalOptions, Replay, holder
 use crate::outbox::Outbox;
 
 /// Name of the file with the name of the instance.
-const INSTANCE: &str = "instance";
+pub(crate) const INSTANCE: &str = "instance";
 
 /// The part of the memory budget that messages may take which wait for the journal, and those that
 /// wait for the dataflow; and the least that makes sense.
@@ -139,7 +139,7 @@ pub(super) fn instance_id(data: &Path) -> anyhow::Result<String> {
 }
 
 /// The name of a data folder, if it has one.
-fn named(data: &Path) -> anyhow::Result<Option<String>> {
+pub(crate) fn named(data: &Path) -> anyhow::Result<Option<String>> {
     let path = data.join(INSTANCE);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned()).filter(|id| !id.is_empty())),

@@ -64,9 +64,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Those of the options and of the process, and what is in flight, which memory bounds.
-    pub(super) fn of(options: &EngineOptions, stats: &Stats) -> (Arc<InFlight>, Self) {
-        open_files::room().show(stats);
+    /// Those of the options, and what is in flight, which memory bounds.
+    pub(super) fn of(options: &EngineOptions) -> (Arc<InFlight>, Self) {
         let in_flight = Arc::new(InFlight::default());
         let bounds = Self {
             memory: Memory::new(options.memory_bytes_max, &in_flight),

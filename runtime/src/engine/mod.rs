@@ -44,7 +44,7 @@ mod workers;
 pub use self::apply::{Applied, Applier};
 pub use self::earlier::{Earlier, earlier, is_running, ran_last, rebuilt_since};
 pub use self::files::{Progress, Reading};
-pub(crate) use self::folder::name_anew;
+pub(crate) use self::folder::{INSTANCE, name_anew, named};
 pub use self::observer::Observer;
 pub use self::options::{EngineOptions, FENCED_EXIT_CODE, OnFenced, Recovery, Report, moment};
 pub use self::replaying::{Replayed, Replaying};
@@ -90,6 +90,7 @@ use crate::clock::Clock;
 use crate::fault;
 use crate::http::Requests;
 use crate::journal::Journal;
+use crate::open_files;
 use crate::outbox::Outbox;
 use crate::stats::Stats;
 use crate::webhook::{SenderOptions, WebhookSender};
@@ -219,7 +220,9 @@ impl Engine {
         claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
         let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
-        let (in_flight, bounds) = Bounds::of(&options, &stats);
+        let (in_flight, bounds) = Bounds::of(&options);
+        // This raises the limit, before any door is opened.
+        Stats::set(&stats.connections_max, open_files::room().connections() as u64);
         refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.

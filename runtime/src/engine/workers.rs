@@ -213,8 +213,7 @@ fn run(
 ) {
     let of_all = worker.index();
     let context = |ticks: Ticks, state: &[(String, RecordBatch)]| {
-        let made = context((of_all, peers, plan.tap_edges), state, stats, &reporter.events, ticks);
-        GraphContext { text_max: plan.text_max, ..made }
+        context((of_all, peers), plan, state, (stats, &reporter.events), ticks)
     };
     let first = FlowPlan {
         pipelines: plan.pipelines.clone(),
@@ -353,10 +352,10 @@ impl Feeder {
 }
 
 fn context(
-    (index, workers, tap_edges): (usize, usize, bool),
+    worker: (usize, usize),
+    plan: &WorkerPlan,
     state: &[(String, RecordBatch)],
-    stats: &Arc<Stats>,
-    events: &SyncSender<Event>,
+    (stats, events): (&Arc<Stats>, &SyncSender<Event>),
     ticks: Ticks,
 ) -> GraphContext {
     let rows = events.clone();
@@ -407,8 +406,8 @@ fn context(
             let saved = saved.borrow();
             saved.iter().filter(|s| s.0 == name).map(|s| s.1.clone()).collect()
         }),
-        worker: (index, workers),
-        tap_edges,
-        text_max: TextMax::default(),
+        worker,
+        tap_edges: plan.tap_edges,
+        text_max: plan.text_max,
     }
 }

@@ -73,9 +73,11 @@ impl Door {
     fn permit(&self) -> Result<Permit, String> {
         let permit = Arc::clone(&self.free).try_acquire_owned();
         let permit = permit.map_err(|_| "too many connections".to_owned())?;
+        if self.reserved {
+            return Ok((permit, None));
+        }
         let room = open_files::room();
         match room.place() {
-            _ if self.reserved => Ok((permit, None)),
             None => Err(room.full()),
             place => Ok((permit, place)),
         }

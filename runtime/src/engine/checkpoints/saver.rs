@@ -139,8 +139,7 @@ impl Saver {
                 Stats::add(&self.options.stats.checkpoints_failed, 1);
                 self.lost = self.lost.max(Some(epoch));
                 self.options.cuts.want_whole();
-                let later = self.files.split_off(&(epoch + 1));
-                let lost = std::mem::replace(&mut self.files, later);
+                let lost = self.files_through(epoch);
                 self.options.store.discard(lost.values().flatten());
                 self.prune();
                 Ok(())
@@ -149,10 +148,15 @@ impl Saver {
         }
     }
 
+    /// Takes out the files of all cuts up to `epoch`.
+    fn files_through(&mut self, epoch: Epoch) -> BTreeMap<Epoch, Vec<PartRef>> {
+        let later = self.files.split_off(&(epoch + 1));
+        std::mem::replace(&mut self.files, later)
+    }
+
     /// Takes the files of all cuts up to `epoch` into what the next manifest names.
     fn apply(&mut self, epoch: Epoch) {
-        let later = self.files.split_off(&(epoch + 1));
-        for (_, parts) in std::mem::replace(&mut self.files, later) {
+        for (_, parts) in self.files_through(epoch) {
             parts.into_iter().for_each(|part| self.options.holdings.apply(part));
         }
         let operators = &self.plan.operators;

@@ -429,8 +429,6 @@ async fn a_start_that_finds_no_room_says_so_and_ends() {
     };
     let (journal, _) = Journal::open(options, Clock::system(), &["x".to_owned()], 0).unwrap();
     journal.start(Box::new(Nowhere)).unwrap();
-    let path = folder.path().join("limits.csv");
-    std::fs::write(&path, "device,high\na,1\n").unwrap();
     let intake = journal.intake(0);
     let shown = Replaying::default();
     let say = async {
