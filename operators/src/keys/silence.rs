@@ -106,8 +106,8 @@ pub(crate) fn anew_us(outages: &Outages, seen_us: i64, after_us: i64) -> Option<
     Some(outages.over_us()?.max(seen_us).saturating_add(after_us))
 }
 
-/// From which tick time on a key heard last at a tick can be forgotten: `gone_us` passed in which it
-/// could be heard, and it had its whole `idle_us` anew. `None`: while an outage lasts.
+/// From which tick time on a key heard last at a tick can be forgotten: `gone_us` passed in which
+/// it could be heard, and it had its whole `idle_us` anew. `None`: while an outage lasts.
 pub(crate) fn gone_us(
     outages: &Outages,
     seen_us: i64,

@@ -104,8 +104,8 @@ mod tests {
 
     fn plan(dedup: &str, rest: &str) -> Result<Plan, String> {
         let text = format!(
-            "name = \"p\"\n[source]\ntype = \"mqtt\"\nurl = \"mqtt://b\"\ntopics = [\"{{device}}\"]\n\
-             [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
+            "name = \"p\"\n[source]\ntype = \"mqtt\"\nurl = \"mqtt://b\"\n\
+             topics = [\"{{device}}\"]\n[reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
              fields = {{ v = \"float64\", seq = \"int64\" }}\n{dedup}\n{rest}"
         );
         load(&[("p.toml".into(), text)], &|_, _| Err(String::new())).map_err(|problems| {

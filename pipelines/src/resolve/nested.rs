@@ -67,8 +67,8 @@ mod tests {
     use crate::plan::Plan;
     use crate::testing::{self, HEAD};
 
-    const WINDOW: &str = "[[step]]\nname = \"w\"\ntype = \"window\"\nevery = \"1m\"\nlate = \"table\"\n\
-        select = { h = \"buckets(v, 1, 2)\", n = \"count(v)\" }\n";
+    const WINDOW: &str = "[[step]]\nname = \"w\"\ntype = \"window\"\nevery = \"1m\"\n\
+        late = \"table\"\nselect = { h = \"buckets(v, 1, 2)\", n = \"count(v)\" }\n";
 
     fn plan(steps: &str) -> Result<Plan, String> {
         testing::plan(format!("{HEAD}{WINDOW}{steps}"))

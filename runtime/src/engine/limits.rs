@@ -53,6 +53,14 @@ impl RefusedKeys {
     }
 }
 
+/// New counters, with how many connections there is room for: this raises the limit of open files,
+/// so before any door is opened.
+pub(super) fn stats_with_room() -> Arc<Stats> {
+    let stats = Arc::<Stats>::default();
+    Stats::set(&stats.connections_max, open_files::room().connections() as u64);
+    stats
+}
+
 /// The limits of a running engine.
 #[derive(Clone)]
 pub(crate) struct Bounds {

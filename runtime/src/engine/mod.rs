@@ -74,7 +74,7 @@ use self::files::{FileOptions, FileRun, FileSource};
 use self::folder::{
     create_dir, instance_id, note_tables, open_journal, open_outbox, refuse_second,
 };
-use self::limits::Bounds;
+use self::limits::{Bounds, stats_with_room};
 use self::live_feed::LiveFeed;
 use self::notifications::{EngineTargets, Notifications};
 use self::opening::{open_committer, table_context};
@@ -90,7 +90,6 @@ use crate::clock::Clock;
 use crate::fault;
 use crate::http::Requests;
 use crate::journal::Journal;
-use crate::open_files;
 use crate::outbox::Outbox;
 use crate::stats::Stats;
 use crate::webhook::{SenderOptions, WebhookSender};
@@ -219,10 +218,8 @@ impl Engine {
         instance: String,
         claimed: &OnceLock<Arc<Fence>>,
     ) -> anyhow::Result<Self> {
-        let (started, stats) = (Instant::now(), Arc::new(Stats::default()));
+        let (started, stats) = (Instant::now(), stats_with_room());
         let (in_flight, bounds) = Bounds::of(&options);
-        // This raises the limit, before any door is opened.
-        Stats::set(&stats.connections_max, open_files::room().connections() as u64);
         refuse_second(&options.data)?;
         // Doors are opened first, so that a port in use is told before anything is touched; nobody
         // is let in until the journal is ready.

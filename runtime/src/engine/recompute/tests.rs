@@ -359,8 +359,8 @@ fn is_told(told: &[String], table: &str, device: usize) -> bool {
     told.iter().any(|row| row.contains(table) && row.contains(&format!("\"d{device}\"")))
 }
 
-/// What `all` finds in the tables, if they commit at once, and if late readings come one group after
-/// the other, each time to other processes.
+/// What `all` finds in the tables, if they commit at once, and if late readings come one group
+/// after the other, each time to other processes.
 fn at_once_and_in_parts<T>(
     plan: impl Fn() -> Plan,
     readings: &[Reading],

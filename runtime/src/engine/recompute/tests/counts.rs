@@ -261,8 +261,8 @@ proptest! {
 }
 
 /// Every reading came twice, so that each window of an odd size begins or ends between two of one
-/// time. The last window before months of silence would have all late readings of that time; it stays,
-/// and is told.
+/// time. The last window before months of silence would have all late readings of that time; it
+/// stays, and is told.
 #[test]
 fn readings_of_one_time_are_told_apart_by_the_windows_beside() {
     let plan = plan_of(&COUNTS.replace("count = 4", "count = 5").replace("v <> 3", "v <> 7"));
