@@ -21,8 +21,8 @@ pub(crate) const VERSION: u8 = 1;
 pub(crate) const HEADER_BYTES: usize = 32;
 /// Largest body. Far above one group of messages, far below what would hurt to hold in memory.
 pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
-/// First bytes of each frame, also what a search for later frames looks for.
-pub(crate) const MAGIC: [u8; 3] = [b'T', b'G', VERSION];
+/// First bytes of each frame of any version, also what a search for later frames looks for.
+pub(crate) const MAGIC: [u8; 2] = *b"TG";
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,8 @@ pub(crate) fn append(
     write_body(out);
     let (head, body) = out[start..].split_at_mut(HEADER_BYTES);
     debug_assert!(body.len() <= BODY_BYTES_MAX, "callers split larger bodies");
-    head[..3].copy_from_slice(&MAGIC);
+    head[..2].copy_from_slice(&MAGIC);
+    head[2] = VERSION;
     head[3] = kind as u8;
     head[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
     head[8..16].copy_from_slice(&epoch.to_le_bytes());
@@ -134,7 +135,7 @@ pub(crate) fn append(
 /// The header at the start of `bytes`, if it was written to this file, by whatever version.
 fn checked(salt: u64, bytes: &[u8]) -> Result<&[u8; HEADER_BYTES], BadFrame> {
     let head: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(BadFrame::Short)?;
-    if head[..2] != MAGIC[..2] {
+    if head[..2] != MAGIC {
         return Err(BadFrame::Magic);
     }
     let crc_is_right = header_crc(salt, &head[..28]) == u32_at(head, 28);

@@ -484,6 +484,24 @@ fn a_whole_frame_that_this_version_does_not_know_is_never_cut_off() {
     }
 }
 
+/// It also says what was durable before it: damage there is no torn end.
+#[test]
+fn a_frame_of_another_version_tells_damage_from_a_torn_end() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), 1 << 20, 4, 1);
+    let path = segments(dir.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = FileHeader::decode(bytes[..segment::HEADER_BYTES].try_into().unwrap());
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let other = (frame::VERSION + 1, frame::Kind::Tick as u8);
+    frame::testing::append_other(&mut bytes, header.unwrap().salt, other, b"new");
+    std::fs::write(&path, &bytes).unwrap();
+    let error = replay(dir.path(), &["x", "y"], 1).unwrap_err();
+    assert!(matches!(error, DurableError::Damaged { .. }), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was changed");
+}
+
 #[test]
 fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
     let dir = tempfile::tempdir().unwrap();

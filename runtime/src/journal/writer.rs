@@ -210,7 +210,7 @@ impl Writer {
         }
         self.publish_stats(&group);
         group.waiters.into_iter().for_each(|waiter| waiter.answer(Ok(())));
-        self.publish_sealed();
+        self.shared.extent().active.1 = self.sealed_bytes;
         group.feed.into_iter().for_each(|feed| sink.push(feed));
         Ok(Done::Yes)
     }
@@ -379,17 +379,11 @@ impl Writer {
 
     /// Says where sealed epochs are, after segments have come or gone.
     fn publish_segments(&self) {
+        let closed = self.files.sealed.iter().map(|s| (s.path.clone(), s.last_epoch)).collect();
         let mut extent = self.shared.extent();
-        extent.active.0.clone_from(&self.files.active.path);
-        let closed = self.files.sealed.iter().map(|s| (s.path.clone(), s.last_epoch));
-        extent.closed = closed.collect();
-        drop(extent);
-        self.publish_sealed();
-    }
-
-    /// Says how far the active segment holds sealed epochs.
-    fn publish_sealed(&self) {
-        self.shared.extent().active.1 = self.sealed_bytes;
+        extent.closed = closed;
+        // Both at once: who reads must not take the new one to be as long as the one before.
+        extent.active = (self.files.active.path.clone(), self.sealed_bytes);
     }
 
     fn publish_stats(&self, group: &Group) {
