@@ -115,7 +115,6 @@ impl Encoding {
 }
 
 /// The keys of an interner as of a cut.
-#[derive(Clone)]
 pub(crate) struct KeyNames {
     names: Names,
     types: Vec<DataType>,
@@ -138,8 +137,13 @@ impl KeyNames {
         self.names.group(id)
     }
 
-    /// Of each key of groups its group and the bytes of its rows, given how many there are of it and
-    /// how many bytes they have besides the key.
+    /// A key as it is kept.
+    pub(crate) fn bytes(&self, id: u32) -> &[u8] {
+        self.names.bytes(id)
+    }
+
+    /// Of each key of groups its group and the bytes of its rows, given how many there are of it
+    /// and how many bytes they have besides the key.
     pub(crate) fn sizes(
         &self,
         groups: &GroupSet,

@@ -34,13 +34,17 @@ impl Default for TextMax {
 
 /// Whether values of a type can be long.
 pub(crate) fn has_text(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Utf8 | DataType::Binary | DataType::List(_))
+    match data_type {
+        DataType::Struct(parts) => parts.iter().any(|part| has_text(part.data_type())),
+        _ => matches!(data_type, DataType::Utf8 | DataType::Binary | DataType::List(_)),
+    }
 }
 
 /// Whether there is text in values of a type.
 pub(crate) fn holds_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::List(item) => holds_text(item.data_type()),
+        DataType::Struct(parts) => parts.iter().any(|part| holds_text(part.data_type())),
         data_type => has_text(data_type),
     }
 }
@@ -52,6 +56,7 @@ pub(crate) fn weight(rows: &RecordBatch) -> u64 {
             DataType::Utf8 => span(column.as_string::<i32>().value_offsets()),
             DataType::Binary => span(column.as_binary::<i32>().value_offsets()),
             DataType::List(_) => of(column.as_list::<i32>().values()),
+            DataType::Struct(_) => column.as_struct().columns().iter().map(of).sum(),
             _ => 0,
         }
     }
@@ -95,6 +100,13 @@ pub(crate) fn add(column: &ArrayRef, bytes: &mut [u64]) {
                 }
             }
         }
+        DataType::Struct(parts) if parts.iter().any(|part| holds_text(part.data_type())) => {
+            let mut of_parts = vec![0; column.len()];
+            column.as_struct().columns().iter().for_each(|part| add(part, &mut of_parts));
+            for (row, (bytes, of_parts)) in bytes.iter_mut().zip(of_parts).enumerate() {
+                *bytes += if column.is_null(row) { 0 } else { of_parts };
+            }
+        }
         _ => {}
     }
 }
@@ -132,8 +144,9 @@ mod tests {
 
     use std::sync::Arc;
 
-    use arrow::array::{ListBuilder, StringArray, StringBuilder};
+    use arrow::array::{ListBuilder, StringArray, StringBuilder, StructArray};
     use arrow::compute::concat_batches;
+    use arrow::datatypes::Field;
 
     use super::*;
 
@@ -150,7 +163,19 @@ mod tests {
         let list: ArrayRef = Arc::new(lists.finish());
         let texts_of: ArrayRef = Arc::new(StringArray::from(vec![Some("xyz"), None, Some("")]));
         let hidden = arrow::compute::nullif(&texts_of, &vec![true, false, false].into()).unwrap();
-        for (column, expected) in [(&list, [5, 0, 1]), (&texts_of, [3, 0, 0]), (&hidden, [0; 3])] {
+        let part = |name, column: &ArrayRef| {
+            (Arc::new(Field::new(name, column.data_type().clone(), true)), Arc::clone(column))
+        };
+        let parts = StructArray::from(vec![part("a", &list), part("b", &texts_of)]);
+        let parts: ArrayRef = Arc::new(parts);
+        let partly = arrow::compute::nullif(&parts, &vec![true, false, false].into()).unwrap();
+        for (column, expected) in [
+            (&list, [5, 0, 1]),
+            (&texts_of, [3, 0, 0]),
+            (&hidden, [0; 3]),
+            (&parts, [8, 0, 1]),
+            (&partly, [0, 0, 1]),
+        ] {
             assert_eq!(texts(&rows(column)), expected);
             assert_eq!(texts(&rows(&column.slice(1, 2))), expected[1..], "of a slice");
             assert!(weight(&rows(column)) >= expected.iter().sum::<u64>() + 3 * ROW_BYTES);

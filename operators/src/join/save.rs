@@ -77,7 +77,9 @@ impl Cut {
         let ids = self.names.ids(groups).into_iter();
         let all: Vec<(u32, StateRow)> =
             ids.flat_map(|id| rows_of(id).into_iter().map(move |row| (id, row))).collect();
-        let sizes = all.iter().map(|(id, row)| (self.names.group(*id), row.bytes()));
+        let sizes = all
+            .iter()
+            .map(|(id, row)| (self.names.group(*id), self.names.bytes(*id).len() + row.bytes()));
         let mut rest = &all[..];
         let parts = divided(groups, sizes)?.into_iter().map(|groups| {
             // Keys are in the order of their groups.

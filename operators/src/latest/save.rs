@@ -14,7 +14,7 @@ use crate::intern::KeyNames;
 use crate::keys::Waiting;
 use crate::operator::OperatorError;
 use crate::slabs::Slabs;
-use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts, divided};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 use crate::spec::LatestSpec;
 
 /// Numbers of a key: those of what waits, the tick of its last row, and the time of the last row
@@ -54,17 +54,15 @@ struct Cut {
 }
 
 impl Cut {
-    /// The rows of groups, in so many parts that a column can hold its values.
-    fn parts(&self, groups: &GroupSet) -> Result<Vec<SavedRows>, OperatorError> {
-        let of_key = |id: u32| {
+    /// Groups of keys with the bytes of text of their rows.
+    fn sizes(&self, groups: &GroupSet) -> Vec<(u16, usize)> {
+        self.names.sizes(groups, |id| {
             let (key, waiting) = (&self.keys[id as usize], &self.waiting[id as usize]);
             let held = key.held.iter().flatten().map(|h| h.values.bytes());
             let told = key.told.iter().map(|t| t.1.bytes());
             let waiting = waiting.readings.iter().map(|r| r.1.values.bytes());
-            (self.names.group(id), held.chain(told).chain(waiting).sum())
-        };
-        let sizes = self.names.ids(groups).into_iter().map(of_key);
-        divided(groups, sizes)?.iter().map(|groups| self.rows(groups)).collect()
+            (1, held.chain(told).chain(waiting).sum())
+        })
     }
 
     fn rows(&self, groups: &GroupSet) -> Result<SavedRows, OperatorError> {
@@ -156,7 +154,7 @@ impl LatestOperator {
             waiting: self.reorder.keys.clone(),
             seen_us: self.silence.seen_us(),
         };
-        Snapshot::in_parts(groups, move |groups| cut.parts(groups))
+        Snapshot::sized(groups, cut, Cut::sizes, Cut::rows)
     }
 
     pub(super) fn load_state(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
