@@ -56,6 +56,10 @@ fn folder(column: &str, value: Option<&str>) -> String {
             let room = FOLDER_BYTES_MAX - column.len() - 1 - hash.len();
             format!("{column}={}{hash}", beginning(value, room))
         }
+        None if whole.len() > FOLDER_BYTES_MAX => {
+            let column = beginning(column, FOLDER_BYTES_MAX / 2);
+            format!("{column}={CUT}{:016x}", xxh3_64(whole.as_bytes()))
+        }
         _ => whole,
     }
 }
@@ -165,6 +169,10 @@ mod tests {
         }
         let fits = folder("site", Some(&"x".repeat(FOLDER_BYTES_MAX - 5)));
         assert!(fits.len() == FOLDER_BYTES_MAX && !is_cut(&fits), "{fits}");
+        for column in [&long, &cyrillic] {
+            let segment = folder(column, None);
+            assert!(segment.len() <= FOLDER_BYTES_MAX && is_cut(&segment), "{segment}");
+        }
         let null = folder("site", Some(NULL_FOLDER));
         assert!(is_cut(&null) && null != folder("site", None), "{null}");
         let day = ("day", Some("2026-01-01"));
