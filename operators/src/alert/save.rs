@@ -148,7 +148,7 @@ impl AlertRule {
             columns.push(new_null_array(forgotten_field().data_type(), ids.len()));
             let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             let groups = counts(groups, ids.iter().map(|id| names.group(*id)));
-            remnants.save(&names, SavedRows { rows, groups })
+            remnants.save(names, SavedRows { rows, groups })
         })
     }
 
