@@ -20,6 +20,7 @@ mod ended;
 mod event;
 mod save;
 mod state;
+pub mod summary;
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -50,6 +51,9 @@ use state::{KeyState, Phase, Said, UNKNOWN};
 /// Why an alert ended whose row was withdrawn, or was of a window that was open then and of which
 /// nothing can be said now: `reason` of `system.alerts`.
 pub const WITHDRAWN: &str = "withdrawn";
+
+/// What `status` of `system.alerts` can be: it fires, or it is over.
+pub const STATUSES: [&str; 2] = ["firing", "resolved"];
 
 /// A key that is normal and of which no row came for this long, in tick time, is put away: what is
 /// left of it makes the key as it was when it comes back, so no row changes by it; microseconds.

@@ -6,6 +6,7 @@
 //! Nothing here may let a clock, a random number or another table into an expression: a pipeline
 //! is a pure function of its plan and its journal.
 
+mod compared;
 mod inspect;
 mod times;
 mod types;
@@ -25,6 +26,7 @@ use datafusion::sql::sqlparser::ast::ExprWithAlias;
 use tidegate_operators::aggregate::time_series;
 use tidegate_operators::spec::Expr;
 
+pub(crate) use compared::compared;
 use inspect::{Inspection, Place};
 pub use window::{PlannedWindow, plan_window};
 

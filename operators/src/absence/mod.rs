@@ -64,6 +64,10 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Silent, Self::Inhibited, Self::Back, Self::Forgotten, Self::Withdrawn];
+
     /// As it is in rows.
     pub fn text(self) -> &'static str {
         match self {

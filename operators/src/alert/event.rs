@@ -10,6 +10,8 @@ use arrow::error::ArrowError;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::STATUSES;
+use super::summary::{Piece, pieces};
 use crate::spec::AlertSpec;
 use crate::system::{alerts_schema, json_value, keys_json, row_json};
 
@@ -37,33 +39,16 @@ enum Part {
 pub(super) struct Summary(Vec<Part>);
 
 impl Summary {
-    /// Braces around anything but the name of a column stay as they are.
+    /// What is no column stays as it is written.
     pub(super) fn parse(text: &str, schema: &SchemaRef) -> Self {
-        let mut parts = Vec::new();
-        let mut plain = String::new();
-        let mut rest = text;
-        while let Some(open) = rest.find('{') {
-            plain.push_str(&rest[..open]);
-            rest = &rest[open..];
-            let named = rest.find('}').and_then(|close| {
-                schema.index_of(&rest[1..close]).ok().map(|column| (column, close))
-            });
-            let taken = match named {
-                Some((column, close)) => {
-                    parts.push(Part::Text(std::mem::take(&mut plain)));
-                    parts.push(Part::Column(column));
-                    close + 1
-                }
-                None => {
-                    plain.push('{');
-                    1
-                }
-            };
-            rest = &rest[taken..];
-        }
-        plain.push_str(rest);
-        parts.push(Part::Text(plain));
-        Self(parts)
+        let part = |(_, piece)| match piece {
+            Piece::Plain(text) | Piece::Lone(text) => Part::Text(text.to_owned()),
+            Piece::Column(name) => match schema.index_of(name) {
+                Ok(column) => Part::Column(column),
+                Err(_) => Part::Text(format!("{{{name}}}")),
+            },
+        };
+        Self(pieces(text).into_iter().map(part).collect())
     }
 
     fn fill(&self, rows: &RecordBatch, row: usize) -> String {
@@ -136,7 +121,7 @@ pub(super) fn rows(
             text(&|_, _| spec.pipeline.clone()),
             text(&|_, _| spec.name.clone()),
             Arc::new(StringArray::from_iter_values(&keys)),
-            text(&|_, change| if change.firing { "firing".into() } else { "resolved".into() }),
+            text(&|_, change| STATUSES[usize::from(!change.firing)].to_owned()),
             Arc::new(StringArray::from_iter_values(ids)),
             time(&|change| change.since_us),
             text(&|_, _| spec.severity.clone()),

@@ -331,7 +331,8 @@ static ALERT: Component = Component {
         Key::new(
             "summary",
             Kind::Text,
-            "Text for people; `{column}` is replaced by the row's value. If absent, the name.",
+            "Text for people; `{column}` is replaced by the row's value, `{{` and `}}` are braces. \
+             If absent, the name.",
             "\"{device} is at {t_avg} °C\"",
         ),
         Key::new(

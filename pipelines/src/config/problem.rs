@@ -155,6 +155,14 @@ impl<'a> Reporter<'a> {
         (self.files[at.file].0.clone(), line)
     }
 
+    /// Where bytes of the text `value` are written, whose literal is at `at`; all of it, if that
+    /// has escapes.
+    pub fn within(&self, at: At, value: &str, bytes: Range<usize>) -> At {
+        let literal = self.text(at.file).get(at.start..at.end);
+        let begins = literal.and_then(|literal| literal.find(value)).map(|i| at.start + i);
+        begins.map_or(at, |from| At { start: from + bytes.start, end: from + bytes.end, ..at })
+    }
+
     /// All problems, each once, in the order of the files and lines.
     pub fn finish(mut self) -> Vec<Problem> {
         let mut found = std::mem::take(&mut self.found);

@@ -26,6 +26,7 @@ mod source;
 mod steps;
 mod usage;
 mod windows;
+mod words;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use tidegate_operators::outage::{OutageSpec, STOPPED_AFTER_US};
@@ -187,6 +188,7 @@ fn pipeline(
     };
     repeated::note(&mut spec);
     if needs.is_none() {
+        words::check(file, &spec, report);
         bounds::refuse(file, &spec, report);
     }
     Some(Resolved { spec, edges })

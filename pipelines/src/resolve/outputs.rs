@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
+use tidegate_operators::alert::summary::{Piece, pieces};
 use tidegate_operators::spec::{AlertSpec, TableSpec};
-use tidegate_operators::topic::is_identifier;
 
 use super::edges::{Edge, Edges, RowKind};
 use super::{absence, early, limits, sequence, sql};
@@ -16,10 +16,36 @@ use crate::plan::NotifySpec;
 
 /// The column names that a text for people refers to: `{name}`.
 pub(crate) fn placeholders(text: &str) -> impl Iterator<Item = &str> {
-    text.split('{').skip(1).filter_map(|t| t.split_once('}')).map(|(n, _)| n).filter(|n| {
-        // Other braces are just braces.
-        is_identifier(n)
+    pieces(text).into_iter().filter_map(|(_, piece)| match piece {
+        Piece::Column(name) => Some(name),
+        Piece::Plain(_) | Piece::Lone(_) => None,
     })
+}
+
+/// Reports what a text for people cannot be filled with, each at its place.
+fn check_summary(alert: &Section<'_>, edge: &Edge, report: &mut Reporter<'_>) {
+    let Some(text) = alert.text("summary") else { return };
+    let whole = alert.at("summary");
+    for (start, piece) in pieces(text) {
+        match piece {
+            Piece::Plain(_) => {}
+            Piece::Column("") => {
+                let at = report.within(whole, text, start..start + 2);
+                let hint = "a column is written `{name}`, and a brace `{{` or `}}`".to_owned();
+                report.error(at, "there is no name between these braces", hint);
+            }
+            Piece::Column(name) => {
+                let at = report.within(whole, text, start..start + name.len() + 2);
+                edge.column(name, at, report);
+            }
+            Piece::Lone(brace) => {
+                let at = report.within(whole, text, start..start + 1);
+                let what = if brace == "{" { "is not closed" } else { "was not opened" };
+                let hint = "a column is written `{name}`, and a brace `{{` or `}}`".to_owned();
+                report.error(at, format!("this `{brace}` {what}"), hint);
+            }
+        }
+    }
 }
 
 /// Names that were taken, for uniqueness.
@@ -91,9 +117,7 @@ fn one_alert(
 ) -> Option<AlertSpec> {
     let (keys, complete) = edge.key_indexes(alert.texts("by"), report);
     let summary = alert.text("summary").or(alert.text("name")).unwrap_or_default();
-    for name in placeholders(alert.text("summary").unwrap_or_default()) {
-        edge.column(name, alert.at("summary"), report);
-    }
+    check_summary(alert, edge, report);
     let text = alert.text("fire")?;
     let want = Some(&DataType::Boolean);
     let fire = sql(text, alert.at("fire"), &edge.schema, want, report);
