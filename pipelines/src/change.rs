@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 
-use crate::content::{content_ids, kept};
+use crate::content::{content_ids, kept, shown_ids};
 use crate::graph;
 use crate::plan::{NotifySpec, Plan, SourceKind};
 
@@ -49,6 +49,8 @@ pub struct PipelineChange {
     pub what: What,
     /// Its operators with state, by name.
     pub operators: BTreeMap<String, Fate>,
+    /// Those of them that keep their state and make other rows of it from now on.
+    pub shown: BTreeSet<String>,
     /// Tables that it begins to write and tables that it writes no more.
     pub tables: (Vec<String>, Vec<String>),
 }
@@ -112,7 +114,11 @@ impl Change {
             }
             for (name, fate) in &p.operators {
                 let short = name.strip_prefix(&format!("{}/", p.name)).unwrap_or(name);
-                let _ = writeln!(out, "  {short}: {}", told(name, fate, from));
+                let rows = match p.shown.contains(name) {
+                    true => "; its rows are other ones from now on, those before stay as they are",
+                    false => "",
+                };
+                let _ = writeln!(out, "  {short}: {}{rows}", told(name, fate, from));
             }
             for (verb, tables) in [("new", &p.tables.0), ("written no more", &p.tables.1)] {
                 for table in tables {
@@ -166,6 +172,10 @@ fn pipeline(name: &str, old: Option<&PipelineSpec>, new: Option<&PipelineSpec>) 
         };
         operators.insert(operator.clone(), fate);
     }
+    let rows = |p: Option<&PipelineSpec>| p.map(shown_ids).unwrap_or_default();
+    let (rows_before, rows_now) = (rows(old), rows(new));
+    let other_rows = kept.iter().filter(|(is, was)| rows_now.get(*is) != rows_before.get(*was));
+    let shown = other_rows.map(|(is, _)| is.clone()).collect();
     let taken: BTreeSet<&String> = kept.values().collect();
     for operator in before.keys() {
         if !now.contains_key(operator) && !taken.contains(operator) {
@@ -179,7 +189,7 @@ fn pipeline(name: &str, old: Option<&PipelineSpec>, new: Option<&PipelineSpec>) 
     let (before, now) = (tables(old), tables(new));
     let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect();
     let tables = (only(&now, &before), only(&before, &now));
-    PipelineChange { name: name.to_owned(), what, operators, tables }
+    PipelineChange { name: name.to_owned(), what, operators, shown, tables }
 }
 
 /// Numbers the sources of `new` as those that run, `old`. What cannot change while they run is

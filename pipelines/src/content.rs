@@ -21,7 +21,17 @@ use crate::resolve::early::is_of_finals;
 /// The content ids of a pipeline's stateful operators, by the names under which their state is
 /// saved (`cold-rooms/per_minute`).
 pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
-    let mut ids = BTreeMap::new();
+    both_ids(p).0
+}
+
+/// The ids of what a pipeline's stateful steps make of their states: of the rows that come from
+/// now on.
+pub(crate) fn shown_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
+    both_ids(p).1
+}
+
+fn both_ids(p: &PipelineSpec) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    let (mut ids, mut shown) = (BTreeMap::new(), BTreeMap::new());
     let mut readings = id(0, &decode_text(&p.decode));
     if p.skew.is_some() {
         ids.insert(skew_operator(&p.name), id(readings, "clock skew"));
@@ -47,6 +57,7 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
             from = id(from, &format!("with {:016x}", edges[&join.with]));
         }
         let own = id(from, &state_text(&step.kind));
+        let rows = id(own, &shown_text(&step.kind));
         match &step.kind {
             // A row goes to the first branch that takes it: later ones do not matter.
             StepKind::Route(branches) => {
@@ -64,11 +75,13 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
             | StepKind::Absence(_)
             | StepKind::Sequence(_)
             | StepKind::Join(_) => {
-                ids.insert(format!("{}/{}", p.name, step.name), own);
+                let name = format!("{}/{}", p.name, step.name);
+                ids.insert(name.clone(), own);
+                shown.insert(name, rows);
             }
             StepKind::Filter(_) | StepKind::Project(_) => {}
         }
-        edges.insert(step.name.clone(), id(own, &shown_text(&step.kind)));
+        edges.insert(step.name.clone(), rows);
     }
     if p.hears_outages() {
         ids.insert(outage_operator(&p.name), id(0, "outages"));
@@ -77,7 +90,7 @@ pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
         let own = format!("alert {} {} {}", p.name, alert.name, alert_condition(alert));
         ids.insert(format!("{}/alert/{}", p.name, alert.name), id(edges[from], &own));
     }
-    ids
+    (ids, shown)
 }
 
 fn id(upstream: u64, own: &str) -> u64 {

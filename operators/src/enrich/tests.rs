@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use arrow::array::{StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_physical_expr::expressions::lit;
 use proptest::prelude::*;
 
 use super::*;
@@ -299,7 +300,51 @@ fn cases() -> impl Strategy<Value = (bool, Vec<EpochIn>)> {
     any::<bool>().prop_flat_map(|own| (Just(own), epochs(own)))
 }
 
+/// Epochs on one worker from a state on: what comes, and the state after them.
+fn from_state(spec: &EnrichSpec, state: Option<&RecordBatch>, epochs: &[EpochIn]) -> Ended {
+    let mut operator = Both(Enrich::new(spec.clone()).unwrap());
+    if let Some(state) = state {
+        operator.load(state).unwrap();
+    }
+    let mut out = Vec::new();
+    for (number, epoch) in epochs.iter().enumerate() {
+        let mut emit = Emit::default();
+        let tick = Tick { epoch: number as u64 + 1, time_us: epoch.0 };
+        operator.epoch(&both(spec, epoch), tick, &mut emit).unwrap();
+        note(number, &emit, &mut out);
+    }
+    (out, operator.save().unwrap())
+}
+
+type Ended = (Vec<Out>, RecordBatch);
+
 proptest! {
+    /// Who changes a default can go on with the state: it is that which the new default would have
+    /// left, and what comes after the change is what would have come with it.
+    #[test]
+    fn a_default_is_no_part_of_the_state(
+        (own_times, epochs) in cases(),
+        revises in any::<bool>(),
+        at in 0..16_usize,
+    ) {
+        let none = spec(revises.then_some(1_000), own_times);
+        let with = |value: i64| EnrichSpec { defaults: vec![Some(lit(value))], ..none.clone() };
+        let (old, new) = (with(-1), with(-2));
+        let (before, after) = epochs.split_at(at.min(epochs.len()));
+        let (was, state) = from_state(&old, None, before);
+        let (would, same) = from_state(&new, None, before);
+        prop_assert_eq!(&state, &same);
+        prop_assert_eq!(was.iter().any(|o| o.4 == Some(-1)), would.iter().any(|o| o.4 == Some(-2)));
+        let (mut came, _) = from_state(&new, Some(&state), after);
+        let (whole, _) = from_state(&new, None, &epochs);
+        let later = whole.into_iter().filter(|o| o.0 >= before.len());
+        let mut expected: Vec<Out> =
+            later.map(|o| (o.0 - before.len(), o.1, o.2, o.3, o.4)).collect();
+        came.sort();
+        expected.sort();
+        prop_assert_eq!(came, expected);
+    }
+
     #[test]
     fn every_row_gets_what_was_known_of_its_time((own_times, epochs) in cases()) {
         let spec = spec(None, own_times);

@@ -101,3 +101,40 @@ fn sources_keep_their_numbers_or_the_change_is_refused() {
     let closed = adopt_sources(&old, &mut plan(&[at(A, 1001)]));
     assert!(closed.len() == 1 && closed[0].contains("1002"), "{closed:?}");
 }
+
+#[test]
+fn a_state_that_is_shown_in_another_way_is_kept_and_that_is_told() {
+    let registry = "[[registry]]\nname = \"limits\"\npath = \"l.csv\"\nkey = [\"device\"]\n\
+                    columns = { device = \"string\", high = \"float64\" }\n\
+                    [[step]]\nname = \"limited\"\ntype = \"enrich\"\nregistry = \"limits\"\n\
+                    from = \"minutes\"\ndefault = { high = \"8.0\" }\n\
+                    [[alert]]\nname = \"over\"\nfrom = \"limited\"\nfire = \"m > high\"\n\
+                    [[alert]]\nname = \"high\"\nfrom = \"minutes\"\nfire = \"m > 5\"\n";
+    let old = A.replacen(
+        "[[alert]]\nname = \"high\"\nfrom = \"minutes\"\nfire = \"m > 5\"\n",
+        registry,
+        1,
+    );
+    assert_ne!(old, A);
+    let shown = |from: &str, to: &str| {
+        let edited = old.replace(from, to);
+        assert_ne!(edited, old, "{from}");
+        let (old, new) = (plan(&[old.clone()]), plan(&[edited]));
+        Change::between(&old.pipelines, &new.pipelines).show(None)
+    };
+    let other =
+        "keeps its state; its rows are other ones from now on, those before stay as they are";
+    let text = shown("8.0", "9.0");
+    let limited = format!("  limited: {other}\n");
+    for line in [
+        limited.as_str(),
+        "  minutes: keeps its state\n",
+        "  registry/limits: keeps its state\n",
+        "  alert/high: keeps its state\n",
+        "  alert/over: changed, rebuilt from what the journal still has;",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    let text = shown("every = \"1h\"\nselect = { m =", "every = \"1h\"\nselect = { x =");
+    assert!(text.contains(&format!("  hours: {other}\n")), "{text}");
+}
