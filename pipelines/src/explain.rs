@@ -21,7 +21,7 @@ use crate::bounds::{What, bounds, told};
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
-use crate::recompute::{has_places, readings_before, stored_as};
+use crate::recompute::{has_places, missing, stored_as};
 use crate::resolve::early::{is_of, is_of_finals};
 
 /// What a plan does, pipeline by pipeline.
@@ -260,10 +260,7 @@ fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
         Some(table) => {
             format!("it is computed again from {}.{}", table.namespace, table.name)
         }
-        None => format!(
-            "system.late, without effect: a table of `{}` would let it be computed again",
-            readings_before(p, &step.from)
-        ),
+        None => format!("system.late, without effect: {}", missing(p, &step.from)),
     };
     first + &after
 }
@@ -376,6 +373,44 @@ fn one_notification(n: &NotifySpec, out: &mut String) {
 mod tests {
     use super::*;
     use crate::examples::COOKBOOK;
+    use crate::testing::{HEAD, plan};
+
+    #[test]
+    fn what_is_missing_for_late_readings_is_told() {
+        let text = |steps: &[&str], tables: &[&str]| {
+            let mut text = format!("{HEAD}{LIMITS}");
+            let mut from = "readings".to_owned();
+            for step in steps.iter().chain(&[WINDOW]) {
+                let name = step.split('"').nth(1).unwrap_or_default();
+                text += &format!("[[step]]\nfrom = \"{from}\"\n{step}\n");
+                name.clone_into(&mut from);
+            }
+            text.extend(tables.iter().map(|from| format!("[[table]]\nfrom = \"{from}\"\n")));
+            explain(&plan(text).expect("it is good"))
+        };
+        let join = "name = \"placed\"\ntype = \"enrich\"\nregistry = \"limits\"";
+        let placed = &[join, "name = \"high_ones\"\ntype = \"filter\"\nwhere = \"v > high\""];
+        let wanted = "without effect: a table of `placed` would let it be computed again";
+        let why = "; p.readings does not do, because what the registry `limits` said of a reading \
+                   when it came is not in it\n";
+        let told = text(placed, &["w", "readings"]);
+        assert!(told.contains(&format!("{wanted}{why}")), "{told}");
+        let told = text(placed, &["w"]);
+        assert!(told.contains(&format!("{wanted}\n")), "{told}");
+        let told = text(placed, &["w", "readings", "placed"]);
+        assert!(told.contains("after that it is computed again from p.placed\n"), "{told}");
+        let last = "name = \"last\"\ntype = \"latest\"\nselect = { v = \"v\" }";
+        let told = text(&[last], &["w", "readings"]);
+        assert!(told.contains("rows of `last` do not say where in the journal they"), "{told}");
+        let picked = "name = \"picked\"\ntype = \"select\"\ncolumns = { v = \"v\" }";
+        let told = text(&[picked, join], &["w", "readings"]);
+        assert!(told.contains("rows of `placed` do not say where in the journal they"), "{told}");
+    }
+
+    const LIMITS: &str = "[[registry]]\nname = \"limits\"\npath = \"l.csv\"\nkey = [\"device\"]\n\
+                          columns = { device = \"string\", high = \"float64\" }\n";
+    const WINDOW: &str = "name = \"w\"\ntype = \"window\"\nevery = \"1m\"\n\
+                          select = { n = \"count(*)\" }";
 
     #[test]
     fn state_that_grows_with_readings_is_told() {

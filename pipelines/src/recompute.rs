@@ -16,6 +16,7 @@ use tidegate_operators::spec::{
     TableSpec, WindowSpec,
 };
 
+use crate::graph::READINGS;
 use crate::resolve::early::is_of;
 
 /// Where in the journal a reading was.
@@ -136,6 +137,76 @@ pub(crate) fn maker<'p>(p: &'p PipelineSpec, edge: &str) -> Option<(&'p StepSpec
 /// The edge of single readings that an edge is made of by stateless steps.
 pub(crate) fn readings_before<'p>(p: &'p PipelineSpec, edge: &'p str) -> &'p str {
     maker(p, edge).map_or(edge, |(step, _)| readings_before(p, &step.from))
+}
+
+/// Whether a table of an edge can say where in the journal its rows were.
+fn says_places(p: &PipelineSpec, edge: &str) -> bool {
+    if edge == READINGS {
+        return true;
+    }
+    let Some(step) = step_of(p, edge) else { return false };
+    match &step.kind {
+        StepKind::Filter(_) | StepKind::Route(_) | StepKind::Enrich(_) | StepKind::Join(_) => {
+            says_places(p, &step.from)
+        }
+        StepKind::Project(columns) => {
+            // Nobody may have needed it yet: then it is not among the columns of any step.
+            let passes = columns.iter().any(|(name, _)| name == OFFSET)
+                || columns_of(p, &step.from).is_none_or(|input| input.index_of(OFFSET).is_err());
+            passes && says_places(p, &step.from)
+        }
+        StepKind::Window(_)
+        | StepKind::Detect(_)
+        | StepKind::Latest(_)
+        | StepKind::Absence(_)
+        | StepKind::Sequence(_) => false,
+    }
+}
+
+/// The step that makes an edge.
+fn step_of<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p StepSpec> {
+    let own = || p.steps.iter().find(|step| step.name == edge);
+    maker(p, edge).map(|(step, _)| step).or_else(own)
+}
+
+/// The columns of an edge.
+fn columns_of(p: &PipelineSpec, edge: &str) -> Option<SchemaRef> {
+    match edge {
+        READINGS => Some(p.decode.schema()),
+        _ => step_of(p, edge).map(|step| Arc::clone(&step.output)),
+    }
+}
+
+/// Why late readings of windows over `edge` are without effect where no table is of any use: which
+/// one would be, and why one that is there is not.
+pub(crate) fn missing(p: &PipelineSpec, edge: &str) -> String {
+    let needed = readings_before(p, edge);
+    if !says_places(p, needed) {
+        return format!(
+            "rows of `{needed}` do not say where in the journal they come from, so no table lets \
+             it be computed again"
+        );
+    }
+    let wanted = format!("a table of `{needed}` would let it be computed again");
+    let full = |table: &TableSpec| format!("{}.{}", table.namespace, table.name);
+    if let Some(table) = p.tables.iter().find(|t| t.from == needed) {
+        return format!("{} would let it be computed again if it had `{OFFSET}`", full(table));
+    }
+    let Some(between) = step_of(p, needed) else { return wanted };
+    let Some(table) = first_stored(p, &between.from) else { return wanted };
+    let what = match &between.kind {
+        StepKind::Enrich(e) => {
+            format!("what the registry `{}` said of a reading when it came", e.registry.name)
+        }
+        _ => "what a reading was joined with".to_owned(),
+    };
+    format!("{wanted}; {} does not do, because {what} is not in it", full(table))
+}
+
+/// The nearest table of an edge, or of one before it, whatever lies in between.
+fn first_stored<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p TableSpec> {
+    let own = p.tables.iter().find(|table| table.from == edge);
+    own.or_else(|| first_stored(p, &step_of(p, edge)?.from))
 }
 
 /// Stateless steps, each with the branch that leads on.
