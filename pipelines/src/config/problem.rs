@@ -43,6 +43,8 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What was not looked at because of it.
+    pub note: Option<String>,
     /// How bad it is.
     pub severity: Severity,
 }
@@ -67,8 +69,10 @@ impl fmt::Display for Problem {
             .map(|c| if c == '\t' { '\t' } else { ' ' })
             .collect();
         write!(f, "{blank} | {indent}{}", "^".repeat(self.width))?;
-        if let Some(hint) = &self.hint {
-            write!(f, "\n{blank} = hint: {hint}")?;
+        for (what, text) in [("hint", &self.hint), ("note", &self.note)] {
+            if let Some(text) = text {
+                write!(f, "\n{blank} = {what}: {text}")?;
+            }
         }
         Ok(())
     }
@@ -85,11 +89,21 @@ pub struct At {
     pub end: usize,
 }
 
+/// A problem before its line is known.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    at: At,
+    severity: Severity,
+    message: String,
+    hint: Option<String>,
+    note: Option<String>,
+}
+
 /// Collects problems over all files.
 #[derive(Debug)]
 pub struct Reporter<'a> {
     files: &'a [(PathBuf, String)],
-    found: Vec<(At, Severity, String, Option<String>)>,
+    found: Vec<Found>,
     secrets: Vec<At>,
     broken: Vec<usize>,
     unsure: Vec<String>,
@@ -114,7 +128,7 @@ impl<'a> Reporter<'a> {
 
     /// Reports an error.
     pub fn error(&mut self, at: At, message: impl Into<String>, hint: impl Into<Option<String>>) {
-        self.found.push((at, Severity::Error, message.into(), hint.into()));
+        self.push(at, Severity::Error, message.into(), hint.into());
     }
 
     /// Reports an error in the syntax: nothing is known then about what the file's values are.
@@ -125,12 +139,41 @@ impl<'a> Reporter<'a> {
 
     /// Reports a warning.
     pub fn warning(&mut self, at: At, message: impl Into<String>, hint: impl Into<Option<String>>) {
-        self.found.push((at, Severity::Warning, message.into(), hint.into()));
+        self.push(at, Severity::Warning, message.into(), hint.into());
+    }
+
+    fn push(&mut self, at: At, severity: Severity, message: String, hint: Option<String>) {
+        self.found.push(Found { at, severity, message, hint, note: None });
+    }
+
+    /// How much was reported until now, for [`Reporter::first_error_since`].
+    pub fn mark(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Where the first error is that was reported after `mark`.
+    pub fn first_error_since(&self, mark: usize) -> Option<At> {
+        let mut since = self.found[mark..].iter();
+        since.find(|f| f.severity == Severity::Error).map(|f| f.at)
+    }
+
+    /// Where the first error is among those at such places.
+    pub fn first_error_in(&self, covers: impl Fn(At) -> bool) -> Option<At> {
+        let mut inside = self.found.iter().filter(|f| covers(f.at));
+        inside.find(|f| f.severity == Severity::Error).map(|f| f.at)
+    }
+
+    /// Adds to the first error at this place what was not looked at because of it.
+    pub fn note(&mut self, at: At, text: String) {
+        let error = |f: &&mut Found| f.at == at && f.severity == Severity::Error;
+        if let Some(found) = self.found.iter_mut().find(error) {
+            found.note = Some(text);
+        }
     }
 
     /// Whether an error was reported.
     pub fn failed(&self) -> bool {
-        self.found.iter().any(|f| f.1 == Severity::Error)
+        self.found.iter().any(|f| f.severity == Severity::Error)
     }
 
     /// The columns whose types are not known because their declarations were reported. What is
@@ -167,13 +210,14 @@ impl<'a> Reporter<'a> {
     pub fn finish(mut self) -> Vec<Problem> {
         let mut found = std::mem::take(&mut self.found);
         found.sort_by(|a, b| {
-            (a.0.file, a.0.start, a.1, &a.2).cmp(&(b.0.file, b.0.start, b.1, &b.2))
+            let order = |f: &Found| (f.at.file, f.at.start, f.severity);
+            order(a).cmp(&order(b)).then_with(|| a.message.cmp(&b.message))
         });
         found.dedup();
         found.truncate(PROBLEMS_MAX);
         found
             .into_iter()
-            .map(|(at, severity, message, hint)| {
+            .map(|Found { at, severity, message, hint, note }| {
                 let (line, column, range) = self.position(at);
                 let width = self.text(at.file)[at.start.min(range.end)..at.end.min(range.end)]
                     .chars()
@@ -187,6 +231,7 @@ impl<'a> Reporter<'a> {
                     source_line: self.masked(at.file, range),
                     message,
                     hint,
+                    note,
                     severity,
                 }
             })

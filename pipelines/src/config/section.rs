@@ -83,6 +83,21 @@ impl<'t> Section<'t> {
             .collect()
     }
 
+    /// Names in the list below a key whose sections are of unknown type, each with where that was
+    /// reported.
+    pub fn left_out(&self, name: &str) -> Vec<(&'t str, At)> {
+        let kind = self.key(name).kind;
+        let Some(entry) = self.entry(name) else { return Vec::new() };
+        let of = |item: &'t Node| {
+            let table = item.table()?;
+            let name = table.get("name")?.node.text()?;
+            let start = At { end: item.at.start + 1, ..item.at };
+            let at = table.get("type").map_or(start, |kind| kind.node.at);
+            check::selected(kind.components(), table).is_none().then_some((name, at))
+        };
+        entry.node.list().iter().filter_map(of).collect()
+    }
+
     /// The table of one entry of a table whose values are tables, if it is one: a column of
     /// `fields`, a notification of `notify`.
     pub fn named(&self, name: &str, entry: &'t Entry) -> Option<Section<'t>> {
@@ -97,6 +112,17 @@ impl<'t> Section<'t> {
     /// The entries of the table below a key, in the order as written.
     pub fn entries(&self, name: &str) -> &'t [Entry] {
         self.entry(name).and_then(|e| e.node.table()).map_or(&[], |t| &t.entries)
+    }
+
+    /// Whether a place is in this section.
+    pub fn covers(&self, at: At) -> bool {
+        let inside = |e: &Entry| {
+            e.key_at.file == at.file
+                && (e.key_at.start..e.node.at.end.max(e.key_at.end)).contains(&at.start)
+        };
+        let below = |e: &Entry| e.node.table().is_some_and(|t| t.entries.iter().any(inside));
+        (at.file == self.at.file && at.start == self.at.start)
+            || self.table.entries.iter().any(|e| inside(e) || below(e))
     }
 
     /// The text of a key, or its default.

@@ -98,7 +98,8 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
         }
         let Some(topic) = input.text("topic") else { continue };
         let mut captures = Vec::new();
-        if !templates.iter().any(|(t, _)| t.matches(topic, &mut captures)) {
+        let is_read = templates.iter().any(|(t, _)| t.matches(topic, &mut captures));
+        if !is_read && source::unreadable(file).next().is_none() {
             let hint = "compare it with `topics` in [source]".to_owned();
             let message = format!("the pipeline does not read `{topic}`");
             report.warning(input.at("topic"), message, hint);

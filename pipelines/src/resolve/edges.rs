@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 use tidegate_operators::key::is_key_type;
 use tidegate_operators::spec::{INGEST_TIME, IS_FINAL, VALID_FROM, VALID_TO};
 
-use crate::config::problem::{At, Reporter, hint_of};
+use crate::config::problem::{At, Reporter, hint_of, nearest};
 
 /// Names that are not for steps and branches.
 pub(crate) const RESERVED: [&str; 7] =
@@ -144,10 +144,18 @@ impl Edge {
         (keys, complete)
     }
 
+    /// The columns that names in `by` which are none were meant for.
+    pub(crate) fn meant(&self, by: Option<Vec<(&str, At)>>) -> Vec<String> {
+        let known = || self.schema.fields().iter().map(|f| f.name().as_str());
+        let names = by.unwrap_or_default().into_iter().map(|(name, _)| name);
+        let misspelt = names.filter(|name| self.schema.index_of(name).is_err());
+        misspelt.filter_map(|name| nearest(name, known())).map(str::to_owned).collect()
+    }
+
     /// Index of a column that somebody named; reports if it is not there.
     pub(crate) fn column(&self, name: &str, at: At, report: &mut Reporter<'_>) -> Option<usize> {
         let found = self.schema.index_of(name).ok();
-        if found.is_none() {
+        if found.is_none() && !report.is_unsure(&[name.to_owned()]) {
             let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
             report.error(at, format!("there is no column `{name}` here"), hint_of(name, names));
         }
@@ -162,13 +170,21 @@ pub(crate) struct Edges {
     known: BTreeMap<String, Option<Edge>>,
     /// Names of route steps with their branches, for hints.
     routes: BTreeMap<String, Vec<String>>,
+    /// A step has no name, which was reported: an edge that nobody seems to make may be its own.
+    nameless: bool,
 }
 
 impl Edges {
     /// Only the edge `readings`.
     pub(crate) fn of_readings(schema: SchemaRef) -> Self {
         let edge = Edge { schema, rows: RowKind::Readings };
-        Self { known: [("readings".to_owned(), Some(edge))].into(), routes: BTreeMap::new() }
+        let known = [("readings".to_owned(), Some(edge))].into();
+        Self { known, routes: BTreeMap::new(), nameless: false }
+    }
+
+    /// Whether there is a step without a name.
+    pub(crate) fn set_nameless(&mut self, nameless: bool) {
+        self.nameless = nameless;
     }
 
     /// Adds an edge, or the knowledge that it could not be resolved.
@@ -212,6 +228,8 @@ impl Edges {
         } else if RESERVED.contains(&name) {
             let hint = format!("it is always kept as the table system.{name}");
             (format!("`{name}` is not an edge"), Some(hint))
+        } else if self.nameless && nearest(name, self.names()).is_none() {
+            return;
         } else {
             (format!("there is no edge `{name}`"), hint_of(name, self.names()))
         };

@@ -11,6 +11,7 @@ pub(crate) mod cases;
 mod dedup;
 pub(crate) mod early;
 pub(crate) mod edges;
+mod hanging;
 mod join;
 mod latest;
 mod limits;
@@ -136,7 +137,9 @@ fn pipeline(
     let name = file.text("name").unwrap_or_default();
     let reading = file.section("reading")?;
     let topics = source::templates(file);
-    report.set_unsure(reading::of_unknown_type(&reading));
+    let mut unsure = reading::of_unknown_type(&reading);
+    unsure.extend(source::unreadable_captures(file));
+    report.set_unsure(unsure);
     let mut decode = reading::decode(name, source, &reading, &topics, needs, report);
     let devices = limits::of_pipeline(&limits::table(file));
     skew::check(&reading, report);
@@ -156,14 +159,15 @@ fn pipeline(
     let declared = file.sections("registry").into_iter().filter_map(|r| r.text("name"));
     let bad = declared.filter(|name| registries.iter().all(|r| r.name != *name));
     resolved.bad_registries = bad.map(str::to_owned).collect();
-    resolved.all(&file.sections("step"), report);
-    let (mut steps, edges) = resolved.finish();
+    resolved.all(file, report);
+    let (mut steps, edges, roots) = resolved.finish();
     let mut alerts = outputs::alerts(file, &edges, report);
     limits::spare_known_keys(&mut steps, &mut alerts);
     let mut tables = outputs::tables(file, &sql_name(name), &edges, report);
     registry::add_tables(&registries, &sql_name(name), &mut tables);
     if needs.is_none() {
         outputs::unread_steps(file, report);
+        hanging::note(file, &roots, report);
     }
     let used = !steps.is_empty() || !alerts.is_empty() || !tables.is_empty();
     if !used && needs.is_none() && !report.failed() {

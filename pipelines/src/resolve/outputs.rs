@@ -8,10 +8,11 @@ use tidegate_operators::spec::{AlertSpec, TableSpec};
 
 use super::edges::{Edge, Edges, RowKind};
 use super::{absence, early, limits, sequence, sql};
-use crate::config::problem::{At, Reporter, hint_of};
+use crate::config::problem::{At, Reporter, hint_of, nearest};
 use crate::config::references::Resolver;
 use crate::config::secret::Secret;
 use crate::config::section::Section;
+use crate::graph::READINGS;
 use crate::plan::NotifySpec;
 
 /// The column names that a text for people refers to: `{name}`.
@@ -70,6 +71,7 @@ pub(crate) fn alerts(
 ) -> Vec<(String, AlertSpec)> {
     let mut taken = Taken::default();
     let mut found = Vec::new();
+    let known: Vec<&str> = file.entries("notify").iter().map(|e| e.key.as_str()).collect();
     for alert in file.sections("alert") {
         if let Some(name) = alert.text("name") {
             taken.take("an alert", name, alert.at("name"), report);
@@ -86,8 +88,12 @@ pub(crate) fn alerts(
         }
     }
     for entry in file.entries("notify") {
+        // One that is misspelt was reported, and is meant for the nearest.
         let used = |a: &Section<'_>| {
-            a.texts("notify").unwrap_or_default().iter().any(|(name, _)| *name == entry.key)
+            let mut names = a.texts("notify").unwrap_or_default().into_iter();
+            names.any(|(name, _)| {
+                name == entry.key || meant(name, &known) == Some(entry.key.as_str())
+            })
         };
         let engine = file.named("notify", entry).is_some_and(|n| n.bool("engine"));
         if !engine && !file.sections("alert").iter().any(used) {
@@ -96,6 +102,11 @@ pub(crate) fn alerts(
         }
     }
     found
+}
+
+/// The name that one which is not among the known ones is meant for.
+fn meant<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
+    nearest(name, known.iter().copied()).filter(|_| !known.contains(&name))
 }
 
 fn known_notifications(file: &Section<'_>, alert: &Section<'_>, report: &mut Reporter<'_>) {
@@ -253,9 +264,13 @@ pub(crate) fn unread_steps(file: &Section<'_>, report: &mut Reporter<'_>) {
         .flat_map(|key| file.sections(key))
         .filter_map(|section| section.text("from"))
         .collect();
-    for step in file.sections("step") {
-        readers.extend(super::steps::inputs(&step).map(|(_, edge)| edge));
-    }
+    let steps = file.sections("step");
+    readers.extend(steps.iter().flat_map(super::steps::inputs).map(|(_, edge)| edge));
+    let names: Vec<&str> = steps.iter().flat_map(super::steps::outputs).collect();
+    // One that is misspelt was reported, and is meant for the nearest.
+    let misspelt = readers.iter().filter(|name| **name != READINGS);
+    let misspelt: Vec<&str> = misspelt.filter_map(|name| meant(name, &names)).collect();
+    readers.extend(misspelt);
     for step in file.sections("step") {
         let Some(name) = step.text("name") else { continue };
         if !matches!(step.component.tag, Some("route" | "detect")) && !readers.contains(&name) {

@@ -205,7 +205,7 @@ impl Columns<'_, '_> {
     fn capture_exists(&mut self, name: &str, at: At) {
         let names: Vec<&str> =
             self.topics.iter().flat_map(|(t, _)| t.names()).map(String::as_str).collect();
-        if !names.contains(&name) {
+        if !names.contains(&name) && !self.report.is_unsure(&[name.to_owned()]) {
             let message = format!("no topic has a capture `{{{name}}}`");
             self.report.error(at, message, hint_of(name, names));
         }

@@ -11,6 +11,7 @@ use tidegate_operators::spec::{
 };
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
+use super::hanging::Root;
 use super::{absence, early, join, latest, nested, registry, sequence, sql, windows};
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
@@ -32,6 +33,8 @@ pub(crate) struct Steps<'t> {
     pub(super) bad_registries: Vec<String>,
     edges: Edges,
     pub(super) specs: Vec<StepSpec>,
+    /// Edges that are not known because of a mistake, each with where that is.
+    roots: Vec<Root>,
 }
 
 impl<'t> Steps<'t> {
@@ -53,17 +56,27 @@ impl<'t> Steps<'t> {
             bad_registries: Vec::new(),
             edges,
             specs: Vec::new(),
+            roots: Vec::new(),
         }
     }
 
-    /// What was resolved.
-    pub(crate) fn finish(self) -> (Vec<StepSpec>, Edges) {
-        (self.specs, self.edges)
+    /// What was resolved, and why some was not.
+    pub(crate) fn finish(self) -> (Vec<StepSpec>, Edges, Vec<Root>) {
+        (self.specs, self.edges, self.roots)
     }
 
     /// Resolves all steps, each after the one whose edge it reads.
-    pub(crate) fn all(&mut self, steps: &[Section<'t>], report: &mut Reporter<'_>) {
-        let steps = unique(steps, report);
+    pub(crate) fn all(&mut self, file: &Section<'t>, report: &mut Reporter<'_>) {
+        let written = file.sections("step");
+        let (steps, left_out) = unique(&written, report);
+        // Whoever reads them reads no edge that nobody has written.
+        for (name, at) in file.left_out("step").into_iter().chain(left_out) {
+            if !self.edges.contains(name) {
+                self.edges.add(name, None);
+                self.roots.push(Root { edges: vec![name.to_owned()], at });
+            }
+        }
+        self.edges.set_nameless(written.iter().any(|step| step.text("name").is_none()));
         let outputs: Vec<Vec<&str>> = steps.iter().map(outputs).collect();
         let mut open: Vec<usize> = (0..steps.len()).collect();
         loop {
@@ -92,7 +105,10 @@ impl<'t> Steps<'t> {
             let unknown: Vec<(&str, &str)> =
                 inputs(&steps[*i]).filter(|(_, from)| !self.edges.contains(from)).collect();
             for (key, from) in &unknown {
-                self.edges.report_unknown(from, steps[*i].at(key), report);
+                let at = steps[*i].at(key);
+                self.edges.report_unknown(from, at, report);
+                let edges = outputs[*i].iter().map(|name| (*name).to_owned()).collect();
+                self.roots.push(Root { edges, at });
             }
             if unknown.is_empty() && in_circle(*i, &open, &steps, &outputs) {
                 let from = steps[*i].text("from").unwrap_or_default();
@@ -105,8 +121,10 @@ impl<'t> Steps<'t> {
 
     fn step(&mut self, step: &Section<'t>, report: &mut Reporter<'_>) {
         let name = step.text("name").unwrap_or_default().to_owned();
+        let mark = report.mark();
         let from = self.taken(step, "from", report);
         let input = self.edges.peek(&from).cloned();
+        let has_input = input.is_some();
         let resolved = input.and_then(|input| match step.component.tag {
             Some("filter") => filter(step, &input, report),
             Some("derive") => derive(step, &input, report),
@@ -127,6 +145,13 @@ impl<'t> Steps<'t> {
         let (kind, edge) = resolved.filter(fits).unzip();
         for output in outputs(step) {
             self.edges.add(output, edge.clone());
+        }
+        if edge.is_none() {
+            // What is wrong with a value may have been found before.
+            let before = || report.first_error_in(|at| has_input && step.covers(at));
+            let edges = outputs(step).into_iter().map(str::to_owned).collect();
+            let at = report.first_error_since(mark).or_else(before);
+            self.roots.extend(at.map(|at| Root { edges, at }));
         }
         if step.component.tag == Some("route") {
             let names = outputs(step).into_iter().map(str::to_owned).collect();
@@ -156,7 +181,7 @@ pub(super) fn inputs<'t>(step: &Section<'t>) -> impl Iterator<Item = (&'static s
 }
 
 /// Names of the output edges of a step.
-fn outputs<'t>(step: &Section<'t>) -> Vec<&'t str> {
+pub(super) fn outputs<'t>(step: &Section<'t>) -> Vec<&'t str> {
     if step.component.tag == Some("route") {
         step.entries("branches").iter().map(|e| e.key.as_str()).collect()
     } else {
@@ -179,10 +204,14 @@ fn in_circle(start: usize, open: &[usize], steps: &[Section<'_>], outputs: &[Vec
     false
 }
 
-/// The steps whose names are their own; reports the others.
-fn unique<'t>(steps: &[Section<'t>], report: &mut Reporter<'_>) -> Vec<Section<'t>> {
+/// The steps whose names are their own; reports the others, and gives the edges that these would
+/// have made, each with where that was reported.
+fn unique<'t>(
+    steps: &[Section<'t>],
+    report: &mut Reporter<'_>,
+) -> (Vec<Section<'t>>, Vec<(&'t str, At)>) {
     let mut taken: BTreeMap<&str, At> = BTreeMap::new();
-    let mut kept = Vec::new();
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
     for step in steps {
         let own = step.text("name").map(|name| (name, step.at("name")));
         let branches: &[Entry] = match step.component.tag {
@@ -191,6 +220,7 @@ fn unique<'t>(steps: &[Section<'t>], report: &mut Reporter<'_>) -> Vec<Section<'
         };
         let branches = branches.iter().map(|e| (e.key.as_str(), e.key_at));
         let mut good = own.is_some();
+        let mark = report.mark();
         for (name, at) in own.into_iter().chain(branches) {
             if RESERVED.contains(&name) {
                 good = false;
@@ -207,9 +237,13 @@ fn unique<'t>(steps: &[Section<'t>], report: &mut Reporter<'_>) -> Vec<Section<'
         }
         if good {
             kept.push(*step);
+        } else if let Some(at) = report.first_error_since(mark) {
+            left_out.extend(outputs(step).into_iter().map(|name| (name, at)));
         }
     }
-    kept
+    // A name that one of them has, and another step as well, is that of the other one.
+    left_out.retain(|(name, _)| !kept.iter().any(|step| outputs(step).contains(name)));
+    (kept, left_out)
 }
 
 fn filter(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {

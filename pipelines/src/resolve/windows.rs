@@ -44,7 +44,10 @@ pub(crate) fn window(
     let shape = shape(step, input, &keys, report);
     let late = late(step, report);
     not_over_revisions(step, ("from", input), "would be counted twice", report);
-    let key_names = input.key_names(&keys);
+    let mut key_names = input.key_names(&keys);
+    if !complete {
+        key_names.extend(input.meant(step.texts("by")));
+    }
     let quality = quality::quality(steps, step, report);
     let at_end = shape.as_ref().is_some_and(Shape::ends_with_reading);
     let planned = selected(step, (&key_names, at_end), input, report);

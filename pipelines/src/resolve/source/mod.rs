@@ -64,6 +64,23 @@ pub(crate) fn templates(file: &Section<'_>) -> Vec<(TopicTemplate, At)> {
     topics
 }
 
+/// Topics that are no valid templates; they were reported.
+pub(crate) fn unreadable<'t>(file: &Section<'t>) -> impl Iterator<Item = &'t str> {
+    let source = file.section("source");
+    let topics = source.and_then(|source| source.texts("topics")).unwrap_or_default();
+    topics.into_iter().map(|(text, _)| text).filter(|text| TopicTemplate::parse(text).is_err())
+}
+
+/// The levels that those name.
+pub(crate) fn unreadable_captures(file: &Section<'_>) -> Vec<String> {
+    let name = |level: &str| -> String {
+        level.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    unreadable(file)
+        .flat_map(|text| text.split('{').skip(1).map(name).collect::<Vec<_>>())
+        .collect()
+}
+
 impl Sources {
     /// Adds the source of a file, or finds the one that it shares; its number.
     pub(crate) fn add(
