@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod doctor;
 pub mod engine;
+mod failing;
 mod fault;
 pub mod fleet;
 #[cfg(test)]
@@ -17,6 +18,8 @@ mod fuzz;
 mod http;
 pub mod intake;
 pub mod journal;
+#[cfg(test)]
+mod logged;
 pub mod memory;
 pub mod metrics;
 pub mod mqtt;

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::hmac;
 
 use super::*;
+use crate::logged::Logged;
 use crate::outbox::Notification;
 
 /// What the receiver saw: identifier, body, signature headers.
@@ -141,6 +142,23 @@ async fn failures_are_retried_under_one_id_and_signed_then_delivered_once() {
     let stats = sender.stats().remove(0);
     assert_eq!((stats.sent, stats.retried, stats.dead, stats.pending), (1, 3, 0, 0));
     sender.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_target_that_goes_on_failing_is_told_once_and_so_is_that_it_works_again() {
+    let (logged, _guard) = Logged::here();
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Arc::new(Outbox::open(dir.path()).unwrap());
+    let (_receiver, url) = listen(&[503; 8]).await;
+    let _sender = start(&outbox, target(&url));
+    outbox.enqueue(1, vec![note("a", "k"), note("b", "l")]).unwrap();
+    until("delivery", || outbox.pending() == 0).await;
+    let failed = logged.with("webhook not delivered");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("WARN") && failed[0].contains("HTTP 503"), "{failed:?}");
+    until("the end", || logged.with("delivered again").len() == 1).await;
+    let over = logged.with("delivered again");
+    assert!(over[0].contains("INFO") && over[0].contains("ops"), "{over:?}");
 }
 
 #[tokio::test]

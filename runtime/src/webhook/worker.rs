@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::target::{Attempt, Endpoint};
 use super::{Counters, SenderOptions};
 use crate::clock::Clock;
+use crate::failing::Failing;
 use crate::fault;
 use crate::journal::DurableError;
 use crate::outbox::{Notification, Outbox};
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     delayed: BTreeMap<(Instant, u64), String>,
     delays: u64,
     running: JoinSet<(String, Attempt)>,
+    failing: Failing,
 }
 
 impl Worker {
@@ -83,6 +85,7 @@ impl Worker {
             delayed: BTreeMap::new(),
             delays: 0,
             running: JoinSet::new(),
+            failing: Failing::default(),
         }
     }
 
@@ -167,13 +170,16 @@ impl Worker {
             lane.attempts += 1;
             lane.reason.clone_from(&reason);
             let pause = pause(&self.options, &item.id, lane.attempts, after);
-            tracing::warn!(
-                target_name = self.endpoint.target.name,
-                id = item.id,
-                reason,
-                ?pause,
-                "webhook not delivered, will be tried again"
-            );
+            if let Some(failed) = self.failing.failed(Instant::now(), &reason) {
+                tracing::warn!(
+                    target_name = self.endpoint.target.name,
+                    id = item.id,
+                    reason,
+                    ?pause,
+                    failed,
+                    "webhook not delivered, will be tried again"
+                );
+            }
             self.counters.retried.fetch_add(1, Ordering::Relaxed);
             self.record(move |outbox| outbox.failed(&item.id, &reason)).await;
             self.delays += 1;
@@ -190,6 +196,11 @@ impl Worker {
             self.record(move |outbox| outbox.dead(&item.id, &reason)).await;
         } else {
             fault::point("webhook_sent");
+            if let Some(over) = self.failing.works(Instant::now()) {
+                let (failed, lasted_s) = (over.failures, over.lasted.as_secs());
+                let target_name = &self.endpoint.target.name;
+                tracing::info!(target_name, failed, lasted_s, "webhooks are delivered again");
+            }
             self.counters.sent.fetch_add(1, Ordering::Relaxed);
             self.record(move |outbox| outbox.delivered(&item.id)).await;
         }

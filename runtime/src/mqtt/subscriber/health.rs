@@ -1,8 +1,11 @@
-//! One source, several connections: the source is well if all of them are.
+//! One source, several connections: the source is well if all of them are. That it is not is told
+//! once for all of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::failing::{Failing, Over};
 use crate::source::SourceStats;
+use crate::time;
 
 /// How one connection is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,18 +17,40 @@ enum State {
 
 #[derive(Debug)]
 pub(super) struct Health {
-    states: Mutex<Vec<State>>,
+    states: Mutex<States>,
     stats: Arc<SourceStats>,
+}
+
+#[derive(Debug)]
+struct States {
+    all: Vec<State>,
+    failing: Failing,
 }
 
 impl Health {
     pub(super) fn new(connections: u16, stats: Arc<SourceStats>) -> Arc<Self> {
-        let states = Mutex::new(vec![State::Starting; usize::from(connections)]);
+        let all = vec![State::Starting; usize::from(connections)];
+        let states = Mutex::new(States { all, failing: Failing::default() });
         Arc::new(Self { states, stats })
     }
 
-    pub(super) fn well(&self, connection: u16) {
+    /// If the source works again by that, and it was told that it did not: what is over.
+    pub(super) fn well(&self, connection: u16) -> Option<Over> {
         self.set(connection, State::Well);
+        let mut states = self.lock();
+        let all_well = states.all.iter().all(|s| *s == State::Well);
+        all_well.then(|| states.failing.works(time::now())).flatten()
+    }
+
+    /// [`Health::ill`], and, if it is to be told, how often that was so since it was told.
+    pub(super) fn failed(&self, connection: u16, why: &str) -> Option<u64> {
+        self.ill(connection, why);
+        self.lock().failing.failed(time::now(), why)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, States> {
+        // A panic while holding this lock cannot leave half a state behind.
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn ill(&self, connection: u16, why: &str) {
@@ -33,8 +58,8 @@ impl Health {
     }
 
     fn set(&self, connection: u16, state: State) {
-        // A panic while holding this lock cannot leave half a state behind.
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.lock();
+        let states = &mut guard.all;
         states[usize::from(connection)] = state;
         let ill = states.iter().find_map(|s| match s {
             State::Ill(why) => Some(why),

@@ -25,6 +25,11 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(1);
 /// Least limit for packets that a small journal can bring about.
 const PACKET_BYTES_MIN: usize = 256 * 1024;
 
+/// How often something happened since it was told, if that was more than once.
+fn often(count: u64) -> String {
+    if count > 1 { format!(" ({count} times)") } else { String::new() }
+}
+
 /// What does not change while the process runs.
 pub(super) struct Link {
     /// Name of the source.
@@ -85,8 +90,14 @@ impl Link {
                     return Err(error.into());
                 }
                 End::Lost(text) => {
-                    tracing::warn!("{} {}: {text}", self.source, self.client_id);
-                    self.health.ill(self.number, &text);
+                    if let Some(failed) = self.health.failed(self.number, &text) {
+                        tracing::warn!(
+                            "{} {}: {text}{}",
+                            self.source,
+                            self.client_id,
+                            often(failed)
+                        );
+                    }
                 }
             }
             if time::now() - begin >= GOOD_CONNECTION && outage.is_empty() {
@@ -159,6 +170,21 @@ impl Link {
         memory.save(session.durable()).await;
         self.stats.connections.fetch_sub(1, Ordering::Relaxed);
         end
+    }
+
+    /// The session works: it is connected, and the broker granted every filter.
+    pub(super) fn well(&self) {
+        if let Some(over) = self.health.well(self.number) {
+            let (failed, lasted_s) = (over.failures, over.lasted.as_secs());
+            tracing::info!(failed, lasted_s, "{}: works again", self.source);
+        }
+    }
+
+    /// The broker refuses filters; it is asked again.
+    pub(super) fn refused(&self, text: &str) {
+        if let Some(failed) = self.health.failed(self.number, text) {
+            tracing::error!("{}: {text}; asking again{}", self.source, often(failed));
+        }
     }
 
     /// What the journal refuses must be passed over from now on, or it would come for ever.

@@ -196,7 +196,7 @@ impl Session {
         self.subscription.begin(&mut self.out, memory).map_err(End::Lost)?;
         memory.save_soon();
         if self.subscription.is_complete() {
-            self.link.health.well(self.link.number);
+            self.link.well();
         }
         self.receive(memory)?;
         loop {
@@ -407,8 +407,7 @@ impl Session {
         }
         if !answer.refused.is_empty() {
             let text = self.subscription.problem();
-            tracing::error!("{}: {text}; asking again", self.link.source);
-            self.link.health.ill(self.link.number, &text);
+            self.link.refused(&text);
             // Without any filter nothing is heard: as good as no session.
             let event = match self.subscription.has_any(memory) {
                 true => "filter_refused",
@@ -416,7 +415,7 @@ impl Session {
             };
             self.tell(&self.link.event(event, &packets::shortened(&text)));
         } else if self.subscription.is_complete() {
-            self.link.health.well(self.link.number);
+            self.link.well();
         }
     }
 

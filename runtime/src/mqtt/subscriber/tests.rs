@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
+use crate::logged::Logged;
 use crate::mqtt::testing::{Peer, TestIntake, eventually, packet, publish, text};
 
 fn config(url: String, version5: bool) -> SubscriberConfig {
@@ -151,6 +152,31 @@ async fn acks_follow_the_journal_in_order_and_several_publishes_make_one_offer()
         broker.expect(&[0xE0, 0]).await;
         s.task.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_told_once_and_so_is_that_it_is_back() {
+    let (logged, _guard) = Logged::here();
+    let s = start(TestIntake::open(), true).await;
+    let broker = s.first().await;
+    assert_eq!(logged.with("works again").len(), 0, "nothing failed yet");
+    drop(broker);
+    for _ in 0..3 {
+        let mut peer = Peer::new(s.broker.accept().await.unwrap().0);
+        peer.packet().await.unwrap();
+    }
+    let mut broker = s.accept(true).await;
+    eventually(|| s.stats.is_healthy()).await;
+    let failed = logged.with("subscriber tidegate on");
+    let warned: Vec<&String> = failed.iter().filter(|line| line.starts_with("WARN")).collect();
+    // The connection is lost, and then refused: those are two reasons.
+    assert_eq!(warned.len(), 2, "{failed:?}");
+    assert!(warned[1].contains("closes before its CONNACK"), "{failed:?}");
+    let over = logged.with("works again");
+    assert!(over.len() == 1 && over[0].starts_with("INFO"), "{over:?}");
+    assert!(over[0].contains("failed=4"), "{over:?}");
+    broker.send(&s.publish(1, "kept")).await;
+    broker.expect(&[0x40, 2, 0, 1]).await;
 }
 
 #[tokio::test]
