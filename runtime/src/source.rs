@@ -72,6 +72,8 @@ pub struct SourceStats {
     pub received: AtomicU64,
     /// Messages acknowledged to their sender, after they were durable.
     pub acked: AtomicU64,
+    /// Messages of QoS 0 that are durable: their senders wait for no acknowledgement.
+    pub quiet: AtomicU64,
     /// Messages not taken because their sender may not publish to their topic (endpoint).
     pub denied: AtomicU64,
     /// Messages that did not reach a subscriber: its queue was full, they expired, it was away, or

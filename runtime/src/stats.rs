@@ -97,6 +97,12 @@ counters! {
     messages_received: Counter "messages_received",
     /// Messages that are durable in the journal and were acknowledged to the sender.
     messages_acked: Counter "messages_acknowledged",
+    /// Messages of QoS 0 that are durable in the journal: their senders wait for no
+    /// acknowledgement.
+    messages_quiet: Counter "messages_unacknowledged",
+    /// Messages that were not taken: their senders may not publish to their topics, or they were
+    /// too large or malformed.
+    messages_dropped: Counter "messages_dropped",
     /// Messages that were sent again although they were durable already: acknowledged once more,
     /// not journaled again.
     messages_repeated: Counter "messages_repeated",

@@ -138,7 +138,11 @@ pub fn block(title: &str, p: &Picture) -> Vec<String> {
     let mut lines = vec![
         String::new(),
         format!("{title}   {}   {} connections{fleet}", clock(p.elapsed), grouped(n.connections)),
-        row("messages", n.messages_acked, format!("{:>8}/s", grouped(p.messages_per_s as u64))),
+        row(
+            "messages",
+            taken(n),
+            format!("{:>8}/s{}", grouped(p.messages_per_s as u64), dropped(n).replace(", ", "   ")),
+        ),
         row(
             "readings",
             n.readings,
@@ -189,11 +193,12 @@ pub fn line(p: &Picture) -> String {
     let n = &p.now;
     let memory = memory(p).map_or(String::new(), |memory| format!(", {memory}"));
     format!(
-        "{} messages {} ({}/s), readings {} ({}/s), rejects {}, late {}{}, windows {}, \
+        "{} messages {} ({}/s){}, readings {} ({}/s), rejects {}, late {}{}, windows {}, \
          findings {}, alerts {}, webhooks {}, files {}, lag {}{memory}",
         clock(p.elapsed),
-        n.messages_acked,
+        taken(n),
         p.messages_per_s as u64,
+        dropped(n),
         n.readings,
         p.readings_per_s as u64,
         n.rejects,
@@ -227,9 +232,10 @@ pub fn totals(p: &Picture) -> Vec<String> {
     let per_s = n.readings as f64 / p.elapsed.as_secs_f64().max(0.001);
     lines.extend([
         format!(
-            "intake    {} messages acknowledged in {}, {} readings ({}/s), {} rejects, {} late{}",
-            grouped(n.messages_acked),
+            "intake    {} in {}{}, {} readings ({}/s), {} rejects, {} late{}",
+            intake(n),
             clock(p.elapsed),
+            dropped(n),
             grouped(n.readings),
             grouped(per_s as u64),
             grouped(n.rejects),
@@ -275,6 +281,28 @@ fn memory(p: &Picture) -> Option<String> {
         _ => "sources wait",
     };
     Some(format!("{memory} of {}: {done}", bytes(p.now.memory_max_bytes)))
+}
+
+/// Messages that are durable. Senders of QoS 0 wait for no acknowledgement and get none.
+fn taken(n: &Snapshot) -> u64 {
+    n.messages_acked + n.messages_quiet
+}
+
+fn intake(n: &Snapshot) -> String {
+    let (acked, quiet) = (grouped(n.messages_acked), grouped(n.messages_quiet));
+    match (n.messages_acked, n.messages_quiet) {
+        (_, 0) => format!("{acked} messages acknowledged"),
+        (0, _) => format!("{quiet} messages taken at QoS 0"),
+        _ => format!("{acked} messages acknowledged and {quiet} taken at QoS 0"),
+    }
+}
+
+/// Only where something was.
+fn dropped(n: &Snapshot) -> String {
+    match n.messages_dropped {
+        0 => String::new(),
+        count => format!(", {} not taken", grouped(count)),
+    }
 }
 
 /// Only where something was: most pipelines drop nothing.

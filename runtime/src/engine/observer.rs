@@ -45,6 +45,8 @@ impl Observer {
         };
         Stats::set(&stats.messages_received, sum(&|s| &s.received));
         Stats::set(&stats.messages_acked, sum(&|s| &s.acked));
+        Stats::set(&stats.messages_quiet, sum(&|s| &s.quiet));
+        Stats::set(&stats.messages_dropped, sum(&|s| &s.denied) + sum(&|s| &s.skipped));
         Stats::set(&stats.connections, sum(&|s| &s.connections));
         let journal = live.states.journal.stats();
         Stats::set(&stats.journal_bytes, journal.bytes_on_disk);

@@ -43,6 +43,12 @@ const SOURCES: &[Row<SourceStats>] = &[
         |s| load(&s.acked),
     ),
     (
+        "source_messages_unacknowledged",
+        Kind::Counter,
+        "Messages of QoS 0 that are durable: their senders wait for no acknowledgement.",
+        |s| load(&s.quiet),
+    ),
+    (
         "source_messages_denied",
         Kind::Counter,
         "Messages not taken because their sender may not publish to their topic (endpoint).",

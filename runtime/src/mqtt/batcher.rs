@@ -16,7 +16,7 @@ use super::limits::{BATCH_BYTES_MAX, HELD_BYTES_MAX};
 use super::route::{After, Router};
 use super::wire::{PUBACK, PUBREC, Publish, put_ack};
 use crate::fault;
-use crate::source::{Intake, IntakeError};
+use crate::source::{Intake, IntakeError, SourceStats, count};
 
 /// Acknowledgements that may be sent now.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub(crate) struct Acks {
 struct Pending {
     offer: BoxFuture<'static, Result<(), IntakeError>>,
     acks: Acks,
+    /// Messages of QoS 0: nobody waits for an answer.
+    quiet: u64,
     bytes: usize,
     routes: bool,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Batcher {
     intake: Arc<dyn Intake>,
     next: MessagesBuilder,
     next_acks: Acks,
+    next_quiet: u64,
+    stats: Option<Arc<SourceStats>>,
     /// What is left to do with the batch once it is durable.
     next_after: After,
     router: Option<Arc<Router>>,
@@ -58,6 +62,8 @@ impl Batcher {
             intake,
             next: MessagesBuilder::default(),
             next_acks: Acks::default(),
+            next_quiet: 0,
+            stats: None,
             next_after: After::default(),
             router: None,
             pending: None,
@@ -81,6 +87,12 @@ impl Batcher {
         self
     }
 
+    /// Counts the messages of QoS 0 that are durable.
+    pub(crate) fn counting(mut self, stats: &Arc<SourceStats>) -> Self {
+        self.stats = Some(Arc::clone(stats));
+        self
+    }
+
     /// The number of the batch that takes what is pushed now; they count from 1.
     pub(crate) fn number(&self) -> u64 {
         self.started + 1
@@ -101,6 +113,7 @@ impl Batcher {
         let meta = MessageMeta { session: self.session, ..publish.meta(received_us) };
         let (topic, payload) = (publish.topic, publish.payload);
         self.next.push_with(topic, payload, client, publish.properties, meta);
+        self.next_quiet += u64::from(publish.qos == 0);
         self.pass(publish);
     }
 
@@ -187,7 +200,8 @@ impl Batcher {
                 (false, _) => async move { intake.offer(messages).await }.boxed(),
             };
             let acks = std::mem::take(&mut self.next_acks);
-            self.pending = Some(Pending { offer, acks, bytes, routes });
+            let quiet = std::mem::take(&mut self.next_quiet);
+            self.pending = Some(Pending { offer, acks, quiet, bytes, routes });
             self.started += 1;
         }
         self.account();
@@ -201,9 +215,13 @@ impl Batcher {
     pub(crate) async fn done(&mut self) -> Result<Acks, IntakeError> {
         let Some(pending) = self.pending.as_mut() else { return std::future::pending().await };
         let result = (&mut pending.offer).await;
-        let acks = self.pending.take().map(|p| p.acks).unwrap_or_default();
+        let ended = self.pending.take();
+        let (acks, quiet) = ended.map(|p| (p.acks, p.quiet)).unwrap_or_default();
         self.account();
         result?;
+        if let Some(stats) = &self.stats {
+            count(&stats.quiet, quiet);
+        }
         if acks.count > 0 {
             fault::point("before_ack");
         }

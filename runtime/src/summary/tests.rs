@@ -100,6 +100,27 @@ fn the_progress_of_files() {
 }
 
 #[test]
+fn messages_of_qos_0_are_taken_and_not_acknowledged() {
+    let mut picture = sample();
+    picture.now.messages_quiet = 1_500;
+    assert!(line(&picture).contains("messages 39000 (500/s), readings"));
+    assert!(block("x", &picture).contains(&"  messages         39,000       500/s".to_owned()));
+    let intake = |picture: &Picture| totals(picture)[1].clone();
+    let both =
+        "intake    37,500 messages acknowledged and 1,500 taken at QoS 0 in 1:15 min, 86,000";
+    assert!(intake(&picture).starts_with(both), "{}", intake(&picture));
+    picture.now.messages_acked = 0;
+    let quiet = "intake    1,500 messages taken at QoS 0 in 1:15 min, 86,000";
+    assert!(intake(&picture).starts_with(quiet), "{}", intake(&picture));
+    // What was refused is told beside it.
+    picture.now.messages_dropped = 12;
+    assert!(line(&picture).contains("messages 1500 (500/s), 12 not taken, readings"));
+    let row = "  messages          1,500       500/s   12 not taken";
+    assert!(block("x", &picture).contains(&row.to_owned()));
+    assert!(intake(&picture).contains("in 1:15 min, 12 not taken, 86,000 readings"));
+}
+
+#[test]
 fn repetitions_are_shown_where_there_are_any() {
     let mut picture = sample();
     picture.now.duplicates = 7;

@@ -84,7 +84,8 @@ impl Session {
         hello.session_expiry_s = port.session_expiry_s;
         let router = Router { broker: Arc::clone(&shared.broker), from: hello.client_id.clone() };
         let batcher = Batcher::new(Arc::clone(&shared.intake), Arc::clone(&shared.held))
-            .routed(Arc::new(router));
+            .routed(Arc::new(router))
+            .counting(&shared.stats);
         let mut out = Outbox::default();
         out.append(hello.accept(&shared.terms, present));
         let patience = Duration::from_millis(u64::from(hello.keep_alive_s) * 1500);

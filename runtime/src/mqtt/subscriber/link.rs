@@ -16,6 +16,7 @@ use super::dial::Target;
 use super::health::Health;
 use super::memory::Memory;
 use super::session::{End, Session};
+use crate::mqtt::batcher::Batcher;
 use crate::source::{Intake, IntakeError, SourceError, SourceStats, count, now_us, stopped};
 use crate::time::{self, sleep};
 
@@ -185,6 +186,12 @@ impl Link {
         if let Some(failed) = self.health.failed(self.number, text) {
             tracing::error!("{}: {text}; asking again{}", self.source, often(failed));
         }
+    }
+
+    /// Takes what comes in this session.
+    pub(super) fn batcher(&self, intake: &Arc<dyn Intake>) -> Batcher {
+        let batcher = Batcher::new(Arc::clone(intake), Arc::default());
+        batcher.in_session(self.number).counting(&self.stats)
     }
 
     /// What the journal refuses must be passed over from now on, or it would come for ever.

@@ -90,7 +90,7 @@ impl Session {
             stream,
             version,
             buffer,
-            batcher: Batcher::new(Arc::clone(intake), Arc::default()).in_session(link.number),
+            batcher: link.batcher(intake),
             out: Vec::new(),
             has_acks: false,
             keep_alive,

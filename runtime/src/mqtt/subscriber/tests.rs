@@ -180,6 +180,20 @@ async fn a_broker_that_is_away_is_told_once_and_so_is_that_it_is_back() {
 }
 
 #[tokio::test]
+async fn messages_of_qos_0_are_counted_when_they_are_durable() {
+    let s = start(TestIntake::closed(), true).await;
+    let mut broker = s.first().await;
+    broker.send(&publish(5, 0, 0, "plant/a", "1")).await;
+    broker.send(&publish(5, 0, 0, "plant/a", "2")).await;
+    s.intake.wait_for(1).await;
+    assert_eq!(s.get(|s| &s.quiet), 0);
+    s.intake.allow(10);
+    eventually(|| s.get(|s| &s.quiet) == 2).await;
+    assert_eq!((s.get(|s| &s.received), s.get(|s| &s.acked)), (2, 0));
+    s.end().await;
+}
+
+#[tokio::test]
 async fn a_lost_session_is_subscribed_again_and_counted_and_a_kept_one_is_not() {
     for version5 in [false, true] {
         let s = start(TestIntake::open(), version5).await;
