@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::catalog::TableProvider;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -258,9 +258,16 @@ async fn show_tables(session: &Session, out: &mut dyn Write) -> Result<()> {
     let width = tables.iter().map(|t| t.to_string().len()).max().unwrap_or(0).max(5);
     writeln!(out, "{:width$} {:>14} {:>8}", "table", "rows", "files")?;
     for name in tables {
-        let Some(snapshot) = session.table(&name)?.snapshot().await? else { continue };
-        let rows = snapshot.rows().map_or_else(|| "?".into(), |r| r.to_string());
-        writeln!(out, "{:width$} {rows:>14} {:>8}", name.to_string(), snapshot.files().count())?;
+        let shown = name.to_string();
+        // One that cannot be read must not hide the others.
+        match session.table(&name)?.snapshot().await {
+            Ok(Some(snapshot)) => {
+                let rows = snapshot.rows().map_or_else(|| "?".into(), |r| r.to_string());
+                writeln!(out, "{shown:width$} {rows:>14} {:>8}", snapshot.files().count())?;
+            }
+            Ok(None) => writeln!(out, "{shown:width$} {:>14} {:>8}", "no commit", "")?,
+            Err(error) => writeln!(out, "{shown:width$} {:>14} {:>8}  {error}", "?", "?")?,
+        }
     }
     Ok(())
 }
@@ -270,19 +277,25 @@ async fn show_columns(session: &Session, wanted: &str, out: &mut dyn Write) -> R
     let fits = |t: &TableName| t.name == wanted || t.to_string() == wanted;
     let found: Vec<TableName> = session.tables().into_iter().filter(fits).collect();
     if found.is_empty() {
-        // The planner's error knows what is close.
-        session.sql(&format!("SELECT * FROM {wanted}")).await?;
+        // All revisions of a table, or what a registry says now; else the planner's error knows
+        // what is close.
+        let frame = session.sql(&format!("SELECT * FROM {wanted}")).await?;
+        columns_of(wanted, frame.schema().as_arrow(), out)?;
     }
     for name in found {
         let provider = session.table(&name)?.provider().await?;
-        let schema = provider.schema();
-        let width = schema.fields().iter().map(|f| f.name().len()).max().unwrap_or(0);
-        writeln!(out, "{name}")?;
-        for field in schema.fields() {
-            let unit = field.metadata().get("unit").map(|u| format!("  {u}")).unwrap_or_default();
-            let kind = type_word(field.data_type());
-            writeln!(out, "  {:width$}  {kind}{unit}", field.name())?;
-        }
+        columns_of(&name.to_string(), &provider.schema(), out)?;
+    }
+    Ok(())
+}
+
+fn columns_of(name: &str, schema: &Schema, out: &mut dyn Write) -> Result<()> {
+    let width = schema.fields().iter().map(|f| f.name().len()).max().unwrap_or(0);
+    writeln!(out, "{name}")?;
+    for field in schema.fields() {
+        let unit = field.metadata().get("unit").map(|u| format!("  {u}")).unwrap_or_default();
+        let kind = type_word(field.data_type());
+        writeln!(out, "  {:width$}  {kind}{unit}", field.name())?;
     }
     Ok(())
 }
@@ -329,6 +342,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn all_tables_of_the_folder_are_listed_whatever_files_of_pipelines_say() {
+        let (folder, store) = crate::testing::local();
+        let spec = crate::testing::spec("windows", &crate::testing::windows(&[("a", 0, 1, 0)]));
+        let mut writer = crate::TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+        writer.append(crate::testing::windows(&[("a", 0, 1, 0)]), 1).await.unwrap();
+        writer.commit(1).await.unwrap();
+        std::fs::create_dir_all(folder.path().join("plant/begun")).unwrap();
+        let log = folder.path().join("old/damaged/_delta_log");
+        std::fs::create_dir_all(&log).unwrap();
+        std::fs::write(log.join("00000000000000000000.json"), "no JSON").unwrap();
+        let session = Session::over(store, 1 << 28).unwrap();
+        let mut out = Vec::new();
+        show(&session, Command::Tables, &mut out).await.unwrap();
+        show(&session, Command::Columns("windows_revisions".into()), &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let words: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(words[1][..3], ["old.damaged", "?", "?"]);
+        assert!(words[1].len() > 3, "why: {text}");
+        assert_eq!(words[2], ["plant.begun", "no", "commit"]);
+        assert_eq!(words[3], ["plant.windows", "1", "1"]);
+        assert_eq!(words[4], ["windows_revisions"]);
+        assert!(words.contains(&vec!["revision", "int64"]), "{text}");
+    }
+
+    #[tokio::test]
     async fn tables_and_columns_are_listed() {
         let (_folder, store) = crate::testing::local();
         let spec = crate::testing::spec("t", &crate::testing::many(0, 1));
@@ -343,6 +381,10 @@ mod tests {
         let words: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(words[1], ["plant.t", "12", "1"]);
         assert!(words.contains(&vec!["time", "time"]) && words.contains(&vec!["day", "date"]));
+        let mut out = Vec::new();
+        show(&session, Command::Columns("tidegate.plant.t".into()), &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("tidegate.plant.t\n  device"), "{text}");
         let missing = show(&session, Command::Columns("tt".into()), &mut Vec::new()).await;
         assert!(missing.unwrap_err().to_string().contains("did you mean `t`?"));
     }

@@ -4,7 +4,6 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::output::Sink;
 use crate::patience::Patience;
 use crate::session::parse;
+use crate::session::problems::explain;
 use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
 
 /// File in the data folder that says where the tables are, if they are not in its `tables` folder.
@@ -182,7 +182,8 @@ pub(crate) async fn execute(
     let owned = session.clone();
     planner.spawn(async move {
         let frame = owned.plan(statement).await?;
-        Ok::<SendableRecordBatchStream, Error>(frame.execute_stream().await?)
+        let stream = frame.execute_stream().await;
+        stream.map_err(|error| explain(error, ""))
     });
     let planned = patience.wait(planner.join_next()).await?;
     let mut stream = planned.expect("one task was spawned")??;
@@ -198,7 +199,7 @@ pub(crate) async fn execute(
         }
     });
     while let Some(batch) = patience.wait(batches.recv()).await? {
-        let batch = batch?;
+        let batch = batch.map_err(|error| explain(error, ""))?;
         rows += batch.num_rows() as u64;
         if !sink.write(&batch, out)? {
             complete = false;

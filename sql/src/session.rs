@@ -3,9 +3,10 @@
 //! Reading is all it does: a statement that would change anything is refused before it runs.
 
 mod catalog;
-mod problems;
+pub(crate) mod problems;
 #[cfg(test)]
 mod tests;
+mod wording;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -171,10 +172,12 @@ impl Session {
             false => statement,
         };
         let state = self.context.state();
-        for reference in state.resolve_table_references(&statement)? {
+        let text = statement.to_string();
+        let explain = |error| problems::explain(error, &text);
+        for reference in state.resolve_table_references(&statement).map_err(explain)? {
             self.check_table(&reference).await?;
         }
-        let plan = state.statement_to_plan(statement).await.map_err(problems::explain)?;
+        let plan = state.statement_to_plan(statement).await.map_err(explain)?;
         let reading = SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
@@ -219,6 +222,6 @@ fn check_reading(statement: &Statement) -> Result<()> {
 
 /// The statements of `sql`, separated by `;`.
 pub(crate) fn parse(sql: &str) -> Result<Vec<Statement>> {
-    let statements = DFParser::parse_sql(sql).map_err(problems::explain)?;
+    let statements = DFParser::parse_sql(sql).map_err(|error| problems::explain(error, sql))?;
     Ok(statements.into())
 }

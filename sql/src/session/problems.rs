@@ -1,14 +1,18 @@
 //! Query errors as a person wants them: one sentence, what is close, what exists.
 
-use datafusion::common::{SchemaError, TableReference};
+use datafusion::common::{Column, SchemaError, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::TableName;
+use super::wording::reword;
 use crate::Error;
 
 /// Names that are listed in an error before it says how many more there are.
-const LISTED_MAX: usize = 20;
+const LISTED_MAX: usize = 12;
+
+/// Tables of a query whose columns are listed.
+const TABLES_MAX: usize = 3;
 
 /// How similar (0 to 1, Jaro-Winkler) a name must be to be proposed.
 const SIMILAR_MIN: f64 = 0.75;
@@ -34,7 +38,10 @@ fn hint(nearest: Option<&str>) -> String {
 
 /// A table that does not exist.
 pub(super) fn unknown_table(reference: &TableReference, tables: &[TableName]) -> Error {
-    let full: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    // Those of pipelines first: it is them that people misspell.
+    let (system, own): (Vec<&TableName>, Vec<&TableName>) =
+        tables.iter().partition(|t| t.schema == "system");
+    let full: Vec<String> = own.iter().chain(&system).map(ToString::to_string).collect();
     let close = match reference.schema() {
         Some(schema) => {
             let wanted = format!("{schema}.{}", reference.table());
@@ -60,37 +67,113 @@ fn syntax(error: &ParserError) -> String {
     }
 }
 
-/// A planning or parsing error.
-pub(super) fn explain(error: DataFusionError) -> Error {
-    match error.find_root() {
+/// The tables of a query as it calls them, each with its columns, in their order.
+fn by_table(columns: &[Column]) -> Vec<(String, Vec<String>)> {
+    let mut tables: Vec<(String, Vec<String>)> = Vec::new();
+    for column in columns {
+        let table = column.relation.as_ref().map(ToString::to_string).unwrap_or_default();
+        let at = tables.iter().position(|(name, _)| *name == table).unwrap_or_else(|| {
+            tables.push((table, Vec::new()));
+            tables.len() - 1
+        });
+        let names = &mut tables[at].1;
+        if !names.contains(&column.name) {
+            names.push(column.name.clone());
+        }
+    }
+    tables
+}
+
+/// A column that does not exist; `text` is the query.
+fn unknown_column(field: &Column, valid: &[Column], text: &str) -> String {
+    let name = &field.name;
+    let mut tables = by_table(valid);
+    if let Some(relation) = &field.relation {
+        let last = |table: &str| table.rsplit('.').next().unwrap_or_default().to_owned();
+        let (wanted, short) = (relation.to_string(), relation.table());
+        let of = |table: &str| table == wanted || last(table) == short;
+        if !tables.iter().any(|(table, _)| of(table)) {
+            let known = tables.into_iter().map(|(table, _)| table);
+            let known: Vec<String> = known.filter(|table| !table.is_empty()).collect();
+            if known.is_empty() {
+                return format!("no table `{wanted}` is in FROM");
+            }
+            let hint = hint(nearest(&wanted, known.iter().map(String::as_str)));
+            let known = list(&known);
+            return format!("no table `{wanted}` is in FROM{hint}\ntables in FROM: {known}");
+        }
+        tables.retain(|(table, _)| of(table));
+    }
+    let all = || tables.iter().flat_map(|(_, names)| names.iter().map(String::as_str));
+    let close = nearest(name, all());
+    let shown = close.map(|close| {
+        let column = match close.chars().any(char::is_uppercase) {
+            true => format!("\"{close}\""),
+            false => close.to_owned(),
+        };
+        let mut of = tables.iter().filter(|(_, names)| names.iter().any(|n| n == close));
+        match (of.next(), of.next()) {
+            (Some((table, _)), Some(_)) => format!("{table}.{column}"),
+            _ => column,
+        }
+    });
+    let hint = match &shown {
+        None if text.contains(&format!("\"{name}\"")) => {
+            format!("; text is in single quotes: '{name}'")
+        }
+        shown => hint(shown.as_deref()),
+    };
+    match &tables[..] {
+        [] => format!("unknown column `{name}`\nthere are no columns without a FROM"),
+        [(table, names)] => {
+            let of = if table.is_empty() { String::new() } else { format!(" of {table}") };
+            format!("unknown column `{name}`{of}{hint}\ncolumns: {}", list(names))
+        }
+        several => {
+            let lines = several.iter().take(TABLES_MAX).map(|(table, names)| {
+                let of = if table.is_empty() { "the result" } else { table.as_str() };
+                format!("\ncolumns of {of}: {}", list(names))
+            });
+            format!("unknown column `{name}`{hint}{}", lines.collect::<String>())
+        }
+    }
+}
+
+/// A column that several tables have.
+fn ambiguous(field: &Column, error: &DataFusionError) -> String {
+    let name = &field.name;
+    let notes = error.diagnostic().map(|d| d.notes.as_slice()).unwrap_or_default();
+    let known: Vec<String> = notes
+        .iter()
+        .filter_map(|note| note.message.strip_prefix("possible column "))
+        .map(|column| format!("`{column}`"))
+        .collect();
+    match known.is_empty() {
+        true => format!("several tables have a column `{name}`: write `TABLE.{name}`"),
+        false => format!("several tables have a column `{name}`: write {}", known.join(" or ")),
+    }
+}
+
+/// An error of the query `text`, or of one whose text is not known here.
+pub(crate) fn explain(error: DataFusionError, text: &str) -> Error {
+    let root = error.find_root();
+    Error::Query(match root {
         DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
-                let mut names: Vec<String> = valid_fields.iter().map(|c| c.name.clone()).collect();
-                names.dedup();
-                let close = nearest(&field.name, names.iter().map(String::as_str));
-                let quoted = close.map(|c| match c.chars().any(char::is_uppercase) {
-                    true => format!("\"{c}\""),
-                    false => c.to_owned(),
-                });
-                let hint = hint(quoted.as_deref());
-                let known = match names.is_empty() {
-                    true => "there are no columns without a FROM".to_owned(),
-                    false => format!("columns: {}", list(&names)),
-                };
-                let name = &field.name;
-                Error::Query(format!("unknown column `{name}`{hint}\n{known}"))
+                unknown_column(field, valid_fields, text)
             }
-            other => Error::Query(other.to_string()),
+            SchemaError::AmbiguousReference { field } => ambiguous(field, &error),
+            other => other.to_string(),
         },
-        DataFusionError::SQL(parser, _) => {
-            Error::Query(format!("not valid SQL: {}", syntax(parser)))
-        }
-        DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => {
-            Error::Query(text.clone())
-        }
-        DataFusionError::External(inner) if inner.is::<Error>() => Error::Query(inner.to_string()),
-        _ => Error::DataFusion(error),
-    }
+        DataFusionError::SQL(parser, _) => format!("not valid SQL: {}", syntax(parser)),
+        DataFusionError::Plan(text)
+        | DataFusionError::NotImplemented(text)
+        | DataFusionError::Execution(text)
+        | DataFusionError::Internal(text) => reword(text),
+        DataFusionError::ArrowError(arrow, _) => reword(&arrow.to_string()),
+        DataFusionError::External(inner) if inner.is::<Error>() => inner.to_string(),
+        _ => return Error::DataFusion(error),
+    })
 }
 
 /// A statement that would change something.

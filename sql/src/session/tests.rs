@@ -125,8 +125,20 @@ async fn errors_name_what_is_close() {
     assert!(problem.contains("did you mean `readings`?"), "{problem}");
     assert!(problem.contains("tables: plant.readings"), "{problem}");
     let problem = error(&session, "SELECT valu FROM readings").await;
-    assert!(problem.contains("unknown column `valu`; did you mean `value`?"), "{problem}");
-    assert!(problem.contains("columns: device, time, value"), "{problem}");
+    let wanted = "unknown column `valu` of readings; did you mean `value`?\n\
+                  columns: device, time, value";
+    assert!(problem.starts_with(wanted), "{problem}");
+    let from = "FROM readings a JOIN plant.readings b ON a.time = b.time";
+    for (select, wanted) in [
+        ("a.valu", "unknown column `valu` of a; did you mean `value`?\ncolumns: device, time"),
+        ("valu", "unknown column `valu`; did you mean `a.value`?\ncolumns of a: device, time"),
+        ("c.value", "no table `c` is in FROM\ntables in FROM: a, b"),
+        ("value", "several tables have a column `value`: write `a.value` or `b.value`"),
+        ("\"x\"", "unknown column `x`; text is in single quotes: 'x'\ncolumns of a: device"),
+    ] {
+        let problem = error(&session, &format!("SELECT {select} {from}")).await;
+        assert!(problem.starts_with(wanted), "{select}: {problem}");
+    }
     assert!(error(&session, "SELEC 1").await.contains("not valid SQL"));
     assert!(error(&session, "").await.contains("exactly one"));
 }
@@ -152,13 +164,54 @@ async fn aggregates_for_time_series_are_there() {
     assert_eq!(lines(&store, known).await, ["twa(value, time [, until])"]);
     let session = Session::over(store, 1 << 28).unwrap();
     let problem = error(&session, "SELECT twa(value) FROM readings").await;
-    assert!(problem.contains("`twa` takes (value, time [, until])"), "{problem}");
+    let wanted = "`twa` takes (value, time [, until]), but was given (number)";
+    assert_eq!(problem, wanted);
 }
 
 async fn run(options: &QueryOptions, sql: &str, format: OutputFormat) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     run_query(options, sql, format, &mut out).await?;
     Ok(out)
+}
+
+#[tokio::test]
+async fn errors_are_in_the_words_of_a_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("tables").to_str().unwrap()).unwrap();
+    write(&store, &spec("t", &many(0, 1)), &[many(0, 30)]).await;
+    let options = QueryOptions::new(folder.path());
+    for (sql, wanted) in [
+        ("SELECT avgg(value) FROM t", "unknown function `avgg`; did you mean `avg`?"),
+        (
+            "SELECT device, max(value) FROM t",
+            "column `device` must be in GROUP BY, or inside an aggregate: max(device)",
+        ),
+        (
+            "SELECT value + device FROM t",
+            "number + text cannot be computed; CAST(... AS ...) converts",
+        ),
+        (
+            "SELECT * FROM t WHERE time > 5",
+            "time > whole number cannot be compared; \
+             a time is written '2026-01-01T00:00:00Z'",
+        ),
+        (
+            "SELECT * FROM t WHERE time > 'yesterday'",
+            "'yesterday' is no time; a time is written '2026-01-01T00:00:00Z'",
+        ),
+        ("SELECT * FROM t WHERE value = 'warm'", "'warm' is no number"),
+        ("SELECT CAST(device AS DOUBLE) FROM t", "'device-0' is no number"),
+        (
+            "SELECT sum(device) FROM t",
+            "there is no sum(text); there is sum(number), sum(whole number), sum(length of time)",
+        ),
+        ("SELECT 1 / (value - value)::int FROM t", "division by zero"),
+        ("SELECT * FROM a.b.c.d.e", "Unsupported compound identifier 'a.b.c.d.e'. Expected 1, 2"),
+    ] {
+        let problem = run(&options, sql, OutputFormat::Csv).await.unwrap_err().to_string();
+        assert!(problem.starts_with(wanted), "{sql}: {problem}");
+        assert!(!problem.contains('\n'), "{sql}: {problem}");
+    }
 }
 
 #[tokio::test]
