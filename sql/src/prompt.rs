@@ -255,7 +255,8 @@ async fn show(session: &Session, command: Command, out: &mut dyn Write) -> Resul
 async fn show_tables(session: &Session, out: &mut dyn Write) -> Result<()> {
     session.refresh().await?;
     let tables = session.tables();
-    let width = tables.iter().map(|t| t.to_string().len()).max().unwrap_or(0).max(5);
+    let longest = tables.iter().map(|t| t.to_string().len()).max().unwrap_or(0);
+    let width = longest.max("table".len()) + "_revisions".len();
     writeln!(out, "{:width$} {:>14} {:>8}", "table", "rows", "files")?;
     for name in tables {
         let shown = name.to_string();
@@ -264,6 +265,9 @@ async fn show_tables(session: &Session, out: &mut dyn Write) -> Result<()> {
             Ok(Some(snapshot)) => {
                 let rows = snapshot.rows().map_or_else(|| "?".into(), |r| r.to_string());
                 writeln!(out, "{shown:width$} {rows:>14} {:>8}", snapshot.files().count())?;
+                for (other, what) in session.others(&name).await? {
+                    writeln!(out, "{:width$} {what:>14}", other.to_string())?;
+                }
             }
             Ok(None) => writeln!(out, "{shown:width$} {:>14} {:>8}", "no commit", "")?,
             Err(error) => writeln!(out, "{shown:width$} {:>14} {:>8}  {error}", "?", "?")?,
@@ -362,7 +366,8 @@ mod tests {
         assert!(words[1].len() > 3, "why: {text}");
         assert_eq!(words[2], ["plant.begun", "no", "commit"]);
         assert_eq!(words[3], ["plant.windows", "1", "1"]);
-        assert_eq!(words[4], ["windows_revisions"]);
+        assert_eq!(words[4], ["plant.windows_revisions", "all", "revisions"]);
+        assert_eq!(words[5], ["windows_revisions"]);
         assert!(words.contains(&vec!["revision", "int64"]), "{text}");
     }
 

@@ -140,6 +140,14 @@ impl Session {
         self.catalog.tables()
     }
 
+    /// Further names of a table's rows, which are no tables of their own, each with what it shows.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub(crate) async fn others(&self, name: &TableName) -> Result<Vec<(TableName, &'static str)>> {
+        self.catalog.others(name).await
+    }
+
     /// A table by its full name.
     ///
     /// # Errors

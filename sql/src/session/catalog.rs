@@ -76,6 +76,25 @@ impl TableCatalog {
         self.shared.delta(name)
     }
 
+    /// Names beside that of a table under which its rows can be asked for, each with what it
+    /// shows.
+    pub(super) async fn others(&self, name: &TableName) -> Result<Vec<(TableName, &'static str)>> {
+        let raw = self.delta(name)?.provider().await?;
+        let latest = latest_revisions(&raw)?;
+        let mut found = Vec::new();
+        if latest.is_some() {
+            found.push((format!("{}{REVISIONS}", name.name), "all revisions"));
+        }
+        if let Some(base) = name.name.strip_suffix(VERSIONS)
+            && current(latest.unwrap_or_else(|| Arc::new(raw)))?.is_some()
+        {
+            found.push((base.to_owned(), "what holds now"));
+        }
+        let full = |(other, what)| (TableName::new(&name.schema, other), what);
+        let tables = self.tables();
+        Ok(found.into_iter().map(full).filter(|(other, _)| !tables.contains(other)).collect())
+    }
+
     pub(super) async fn find(
         &self,
         schema: &str,
