@@ -27,6 +27,7 @@
 //! | `outbox_append` | notifications are written, not synced |
 //! | `alert_enqueued` | notifications are durable, nobody has sent them |
 //! | `webhook_sent` | a receiver answered 2xx, which is not noted yet |
+//! | `tables_sync` (io) | before the sync of a folder of local tables |
 //! | `parquet_part` | a data file of a local table is written under a temporary name |
 //! | `parquet_done` | a data file is there, no commit names it |
 //! | `before_commit` | all data files of a commit are there |

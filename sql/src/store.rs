@@ -4,6 +4,7 @@
 //! when they return: object stores promise that, the local file system is wrapped for it.
 
 mod durable;
+pub(crate) mod folders;
 mod rename;
 
 use std::path::{Path as FsPath, PathBuf};
@@ -11,10 +12,13 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
 use durable::DurableLocal;
+use folders::Folders;
+pub use folders::OnFailedSync;
 pub use rename::rename_new;
 
 use crate::{Error, Result};
@@ -24,7 +28,7 @@ use crate::{Error, Result};
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: String,
-    folder: Option<PathBuf>,
+    local: Option<(PathBuf, Arc<Folders>)>,
     pauses: bool,
 }
 
@@ -42,12 +46,13 @@ impl Store {
                     url: url.into(),
                     problem: e.to_string(),
                 };
-                std::fs::create_dir_all(&folder).map_err(|e| bad(&e))?;
-                let objects = DurableLocal::new(&folder).map_err(|e| bad(&e))?;
+                let folders = Arc::<Folders>::default();
+                folders.make(&folder).map_err(|e| bad(&e))?;
+                let objects = DurableLocal::new(&folder, Arc::clone(&folders));
                 Ok(Self {
-                    objects: Arc::new(objects),
+                    objects: Arc::new(objects.map_err(|e| bad(&e))?),
                     url: url.into(),
-                    folder: Some(folder),
+                    local: Some((folder, folders)),
                     pauses: true,
                 })
             }
@@ -87,12 +92,33 @@ impl Store {
         let prefix = parsed.path().trim_matches('/');
         let objects: Arc<dyn ObjectStore> =
             if prefix.is_empty() { Arc::new(s3) } else { Arc::new(PrefixStore::new(s3, prefix)) };
-        Ok(Self { objects, url: url.into(), folder: None, pauses: true })
+        Ok(Self { objects, url: url.into(), local: None, pauses: true })
     }
 
     /// Tables in a store that the caller made (tests wrap one with faults).
     pub fn from_objects(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.into(), folder: None, pauses: true }
+        Self { objects, url: url.into(), local: None, pauses: true }
+    }
+
+    /// Has `tell` called when a folder cannot be synced. What was written before may be gone then
+    /// after a power loss, whatever is visible, so this store writes nothing more; whoever goes on
+    /// must not rely on what it said.
+    pub fn on_failed_sync(&self, tell: OnFailedSync) {
+        if let Some((_, folders)) = &self.local {
+            folders.on_failed(tell);
+        }
+    }
+
+    /// Makes the names in a folder durable that a put may have left without its sync. Object
+    /// stores have no such thing: there it does nothing.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+        match &self.local {
+            Some((root, folders)) => folders.sync(&root.join(folder.as_ref())),
+            None => Ok(()),
+        }
     }
 
     /// Makes durable what an earlier process may have left in a table without syncing its folders,
@@ -101,8 +127,8 @@ impl Store {
     /// # Errors
     /// Those of the file system.
     pub(crate) fn sync_names(&self, table: &str, see: impl FnMut(&FsPath)) -> std::io::Result<()> {
-        match &self.folder {
-            Some(root) => durable::sync_names(root, FsPath::new(table), see),
+        match &self.local {
+            Some((root, folders)) => folders.sync_all(root, FsPath::new(table), see),
             None => Ok(()),
         }
     }
@@ -127,8 +153,14 @@ impl Store {
         &self.url
     }
 
+    /// What makes syncs of a local store fail.
+    #[cfg(test)]
+    pub(crate) fn probe(&self) -> &folders::tests::Probe {
+        &self.local.as_ref().expect("a folder").1.probe
+    }
+
     /// The root as a folder of this machine, if it is one.
     pub fn folder(&self) -> Option<&FsPath> {
-        self.folder.as_deref()
+        self.local.as_ref().map(|(root, _)| root.as_path())
     }
 }

@@ -81,6 +81,39 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_a_restart_is_exact() {
 }
 
 #[test]
+fn after_a_failed_sync_of_a_folder_of_the_tables_the_process_ends_and_a_restart_is_exact() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let mut command = home.run_command(2);
+    command.env("TIDEGATE_FAULT", "eio:tables_sync:80+");
+    let mut instance = home.start_command(command.args(["--checkpoint-every", "100ms"]));
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    let reading = |seq| Reading::regular("north", "d1", seq, EVERY_MS);
+    let mut acknowledged = 0;
+    let status = eventually("the end of the process", || {
+        let next = reading(acknowledged);
+        if device.send(&next.topic(), &next.payload()).is_ok() && device.acknowledged().is_ok() {
+            acknowledged += 1;
+        }
+        instance.try_ended().ok_or_else(|| "it goes on with what it could not sync".to_owned())
+    });
+    assert!(!status.success(), "{status}");
+    eventually("the reason", || match instance.said() {
+        said if said.contains("a folder of the tables failed, ending at once") => Ok(()),
+        said => Err(said),
+    });
+    assert!(acknowledged > 0, "it failed at the start");
+    let _instance = home.start();
+    let query = "SELECT count(*) AS n, count(DISTINCT seq) AS seqs FROM cold_chain.readings";
+    eventually("all rows", || {
+        let rows = home.try_rows(query)?;
+        let (n, seqs) = (rows[0]["n"].as_i64(), rows[0]["seqs"].as_i64());
+        // The last one may have come in without an answer.
+        let wanted = [acknowledged, acknowledged + 1].map(Some);
+        if n == seqs && wanted.contains(&n) { Ok(()) } else { Err(format!("{n:?} {seqs:?}")) }
+    });
+}
+
+#[test]
 fn an_append_without_room_is_tried_again_and_nothing_is_there_twice() {
     let home = Home::with(&ColdChain::on_endpoint().text());
     let mut command = home.run_command(2);

@@ -58,6 +58,21 @@ pub(super) fn belong_together(
     Err(DurableError::Mismatch { path: data.join("journal"), reason })
 }
 
+/// What ends the process: after a failed sync nothing that the kernel says can be trusted.
+fn end_at_once(what: &'static str) -> Arc<dyn Fn(&str) + Send + Sync> {
+    Arc::new(move |why| {
+        eprintln!("tidegate: {what} failed, ending at once: {why}");
+        std::process::abort();
+    })
+}
+
+/// The tables at `url`.
+pub(super) fn open_tables(url: &str) -> anyhow::Result<Store> {
+    let store = Store::open(url)?;
+    store.on_failed_sync(end_at_once("a folder of the tables"));
+    Ok(store)
+}
+
 /// The journal of the plan's sources, and what it has from an epoch on.
 pub(super) fn open_journal(
     plan: &Plan,
@@ -77,11 +92,7 @@ pub(super) fn open_journal(
         journal_options.queue_bytes_max = journal_options.queue_bytes_max.min(queue);
     }
     journal_options.disk_reserve_bytes = options.disk_reserve_bytes;
-    journal_options.on_fatal = Some(Arc::new(|why| {
-        // After a failed sync nothing that the kernel says about the file can be trusted.
-        eprintln!("tidegate: the journal failed, ending at once: {why}");
-        std::process::abort();
-    }));
+    journal_options.on_fatal = Some(end_at_once("the journal"));
     let storage = Arc::clone(&options.journal_storage);
     let (journal, replay) = Journal::open_on(storage, journal_options, clock, &names, from_epoch)?;
     Ok((Arc::new(journal), replay))

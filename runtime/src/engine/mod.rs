@@ -148,7 +148,7 @@ impl Engine {
             Some(url) => url.clone(),
             None => options.data.join("tables").display().to_string(),
         };
-        let store = Store::open(&tables_url)?;
+        let store = folder::open_tables(&tables_url)?;
         let (data, elsewhere) = (options.data.clone(), options.tables.is_some());
         let files = sources::files(&plan)?;
         anyhow::ensure!(

@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::folders::Folders;
 use super::rename_new;
 use crate::fault;
 
@@ -32,6 +34,7 @@ const STAGED_NAMES_MAX: u32 = 1_000;
 #[derive(Debug)]
 pub(super) struct DurableLocal {
     inner: LocalFileSystem,
+    folders: Arc<Folders>,
 }
 
 impl Display for DurableLocal {
@@ -41,12 +44,12 @@ impl Display for DurableLocal {
 }
 
 impl DurableLocal {
-    /// Objects below `folder`, which must exist.
+    /// Objects below `folder`, which must exist, in folders that `folders` knows.
     ///
     /// # Errors
     /// The folder is missing.
-    pub(super) fn new(folder: &FsPath) -> Result<Self> {
-        Ok(Self { inner: LocalFileSystem::new_with_prefix(folder)? })
+    pub(super) fn new(folder: &FsPath, folders: Arc<Folders>) -> Result<Self> {
+        Ok(Self { inner: LocalFileSystem::new_with_prefix(folder)?, folders })
     }
 
     fn refuse<T>(&self, operation: &str) -> Result<T> {
@@ -56,55 +59,6 @@ impl DurableLocal {
 
 fn generic(source: io::Error) -> Error {
     Error::Generic { store: "DurableLocal", source: Box::new(source) }
-}
-
-fn sync_folder(folder: &FsPath) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Makes `folder`, and syncs the parent of every folder that was new.
-fn make_folder(folder: &FsPath) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        make_folder(parent)?;
-    }
-    match fs::create_dir(folder) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    parent.map_or(Ok(()), sync_folder)
-}
-
-/// Makes the names in `root` and everywhere below `root/table` durable. A process that died between
-/// placing a file and syncing its folder leaves a name that a power loss can still take; whoever
-/// goes on from what is visible has to make sure of it first. `see` is shown each file.
-pub(super) fn sync_names(
-    root: &FsPath,
-    table: &FsPath,
-    mut see: impl FnMut(&FsPath),
-) -> io::Result<()> {
-    let folder = root.join(table);
-    if !folder.is_dir() {
-        return Ok(());
-    }
-    for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(root)) {
-        sync_folder(above)?;
-    }
-    let mut folders = vec![folder];
-    while let Some(folder) = folders.pop() {
-        sync_folder(&folder)?;
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => folders.push(entry.path()),
-                false => see(&entry.path()),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A new file next to `target`. Listings skip names that end in `#` and digits.
@@ -122,9 +76,14 @@ fn stage(target: &FsPath) -> io::Result<(File, PathBuf)> {
     Err(io::Error::new(ErrorKind::AlreadyExists, "too many staged files, remove `*#*` files"))
 }
 
-fn put_durable(target: &FsPath, payload: &PutPayload, only_new: bool) -> io::Result<()> {
+fn put_durable(
+    folders: &Folders,
+    target: &FsPath,
+    payload: &PutPayload,
+    only_new: bool,
+) -> io::Result<()> {
     let folder = target.parent().expect("an object lies in a folder");
-    make_folder(folder)?;
+    folders.make(folder)?;
     let (mut file, staged) = stage(target)?;
     let written = payload.iter().try_for_each(|part| file.write_all(part));
     if target.extension().is_some_and(|e| e == "parquet") {
@@ -138,7 +97,7 @@ fn put_durable(target: &FsPath, payload: &PutPayload, only_new: bool) -> io::Res
         let _ = fs::remove_file(&staged);
     }
     placed?;
-    sync_folder(folder)
+    folders.sync(folder)
 }
 
 #[async_trait]
@@ -155,8 +114,8 @@ impl ObjectStore for DurableLocal {
             PutMode::Update(_) => return self.refuse("conditional update"),
         };
         let target = self.inner.path_to_filesystem(location)?;
-        let shown = location.to_string();
-        tokio::task::spawn_blocking(move || put_durable(&target, &payload, only_new))
+        let (shown, folders) = (location.to_string(), Arc::clone(&self.folders));
+        tokio::task::spawn_blocking(move || put_durable(&folders, &target, &payload, only_new))
             .await
             .map_err(|source| Error::JoinError { source })?
             .map_err(|e| match e.kind() {

@@ -2,7 +2,8 @@
 //!
 //! The rule that makes an epoch visible once: before every attempt, and after every failure, the
 //! log is read on to its end. If it says that our epoch is there, it is there, whatever the store
-//! answered; if another process moved the same application id, we stop.
+//! answered (on a local disk once its folder is synced); if another process moved the same
+//! application id, we stop.
 
 use std::time::Duration;
 
@@ -127,6 +128,9 @@ pub(super) async fn commit(writer: &TableWriter, through: Epoch) -> Result<u64> 
 async fn check(writer: &TableWriter, through: Epoch, seen: &Progress) -> Result<Option<u64>> {
     if let Some((version, epoch)) = seen.committed {
         if epoch == through && is_ours(writer, version).await? {
+            // Perhaps it could be named and its folder not be opened: then it is visible, and a
+            // power loss takes it.
+            writer.store.sync_folder(&log::folder(&writer.table))?;
             return Ok(Some(version));
         }
         return Err(Error::Fenced {
@@ -245,7 +249,9 @@ fn changed_metadata(snapshot: &Snapshot, layout: &Layout) -> Result<Option<Metad
 /// Removes the newest commit if a power loss left it unreadable. Only on a local file system:
 /// object stores write whole objects. Only the newest: anything else is damage to be looked at.
 pub(super) async fn remove_torn_commit(store: &Store, table: &Path) -> Result<()> {
-    let Some(root) = store.folder() else { return Ok(()) };
+    if store.folder().is_none() {
+        return Ok(());
+    }
     let Some(newest) = log::list(store, table).await?.newest else { return Ok(()) };
     let path = commit_path(table, newest);
     let what = || format!("reading {path}");
@@ -263,8 +269,7 @@ pub(super) async fn remove_torn_commit(store: &Store, table: &Path) -> Result<()
     }
     tracing::warn!(%path, "removing a torn commit; its rows come again from the journal");
     store.objects().delete(&path).await.map_err(Error::store(format!("removing {path}")))?;
-    std::fs::File::open(root.join(log::folder(table).as_ref()))?.sync_all()?;
-    Ok(())
+    Ok(store.sync_folder(&log::folder(table))?)
 }
 
 /// Writes a checkpoint of the log now and then. A failure costs time later, not data.

@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema, TimeUnit};
 use arrow::util::pretty::pretty_format_batches;
 
 use super::*;
+use crate::store::folders::tests::Step;
 use crate::testing::{DAY_US, FaultyStore, START_US, lines, local, many, query, rows, spec};
 
 async fn count(store: &Store, table: &str) -> String {
@@ -135,6 +136,46 @@ async fn lost_answers_and_failures_do_not_double_rows() {
     assert_eq!(writer.commit(3).await.unwrap().rows, 10);
     let all = lines(&inner, "SELECT count(*), sum(value) FROM plant.t").await;
     assert_eq!(all, ["30 435.0"]);
+}
+
+#[tokio::test]
+async fn a_commit_or_a_file_whose_folder_was_not_synced_is_synced_before_it_counts() {
+    let (folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    let [table, log] = ["plant/t", "plant/t/_delta_log"].map(|path| folder.path().join(path));
+    // No file could be opened: nothing was synced, and the commit is visible.
+    store.probe().fail("_delta_log", Step::Open);
+    writer.append(many(0, 10), 1).await.unwrap();
+    store.probe().synced();
+    assert_eq!(writer.commit(1).await.unwrap().version, Some(1));
+    assert!(store.probe().synced().contains(&log), "a power loss would take it");
+    // The same where a new day's folder is named.
+    store.probe().fail("plant/t", Step::Open);
+    writer.append(rows(&[("d", None, START_US + 9 * DAY_US, 1.0)]), 2).await.unwrap();
+    assert!(writer.commit(2).await.is_err());
+    store.probe().synced();
+    assert_eq!(writer.commit(2).await.unwrap().rows, 1);
+    assert!(store.probe().synced().contains(&table), "a power loss would take the day");
+}
+
+#[tokio::test]
+async fn a_commit_whose_folder_failed_to_sync_never_counts() {
+    let (_folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    let mut writer = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let tell = Arc::clone(&told);
+    store.on_failed_sync(Arc::new(move |_| {
+        tell.fetch_add(1, Ordering::SeqCst);
+    }));
+    store.probe().fail("_delta_log", Step::Sync);
+    writer.append(many(0, 10), 1).await.unwrap();
+    for _ in 0..2 {
+        let error = writer.commit(1).await.unwrap_err().to_string();
+        assert!(error.contains("_delta_log: sync"), "{error}");
+    }
+    assert_eq!(told.load(Ordering::SeqCst), 1, "whoever ends the process is told once");
 }
 
 /// The epochs of all commits of `plant.t`, in the order of its log.
