@@ -24,7 +24,7 @@ pub use error::{Error, Result};
 pub use output::OutputFormat;
 pub use prompt::prompt;
 pub use query::{QueryOptions, QuerySummary, TABLES_URL_FILE, open, run_query, tables_of};
-pub use reader::{DeltaProvider, DeltaTable};
+pub use reader::{DeltaProvider, DeltaTable, committed_epoch};
 pub use session::{Session, TableName, Tables, open_session};
 pub use store::{OnFailedSync, Store, rename_new};
 pub use writer::{CommitReport, TableWriter};

@@ -1,5 +1,6 @@
 //! Reads Delta tables: a snapshot that follows the log, and DataFusion's view of one snapshot.
 
+mod committed;
 mod current;
 mod latest;
 mod provider;
@@ -8,6 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use committed::committed_epoch;
 pub(crate) use current::current;
 pub(crate) use latest::latest_revisions;
 pub use provider::DeltaProvider;

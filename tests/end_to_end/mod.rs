@@ -34,4 +34,5 @@ mod restart;
 mod rules;
 mod settings;
 mod shapes;
+mod starts;
 mod workers;

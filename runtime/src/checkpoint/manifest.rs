@@ -1,5 +1,5 @@
-//! The manifest of a checkpoint: what makes it visible. Format 3; format 2, which had no rules, is
-//! read as well.
+//! The manifest of a checkpoint: what makes it visible. Format 4; format 3, which did not say what
+//! the logs of tables have, and format 2, which had no rules either, are read as well.
 //!
 //! One line of JSON, then a line with its CRC-32. Unknown fields are an error: whoever writes more
 //! must write another format.
@@ -11,7 +11,7 @@ use tidegate_operators::key::KEY_GROUPS;
 use tidegate_operators::{Epoch, GroupSet};
 
 /// Version of the format.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// The oldest version that can be read.
 const FORMAT_MIN: u32 = 2;
 
@@ -33,8 +33,11 @@ pub struct Manifest {
     pub pipelines: BTreeMap<String, String>,
     /// Content id of each operator that has state, 16 hexadecimal digits.
     pub operators: BTreeMap<String, String>,
-    /// The newest committed epoch of each table.
+    /// The epoch through which each table has all of its rows.
     pub tables: BTreeMap<String, Epoch>,
+    /// The newest epoch that the log of each table said at least; epochs without rows are in none.
+    #[serde(default)]
+    pub logged: BTreeMap<String, Epoch>,
     /// Files that hold the state.
     pub parts: Vec<PartRef>,
     /// Alert rules, `pipeline/alert/rule`.
@@ -205,6 +208,7 @@ mod tests {
             pipelines in names("[0-9a-f]{16}"),
             operators in names("[0-9a-f]{16}"),
             tables in names(any::<u64>()),
+            logged in names(any::<u64>()),
             parts in prop::collection::vec(part(), 0..4),
             rules in names(rule()),
             ended in prop::collection::btree_map(any::<u64>(), names(rule()), 0..3),
@@ -213,7 +217,7 @@ mod tests {
             let journal = JournalPosition { segment, offset };
             let manifest = Manifest {
                 format: FORMAT, epoch, incarnation, time_us, journal, pipelines, operators, tables,
-                parts, rules, ended,
+                logged, parts, rules, ended,
             };
             let text = encode(&manifest).expect("it can be written");
             prop_assert_eq!(decode(&text), Ok(manifest));
@@ -235,11 +239,17 @@ mod tests {
         let text = format!("{line}\n{{\"crc32\":{}}}\n", crc32fast::hash(line.as_bytes()));
         assert_eq!(decode(&text), Err(Unusable::OtherFormat(1)));
         assert!(matches!(decode(line), Err(Unusable::Damaged(_))));
-        let before = Manifest { format: 2, epoch: 7, ..Manifest::default() };
-        let line = encode(&before).expect("it can be written");
-        let line = line.lines().next().expect("a line").replace(",\"rules\":{},\"ended\":{}", "");
-        assert!(!line.contains("rules"));
-        let text = format!("{line}\n{{\"crc32\":{}}}\n", crc32fast::hash(line.as_bytes()));
-        assert_eq!(decode(&text), Ok(before), "what the version before wrote");
+        let [logged, rules] = [",\"logged\":{}", ",\"rules\":{},\"ended\":{}"];
+        for (format, lacks) in [(3, &[logged][..]), (2, &[logged, rules][..])] {
+            let before = Manifest { format, epoch: 7, ..Manifest::default() };
+            let text = encode(&before).expect("it can be written");
+            let mut line = text.lines().next().expect("a line").to_owned();
+            for field in lacks {
+                assert!(line.contains(field), "{line}");
+                line = line.replace(field, "");
+            }
+            let text = format!("{line}\n{{\"crc32\":{}}}\n", crc32fast::hash(line.as_bytes()));
+            assert_eq!(decode(&text), Ok(before), "what an earlier version wrote");
+        }
     }
 }

@@ -604,7 +604,7 @@ mod tests {
         std::fs::write(&old, format!("{line}\n{seal}\n")).unwrap();
         for error in [store.latest().unwrap_err(), store.prune(1, &BTreeSet::new()).unwrap_err()] {
             let text = error.to_string();
-            assert!(text.contains("of format 1, this version reads format 3"), "{text}");
+            assert!(text.contains("of format 1, this version reads format 4"), "{text}");
             let data = dir.path().parent().unwrap().display();
             let help = format!("`tidegate doctor data --data {data} --salvage NEW_FOLDER`");
             assert!(text.contains(&help), "{text}");

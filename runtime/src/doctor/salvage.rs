@@ -139,9 +139,12 @@ fn save_checkpoints(options: &SalvageOptions, report: &mut Report) -> anyhow::Re
     let mut bad = Vec::new();
     for one in CheckpointStore::look_at(&dir).survey()? {
         match one.found {
-            Ok(checkpoint) => {
+            Ok(mut checkpoint) => {
+                saved.newest = Some(checkpoint.manifest.clone());
+                // The new folder takes the tables as they are, or as they are saved.
+                checkpoint.manifest.tables.clear();
+                checkpoint.manifest.logged.clear();
                 store.copy(&checkpoint)?;
-                saved.newest = Some(checkpoint.manifest);
             }
             Err(Unusable::OtherFormat(format)) => bail!(
                 "{} is of format {format}, this version reads format {FORMAT}: salvage it with the \

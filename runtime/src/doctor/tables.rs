@@ -1,6 +1,7 @@
 //! `tidegate doctor tables`: the store, and each table below it: log, files, epochs; and whether
 //! they belong to the journal and the checkpoints beside them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tidegate_sql::examine::{self, Finding, Severity, TableHealth};
@@ -33,8 +34,9 @@ struct Beside {
     /// Begins the application id of its commits.
     instance: String,
     checkpoint: u64,
-    /// Tables that the newest checkpoint relies on.
+    /// Tables that the newest checkpoint relies on, and the newest epoch that their logs had.
     tables: Vec<String>,
+    logged: BTreeMap<String, u64>,
     /// The last sealed or open epoch of its journal; where there is none, a start begins a new one
     /// after the checkpoint.
     journal: u64,
@@ -106,7 +108,7 @@ fn gone(report: &mut Report, beside: Option<&Beside>, there: &[TableName]) {
     for name in relied_on.iter().filter(|name| !there.contains(*name)) {
         let change = ["mount or restore them", "say where they are: --tables"];
         report.fail("tables", &format!("{name} is gone, with all its log"), &change);
-        report.means("a start would begin an empty one: what the journal has not is not there");
+        report.means("a start refuses: it would begin an empty one, with what the journal has");
     }
 }
 
@@ -138,6 +140,7 @@ fn beside(data: &Path) -> Option<Beside> {
     let newest = all.iter().rev().find_map(|s| s.found.as_ref().ok());
     let checkpoint = newest.map_or(0, |c| c.manifest.epoch);
     let tables = newest.map(|c| c.manifest.tables.keys().cloned().collect()).unwrap_or_default();
+    let logged = newest.map(|c| c.manifest.logged.clone()).unwrap_or_default();
     let dir = data.join("journal");
     let mode = if running { Mode::Live } else { Mode::Stopped };
     let mut visit = |_, _: Whole<'_>| Ok(());
@@ -149,11 +152,19 @@ fn beside(data: &Path) -> Option<Beside> {
         (epoch, _) => epoch,
     });
     let journal = journal.unwrap_or(checkpoint);
-    Some(Beside { instance, checkpoint, tables, journal, running })
+    Some(Beside { instance, checkpoint, tables, logged, journal, running })
 }
 
 fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
     let app = format!("{}/{}", beside.instance, health.name);
+    let was = beside.logged.get(&health.name.to_string()).copied().unwrap_or(0);
+    let is = health.committed.get(&app).copied().unwrap_or(0);
+    if is < was {
+        let text = format!("epoch {is} is its newest, and it had {was}: it is an older copy");
+        report.fail("epochs", &text, &["restore the newest one", SALVAGE]);
+        report.means("a start refuses: rows of the epochs between are not there");
+        return;
+    }
     let Some(&epoch) = health.committed.get(&app) else {
         if !health.committed.is_empty() {
             let apps: Vec<&str> = health.committed.keys().map(String::as_str).collect();

@@ -30,6 +30,27 @@ use crate::stats::Stats;
 /// Checkpoints that are kept.
 const KEEP: usize = 2;
 
+/// How far tables are, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TablesAt {
+    /// Through which epoch each has all of its rows.
+    pub(crate) through: BTreeMap<String, Epoch>,
+    /// The newest epoch that its log says.
+    pub(crate) logged: BTreeMap<String, Epoch>,
+}
+
+/// Names with both epochs, in the order of the fields.
+impl FromIterator<(String, Epoch, Epoch)> for TablesAt {
+    fn from_iter<I: IntoIterator<Item = (String, Epoch, Epoch)>>(tables: I) -> Self {
+        let mut at = Self::default();
+        for (name, through, logged) in tables {
+            at.through.insert(name.clone(), through);
+            at.logged.insert(name, logged);
+        }
+        at
+    }
+}
+
 /// What checkpoints of a run have in common.
 pub(crate) struct CheckpointOptions {
     /// Where they are.
@@ -130,11 +151,7 @@ impl Checkpoints {
 
     /// Has the checkpoint of `epoch` made visible: all tables have at least what `tables` says.
     /// Older ones that wait become part of it.
-    pub(crate) fn write(
-        &mut self,
-        epoch: Epoch,
-        tables: BTreeMap<String, Epoch>,
-    ) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, epoch: Epoch, tables: TablesAt) -> anyhow::Result<()> {
         self.asked = self.asked.split_off(&(epoch + 1));
         self.send(Job::Publish { epoch, tables })
     }

@@ -17,6 +17,7 @@ use tidegate_operators::{Epoch, Tick};
 use tidegate_pipelines::graph::{ALERTS, LATE, REJECTS, SYSTEM, Target};
 use tidegate_sql::{Store, TableWriter};
 
+use super::belonging::Found;
 use super::checkpoints::Checkpoints;
 use super::feed::InFlight;
 use super::limits::RefusedKeys;
@@ -163,6 +164,12 @@ impl Committer {
         self.found
     }
 
+    /// The newest epoch that the log of each table says.
+    pub(super) fn has(&self) -> Found {
+        let tables = self.tables.iter().map(Table::at);
+        tables.map(|(name, _, logged)| (name, Some(logged))).collect()
+    }
+
     /// Works until all workers have ended; then commits what is left.
     pub(crate) fn run(mut self, events: Receiver<Event>) -> anyhow::Result<()> {
         // However this ends, the feed must not wait for somebody who is gone.
@@ -273,7 +280,7 @@ impl Committer {
     }
 
     fn write_checkpoint(&mut self, epoch: Epoch) -> anyhow::Result<()> {
-        let tables = self.tables.iter().map(Table::committed).collect();
+        let tables = self.tables.iter().map(Table::at).collect();
         match &mut self.checkpoints {
             Some(checkpoints) => checkpoints.write(epoch, tables),
             None => Ok(()),

@@ -36,28 +36,6 @@ pub(super) fn refuse_second(data: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Refuses a journal that ends before what tables and outbox have of it: new epochs would bear the
-/// numbers of those that are gone, and be taken for repetitions.
-pub(super) fn belong_together(
-    data: &Path,
-    journal: &Journal,
-    tables: Epoch,
-    outbox: Epoch,
-) -> Result<(), DurableError> {
-    let sealed = journal.stats().sealed_epoch;
-    let (what, epoch) = if tables >= outbox { ("tables", tables) } else { ("outbox", outbox) };
-    if epoch <= sealed {
-        return Ok(());
-    }
-    let reason = format!(
-        "the journal ends at epoch {sealed}, the {what} have epoch {epoch} already: they do not \
-         belong together, or its newest segments are gone. `tidegate doctor data --data {} \
-         --salvage NEW_FOLDER` makes a folder that goes on behind them",
-        data.display()
-    );
-    Err(DurableError::Mismatch { path: data.join("journal"), reason })
-}
-
 /// What ends the process: after a failed sync nothing that the kernel says can be trusted.
 fn end_at_once(what: &'static str) -> Arc<dyn Fn(&str) + Send + Sync> {
     Arc::new(move |why| {

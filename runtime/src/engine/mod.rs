@@ -8,6 +8,7 @@
 mod access;
 mod alarms;
 mod apply;
+mod belonging;
 mod blocked;
 pub(crate) mod checkpoints;
 pub mod cluster;
@@ -33,6 +34,7 @@ mod registries;
 mod replaying;
 mod shadow;
 mod sources;
+mod start;
 #[cfg(test)]
 pub(crate) mod stepped;
 mod switching;
@@ -52,7 +54,6 @@ pub use self::tables::TableState;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -63,36 +64,19 @@ use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
 use self::alarms::{Alarms, Rule};
-use self::apply::Changes;
-use self::checkpoints::{Checkpoints, Restored, Rules};
 use self::commit::Committer;
-use self::conditions::States;
-use self::cuts::Cuts;
-use self::feed::FeedQueue;
-use self::fence::{Fence, Watching, claim};
+use self::fence::{Fence, Watching};
 use self::files::{FileOptions, FileRun, FileSource};
-use self::folder::{
-    create_dir, instance_id, note_tables, open_journal, open_outbox, refuse_second,
-};
-use self::limits::{Bounds, stats_with_room};
-use self::live_feed::LiveFeed;
-use self::notifications::{EngineTargets, Notifications};
-use self::opening::{open_committer, table_context};
+use self::folder::{create_dir, instance_id, note_tables, refuse_second};
 use self::recompute::Recomputing;
 use self::registries::Registries;
-use self::replaying::replay_into;
 use self::sources::Sources;
 pub use self::sources::subscriber_config;
-use self::tables::{TableTroubles, TablesWatched};
-use self::workers::{Event, WorkerPlan};
-use crate::checkpoint::CheckpointStore;
-use crate::clock::Clock;
+use self::workers::Event;
 use crate::fault;
-use crate::http::Requests;
 use crate::journal::Journal;
-use crate::outbox::Outbox;
 use crate::stats::Stats;
-use crate::webhook::{SenderOptions, WebhookSender};
+use crate::webhook::WebhookSender;
 
 /// Rows and reports on their way to the committer. A full queue holds the workers back.
 const EVENTS_MAX: usize = 1024;
@@ -156,8 +140,9 @@ impl Engine {
             "a run over files is of one process: only live sources can have a cluster"
         );
         let engine = if files.is_empty() {
+            refuse_second(&data)?;
             let claimed = OnceLock::new();
-            match Self::start_live(plan, options, store.clone(), instance, &claimed).await {
+            match Self::start_live(plan, options, (store.clone(), instance), &claimed).await {
                 Ok(engine) => engine,
                 Err(error) => {
                     // Whoever comes next need not wait for a start that came to nothing.
@@ -209,77 +194,6 @@ impl Engine {
             started: Instant::now(),
             ended: false,
         }
-    }
-
-    async fn start_live(
-        mut plan: Plan,
-        options: EngineOptions,
-        store: Store,
-        instance: String,
-        claimed: &OnceLock<Arc<Fence>>,
-    ) -> anyhow::Result<Self> {
-        let (started, stats) = (Instant::now(), stats_with_room());
-        let (in_flight, bounds) = Bounds::of(&options);
-        refuse_second(&options.data)?;
-        // Doors are opened first, so that a port in use is told before anything is touched; nobody
-        // is let in until the journal is ready.
-        let requests = Arc::new(Requests::default());
-        let mut bound = sources::bind(&plan, &options, &requests).await?;
-        let clock = Clock::system();
-        let registries = registries::open(&plan, &options, clock.clone()).await?;
-        let (checkpoint_store, mut restored) = restore(&plan, &options, &requests)?;
-        let (journal, replay) = open_journal(&plan, &options, clock.clone(), restored.epoch + 1)?;
-        earlier::refuse_orphans(&options.data, &plan, &journal, checkpoint_store.newest_epoch()?)?;
-        let outbox = open_outbox(&options)?;
-        let fence = claim(&store, &instance, &options, &clock, claimed).await?;
-        let go_on = restored.go_on(checkpoint_store, options.checkpoint_every, &stats);
-        let go_on = go_on.with(&requests, &journal).of_run(fence.0.number());
-        let cuts = Arc::clone(&go_on.cuts);
-        let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
-        let last_ticks = Arc::new(AtomicBool::new(false));
-        let context = table_context(&options, &stats, &last_ticks)?.fenced(&fence.0);
-        let context = context.with_from_first(restored.epoch == 0);
-        let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
-        let place = (store, instance);
-        let in_flight_too = Arc::clone(&in_flight);
-        let (opened, late) = open_committer(&plan, place, context, in_flight_too, &options).await?;
-        let notifications = notifications(&plan, &outbox, restored.rules.clone(), &last_ticks);
-        let engine_targets = notifications.engine_targets();
-        let mut committer = opened.with_durable(
-            Arc::clone(&journal),
-            notifications.with_topics(sources::alert_topics(&bound)),
-            checkpoints,
-            restored.epoch,
-        );
-        let told = outbox.through_epoch();
-        committer.refused = bounds.refused.clone();
-        folder::belong_together(&options.data, &journal, committer.found(), told)?;
-        let taken = committer.take_over(&journal, &plan, &mut restored, told)?;
-        let have = (committer.found(), outbox.pending());
-        let mut recovery = Recovery::of(&restored, taken, have, clock.now_us());
-        let Restored { epoch, state, .. } = restored;
-        let (events, received) = sync_channel(EVENTS_MAX);
-        let worker_plan = WorkerPlan::live(&plan, options.workers, epoch + 1, state);
-        let ports = cluster::start_workers(&plan, &options, worker_plan, &stats, &events).await?;
-        let finished = spawn_committer(committer, received)?;
-        let (counted, due) = (Arc::clone(&stats), Some(Arc::clone(&cuts)));
-        let queue = FeedQueue::new(ports, in_flight, counted, due, Arc::default());
-        let queue = queue.heard_by(registries.entries());
-        let replaying = Arc::clone(&options.replaying);
-        let queue = replay_into(replay, queue, Arc::clone(&requests), replaying).await?;
-        recovery.replayed = options.replaying.now();
-        Stats::set(&stats.replayed_messages, recovery.messages());
-        let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
-        let read = registries.begin(&journal, &bound, &options).await?;
-        recovery.seconds = started.elapsed().as_secs_f64();
-        earlier::enter(&options, &mut plan, &mut bound, epoch)?;
-        let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables, bounds));
-        let late = Recomputing::start(late)?;
-        let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
-        let (doors, of_stats) = ((bound, Arc::new(read)), Arc::clone(&stats));
-        let place = (&*options.data, options.cluster.is_none());
-        let live = Some(begun.go_live(plan, doors, place, of_stats)?);
-        Ok(Self { live, recovery, ..Self::new(stats, finished) })
     }
 
     /// The live counters.
@@ -385,68 +299,6 @@ impl Engine {
     }
 }
 
-/// What is there when the journal runs and nobody was let in yet.
-struct Begun {
-    journal: Arc<Journal>,
-    told: (Arc<Outbox>, EngineTargets),
-    clock: Clock,
-    changes: Arc<Changes>,
-    watched: (Arc<Cuts>, TableTroubles, TablesWatched, Bounds),
-    fence: (Arc<Fence>, Watching),
-    late: Recomputing,
-    last_ticks: Arc<AtomicBool>,
-    end: std::sync::mpsc::Sender<()>,
-}
-
-impl Begun {
-    /// Opens the doors.
-    fn go_live(
-        self,
-        plan: Plan,
-        (bound, registries): (Vec<sources::Bound>, Arc<Registries>),
-        (data, alone): (&std::path::Path, bool),
-        stats: Arc<Stats>,
-    ) -> anyhow::Result<Live> {
-        let Self { journal, told, clock, changes, late, last_ticks, end, .. } = self;
-        let ((cuts, troubles, tables, bounds), (fence, watching)) = (self.watched, self.fence);
-        let (outbox, engine_targets) = told;
-        let (webhooks, options) = (sources::webhooks(&plan), SenderOptions::default());
-        let sender = WebhookSender::start(Arc::clone(&outbox), webhooks, options, clock.clone())?;
-        let sender = Arc::new(sender);
-        let sources = sources::start(bound, &journal);
-        let states = States {
-            journal: Arc::clone(&journal),
-            sources: sources.states(),
-            registries: Arc::clone(&registries),
-            tables: troubles,
-            outbox,
-            bounds,
-        };
-        let memory = states.bounds.memory.clone();
-        let alarms = conditions::watch(data, clock.clone(), states.clone(), stats)?;
-        let webhooks = Arc::clone(&sender);
-        let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
-        let told = (Arc::clone(&sender), engine_targets);
-        let (doors, known) = (Arc::clone(&journal), (Arc::clone(&registries), memory));
-        let applier = Applier::new((data, alone), plan, changes, doors, known, told);
-        let applier = Arc::new(applier);
-        Ok(Live {
-            applier,
-            journal,
-            sources,
-            registries,
-            sender,
-            observed,
-            fence,
-            _watching: watching,
-            alarms,
-            late: Some(late),
-            last_ticks,
-            end,
-        })
-    }
-}
-
 impl Live {
     /// Gives webhooks that are on their way a little time.
     async fn send_rest(&self) {
@@ -455,29 +307,6 @@ impl Live {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-}
-
-/// The newest checkpoint that is whole, and where it lies; idempotency keys go to `requests`.
-fn restore(
-    plan: &Plan,
-    options: &EngineOptions,
-    requests: &Requests,
-) -> anyhow::Result<(CheckpointStore, Restored)> {
-    let store = CheckpointStore::open(options.data.join("checkpoints"))?;
-    let mut restored = Restored::read(&store, &plan.pipelines)?;
-    requests.restore(&mut restored.state);
-    Ok((store, restored))
-}
-
-/// From alerts, of pipelines and of the engine itself, to the outbox.
-fn notifications(
-    plan: &Plan,
-    outbox: &Arc<Outbox>,
-    rules: Rules,
-    ended: &Arc<AtomicBool>,
-) -> Notifications {
-    Notifications::new(Arc::clone(outbox), rules)
-        .with_engine(&plan.notifications, Arc::clone(ended))
 }
 
 fn spawn_committer(

@@ -8,21 +8,23 @@ use tidegate_sql::Store;
 
 use super::commit::Committer;
 use super::feed::InFlight;
+use super::fence::Fence;
 use super::options::EngineOptions;
 use super::recompute::{self, Context, Horizon, Recomputed};
 use super::switching::Opening;
 use super::tables::{SpillBudget, TableContext};
 use crate::stats::Stats;
 
-/// What the tables of a live run need.
+/// What the tables of a live run need; `from_first` says whether nothing was made yet for any.
 pub(super) fn table_context(
     options: &EngineOptions,
     stats: &Arc<Stats>,
-    ended: &Arc<AtomicBool>,
+    (ended, fence): (&Arc<AtomicBool>, &Arc<Fence>),
+    from_first: bool,
 ) -> anyhow::Result<TableContext> {
     let spill = SpillBudget::new(options.spill_bytes_max);
     let context = TableContext::new(Arc::clone(stats), Arc::clone(ended), &options.data, spill)?;
-    Ok(context)
+    Ok(context.fenced(fence).with_from_first(from_first))
 }
 
 /// The committer of a live run with its tables, and what it needs to open more; and what late

@@ -102,7 +102,7 @@ impl Committer {
             epoch,
             time_us,
             ended_epoch: epoch + 1,
-            tables: self.tables.iter().map(Table::committed).collect(),
+            tables: self.tables.iter().map(Table::at).collect(),
             new,
             built: Some(built),
             rebuilt: rebuilt.state,

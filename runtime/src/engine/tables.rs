@@ -130,6 +130,8 @@ pub(super) struct Table {
     thread: Option<JoinHandle<anyhow::Result<()>>>,
     /// The newest epoch that a finished commit covers.
     committed: Arc<AtomicU64>,
+    /// The newest epoch that its log says: those without rows are in none.
+    logged: Arc<AtomicU64>,
     unseen: Arc<Unseen>,
     freshness: Duration,
     committed_at: Instant,
@@ -162,12 +164,14 @@ impl Table {
         backlog: Backlog,
     ) -> (Self, TableWork) {
         let backlog = Arc::new(backlog);
-        let committed = Arc::new(AtomicU64::new(writer.committed_epoch()));
+        let found = || Arc::new(AtomicU64::new(writer.committed_epoch()));
+        let (committed, logged) = (found(), found());
         let work = TableWork {
             name: name.clone(),
             writer,
             backlog: Arc::clone(&backlog),
             committed: Arc::clone(&committed),
+            logged: Arc::clone(&logged),
             unseen: Arc::default(),
             job: None,
         };
@@ -177,6 +181,7 @@ impl Table {
             stopping: Arc::default(),
             thread: None,
             committed,
+            logged,
             unseen: Arc::clone(&work.unseen),
             freshness,
             committed_at: Instant::now(),
@@ -217,9 +222,12 @@ impl Table {
         self.committed.load(Ordering::Acquire) >= epoch
     }
 
-    /// The table's name, and the newest epoch that a finished commit of this run covers.
-    pub(super) fn committed(&self) -> (String, Epoch) {
-        (self.name.clone(), self.committed.load(Ordering::Acquire))
+    /// The table's name, the newest epoch that a finished commit of this run covers, and the
+    /// newest one that its log says.
+    pub(super) fn at(&self) -> (String, Epoch, Epoch) {
+        let [committed, logged] =
+            [&self.committed, &self.logged].map(|e| e.load(Ordering::Acquire));
+        (self.name.clone(), committed, logged)
     }
 
     /// Waits until all that was handed over is done.
@@ -253,6 +261,7 @@ pub(super) struct TableWork {
     writer: TableWriter,
     backlog: Arc<Backlog>,
     committed: Arc<AtomicU64>,
+    logged: Arc<AtomicU64>,
     unseen: Arc<Unseen>,
     /// The job at hand, until it is done.
     job: Option<Job>,
@@ -291,6 +300,7 @@ impl TableWork {
                 Stats::add(&stats.table_files, report.files as u64);
                 Stats::add(&stats.table_rows, report.rows);
                 Stats::add(&stats.table_bytes, report.bytes);
+                self.logged.store(self.writer.committed_epoch(), Ordering::Release);
                 self.committed.store(through, Ordering::Release);
                 self.unseen.seen(through);
             }

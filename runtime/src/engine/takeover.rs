@@ -76,7 +76,7 @@ impl Committer {
             epoch: restored.epoch,
             time_us: restored.time_us,
             ended_epoch,
-            tables: self.tables.iter().map(Table::committed).collect(),
+            tables: self.tables.iter().map(Table::at).collect(),
             new: pipelines.clone(),
             built: None,
             rebuilt: std::mem::take(&mut made.state),

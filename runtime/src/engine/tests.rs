@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema};
 use tidegate_operators::Tick;
 
-use super::feed::InFlight;
+use super::feed::{FeedQueue, InFlight};
 use super::*;
 use crate::engine::feed::IN_FLIGHT_EPOCHS_MAX;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tidegate_operators::Epoch;
 use tidegate_sql::examine::{Rebuilt, rebuild, tables};
-use tidegate_sql::{Store, tables_of};
+use tidegate_sql::{Store, TableName, tables_of};
 
 use super::super::report::Report;
 use super::super::{OnProgress, counted};
@@ -35,7 +35,10 @@ pub(super) async fn save(
     if !inside {
         report.note("tables", &format!("they lie in {url} and stay there"));
         let committed = match committed_elsewhere(&url, &options.data).await {
-            Ok(committed) => committed,
+            Ok((committed, there)) => {
+                tell_gone(report, saved, &there);
+                committed
+            }
             Err(error) => {
                 let known = saved.newest.iter().flat_map(|manifest| manifest.tables.values());
                 let known = known.copied().max().unwrap_or(0);
@@ -54,6 +57,7 @@ pub(super) async fn save(
         return Ok(Tables { committed, option: format!(" --tables {url}") });
     }
     if !own.is_dir() {
+        tell_gone(report, saved, &[]);
         return Ok(Tables::default());
     }
     let from = Store::open(&url)?;
@@ -63,6 +67,7 @@ pub(super) async fn save(
     // A checkpoint became visible only when the tables had its epoch.
     let (reached, _) = saved.newest();
     let names = tables(&from).await?;
+    tell_gone(report, saved, &names);
     for (n, name) in names.iter().enumerate() {
         progress("tables", n as u64, names.len() as u64);
         let check = format!("table {name}");
@@ -101,15 +106,29 @@ fn epoch_of(committed: &BTreeMap<String, u64>, instance: &str) -> u64 {
     ours.map(|(_, epoch)| *epoch).max().unwrap_or(0)
 }
 
-async fn committed_elsewhere(url: &str, data: &Path) -> anyhow::Result<Epoch> {
+/// The newest epoch of this instance, and the tables that there are.
+async fn committed_elsewhere(url: &str, data: &Path) -> anyhow::Result<(Epoch, Vec<TableName>)> {
     let (store, instance, mut newest) = (Store::open(url)?, instance_of(data), 0);
-    for name in tables(&store).await? {
+    let names = tables(&store).await?;
+    for name in &names {
         let table = tidegate_sql::DeltaTable::new(&store, &name.schema, &name.name)?;
         if let Some(snapshot) = table.snapshot().await? {
             newest = newest.max(snapshot.committed(&format!("{instance}/{name}")));
         }
     }
-    Ok(newest)
+    Ok((newest, names))
+}
+
+/// Tells which tables the newest checkpoint relied on that are not there.
+fn tell_gone(report: &mut Report, saved: &Saved, there: &[TableName]) {
+    let there: Vec<String> = there.iter().map(ToString::to_string).collect();
+    let relied_on = saved.newest.iter().flat_map(|manifest| manifest.tables.keys());
+    let gone: Vec<&str> = relied_on.filter(|n| !there.contains(n)).map(String::as_str).collect();
+    if !gone.is_empty() {
+        let text = format!("not there: {}", gone.join(", "));
+        report.fail("tables", &text, &["mount or restore them and run the salvage again"]);
+        report.means("they begin empty in the new folder, with what the journal has for them");
+    }
 }
 
 fn tell_table(report: &mut Report, check: &str, rebuilt: &Rebuilt) {

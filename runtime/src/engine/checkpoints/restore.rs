@@ -16,7 +16,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::kept;
 
 use super::rules::{self, Rules};
-use super::{CheckpointOptions, parts};
+use super::{CheckpointOptions, TablesAt, parts};
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::Manifest;
@@ -47,6 +47,8 @@ pub(crate) struct Restored {
     pub(crate) rules: Rules,
     /// Rules that ended, as they were, by the epoch of the rows that end their alerts.
     pub(crate) ended_rules: BTreeMap<Epoch, Rules>,
+    /// How far tables were.
+    pub(crate) tables: TablesAt,
     /// Newer checkpoints that were damaged, and how.
     pub(crate) damaged: Vec<String>,
     /// Whether an operator took up the state of one with another name: the first cut must be of
@@ -128,6 +130,7 @@ impl Restored {
             rules: rules::after(&manifest.rules, pipelines, &kept, 0),
             ended_rules: manifest.ended,
             kept: kept.keys().cloned().collect(),
+            tables: TablesAt { through: manifest.tables, logged: manifest.logged },
             damaged: checkpoint.damaged,
             holdings,
             renamed,

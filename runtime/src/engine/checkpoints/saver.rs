@@ -22,7 +22,7 @@ use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, SavedRows, Snapshot};
 
 use super::switch::{Reply, Switch};
-use super::{CheckpointOptions, KEEP, parts};
+use super::{CheckpointOptions, KEEP, TablesAt, parts};
 use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest, PartRef};
 use crate::engine::content;
 use crate::journal::DurableError;
@@ -34,7 +34,7 @@ pub(super) enum Job {
     /// State of an operator as of the end of an epoch.
     State { name: String, epoch: Epoch, state: Snapshot },
     /// Make the checkpoint of this epoch visible.
-    Publish { epoch: Epoch, tables: BTreeMap<String, Epoch> },
+    Publish { epoch: Epoch, tables: TablesAt },
     /// Other pipelines run from now on.
     Switch(Box<Switch>, Reply),
 }
@@ -165,12 +165,7 @@ impl Saver {
         self.options.ended.retain(|of, _| *of > epoch);
     }
 
-    fn publish(
-        &mut self,
-        epoch: Epoch,
-        tables: BTreeMap<String, Epoch>,
-        started: Instant,
-    ) -> anyhow::Result<()> {
+    fn publish(&mut self, epoch: Epoch, tables: TablesAt, started: Instant) -> anyhow::Result<()> {
         if let Some((name, window)) = self.options.requests.save() {
             let groups = vec![(0, window.num_rows() as u64)];
             self.write(&name, epoch, &SavedRows { rows: window, groups })?;
@@ -195,7 +190,8 @@ impl Saver {
             journal: JournalPosition { segment: segment.unwrap_or_default(), offset },
             pipelines: self.plan.pipelines.clone(),
             operators: self.plan.operators.clone(),
-            tables,
+            tables: tables.through,
+            logged: tables.logged,
             parts: self.options.holdings.parts(),
             rules: self.options.rules.clone(),
             ended: self.options.ended.clone(),

@@ -21,10 +21,10 @@ use tidegate_operators::{Epoch, SavedRows};
 use tidegate_pipelines::change::rule_of;
 use tidegate_pipelines::kept;
 
-use super::parts;
 use super::restore::{TOGETHER_BYTES_MAX, together};
 use super::rules::{self, Rules, add_ended};
 use super::saver::{Plan, Saver};
+use super::{TablesAt, parts};
 use crate::checkpoint::Prepared;
 use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::{FORMAT, JournalPosition, Manifest};
@@ -42,8 +42,8 @@ pub(crate) struct Switch {
     pub(crate) time_us: i64,
     /// The epoch to which rows that end alerts are to belong.
     pub(crate) ended_epoch: Epoch,
-    /// What tables have committed.
-    pub(crate) tables: BTreeMap<String, Epoch>,
+    /// How far tables are.
+    pub(crate) tables: TablesAt,
     /// The pipelines that are to run.
     pub(crate) new: Vec<PipelineSpec>,
     /// The pipelines of which state is wanted; `None`: all.
@@ -152,7 +152,8 @@ impl Saver {
             },
             pipelines: plan.pipelines.clone(),
             operators: plan.operators.clone(),
-            tables: switch.tables,
+            tables: switch.tables.through,
+            logged: switch.tables.logged,
             parts: holdings.parts(),
             rules: rules.clone(),
             ended: ends.clone(),

@@ -83,7 +83,7 @@ fn begun(dir: &Path, disk: &Full) -> (Checkpoints, Arc<Cuts>) {
     saver.plan.operators.insert("p/step".into(), "0".into());
     assert_eq!(cuts.due(Tick { epoch: 1, time_us: 1 }, 0, false), Some(true));
     checkpoints.add("p/step".into(), 1, snapshot(&[1, 2, 3], 1)).unwrap();
-    checkpoints.write(1, BTreeMap::new()).unwrap();
+    checkpoints.write(1, TablesAt::default()).unwrap();
     assert_eq!(checkpoints.written(), 1);
     (checkpoints, cuts)
 }
@@ -112,16 +112,16 @@ fn after_a_lost_cut_there_is_no_checkpoint_before_a_whole_one() {
     assert_eq!(cuts.due(tick(3), 0, true), Some(true), "as soon as it was lost");
     cuts.finish(3);
     assert_eq!(cuts.due(tick(4), 0, true), Some(false));
-    checkpoints.write(2, BTreeMap::new()).unwrap();
+    checkpoints.write(2, TablesAt::default()).unwrap();
     checkpoints.add("p/step".into(), 4, snapshot(&[3], 10)).unwrap();
-    checkpoints.write(4, BTreeMap::new()).unwrap();
+    checkpoints.write(4, TablesAt::default()).unwrap();
     assert_eq!(newest(dir.path()), (1, 3), "4 has not what was lost with 2");
     // A whole one that comes later has everything, also if one after it is made visible.
     assert_eq!(cuts.due(tick(5), 0, false), Some(true));
     checkpoints.add("p/step".into(), 5, snapshot(&[1, 2, 3], 10)).unwrap();
     assert_eq!(cuts.due(tick(6), 0, true), Some(false));
     checkpoints.add("p/step".into(), 6, snapshot(&[1], 20)).unwrap();
-    checkpoints.write(6, BTreeMap::new()).unwrap();
+    checkpoints.write(6, TablesAt::default()).unwrap();
     assert_eq!((newest(dir.path()), checkpoints.written()), ((6, 40), 6));
 }
 
@@ -148,11 +148,11 @@ fn what_a_lost_cut_has_written_takes_no_room() {
     disk.0.store(false, Ordering::SeqCst);
     checkpoints.add("p/step".into(), 2, snapshot(&[3], 10)).unwrap();
     assert_eq!(files(dir.path()), before, "and nothing more is written for it");
-    checkpoints.write(2, BTreeMap::new()).unwrap();
+    checkpoints.write(2, TablesAt::default()).unwrap();
     assert_eq!(newest(dir.path()), (1, 3));
     assert_eq!(cuts.due(tick(3), 0, false), Some(true));
     checkpoints.add("p/step".into(), 3, snapshot(&[1, 2, 3], 10)).unwrap();
-    checkpoints.write(3, BTreeMap::new()).unwrap();
+    checkpoints.write(3, TablesAt::default()).unwrap();
     assert_eq!(newest(dir.path()), (3, 30));
 }
 
@@ -173,7 +173,7 @@ fn a_thread_that_has_ended_is_noticed_although_nobody_asks_it_for_anything() {
     checkpoints.check().unwrap();
     std::fs::remove_dir_all(dir.path()).unwrap();
     // A cut with nothing to save but the manifest.
-    checkpoints.write(1, BTreeMap::new()).unwrap();
+    checkpoints.write(1, TablesAt::default()).unwrap();
     let error = until_ended(&mut checkpoints).unwrap_err();
     assert!(format!("{error:#}").contains("cannot write a checkpoint"), "{error:#}");
     assert!(checkpoints.check().is_ok(), "it is said once: whoever hears it ends");
@@ -189,13 +189,13 @@ fn an_old_checkpoint_that_cannot_be_removed_ends_nothing() {
         cuts.want_whole();
         assert!(cuts.due(Tick { epoch, time_us: 1 }, 0, false).is_some());
         checkpoints.add("p/step".into(), epoch, snapshot(&[1, 2, 3], 1)).unwrap();
-        checkpoints.write(epoch, BTreeMap::new()).unwrap();
+        checkpoints.write(epoch, TablesAt::default()).unwrap();
         assert_eq!(checkpoints.written(), epoch);
     }
     let many = files(dir.path()).len();
     disk.2.store(false, Ordering::SeqCst);
     assert!(cuts.due(Tick { epoch: 6, time_us: 1 }, 0, false).is_some());
-    checkpoints.write(6, BTreeMap::new()).unwrap();
+    checkpoints.write(6, TablesAt::default()).unwrap();
     assert!(files(dir.path()).len() < many, "they go the next time");
 }
 
@@ -208,12 +208,12 @@ fn a_manifest_that_cannot_be_written_is_made_up_for_by_a_whole_cut() {
     assert_eq!(cuts.due(tick(2), 0, false), Some(false));
     checkpoints.add("p/step".into(), 2, snapshot(&[1], 10)).unwrap();
     disk.0.store(true, Ordering::SeqCst);
-    checkpoints.write(2, BTreeMap::new()).unwrap();
+    checkpoints.write(2, TablesAt::default()).unwrap();
     disk.0.store(false, Ordering::SeqCst);
     assert_eq!(newest(dir.path()), (1, 3));
     assert_eq!(cuts.due(tick(3), 0, false), Some(true));
     checkpoints.add("p/step".into(), 3, snapshot(&[1, 2, 3], 10)).unwrap();
-    checkpoints.write(3, BTreeMap::new()).unwrap();
+    checkpoints.write(3, TablesAt::default()).unwrap();
     assert_eq!(newest(dir.path()), (3, 30));
 }
 
@@ -269,7 +269,7 @@ fn switch(ended_epoch: Epoch) -> Switch {
         epoch: 80,
         time_us: 9,
         ended_epoch,
-        tables: BTreeMap::new(),
+        tables: TablesAt::default(),
         new: Vec::new(),
         built: None,
         rebuilt: Vec::new(),
@@ -294,9 +294,9 @@ fn keys_of_requests_and_ends_of_alerts_stay_until_they_are_not_needed() {
     let mut checkpoints = Checkpoints::by_turns(options, &[]);
     assert!(checkpoints.switch(switch(101)).unwrap().unwrap().ended.is_none());
     // The first cut of the replay.
-    checkpoints.write(85, BTreeMap::new()).unwrap();
+    checkpoints.write(85, TablesAt::default()).unwrap();
     assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
-    checkpoints.write(100, BTreeMap::new()).unwrap();
+    checkpoints.write(100, TablesAt::default()).unwrap();
     assert_eq!(names(dir.path()), [REQUESTS_PART]);
 }
 
@@ -340,5 +340,5 @@ fn a_switch_is_refused_or_made_and_what_is_neither_is_fatal() {
     let fatal = checkpoints.switch(switch(100)).err().unwrap();
     assert!(format!("{fatal:#}").contains("cannot make the change"), "{fatal:#}");
     assert!(!names(dir.path()).contains(&"p/alert/a".to_owned()), "the rename was done");
-    assert!(checkpoints.write(81, BTreeMap::new()).is_err(), "and nothing comes after it");
+    assert!(checkpoints.write(81, TablesAt::default()).is_err(), "and nothing comes after it");
 }
