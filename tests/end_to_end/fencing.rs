@@ -19,10 +19,15 @@ const FENCED_WITHIN: Duration = Duration::from_secs(10);
 const FENCED: Option<i32> = Some(3);
 
 fn run(home: &Home, data: &Path) -> Command {
+    run_every(home, data, "500ms")
+}
+
+/// With checkpoints so often.
+fn run_every(home: &Home, data: &Path, every: &str) -> Command {
     let mut command = tidegate();
     command.arg("run").arg(home.pipelines()).arg("--data").arg(data);
     command.arg("--tables").arg(shared(home)).args(["--workers", "1"]);
-    command.args(["--metrics", "127.0.0.1:0", "--checkpoint-every", "500ms"]);
+    command.args(["--metrics", "127.0.0.1:0", "--checkpoint-every", every]);
     command
 }
 
@@ -153,26 +158,69 @@ fn a_copied_folder_takes_over_and_the_older_process_stops() {
     again.stop();
 }
 
+/// Publishes until it is told that it is enough, or is cut off; what was acknowledged is counted.
+fn publishing(
+    to: &Instance,
+    acked: &Arc<AtomicI64>,
+    enough: &Arc<AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    let (to, acked, enough) = (to.endpoint(), Arc::clone(acked), Arc::clone(enough));
+    std::thread::spawn(move || {
+        let mut device = Device::connect(to, "d1").unwrap();
+        for seq in 0.. {
+            let reading = Reading::regular("north", "d1", seq, 1_000);
+            let sent = device.send(&reading.topic(), &reading.payload());
+            if enough.load(Ordering::Acquire) || sent.is_err() || device.acknowledged().is_err() {
+                return;
+            }
+            acked.fetch_add(1, Ordering::AcqRel);
+        }
+    })
+}
+
 #[test]
 fn while_it_is_published_to_nothing_is_acknowledged_after_the_end_and_nothing_is_doubled() {
-    let home = Home::with(&ColdChain::on_endpoint().text());
-    let (mut older, within) = first_start(&home);
+    // No epoch is committed before the end: the copy is as new as the tables.
+    let home = Home::with(&ColdChain::on_endpoint().text().replace("\"1s\"", "\"1h\""));
+    let rarely = |data: &Path| run_every(&home, data, "1h");
+    let begun = Instant::now();
+    let mut older = home.start_command(&mut rarely(&home.data()));
+    let within = FENCED_WITHIN + 2 * begun.elapsed();
     let (acked, enough) = (Arc::<AtomicI64>::default(), Arc::<AtomicBool>::default());
-    let publisher = {
-        let (to, acked, enough) = (older.endpoint(), Arc::clone(&acked), Arc::clone(&enough));
-        std::thread::spawn(move || {
-            let mut device = Device::connect(to, "d1").unwrap();
-            for seq in 0.. {
-                let reading = Reading::regular("north", "d1", seq, 1_000);
-                let sent = device.send(&reading.topic(), &reading.payload());
-                if enough.load(Ordering::Acquire) || sent.is_err() || device.acknowledged().is_err()
-                {
-                    return;
-                }
-                acked.fetch_add(1, Ordering::AcqRel);
-            }
-        })
-    };
+    let publisher = publishing(&older, &acked, &enough);
+    eventually("acknowledgements", || match acked.load(Ordering::Acquire) {
+        n if n > 20 => Ok(()),
+        n => Err(n.to_string()),
+    });
+    let copy = copied(&home);
+    let begun = Instant::now();
+    let later = Instance::spawn(&mut rarely(&copy));
+    let status = eventually("the end of the older process", || {
+        older.try_ended().ok_or_else(|| format!("{}\n---\n{}", older.said(), later.said()))
+    });
+    assert!(begun.elapsed() < within, "only after {:?}", begun.elapsed());
+    assert_eq!(status.code(), FENCED, "{}", older.said());
+    publisher.join().unwrap();
+    enough.store(true, Ordering::Release);
+    eventually("the later process is ready", || later.address().ok_or_else(|| later.said()));
+    later.stop();
+    let found = home.count("SELECT count(DISTINCT seq) FROM cold_chain.readings");
+    assert_eq!(home.count("SELECT count(*) FROM cold_chain.readings"), found, "one twice");
+    epochs_only_grow(&shared(&home));
+    // What the older one acknowledged is in its journal, whatever the tables got of it.
+    let acked = acked.load(Ordering::Acquire);
+    assert!(acked > 0 && found <= acked, "{found} of {acked}");
+    home.start().stop();
+    let all = home.count("SELECT count(DISTINCT seq) FROM cold_chain.readings");
+    assert!((acked..=acked + 1).contains(&all), "one was under way: {all} of {acked}");
+}
+
+#[test]
+fn a_stale_copy_is_refused_before_it_ends_the_process_that_is_right() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let (mut older, _) = first_start(&home);
+    let (acked, enough) = (Arc::<AtomicI64>::default(), Arc::<AtomicBool>::default());
+    let publisher = publishing(&older, &acked, &enough);
     eventually("rows in the tables", || match home.try_rows("SELECT 1 FROM readings LIMIT 1") {
         Ok(rows) if !rows.is_empty() => Ok(()),
         other => Err(format!("{other:?}")),
@@ -184,30 +232,22 @@ fn while_it_is_published_to_nothing_is_acknowledged_after_the_end_and_nothing_is
         n if n > at_copy => Ok(()),
         n => Err(format!("{n} of {at_copy}")),
     });
-    let begun = Instant::now();
     let mut later = Instance::spawn(&mut run(&home, &copy));
-    let status = eventually("the end of the older process", || {
-        older.try_ended().ok_or_else(|| format!("{}\n---\n{}", older.said(), later.said()))
-    });
-    assert!(begun.elapsed() < within, "only after {:?}", begun.elapsed());
-    assert_eq!(status.code(), FENCED, "{}", older.said());
-    publisher.join().unwrap();
-    enough.store(true, Ordering::Release);
-    // The copy is older than what its original has written since: it says so, and harms nothing.
     let status = eventually("the refusal", || later.try_ended().ok_or_else(|| later.said()));
     assert_eq!(status.code(), Some(1), "{}", later.said());
     assert!(later.said().contains("do not belong together"), "{}", later.said());
-    let again = home.start_command(&mut run(&home, &home.data()));
+    // It has harmed nothing: nobody has a later number, and acknowledgements go on.
+    let at_refusal = acked.load(Ordering::Acquire);
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(older.try_ended().is_none(), "{}", older.said());
+    assert!(acked.load(Ordering::Acquire) > at_refusal, "{}", older.said());
+    enough.store(true, Ordering::Release);
+    publisher.join().unwrap();
+    older.stop();
+    // The last one was acknowledged, and nobody counted it.
     let acked = acked.load(Ordering::Acquire);
-    assert!(acked > 0);
-    let found = eventually("all that was acknowledged", || {
-        match home.count("SELECT count(DISTINCT seq) FROM cold_chain.readings") {
-            n if n >= acked => Ok(n),
-            n => Err(format!("{n} of {acked}")),
-        }
-    });
-    assert!(found <= acked + 1, "one was under way: {found} of {acked}");
-    assert_eq!(home.count("SELECT count(*) FROM cold_chain.readings"), found, "one twice");
-    again.stop();
+    let all = home.count("SELECT count(*) FROM cold_chain.readings");
+    assert!((acked..=acked + 1).contains(&all), "{all} of {acked}");
+    assert_eq!(home.count("SELECT count(DISTINCT seq) FROM cold_chain.readings"), all);
     epochs_only_grow(&shared(&home));
 }

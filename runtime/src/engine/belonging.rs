@@ -7,8 +7,9 @@
 //! - a table that is not there, or is older than the newest checkpoint says: the journal need not
 //!   have what it lacks. It is not mounted, it is another place, or an older copy.
 //!
-//! Both are looked at before a table is opened, which would make one that is not there, and again
-//! after that.
+//! Both are looked at before this process says that it is the one who writes the tables
+//! ([`super::fence`]): whoever is refused must not have ended the one that is right. And again
+//! after that, since the other one may have gone on until then.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -8,8 +8,8 @@
 //!
 //! That is noticed, not prevented: between its look and its put the older process may still be
 //! beaten or beat. The log of each table decides then; who loses there gets
-//! [`tidegate_sql::Error::Fenced`]. So that this stays rare, who comes later waits, before it looks
-//! at tables, until the one before says that it has ended, or for [`TAKE_OVER_MAX`].
+//! [`tidegate_sql::Error::Fenced`]. So that this stays rare, who comes later waits, before it opens
+//! tables, until the one before says that it has ended, or for [`TAKE_OVER_MAX`].
 //!
 //! `incarnation-N.json` is `{"version": 1, "host", "process", "folder", "started"}`; that N has
 //! ended is the presence of `incarnation-N-ended.json`.

@@ -167,7 +167,8 @@ impl Dataflow {
     }
 }
 
-/// The right to commit to the tables, if they belong to what the data folder has.
+/// The right to commit to the tables. Whoever does not belong to them is refused before that, since
+/// it would end the process that does.
 async fn checked_claim(
     plan: &Plan,
     options: &EngineOptions,
@@ -176,9 +177,8 @@ async fn checked_claim(
     claimed: &Claimed,
 ) -> anyhow::Result<(Arc<Fence>, Watching)> {
     let specs = graph::tables(&plan.pipelines);
-    let claimed = claim(store, instance, options, clock, claimed).await?;
     belonging.check(&belonging::look(store, &specs, instance).await?)?;
-    Ok(claimed)
+    claim(store, instance, options, clock, claimed).await
 }
 
 /// What is there when the journal runs and nobody was let in yet.
