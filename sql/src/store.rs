@@ -5,6 +5,7 @@
 
 mod durable;
 pub(crate) mod folders;
+mod outage;
 mod rename;
 
 use std::path::{Path as FsPath, PathBuf};
@@ -19,6 +20,7 @@ use url::Url;
 use durable::DurableLocal;
 use folders::Folders;
 pub use folders::OnFailedSync;
+pub use outage::may_pass;
 pub use rename::rename_new;
 
 use crate::{Error, Result};

@@ -1,6 +1,7 @@
 """Tables on an object store that is down, answers 503 to everything, loses the answers to one PUT in
 ten, is slow: devices go on being acknowledged, the journal holds little more than what they sent,
-the tables catch up, every reading is there once, and each epoch is committed once.
+the tables catch up, every reading is there once, and each epoch is committed once. Killed meanwhile, it
+waits in its start until the store is there again.
 
 TIDEGATE_STORE_SECONDS is the length of each trouble (4), TIDEGATE_SLOW_PUT_S (1) what a PUT takes when
 it is slow."""
@@ -117,6 +118,15 @@ def main():
                 if mode in ("down", "storm") and SECONDS >= LONG_S:
                     assert speed >= CATCH_UP_MIN * rate, said[-1]
             sent = {name: device.finish() for name, device in named.items()}
+            for mode in ["down", "storm"]:
+                tidegate.kill()
+                s3.proxy.mode = mode
+                tidegate.start()
+                eventually("a start that waits", lambda: any("the start waits" in line
+                                                             for line in list(tidegate.lines)))
+                assert tidegate.process.poll() is None, tidegate.lines
+                s3.proxy.mode = "good"
+                tidegate.port()
             expected = sum(len(s) for s in sent.values())
             eventually("all rows", lambda: rows_of(tidegate) == expected)
             assert all(n == 1 for s in sent.values() for n in s.values()), "a device sent again"

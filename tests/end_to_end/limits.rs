@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{
-    Device, Home, Instance, PATIENCE, Reading, Receiver, START_MS, Scrape, eventually, get, say,
-    skipped, tidegate, windows_of,
+    ColdChain, Device, Home, Instance, PATIENCE, Reading, Receiver, START_MS, Scrape, eventually,
+    get, say, skipped, tidegate, windows_of,
 };
 
 /// A file system of its own with little room, for one test.
@@ -214,6 +214,35 @@ fn a_disk_fills_up(of: &str, stops: bool) {
             n => Err(n.to_string()),
         });
     }
+    instance.stop();
+    drop(disk);
+}
+
+/// A process that was killed must come back by itself: nobody is there to start it when there is
+/// room again.
+#[test]
+fn a_start_on_a_full_disk_of_the_tables_waits_for_room() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let Some(disk) = SmallDisk::mounted(home.data().join("tables"), 48) else { return };
+    let metrics = ["--metrics", "127.0.0.1:0"];
+    let instance = home.start_command(home.run_command(2).args(metrics));
+    let publisher = Publisher::start(&instance);
+    publisher.goes_on("at first");
+    home.wait_for_count("SELECT CAST(count(*) > 0 AS INT) FROM cold_chain.readings", 1);
+    let sent = publisher.finish();
+    instance.kill();
+    let filler = disk.fill_but(0);
+    let mut instance = Instance::spawn(home.run_command(2).args(metrics));
+    eventually("what the start waits for", || {
+        let address = instance.metrics().ok_or_else(|| instance.said())?;
+        let (status, text) = get(address, "/ready").map_err(|e| e.to_string())?;
+        let waits = status == 503 && text.contains("\"waits\"") && text.contains("space left");
+        if waits { Ok(()) } else { Err(text) }
+    });
+    assert!(instance.try_ended().is_none(), "{}", instance.said());
+    std::fs::remove_file(filler).unwrap();
+    eventually("the start", || instance.address().ok_or_else(|| instance.said()));
+    everything_is_there_once(&home, &sent);
     instance.stop();
     drop(disk);
 }

@@ -1,10 +1,14 @@
-//! What a start refuses before it has touched anything.
+//! What a start refuses before it has touched anything, and what it waits for.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+
 use super::faults::publish;
-use crate::support::{ColdChain, Home, Instance, eventually, tidegate};
+use crate::support::{ColdChain, Home, Instance, PATIENCE, eventually, get, tidegate};
 
 const READINGS: &str = "SELECT count(*) FROM cold_chain.readings";
 
@@ -96,4 +100,66 @@ fn tables_that_are_older_than_their_checkpoint_refuse_the_start() {
     moved(&newer, &tables);
     home.start_command(&mut run(&home)).stop();
     assert_eq!(home.count(READINGS), 3 * 60);
+}
+
+/// On `s3://plant/history` at a port of this machine.
+fn on_s3(home: &Home, port: u16) -> Command {
+    let mut command = run(home);
+    command.args(["--tables", "s3://plant/history"]);
+    command.env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}"));
+    command.env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "us-east-1");
+    command.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b");
+    command
+}
+
+/// Waits until a start says why it waits, wherever one looks.
+fn waits(instance: &Instance) -> String {
+    eventually("what the start waits for", || {
+        let address = instance.metrics().ok_or_else(|| instance.said())?;
+        let (status, text) = get(address, "/ready").map_err(|e| e.to_string())?;
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, body["status"].as_str()), (503, Some("starting")), "{text}");
+        let why = body["waits"].as_str().ok_or_else(|| instance.said())?.to_owned();
+        let (status, health) = get(address, "/health").unwrap();
+        assert!(status == 200 && health.contains("waits"), "{health}");
+        assert!(instance.said().contains("the start waits"), "{}", instance.said());
+        Ok(why)
+    })
+}
+
+#[test]
+fn a_start_waits_for_a_store_that_is_down_and_heeds_a_signal() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let port = {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+        nobody.local_addr().unwrap().port()
+    };
+    for signal in ["INT", "TERM"] {
+        let instance = Instance::spawn(&mut on_s3(&home, port));
+        let why = waits(&instance);
+        assert!(why.contains("_delta_log") && why.contains("refused"), "{why}");
+        instance.signal(signal);
+        assert_eq!(instance.ended(PATIENCE).code(), Some(130), "{signal}");
+    }
+}
+
+#[test]
+fn what_waiting_cannot_mend_ends_a_start() {
+    for (status, code) in [("403 Forbidden", "InvalidAccessKeyId"), ("404 Not", "NoSuchBucket")] {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for mut client in server.incoming().map_while(Result::ok) {
+                let mut request = [0; 1 << 14];
+                let _ = client.read(&mut request);
+                let body = format!("<Error><Code>{code}</Code></Error>");
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
+                let _ =
+                    client.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes());
+            }
+        });
+        let home = Home::with(&ColdChain::on_endpoint().text());
+        let said = refused(&mut on_s3(&home, port));
+        assert!(said.contains(code) && !said.contains("the start waits"), "{said}");
+    }
 }

@@ -22,6 +22,7 @@ use super::checkpoints::Checkpoints;
 use super::feed::InFlight;
 use super::limits::RefusedKeys;
 use super::notifications::Notifications;
+use super::patience::Patience;
 use super::recompute::{Horizon, Recomputed};
 use super::switching::{self, Opening, Order};
 use super::tables::{Table, TableContext};
@@ -84,7 +85,7 @@ impl Committer {
         in_flight: Arc<InFlight>,
     ) -> anyhow::Result<Self> {
         let stats = Arc::clone(&context.stats);
-        let of = (instance, context.from_first);
+        let of = (instance, context.from_first, &context.patience);
         Self::open_with(store, specs, of, (stats, in_flight), |name, writer, freshness| {
             Table::start(name, writer, freshness, context.clone())
         })
@@ -95,7 +96,7 @@ impl Committer {
     pub(super) async fn open_with(
         store: &Store,
         specs: &[TableSpec],
-        (instance, from_first): (&str, bool),
+        (instance, from_first, patience): (&str, bool, &Patience),
         (stats, in_flight): (Arc<Stats>, Arc<InFlight>),
         mut start: impl FnMut(String, TableWriter, Duration) -> std::io::Result<Table>,
     ) -> anyhow::Result<Self> {
@@ -103,7 +104,10 @@ impl Committer {
         let mut found = 0;
         for spec in specs {
             let app = format!("{instance}/{}.{}", spec.namespace, spec.name);
-            let writer = TableWriter::open_from(store, spec, app, from_first).await?;
+            let open = || async {
+                Ok(TableWriter::open_from(store, spec, app.clone(), from_first).await?)
+            };
+            let writer = patience.until(open).await?;
             found = writer.committed_epoch().max(found);
             let freshness = Duration::from_micros(spec.freshness_us.max(0) as u64);
             let name = format!("{}.{}", spec.namespace, spec.name);

@@ -26,6 +26,7 @@ use tidegate_pipelines::plan::SourceSpec;
 
 use super::content;
 use super::options::EngineOptions;
+use super::patience::Patience;
 use super::shadow;
 use super::sources::{self, Bound};
 use crate::checkpoint::CheckpointStore;
@@ -232,8 +233,8 @@ fn read(data: &Path) -> anyhow::Result<Option<Kept>> {
 
 /// Before doors are opened: this plan runs from now on, after the checkpoint of `epoch`; or it only
 /// finishes what there is, then no door is opened, and nobody but the webhooks of the next one is
-/// told.
-pub(super) fn enter(
+/// told. Waits for room on the disk.
+pub(super) async fn enter(
     options: &EngineOptions,
     plan: &mut Plan,
     bound: &mut Vec<Bound>,
@@ -245,7 +246,10 @@ pub(super) fn enter(
             plan.notifications.clone_from(notifications);
             Ok(())
         }
-        None => keep(&options.data, plan, Some(epoch)),
+        None => {
+            let keep = || std::future::ready(keep(&options.data, plan, Some(epoch)));
+            Patience::telling(&options.replaying).until(keep).await
+        }
     }
 }
 

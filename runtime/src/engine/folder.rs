@@ -89,7 +89,9 @@ pub(super) fn note_tables(data: &Path, elsewhere: Option<&Store>) -> std::io::Re
         Some(store) => {
             let folder = store.folder().map(std::path::absolute).transpose()?;
             let url = folder.map_or_else(|| store.url().into(), |f| f.display().to_string());
-            std::fs::write(note, url)
+            // Also where there is no room for another one.
+            let is_noted = std::fs::read_to_string(&note).is_ok_and(|noted| noted == url);
+            if is_noted { Ok(()) } else { std::fs::write(note, url) }
         }
         None => match std::fs::remove_file(note) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),

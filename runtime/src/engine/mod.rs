@@ -29,6 +29,7 @@ pub(crate) mod notifications;
 mod observer;
 mod opening;
 mod options;
+mod patience;
 mod recompute;
 mod registries;
 mod replaying;

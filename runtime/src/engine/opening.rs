@@ -10,6 +10,7 @@ use super::commit::Committer;
 use super::feed::InFlight;
 use super::fence::Fence;
 use super::options::EngineOptions;
+use super::patience::Patience;
 use super::recompute::{self, Context, Horizon, Recomputed};
 use super::switching::Opening;
 use super::tables::{SpillBudget, TableContext};
@@ -24,7 +25,8 @@ pub(super) fn table_context(
 ) -> anyhow::Result<TableContext> {
     let spill = SpillBudget::new(options.spill_bytes_max);
     let context = TableContext::new(Arc::clone(stats), Arc::clone(ended), &options.data, spill)?;
-    Ok(context.fenced(fence).with_from_first(from_first))
+    let context = context.fenced(fence).with_from_first(from_first);
+    Ok(context.waited_for(Patience::telling(&options.replaying)))
 }
 
 /// The committer of a live run with its tables, and what it needs to open more; and what late

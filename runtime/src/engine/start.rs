@@ -24,6 +24,7 @@ use super::live_feed::LiveFeed;
 use super::notifications::{EngineTargets, Notifications};
 use super::opening::{open_committer, table_context};
 use super::options::{EngineOptions, Recovery};
+use super::patience::Patience;
 use super::recompute::Recomputing;
 use super::registries::Registries;
 use super::replaying::replay_into;
@@ -58,7 +59,7 @@ impl Engine {
         let mut bound = sources::bind(&plan, &options, &requests).await?;
         let clock = Clock::system();
         let registries = registries::open(&plan, &options, clock.clone()).await?;
-        let durable = Durable::open(&plan, &options, &clock, &requests)?;
+        let durable = Durable::open(&plan, &options, &clock, &requests).await?;
         let Durable { checkpoints, mut restored, journal, replay, outbox } = durable;
         let told = outbox.through_epoch();
         let place = (&*options.data, &store);
@@ -103,7 +104,7 @@ impl Engine {
         let (changes, end) = LiveFeed::start(&journal, queue, requests, events, &last_ticks)?;
         let read = registries.begin(&journal, &bound, &options).await?;
         recovery.seconds = started.elapsed().as_secs_f64();
-        earlier::enter(&options, &mut plan, &mut bound, epoch)?;
+        earlier::enter(&options, &mut plan, &mut bound, epoch).await?;
         let (told, watched) = ((outbox, engine_targets), (cuts, troubles, tables, bounds));
         let late = Recomputing::start(late)?;
         let begun = Begun { journal, told, clock, changes, watched, fence, late, last_ticks, end };
@@ -125,7 +126,7 @@ struct Durable {
 
 impl Durable {
     /// Opens it; idempotency keys go to `requests`.
-    fn open(
+    async fn open(
         plan: &Plan,
         options: &EngineOptions,
         clock: &Clock,
@@ -135,10 +136,12 @@ impl Durable {
         let checkpoints = CheckpointStore::open(options.data.join("checkpoints"))?;
         let mut restored = Restored::read(&checkpoints, &plan.pipelines)?;
         requests.restore(&mut restored.state);
-        let from = restored.epoch + 1;
-        let (journal, replay) = open_journal(plan, options, clock.clone(), from)?;
+        let (patience, from) = (Patience::telling(&options.replaying), restored.epoch + 1);
+        let open = || std::future::ready(open_journal(plan, options, clock.clone(), from));
+        let (journal, replay) = patience.until(open).await?;
         earlier::refuse_orphans(&options.data, plan, &journal, checkpoints.newest_epoch()?)?;
-        let outbox = open_outbox(options)?;
+        let open = || std::future::ready(open_outbox(options).map_err(Into::into));
+        let outbox = patience.until(open).await?;
         Ok(Self { checkpoints, restored, journal, replay, outbox })
     }
 }
@@ -176,9 +179,11 @@ async fn checked_claim(
     (belonging, clock): (&Belonging, &Clock),
     claimed: &Claimed,
 ) -> anyhow::Result<(Arc<Fence>, Watching)> {
+    let patience = Patience::telling(&options.replaying);
     let specs = graph::tables(&plan.pipelines);
-    belonging.check(&belonging::look(store, &specs, instance).await?)?;
-    claim(store, instance, options, clock, claimed).await
+    let look = || async { Ok(belonging::look(store, &specs, instance).await?) };
+    belonging.check(&patience.until(look).await?)?;
+    patience.until(|| claim(store, instance, options, clock, claimed)).await
 }
 
 /// What is there when the journal runs and nobody was let in yet.

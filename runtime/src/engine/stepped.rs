@@ -25,6 +25,7 @@ use super::checkpoints::{Checkpoints, Restored};
 use super::commit::Committer;
 use super::feed::{FeedQueue, InFlight};
 use super::notifications::Notifications;
+use super::patience::Patience;
 use super::tables::{Backlog, Table, TableWork};
 use super::workers::{self, Event, Turns, WorkerPlan};
 use crate::checkpoint::CheckpointStore;
@@ -337,7 +338,7 @@ fn open_tables(
     let committer = runtime.block_on(Committer::open_with(
         store,
         &specs,
-        ("simulated", true),
+        ("simulated", true, &Patience::default()),
         shared,
         start,
     ))?;

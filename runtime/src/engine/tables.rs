@@ -29,6 +29,7 @@ pub use self::watched::TableState;
 pub(crate) use self::watched::TablesWatched;
 use self::watched::{Unseen, Watched};
 use super::fence::{CommitRight, Fence};
+use super::patience::Patience;
 use crate::stats::Stats;
 
 /// Folder of waiting rows below the data folder.
@@ -81,6 +82,8 @@ pub(super) struct TableContext {
     pub(super) fence: Option<Arc<Fence>>,
     /// No row was made before: tables that are created have all there ever will be.
     pub(super) from_first: bool,
+    /// Of whoever opens them at a start.
+    pub(super) patience: Patience,
     spill_dir: PathBuf,
 }
 
@@ -96,7 +99,7 @@ impl TableContext {
         spill::remove_leftovers(&spill_dir)?;
         let runtime = Handle::current();
         let (troubles, watched) = (TableTroubles::default(), TablesWatched::default());
-        let (fence, from_first) = (None, false);
+        let (fence, from_first, patience) = (None, false, Patience::default());
         let context = Self {
             runtime,
             stats,
@@ -106,6 +109,7 @@ impl TableContext {
             watched,
             fence,
             from_first,
+            patience,
             spill_dir,
         };
         Ok(context)
@@ -114,6 +118,11 @@ impl TableContext {
     /// Says whether nothing was made yet for any table.
     pub(super) fn with_from_first(self, from_first: bool) -> Self {
         Self { from_first, ..self }
+    }
+
+    /// Who opens them waits for them.
+    pub(super) fn waited_for(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     /// Commits are made only while there is no later process.
