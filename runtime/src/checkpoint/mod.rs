@@ -5,10 +5,13 @@
 //! is ever written over: parts have numbers that are never used twice, and a manifest's name is
 //! given only where there is none of that name. A part is deleted only when no kept manifest
 //! names it ([`prune`]); a manifest goes before its parts. Whatever is damaged is passed over with
-//! a warning, in favour of the newest checkpoint that is whole.
+//! a warning, in favour of the newest checkpoint that is whole; a start gives its manifest another
+//! name ([`recover`]), so that it never counts as one of those that are kept: only a start reads
+//! all of a checkpoint.
 //!
 //! [`publish`]: CheckpointStore::publish
 //! [`prune`]: CheckpointStore::prune
+//! [`recover`]: CheckpointStore::recover
 
 pub mod holdings;
 pub mod manifest;
@@ -202,20 +205,57 @@ impl CheckpointStore {
     /// Where the directory cannot be listed, and for a checkpoint of another version's format: it
     /// may be newer than all that can be read, so passing it over would be no recovery.
     pub fn latest(&self) -> Result<Option<Checkpoint>, DurableError> {
-        let mut damaged = Vec::new();
+        Ok(self.newest_whole()?.0)
+    }
+
+    /// [`CheckpointStore::latest`] at a start: newer ones, which are damaged, are set aside, for
+    /// the doctor. Where none is whole they stay, because all of them say how far state was.
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::latest`], and those of the file system.
+    pub fn recover(&self) -> Result<Option<Checkpoint>, DurableError> {
+        let (found, damaged) = self.newest_whole()?;
+        if found.is_none() || damaged.is_empty() {
+            return Ok(found);
+        }
+        for name in damaged {
+            let path = self.dir.join(&name);
+            let aside = self.dir.join(format!("{ASIDE}{name}"));
+            self.storage.rename(&path, &aside).map_err(DurableError::io("rename", &path))?;
+        }
+        self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))?;
+        Ok(found)
+    }
+
+    /// The newest checkpoint that is whole, and the names of newer ones, which are not.
+    fn newest_whole(&self) -> Result<(Option<Checkpoint>, Vec<String>), DurableError> {
+        let (mut damaged, mut names) = (Vec::new(), Vec::new());
         for (epoch, name) in self.manifests()?.into_iter().rev() {
             match self.load(epoch, &name) {
                 Ok((manifest, state)) => {
-                    return Ok(Some(Checkpoint { manifest, state, damaged }));
+                    return Ok((Some(Checkpoint { manifest, state, damaged }), names));
                 }
                 Err(Unusable::OtherFormat(format)) => return Err(self.other_format(&name, format)),
                 Err(Unusable::Damaged(reason)) => {
                     tracing::warn!(epoch, reason, "checkpoint is not whole, trying the one before");
                     damaged.push(format!("{name}: {reason}"));
+                    names.push(name);
                 }
             }
         }
-        Ok(None)
+        Ok((None, names))
+    }
+
+    /// Names of manifests that starts have set aside, oldest first, with their epochs.
+    ///
+    /// # Errors
+    /// Where the directory cannot be listed.
+    pub(crate) fn aside(&self) -> Result<Vec<(Epoch, String)>, DurableError> {
+        let epoch = |name: &String| manifest_epoch(name.strip_prefix(ASIDE)?);
+        let names = self.names()?.into_iter();
+        let mut found: Vec<_> = names.filter_map(|name| Some((epoch(&name)?, name))).collect();
+        found.sort_unstable();
+        Ok(found)
     }
 
     /// The newest manifest that can be read, without the state that it names.
@@ -230,7 +270,8 @@ impl CheckpointStore {
     /// # Errors
     /// Where the directory cannot be listed.
     pub(crate) fn newest_epoch(&self) -> Result<Epoch, DurableError> {
-        Ok(self.manifests()?.last().map_or(0, |(epoch, _)| *epoch))
+        let all = self.manifests()?.into_iter().chain(self.aside()?);
+        Ok(all.map(|(epoch, _)| epoch).max().unwrap_or(0))
     }
 
     fn other_format(&self, name: &str, format: u32) -> DurableError {
@@ -246,8 +287,8 @@ impl CheckpointStore {
     }
 
     /// Deletes all but the newest `keep` (at least one) whole checkpoints, and files that belong to
-    /// none of them nor to `also`, the parts of checkpoints that are being made. Returns the epoch
-    /// of the oldest that is kept.
+    /// none of them nor to `also`, the parts of checkpoints that are being made; of manifests that
+    /// were set aside the newest `keep` stay. Returns the epoch of the oldest that is kept.
     ///
     /// # Errors
     /// Those of the file system; what could not be deleted is tried again the next time.
@@ -282,6 +323,7 @@ impl CheckpointStore {
             |name: &String| name.starts_with("checkpoint-") || part_number(name).is_some();
         let mut names = self.names()?;
         names.retain(|name| of_ours(name) && !kept.contains(name));
+        names.extend(self.aside()?.into_iter().rev().skip(keep.max(1)).map(|(_, name)| name));
         // "checkpoint-" sorts before "part-": a manifest goes before what it names.
         names.sort_unstable();
         if names.is_empty() {
@@ -383,6 +425,9 @@ impl CheckpointStore {
         part::only(&read.saved, &part.group_set())
     }
 }
+
+/// Before the name of a manifest that was set aside.
+const ASIDE: &str = "damaged-";
 
 fn manifest_name(epoch: Epoch, attempt: u32) -> String {
     format!("checkpoint-{epoch:020}-{attempt:04}.json")
@@ -530,6 +575,43 @@ mod tests {
         }
         assert_eq!(tried, 2);
         assert_eq!(store.latest().unwrap().unwrap().manifest.epoch, 2);
+    }
+
+    /// Its parts have their lengths, and their manifest is sound: nothing but reading them tells.
+    #[test]
+    fn a_damaged_checkpoint_is_set_aside_and_the_whole_one_is_kept_beside_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path()).unwrap();
+        let epochs = || store.manifests().unwrap().iter().map(|m| m.0).collect::<Vec<_>>();
+        save(&store, 1, "whole");
+        save(&store, 2, "damaged");
+        let newest = dir.path().join(part_name(2));
+        let mut torn = std::fs::read(&newest).unwrap();
+        let middle = torn.len() / 2;
+        torn[middle] ^= 1;
+        std::fs::write(&newest, torn).unwrap();
+        let found = store.recover().unwrap().unwrap();
+        assert_eq!((found.manifest.epoch, found.damaged.len()), (1, 1));
+        save(&store, 3, "next");
+        assert_eq!(store.prune(2, &BTreeSet::new()).unwrap(), Some(1));
+        assert_eq!(epochs(), [1, 3]);
+        let aside = store.aside().unwrap();
+        assert_eq!(aside, [(2, format!("{ASIDE}{}", manifest_name(2, 0)))]);
+        // The next one may be damaged as well.
+        std::fs::write(dir.path().join(part_name(3)), "").unwrap();
+        assert_eq!(store.recover().unwrap().unwrap().state, state("whole"));
+        assert_eq!(store.newest_epoch().unwrap(), 3, "state was that far");
+        // None is whole: they stay where they are.
+        std::fs::write(dir.path().join(part_name(1)), "").unwrap();
+        assert_eq!((store.recover().unwrap(), epochs()), (None, vec![1]));
+        // Only the newest of those set aside are kept.
+        for epoch in [4, 5] {
+            save(&store, epoch, "later");
+        }
+        std::fs::write(dir.path().join(part_name(5)), "").unwrap();
+        store.recover().unwrap();
+        store.prune(2, &BTreeSet::new()).unwrap();
+        assert_eq!(store.aside().unwrap().iter().map(|a| a.0).collect::<Vec<_>>(), [3, 5]);
     }
 
     /// A crash in the middle of a rename leaves two names of one file.

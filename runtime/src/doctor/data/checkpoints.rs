@@ -1,11 +1,17 @@
 //! The checkpoints' part: manifest, parts, decodable state, and whether it fits the pipelines.
 
+use std::path::Path;
+
 use super::super::report::Report;
 use super::super::{bytes_text, counted};
 use super::{Newest, Scene, VERDICTS};
 use crate::checkpoint::manifest::{FORMAT, Unusable};
 use crate::checkpoint::{Checkpoint, CheckpointStore, Surveyed};
 use crate::engine::checkpoints::changed;
+
+/// What to do where one is damaged.
+const DISK: &str =
+    "look at the disk (dmesg, smartctl): a checkpoint was whole when it was written";
 
 /// The newest checkpoint that a start would use, and what was found.
 pub(super) fn examine(scene: &Scene<'_>) -> (Newest, Report) {
@@ -41,7 +47,18 @@ pub(super) fn examine(scene: &Scene<'_>) -> (Newest, Report) {
         }
         report.at(file, None, Some(one.epoch));
     }
+    aside(&mut report, &dir);
     (newest_whole, report)
+}
+
+/// Tells what earlier starts have set aside.
+fn aside(report: &mut Report, dir: &Path) {
+    for (epoch, name) in CheckpointStore::look_at(dir).aside().unwrap_or_default() {
+        let text = format!("{name}: a start found this one damaged and set it aside");
+        report.warn(&format!("epoch {epoch}"), &text, &[DISK]);
+        report.means("it is not used any more, and may be removed");
+        report.at(dir.join(name).display().to_string(), None, Some(epoch));
+    }
 }
 
 fn whole(
@@ -76,8 +93,7 @@ fn broken(report: &mut Report, one: &Surveyed, reason: &str, newest_whole: Newes
         report.means(format!("it is not needed: epoch {newest_whole} is newer and whole"));
         return;
     }
-    let change = ["look at the disk (dmesg, smartctl): a checkpoint was whole when it was written"];
-    report.fail(&check, &text, &change);
+    report.fail(&check, &text, &[DISK]);
     report.means(match newest_whole {
         0 => "a start passes it over; no other is whole, so all of the journal has to be there"
             .to_owned(),

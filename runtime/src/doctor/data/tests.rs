@@ -125,6 +125,12 @@ fn checkpoints_are_judged_and_recovery_follows_the_newest_whole_one() {
     assert!(fails[0].means.contains("uses epoch 3"), "{fails:?}");
     let recovery = reports[0].rows.iter().find(|r| r.check == "recovery").unwrap();
     assert!(recovery.measured.contains("restores epoch 3"), "{recovery:?}");
+    // A start sets it aside; the doctor still tells of it.
+    CheckpointStore::open(dir.path().join("checkpoints")).unwrap().recover().unwrap();
+    let reports = look(&dir);
+    assert!(reports.iter().all(Report::passed));
+    let warned = rows(&reports, Status::Warn);
+    assert!(warned.iter().any(|r| r.measured.contains("set it aside")), "{warned:?}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Restored {
         store: &CheckpointStore,
         pipelines: &[PipelineSpec],
     ) -> anyhow::Result<Self> {
-        let Some(checkpoint) = store.latest().context("cannot read checkpoints")? else {
+        let Some(checkpoint) = store.recover().context("cannot read checkpoints")? else {
             return Ok(Self { rules: rules::of(pipelines), ..Self::default() });
         };
         let manifest = checkpoint.manifest;
