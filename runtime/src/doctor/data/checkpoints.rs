@@ -10,8 +10,7 @@ use crate::checkpoint::{Checkpoint, CheckpointStore, Surveyed};
 use crate::engine::checkpoints::changed;
 
 /// What to do where one is damaged.
-const DISK: &str =
-    "look at the disk (dmesg, smartctl): a checkpoint was whole when it was written";
+const DISK: &str = "look at the disk (dmesg, smartctl): a checkpoint was whole when it was written";
 
 /// The newest checkpoint that a start would use, and what was found.
 pub(super) fn examine(scene: &Scene<'_>) -> (Newest, Report) {

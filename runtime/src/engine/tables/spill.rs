@@ -6,6 +6,9 @@
 //! format has no version. Invariant: what was written comes out once and in order, or the reader
 //! gets an error; a write that fails leaves the files as they were.
 //!
+//! At most two files are open at a time, however much waits: the one that is written, and the one
+//! that is read. What is left to everything but connections is little ([`crate::open_files`]).
+//!
 //! A file is `record*`, a record is `length u32, crc32 u32, body`, a body is
 //! `jobs u32, (kind u8, epoch u64, rows u32)*, Arrow IPC stream of all rows`.
 
@@ -16,12 +19,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use tidegate_operators::Epoch;
+
+use crate::open_files::is_used_up;
+
+/// Pause after the system refused to open a file because too many are.
+const FILE_PAUSE: Duration = Duration::from_millis(50);
 
 /// A file is closed beyond this, so that it can be removed once it was read.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -71,9 +80,26 @@ impl SpillBudget {
 
 struct Part {
     path: PathBuf,
-    file: File,
+    /// Open while it is written, or read.
+    file: Option<File>,
     bytes: u64,
     read_bytes: u64,
+}
+
+impl Part {
+    /// The file; waits for another one to be closed where no more may be open.
+    fn open(&mut self) -> io::Result<&File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => loop {
+                match OpenOptions::new().read(true).write(true).open(&self.path) {
+                    Err(error) if is_used_up(&error) => crate::time::block(FILE_PAUSE),
+                    opened => break opened?,
+                }
+            },
+        };
+        Ok(self.file.insert(file))
+    }
 }
 
 /// The waiting jobs of one table.
@@ -129,10 +155,12 @@ impl Spill {
                 .truncate(true)
                 .open(&path)?;
             self.next_number += 1;
-            self.parts.push_back(Part { path, file, bytes: 0, read_bytes: 0 });
+            self.parts.push_back(Part { path, file: Some(file), bytes: 0, read_bytes: 0 });
         }
+        let is_read = self.parts.len() == 1;
         let Some(part) = self.parts.back_mut() else { return Ok(()) };
-        if let Err(error) = part.file.write_all_at(record, part.bytes) {
+        let at = part.bytes;
+        if let Err(error) = part.open()?.write_all_at(record, at) {
             // What was written of it is written over the next time.
             if part.bytes == 0 {
                 self.remove(self.parts.len() - 1);
@@ -140,13 +168,20 @@ impl Spill {
             return Err(error);
         }
         part.bytes += record.len() as u64;
+        if part.bytes >= FILE_BYTES_MAX && !is_read {
+            // Whoever reads opens it again.
+            part.file = None;
+        }
         Ok(())
     }
 
     /// Takes the oldest record. An error means that rows would be missing.
     pub(super) fn read(&mut self) -> io::Result<Vec<Job>> {
         let Some(part) = self.parts.front_mut() else { return Ok(Vec::new()) };
-        let (jobs, bytes) = read_record(&part.file, part.read_bytes, part.bytes)
+        let (at, end) = (part.read_bytes, part.bytes);
+        let (jobs, bytes) = part
+            .open()
+            .and_then(|file| read_record(file, at, end))
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", part.path.display())))?;
         part.read_bytes += bytes;
         self.budget.give_back(bytes);
@@ -302,6 +337,35 @@ mod tests {
         assert_eq!(got, wanted);
         assert_eq!(budget.used_bytes(), 0);
         assert_eq!(std::fs::read_dir(folder.path().join("s")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn however_much_waits_two_files_are_open_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("s");
+        let mut spill = Spill::new(dir.clone(), SpillBudget::new(u64::MAX)).unwrap();
+        let open = || {
+            let files = std::fs::read_dir("/proc/self/fd").unwrap();
+            let paths = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+            paths.filter(|path| path.starts_with(&dir)).count()
+        };
+        // A record each, so that a part is full with every write.
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(FILE_BYTES_MAX as usize)]));
+        let batch = RecordBatch::try_from_iter([("t", text)]).unwrap();
+        for epoch in 0..6 {
+            spill.write(&[Job::Rows(epoch, batch.clone())]).unwrap();
+            assert!(open() <= 2, "{} files after epoch {epoch}", open());
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 6);
+        for epoch in 0..6 {
+            assert_eq!(spill.read().unwrap(), [Job::Rows(epoch, batch.clone())]);
+            assert!(open() <= 2, "{} files while epoch {epoch} is read", open());
+            if epoch == 3 {
+                spill.write(&[Job::Commit(6)]).unwrap();
+            }
+        }
+        assert_eq!(spill.read().unwrap(), [Job::Commit(6)]);
+        assert!(spill.is_empty());
     }
 
     #[test]
