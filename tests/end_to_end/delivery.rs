@@ -1,7 +1,7 @@
 //! What goes out to subscribed clients: commands, which are no readings, and alerts as retained
 //! topics.
 
-use crate::support::{ColdChain, Device, Home, Reading, eventually};
+use crate::support::{ColdChain, Device, Home, Instance, Reading, eventually};
 
 /// The cold chain with commands and alerts as topics.
 fn home() -> Home {
@@ -77,5 +77,54 @@ fn an_alert_is_a_retained_topic_until_it_changes() {
         2 => Ok(()),
         n => Err(format!("{n} rows")),
     });
+    instance.stop();
+}
+
+/// A session that stays has got its alerts: a replay of their epochs is no news. An alert that came
+/// while the session was away waits in it, over a kill as well.
+#[test]
+fn alerts_that_a_session_has_got_do_not_come_again_after_a_kill() {
+    let home = home();
+    let run = || {
+        let mut command = home.run_command(2);
+        home.start_command(command.args(["--checkpoint-every", "1h"]))
+    };
+    let publish = |instance: &Instance, device: &str, minute: i64, temperature: f64| {
+        let mut reading = Reading::regular("north", device, minute * 60, 1_000);
+        reading.temperature = temperature;
+        let mut client = Device::connect(instance.endpoint(), device).unwrap();
+        client.publish_all([(reading.topic().as_str(), reading.payload())]).unwrap();
+    };
+    let change = |ops: &mut Device| {
+        let (topic, payload) = ops.take().unwrap();
+        let row: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        (topic.rsplit('/').next().unwrap().to_owned(), row["status"].as_str().unwrap().to_owned())
+    };
+    let instance = run();
+    let (mut ops, present) = Device::resume(instance.endpoint(), "ops").unwrap();
+    assert!(!present);
+    ops.subscribe_at("tidegate/alerts/#", 1).unwrap();
+    let devices: Vec<String> = (0..10).map(|number| format!("d{number}")).collect();
+    for device in &devices {
+        publish(&instance, device, 0, 60.0);
+        publish(&instance, device, 2, 20.0);
+        assert_eq!(change(&mut ops), (device.clone(), "firing".into()));
+    }
+    // Its answer is on disk after all that was acknowledged before.
+    ops.subscribe_at("other", 1).unwrap();
+    drop(ops);
+    publish(&instance, "away", 0, 60.0);
+    publish(&instance, "away", 2, 20.0);
+    let alerts = devices.len() as i64 + 1;
+    home.wait_for_count("SELECT count(*) FROM system.alerts", alerts);
+    instance.kill();
+    run().kill();
+    let instance = run();
+    assert!(instance.said().contains("replayed"), "{}", instance.said());
+    let (mut ops, present) = Device::resume(instance.endpoint(), "ops").unwrap();
+    assert!(present);
+    assert_eq!(change(&mut ops), ("away".into(), "firing".into()));
+    publish(&instance, "d3", 5, 20.0);
+    assert_eq!(change(&mut ops), ("d3".into(), "resolved".into()), "nothing else came again");
     instance.stop();
 }

@@ -28,18 +28,27 @@ pub(crate) struct Device {
 impl Device {
     /// Connects with a clean session.
     pub(crate) fn connect(to: SocketAddr, client_id: &str) -> io::Result<Self> {
+        Self::open(to, client_id, true).map(|(device, _)| device)
+    }
+
+    /// Connects to a session that stays; whether it was there.
+    pub(crate) fn resume(to: SocketAddr, client_id: &str) -> io::Result<(Self, bool)> {
+        Self::open(to, client_id, false)
+    }
+
+    fn open(to: SocketAddr, client_id: &str, clean: bool) -> io::Result<(Self, bool)> {
         let stream = TcpStream::connect(to)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         let mut device = Self { stream, next_id: 1 };
-        // Protocol level 4, clean session, keep-alive of 600 s.
-        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, 0b10, 2, 88];
+        // Protocol level 4, keep-alive of 600 s.
+        let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', 4, u8::from(clean) << 1, 2, 88];
         push_text(&mut body, client_id);
         device.write_packet(CONNECT, &body)?;
         let (_, answer) = device.read_packet()?;
         match answer[..] {
-            [_, 0] => Ok(device),
+            [present, 0] => Ok((device, present == 1)),
             _ => Err(io::Error::other(format!("CONNECT was refused: {answer:?}"))),
         }
     }
@@ -105,14 +114,33 @@ impl Device {
 
     /// Subscribes at QoS 0 and waits for the SUBACK.
     pub(crate) fn subscribe(&mut self, filter: &str) -> io::Result<()> {
+        self.subscribe_at(filter, 0)
+    }
+
+    /// Subscribes at QoS 0 or 1 and waits for the SUBACK.
+    pub(crate) fn subscribe_at(&mut self, filter: &str, qos: u8) -> io::Result<()> {
         let mut body = vec![0, 1];
         push_text(&mut body, filter);
-        body.push(0);
+        body.push(qos);
         self.write_packet(SUBSCRIBE, &body)?;
         match self.read_packet()? {
-            (SUBACK, body) if body == [0, 1, 0] => Ok(()),
+            (SUBACK, body) if body == [0, 1, qos] => Ok(()),
             other => Err(io::Error::other(format!("not a SUBACK that grants: {other:?}"))),
         }
+    }
+
+    /// Topic and payload of the next message that is delivered at QoS 1; it is acknowledged.
+    pub(crate) fn take(&mut self) -> io::Result<(String, Vec<u8>)> {
+        let (first, body) = self.read_packet()?;
+        if first & !(RETAIN | DUPLICATE) != PUBLISH | QOS_1 {
+            return Err(io::Error::other(format!("not a PUBLISH at QoS 1: {first:#x} {body:?}")));
+        }
+        let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let (topic, rest) = body[2..].split_at(topic_len);
+        let (id, payload) = rest.split_at(2);
+        self.write_packet(PUBACK, id)?;
+        let topic = String::from_utf8(topic.to_vec()).map_err(io::Error::other)?;
+        Ok((topic, payload.to_vec()))
     }
 
     /// Topic, payload and RETAIN flag of the next message that is delivered at QoS 0.

@@ -97,9 +97,9 @@ pub async fn salvage(
     let saved = save_checkpoints(options, &mut report)?;
     let tables = tables::save(options, &mut report, &saved, progress).await?;
     let told = save_outbox(options, &mut report)?;
+    let told = save_sessions(options, &mut report)?.max(told);
     let known = journal::Known { state: saved.newest(), tables: tables.committed, told };
     journal::save(options, &mut report, &known, progress)?;
-    save_sessions(options, &mut report)?;
     save_rest(options, &mut report)?;
     report.note(
         "next",
@@ -205,9 +205,10 @@ fn save_outbox(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<
     Ok(saved.through)
 }
 
-/// Copies stores of sessions that are whole.
-fn save_sessions(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<()> {
-    let Ok(entries) = fs::read_dir(options.data.join("sessions")) else { return Ok(()) };
+/// Copies stores of sessions that are whole; gives the newest epoch whose alerts they have.
+fn save_sessions(options: &SalvageOptions, report: &mut Report) -> anyhow::Result<Epoch> {
+    let Ok(entries) = fs::read_dir(options.data.join("sessions")) else { return Ok(0) };
+    let mut told = 0;
     let to = options.to.join("sessions");
     fs::create_dir_all(&to)?;
     for entry in entries {
@@ -217,7 +218,8 @@ fn save_sessions(options: &SalvageOptions, report: &mut Report) -> anyhow::Resul
             continue;
         }
         match look_at_sessions(&path, &to) {
-            Ok(()) => {
+            Ok(through) => {
+                told = through.max(told);
                 fs::copy(&path, to.join(&name))?;
                 report.ok("sessions", &format!("{name} saved"));
             }
@@ -228,7 +230,7 @@ fn save_sessions(options: &SalvageOptions, report: &mut Report) -> anyhow::Resul
             }
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 /// Copies what else lies in the folder: its name, what is known of brokers and files.

@@ -2,8 +2,8 @@
 //! it has, and a start that goes on from others would lose rows, or take new ones for repetitions.
 //!
 //! Refused is ([`Belonging::check`]):
-//! - a journal that ends before what tables or outbox have of it: its new epochs would bear the
-//!   numbers of those that are gone. It is an older copy, or its newest segments are gone;
+//! - a journal that ends before what tables, outbox or sessions have of it: its new epochs would
+//!   bear the numbers of those that are gone. It is an older copy, or its newest segments are gone;
 //! - a table that is not there, or is older than the newest checkpoint says: the journal need not
 //!   have what it lacks. It is not mounted, it is another place, or an older copy.
 //!
@@ -34,8 +34,8 @@ pub(super) struct Belonging {
     url: String,
     /// The last epoch of the journal.
     sealed: Epoch,
-    /// The newest epoch whose alerts the outbox has.
-    outbox: Epoch,
+    /// The newest epoch whose alerts anybody may have: outbox or sessions.
+    told: Epoch,
     /// The epoch of the checkpoint that is gone on from, and how far tables were then.
     checkpoint: Epoch,
     were: TablesAt,
@@ -48,14 +48,14 @@ impl Belonging {
     pub(super) fn of(
         (data, store): (&Path, &Store),
         journal: &Journal,
-        outbox: Epoch,
+        told: Epoch,
         restored: &Restored,
     ) -> Self {
         Self {
             data: data.to_owned(),
             url: store.url().to_owned(),
             sealed: journal.stats().sealed_epoch,
-            outbox,
+            told,
             checkpoint: restored.epoch,
             were: restored.tables.clone(),
         }
@@ -68,9 +68,10 @@ impl Belonging {
     }
 
     fn journal_goes_on(&self, found: &Found) -> Result<(), DurableError> {
-        let (sealed, outbox) = (self.sealed, self.outbox);
+        let (sealed, told) = (self.sealed, self.told);
         let tables = found.values().copied().flatten().max().unwrap_or(0);
-        let (what, epoch) = if tables >= outbox { ("tables", tables) } else { ("outbox", outbox) };
+        let alerts = ("outbox or the sessions", told);
+        let (what, epoch) = if tables >= told { ("tables", tables) } else { alerts };
         if epoch <= sealed {
             return Ok(());
         }
@@ -105,8 +106,8 @@ impl Belonging {
             }
         };
         let reason = format!(
-            "{problem} (the checkpoint of epoch {} relies on it). {mend}. To go on without what is missing there, \
-             on purpose: {} makes a folder that takes the tables as they are",
+            "{problem} (the checkpoint of epoch {} relies on it). {mend}. To go on without what is \
+             missing there, on purpose: {} makes a folder that takes the tables as they are",
             self.checkpoint,
             self.salvage()
         );
@@ -144,10 +145,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn belonging(sealed: Epoch, outbox: Epoch, were: &[(&str, Epoch, Epoch)]) -> Belonging {
+    fn belonging(sealed: Epoch, told: Epoch, were: &[(&str, Epoch, Epoch)]) -> Belonging {
         let were = were.iter().map(|(name, through, logged)| ((*name).into(), *through, *logged));
         let (data, url) = (PathBuf::from("/d"), "s3://plant".to_owned());
-        Belonging { data, url, sealed, outbox, checkpoint: 40, were: were.collect() }
+        Belonging { data, url, sealed, told, checkpoint: 40, were: were.collect() }
     }
 
     fn check(of: &Belonging, found: &[(&str, Option<Epoch>)]) -> Result<(), String> {
@@ -166,7 +167,7 @@ mod tests {
         let ahead = check(&of, &[("p.a", Some(51)), ("p.b", Some(7))]).unwrap_err();
         assert!(ahead.contains("/d/journal: the journal ends at epoch 50, the tables"), "{ahead}");
         let told = check(&belonging(50, 51, &[]), &[]).unwrap_err();
-        assert!(told.contains("the outbox have epoch 51"), "{told}");
+        assert!(told.contains("the outbox or the sessions have epoch 51"), "{told}");
         let gone = check(&of, &[("p.a", None), ("p.b", None)]).unwrap_err();
         assert!(gone.contains("s3://plant: p.a, p.b are not there"), "{gone}");
         assert!(gone.contains("--tables") && gone.contains("--salvage"), "{gone}");

@@ -265,6 +265,9 @@ impl Committer {
             if !early && !self.tables.iter().all(|t| t.has_committed(through)) {
                 return Ok(());
             }
+            if !self.are_alerts_published() {
+                return Ok(());
+            }
             self.waiting = None;
             self.write_checkpoint(epoch)?;
         }
@@ -289,6 +292,11 @@ impl Committer {
             Some(checkpoints) => checkpoints.write(epoch, tables),
             None => Ok(()),
         }
+    }
+
+    /// Whether no alert is lost if no epoch so far is replayed.
+    fn are_alerts_published(&self) -> bool {
+        self.notifications.as_ref().is_none_or(Notifications::are_published)
     }
 
     /// What recovery will not need again goes: journal and outbox up to the newest checkpoint that
@@ -330,7 +338,7 @@ impl Committer {
     ) -> anyhow::Result<()> {
         if let (Some(table), Some(notifications)) = (self.alerts_table, &mut self.notifications) {
             let alerts = || rows.iter().filter(|r| r.0 == table).map(|r| &r.1);
-            notifications.publish(alerts());
+            notifications.publish(epoch, alerts());
             notifications.enqueue(epoch, tick_us, alerts())?;
         }
         let has_late = rows.iter().any(|(table, _)| Some(*table) == self.late_table);
@@ -371,6 +379,7 @@ impl Committer {
         // Every table has everything: the newest checkpoint holds, whether it waited or not.
         if let Some(epoch) = self.complete().or(self.waiting.map(|w| w.0))
             && self.done >= self.hold
+            && self.are_alerts_published()
         {
             self.write_checkpoint(epoch)?;
         }

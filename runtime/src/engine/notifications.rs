@@ -119,11 +119,24 @@ impl Notifications {
         Self { topics, ..self }
     }
 
-    /// Publishes the alerts of a complete epoch.
-    pub(crate) fn publish<'a>(&self, alerts: impl Iterator<Item = &'a RecordBatch>) {
+    /// Publishes the alerts of a complete epoch, where they were not published before.
+    pub(crate) fn publish<'a>(&self, epoch: Epoch, alerts: impl Iterator<Item = &'a RecordBatch>) {
         if !self.topics.is_empty() {
-            alerts.for_each(|rows| self.topics.iter().for_each(|topics| topics.publish(rows)));
+            let alerts: Vec<_> = alerts.collect();
+            self.topics.iter().for_each(|topics| topics.publish(epoch, &alerts));
         }
+    }
+
+    /// Waits until all alerts that were published are on disk; whether they are. A replay that
+    /// begins after them would not publish them again.
+    pub(crate) fn are_published(&self) -> bool {
+        self.topics.iter().all(AlertTopics::wait_until_written)
+    }
+
+    /// The newest epoch whose alerts anybody may have got.
+    pub(crate) fn told_through(&self) -> Epoch {
+        let published = self.topics.iter().map(AlertTopics::through_epoch);
+        published.max().unwrap_or_default().max(self.outbox.through_epoch())
     }
 
     /// Epochs up to this one will not be replayed again.

@@ -61,7 +61,10 @@ impl Engine {
         let registries = registries::open(&plan, &options, clock.clone()).await?;
         let durable = Durable::open(&plan, &options, &clock, &requests).await?;
         let Durable { checkpoints, mut restored, journal, replay, outbox } = durable;
-        let told = outbox.through_epoch();
+        let last_ticks = Arc::new(AtomicBool::new(false));
+        let notifications = notifications(&plan, &outbox, restored.rules.clone(), &last_ticks)
+            .with_topics(sources::alert_topics(&bound));
+        let (engine_targets, told) = (notifications.engine_targets(), notifications.told_through());
         let place = (&*options.data, &store);
         let belonging = Belonging::of(place, &journal, told, &restored);
         let place = (&store, &*instance);
@@ -70,21 +73,15 @@ impl Engine {
         let go_on = go_on.with(&requests, &journal).of_run(fence.0.number());
         let cuts = Arc::clone(&go_on.cuts);
         let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
-        let last_ticks = Arc::new(AtomicBool::new(false));
         let (first, rights) = (restored.epoch == 0, (&last_ticks, &fence.0));
         let context = table_context(&options, &stats, rights, first)?;
         let (troubles, tables) = (context.troubles.clone(), context.watched.clone());
         let place = (store, instance);
         let in_flight_too = Arc::clone(&in_flight);
         let (opened, late) = open_committer(&plan, place, context, in_flight_too, &options).await?;
-        let notifications = notifications(&plan, &outbox, restored.rules.clone(), &last_ticks);
-        let engine_targets = notifications.engine_targets();
-        let mut committer = opened.with_durable(
-            Arc::clone(&journal),
-            notifications.with_topics(sources::alert_topics(&bound)),
-            checkpoints,
-            restored.epoch,
-        );
+        let durable = Arc::clone(&journal);
+        let mut committer =
+            opened.with_durable(durable, notifications, checkpoints, restored.epoch);
         committer.refused = bounds.refused.clone();
         belonging.check(&committer.has())?;
         let taken = committer.take_over(&journal, &plan, &mut restored, told)?;

@@ -1,11 +1,16 @@
 //! Alerts as retained topics of the endpoint: whoever subscribes sees what fires now, and then each
 //! change.
+//!
+//! Invariant: the alerts of an epoch reach the sessions' queues once, whatever is replayed. Only
+//! where a crash came before the endpoint's store had them do they come again, all of that epoch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use bytes::Bytes;
 use serde_json::{Map, Value};
+use tidegate_operators::Epoch;
 use tidegate_operators::system::row_json;
 
 use super::broker::{Broker, Publication};
@@ -13,6 +18,9 @@ use super::route::now_ms;
 
 /// How long an alert that is resolved can still be seen by who subscribes later.
 const RESOLVED_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// How often it is looked whether the store has written.
+const WRITE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Publishes alerts on one endpoint.
 #[derive(Clone)]
@@ -23,13 +31,37 @@ pub struct AlertTopics {
 }
 
 impl AlertTopics {
-    /// Publishes rows of `system.alerts`, each retained, to `PREFIX/PIPELINE/RULE/KEYS`. An epoch
-    /// that is replayed publishes its changes again: they end in the same state.
-    pub fn publish(&self, alerts: &RecordBatch) {
-        let publications: Vec<Publication> =
-            (0..alerts.num_rows()).map(|row| self.publication(alerts, row)).collect();
-        // Retained on disk soon: until then a replay publishes them again.
-        drop(self.broker.publish("", publications, now_ms()));
+    /// Publishes all rows of `system.alerts` of a complete epoch that are to be told, each
+    /// retained, to `PREFIX/PIPELINE/RULE/KEYS`; nothing if they were published before.
+    pub(crate) fn publish(&self, epoch: Epoch, alerts: &[&RecordBatch]) {
+        if epoch <= self.broker.alerts_through() {
+            return;
+        }
+        let mut publications = Vec::new();
+        for rows in alerts {
+            let told = (0..rows.num_rows()).filter(|row| is_told(rows, *row));
+            publications.extend(told.map(|row| self.publication(rows, row)));
+        }
+        if !publications.is_empty() {
+            self.broker.publish_alerts(epoch, publications, now_ms());
+        }
+    }
+
+    /// The newest epoch whose alerts were published.
+    pub(crate) fn through_epoch(&self) -> Epoch {
+        self.broker.alerts_through()
+    }
+
+    /// Waits until all that was published is on disk; whether it is. If not, the endpoint's store
+    /// has failed, and its source says so.
+    pub(crate) fn wait_until_written(&self) -> bool {
+        while !self.broker.has_written_alerts() {
+            if self.broker.store_error().is_some() {
+                return false;
+            }
+            crate::time::block(WRITE_PAUSE);
+        }
+        true
     }
 
     fn publication(&self, alerts: &RecordBatch, row: usize) -> Publication {
@@ -56,6 +88,12 @@ impl AlertTopics {
     }
 }
 
+/// Whether anybody is to be told: not of what began longer ago than its rule's `max_age`.
+fn is_told(alerts: &RecordBatch, row: usize) -> bool {
+    let notify = alerts.column_by_name("notify").and_then(|notify| notify.as_boolean_opt());
+    notify.is_some_and(|notify| notify.is_valid(row) && notify.value(row))
+}
+
 /// The row as JSON, what is JSON in it as such.
 fn payload(alerts: &RecordBatch, row: usize) -> String {
     let text = row_json(alerts, row);
@@ -78,7 +116,7 @@ fn level(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{ArrayRef, StringArray};
+    use arrow::array::{ArrayRef, BooleanArray, StringArray};
 
     use super::*;
     use crate::mqtt::broker::BrokerOptions;
@@ -103,5 +141,28 @@ mod tests {
         let json: Value = serde_json::from_slice(&firing.payload).unwrap();
         assert_eq!((&json["status"], &json["keys"]["device"]), (&"firing".into(), &7.into()));
         assert!(topics.publication(&rows("resolved"), 0).expires_at_ms.is_some());
+    }
+
+    #[test]
+    fn who_is_not_to_be_told_is_not_told_by_topics_either() {
+        let broker = Broker::open(BrokerOptions::default(), 0).unwrap();
+        let topics = AlertTopics { broker: Arc::clone(&broker), prefix: "alerts".into() };
+        let rows = |rules: Vec<&str>, notify: Vec<bool>| {
+            RecordBatch::try_from_iter([
+                ("rule", Arc::new(StringArray::from(rules)) as ArrayRef),
+                ("notify", Arc::new(BooleanArray::from(notify))),
+            ])
+            .unwrap()
+        };
+        topics.publish(4, &[&rows(vec!["old", "new"], vec![false, true])]);
+        assert_eq!(topics.through_epoch(), 4);
+        // What has nobody to be told of says nothing of its epoch either.
+        topics.publish(5, &[&rows(vec!["older"], vec![false])]);
+        assert_eq!(topics.through_epoch(), 4);
+        topics.publish(4, &[&rows(vec!["again"], vec![true])]);
+        let kept = broker.retained("#", 0);
+        let kept: Vec<&[u8]> = kept.iter().map(|kept| &kept.topic[..]).collect();
+        assert_eq!(kept, [b"alerts//new"]);
+        assert!(topics.wait_until_written());
     }
 }

@@ -53,6 +53,7 @@ pub(crate) mod wire;
 
 pub use crate::net::tls::{ClientCertificates, ServerTlsConfig};
 pub use alerts::AlertTopics;
+pub(crate) use broker::alerts_through;
 pub use endpoint::{Endpoint, EndpointConfig};
 pub(crate) use kept::KeptTopics;
 pub use listeners::{TlsListener, WebSocketListener};

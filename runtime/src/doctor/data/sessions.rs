@@ -6,10 +6,12 @@ use std::io;
 use std::path::Path;
 
 use redb::Database;
+use tidegate_operators::Epoch;
 
 use super::super::report::Report;
 use super::super::{bytes_text, file_name};
 use super::{Scene, VERDICTS};
+use crate::mqtt::alerts_through;
 
 /// Larger stores are not copied.
 const BYTES_MAX: u64 = 2 << 30;
@@ -37,7 +39,7 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
         }
         (scene.progress)("sessions", 0, bytes);
         match look_at_copy(&path, &std::env::temp_dir()) {
-            Ok(()) => report.ok(&name, &format!("whole, {}", bytes_text(bytes))),
+            Ok(_) => report.ok(&name, &format!("whole, {}", bytes_text(bytes))),
             Err(Unsound::NotLookedAt(error)) => {
                 report.check(&name, &format!("not looked at: {error}"), &["set TMPDIR elsewhere"]);
             }
@@ -63,8 +65,9 @@ pub(in super::super) enum Unsound {
     Damaged(String),
 }
 
-/// Whether the store at `path` is whole, by a copy of it in `folder`.
-pub(in super::super) fn look_at_copy(path: &Path, folder: &Path) -> Result<(), Unsound> {
+/// Whether the store at `path` is whole, by a copy of it in `folder`; the newest epoch whose alerts
+/// it has.
+pub(in super::super) fn look_at_copy(path: &Path, folder: &Path) -> Result<Epoch, Unsound> {
     let salt = crate::journal::segment::new_salt(0);
     let copy = folder.join(format!("doctor-{}-{salt:016x}.tmp", std::process::id()));
     let copied = File::open(path).and_then(|mut from| {
@@ -73,10 +76,15 @@ pub(in super::super) fn look_at_copy(path: &Path, folder: &Path) -> Result<(), U
     });
     let outcome = copied.map_err(Unsound::NotLookedAt).and_then(|_| {
         let damaged = |reason: String| Err(Unsound::Damaged(reason));
-        match Database::open(&copy).map(|mut store| store.check_integrity()) {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => damaged("pages of it are damaged".to_owned()),
-            Ok(Err(error)) => damaged(error.to_string()),
+        let looked = Database::open(&copy).map(|mut store| {
+            let whole = store.check_integrity();
+            (whole, alerts_through(&store))
+        });
+        match looked {
+            Ok((Ok(true), Ok(told))) => Ok(told),
+            Ok((Ok(true), Err(error))) => damaged(error.to_string()),
+            Ok((Ok(false), _)) => damaged("pages of it are damaged".to_owned()),
+            Ok((Err(error), _)) => damaged(error.to_string()),
             Err(error) => damaged(error.to_string()),
         }
     });

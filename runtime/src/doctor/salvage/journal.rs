@@ -19,7 +19,7 @@ pub(super) struct Known {
     pub(super) state: (Epoch, i64),
     /// The newest epoch that a table has.
     pub(super) tables: Epoch,
-    /// The newest epoch whose alerts are in the outbox.
+    /// The newest epoch whose alerts are in the outbox or with sessions.
     pub(super) told: Epoch,
 }
 

@@ -210,6 +210,19 @@ async fn a_journal_that_is_gone_or_begins_too_late_is_made_and_told() {
         Feed::Messages(_) => panic!("there are none"),
     });
     assert!(ticks.collect::<Vec<_>>().iter().all(|tick_us| *tick_us > time_us));
+    // Sessions have alerts of later ones: of new epochs with their numbers they would get none.
+    fs::create_dir(dir.path().join("sessions")).unwrap();
+    let sessions = redb::Database::create(dir.path().join("sessions/one.redb")).unwrap();
+    let transaction = sessions.begin_write().unwrap();
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    transaction.open_table(meta).unwrap().insert("alerts_through", 12).unwrap();
+    transaction.commit().unwrap();
+    drop(sessions);
+    let (to, outcome) = save(dir.path()).await;
+    outcome.unwrap();
+    let options = JournalOptions::new(to.path().join("saved/journal"));
+    let (journal, _) = Journal::open(options, Clock::manual(0), &["x".into()], 6).unwrap();
+    assert_eq!(journal.stats().sealed_epoch, 12);
 
     // Its first segments are gone, and the checkpoint is older.
     let dir = tempfile::tempdir().unwrap();

@@ -53,6 +53,8 @@ pub(super) struct Changes {
     pub(super) urgent: bool,
     /// The number of the last changes that were handed over.
     pub(super) number: u64,
+    /// The newest epoch whose alerts are among these changes.
+    pub(super) alerts_through: Option<u64>,
 }
 
 impl Changes {
@@ -62,7 +64,7 @@ impl Changes {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.wakes.is_empty()
+        self.list.is_empty() && self.wakes.is_empty() && self.alerts_through.is_none()
     }
 
     pub(super) fn wake(&mut self, wake: &Arc<Notify>) {

@@ -31,7 +31,7 @@ use interest::Interest;
 use state::State;
 
 pub(crate) use filter::{is_valid_filter, shared_group};
-pub(crate) use store::Ticket;
+pub(crate) use store::{Ticket, alerts_through};
 pub(crate) use types::{
     BrokerOptions, Counters, Due, Leave, MayReceive, Opening, Port, Publication, Subscription, Will,
 };
@@ -86,6 +86,24 @@ impl Broker {
         now_ms: u64,
     ) -> Ticket {
         self.lock().publish(from, publications, now_ms)
+    }
+
+    /// Publishes all alerts of an epoch of the journal, unless those of this one or a later one
+    /// were. That they were is in the store together with what they have left behind there: a
+    /// crash leaves both or neither, and what comes again after it is all of an epoch.
+    pub(crate) fn publish_alerts(&self, epoch: u64, publications: Vec<Publication>, now_ms: u64) {
+        self.lock().publish_alerts(epoch, publications, now_ms);
+    }
+
+    /// The newest epoch whose alerts were published.
+    pub(crate) fn alerts_through(&self) -> u64 {
+        self.lock().alerts.0
+    }
+
+    /// Whether all alerts that were published are on disk.
+    pub(crate) fn has_written_alerts(&self) -> bool {
+        let state = self.lock();
+        state.committed() >= state.alerts.1
     }
 
     /// What is retained on topics that match a valid filter, as it was published.

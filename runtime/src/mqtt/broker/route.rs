@@ -137,6 +137,21 @@ impl State {
         self.hand_over_for_ticket()
     }
 
+    /// See [`super::Broker::publish_alerts`].
+    pub(super) fn publish_alerts(
+        &mut self,
+        epoch: u64,
+        publications: Vec<Publication>,
+        now_ms: u64,
+    ) {
+        if epoch <= self.alerts.0 {
+            return;
+        }
+        self.changes.alerts_through = self.changes.enabled.then_some(epoch);
+        drop(self.publish("", publications, now_ms));
+        self.alerts = (epoch, self.changes.number);
+    }
+
     fn route(&mut self, from: Option<u32>, publication: &Publication, now_ms: u64) {
         let mut matches = std::mem::take(&mut self.matches);
         self.tree.matching(&publication.topic, &mut matches);

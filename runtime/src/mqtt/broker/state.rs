@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) last_message: u64,
     pub(super) last_key: u64,
     pub(super) last_connection: u64,
+    /// The newest epoch whose alerts were published, and the number of those changes.
+    pub(super) alerts: (u64, u64),
 }
 
 impl State {
@@ -63,7 +65,8 @@ impl State {
         now_ms: u64,
     ) -> Result<Self, SourceError> {
         let opened = options.store.as_deref().map(Store::open).transpose()?;
-        let (store, records) = opened.unzip();
+        let (store, found) = opened.unzip();
+        let (records, alerts_through) = found.unwrap_or_default();
         let mut state = Self {
             options,
             counters,
@@ -82,8 +85,9 @@ impl State {
             last_message: 0,
             last_key: 0,
             last_connection: 0,
+            alerts: (alerts_through, 0),
         };
-        state.restore(records.unwrap_or_default(), now_ms);
+        state.restore(records, now_ms);
         state.hand_over();
         Ok(state)
     }

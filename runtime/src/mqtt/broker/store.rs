@@ -21,6 +21,11 @@ use crate::source::SourceError;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
 
+/// In [`META`]: the newest epoch of the journal whose alerts were published. It is written with
+/// what they have left behind, in one commit; files of before do not have it, nor do programs of
+/// before look for it.
+const ALERTS_THROUGH: &str = "alerts_through";
+
 /// How long changes that nobody waits for may stay in memory.
 const LAZY: Duration = Duration::from_millis(200);
 
@@ -32,6 +37,7 @@ struct Buffer {
     changes: BTreeMap<Key, Change>,
     wakes: Vec<Arc<Notify>>,
     number: u64,
+    alerts_through: Option<u64>,
     urgent: bool,
     closing: bool,
     error: Option<String>,
@@ -77,10 +83,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens or creates the file and reads all that it holds.
-    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Record>), SourceError> {
+    /// Opens or creates the file and reads all that it holds, and how far alerts were published.
+    pub(super) fn open(path: &Path) -> Result<(Self, (Vec<Record>, u64)), SourceError> {
         let database = open_database(path)?;
         let records = load(&database).map_err(|error| damaged(path, &error))?;
+        let through = alerts_through(&database).map_err(|error| damaged(path, &error.to_string()));
+        let through = through?;
         let shared = Arc::new(Shared::default());
         let (done, committed) = watch::channel(0);
         let writer = Writer { database, shared: Arc::clone(&shared), done, path: path.into() };
@@ -88,7 +96,7 @@ impl Store {
             .name("mqtt-store".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| SourceError::Io { what: "start a thread".to_owned(), error })?;
-        Ok((Self { shared, committed, thread: Some(thread) }, records))
+        Ok((Self { shared, committed, thread: Some(thread) }, (records, through)))
     }
 
     /// Hands changes over; they are then empty.
@@ -102,6 +110,7 @@ impl Store {
             // Nobody will take them any more.
             changes.list.clear();
             changes.wakes.clear();
+            changes.alerts_through = None;
             return;
         }
         // The thread is asleep only without changes, or while none of them is urgent.
@@ -110,6 +119,7 @@ impl Store {
             buffer.merge(key, change);
         }
         buffer.wakes.append(&mut changes.wakes);
+        buffer.alerts_through = changes.alerts_through.take().or(buffer.alerts_through);
         buffer.number = changes.number;
         buffer.urgent |= changes.urgent;
         changes.urgent = false;
@@ -140,6 +150,7 @@ impl Store {
         let mut buffer = self.shared.lock();
         buffer.error = Some("crashed".to_owned());
         buffer.changes.clear();
+        buffer.alerts_through = None;
         drop(buffer);
     }
 }
@@ -216,7 +227,8 @@ impl Writer {
     fn run(self) {
         loop {
             let mut batch = self.next_batch();
-            if let Err(error) = write(&self.database, std::mem::take(&mut batch.changes)) {
+            let changes = std::mem::take(&mut batch.changes);
+            if let Err(error) = write(&self.database, changes, batch.alerts_through) {
                 let text = format!("{}: cannot write: {error}", self.path.display());
                 tracing::error!("the broker's store has failed: {text}");
                 self.shared.lock().error = Some(text);
@@ -249,11 +261,18 @@ impl Writer {
     }
 }
 
-fn write(database: &Database, changes: BTreeMap<Key, Change>) -> Result<(), redb::Error> {
-    if changes.is_empty() {
+fn write(
+    database: &Database,
+    changes: BTreeMap<Key, Change>,
+    alerts_through: Option<u64>,
+) -> Result<(), redb::Error> {
+    if changes.is_empty() && alerts_through.is_none() {
         return Ok(());
     }
     let transaction = database.begin_write()?;
+    if let Some(epoch) = alerts_through {
+        transaction.open_table(META)?.insert(ALERTS_THROUGH, epoch)?;
+    }
     let mut table = transaction.open_table(STATE)?;
     for (key, change) in changes {
         match change {
@@ -321,6 +340,16 @@ fn read_all(database: &Database) -> Result<Option<Loaded>, redb::Error> {
         }
     }
     Ok(Some((format, Ok(records))))
+}
+
+/// The newest epoch whose alerts were published; 0 where none were.
+pub(crate) fn alerts_through(database: &Database) -> Result<u64, redb::Error> {
+    let transaction = database.begin_read()?;
+    match transaction.open_table(META) {
+        Ok(meta) => Ok(meta.get(ALERTS_THROUGH)?.map_or(0, |epoch| epoch.value())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn create(database: &Database) -> Result<Vec<Record>, redb::Error> {
