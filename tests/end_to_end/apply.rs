@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::support::{Device, Home, Instance, eventually, tidegate};
+use crate::support::{Device, Home, Instance, Scrape, eventually, get, tidegate};
 
 /// First reading, milliseconds since the Unix epoch: on a whole hour.
 const START_MS: i64 = 1_767_225_600_000;
@@ -407,4 +408,66 @@ fn what_is_rebuilt_is_said_with_its_time_while_it_runs_and_when_it_is_stopped() 
         let line = "refused: table b.extreme: column `x` is Int64, not Utf8";
         assert!(out(&refused).contains(line), "{}", out(&refused));
     }
+}
+
+/// The longest time for which no epoch was done until `is_over`.
+fn longest_stop(metrics: SocketAddr, is_over: impl Fn() -> bool) -> Duration {
+    let (mut last, mut since, mut longest) = (0.0, Instant::now(), Duration::ZERO);
+    while !is_over() {
+        let now = Scrape::read(&get(metrics, "/metrics").unwrap().1).value("tidegate_epoch_done");
+        if now > last {
+            (last, since) = (now, Instant::now());
+        }
+        longest = longest.max(since.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    longest
+}
+
+#[test]
+fn while_tables_are_away_a_change_is_refused_and_no_pipeline_stands_still() {
+    let home = home();
+    let mut command = home.run_command(2);
+    let instance = home.start_command(command.args(["--metrics", "127.0.0.1:0"]));
+    let (to, metrics) = (instance.endpoint(), instance.metrics().unwrap());
+    publish(to, "a", 0..BEFORE);
+    wait_until_told(&home);
+    let (tables, away) = (home.data().join("tables"), home.data().join("away"));
+    std::fs::rename(&tables, &away).unwrap();
+    std::fs::write(&tables, "in the way").unwrap();
+    home.write("pipelines/one.toml", &pipeline("a", "min(v)", &rising()));
+    let is_over = AtomicBool::new(false);
+    // Nobody has noticed yet when it is asked for the first time; then it is known.
+    let refused = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            for seq in 0..READINGS {
+                publish(to, "b", seq..seq + 1);
+            }
+        });
+        let refused = scope.spawn(|| {
+            let refused = [apply(&home, &[]), apply(&home, &[])];
+            is_over.store(true, Ordering::SeqCst);
+            refused
+        });
+        let stop = longest_stop(metrics, || is_over.load(Ordering::SeqCst));
+        assert!(stop < Duration::from_secs(8), "all stood still for {stop:?}");
+        other.join().unwrap();
+        refused.join().unwrap()
+    });
+    for output in refused {
+        assert_eq!(output.status.code(), Some(1), "{}", out(&output));
+        assert!(err(&output).contains("cannot be written"), "{}", err(&output));
+    }
+    std::fs::remove_file(&tables).unwrap();
+    std::fs::rename(&away, &tables).unwrap();
+    eventually("the change", || match apply(&home, &[]) {
+        applied if applied.status.success() => Ok(()),
+        refused => Err(err(&refused)),
+    });
+    publish(to, "a", (BEFORE..READINGS).chain([LAST]));
+    publish(to, "b", LAST..LAST + 1);
+    wait_for(&home, "a.extreme", "x", &expected(changed_at(BEFORE / EVERY)));
+    wait_for(&home, "a.sums", "total", &expected(sum));
+    wait_for(&home, "b.sums", "total", &expected(sum));
+    instance.stop();
 }

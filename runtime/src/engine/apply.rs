@@ -3,7 +3,9 @@
 //! The steps, each with what a crash in it leaves:
 //! 1. [`Applier::look`] says what the change is, or why it cannot be. Nothing is touched.
 //! 2. A shadow run makes the state of changed operators anew, beside the live run (`shadow.rs`).
-//! 3. When it has nearly caught up, the feed cuts a checkpoint at its next tick, e, and stands
+//!    When it has nearly caught up, an ordinary checkpoint shows that tables can be written, and
+//!    leaves them little to do ([`Applier::wait_for_checkpoint`]).
+//! 3. Then the feed cuts a checkpoint at its next tick, e, and stands
 //!    still ([`Request::make`]); sources go on being acknowledged. Until here a crash finds the old
 //!    plan.
 //! 4. The committer waits until that checkpoint is visible, then writes the one of the new plan
@@ -27,6 +29,7 @@ use tidegate_operators::{Epoch, Tick};
 use tidegate_pipelines::change::{Change, What, adopt_sources, table_conflicts};
 use tidegate_pipelines::{Plan, graph};
 
+use super::cuts::Cuts;
 use super::earlier;
 use super::feed::FeedQueue;
 use super::flows::FlowPlan;
@@ -36,6 +39,7 @@ use super::registries::Registries;
 use super::shadow::{self, Pace, Rebuilt};
 use super::sources;
 use super::switching::{Order, Ordered, merged};
+use super::tables::TableTroubles;
 use super::workers::Event;
 use crate::intake::IntakeError;
 use crate::journal::Journal;
@@ -43,6 +47,12 @@ use crate::webhook::WebhookSender;
 
 /// How long a change may wait for the tick at which it is to be made.
 const PATIENCE: Duration = Duration::from_secs(150);
+
+/// How long a shadow run may come no nearer to the live run.
+const NEAR_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether there is a checkpoint.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What is said of a change where there are other processes, which know of one plan only.
 const IN_A_CLUSTER: &str = "in a cluster, pipelines change at a start only: stop the leader \
@@ -93,6 +103,12 @@ impl Changes {
     /// The change to be made at the next tick.
     pub(super) fn take(&self) -> Option<Request> {
         self.lock().request.take()
+    }
+
+    /// The newest epoch that was fed, unless nothing is fed any more.
+    fn newest(&self) -> anyhow::Result<Epoch> {
+        anyhow::ensure!(!self.lock().closed, ENDED);
+        Ok(self.fed.load(Ordering::Acquire))
     }
 
     /// This epoch was fed.
@@ -235,6 +251,7 @@ pub struct Applied {
 }
 
 /// The plan that runs.
+#[derive(Clone)]
 struct Running {
     plan: Plan,
     tables: Vec<TableSpec>,
@@ -244,12 +261,16 @@ struct Running {
 pub struct Applier {
     data: PathBuf,
     running: Mutex<Running>,
+    /// Held while a change is made, which may take long; [`Applier::look`] does not wait for it.
+    making: Mutex<()>,
     changes: Arc<Changes>,
     journal: Arc<Journal>,
     sender: Arc<WebhookSender>,
     engine_targets: EngineTargets,
     registries: Arc<Registries>,
     memory: Memory,
+    cuts: Arc<Cuts>,
+    troubles: TableTroubles,
     runtime: tokio::runtime::Handle,
     /// Whether no other process has to follow.
     alone: bool,
@@ -262,6 +283,7 @@ impl Applier {
         changes: Arc<Changes>,
         journal: Arc<Journal>,
         (registries, memory): (Arc<Registries>, Memory),
+        (cuts, troubles): (Arc<Cuts>, TableTroubles),
         (sender, engine_targets): (Arc<WebhookSender>, EngineTargets),
     ) -> Self {
         let tables = graph::tables(&plan.pipelines);
@@ -271,10 +293,13 @@ impl Applier {
         Self {
             data,
             running,
+            making: Mutex::default(),
             changes,
             journal,
             registries,
             memory,
+            cuts,
+            troubles,
             sender,
             engine_targets,
             runtime,
@@ -288,14 +313,17 @@ impl Applier {
     /// # Errors
     /// All reasons why it cannot be made.
     pub fn look(&self, plan: Plan) -> Result<(Change, Option<i64>), Vec<String>> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (plan, change) = self.looked(&running, plan)?;
+        let (plan, change) = self.looked(&self.running(), plan)?;
         if change.rebuilt().is_empty() {
             return Ok((change, None));
         }
         let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
         let since_us = shadow::since_us(self.journal.read(&names, 0));
         Ok((change, since_us.map_err(|error| vec![format!("{error:#}")])?))
+    }
+
+    fn running(&self) -> Running {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn looked(&self, running: &Running, plan: Plan) -> Result<(Plan, Change), Vec<String>> {
@@ -312,7 +340,8 @@ impl Applier {
     /// All reasons why it cannot be made; everything goes on as it was.
     pub fn apply(&self, plan: Plan) -> Result<Applied, Vec<String>> {
         let started = Instant::now();
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running();
         let (plan, change) = self.looked(&running, plan)?;
         let mut applied = Applied { change, epoch: None, since_us: None, seconds: 0.0 };
         // Before anything can be for them; also where no pipeline changes. If the change fails they
@@ -332,6 +361,7 @@ impl Applier {
             tracing::error!(%error, "the pipelines that run are not kept in the data folder");
         }
         running.plan = plan;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
         applied.seconds = started.elapsed().as_secs_f64();
         Ok(applied)
     }
@@ -346,6 +376,7 @@ impl Applier {
         let changed = touched(&[What::Changed, What::Added]);
         let pipelines: Vec<PipelineSpec> =
             plan.pipelines.iter().filter(|p| changed.contains(&p.name)).cloned().collect();
+        self.refuse_troubles()?;
         if !change.rebuilt().is_empty() {
             // What is rebuilt finds what registries say in the part of the journal that it reads.
             let intake = self.journal.intake(0);
@@ -353,8 +384,9 @@ impl Applier {
         }
         self.changes.begin(&pace)?;
         let rebuilt = self.shadow(plan, pipelines, change.rebuilt(), &pace)?;
-        while !pace.is_near() {
-            std::thread::sleep(Duration::from_millis(5));
+        if let Err(why) = self.come_near(&pace) {
+            self.changes.end();
+            return Err(why);
         }
         let (done, answer) = channel();
         let claim = Arc::new(Claim::default());
@@ -374,6 +406,42 @@ impl Applier {
             running.tables = tables;
         }
         made
+    }
+
+    /// Refuses a change while a table cannot be written: it would have to wait for it.
+    fn refuse_troubles(&self) -> anyhow::Result<()> {
+        match self.troubles.now().into_iter().next() {
+            None => Ok(()),
+            Some((table, _, why)) => anyhow::bail!(
+                "table {table} cannot be written, and a change needs all of them: {why}; the old \
+                 plan goes on"
+            ),
+        }
+    }
+
+    /// Waits for whatever can be waited for while all goes on.
+    fn come_near(&self, pace: &Pace) -> anyhow::Result<()> {
+        pace.wait_until_near(NEAR_PATIENCE)?;
+        self.wait_for_checkpoint(PATIENCE)
+    }
+
+    /// Has a checkpoint made now, and waits until it is visible: tables have been written then,
+    /// and will have little to write while the feed stands still.
+    fn wait_for_checkpoint(&self, patience: Duration) -> anyhow::Result<()> {
+        let (after, started) = (self.changes.newest()?, Instant::now());
+        while self.cuts.saved() <= after {
+            self.cuts.hasten(after);
+            self.refuse_troubles()?;
+            self.changes.newest()?;
+            anyhow::ensure!(
+                started.elapsed() < patience,
+                "no checkpoint could be written in {} s, the old plan goes on: are the tables \
+                 reachable, is there room on the disk?",
+                patience.as_secs()
+            );
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Starts the shadow run; where its result will be.

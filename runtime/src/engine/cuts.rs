@@ -5,7 +5,7 @@
 //! process and a change of the plan ask for one more.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,8 @@ pub(crate) struct Cuts {
     under_way: Mutex<State>,
     /// The next cut has to be of all groups.
     whole: AtomicBool,
-    /// Tick time of the newest checkpoint; 0 without one.
+    /// Epoch and tick time of the newest checkpoint; 0 without one.
+    saved: AtomicU64,
     saved_us: AtomicI64,
 }
 
@@ -39,16 +40,19 @@ pub(crate) struct Cuts {
 struct State {
     cuts: BTreeMap<Epoch, Cut>,
     last: Instant,
+    /// The next one comes as soon as none is under way.
+    soon: bool,
 }
 
 impl Cuts {
     /// Cuts about `every` so often.
     pub(crate) fn new(every: Duration) -> Self {
-        let state = State { cuts: BTreeMap::new(), last: Instant::now() };
+        let state = State { cuts: BTreeMap::new(), last: Instant::now(), soon: false };
         Self {
             every,
             under_way: Mutex::new(state),
             whole: AtomicBool::new(false),
+            saved: AtomicU64::new(0),
             saved_us: AtomicI64::new(0),
         }
     }
@@ -60,15 +64,22 @@ impl Cuts {
     /// Whether state is to be cut at this tick (then it is under way), and whether all of it.
     pub(crate) fn due(&self, tick: Tick, offset: u64, always: bool) -> Option<bool> {
         let mut state = self.lock();
-        let due = state.cuts.is_empty() && state.last.elapsed() >= self.every;
+        let due = state.cuts.is_empty() && (state.soon || state.last.elapsed() >= self.every);
         if !due && !always {
             return None;
         }
-        state.last = Instant::now();
+        (state.last, state.soon) = (Instant::now(), false);
         let whole = self.whole.swap(false, Ordering::AcqRel);
         let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last, whole };
         state.cuts.insert(tick.epoch, cut);
         Some(whole)
+    }
+
+    /// Somebody waits for a checkpoint after this epoch: unless one is under way, the next cut does
+    /// not wait for its time.
+    pub(crate) fn hasten(&self, after: Epoch) {
+        let mut state = self.lock();
+        state.soon = state.cuts.range(after + 1..).next().is_none();
     }
 
     /// Whether a cut after epoch `after`, and up to `through`, is of all groups. Of those that are
@@ -97,9 +108,15 @@ impl Cuts {
         self.whole.store(true, Ordering::Release);
     }
 
-    /// Notes the tick time of the newest checkpoint.
-    pub(crate) fn note_saved(&self, time_us: i64) {
+    /// Notes epoch and tick time of the newest checkpoint.
+    pub(crate) fn note_saved(&self, epoch: Epoch, time_us: i64) {
         self.saved_us.store(time_us, Ordering::Release);
+        self.saved.store(epoch, Ordering::Release);
+    }
+
+    /// Epoch of the newest checkpoint; 0 without one.
+    pub(crate) fn saved(&self) -> Epoch {
+        self.saved.load(Ordering::Acquire)
     }
 
     /// Tick time of the newest checkpoint; `None` without one.
@@ -127,5 +144,21 @@ mod tests {
         assert_eq!((cut.time_us, cut.offset), (3, 7));
         assert!(cuts.finish(1).is_none(), "given up with the later one");
         assert_eq!(cuts.due(tick(4), 7, false), Some(false));
+    }
+
+    #[test]
+    fn who_waits_for_a_checkpoint_gets_the_next_one_and_no_second_one_at_a_time() {
+        let cuts = Cuts::new(Duration::MAX);
+        assert_eq!(cuts.due(tick(1), 0, false), None, "it is not time");
+        assert_eq!(cuts.due(tick(2), 0, true), Some(false));
+        cuts.hasten(3);
+        assert_eq!(cuts.due(tick(4), 0, false), None, "one is under way, but too old");
+        cuts.finish(2);
+        assert_eq!(cuts.due(tick(5), 0, false), Some(false));
+        cuts.hasten(3);
+        cuts.finish(5);
+        cuts.note_saved(5, 50);
+        assert_eq!((cuts.saved(), cuts.saved_us()), (5, Some(50)));
+        assert_eq!(cuts.due(tick(6), 0, false), None, "the one that was waited for is enough");
     }
 }

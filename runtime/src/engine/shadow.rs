@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tidegate_operators::spec::PipelineSpec;
@@ -35,14 +35,21 @@ pub(super) struct Pace {
     /// The epoch at which to stop.
     target: AtomicU64,
     near: AtomicBool,
+    /// Epochs to the live run where it was nearest.
+    nearest: AtomicU64,
     abandoned: AtomicBool,
 }
 
 impl Pace {
     /// Behind a live run that says here how far it was fed.
     pub(super) fn behind(fed: Arc<AtomicU64>) -> Self {
-        let target = AtomicU64::new(Epoch::MAX);
-        Self { fed, target, near: AtomicBool::new(false), abandoned: AtomicBool::new(false) }
+        Self {
+            fed,
+            target: AtomicU64::new(Epoch::MAX),
+            near: AtomicBool::new(false),
+            nearest: AtomicU64::new(Epoch::MAX),
+            abandoned: AtomicBool::new(false),
+        }
     }
 
     /// Nothing is live: straight to the epoch `target`.
@@ -77,11 +84,34 @@ impl Pace {
         self.near.load(Ordering::Acquire)
     }
 
+    /// Waits until the shadow has nearly caught up.
+    ///
+    /// # Errors
+    /// It has come no nearer within `patience`: what comes in is more than it can take.
+    pub(super) fn wait_until_near(&self, patience: Duration) -> anyhow::Result<()> {
+        let (mut nearest, mut since) = (Epoch::MAX, Instant::now());
+        while !self.is_near() {
+            let now = self.nearest.load(Ordering::Acquire);
+            if now < nearest {
+                (nearest, since) = (now, Instant::now());
+            }
+            anyhow::ensure!(
+                since.elapsed() < patience,
+                "state cannot be rebuilt while so much comes in (no nearer in {} s), the old plan \
+                 goes on",
+                patience.as_secs()
+            );
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
     /// Waits until `epoch` may be passed; whether it is the one to stop at.
     fn wait(&self, epoch: Epoch) -> anyhow::Result<bool> {
         loop {
             anyhow::ensure!(!self.abandoned.load(Ordering::Acquire), "it was abandoned");
             let fed = self.fed.load(Ordering::Acquire);
+            self.nearest.fetch_min(fed.saturating_sub(epoch), Ordering::AcqRel);
             if fed.saturating_sub(epoch) <= NEAR_EPOCHS {
                 self.near.store(true, Ordering::Release);
             }
@@ -205,5 +235,26 @@ fn collect(
             Ok(Event::Ended) | Err(_) => return Ok(state),
             Ok(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_shadow_that_comes_no_nearer_is_not_waited_for() {
+        let fed = Arc::new(AtomicU64::new(1_000));
+        let pace = Pace::behind(Arc::clone(&fed));
+        // As fast as what comes in, and then nearer.
+        for epoch in 1..=3 {
+            assert!(!pace.wait(epoch).unwrap());
+            fed.fetch_add(1, Ordering::AcqRel);
+            let why = pace.wait_until_near(Duration::from_millis(20)).unwrap_err().to_string();
+            assert!(why.contains("the old plan goes on"), "{why}");
+        }
+        pace.wait(fed.load(Ordering::Acquire) - NEAR_EPOCHS).unwrap();
+        pace.wait_until_near(Duration::ZERO).unwrap();
     }
 }

@@ -221,12 +221,13 @@ impl Begun {
             bounds,
         };
         let memory = states.bounds.memory.clone();
+        let saved = (Arc::clone(&cuts), states.tables.clone());
         let alarms = conditions::watch(data, clock.clone(), states.clone(), stats)?;
         let webhooks = Arc::clone(&sender);
         let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
         let told = (Arc::clone(&sender), engine_targets);
         let (doors, known) = (Arc::clone(&journal), (Arc::clone(&registries), memory));
-        let applier = Applier::new((data, alone), plan, changes, doors, known, told);
+        let applier = Applier::new((data, alone), plan, changes, doors, known, saved, told);
         let applier = Arc::new(applier);
         Ok(Live {
             applier,

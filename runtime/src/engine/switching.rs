@@ -21,9 +21,9 @@ use super::commit::Committer;
 use super::shadow::Rebuilt;
 use super::tables::{Table, TableContext};
 
-/// How long a change may wait for its checkpoint and for the shadow run; the dataflow stands still
-/// meanwhile.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a change may wait for its checkpoint, for the shadow run and for its tables, all
+/// together; the dataflow of all pipelines stands still meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the committer is to change to.
 #[derive(Debug)]
@@ -131,9 +131,10 @@ impl Committer {
 
     /// State made anew, and the tables that were not open: what may take long or be refused.
     fn prepare(&self, order: &Order) -> anyhow::Result<(Rebuilt, Vec<Opened>)> {
-        let rebuilt = order.rebuilt.recv_timeout(PATIENCE).context("the shadow run is too slow")?;
+        let left = || PATIENCE.saturating_sub(order.asked_at.elapsed());
+        let rebuilt = order.rebuilt.recv_timeout(left()).context("the shadow run is too slow")?;
         let rebuilt = rebuilt.context("cannot rebuild state")?;
-        Ok((rebuilt, self.open_tables(&order.tables)?))
+        Ok((rebuilt, self.open_tables(&order.tables, left)?))
     }
 
     /// Rows that end alerts, which belong to an epoch to come.
@@ -143,8 +144,13 @@ impl Committer {
         }
     }
 
-    /// Opens the tables that are not open as they are to be, each with its place.
-    fn open_tables(&self, specs: &[TableSpec]) -> anyhow::Result<Vec<Opened>> {
+    /// Opens the tables that are not open as they are to be, each with its place, in the time that
+    /// is left.
+    fn open_tables(
+        &self,
+        specs: &[TableSpec],
+        left: impl Fn() -> Duration,
+    ) -> anyhow::Result<Vec<Opened>> {
         let opening = self.opening.as_ref().context("no tables can be opened")?;
         let mut opened = Vec::new();
         for (place, spec) in specs.iter().enumerate() {
@@ -154,7 +160,9 @@ impl Committer {
             let name = format!("{}.{}", spec.namespace, spec.name);
             let app = format!("{}/{name}", opening.instance);
             let open = TableWriter::open(&opening.store, spec, app);
-            let writer = opening.context.runtime.block_on(open);
+            let open = async { tokio::time::timeout(left(), open).await };
+            let opened_in_time = opening.context.runtime.block_on(open);
+            let writer = opened_in_time.with_context(|| format!("table {name}: no answer"))?;
             let writer = writer.with_context(|| format!("table {name}"))?;
             opened.push((place, spec.clone(), writer));
         }

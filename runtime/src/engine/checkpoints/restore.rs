@@ -153,7 +153,7 @@ impl Restored {
         stats: &Arc<Stats>,
     ) -> CheckpointOptions {
         let cuts = Arc::new(Cuts::new(every));
-        cuts.note_saved(self.time_us);
+        cuts.note_saved(self.epoch, self.time_us);
         if self.renamed {
             cuts.want_whole();
         }

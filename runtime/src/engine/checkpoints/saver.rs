@@ -200,7 +200,7 @@ impl Saver {
             return self.bear(epoch, error);
         }
         self.written.store(epoch, Ordering::Release);
-        self.options.cuts.note_saved(manifest.time_us);
+        self.options.cuts.note_saved(epoch, manifest.time_us);
         if let Some(cut) = cut
             && let Some(before) = self.asked_at.replace(cut.asked_at)
         {
