@@ -117,6 +117,11 @@ impl EngineAlert {
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
         put(out, ALERT, self, "", received_us, 0);
     }
+
+    /// The change that message `i` tells of, if it does.
+    pub fn of(messages: &Messages, i: usize) -> Option<Self> {
+        told(messages, i, ALERT)
+    }
 }
 
 /// A limit of the engine was reached, or is no longer. The texts of `kind` and `state` are part of
@@ -142,6 +147,11 @@ impl LimitChange {
     /// Appends it to what is offered to the journal.
     pub fn put(&self, out: &mut MessagesBuilder, received_us: i64) {
         put(out, LIMIT, self, "", received_us, 0);
+    }
+
+    /// The change that message `i` tells of, if it does.
+    pub fn of(messages: &Messages, i: usize) -> Option<Self> {
+        told(messages, i, LIMIT)
     }
 }
 
@@ -305,9 +315,9 @@ pub fn event_rows(messages: &Messages) -> EventRows {
             gaps.push(meta.received_us, offset, [gap.source, gap.filter, gap.reason]);
             from.append_value(gap.from_us);
             to.append_value(gap.to_us);
-        } else if let Some(alert) = told(messages, i, ALERT) {
+        } else if let Some(alert) = EngineAlert::of(messages, i) {
             alerts.push((meta.received_us, alert));
-        } else if let Some(change) = told(messages, i, LIMIT) {
+        } else if let Some(change) = LimitChange::of(messages, i) {
             limits.push((meta.received_us, offset, change));
         } else if let Some(untaken) = Untaken::of(messages, i) {
             rejects.push_part(&untaken.reject(meta.received_us, offset), untaken.packet_bytes);

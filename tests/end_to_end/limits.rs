@@ -420,3 +420,70 @@ fn notifications_beyond_the_limit_are_told_and_can_be_sent_again() {
     });
     instance.stop();
 }
+
+/// Devices that come at once, more than find a place.
+const FLEET: i64 = 600;
+
+/// What the engine has said stands after a kill, in whatever moment: the same trouble is no second
+/// alert, and a limit that is reached is not reached again. Until there is a checkpoint the journal
+/// knows it, and then the checkpoint; files in which it could be noted too late do not count.
+#[test]
+fn what_was_said_before_a_kill_is_not_said_again_after_it() {
+    for every in ["1h", "200ms"] {
+        let home = Home::with(&(ColdChain::on_endpoint().text() + "\n[limits]\nkeys_max = 1\n"));
+        let start = || {
+            let mut command = home.run_command(1);
+            command.args(["--checkpoint-every", every, "--metrics", "127.0.0.1:0"]);
+            home.start_command(&mut command)
+        };
+        // Two steps, each with a place for one key in each of 256 groups.
+        let publish = |instance: &Instance, round: i64| {
+            let device = |number| format!("d{}", round * FLEET + number);
+            let all = (0..FLEET).map(|n| Reading::regular("north", &device(n), 0, 1_000));
+            let all: Vec<_> = all.map(|reading| (reading.topic(), reading.payload())).collect();
+            let mut client = Device::connect(instance.endpoint(), "gateway").unwrap();
+            client.publish_all(all.iter().map(|r| (r.0.as_str(), r.1.clone()))).unwrap();
+        };
+        let refused =
+            || home.count("SELECT count(*) FROM system.rejects WHERE reason = 'keys_max'");
+        let metric = |instance: &Instance, name: &str| {
+            Scrape::read(&get(instance.metrics().unwrap(), "/metrics").unwrap().1).value(name)
+        };
+        let told = "SELECT count(*) FROM system.alerts WHERE rule = 'keys_max'";
+        let mut instance = start();
+        publish(&instance, 0);
+        home.wait_for_count(told, 1);
+        eventually("the limit", || match told_of(&home, "keys")? {
+            (told, ..) if told == ["reached", "reached"] => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        for round in 1..=2 {
+            let before = refused();
+            if every == "200ms" {
+                let before = metric(&instance, "tidegate_checkpoints_total");
+                eventually("a checkpoint", || {
+                    match metric(&instance, "tidegate_checkpoints_total") {
+                        now if now > before + 1.0 => Ok(()),
+                        now => Err(now.to_string()),
+                    }
+                });
+            }
+            instance.kill();
+            for name in ["engine-alerts.json", "limits.json"] {
+                let _ = std::fs::remove_file(home.data().join(name));
+            }
+            instance = start();
+            publish(&instance, round);
+            eventually("more are refused", || match refused() {
+                now if now >= before + FLEET => Ok(()),
+                now => Err(format!("{now} after {before}")),
+            });
+            // Four looks at what is wrong.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        instance.stop();
+        assert_eq!(home.count(told), 1, "checkpoints each {every}");
+        let limits = told_of(&home, "keys").unwrap().0;
+        assert_eq!(limits, ["reached", "reached"], "checkpoints each {every}");
+    }
+}

@@ -6,20 +6,18 @@
 //! it waits until there is: the log and the engine's health tell it meanwhile.
 //!
 //! Invariant: an alert changes at most once per [`Rule::clear_for`], whatever its condition does.
-//! Which alerts are firing is noted in a file, so that a restart neither repeats nor forgets one; a
-//! crash between an event and that note can show an alert twice, under two ids.
+//! Which alerts are firing is what the journal says ([`Standing`]), so that a restart neither
+//! repeats nor forgets one, whenever the process was killed.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tidegate_operators::MessagesBuilder;
 use tidegate_operators::event::EngineAlert;
 use tokio::sync::mpsc;
 
+use super::standing::Standing;
 use crate::clock::Clock;
 use crate::intake::Intake;
 
@@ -173,15 +171,14 @@ impl Alarms {
         }
     }
 
-    /// Watches what `look` says, and tells changes to `intake`.
+    /// Watches what `look` says, and tells changes to `intake`; some fire already.
     pub(crate) fn start(
-        data: &Path,
+        standing: &Standing,
         clock: Clock,
         intake: Arc<dyn Intake>,
         mut look: impl FnMut() -> Conditions + Send + 'static,
-    ) -> io::Result<Self> {
-        let note = Note(data.join(FILE));
-        let firing = note.read()?;
+    ) -> Self {
+        let firing = standing.firing();
         let now = Instant::now();
         let mut alarms: Vec<Alarm> = Rule::ALL
             .into_iter()
@@ -209,8 +206,7 @@ impl Alarms {
                 }
             }
         });
-        let tasks = vec![watch, tokio::spawn(journal(told, intake, note, firing))];
-        Ok(Self { tasks })
+        Self { tasks: vec![watch, tokio::spawn(journal(told, intake))] }
     }
 
     /// Together with another task that ends when they do.
@@ -221,12 +217,7 @@ impl Alarms {
 }
 
 /// Brings changes into the journal, one after the other, however long that takes.
-async fn journal(
-    mut told: mpsc::UnboundedReceiver<(i64, EngineAlert)>,
-    intake: Arc<dyn Intake>,
-    note: Note,
-    mut firing: BTreeMap<String, i64>,
-) {
+async fn journal(mut told: mpsc::UnboundedReceiver<(i64, EngineAlert)>, intake: Arc<dyn Intake>) {
     while let Some((now_us, alert)) = told.recv().await {
         let mut message = MessagesBuilder::default();
         alert.put(&mut message, now_us);
@@ -234,50 +225,7 @@ async fn journal(
             // The journal ends; so does the process.
             return;
         }
-        match alert.status.as_str() {
-            "firing" => drop(firing.insert(alert.rule, alert.since_us)),
-            _ => drop(firing.remove(&alert.rule)),
-        }
-        if let Err(error) = note.write(&firing) {
-            tracing::warn!(%error, "cannot note which alerts of the engine are firing");
-        }
     }
-}
-
-const FILE: &str = "engine-alerts.json";
-const VERSION: u64 = 1;
-
-/// The file of what is firing: `{"version": 1, "firing": {RULE: SINCE_US}}`.
-struct Note(PathBuf);
-
-impl Note {
-    fn read(&self) -> io::Result<BTreeMap<String, i64>> {
-        match std::fs::read(&self.0) {
-            Ok(bytes) => Ok(decode(&bytes).unwrap_or_else(|| {
-                tracing::warn!(path = %self.0.display(), "this file is damaged, it is left out");
-                BTreeMap::new()
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn write(&self, firing: &BTreeMap<String, i64>) -> io::Result<()> {
-        let new = self.0.with_extension("new");
-        std::fs::write(&new, encode(firing))?;
-        std::fs::File::open(&new)?.sync_all()?;
-        std::fs::rename(&new, &self.0)
-    }
-}
-
-fn encode(firing: &BTreeMap<String, i64>) -> String {
-    json!({ "version": VERSION, "firing": firing }).to_string()
-}
-
-fn decode(bytes: &[u8]) -> Option<BTreeMap<String, i64>> {
-    let all: Value = serde_json::from_slice(bytes).ok()?;
-    let firing = all["firing"].as_object().filter(|_| all["version"] == VERSION)?;
-    firing.iter().map(|(rule, since)| Some((rule.clone(), since.as_i64()?))).collect()
 }
 
 #[cfg(test)]
@@ -313,14 +261,5 @@ mod tests {
             wanted.push(("resolved".to_owned(), fired_at as i64, resolved_at));
             assert_eq!(told, wanted, "{rule:?}");
         }
-    }
-
-    #[test]
-    fn the_note_comes_back_and_damage_is_told() {
-        let firing: BTreeMap<String, i64> =
-            [("disk_full".into(), 7), ("keys_max".into(), -1)].into();
-        assert_eq!(decode(encode(&firing).as_bytes()), Some(firing));
-        assert_eq!(decode(b"{\"version\": 2, \"firing\": {}}"), None);
-        assert_eq!(decode(b"{\"firing"), None);
     }
 }

@@ -21,6 +21,7 @@ pub(crate) use self::rules::{Rules, add_ended, rule_name};
 use self::saver::{Job, Saver};
 pub(crate) use self::switch::{Switch, Switched};
 use super::cuts::Cuts;
+use super::standing::Standing;
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::holdings::Holdings;
 use crate::http::Requests;
@@ -66,13 +67,21 @@ pub(crate) struct CheckpointOptions {
     pub(crate) stats: Arc<Stats>,
     /// Idempotency keys, saved beside the state of operators.
     pub(crate) requests: Arc<Requests>,
+    /// What the engine says of itself, saved there too.
+    pub(crate) standing: Standing,
     pub(crate) journal: Option<Arc<Journal>>,
 }
 
 impl CheckpointOptions {
     /// Of a run with a journal.
-    pub(crate) fn with(self, requests: &Arc<Requests>, journal: &Arc<Journal>) -> Self {
-        Self { requests: Arc::clone(requests), journal: Some(Arc::clone(journal)), ..self }
+    pub(crate) fn with(
+        self,
+        requests: &Arc<Requests>,
+        journal: &Arc<Journal>,
+        standing: &Standing,
+    ) -> Self {
+        let (requests, journal) = (Arc::clone(requests), Some(Arc::clone(journal)));
+        Self { requests, journal, standing: standing.clone(), ..self }
     }
 }
 

@@ -1,7 +1,6 @@
 //! When the engine has something to say about itself: what its parts report, as conditions of
 //! [`super::alarms`]. This file must not decide how long a condition has to hold.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,23 +16,18 @@ use crate::outbox::Outbox;
 use crate::stats::Stats;
 
 /// Watches all of it and tells what changes to the journal.
-pub(super) fn watch(
-    data: &Path,
-    clock: Clock,
-    states: States,
-    stats: Arc<Stats>,
-) -> std::io::Result<Alarms> {
+pub(super) fn watch(clock: Clock, states: States, stats: Arc<Stats>) -> Alarms {
     let urgent = states.journal.urgent_intake();
     let journal = Arc::clone(&states.journal);
     let memory = memory::watch(states.bounds.memory.clone(), Arc::clone(&journal), stats.clone());
     let blocked = blocked::watch(clock.clone(), Arc::clone(&urgent), journal);
     let (urgent_too, states_too) = (Arc::clone(&urgent), states.clone());
-    let limits =
-        limits::watch(data.to_owned(), clock.clone(), urgent_too, states_too, stats.clone());
+    let limits = limits::watch(clock.clone(), urgent_too, states_too, stats.clone());
+    let standing = states.bounds.standing.clone();
     let conditions = Conditions { states, stats };
-    let alarms = Alarms::start(data, clock, urgent, conditions.looker())?;
+    let alarms = Alarms::start(&standing, clock, urgent, conditions.looker());
     let alarms = alarms.with(tokio::spawn(blocked)).with(tokio::spawn(limits));
-    Ok(alarms.with(tokio::spawn(memory)))
+    alarms.with(tokio::spawn(memory))
 }
 
 /// Parts of the engine that can be in a bad state.

@@ -15,6 +15,7 @@ use tidegate_operators::{Epoch, Messages, Tick};
 use super::cuts::Cuts;
 use super::flows::FlowPlan;
 use super::registries::Entries;
+use super::standing::Standing;
 use crate::stats::Stats;
 
 /// Bytes of messages that may be in flight before a new epoch has to wait.
@@ -228,6 +229,7 @@ pub(crate) struct FeedQueue {
     last_ticks: Arc<std::sync::atomic::AtomicBool>,
     /// What learns from messages, and notes it before state is cut.
     entries: Option<Arc<Entries>>,
+    standing: Option<Standing>,
 }
 
 impl FeedQueue {
@@ -254,12 +256,13 @@ impl FeedQueue {
             next_offset: 0,
             last_ticks,
             entries: None,
+            standing: None,
         }
     }
 
-    /// Has registries hear all messages.
-    pub(super) fn heard_by(self, entries: Arc<Entries>) -> Self {
-        Self { entries: Some(entries), ..self }
+    /// Has registries, and what knows what the engine has said of itself, hear all messages.
+    pub(super) fn heard_by(self, entries: Arc<Entries>, standing: &Standing) -> Self {
+        Self { entries: Some(entries), standing: Some(standing.clone()), ..self }
     }
 
     /// New keys find a place in every epoch: those that were refused when the journal was written
@@ -279,6 +282,7 @@ impl FeedQueue {
         }
         let closed = self.no_new_keys.is_some();
         self.entries.iter().for_each(|entries| entries.hear(&messages, closed));
+        self.standing.iter().for_each(|standing| standing.hear(&messages));
         let bytes = messages.size_bytes();
         self.epoch_bytes += bytes;
         if self.waiting.last().is_some_and(|last| !follows(last, &messages)) {

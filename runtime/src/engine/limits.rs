@@ -1,17 +1,15 @@
 //! Which limits of the engine are reached, as rows of `system.limits`: one when it is, one when it
 //! is no longer. They are events in the journal, like the engine's own alerts ([`super::alarms`]).
 //!
-//! Invariant: of one limit `reached` and `left` come in turns, also over a restart: which ones are
-//! reached is noted in a file. A crash between an event and that note can show `reached` twice.
+//! Invariant: of one limit `reached` and `left` come in turns, also over a restart, whenever the
+//! process was killed: which ones are reached is what the journal says ([`Standing`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use serde_json::{Value, json};
 use tidegate_operators::MessagesBuilder;
 use tidegate_operators::event::LimitChange;
 use tidegate_operators::reject::keys_refused;
@@ -21,6 +19,7 @@ use super::conditions::States;
 use super::feed::InFlight;
 use super::memory::{Known, Memory};
 use super::options::EngineOptions;
+use super::standing::Standing;
 use crate::clock::Clock;
 use crate::intake::Intake;
 use crate::memory::Stage;
@@ -29,9 +28,6 @@ use crate::stats::Stats;
 
 /// How often limits are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-const FILE: &str = "limits.json";
-const VERSION: u64 = 1;
 
 /// Rows of new keys that found no place in a step, by `PIPELINE/STEP`: how many, and `keys_max`.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +62,8 @@ pub(super) fn stats_with_room() -> Arc<Stats> {
 pub(crate) struct Bounds {
     pub(super) memory: Memory,
     pub(super) refused: RefusedKeys,
+    /// What was said of them, and by alerts.
+    pub(super) standing: Standing,
     in_flight: Arc<InFlight>,
     journal_bytes_max: u64,
     spill_bytes_max: u64,
@@ -78,6 +76,7 @@ impl Bounds {
         let bounds = Self {
             memory: Memory::new(options.memory_bytes_max, &in_flight),
             refused: RefusedKeys::default(),
+            standing: Standing::default(),
             in_flight: Arc::clone(&in_flight),
             journal_bytes_max: options.journal_bytes_max,
             spill_bytes_max: options.spill_bytes_max,
@@ -112,7 +111,7 @@ fn patience(limit: &str) -> (Duration, Duration) {
 }
 
 /// A limit that was seen reached.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Seen {
     since: Instant,
     last: Instant,
@@ -124,6 +123,13 @@ struct Seen {
 struct Watch(BTreeMap<Name, Seen>);
 
 impl Watch {
+    /// After a start: those that were told as reached, by kind and subject.
+    fn after(reached: &BTreeSet<(String, String)>, now: Instant) -> Self {
+        let named = reached.iter().filter_map(|(kind, subject)| name_of(kind, subject));
+        let seen = Seen { since: now, last: now, told: true };
+        Self(named.map(|name| (name, seen)).collect())
+    }
+
     /// What is to be told at `now`.
     fn step(&mut self, now: Instant, reached: &BTreeMap<Name, Reached>) -> Vec<LimitChange> {
         let mut changes = Vec::new();
@@ -171,7 +177,7 @@ struct Looker {
 
 impl Looker {
     fn look(&mut self) -> BTreeMap<Name, Reached> {
-        let Bounds { memory, refused, in_flight, journal_bytes_max, spill_bytes_max } =
+        let Bounds { memory, refused, in_flight, journal_bytes_max, spill_bytes_max, .. } =
             &self.states.bounds;
         let mut all = BTreeMap::new();
         let mut put = |name: Name, value, max, action: &str| {
@@ -225,18 +231,15 @@ impl Looker {
 
 /// Looks and tells until it is aborted.
 pub(super) async fn watch(
-    data: PathBuf,
     clock: Clock,
     intake: Arc<dyn Intake>,
     states: States,
     stats: Arc<Stats>,
 ) {
     let refused_before = states.bounds.refused.now();
+    let reached = states.bounds.standing.reached();
     let mut looker = Looker { states, stats, refused_before };
-    let note = Note(data.join(FILE));
-    let (noted, now) = (note.read(), Instant::now());
-    let seen = |name: &Name| (name.clone(), Seen { since: now, last: now, told: true });
-    let mut watch = Watch(noted.iter().map(seen).collect());
+    let mut watch = Watch::after(&reached, Instant::now());
     let (tell, told) = mpsc::unbounded_channel();
     let looks = async move {
         let mut turns = tokio::time::interval(LOOK_EVERY);
@@ -251,17 +254,12 @@ pub(super) async fn watch(
     };
     tokio::select! {
         () = looks => {}
-        () = journal(told, intake, note, noted) => {}
+        () = journal(told, intake) => {}
     }
 }
 
 /// Brings changes into the journal, one after the other, however long that takes.
-async fn journal(
-    mut told: mpsc::UnboundedReceiver<(i64, LimitChange)>,
-    intake: Arc<dyn Intake>,
-    note: Note,
-    mut reached: BTreeSet<Name>,
-) {
+async fn journal(mut told: mpsc::UnboundedReceiver<(i64, LimitChange)>, intake: Arc<dyn Intake>) {
     while let Some((now_us, change)) = told.recv().await {
         let mut message = MessagesBuilder::default();
         change.put(&mut message, now_us);
@@ -269,50 +267,12 @@ async fn journal(
             // The journal ends; so does the process.
             return;
         }
-        let Some(name) = name_of(&change.kind, &change.subject) else { continue };
-        match change.state.as_str() {
-            "reached" => reached.insert(name),
-            _ => reached.remove(&name),
-        };
-        if let Err(error) = note.write(&reached) {
-            tracing::warn!(%error, "cannot note which limits are reached");
-        }
     }
 }
 
 fn name_of(limit: &str, subject: &str) -> Option<Name> {
     let limit = NAMES.into_iter().find(|name| *name == limit)?;
     Some((limit, subject.to_owned()))
-}
-
-/// The file of what is reached: `{"version": 1, "reached": [[LIMIT, SUBJECT], ...]}`.
-struct Note(PathBuf);
-
-impl Note {
-    fn read(&self) -> BTreeSet<Name> {
-        std::fs::read(&self.0).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default()
-    }
-
-    fn write(&self, reached: &BTreeSet<Name>) -> std::io::Result<()> {
-        let new = self.0.with_extension("new");
-        write_synced(&new, encode(reached).as_bytes())?;
-        std::fs::rename(&new, &self.0)
-    }
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    std::fs::write(path, bytes)?;
-    std::fs::File::open(path)?.sync_all()
-}
-
-fn encode(reached: &BTreeSet<Name>) -> String {
-    json!({ "version": VERSION, "reached": reached }).to_string()
-}
-
-fn decode(bytes: &[u8]) -> Option<BTreeSet<Name>> {
-    let all: Value = serde_json::from_slice(bytes).ok()?;
-    let reached = all["reached"].as_array().filter(|_| all["version"] == VERSION)?;
-    reached.iter().map(|name| name_of(name[0].as_str()?, name[1].as_str()?)).collect()
 }
 
 #[cfg(test)]
@@ -362,14 +322,11 @@ mod tests {
     }
 
     #[test]
-    fn the_note_comes_back_and_a_limit_of_a_killed_process_is_left() {
-        let reached: BTreeSet<Name> =
-            names(&[("memory", "full"), ("keys", "p/s")]).into_keys().collect();
-        assert_eq!(decode(encode(&reached).as_bytes()), Some(reached.clone()));
-        assert_eq!(decode(b"{\"version\": 2, \"reached\": []}"), None);
+    fn a_limit_of_a_killed_process_is_left() {
+        let reached = [("memory", "full"), ("keys", "p/s"), ("of a later version", "")];
+        let reached = reached.map(|(kind, subject)| (kind.to_owned(), subject.to_owned()));
         let now = Instant::now();
-        let seen = |name: Name| (name, Seen { since: now, last: now, told: true });
-        let mut watch = Watch(reached.into_iter().map(seen).collect());
+        let mut watch = Watch::after(&reached.into(), now);
         let changes = watch.step(now, &BTreeMap::new());
         let states: Vec<_> = changes.iter().map(|c| (c.kind.as_str(), c.state.as_str())).collect();
         assert_eq!(states, [("memory", "left")], "of keys it takes a minute");

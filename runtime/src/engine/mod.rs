@@ -35,6 +35,7 @@ mod registries;
 mod replaying;
 mod shadow;
 mod sources;
+mod standing;
 mod start;
 #[cfg(test)]
 pub(crate) mod stepped;

@@ -59,7 +59,7 @@ impl Engine {
         let mut bound = sources::bind(&plan, &options, &requests).await?;
         let clock = Clock::system();
         let registries = registries::open(&plan, &options, clock.clone()).await?;
-        let durable = Durable::open(&plan, &options, &clock, &requests).await?;
+        let durable = Durable::open(&plan, &options, &clock, &requests, &bounds).await?;
         let Durable { checkpoints, mut restored, journal, replay, outbox } = durable;
         let last_ticks = Arc::new(AtomicBool::new(false));
         let notifications = notifications(&plan, &outbox, restored.rules.clone(), &last_ticks)
@@ -70,7 +70,7 @@ impl Engine {
         let place = (&store, &*instance);
         let fence = checked_claim(&plan, &options, place, (&belonging, &clock), claimed).await?;
         let go_on = restored.go_on(checkpoints, options.checkpoint_every, &stats);
-        let go_on = go_on.with(&requests, &journal).of_run(fence.0.number());
+        let go_on = go_on.with(&requests, &journal, &bounds.standing).of_run(fence.0.number());
         let cuts = Arc::clone(&go_on.cuts);
         let checkpoints = Checkpoints::start(go_on, &plan.pipelines)?;
         let (first, rights) = (restored.epoch == 0, (&last_ticks, &fence.0));
@@ -93,7 +93,7 @@ impl Engine {
         let paced_by = (in_flight, Arc::clone(&cuts));
         let dataflow = Dataflow::start(started_with, worker_plan, committer, paced_by).await?;
         let Dataflow { queue, events, finished } = dataflow;
-        let queue = queue.heard_by(registries.entries());
+        let queue = queue.heard_by(registries.entries(), &bounds.standing);
         let replaying = Arc::clone(&options.replaying);
         let queue = replay_into(replay, queue, Arc::clone(&requests), replaying).await?;
         recovery.replayed = options.replaying.now();
@@ -122,17 +122,19 @@ struct Durable {
 }
 
 impl Durable {
-    /// Opens it; idempotency keys go to `requests`.
+    /// Opens it; idempotency keys go to `requests`, what the engine has said to `bounds`.
     async fn open(
         plan: &Plan,
         options: &EngineOptions,
         clock: &Clock,
         requests: &Requests,
+        bounds: &Bounds,
     ) -> anyhow::Result<Self> {
         // The newest checkpoint that is whole.
         let checkpoints = CheckpointStore::open(options.data.join("checkpoints"))?;
         let mut restored = Restored::read(&checkpoints, &plan.pipelines)?;
         requests.restore(&mut restored.state);
+        bounds.standing.restore(&mut restored.state, &options.data);
         let (patience, from) = (Patience::telling(&options.replaying), restored.epoch + 1);
         let open = || std::future::ready(open_journal(plan, options, clock.clone(), from));
         let (journal, replay) = patience.until(open).await?;
@@ -222,7 +224,7 @@ impl Begun {
         };
         let memory = states.bounds.memory.clone();
         let saved = (Arc::clone(&cuts), states.tables.clone());
-        let alarms = conditions::watch(data, clock.clone(), states.clone(), stats)?;
+        let alarms = conditions::watch(clock.clone(), states.clone(), stats);
         let webhooks = Arc::clone(&sender);
         let observed = Arc::new(observer::Live { states, tables, webhooks, cuts, clock });
         let told = (Arc::clone(&sender), engine_targets);

@@ -1,9 +1,12 @@
-//! Parts of a checkpoint that are no operator's state: idempotency keys, and rows that end alerts.
+//! Parts of a checkpoint that are no operator's state: idempotency keys, what the engine has said
+//! of itself, and rows that end alerts.
 //!
 //! Invariant ([`stays`]): whoever writes a manifest takes over those that are still needed; all
 //! that write one ask here which ones they are.
 
 use tidegate_operators::Epoch;
+
+use crate::engine::standing;
 
 /// Name of the part with the rows that end alerts, before the number of their epoch.
 const ENDED_PREFIX: &str = "system/ended@";
@@ -18,9 +21,14 @@ pub(super) fn ended_epoch(name: &str) -> Option<Epoch> {
     name.strip_prefix(ENDED_PREFIX)?.parse().ok()
 }
 
-/// Whether a part that is no operator's belongs into a checkpoint of `epoch`: the keys always; rows
+/// Whether this part is a copy of what the whole process knows from its journal.
+pub(super) fn is_of_no_operator(name: &str) -> bool {
+    [crate::http::REQUESTS_PART, standing::PART].contains(&name)
+}
+
+/// Whether a part that is no operator's belongs into a checkpoint of `epoch`: copies always; rows
 /// that end alerts as long as their own epoch is still to come, since a restart has to give them
 /// again.
 pub(super) fn stays(name: &str, epoch: Epoch) -> bool {
-    name == crate::http::REQUESTS_PART || ended_epoch(name).is_some_and(|of| of > epoch)
+    is_of_no_operator(name) || ended_epoch(name).is_some_and(|of| of > epoch)
 }

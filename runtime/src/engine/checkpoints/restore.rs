@@ -22,6 +22,7 @@ use crate::checkpoint::holdings::Holdings;
 use crate::checkpoint::manifest::Manifest;
 use crate::engine::content;
 use crate::engine::cuts::Cuts;
+use crate::engine::standing::Standing;
 use crate::stats::Stats;
 
 /// A checkpoint, as far as it fits the plan.
@@ -109,8 +110,7 @@ impl Restored {
                 ended.push((epoch, saved.rows));
                 continue;
             }
-            let requests = (name == crate::http::REQUESTS_PART).then_some(&name);
-            match requests.or(was.get(&name).copied()) {
+            match parts::is_of_no_operator(&name).then_some(&name).or(was.get(&name).copied()) {
                 Some(name) => all.entry(name.clone()).or_default().push(saved.rows),
                 None if now.contains_key(&name) && !changed.contains(&name) => changed.push(name),
                 None => {}
@@ -166,6 +166,7 @@ impl Restored {
             cuts,
             stats: Arc::clone(stats),
             requests: Arc::default(),
+            standing: Standing::default(),
             journal: None,
         }
     }

@@ -166,9 +166,10 @@ impl Saver {
     }
 
     fn publish(&mut self, epoch: Epoch, tables: TablesAt, started: Instant) -> anyhow::Result<()> {
-        if let Some((name, window)) = self.options.requests.save() {
-            let groups = vec![(0, window.num_rows() as u64)];
-            self.write(&name, epoch, &SavedRows { rows: window, groups })?;
+        let copies = [self.options.requests.save(), self.options.standing.save()];
+        for (name, rows) in copies.into_iter().flatten() {
+            let groups = vec![(0, rows.num_rows() as u64)];
+            self.write(&name, epoch, &SavedRows { rows, groups })?;
         }
         self.apply(epoch);
         let cuts = Arc::clone(&self.options.cuts);

@@ -16,6 +16,7 @@ use super::super::tests::spec;
 use super::*;
 use crate::engine::cuts::Cuts;
 use crate::engine::feed::{Command, FeedQueue, InFlight, WorkerPort};
+use crate::engine::standing::Standing;
 
 const NUMBER: u16 = 2;
 
@@ -229,7 +230,7 @@ fn without_a_note_no_state_is_cut() {
     let cuts = Some(Arc::new(Cuts::new(Duration::ZERO)));
     let in_flight = Arc::new(InFlight::default());
     let queue = FeedQueue::new(ports, in_flight, Arc::default(), cuts, Arc::default());
-    let mut queue = queue.heard_by(Arc::clone(&entries));
+    let mut queue = queue.heard_by(Arc::clone(&entries), &Standing::default());
     let mut tick = |epoch: u64, high: u64| {
         let payload = format!(r#"{{"high":{high}}}"#);
         queue.messages(Arc::new(run(&[("reg/x/a", &payload, 5)])));
