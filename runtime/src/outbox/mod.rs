@@ -10,7 +10,7 @@ mod letters;
 mod record;
 mod state;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 pub use self::letters::{Letter, Resend, letters, request};
 use self::record::Outcome;
-use self::state::{State, What, size_bytes};
+use self::state::{State, What, size_bytes, temporary};
 use crate::journal::frame::{self, Kind};
 use crate::journal::recover::is_unborn;
 use crate::journal::segment;
@@ -88,6 +88,8 @@ impl Outbox {
     ) -> Result<Self, DurableError> {
         let dir = dir.into();
         let lock = lock_dir(&dir).map_err(DurableError::io(LOCK, &dir))?;
+        // Of a compaction that was under way.
+        remove_temporary(&*storage, &dir)?;
         let mut files = segment::list(&dir, PREFIX).map_err(DurableError::io("list", &dir))?;
         if let Some((_, path)) = files.last()
             && is_unborn(path)?
@@ -314,14 +316,47 @@ impl Outbox {
         if state.bytes < state.check_at_bytes {
             return Ok(());
         }
-        let forget = state.forget_through;
-        let known = state.known_after(forget);
+        let known = state.known_after(state.forget_through);
         let known_bytes: usize = known.values().flatten().map(|id| id.len() + 8).sum();
         let kept_bytes = state.pending_bytes + state.dead_bytes + known_bytes as u64;
         if state.bytes < 4 * kept_bytes {
-            state.check_at_bytes = state.bytes + state.bytes.max(COMPACT_BYTES_MIN) / 2;
+            state.check_later();
             return Ok(());
         }
+        let mut next = match self.compacted(state, &known) {
+            Ok(next) => next,
+            Err(error) => return self.bear(state, &error),
+        };
+        let published = next.publish(&*self.storage, &self.dir);
+        if let (Err(error), false) = (&published, next.is_named()) {
+            drop(next);
+            return self.bear(state, error);
+        }
+        // What a sender has fetched stays with it; only what it has not is fresh again.
+        next.fresh = std::mem::take(&mut state.fresh);
+        next.given_up = state.given_up;
+        let old = std::mem::replace(state, next);
+        // After a failed sync the old one stays: it may be the one that is left by a power loss.
+        published?;
+        self.storage.remove(&old.path).map_err(DurableError::io("remove", &old.path))
+    }
+
+    /// Nothing is wrong with the file that there is, which has what just became of a notification:
+    /// it grows on. What was written of another one takes room, on a disk that is full perhaps, and
+    /// to try again at once would write as much again.
+    fn bear(&self, state: &mut State, error: &DurableError) -> Result<(), DurableError> {
+        tracing::error!(%error, "the outbox could not be made smaller; later it is tried again");
+        state.check_later();
+        remove_temporary(&*self.storage, &self.dir)
+    }
+
+    /// The next file, which has no name yet: what is pending or can be sent again, and identifiers
+    /// that are still to be known.
+    fn compacted(
+        &self,
+        state: &State,
+        known: &BTreeMap<Epoch, Vec<String>>,
+    ) -> Result<State, DurableError> {
         let sequence = state.header.sequence + 1;
         let mut next = State::create(&*self.storage, &self.dir, sequence, state.through_epoch)?;
         for entry in state.entries.values() {
@@ -334,7 +369,7 @@ impl Outbox {
                 What::Handled => {}
             }
         }
-        for (epoch, ids) in &known {
+        for (epoch, ids) in known {
             next.append(false, |out, header, synced_to| {
                 frame::append(out, header.salt, Kind::Known, *epoch, synced_to, |body| {
                     record::put_ids(body, ids.iter().map(String::as_str));
@@ -342,18 +377,18 @@ impl Outbox {
             })?;
             next.insert_known(*epoch, ids);
         }
-        next.forget_through = forget;
-        let published = next.publish(&*self.storage, &self.dir);
-        if !next.is_named() {
-            return published;
-        }
-        // What a sender has fetched stays with it; only what it has not is fresh again.
-        next.fresh = std::mem::take(&mut state.fresh);
-        next.given_up = state.given_up;
-        let old = std::mem::replace(state, next);
-        // After a failed sync the old one stays: it may be the one that is left by a power loss.
-        published?;
-        self.storage.remove(&old.path).map_err(DurableError::io("remove", &old.path))
+        next.forget_through = state.forget_through;
+        Ok(next)
+    }
+}
+
+/// Removes a file that never got its name.
+fn remove_temporary(storage: &dyn Storage, dir: &Path) -> Result<(), DurableError> {
+    let path = temporary(dir);
+    match path.try_exists() {
+        Ok(true) => storage.remove(&path).map_err(DurableError::io("remove", &path)),
+        Ok(false) => Ok(()),
+        Err(error) => Err(DurableError::io("look at", &path)(error)),
     }
 }
 

@@ -84,7 +84,7 @@ impl State {
             first_offset: 0,
             last_time_us: 0,
         };
-        let path = dir.join(format!("{PREFIX}.tmp"));
+        let path = temporary(dir);
         let file = storage.create(&path).map_err(DurableError::io("create", &path))?;
         let mut state = Self::empty(path, header, file);
         state.append(false, |out, header, _| out.extend_from_slice(&header.encode()))?;
@@ -148,6 +148,11 @@ impl State {
             self.failed = Some(error.to_string());
             DurableError::io("sync", dir)(error)
         })
+    }
+
+    /// It is not worth looking again whether to compact before it has grown by half.
+    pub(super) fn check_later(&mut self) {
+        self.check_at_bytes = self.bytes + self.bytes.max(COMPACT_BYTES_MIN) / 2;
     }
 
     /// Whether it has the name under which it is found.
@@ -371,6 +376,11 @@ impl State {
         self.synced_to = self.bytes;
         Ok(())
     }
+}
+
+/// The name of a file before it is complete.
+pub(super) fn temporary(dir: &Path) -> PathBuf {
+    dir.join(format!("{PREFIX}.tmp"))
 }
 
 pub(super) fn size_bytes(item: &Notification) -> u64 {

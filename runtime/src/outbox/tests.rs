@@ -168,6 +168,85 @@ fn what_is_taken_after_a_compaction_that_failed_is_not_forgotten_by_a_start() {
     assert_eq!(ids(&outbox.fetch("ops")), left);
 }
 
+/// A disk on which a new file finds no room; the one that there is can still be written.
+#[derive(Clone, Default)]
+struct Full {
+    is_full: Arc<std::sync::atomic::AtomicBool>,
+    written: Arc<AtomicU64>,
+}
+
+struct FullFile(Box<dyn AppendFile>, Full);
+
+impl Storage for Full {
+    fn create(&self, path: &Path) -> std::io::Result<Box<dyn AppendFile>> {
+        Ok(Box::new(FullFile(Disk.create(path)?, self.clone())))
+    }
+    fn open(&self, path: &Path, len: u64) -> std::io::Result<Box<dyn AppendFile>> {
+        Disk.open(path, len)
+    }
+    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
+        Disk.sync_dir(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        Disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        Disk.remove(path)
+    }
+}
+
+impl AppendFile for FullFile {
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.append(bytes)?;
+        self.1.written.fetch_add(1, Ordering::SeqCst);
+        match self.1.is_full.load(Ordering::SeqCst) && bytes.len() > 1_000 {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+    fn truncate(&mut self, len: u64) -> std::io::Result<()> {
+        self.0.truncate(len)
+    }
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+}
+
+#[test]
+fn a_compaction_that_finds_no_room_leaves_nothing_behind_and_is_not_begun_at_every_delivery() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = |id: &str| Notification { body: vec![b'x'; 40_000].into(), ..note(id, "k") };
+    drop(Outbox::open(dir.path()).unwrap());
+    std::fs::write(dir.path().join("outbox.tmp"), "of a compaction that a kill has ended").unwrap();
+    let disk = Full::default();
+    let outbox = Outbox::open_on(Arc::new(disk.clone()), dir.path()).unwrap();
+    disk.is_full.store(true, Ordering::SeqCst);
+    let left = || std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left(), 2, "the outbox and its lock");
+    outbox.enqueue(1, vec![big("stays")]).unwrap();
+    for epoch in 2..200 {
+        let id = format!("n{epoch}");
+        outbox.enqueue(epoch, vec![big(&id)]).unwrap();
+        outbox.forget(epoch);
+        outbox.delivered(&id).unwrap();
+        assert_eq!(left(), 2, "{epoch}");
+    }
+    // A header, and then the notification for which there is no room.
+    let begun = disk.written.load(Ordering::SeqCst) / 2;
+    assert!((2..10).contains(&begun), "begun {begun} times");
+    disk.is_full.store(false, Ordering::SeqCst);
+    let grown = std::fs::metadata(newest(dir.path())).unwrap().len();
+    for epoch in 200..400 {
+        let id = format!("n{epoch}");
+        outbox.enqueue(epoch, vec![big(&id)]).unwrap();
+        outbox.forget(epoch);
+        outbox.delivered(&id).unwrap();
+    }
+    assert!(std::fs::metadata(newest(dir.path())).unwrap().len() < grown / 2);
+    drop(outbox);
+    assert_eq!(ids(&Outbox::open(dir.path()).unwrap().fetch("ops")), ["stays"]);
+}
+
 #[test]
 fn an_epoch_that_a_crash_cut_in_its_middle_is_completed_by_the_replay() {
     let dir = tempfile::tempdir().unwrap();
