@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     ColdChain, Device, Home, Instance, PATIENCE, Published, Reading, Receiver, Site, Traffic,
-    eventually, publish, say, windows_of,
+    eventually, is_long, publish, say, windows_of,
 };
 
 /// Points on the way in, and those of the outbox.
@@ -199,7 +199,7 @@ fn minute_of(time: &str) -> i64 {
 
 /// Pairs of kills for CI, or nothing: the long form has them.
 fn each(points: &[&'static str]) {
-    if std::env::var("TIDEGATE_LONG").as_deref() == Ok("1") {
+    if is_long() {
         for point in points {
             for hit in [1, 2, 10] {
                 run(&[(point, hit)]);

@@ -34,6 +34,12 @@ const LOOK_FIRST: Duration = Duration::from_millis(5);
 /// The longest time between two looks: a look may be a whole process that answers SQL.
 const LOOK_LAST: Duration = Duration::from_millis(300);
 
+/// Whether what the acceptance tests ask for is to be shown in full, on a machine that does nothing
+/// else (`.ci/long`).
+pub(crate) fn is_long() -> bool {
+    std::env::var("TIDEGATE_LONG").as_deref() == Ok("1")
+}
+
 /// Prints a line that is seen although the test passes (the test harness keeps back what `println!`
 /// and `eprintln!` print).
 pub(crate) fn say(line: &str) {
