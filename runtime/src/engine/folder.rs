@@ -109,13 +109,14 @@ pub(super) fn instance_id(data: &Path) -> anyhow::Result<String> {
     if let Some(id) = named(data)? {
         return Ok(id);
     }
-    let has_journal = journal::has_segments(&data.join("journal"))?;
-    // Whoever has a journal had a name before it: somebody may have made both just now.
+    let path = data.join(INSTANCE);
+    let (has_journal, is_there) =
+        (journal::has_segments(&data.join("journal"))?, path.try_exists()?);
+    // Whoever has either has a name by now: somebody may have made them since it was looked for.
     if let Some(id) = named(data)? {
         return Ok(id);
     }
-    let path = data.join(INSTANCE);
-    let reason = match (has_journal, path.try_exists()?) {
+    let reason = match (has_journal, is_there) {
         (false, false) => return name_anew(data),
         (false, true) => "the file is empty, and there is no journal: remove it".to_owned(),
         (true, _) => format!(
