@@ -249,7 +249,7 @@ fn a_start_on_a_full_disk_of_the_tables_waits_for_room() {
     let metrics = ["--metrics", "127.0.0.1:0"];
     let instance = home.start_command(home.run_command(2).args(metrics));
     let publisher = Publisher::start(&instance);
-    publisher.goes_on("at first");
+    publisher.goes_on("at first", PATIENCE);
     home.wait_for_count("SELECT CAST(count(*) > 0 AS INT) FROM cold_chain.readings", 1);
     let sent = publisher.finish();
     instance.kill();

@@ -119,7 +119,7 @@ fn a_state_that_is_shown_in_another_way_is_kept_and_that_is_told() {
     let shown = |from: &str, to: &str| {
         let edited = old.replace(from, to);
         assert_ne!(edited, old, "{from}");
-        let (old, new) = (plan(&[old.clone()]), plan(&[edited]));
+        let (old, new) = (plan(std::slice::from_ref(&old)), plan(&[edited]));
         Change::between(&old.pipelines, &new.pipelines).show(None)
     };
     let other =
