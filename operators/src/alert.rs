@@ -24,6 +24,7 @@ pub mod summary;
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -32,10 +33,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 
 use crate::batch::Tick;
-use crate::expression::{Failed, condition, expression_failed};
+use crate::expression::{Failed, condition, expression_failed, withdrawn};
 use crate::intern::KeyInterner;
 use crate::key::stable_hashes;
-use crate::keys::{KeyedStep, Remnant, Remnants, Silence};
+use crate::keys::{KeyedStep, Remnant, Remnants, Silence, without_strangers};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
@@ -87,6 +88,12 @@ struct Windows<'a> {
 }
 
 impl<'a> Windows<'a> {
+    /// The column with the readings of windows.
+    fn rows_of(rows: &RecordBatch) -> Option<usize> {
+        let place = |name: &str| rows.schema_ref().index_of(name).ok();
+        place("window_start").and_then(|_| place("revision")).and_then(|_| place("rows"))
+    }
+
     fn of(rows: &'a RecordBatch, spec: &AlertSpec) -> Self {
         let number =
             |name: &str| rows.column_by_name(name).and_then(|c| c.as_primitive_opt::<Int64Type>());
@@ -127,6 +134,30 @@ fn apart<'a>(ids: &'a [i64], rows: &RecordBatch, others: &[usize]) -> Cow<'a, [i
     stable_hashes(&columns, rows.num_rows(), &mut hashes);
     let mixed = |(id, hash): (&i64, u64)| id.wrapping_add(hash.cast_signed()).max(UNKNOWN + 1);
     Cow::Owned(ids.iter().zip(hashes).map(mixed).collect())
+}
+
+/// The rows in the order in which they are taken: first those that take back what an earlier epoch
+/// brought, or that would be the state before what takes its place. Of these, the newest first: the
+/// state after it is known longest.
+fn in_order(ids: &[u32], at: &[Window]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    if !at.iter().any(|row| row.withdrawn) {
+        return order;
+    }
+    // Rows of a window come in the order of their revisions.
+    let mut told: BTreeSet<(u32, i64)> = BTreeSet::new();
+    let mut is_first = Vec::with_capacity(at.len());
+    for (id, row) in ids.iter().zip(at) {
+        is_first.push(row.withdrawn && !told.contains(&(*id, row.id)));
+        if !row.withdrawn {
+            told.insert((*id, row.id));
+        }
+    }
+    order.sort_by_key(|row| {
+        let is_first = is_first[*row];
+        (!is_first, Reverse(if is_first { at[*row].time_us } else { 0 }))
+    });
+    order
 }
 
 /// What an alert rule did that no row tells.
@@ -212,7 +243,7 @@ impl AlertRule {
             None => state.close(row.id),
         };
         if !counts {
-            self.counts.out_of_order += u64::from(said.is_some());
+            self.counts.out_of_order += u64::from(said.is_some() && !row.withdrawn);
             return None;
         }
         self.counts.evaluated += u64::from(said.is_some());
@@ -277,6 +308,12 @@ impl AlertRule {
     fn admit(&mut self, rows: &RecordBatch, emit: &mut Emit) -> Result<RecordBatch, OperatorError> {
         let AlertSpec { pipeline, name, keys, limits, .. } = &self.spec;
         let step = KeyedStep { pipeline, name, limits: *limits };
+        let rows = &match withdrawn(rows, Windows::rows_of(rows)) {
+            Some(gone) => {
+                without_strangers((&mut self.interner, &self.remnants), keys, rows, &gone)?
+            }
+            None => rows.clone(),
+        };
         let known = (&mut self.interner, &self.remnants);
         let rows = step.admitted_back(known, keys, rows, &mut self.ids, emit)?;
         for key in self.interner.fresh() {
@@ -330,25 +367,20 @@ impl AlertRule {
         let ids = std::mem::take(&mut self.ids);
         ids.iter().for_each(|id| self.silence.heard(*id, tick.time_us));
         self.changed.extend(ids.iter().map(|id| self.interner.group(*id)));
-        let (fire, clear, failed) = self.conditions(rows)?;
+        let (fire, clear, mut failed) = self.conditions(rows)?;
         let windows = Windows::of(rows, &self.spec);
         let times = windows.times;
         let at: Vec<Window> = (0..ids.len()).map(|row| windows.at(row)).collect();
+        // What says that its window is none says nothing else.
+        failed.retain(|f| !at[f.row].withdrawn);
         // An open window comes again: what is still wrong then, its final row tells.
         let told: Vec<Failed> = failed.iter().filter(|f| !at[f.row].early).cloned().collect();
         if !told.is_empty() {
             let (pipeline, rule) = (&self.spec.pipeline, &self.spec.name);
             emit.rejects.extend(step_rejects(pipeline, rule, rows, &told)?);
         }
-        // First what takes back, or it would be the state before what takes its place. Of that, the
-        // newest first: the state after it is known longest.
-        let mut order: Vec<usize> = (0..ids.len()).collect();
-        order.sort_by_key(|row| {
-            let Window { withdrawn, time_us, .. } = at[*row];
-            (!withdrawn, Reverse(if withdrawn { time_us } else { 0 }))
-        });
         let mut changes: Vec<(usize, Change)> = Vec::new();
-        for row in order {
+        for row in in_order(&ids, &at) {
             let has_failed = failed.binary_search_by_key(&row, |f| f.row).is_ok();
             if times.is_null(row) || (has_failed && !self.spec.early) {
                 continue;

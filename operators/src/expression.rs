@@ -3,19 +3,19 @@
 //! An expression that fails on some rows (division by zero, overflow, a cast of bad text) must not
 //! take the others with it: the batch is halved until the rows at fault stand alone. Every row of
 //! the input is either in exactly one output branch, dropped by a filter that was false, or in
-//! [`StepOutput::failed`]; where rows come again, a filter that drops one says so of those before.
+//! [`StepOutput::failed`]; where rows come again, who drops one says so of those before.
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, new_null_array,
-};
-use arrow::compute::kernels::nullif::nullif;
-use arrow::compute::kernels::zip::zip;
+mod back;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::{concat, filter_record_batch, not, prep_null_mask_filter};
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion_common::DataFusionError;
 
+use self::back::{filled, standing};
+pub(crate) use self::back::{taken_back, withdrawn};
 use crate::operator::OperatorError;
-use crate::spec::{Expr, FilterSpec, StepKind, TakesBack};
+use crate::spec::{Expr, FilterSpec, RouteSpec, StepKind};
 
 /// Reason of a row on which an expression fails.
 pub const REASON_EXPRESSION: &str = "expression";
@@ -127,6 +127,8 @@ pub struct StatelessStep {
     output: SchemaRef,
     /// See [`StatelessStep::of_early`].
     is_final: Option<usize>,
+    /// See [`StatelessStep::of_withdrawn`].
+    rows: Option<usize>,
 }
 
 impl StatelessStep {
@@ -146,7 +148,7 @@ impl StatelessStep {
             | StepKind::Sequence(_)
             | StepKind::Join(_) => return None,
         }
-        Some(Self { kind: kind.clone(), output, is_final: None })
+        Some(Self { kind: kind.clone(), output, is_final: None, rows: None })
     }
 
     /// The same step over rows that come again unless this input column says that they are final:
@@ -156,10 +158,17 @@ impl StatelessStep {
         Self { is_final, ..self }
     }
 
+    /// The same step over rows that may say that their window is none, because this input column,
+    /// the number of readings, is 0: they do not fail, whatever else is in them.
+    #[must_use]
+    pub fn of_withdrawn(self, rows: Option<usize>) -> Self {
+        Self { rows, ..self }
+    }
+
     /// Number of output edges.
     pub fn branches(&self) -> usize {
         match &self.kind {
-            StepKind::Route(branches) => branches.len(),
+            StepKind::Route(route) => route.branches.len(),
             _ => 1,
         }
     }
@@ -169,10 +178,11 @@ impl StatelessStep {
     /// # Errors
     /// The batch is not of the planned schema.
     pub fn apply(&self, rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
+        let gone = withdrawn(rows, self.rows);
         let mut made = match &self.kind {
             StepKind::Filter(spec) => filter(spec, rows),
-            StepKind::Project(columns) => project(columns, rows, &self.output),
-            StepKind::Route(branches) => route(branches, rows),
+            StepKind::Project(columns) => project(columns, rows, gone.as_ref(), &self.output),
+            StepKind::Route(spec) => route(spec, rows),
             StepKind::Window(_)
             | StepKind::Detect(_)
             | StepKind::Enrich(_)
@@ -182,6 +192,9 @@ impl StatelessStep {
             | StepKind::Join(_) => unreachable!("refused by `new`"),
         }?;
         keep_finals(&mut made.failed, rows, self.is_final);
+        if let Some(gone) = gone {
+            made.failed.retain(|f| !gone.value(f.row));
+        }
         Ok(made)
     }
 }
@@ -191,49 +204,30 @@ fn filter(spec: &FilterSpec, rows: &RecordBatch) -> Result<StepOutput, OperatorE
     let (mask, errors) = condition(&spec.keep, rows)?;
     let kept = match &spec.takes_back {
         None => kept(rows, &mask)?,
-        Some(columns) => {
-            let revisions = rows.column(columns.revision).as_primitive::<Int64Type>();
-            let told = revisions.values().iter().map(|revision| *revision > 0);
-            let again = mask.values().iter().zip(told).map(|(kept, told)| Some(kept || told));
-            let again = BooleanArray::from_iter(again);
-            kept(&taken_back(rows, &mask, columns)?, &again)?
-        }
+        Some(columns) => standing(rows, &mask, columns)?,
     };
     let failed = errors.into_iter().map(expression_failed).collect();
     Ok(StepOutput { branches: vec![kept], failed })
 }
 
-/// The rows, where those that are not kept say that their windows are none.
-fn taken_back(
-    rows: &RecordBatch,
-    keeps: &BooleanArray,
-    columns: &TakesBack,
-) -> Result<RecordBatch, OperatorError> {
-    let mut made = rows.columns().to_vec();
-    let nothing = Int64Array::new_scalar(0);
-    made[columns.rows] = zip(keeps, rows.column(columns.rows), &nothing)?;
-    if let Some(column) = columns.is_final {
-        let never = BooleanArray::new_scalar(false);
-        made[column] = zip(keeps, rows.column(column), &never)?;
-    }
-    let gone = not(keeps)?;
-    for column in &columns.clears {
-        made[*column] = nullif(rows.column(*column), &gone)?;
-    }
-    Ok(RecordBatch::try_new(rows.schema(), made)?)
-}
-
 /// Computes new columns. A row that fails in several columns is reported for the first of them.
+/// One whose window is `gone` says that, whatever fails.
 fn project(
     columns: &[(String, Expr)],
     rows: &RecordBatch,
+    gone: Option<&BooleanArray>,
     output: &SchemaRef,
 ) -> Result<StepOutput, OperatorError> {
     let mut failed: Vec<Failed> = Vec::new();
     let mut values = Vec::with_capacity(columns.len());
-    for (name, expr) in columns {
+    for ((name, expr), field) in columns.iter().zip(output.fields()) {
         let (column, errors) = evaluate(expr, rows)?;
-        values.push(column);
+        let is_gone = |(row, _): &(usize, String)| gone.is_some_and(|gone| gone.value(*row));
+        let (of_gone, errors): (Vec<_>, Vec<_>) = errors.into_iter().partition(is_gone);
+        values.push(match of_gone.is_empty() || field.is_nullable() {
+            true => column,
+            false => filled(&column)?,
+        });
         let errors = errors.into_iter().map(|(row, text)| (row, format!("`{name}`: {text}")));
         failed.extend(errors.map(expression_failed));
     }
@@ -252,15 +246,23 @@ fn project(
     Ok(StepOutput { branches: vec![branch], failed })
 }
 
-/// Gives each row to the first branch whose condition is true; later conditions do not see it.
-fn route(branches: &[(String, Expr)], rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
+/// Gives each row to the first branch whose condition is true; later conditions do not see it. The
+/// other branches get of those that take others back that they do.
+fn route(spec: &RouteSpec, rows: &RecordBatch) -> Result<StepOutput, OperatorError> {
     let mut rest = rows.clone();
     let mut origin: Vec<usize> = (0..rows.num_rows()).collect();
-    let mut out = Vec::with_capacity(branches.len());
+    let mut out = Vec::with_capacity(spec.branches.len());
     let mut failed: Vec<Failed> = Vec::new();
-    for (name, expr) in branches {
+    for (name, expr) in &spec.branches {
         let (mask, errors) = condition(expr, &rest)?;
-        out.push(kept(&rest, &mask)?);
+        out.push(match &spec.takes_back {
+            None => kept(&rest, &mask)?,
+            Some(columns) => {
+                let mut own = vec![false; rows.num_rows()];
+                origin.iter().zip(mask.values()).for_each(|(row, is_own)| own[*row] = is_own);
+                standing(rows, &BooleanArray::from(own), columns)?
+            }
+        });
         let mut leaves: Vec<bool> = mask.values().iter().collect();
         for (row, text) in errors {
             leaves[row] = true;

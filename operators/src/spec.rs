@@ -26,7 +26,7 @@ use crate::topic::TopicTemplate;
 pub use absence::{AbsenceSpec, Cadence, INHIBITED};
 pub use calendar::{CalendarSpec, Period, Shift, ZoneOf};
 pub use dedup::DedupSpec;
-pub use filter::{FilterSpec, TakesBack};
+pub use filter::{FilterSpec, RouteSpec, TakesBack};
 pub use join::{JoinSpec, Partners};
 pub use latest::LatestSpec;
 pub use limits::{AtKeysMax, AtMemoryMax, Declared, KeyLimits, share_of};
@@ -267,6 +267,9 @@ pub struct DetectSpec {
     pub time: usize,
     /// The value that is judged, float64; rows where it is null are skipped.
     pub on: Expr,
+    /// Input column with the number of readings, if a row without one says that it is withdrawn:
+    /// such a row is skipped.
+    pub rows: Option<usize>,
     /// How the value is written in the configuration, for people.
     pub on_text: String,
     /// How it is judged.
@@ -343,9 +346,8 @@ pub enum StepKind {
     Filter(FilterSpec),
     /// Output columns by name, each over the input.
     Project(Vec<(String, Expr)>),
-    /// Splits: a row goes to the first branch whose expression is true. Each branch is an edge of
-    /// its own name. Rows that no branch takes become `system.rejects` (reason `no_branch`).
-    Route(Vec<(String, Expr)>),
+    /// Splits into branches, each an edge.
+    Route(RouteSpec),
     /// Window aggregate.
     Window(WindowSpec),
     /// Detector.
@@ -379,7 +381,7 @@ impl StepSpec {
     /// Whether an edge is its output, or one of its branches.
     pub fn makes(&self, edge: &str) -> bool {
         match &self.kind {
-            StepKind::Route(branches) => branches.iter().any(|(name, _)| name == edge),
+            StepKind::Route(route) => route.branches.iter().any(|(name, _)| name == edge),
             _ => self.name == edge,
         }
     }

@@ -337,6 +337,7 @@ fn detectors(report: &mut Report) {
             keys: vec![0],
             time: 1,
             on: col("x", &schema()).unwrap(),
+            rows: None,
             on_text: "x".into(),
             method: DetectMethod::EwmaZ { alpha: 0.1, warmup: 100, threshold: 3.0 },
             order,
@@ -672,6 +673,7 @@ fn join(
         missing: Missing::Null,
         revise: keep_s.map(revise),
         is_final: None,
+        rows: None,
     };
     let bound: StateBound = spec.state_bound(&LOAD).unwrap();
     let mut measured = Measured::new(|| Enrich::new(spec).unwrap());

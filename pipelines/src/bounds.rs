@@ -98,8 +98,8 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
         }
         let output = step.kind.output_load(&load);
         match &step.kind {
-            StepKind::Route(branches) => {
-                loads.extend(branches.iter().map(|(name, _)| (name.clone(), output)));
+            StepKind::Route(route) => {
+                loads.extend(route.branches.iter().map(|(name, _)| (name.clone(), output)));
             }
             _ => drop(loads.insert(step.name.clone(), output)),
         }

@@ -60,10 +60,10 @@ fn both_ids(p: &PipelineSpec) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) 
         let rows = id(own, &shown_text(&step.kind));
         match &step.kind {
             // A row goes to the first branch that takes it: later ones do not matter.
-            StepKind::Route(branches) => {
-                for (i, (name, _)) in branches.iter().enumerate() {
+            StepKind::Route(route) => {
+                for (i, (name, _)) in route.branches.iter().enumerate() {
                     let conditions: Vec<_> =
-                        branches[..=i].iter().map(|b| ("", b.1.clone())).collect();
+                        route.branches[..=i].iter().map(|b| ("", b.1.clone())).collect();
                     edges.insert(name.clone(), id(from, &format!("route {}", exprs(&conditions))));
                 }
                 continue;

@@ -53,8 +53,8 @@ fn one_pipeline(plan: &Plan, i: usize, p: &PipelineSpec, out: &mut String) {
             arrows.push((from[edge.as_str()].clone(), id.clone(), enrich.registry.name.clone()));
         }
         match &step.kind {
-            StepKind::Route(branches) => {
-                from.extend(branches.iter().map(|(name, _)| (name.as_str(), id.clone())));
+            StepKind::Route(route) => {
+                from.extend(route.branches.iter().map(|(name, _)| (name.as_str(), id.clone())));
             }
             _ => {
                 if matches!(step.kind, StepKind::Detect(_)) {

@@ -173,20 +173,28 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
     match &step.kind {
         StepKind::Filter(filter) => {
             if filter.takes_back.is_some() {
-                let text = "what came before and does not pass any more comes with rows = 0";
-                line(out, "early", text);
+                line(
+                    out,
+                    "again",
+                    "what came before and does not pass any more comes with rows = 0",
+                );
             }
             line(out, "state", "none");
             return;
         }
         StepKind::Project(_) => line(out, "state", "none"),
-        StepKind::Route(branches) => {
-            let names: Vec<&str> = branches.iter().map(|(name, _)| name.as_str()).collect();
+        StepKind::Route(route) => {
+            let names: Vec<&str> = route.branches.iter().map(|(name, _)| name.as_str()).collect();
             line(
                 out,
                 "branches",
                 &format!("{}; a row goes to the first that takes it", names.join(", ")),
             );
+            if route.takes_back.is_some() {
+                let text =
+                    "what came before and goes elsewhere now comes with rows = 0 in the others";
+                line(out, "again", text);
+            }
             line(out, "state", "none");
             return;
         }

@@ -166,7 +166,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
                 list.iter().filter(|(name, e)| expr(e) != *name).cloned().collect();
             format!("project {}", exprs(&made))
         }
-        StepKind::Route(list) => format!("route {}", exprs(list)),
+        StepKind::Route(route) => format!("route {}", exprs(&route.branches)),
         StepKind::Window(w) => window_text(w),
         StepKind::Enrich(e) => enrich_text(e),
         StepKind::Latest(l) => latest_text(l),

@@ -18,6 +18,7 @@ use tidegate_operators::spec::{
 
 use crate::graph::READINGS;
 use crate::resolve::early::is_of;
+use crate::resolve::withdrawn;
 
 /// Where in the journal a reading was.
 const OFFSET: &str = "journal_offset";
@@ -40,13 +41,43 @@ pub struct Recomputation {
     /// The tables of its rows.
     pub tables: Vec<TableSpec>,
     /// The steps from the stored edge to the input, each with the branch that leads there.
-    path: Vec<(StatelessStep, usize)>,
+    path: Path,
+    /// The tables behind the windows.
+    behind: Vec<Behind>,
+}
+
+/// A table of what steps without state make of windows.
+pub struct Behind {
+    /// The table.
+    pub table: TableSpec,
+    /// The steps from the windows to it, each with the branch that leads there.
+    path: Path,
+}
+
+impl Behind {
+    /// The rows of the table, of rows of the windows, and how many of these could not be used.
+    ///
+    /// # Errors
+    /// The rows are not those of the windows.
+    pub fn rows(&self, rows: RecordBatch) -> Result<(RecordBatch, usize), OperatorError> {
+        self.path.iter().try_fold((rows, 0), |(rows, failed), (step, branch)| {
+            let mut made = step.apply(&rows)?;
+            Ok((made.branches.swap_remove(*branch), failed + made.failed.len()))
+        })
+    }
 }
 
 impl Recomputation {
     /// Whether the windows read the stored edge itself.
     pub fn is_direct(&self) -> bool {
         self.path.is_empty()
+    }
+
+    /// The tables that get what steps make of the windows together with this table: the first one
+    /// of the step has them.
+    pub fn behind(&self, table: &TableSpec) -> &[Behind] {
+        let is_first = self.tables.first().is_some_and(|first| first.name == table.name);
+        if is_first { &self.behind } else { &[] }
     }
 
     /// The rows that the windows read, of rows of the stored edge, whose columns may all be null.
@@ -106,7 +137,13 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
             ..window.clone()
         };
         let order = order(p, &stored);
-        Some(Recomputation { window, stored, order, tables, path })
+        let behind = p.tables.iter().filter(|t| !is_of(&t.from, &step.name));
+        let behind = behind.filter_map(|t| {
+            let path = path_from(p, &step.name, &t.from)?;
+            Some(Behind { table: t.clone(), path })
+        });
+        let behind = behind.collect();
+        Some(Recomputation { window, stored, order, tables, path, behind })
     };
     p.steps.iter().filter_map(of_step).collect()
 }
@@ -126,8 +163,8 @@ pub(crate) fn stored_as<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p Table
 /// The stateless step that makes an edge, and which of its branches it is.
 pub(crate) fn maker<'p>(p: &'p PipelineSpec, edge: &str) -> Option<(&'p StepSpec, usize)> {
     p.steps.iter().find_map(|step| match &step.kind {
-        StepKind::Route(branches) => {
-            Some((step, branches.iter().position(|(name, _)| name == edge)?))
+        StepKind::Route(route) => {
+            Some((step, route.branches.iter().position(|(name, _)| name == edge)?))
         }
         StepKind::Filter(_) | StepKind::Project(_) if step.name == edge => Some((step, 0)),
         _ => None,
@@ -226,6 +263,19 @@ fn stored(p: &PipelineSpec, edge: &str) -> Option<(TableSpec, Path)> {
     let (input, output) = (nullable(&input), nullable(&step.output));
     path.push((StatelessStep::new(&step.kind, input, output)?, branch));
     Some((table, path))
+}
+
+/// The steps without state that lead from windows to an edge, if nothing else does.
+fn path_from(p: &PipelineSpec, windows: &str, edge: &str) -> Option<Path> {
+    if edge == windows {
+        return Some(Path::new());
+    }
+    let (step, branch) = maker(p, edge)?;
+    let mut path = path_from(p, windows, &step.from)?;
+    let input = p.steps.iter().find(|s| s.makes(&step.from))?.output.clone();
+    let made = StatelessStep::new(&step.kind, input, step.output.clone())?;
+    path.push((made.of_withdrawn(withdrawn::column(&p.steps, &step.from)), branch));
+    Some(path)
 }
 
 /// What is required now is null in rows from before that.

@@ -27,7 +27,7 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
 use self::kept::{Kept, KeptRows, RowKey};
 use crate::batch::Tick;
-use crate::expression::{Failed, evaluate, keep_finals};
+use crate::expression::{Failed, evaluate, keep_finals, withdrawn};
 use crate::grouped::{BATCH_BYTES, Grouped, RowCodec};
 use crate::key::stable_hashes;
 use crate::operator::{Emit, JoinOperator, OperatorError};
@@ -246,16 +246,21 @@ impl Enrich {
     }
 
     /// Emits joined rows. Those of unknown keys are rejects, if the step says so and they are not
-    /// `told` already: what was seen cannot be taken back, it gets nulls.
+    /// `told` already: what was seen cannot be taken back, it gets nulls. Nor are those that take
+    /// back what was seen.
     fn give(&self, joined: Joined, told: bool, emit: &mut Emit) -> Result<(), OperatorError> {
         let Joined { mut rows, mut said } = joined;
         if self.spec.missing == Missing::Reject && !told && said.iter().any(Option::is_none) {
-            let unknown = (0..rows.num_rows()).filter(|row| said[*row].is_none());
+            let gone = withdrawn(&rows, self.spec.rows);
+            let is_gone = |row: usize| gone.as_ref().is_some_and(|gone| gone.value(row));
+            let known: Vec<bool> =
+                said.iter().enumerate().map(|(row, s)| s.is_some() || is_gone(row)).collect();
+            let unknown = (0..rows.num_rows()).filter(|row| !known[*row]);
             let failed: Vec<Failed> = unknown.map(|row| self.unknown(&rows, row)).collect();
             self.reject(&rows, failed, emit)?;
-            let known: BooleanArray = said.iter().map(|s| Some(s.is_some())).collect();
-            rows = filter_record_batch(&rows, &known)?;
-            said.retain(Option::is_some);
+            let mut stays = known.iter();
+            said.retain(|_| stays.next().is_some_and(|stays| *stays));
+            rows = filter_record_batch(&rows, &BooleanArray::from(known))?;
         }
         // A registry says of each row what it says of its key, which may be more than the row has.
         let added = |s: &Said| s.as_ref().map_or(0, |s| s.len() as u64);
@@ -279,11 +284,14 @@ impl Enrich {
         let values = self.values.decode(said.iter().map(|s| s.as_deref().unwrap_or(&nulls)))?;
         let mut columns = rows.columns().to_vec();
         let mut failed: BTreeMap<usize, Failed> = BTreeMap::new();
+        let gone = withdrawn(rows, self.spec.rows);
         for (column, default) in self.spec.columns.iter().zip(&self.spec.defaults) {
             let mut column = Arc::clone(&values[*column]);
             if let Some(default) = default.as_ref().filter(|_| column.null_count() > 0) {
                 let (stand_in, errors) = evaluate(default, rows)?;
-                let errors = errors.into_iter().filter(|(row, _)| column.is_null(*row));
+                let is_gone = |row: usize| gone.as_ref().is_some_and(|gone| gone.value(row));
+                let counts = |row: usize| column.is_null(row) && !is_gone(row);
+                let errors = errors.into_iter().filter(|(row, _)| counts(*row));
                 failed.extend(
                     errors.map(|(row, text)| {
                         (row, crate::expression::expression_failed((row, text)))

@@ -81,6 +81,7 @@ fn spec(keep_us: Option<i64>, own_times: bool) -> EnrichSpec {
             rows: None,
         }),
         is_final: None,
+        rows: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Expressions on hand-made batches: filters, derived columns, rows that fail.
 #![allow(clippy::unwrap_used)]
 
+mod windows;
+
 use std::sync::Arc;
 
 use arrow::array::{BinaryArray, Int64Array, StringArray, TimestampMicrosecondArray};
@@ -10,7 +12,7 @@ use datafusion_physical_expr::planner::logical2physical;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::time_type;
+use crate::spec::{TakesBack, time_type};
 use crate::system::step_rejects;
 
 fn rows(x: &[Option<i64>], y: &[i64]) -> RecordBatch {
@@ -100,8 +102,8 @@ fn a_route_gives_each_row_to_the_first_branch() {
         ("ratio".to_owned(), expr((col("x") / col("y")).gt(lit(3_i64)), &rows)),
         ("small".to_owned(), expr(col("x").lt(lit(100_i64)), &rows)),
     ];
-    let step =
-        StatelessStep::new(&StepKind::Route(branches), rows.schema(), rows.schema()).unwrap();
+    let step = StatelessStep::new(&StepKind::Route(branches.into()), rows.schema(), rows.schema())
+        .unwrap();
     let out = step.apply(&rows).unwrap();
     assert_eq!(step.branches(), 3);
     assert_eq!(numbers(&out.branches[0], "x"), [Some(20)]);

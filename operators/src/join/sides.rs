@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::Rows;
 
+use crate::expression::withdrawn;
 use crate::grouped::{RowCodec, runs};
 use crate::intern::{Fresh, KeyInterner};
-use crate::keys::{KeyedStep, Remnants};
+use crate::keys::{KeyedStep, Remnants, without_strangers};
 use crate::operator::{Emit, OperatorError};
-use crate::spec::JoinSpec;
+use crate::spec::{JoinSpec, Partners};
 
 /// A row of an edge as bytes: all columns of the left edge, or the added ones of the right.
 pub(super) type Row = Arc<[u8]>;
@@ -34,6 +35,8 @@ pub(super) enum Side {
 pub(super) struct Arrived {
     pub(super) ids: Vec<u32>,
     pub(super) rows: RecordBatch,
+    /// Which rows say that their windows are none, if any does.
+    pub(super) gone: Option<BooleanArray>,
     bytes: Rows,
 }
 
@@ -70,6 +73,14 @@ impl Sides {
         }
     }
 
+    /// The column of an edge that says which windows are withdrawn.
+    fn rows_of(&self, side: Side) -> Option<usize> {
+        match &self.spec.partners {
+            Partners::Window { rows, .. } => rows[usize::from(side == Side::Right)],
+            Partners::Interval { .. } => None,
+        }
+    }
+
     /// The rows of an edge whose keys have or find a place, and the keys that are new.
     pub(super) fn admit(
         &mut self,
@@ -78,6 +89,11 @@ impl Sides {
         emit: &mut Emit,
     ) -> Result<(Arrived, Vec<Fresh>), OperatorError> {
         let keys = self.keys_of(side).to_vec();
+        let column = self.rows_of(side);
+        let rows = &match withdrawn(rows, column) {
+            Some(gone) => without_strangers((&mut self.interner, remnants), &keys, rows, &gone)?,
+            None => rows.clone(),
+        };
         let JoinSpec { pipeline, name, limits, .. } = &self.spec;
         let step = KeyedStep { pipeline, name, limits: *limits };
         let mut ids = Vec::new();
@@ -91,7 +107,8 @@ impl Sides {
                 self.codecs.1.encode(&added)?
             }
         };
-        Ok((Arrived { ids, rows, bytes }, self.interner.fresh().to_vec()))
+        let gone = withdrawn(&rows, column);
+        Ok((Arrived { ids, rows, gone, bytes }, self.interner.fresh().to_vec()))
     }
 
     /// Joined rows as batches; with revisions in the column that the left edge has for them.

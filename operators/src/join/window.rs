@@ -5,7 +5,8 @@
 //! with the next `revision`, whenever one of the two comes again. Of a left join it comes without
 //! the right edge's columns when the clock of the key (the newest end of a window on either edge)
 //! is `disorder` past its end, or the key was silent for `idle_close`; if the right window comes
-//! after that, it revises the row.
+//! after that, it revises the row. A window that is withdrawn (it is none any more, or does not
+//! pass a filter any more) is not there, and takes back, with `rows` = 0, what it was joined to.
 //!
 //! A window is kept until the clock is `disorder` and `keep` past its end; what comes for one that
 //! is not kept any more is a row of `system.late`. A key that was silent for `idle_close` and
@@ -18,13 +19,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
 use super::save::{self, StateRow};
 use super::sides::{Arrived, Joined, Row, Side, Sides};
 use crate::batch::Tick;
 use crate::bound::tree_bytes;
+use crate::expression::taken_back;
 use crate::intern::Fresh;
 use crate::keys::{Quiet, Remnant, Remnants, anew_us, gone_us};
 use crate::late::LateRows;
@@ -32,7 +34,7 @@ use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
 use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, Snapshot};
-use crate::spec::{JoinSpec, Partners};
+use crate::spec::{JoinSpec, Partners, TakesBack};
 
 /// Numbers of a state row: of the key, then of the window.
 const NUMBERS: [&str; 9] = [
@@ -50,8 +52,26 @@ const NUMBERS: [&str; 9] = [
 /// End and start of a window.
 type Bounds = (i64, i64);
 
-/// A window of an edge: its revision, and its row.
-type Revised = (i64, Row);
+/// A window of an edge.
+#[derive(Clone, Debug)]
+struct Revised {
+    revision: i64,
+    row: Row,
+    /// It says that the window is none.
+    gone: bool,
+}
+
+impl Revised {
+    /// The revision as it is saved, which says whether it is gone as well.
+    fn saved(&self) -> i64 {
+        if self.gone { !self.revision } else { self.revision }
+    }
+
+    fn load((saved, row): (i64, Row)) -> Self {
+        let gone = saved < 0;
+        Self { revision: if gone { !saved } else { saved }, row, gone }
+    }
+}
 
 /// What came for one window.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +80,13 @@ struct Pair {
     right: Option<Revised>,
     /// Revision of the row that was emitted last.
     emitted: Option<i64>,
+}
+
+impl Pair {
+    /// The right window, unless it is none.
+    fn right(&self) -> Option<&Revised> {
+        self.right.as_ref().filter(|right| !right.gone)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +125,7 @@ pub struct WindowJoin {
     /// Columns with start, end and revision of the left edge and the right one.
     columns: [[usize; 3]; 2],
     keep_us: i64,
+    takes_back: Option<TakesBack>,
     /// How long a key is silent before its windows wait no longer, microseconds.
     idle_us: i64,
     /// How long before it is forgotten, but for the length of its newest window.
@@ -119,6 +147,8 @@ struct Due {
     bounds: Bounds,
     revision: i64,
     joined: Joined,
+    /// It is not there any more.
+    gone: bool,
 }
 
 impl WindowJoin {
@@ -128,7 +158,7 @@ impl WindowJoin {
     /// It is a join within an interval, or has columns of types that no row can have; planning
     /// rules both out.
     pub fn new(spec: JoinSpec) -> Result<Self, OperatorError> {
-        let Partners::Window { left, right, keep_us } = spec.partners else {
+        let Partners::Window { left, right, keep_us, ref takes_back, .. } = spec.partners else {
             let text = format!("`{}` does not join windows", spec.name);
             return Err(OperatorError::State(text));
         };
@@ -137,6 +167,7 @@ impl WindowJoin {
         Ok(Self {
             columns: [left, right],
             keep_us,
+            takes_back: takes_back.clone(),
             idle_us,
             forget_us,
             keys: Slabs::default(),
@@ -174,7 +205,7 @@ impl WindowJoin {
         let (arrived, fresh) = self.sides.admit((side, &self.remnants), rows, emit)?;
         self.start(&fresh);
         let [start, end, revision] = self.columns[usize::from(side == Side::Right)];
-        let Arrived { ids, rows, .. } = &arrived;
+        let Arrived { ids, rows, gone, .. } = &arrived;
         let time = |c: usize| rows.column(c).as_primitive::<TimestampMicrosecondType>();
         let (starts, ends) = (time(start), time(end));
         let revisions = rows.column(revision).as_primitive::<Int64Type>();
@@ -199,8 +230,9 @@ impl WindowJoin {
             };
             // Rows of an epoch are in the order of what is in them, not of their revisions.
             let revision = revisions.value(row);
-            if kept.as_ref().is_none_or(|k| k.0 < revision) {
-                *kept = Some((revision, arrived.bytes(row)));
+            if kept.as_ref().is_none_or(|k| k.revision < revision) {
+                let gone = gone.as_ref().is_some_and(|gone| gone.value(row));
+                *kept = Some(Revised { revision, row: arrived.bytes(row), gone });
                 self.touched.push((*id, (end_us, start_us)));
             }
         }
@@ -235,7 +267,7 @@ impl WindowJoin {
         self.changed.insert(self.sides.interner.group(id));
         let (from, to) = ((key.settled_us, i64::MAX), (to_us, i64::MAX));
         let now = key.pairs.range((Bound::Excluded(from), Bound::Included(to)));
-        let alone = now.filter(|(_, pair)| pair.right.is_none() && pair.emitted.is_none());
+        let alone = now.filter(|(_, pair)| pair.right().is_none() && pair.emitted.is_none());
         self.touched.extend(alone.map(|(bounds, _)| (id, *bounds)));
         key.settled_us = to_us;
     }
@@ -249,15 +281,19 @@ impl WindowJoin {
         for (id, bounds) in touched.drain(..) {
             let key = &mut self.keys[id as usize];
             let Some(pair) = key.pairs.get_mut(&bounds) else { continue };
-            let Some((_, left)) = &pair.left else { continue };
-            let right = pair.right.as_ref().map(|r| Arc::clone(&r.1));
-            let waits = bounds.0 > key.settled_us && pair.emitted.is_none();
-            if right.is_none() && (waits || !self.sides.spec.outer) {
+            let Some(left) = &pair.left else { continue };
+            let is_alone = pair.right().is_none();
+            let gone = left.gone || (is_alone && !self.sides.spec.outer);
+            let waits = bounds.0 > key.settled_us;
+            if pair.emitted.is_none() && (gone || (is_alone && waits)) {
                 continue;
             }
+            // What is taken back has some row of the right edge, which may be required.
+            let right = pair.right.as_ref().filter(|right| gone || !right.gone);
+            let joined = (Arc::clone(&left.row), right.map(|right| Arc::clone(&right.row)));
             let revision = pair.emitted.map_or(0, |revision| revision + 1);
             pair.emitted = Some(revision);
-            due.push(Due { id, bounds, revision, joined: (Arc::clone(left), right) });
+            due.push(Due { id, bounds, revision, joined, gone });
         }
         self.touched = touched;
         due
@@ -274,9 +310,18 @@ impl WindowJoin {
             a.bounds.cmp(&b.bounds).then_with(by_key)
         });
         let revisions = due.iter().map(|d| d.revision).collect();
+        let there: Vec<bool> = due.iter().map(|d| !d.gone).collect();
         let joined: Vec<Joined> = due.into_iter().map(|d| d.joined).collect();
         let column = self.columns[0][2];
-        emit.rows.extend(self.sides.batches(&joined, Some((column, revisions)))?);
+        let mut from = 0;
+        for rows in self.sides.batches(&joined, Some((column, revisions)))? {
+            let there = BooleanArray::from(there[from..from + rows.num_rows()].to_vec());
+            from += rows.num_rows();
+            emit.rows.push(match &self.takes_back {
+                Some(columns) => taken_back(&rows, &there, columns)?,
+                None => rows,
+            });
+        }
         Ok(())
     }
 
@@ -366,13 +411,13 @@ impl JoinOperator for WindowJoin {
                     .chain([
                         Some(bounds.0),
                         Some(bounds.1),
-                        pair.left.as_ref().map(|l| l.0),
-                        pair.right.as_ref().map(|r| r.0),
+                        pair.left.as_ref().map(Revised::saved),
+                        pair.right.as_ref().map(Revised::saved),
                         pair.emitted,
                     ])
                     .collect(),
-                left: pair.left.as_ref().map(|l| Arc::clone(&l.1)),
-                right: pair.right.as_ref().map(|r| Arc::clone(&r.1)),
+                left: pair.left.as_ref().map(|left| Arc::clone(&left.row)),
+                right: pair.right.as_ref().map(|right| Arc::clone(&right.row)),
             };
             match key.pairs.is_empty() {
                 true => vec![StateRow::of_key(&own, NUMBERS.len())],
@@ -400,7 +445,8 @@ impl JoinOperator for WindowJoin {
                     self.gone.start(id, seen_us);
                 }
                 if let Some(bounds) = end.zip(start) {
-                    let (left, right) = (left.zip(row.left), right.zip(row.right));
+                    let left = left.zip(row.left).map(Revised::load);
+                    let right = right.zip(row.right).map(Revised::load);
                     key.pairs.insert(bounds, Pair { left, right, emitted });
                 }
             }

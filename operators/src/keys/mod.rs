@@ -14,11 +14,14 @@ pub(crate) use self::reorder::READINGS_PER_KEY_MAX;
 pub(crate) use self::reorder::{Pushed, Ready, Reorder, Waiting, waiting, waiting_bytes};
 pub(crate) use self::silence::{HELD_BYTES, LISTED_BYTES, Quiet, Silence, anew_us, gone_us};
 
+use std::collections::BTreeSet;
+
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 
 use crate::expression::Failed;
 use crate::intern::{Admission, KeyInterner, NO_PLACE};
+use crate::key::stable_hashes;
 use crate::operator::{Emit, OperatorError};
 use crate::reject::{Reason, keys_max_detail};
 use crate::spec::{AtKeysMax, AtMemoryMax, KeyLimits};
@@ -26,6 +29,26 @@ use crate::system::step_rejects;
 
 /// What is told of a row whose key finds no place while memory is used up.
 pub(crate) const MEMORY_MAX_DETAIL: &str = "its key is new, and memory is used up (memory_max)";
+
+/// The rows without those that only say that a window is none (`gone`), of keys of which nothing
+/// else came: these take no place.
+pub(crate) fn without_strangers(
+    (interner, remnants): (&mut KeyInterner, &Remnants),
+    keys: &[usize],
+    rows: &RecordBatch,
+    gone: &BooleanArray,
+) -> Result<RecordBatch, OperatorError> {
+    let columns: Vec<ArrayRef> = keys.iter().map(|k| ArrayRef::clone(rows.column(*k))).collect();
+    let (mut ids, mut hashes) = (Vec::new(), Vec::new());
+    interner.intern_within(0, &columns, rows.num_rows(), &mut ids)?;
+    stable_hashes(&columns, rows.num_rows(), &mut hashes);
+    let all = || hashes.iter().enumerate();
+    let come: BTreeSet<u64> = all().filter(|(row, _)| !gone.value(*row)).map(|(_, h)| *h).collect();
+    let stays = |(row, hash): (usize, &u64)| {
+        Some(ids[row] != NO_PLACE || come.contains(hash) || remnants.has(*hash))
+    };
+    Ok(filter_record_batch(rows, &all().map(stays).collect())?)
+}
 
 /// The step whose keys these are.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! What a filter is asked for.
+//! What a filter and a route are asked for.
 
 use super::Expr;
 
@@ -8,6 +8,17 @@ pub struct FilterSpec {
     /// True for the rows to keep.
     pub keep: Expr,
     /// Of rows that come again: how one that is not kept takes back what was kept of it before.
+    pub takes_back: Option<TakesBack>,
+}
+
+/// Splits: a row goes to the first branch whose expression is true. Each branch is an edge of its
+/// own name. Rows that no branch takes become `system.rejects` (reason `no_branch`).
+#[derive(Clone, Debug)]
+pub struct RouteSpec {
+    /// The branches, in order.
+    pub branches: Vec<(String, Expr)>,
+    /// Of rows that come again: how one takes back what it was before in the branches that do not
+    /// take it.
     pub takes_back: Option<TakesBack>,
 }
 
@@ -29,5 +40,11 @@ pub struct TakesBack {
 impl From<Expr> for FilterSpec {
     fn from(keep: Expr) -> Self {
         Self { keep, takes_back: None }
+    }
+}
+
+impl From<Vec<(String, Expr)>> for RouteSpec {
+    fn from(branches: Vec<(String, Expr)>) -> Self {
+        Self { branches, takes_back: None }
     }
 }

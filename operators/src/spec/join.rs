@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::KeyLimits;
+use super::{KeyLimits, TakesBack};
 
 /// Joins two edges by their keys.
 #[derive(Clone, Debug)]
@@ -50,6 +50,11 @@ pub enum Partners {
         left: [usize; 3],
         /// The same of the right edge.
         right: [usize; 3],
+        /// Column of each edge with the number of readings, if a row without one says that it is
+        /// withdrawn.
+        rows: [Option<usize>; 2],
+        /// How a joined row takes back those before it, if a window can be withdrawn.
+        takes_back: Option<TakesBack>,
         /// How long a window is kept, in event time of its key, microseconds.
         keep_us: i64,
     },

@@ -156,6 +156,9 @@ pub struct EnrichSpec {
     /// Input column that says which windows are over, if others are among the rows: those come
     /// again, and are no rejects.
     pub is_final: Option<usize>,
+    /// Input column with the number of readings, if a row without one says that it is withdrawn:
+    /// it passes whatever the registry says, as what it withdraws may have passed.
+    pub rows: Option<usize>,
 }
 
 impl EnrichSpec {

@@ -65,7 +65,13 @@ fn compare<O: JoinOperator>(
 
 pub(super) fn windows(report: &mut Report) {
     let columns = [1, 4, 3];
-    let spec = spec(Partners::Window { left: columns, right: columns, keep_us: 30 * SECOND });
+    let spec = spec(Partners::Window {
+        left: columns,
+        right: columns,
+        rows: [None; 2],
+        takes_back: None,
+        keep_us: 30 * SECOND,
+    });
     compare(report, "join of windows", &spec, |s| WindowJoin::new(s).unwrap());
 }
 

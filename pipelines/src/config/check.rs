@@ -54,8 +54,8 @@ pub fn component(c: &'static Component, node: &Node, at: At, report: &mut Report
 fn why_not(c: &Component, key: &str) -> Option<String> {
     match (c.tag, key) {
         (Some("route"), "early") => Some(
-            "it takes the final rows only: a window that is open can change its branch, and no \
-             row would take back what it was in the other; write filters with `early = true`"
+            "it takes the final rows only: a window that is open can change its branch with each \
+             row; write filters with `early = true`"
                 .to_owned(),
         ),
         (Some("join"), "early") => Some(

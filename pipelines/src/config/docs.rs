@@ -157,7 +157,8 @@ fn about_the_rest() -> Vec<SystemTable> {
             "alerts",
             "Changes of alerts, `status` is `firing` or `resolved`; `notify` tells whether \
              somebody was to be told, `reason` why it ended, if not by its condition: \
-             `rule_changed`, or `withdrawn` (the window or absence that it fired for was none).",
+             `rule_changed`, or `withdrawn` (the window or absence that it fired for was none, or \
+             does not pass a filter any more).",
             system::alerts_schema(),
         ),
     ]

@@ -17,7 +17,7 @@ pub(super) fn join(j: &JoinSpec, out: &mut String) {
         false => "nothing where there is none",
     };
     match &j.partners {
-        Partners::Window { keep_us, .. } => {
+        Partners::Window { keep_us, takes_back, .. } => {
             let keep = show_duration(*keep_us);
             line(out, "joins", &format!("windows of {} with the same bounds, {unmatched}", j.with));
             line(out, "key", &key_names(&j.left, &j.left_keys));
@@ -30,6 +30,9 @@ pub(super) fn join(j: &JoinSpec, out: &mut String) {
             };
             let emits = format!("a window when both are there{alone}; again if one comes again");
             line(out, "emits", &emits);
+            if takes_back.is_some() {
+                line(out, "again", "if one is withdrawn, what they were comes with rows = 0");
+            }
             let late = format!("windows older than {keep} go to system.late");
             line(out, "late", &late);
             line(out, "state", &format!("per key the windows of {keep} of both edges"));

@@ -35,7 +35,7 @@ use timely::dataflow::Stream;
 
 use super::tables::{ALERTS, CLOCK_SKEW, FINDINGS, LATE, REJECTS, SYSTEM, position};
 use super::{Counter, Sinks, Target};
-use crate::resolve::early;
+use crate::resolve::{early, withdrawn};
 
 pub(crate) use self::outages::outage_operator;
 pub(crate) use self::registry::{registry_operator, versions_edge};
@@ -194,9 +194,10 @@ impl<'scope> Builder<'_, 'scope> {
         };
         let logic = StatelessStep::new(&step.kind, input, step.output.clone())
             .expect("steps with state are built elsewhere")
-            .of_early(early::final_column(&self.pipeline.steps, &step.from));
+            .of_early(early::final_column(&self.pipeline.steps, &step.from))
+            .of_withdrawn(withdrawn::column(&self.pipeline.steps, &step.from));
         let branches: Vec<String> = match &step.kind {
-            StepKind::Route(branches) => branches.iter().map(|b| b.0.clone()).collect(),
+            StepKind::Route(route) => route.branches.iter().map(|b| b.0.clone()).collect(),
             _ => vec![step.name.clone()],
         };
         let (pipeline, step_name) = (self.pipeline.name.clone(), step.name.clone());

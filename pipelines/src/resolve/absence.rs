@@ -70,8 +70,14 @@ pub(crate) fn absence(
         limits: limits::of_step(&steps.limits, step),
     };
     let id = "window_start";
-    let rows =
-        RowKind::Windows { keys: key_names, id, revised: true, withdrawn: true, early: None };
+    let rows = RowKind::Windows {
+        keys: key_names,
+        id,
+        revised: true,
+        withdrawn: true,
+        taken_back: false,
+        early: None,
+    };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Absence(spec), edge))
 }

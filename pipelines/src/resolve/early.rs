@@ -3,8 +3,7 @@
 //! An edge with rows of windows that are still open has a second one beside it with the rows of
 //! those that are over. Whoever does not ask for early results reads that: an alert must not fire
 //! on half a minute. A filter that asks lets an early row pass, and each row of that window that
-//! does not pass any more takes it back. A branch of a route or a join would have to take back as
-//! well what a window was in another branch, or joined to: they read the final rows only.
+//! does not pass any more takes it back. A route and a join read the final rows only.
 
 use std::sync::Arc;
 
@@ -80,9 +79,10 @@ pub(crate) fn final_column(steps: &[StepSpec], edge: &str) -> Option<usize> {
     let step = steps.iter().find(|step| step.name == edge)?;
     let has_early = match &step.kind {
         StepKind::Window(window) => window.early_us.is_some(),
-        StepKind::Filter(filter) => filter.takes_back.is_some(),
         // Those that can ask for early rows hand them on.
-        StepKind::Project(_) | StepKind::Enrich(_) => final_column(steps, &step.from).is_some(),
+        StepKind::Filter(FilterSpec { takes_back: Some(_), .. })
+        | StepKind::Project(_)
+        | StepKind::Enrich(_) => final_column(steps, &step.from).is_some(),
         _ => false,
     };
     has_early.then(|| step.output.index_of(IS_FINAL).ok()).flatten()
@@ -90,7 +90,8 @@ pub(crate) fn final_column(steps: &[StepSpec], edge: &str) -> Option<usize> {
 
 /// The edge beside one with early results that has only the final rows, and the step that makes it.
 pub(super) fn final_edge(name: &str, edge: &Edge) -> Option<(StepSpec, Edge)> {
-    let RowKind::Windows { keys, id, withdrawn, early: Some(revised), .. } = &edge.rows else {
+    let RowKind::Windows { keys, id, withdrawn, taken_back, early: Some(revised), .. } = &edge.rows
+    else {
         return None;
     };
     let rows = RowKind::Windows {
@@ -98,6 +99,7 @@ pub(super) fn final_edge(name: &str, edge: &Edge) -> Option<(StepSpec, Edge)> {
         id,
         revised: *revised,
         withdrawn: *revised && *withdrawn,
+        taken_back: *taken_back,
         early: None,
     };
     let is_final = Column::new(IS_FINAL, edge.index(IS_FINAL));

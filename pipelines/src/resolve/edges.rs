@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use tidegate_operators::key::is_key_type;
-use tidegate_operators::spec::{INGEST_TIME, IS_FINAL, VALID_FROM, VALID_TO};
+use tidegate_operators::spec::{INGEST_TIME, IS_FINAL, TakesBack, VALID_FROM, VALID_TO};
 
 use crate::config::problem::{At, Reporter, hint_of, nearest};
 
@@ -26,6 +26,8 @@ pub(crate) enum RowKind {
         revised: bool,
         /// A window that came can turn out to be none: it comes again with `rows` = 0.
         withdrawn: bool,
+        /// So does one that came through a filter or a branch and does not any more.
+        taken_back: bool,
         /// Rows of windows that are still open are among them; whether a final one can come again.
         early: Option<bool>,
     },
@@ -98,7 +100,43 @@ impl Edge {
 
     /// Whether a row can say that an earlier one is to be forgotten.
     pub(crate) fn is_withdrawn(&self) -> bool {
-        matches!(self.rows, RowKind::Windows { withdrawn: true, .. })
+        let RowKind::Windows { withdrawn, taken_back, .. } = self.rows else { return false };
+        withdrawn || taken_back
+    }
+
+    /// The column with the number of readings, if a row without one says that an earlier one is to
+    /// be forgotten.
+    pub(crate) fn withdrawn_column(&self) -> Option<usize> {
+        self.is_withdrawn().then(|| self.index("rows"))
+    }
+
+    /// How rows that come again take back those before them, if rows can come again.
+    pub(crate) fn takes_back(&self) -> Option<TakesBack> {
+        let RowKind::Windows { early, revised: true, .. } = self.rows else { return None };
+        let identity = self.identity();
+        let is_said = |field: &Field| field.is_nullable() && !identity.contains(field.name());
+        let fields = self.schema.fields().iter().enumerate();
+        Some(TakesBack {
+            rows: self.index("rows"),
+            revision: self.index("revision"),
+            // Of windows that are still open only these rows can be taken back, if none that is
+            // over comes again.
+            is_final: (early == Some(false)).then(|| self.index(IS_FINAL)),
+            clears: fields.filter(|(_, field)| is_said(field)).map(|(i, _)| i).collect(),
+        })
+    }
+
+    /// The same edge behind a step that lets some rows pass, and takes back what it let pass.
+    pub(crate) fn picked(&self) -> Self {
+        let mut edge = self.clone();
+        if let RowKind::Windows { revised: true, withdrawn, taken_back, early, .. } = &mut edge.rows
+        {
+            match early {
+                Some(_) => *withdrawn = true,
+                None => *taken_back = true,
+            }
+        }
+        edge
     }
 
     /// Index of a column that is there.

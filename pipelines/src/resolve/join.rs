@@ -45,7 +45,7 @@ pub(super) fn join(
         true => 0,
         false => held_us(steps, step.text("from").unwrap_or_default()).max(held_us(steps, &with)),
     };
-    let spec = JoinSpec {
+    let mut spec = JoinSpec {
         pipeline: steps.pipeline.clone(),
         name: name.to_owned(),
         with,
@@ -70,11 +70,15 @@ pub(super) fn join(
             id,
             revised: *revised || *right_revised || spec.outer,
             withdrawn: false,
+            taken_back: left.is_withdrawn() || (right.is_withdrawn() && !spec.outer),
             early: None,
         },
         (rows, _) => rows.clone(),
     };
     let edge = Edge { schema: spec.schema(), rows };
+    if let Partners::Window { takes_back, .. } = &mut spec.partners {
+        *takes_back = edge.takes_back().filter(|_| edge.is_withdrawn());
+    }
     Some((StepKind::Join(spec), edge))
 }
 
@@ -157,7 +161,13 @@ fn windows(
     let columns =
         |edge: &Edge| ["window_start", "window_end", "revision"].map(|name| edge.index(name));
     let keep_us = step.duration_us("revise_for")?;
-    Some(Partners::Window { left: columns(left), right: columns(right), keep_us })
+    Some(Partners::Window {
+        left: columns(left),
+        right: columns(right),
+        rows: [left.withdrawn_column(), right.withdrawn_column()],
+        takes_back: None,
+        keep_us,
+    })
 }
 
 /// How long what comes on an edge may have been held back for others, or by silence, microseconds:

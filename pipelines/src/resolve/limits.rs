@@ -58,15 +58,15 @@ pub(crate) fn spare_known_keys(steps: &mut [StepSpec], alerts: &mut [(String, Al
         };
         if picks || picked.contains(&step.from) {
             match &step.kind {
-                StepKind::Route(branches) => picked.extend(branches.iter().map(|b| b.0.clone())),
+                StepKind::Route(route) => picked.extend(route.branches.iter().map(|b| b.0.clone())),
                 _ => _ = picked.insert(step.name.clone()),
             }
         }
         let mut behind = known.contains(&step.from);
         let limits = match &mut step.kind {
             StepKind::Filter(_) | StepKind::Project(_) | StepKind::Enrich(_) => None,
-            StepKind::Route(branches) => {
-                known.extend(branches.iter().filter(|_| behind).map(|b| b.0.clone()));
+            StepKind::Route(route) => {
+                known.extend(route.branches.iter().filter(|_| behind).map(|b| b.0.clone()));
                 continue;
             }
             StepKind::Window(spec) => Some(&mut spec.limits),

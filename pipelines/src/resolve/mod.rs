@@ -27,6 +27,7 @@ mod source;
 mod steps;
 mod usage;
 mod windows;
+pub(crate) mod withdrawn;
 mod words;
 
 use arrow::datatypes::{DataType, SchemaRef};

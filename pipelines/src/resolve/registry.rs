@@ -220,11 +220,6 @@ pub(super) fn enrich(
     let wanted = step.text("registry")?;
     let found = steps.registries.iter().find(|r| r.name == wanted);
     let registry = found.or_else(|| probably_meant(steps, step, wanted, report))?;
-    if input.is_withdrawn() && step.text("missing") == Some("reject") {
-        let message = "a window here may be withdrawn, which a reject would hide";
-        report.error(step.at("missing"), message, "leave `missing` out".to_owned());
-        return None;
-    }
     let on = on(step, registry, input, report);
     let columns = added(step, registry, input, report);
     let revise = revise(step, input, report);
@@ -245,15 +240,19 @@ pub(super) fn enrich(
         },
         revise,
         is_final: early::has_early(input).then(|| input.index(IS_FINAL)),
+        rows: input.withdrawn_column(),
     };
     let rows = match (&input.rows, &spec.revise) {
-        (RowKind::Windows { keys, id, withdrawn, early, .. }, Some(_)) => RowKind::Windows {
-            keys: keys.clone(),
-            id,
-            revised: true,
-            withdrawn: *withdrawn,
-            early: early.map(|_| true),
-        },
+        (RowKind::Windows { keys, id, withdrawn, taken_back, early, .. }, Some(_)) => {
+            RowKind::Windows {
+                keys: keys.clone(),
+                id,
+                revised: true,
+                withdrawn: *withdrawn,
+                taken_back: *taken_back,
+                early: early.map(|_| true),
+            }
+        }
         (rows, _) => rows.clone(),
     };
     let edge = Edge { schema: spec.schema(), rows };
@@ -396,7 +395,7 @@ fn revise(
         revision: input.index("revision"),
         end: input.index(input.time()),
         moves: *withdrawn || *id != input.start(),
-        rows: withdrawn.then(|| input.index("rows")),
+        rows: input.withdrawn_column(),
     }))
 }
 

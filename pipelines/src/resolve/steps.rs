@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::expressions::Column;
-use tidegate_operators::spec::{
-    Expr, FilterSpec, IS_FINAL, RegistrySpec, StepKind, StepSpec, TakesBack,
-};
+use tidegate_operators::spec::{Expr, FilterSpec, RegistrySpec, RouteSpec, StepKind, StepSpec};
 
 use super::edges::{Edge, Edges, RESERVED, RowKind};
 use super::hanging::Root;
@@ -250,31 +248,13 @@ fn filter(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option
     let text = step.text("where")?;
     let want = Some(&DataType::Boolean);
     let mut expr = sql(text, step.at("where"), &input.schema, want, report)?;
-    if input.is_withdrawn() {
+    if let RowKind::Windows { withdrawn: true, .. } = input.rows {
         // What withdraws a window must come as far as the window came.
         let text = format!("({text}) OR \"rows\" = 0");
         expr = sql(&text, step.at("where"), &input.schema, want, report)?;
     }
-    let mut edge = input.clone();
-    let takes_back = takes_back(input);
-    if let RowKind::Windows { withdrawn, .. } = &mut edge.rows {
-        *withdrawn |= takes_back.is_some();
-    }
-    Some((StepKind::Filter(FilterSpec { keep: expr, takes_back }), edge))
-}
-
-/// How rows of windows that are still open are taken back, if there are such rows.
-fn takes_back(input: &Edge) -> Option<TakesBack> {
-    let RowKind::Windows { early: Some(final_again), .. } = input.rows else { return None };
-    let identity = input.identity();
-    let is_said = |field: &Field| field.is_nullable() && !identity.contains(field.name());
-    let fields = input.schema.fields().iter().enumerate();
-    Some(TakesBack {
-        rows: input.index("rows"),
-        revision: input.index("revision"),
-        is_final: (!final_again).then(|| input.index(IS_FINAL)),
-        clears: fields.filter(|(_, field)| is_said(field)).map(|(i, _)| i).collect(),
-    })
+    let takes_back = input.takes_back();
+    Some((StepKind::Filter(FilterSpec { keep: expr, takes_back }), input.picked()))
 }
 
 fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<(StepKind, Edge)> {
@@ -283,13 +263,6 @@ fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<
     if entries.is_empty() {
         report.error(step.at("branches"), "a route needs a branch", None);
     }
-    if input.is_withdrawn() {
-        let from = step.text("from").unwrap_or_default();
-        let message = format!("a window of `{from}` may be withdrawn, which no branch would know");
-        let hint = "write filters, or `late = \"table\"` in the window".to_owned();
-        report.error(step.at("from"), message, hint);
-        return None;
-    }
     let branches: Vec<(String, Expr)> = entries
         .iter()
         .filter_map(|e| {
@@ -297,7 +270,8 @@ fn route(step: &Section<'_>, input: &Edge, report: &mut Reporter<'_>) -> Option<
             Some((e.key.clone(), expr))
         })
         .collect();
-    (branches.len() == entries.len()).then(|| (StepKind::Route(branches), input.clone()))
+    let route = RouteSpec { branches, takes_back: input.takes_back() };
+    (route.branches.len() == entries.len()).then(|| (StepKind::Route(route), input.picked()))
 }
 
 /// One column that an expression makes.

@@ -78,7 +78,8 @@ pub(crate) fn window(
     let early = early_us.map(|_| is_revised);
     let revised = is_revised || early.is_some();
     let withdrawn = revised && spec.shape.withdraws();
-    let rows = RowKind::Windows { keys: key_names, id, revised, withdrawn, early };
+    let taken_back = false;
+    let rows = RowKind::Windows { keys: key_names, id, revised, withdrawn, taken_back, early };
     let edge = Edge { schema: spec.schema(), rows };
     Some((StepKind::Window(spec), edge))
 }
@@ -220,6 +221,7 @@ pub(crate) fn detect(
         keys,
         time: input.index(input.time()),
         on,
+        rows: input.withdrawn_column(),
         on_text: text.to_owned(),
         method: method?,
         order: match step.text("order") {

@@ -254,3 +254,24 @@ proptest! {
         prop_assert_eq!(firing, matches!(one.phase(), Phase::Firing { .. }));
     }
 }
+
+/// A row is taken back after it came, also in one epoch.
+#[test]
+fn what_an_epoch_brings_and_takes_back_does_not_stay() {
+    let mut one = Watched::new(0);
+    assert_eq!(one.feed(&[(0, 10, 9.0, 1, 0), (0, 10, 0.0, 0, 1)]), [(10, true), (11, false)]);
+    assert_eq!(one.phase(), Phase::Normal);
+    assert_eq!(one.feed(&[(0, 10, 9.0, 1, 2)]), [(12, true)], "it passes again");
+    assert_eq!(one.feed(&[(20, 30, 9.0, 1, 0), (0, 10, 0.0, 0, 3)]), [(13, false), (30, true)]);
+    assert_eq!(one.phase(), Phase::Firing { since_us: 30, told: true });
+}
+
+/// Behind a filter comes as well what takes back windows that it never let pass.
+#[test]
+fn a_key_takes_no_place_by_what_only_takes_back() {
+    let mut one = Watched::new(0);
+    assert_eq!(one.feed(&[(0, 10, 0.0, 0, 1)]), []);
+    assert!(one.rule.interner.is_empty());
+    assert_eq!(one.feed(&[(0, 10, 9.0, 1, 2)]), [(10, true)]);
+    assert_eq!(one.rule.counts().out_of_order, 0);
+}

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::array::Array;
+use arrow::array::{Array, Int64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use proptest::prelude::*;
 
@@ -24,6 +24,9 @@ const FOR_EVER: i64 = 1_000_000_000;
 /// Whether it is of the right edge, device, number of the window, value, revision.
 type In = (bool, u8, i64, i64, i64);
 
+/// The value of a window that is withdrawn.
+const GONE: i64 = -1;
+
 /// Device, start, the left value, the right one, revision.
 type Row = (u8, i64, i64, Option<i64>, i64);
 
@@ -34,6 +37,7 @@ fn edge() -> SchemaRef {
         Field::new("window_end", time_type(), false),
         Field::new("v", DataType::Int64, true),
         Field::new("revision", DataType::Int64, false),
+        Field::new("rows", DataType::Int64, false),
     ]))
 }
 
@@ -56,7 +60,18 @@ fn spec(case: Case) -> JoinSpec {
         right_keys: vec![0],
         columns: vec![(3, "other_v".into())],
         outer: case.outer,
-        partners: Partners::Window { left: [1, 2, 4], right: [1, 2, 4], keep_us: case.keep_us },
+        partners: Partners::Window {
+            left: [1, 2, 4],
+            right: [1, 2, 4],
+            rows: [Some(5); 2],
+            takes_back: Some(TakesBack {
+                rows: 5,
+                revision: 4,
+                is_final: None,
+                clears: vec![3, 6],
+            }),
+            keep_us: case.keep_us,
+        },
         disorder_us: case.disorder_us,
         idle_close_us: case.idle_close_us,
         live: true,
@@ -74,8 +89,9 @@ fn batch(rows: &[In]) -> RecordBatch {
         numbers(rows.iter().map(|r| i64::from(r.0))),
         times(rows.iter().map(|r| r.2 * SIZE_US)),
         times(rows.iter().map(|r| (r.2 + 1) * SIZE_US)),
-        numbers(rows.iter().map(|r| r.3)),
+        Arc::new(rows.iter().map(|r| Some(r.3).filter(|v| *v != GONE)).collect::<Int64Array>()),
         numbers(rows.iter().map(|r| r.4)),
+        numbers(rows.iter().map(|r| i64::from(r.3 != GONE))),
     ];
     RecordBatch::try_new(both_schema(&edge()), columns).unwrap()
 }
@@ -91,8 +107,10 @@ fn rows(emit: &Emit) -> Vec<Row> {
         let number = |c: usize| rows.column(c).as_primitive::<Int64Type>();
         let device = |i: usize| rows.column(0).as_string::<i32>().value(i)[1..].parse().unwrap();
         all.extend((0..rows.num_rows()).map(|i| {
-            let other = number(5).is_valid(i).then(|| number(5).value(i));
-            (device(i), starts.value(i), number(3).value(i), other, number(4).value(i))
+            let value = |c: usize| number(c).is_valid(i).then(|| number(c).value(i));
+            let left = if number(5).value(i) > 0 { value(3).unwrap() } else { GONE };
+            assert!(left != GONE || value(3).is_none());
+            (device(i), starts.value(i), left, value(6), number(4).value(i))
         }));
     }
     all.sort_unstable();
@@ -108,8 +126,8 @@ struct Model {
     seen_us: i64,
     /// By window: of each edge the newest revision and its value.
     known: BTreeMap<i64, [Option<(i64, i64)>; 2]>,
-    /// What was emitted last of a window, with its revision.
-    shown: BTreeMap<i64, (i64, Option<i64>, i64)>,
+    /// What is known of a window that was emitted, with the revision of that.
+    shown: BTreeMap<i64, ([Option<(i64, i64)>; 2], i64)>,
 }
 
 impl Model {
@@ -150,21 +168,21 @@ impl Model {
 
     fn show(&mut self, case: Case) -> Vec<Row> {
         let mut out = Vec::new();
-        for (window, [left, right]) in &self.known {
-            let Some((_, left)) = left else { continue };
-            let right = right.map(|r| r.1);
+        for (window, known) in &self.known {
+            let Some((_, left)) = known[0] else { continue };
+            let right = known[1].map(|r| r.1).filter(|value| *value != GONE);
             let before = self.shown.get(window).copied();
             let end_us = (window + 1) * SIZE_US;
             let settled = self.settled_us.is_some_and(|settled_us| end_us <= settled_us);
-            if right.is_none() && !(case.outer && (settled || before.is_some())) {
+            let is_gone = left == GONE || (right.is_none() && !case.outer);
+            let waits = right.is_none() && !settled;
+            if before.is_none() && (is_gone || waits) || before.is_some_and(|b| b.0 == *known) {
                 continue;
             }
-            if before.is_some_and(|b| (b.0, b.1) == (*left, right)) {
-                continue;
-            }
-            let revision = before.map_or(0, |b| b.2 + 1);
-            self.shown.insert(*window, (*left, right, revision));
-            out.push((0, window * SIZE_US, *left, right, revision));
+            let revision = before.map_or(0, |b| b.1 + 1);
+            self.shown.insert(*window, (*known, revision));
+            let (left, right) = if is_gone { (GONE, None) } else { (left, right) };
+            out.push((0, window * SIZE_US, left, right, revision));
         }
         out
     }
@@ -178,7 +196,13 @@ fn expected(case: Case, epochs: &[(i64, Vec<In>)]) -> Vec<(Vec<Row>, usize)> {
     for (now_us, came) in epochs {
         let (mut rows, mut late) = (Vec::new(), 0);
         for device in &all {
-            let own: Vec<In> = came.iter().filter(|r| r.1 == *device).copied().collect();
+            let mut own: Vec<In> = came.iter().filter(|r| r.1 == *device).copied().collect();
+            if !models.contains_key(device) {
+                // What only takes back makes no key: first comes the left edge, then the right.
+                let is_there = |right: bool| own.iter().any(|r| r.0 == right && r.3 != GONE);
+                let (left, right) = (is_there(false), is_there(true));
+                own.retain(|r| r.3 != GONE || left || (right && r.0));
+            }
             if own.is_empty() && !models.contains_key(device) {
                 continue;
             }
@@ -228,7 +252,8 @@ fn epochs() -> impl Strategy<Value = Vec<(i64, Vec<In>)>> {
                 let revision = revisions.entry((right, device, window)).or_insert(-1);
                 *revision += more;
                 value += 1;
-                out.push((right, device, window, value, *revision));
+                let is_gone = *revision > 0 && value % 3 == 0;
+                out.push((right, device, window, if is_gone { GONE } else { value }, *revision));
             }
             (now_us, out)
         };
@@ -269,14 +294,21 @@ proptest! {
         let last = |epochs: &[(i64, Vec<In>)]| -> BTreeMap<(u8, i64), (i64, Option<i64>)> {
             let all = found(case, epochs, &[1]).into_iter();
             let all = all.inspect(|e| assert_eq!(e.1, 0)).flat_map(|e| e.0);
-            all.map(|r| ((r.0, r.1), (r.2, r.3))).collect()
+            let mut last: BTreeMap<_, _> = all.map(|r| ((r.0, r.1), (r.2, r.3))).collect();
+            // One that was never told is as good as one that is none.
+            last.retain(|_, row| row.0 != GONE);
+            last
         };
+        // All keys are known, so that nothing is taken for a row of nobody.
+        let first: Vec<In> = (0..4).map(|device| (false, device, -50, 0, 0)).collect();
         let mut all: Vec<In> = epochs.iter().flat_map(|e| e.1.iter().copied()).collect();
-        let in_order = last(&epochs);
-        all.sort_by_key(|r| (r.3 as u64 + 1).wrapping_mul(seed | 1));
+        let with_first = |epochs: &[(i64, Vec<In>)]| [&[(0, first.clone())], epochs].concat();
+        let in_order = last(&with_first(&epochs));
+        all.sort_by_key(|r| (r.2 * 64 + r.4 * 8 + i64::from(r.1)) as u64 ^ seed);
+        all.sort_by_key(|r| ((r.3 + 2 * r.4) as u64 + 1).wrapping_mul(seed | 1));
         let other: Vec<(i64, Vec<In>)> =
             all.chunks(3).enumerate().map(|(i, part)| (i as i64, part.to_vec())).collect();
-        prop_assert_eq!(last(&other), in_order);
+        prop_assert_eq!(last(&with_first(&other)), in_order);
     }
 }
 

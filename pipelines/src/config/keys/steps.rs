@@ -14,8 +14,7 @@ pub(super) const STEP_EARLY: Key = Key::new(
     "early",
     Kind::Bool,
     "With windows that have early results: takes these, too. If false, only the final rows. An \
-     alert that an open window fires ends if the window's final row does not say the same; a \
-     filter takes back (`rows` = 0) what passed and does not any more.",
+     alert that an open window fires ends if the window's final row does not say the same.",
     "true",
 )
 .default("false");
@@ -34,7 +33,9 @@ pub(super) static FILTER: Component = Component {
     heading: "[[step]]",
     tag: Some("filter"),
     doc: "Keeps the rows for which an expression is true. The others are not wanted: they are not \
-          rejects.",
+          rejects. Of windows that come again it keeps those whose newest row passes: one that \
+          came before, and does not pass, comes with `rows` = 0 (tables do not show it) and takes \
+          back what did.",
     keys: &[
         STEP_NAME,
         STEP_FROM,
@@ -94,7 +95,9 @@ pub(super) static ROUTE: Component = Component {
     heading: "[[step]]",
     tag: Some("route"),
     doc: "Sends each row to the first branch whose expression is true. Each branch is an edge of \
-          its own name. A row that no branch takes is a row of `system.rejects`.",
+          its own name. A row that no branch takes is a row of `system.rejects`. A window that \
+          comes again comes with `rows` = 0 in the branches that do not take it, so that it is in \
+          the one that takes its newest row.",
     keys: &[
         STEP_NAME,
         STEP_FROM,

@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::RecordBatch;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::Shape;
-use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
-use tidegate_sql::TableWriter;
+use tidegate_operators::{Emit, KeyedOperator, Tick};
 
 use super::affected::{Bounds, Slice};
 use super::group::{Days, Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
+use super::out::Out;
 use super::revise::{Changes, Known, Made, each_known, each_made};
 use crate::fault;
 
@@ -72,7 +72,7 @@ impl<'g> Around<'g> {
     pub(super) async fn work(
         &self,
         kept: &mut Kept<'_>,
-        (writer, through): (&mut TableWriter, Epoch),
+        out: &mut Out<'_>,
     ) -> anyhow::Result<Option<usize>> {
         let mut late = LateKeys::of(self.group).await?;
         let last_offset = self.group.last_offset().await?;
@@ -96,7 +96,7 @@ impl<'g> Around<'g> {
                 }
             }
             for rows in changes.rows(&batches)? {
-                writer.append(self.group.of.unsaid(rows)?, through).await?;
+                out.append(self.group.of.unsaid(rows)?).await?;
             }
             kept.add(&fresh, self.group.times_us.1).await?;
             fault::point("recomputed_slice");

@@ -23,14 +23,14 @@ use futures::TryStreamExt as _;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{IS_FINAL, Shape, WindowSpec};
 use tidegate_operators::system::keys_json;
-use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
-use tidegate_sql::TableWriter;
+use tidegate_operators::{Emit, KeyedOperator, Tick};
 
 use super::affected::{Bounds, Slice};
 use super::group::{Days, Group, late_of, name, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
 use super::number::{Numbered, OfKey, Reading};
+use super::out::Out;
 use super::revise::{Place, each_row};
 use crate::fault;
 
@@ -66,7 +66,7 @@ impl<'g> Counts<'g> {
     pub(super) async fn work(
         &self,
         kept: &mut Kept<'_>,
-        (writer, through): (&mut TableWriter, Epoch),
+        out: &mut Out<'_>,
     ) -> anyhow::Result<Option<usize>> {
         let mut late = LateKeys::of(self.group).await?;
         let last_offset = self.group.last_offset().await?;
@@ -86,7 +86,7 @@ impl<'g> Counts<'g> {
                 let (rows, stayed) = self.judge(of, (&days, before), &batches)?;
                 if let Some(first) = rows.first() {
                     let rows = concat_batches(&first.schema(), &rows)?;
-                    writer.append(self.group.of.unsaid(rows)?, through).await?;
+                    out.append(self.group.of.unsaid(rows)?).await?;
                 }
                 stay += stayed.len();
                 let told = |(bounds, _): &(Bounds, i64)| !before.contains(bounds);

@@ -28,12 +28,13 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tidegate_operators::intern::KeyInterner;
 use tidegate_operators::spec::{Shape, TableSpec};
 use tidegate_operators::window::WindowOperator;
-use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
+use tidegate_operators::{Emit, KeyedOperator, Tick};
 use tidegate_pipelines::recompute::Recomputation;
-use tidegate_sql::{Session, TableName, TableWriter};
+use tidegate_sql::{Session, TableName};
 
 use super::affected::{Affected, Bounds, Finder, Slice};
 use super::kept::Kept;
+use super::out::Out;
 use crate::fault;
 
 /// Distinct keys up to which they are named in the question for readings.
@@ -125,7 +126,7 @@ impl Group<'_> {
     pub(super) async fn work(
         &self,
         kept: &mut Kept<'_>,
-        (writer, through): (&mut TableWriter, Epoch),
+        out: &mut Out<'_>,
     ) -> anyhow::Result<Option<usize>> {
         let (mut slices, last_offset) = (self.slices().await?, self.last_offset().await?);
         let mut stay = 0;
@@ -137,7 +138,7 @@ impl Group<'_> {
             }
             let Some(made) = self.compute(&slice, last_offset).await? else { return Ok(None) };
             for rows in made {
-                writer.append(rows, through).await?;
+                out.append(rows).await?;
             }
             let stayed = slice.unwritten();
             stay += stayed.len();

@@ -6,7 +6,8 @@
 //! have committed what came in until its end. What a group makes depends on tables alone
 //! ([`group`]), so a crash changes nothing, and neither does when tables commit. It is one commit
 //! of each table of windows, under an application id of its own, whose number is the end of the
-//! group: a group whose number is there is done.
+//! group: a group whose number is there is done. Tables behind the windows get what filters and
+//! other steps without state make of these revisions ([`out`]).
 //!
 //! Of a run over files, the end of the files is the end of a group.
 //!
@@ -22,6 +23,7 @@ mod horizon;
 mod kept;
 mod late;
 mod number;
+mod out;
 mod part;
 mod revise;
 mod sessions;
@@ -54,6 +56,7 @@ use self::counts::Counts;
 use self::group::{Group, late_of};
 pub(super) use self::horizon::Horizon;
 use self::kept::Kept;
+use self::out::Out;
 use self::sessions::Sessions;
 use self::states::States;
 use super::fence::{CommitRight, Fence};
@@ -330,21 +333,20 @@ impl Worker {
         let place = (store, &self.session);
         let mut kept = Kept::new(place, (step, table), format!("{app}/kept"));
         let through = times_us.1.unsigned_abs();
-        let mut writer = TableWriter::open(store, table, app.clone()).await?;
-        let to = (&mut writer, through);
+        let mut out = Out::open(store, (step, table), |table| self.app_id(table), through).await?;
         let stay = if let Some(sessions) = Sessions::new(&group) {
-            sessions.work(&mut kept, to).await?
+            sessions.work(&mut kept, &mut out).await?
         } else if let Some(around) = Around::new(&group) {
-            around.work(&mut kept, to).await?
+            around.work(&mut kept, &mut out).await?
         } else if let Some(states) = States::new(&group) {
-            states.work(&mut kept, to).await?
+            states.work(&mut kept, &mut out).await?
         } else if let Some(counts) = Counts::new(&group) {
-            counts.work(&mut kept, to).await?
+            counts.work(&mut kept, &mut out).await?
         } else {
-            group.work(&mut kept, to).await?
+            group.work(&mut kept, &mut out).await?
         };
         let Some(stay) = stay else { return Ok(false) };
-        self.commit(&mut kept, &mut writer, through).await?;
+        self.commit(&mut kept, &mut out).await?;
         self.tell_kept(step, table, stay);
         // What wrote nothing is not in the table.
         self.done().insert(app, times_us.1);
@@ -424,25 +426,18 @@ impl Worker {
     }
 
     /// Commits a group: first what stays, so that no group after it takes that for whole.
-    async fn commit(
-        &self,
-        kept: &mut Kept<'_>,
-        writer: &mut TableWriter,
-        through: Epoch,
-    ) -> anyhow::Result<()> {
+    async fn commit(&self, kept: &mut Kept<'_>, out: &mut Out<'_>) -> anyhow::Result<()> {
         let Some(_right) = self.right().await? else { return Ok(()) };
         kept.commit().await?;
         fault::point("recomputed_kept");
-        let report = writer.commit(through).await?;
-        if report.version.is_none() {
-            // All of it stays: the next process is not to find that out again.
-            writer.mark(through).await?;
-        }
+        let (own, behind) = out.commit().await?;
         let stats = &self.context.stats;
-        Stats::add(&stats.windows_recomputed, report.rows);
-        Stats::add(&stats.table_files, report.files as u64);
-        Stats::add(&stats.table_rows, report.rows);
-        Stats::add(&stats.table_bytes, report.bytes);
+        Stats::add(&stats.windows_recomputed, own.rows);
+        for report in behind.iter().chain([&own]) {
+            Stats::add(&stats.table_files, report.files as u64);
+            Stats::add(&stats.table_rows, report.rows);
+            Stats::add(&stats.table_bytes, report.bytes);
+        }
         fault::point("recomputed");
         Ok(())
     }

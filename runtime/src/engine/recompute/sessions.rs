@@ -23,13 +23,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::RecordBatch;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::Shape;
-use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
-use tidegate_sql::TableWriter;
+use tidegate_operators::{Emit, KeyedOperator, Tick};
 
 use super::affected::Slice;
 use super::group::{Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
+use super::out::Out;
 use super::revise::{Changes, Known, each_known, each_made};
 use super::stretches::{OfKey, Stretch};
 use crate::fault;
@@ -56,7 +56,7 @@ impl<'g> Sessions<'g> {
     pub(super) async fn work(
         &self,
         kept: &mut Kept<'_>,
-        (writer, through): (&mut TableWriter, Epoch),
+        out: &mut Out<'_>,
     ) -> anyhow::Result<Option<usize>> {
         let mut late = LateKeys::of(self.group).await?;
         let last_offset = self.group.last_offset().await?;
@@ -68,7 +68,7 @@ impl<'g> Sessions<'g> {
             stay += self.keep(&mut keys, kept).await?;
             let Some(batches) = self.make(&mut keys, last_offset).await? else { return Ok(None) };
             for rows in changes(self.gap_us, &keys).rows(&batches)? {
-                writer.append(self.group.of.unsaid(rows)?, through).await?;
+                out.append(self.group.of.unsaid(rows)?).await?;
             }
             let gap_us = self.gap_us;
             let part = keys.iter().flat_map(move |(key, of)| {

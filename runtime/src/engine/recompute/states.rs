@@ -24,12 +24,12 @@ use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{Shape, WindowSpec};
 use tidegate_operators::system::keys_json;
 use tidegate_operators::{Emit, Epoch, KeyedOperator, Tick};
-use tidegate_sql::TableWriter;
 
 use super::affected::{Bounds, Slice};
 use super::group::{Days, Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
+use super::out::Out;
 use super::part::{OfKey, Outcome, Part};
 use super::revise::{Changes, each_known, each_made};
 use crate::fault;
@@ -176,7 +176,7 @@ impl<'g> States<'g> {
     pub(super) async fn work(
         &self,
         kept: &mut Kept<'_>,
-        (writer, through): (&mut TableWriter, Epoch),
+        out: &mut Out<'_>,
     ) -> anyhow::Result<Option<usize>> {
         let mut late = LateKeys::of(self.group).await?;
         let last_offset = self.group.last_offset().await?;
@@ -197,7 +197,7 @@ impl<'g> States<'g> {
                 let days = self.group.days().await?;
                 let (changes, stayed) = self.judge(&mut keys, &days);
                 for rows in changes.rows(&batches)? {
-                    writer.append(self.group.of.unsaid(rows)?, through).await?;
+                    out.append(self.group.of.unsaid(rows)?).await?;
                 }
                 stay += stayed.len();
                 self.keep(&stayed, kept).await?;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod around;
+mod behind;
 mod counts;
 mod sessions;
 mod states;
