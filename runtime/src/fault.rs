@@ -34,7 +34,6 @@
 //! | `after_commit` | the commit is there, the process has not noted it |
 //! | `recomputed_slice` | a part of the late windows of a group is computed, not committed |
 //! | `recomputed_kept` | windows that stay as they are are noted, the others are not committed |
-//! | `recomputed_behind` | a table behind late windows is committed with a group, they are not |
 //! | `recomputed` | late windows of a group are committed again, the process has not noted it |
 //! | `snapshot_file` | one part of a checkpoint is durable |
 //! | `snapshot_manifest` | all parts are, and the manifest under a temporary name |

@@ -6,14 +6,11 @@
 //! group, and is committed before it: who finds a group undone does it again, from the same
 //! tables, and a table behind that has the group already takes nothing.
 
+use arrow::array::RecordBatch;
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::TableSpec;
 use tidegate_pipelines::recompute::{Behind, Recomputation};
 use tidegate_sql::{CommitReport, Store, TableWriter};
-
-use arrow::array::RecordBatch;
-
-use crate::fault;
 
 /// The writers of one group.
 pub(super) struct Out<'a> {
@@ -59,7 +56,6 @@ impl<'a> Out<'a> {
         let mut others = Vec::new();
         for (_, writer) in &mut self.behind {
             others.push(writer.commit(self.through).await?);
-            fault::point("recomputed_behind");
         }
         let report = self.own.commit(self.through).await?;
         if report.version.is_none() {
