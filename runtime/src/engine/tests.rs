@@ -106,6 +106,48 @@ async fn files_that_cannot_be_read_are_named() {
     assert!(error.contains("readings.ndjson has changed since it was read"), "{error}");
 }
 
+/// What is in no table is as if the tables had been removed, but only when the process starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_give_no_row_are_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, input) = (folder.path().join("data"), folder.path().join("in"));
+    std::fs::create_dir(&input).unwrap();
+    let text = format!(
+        r#"
+        name = "p"
+        [source]
+        type = "file"
+        path = "{}/*.ndjson"
+        [reading]
+        device = "device"
+        time = "ts"
+        [reading.fields]
+        v = "float64"
+        [[step]]
+        name = "high"
+        type = "filter"
+        where = "v > 5"
+        [[table]]
+        from = "high"
+        "#,
+        input.display()
+    );
+    let plan = || {
+        let files = [("p.toml".into(), text.clone())];
+        tidegate_pipelines::load(&files, &|_, _| Err(String::new())).unwrap()
+    };
+    let line = |v: i64| format!("{{\"device\": \"a\", \"ts\": {v}, \"v\": {v}}}\n");
+    std::fs::write(input.join("1.ndjson"), line(1) + &line(2)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ends(plan(), &data).await.unwrap().stats.readings, 2);
+    }
+    std::fs::write(input.join("2.ndjson"), line(6)).unwrap();
+    let report = ends(plan(), &data).await.unwrap();
+    assert_eq!((report.stats.readings, report.stats.table_rows), (3, 1));
+    let report = ends(plan(), &data).await.unwrap();
+    assert_eq!(report.stats.readings, 0, "and that one has a row");
+}
+
 /// What the engine itself says, such as the rows of a registry, stands under source 0.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_pipeline_hears_its_registry_whichever_source_it_reads() {

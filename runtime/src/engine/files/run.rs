@@ -117,7 +117,7 @@ pub(in crate::engine) async fn start(
     let ledger = Arc::new(Mutex::new(ledger));
     let runner = Runner { options, dir, _lock: lock, grows, found, ledger, progress, stop };
     // The first one here: what is wrong with tables or files is told before anything else is.
-    let first = runner.begin().await?;
+    let first = runner.begin(true).await?;
     let (files, bytes) = runner.ledger().left(&runner.found);
     runner.progress.expect(files, bytes);
     let (sender, finished) = oneshot::channel();
@@ -175,7 +175,7 @@ impl Runner {
                 return Ok(());
             };
             self.ledger().finish(number, end)?;
-            running = self.begin().await?;
+            running = self.begin(false).await?;
         }
         self.recompute().await?;
         self.progress.complete();
@@ -196,8 +196,8 @@ impl Runner {
         recompute::of_files(context, &ends).await.context("cannot compute late windows again")
     }
 
-    /// Starts the next generation, if there is one.
-    async fn begin(&self) -> anyhow::Result<Option<(usize, Finished, Fed)>> {
+    /// Starts the next generation, if there is one; it may be the first of this process.
+    async fn begin(&self, is_first: bool) -> anyhow::Result<Option<(usize, Finished, Fed)>> {
         let in_flight = Arc::new(InFlight::default());
         let identity = self.ledger().identity().to_owned();
         let context = TableContext::new(
@@ -215,8 +215,9 @@ impl Runner {
             Arc::clone(&in_flight),
         )
         .await?;
-        if committer.found() == 0 && self.ledger().done() > 0 {
-            // Somebody has removed the tables: nothing can come twice.
+        if is_first && committer.found() == 0 && self.ledger().done() > 0 {
+            // Somebody has removed the tables: nothing can come twice. Of files that gave no row it
+            // looks the same, so that is asked once, or they would be read for ever.
             self.ledger().start_over();
             forget_checkpoints(&self.dir)?;
         }
