@@ -59,7 +59,8 @@ pub(super) async fn each_known(
     let columns = columns.join(", ");
     // What was told early is no window yet, but has taken its revisions.
     let is_final = match table.schema.field_with_name(IS_FINAL) {
-        Ok(_) => format!(" FILTER (WHERE {IS_FINAL} IS NOT FALSE)"),
+        // Of `IS NOT FALSE` DataFusion says here that it can be null, and then that it cannot.
+        Ok(_) => format!(" FILTER (WHERE {IS_FINAL} OR {IS_FINAL} IS NULL)"),
         Err(_) => String::new(),
     };
     let sql = format!(

@@ -4,6 +4,7 @@
 mod around;
 mod behind;
 mod counts;
+mod forms;
 mod sessions;
 mod states;
 mod stored;

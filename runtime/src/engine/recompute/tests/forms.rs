@@ -1,0 +1,79 @@
+//! Every kind of window in forms that ask the tables other questions: what a step shows after late
+//! readings is what the plain one shows.
+
+use super::*;
+
+/// Kinds of windows by the keys that ask for them.
+const KINDS: [(&str, &str); 8] = [
+    ("tumbling", "every = '5m'"),
+    ("days", "every = 'day'\nzone = 'Europe/Berlin'"),
+    ("visits", "gap = '4m'"),
+    ("cuts", "gap = '4m'\nmax = '12m'"),
+    ("counts", "count = 4"),
+    ("hops", "count = 6\nhop = 2"),
+    ("states", "while = 'v > 3'"),
+    ("around", "before = '4m'\nafter = '3m'"),
+];
+
+/// A window step of this kind with a table, in one form.
+fn step(name: &str, kind: &str, form: &str) -> String {
+    format!(
+        "[[step]]\nname = '{name}'\ntype = 'window'\nfrom = 'readings'\n{kind}\n{form}\n\
+         revise_for = '2m'\nselect = {{ n = 'count(*)', total = 'sum(v)' }}\n\
+         [[table]]\nfrom = '{name}'\n"
+    )
+}
+
+/// Each kind twice: as it is, and in another form.
+fn plan(form: &str) -> Plan {
+    let limits = "[limits]\ndevices = 3\nreading_every = '1s'\n";
+    let mut steps = format!("{limits}[[table]]\nfrom = 'readings'\n");
+    for (name, kind) in KINDS {
+        steps += &step(name, kind, "");
+        steps += &step(&format!("{name}_too"), kind, form);
+    }
+    plan_of(&steps)
+}
+
+/// Of one device: in time, so much later that all of it is final, late.
+fn delayed() -> Vec<Reading> {
+    let of = |minute: i64| (0, minute, [5, 6, 1, 7][minute as usize % 4]);
+    let in_time = (0..180).step_by(3).filter(|minute| minute % 5 != 0).map(of);
+    let after = [(0, 3_000, 1), (0, 3_001, 5), (0, 3_004, 1), (0, 3_010, 1), (0, 3_020, 1)];
+    let late = [30, 45, 61, 100, 101, 140].into_iter().map(of);
+    in_time.chain(after).chain(late).collect()
+}
+
+/// The windows that are over.
+async fn shown(home: &Home, table: &str, condition: &str) -> Vec<String> {
+    let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
+    let (start, end) = (time("window_start"), time("window_end"));
+    home.ask(&format!("SELECT {start}, {end}, n, total FROM p.{table} WHERE {condition}")).await
+}
+
+/// Both forms show the same, also by groups.
+fn check(form: &str, condition: &str) {
+    let edges = run_of(&plan(form), &delayed(), 2);
+    blocking(async {
+        for every_us in [10 * S, 3_600 * S] {
+            let mut home = Home::of(plan(form));
+            home.write_all(&edges).await;
+            let mut before = Vec::new();
+            for (name, _) in KINDS {
+                before.push(shown(&home, name, "true").await);
+            }
+            home.catch_up(&home.worker(every_us), i64::MAX).await;
+            for ((name, _), before) in KINDS.into_iter().zip(before) {
+                let plain = shown(&home, name, "true").await;
+                assert_ne!(plain, before, "{name}: something was late for it");
+                let too = format!("{name}_too");
+                assert_eq!(shown(&home, &too, condition).await, plain, "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn steps_with_early_results_have_all_late_readings() {
+    check("early = '20s'", "is_final");
+}
