@@ -134,15 +134,18 @@ impl<'g> Counts<'g> {
     async fn find_in(&self, (from_us, to_us): Bounds, keys: &mut Keys) -> anyhow::Result<()> {
         let table = self.group.table;
         let columns = self.group.keys(&table.schema);
-        let named: Vec<String> = columns.iter().map(|k| name(&k.0)).collect();
+        // There may be no key.
+        let mut named: Vec<String> = columns.iter().map(|k| name(&k.0)).collect();
+        let keys_asked = named.iter().map(|name| format!("{name}, ")).collect::<String>();
+        named.push("window_number".to_owned());
         let is_final = match table.schema.field_with_name(IS_FINAL) {
             Ok(_) => format!(" AND {IS_FINAL} IS NOT FALSE"),
             Err(_) => String::new(),
         };
         let newest = |column: &str| format!("last_value({column} ORDER BY revision)");
         let sql = format!(
-            "SELECT {0}, {1}, {2}, window_number, {3}, max(revision) FROM {4}.{5} WHERE \
-             window_end >= {6} AND window_start < {7}{is_final}{8} GROUP BY {0}, window_number",
+            "SELECT {keys_asked}{1}, {2}, window_number, {3}, max(revision) FROM {4}.{5} WHERE \
+             window_end >= {6} AND window_start < {7}{is_final}{8} GROUP BY {0}",
             named.join(", "),
             newest("window_start"),
             newest("window_end"),

@@ -55,7 +55,9 @@ pub(super) async fn each_known(
     mut take: impl FnMut(&str, Known),
 ) -> anyhow::Result<()> {
     let (table, keys) = (group.table, group.keys(&group.table.schema));
-    let columns: Vec<String> = keys.iter().map(|k| name(&k.0)).collect();
+    // There may be no key.
+    let mut columns: Vec<String> = keys.iter().map(|k| name(&k.0)).collect();
+    columns.push("window_start".to_owned());
     let columns = columns.join(", ");
     // What was told early is no window yet, but has taken its revisions.
     let is_final = match table.schema.field_with_name(IS_FINAL) {
@@ -64,10 +66,10 @@ pub(super) async fn each_known(
         Err(_) => String::new(),
     };
     let sql = format!(
-        "SELECT {columns}, window_start, max(revision), \
+        "SELECT {columns}, max(revision), \
          coalesce(last_value(rows ORDER BY revision){is_final}, 0), \
          coalesce(last_value(window_end ORDER BY revision){is_final}, window_start) \
-         FROM {}.{} WHERE {condition}{} GROUP BY {columns}, window_start ORDER BY window_start",
+         FROM {}.{} WHERE {condition}{} GROUP BY {columns} ORDER BY window_start",
         name(&table.namespace),
         name(&format!("{}_revisions", table.name)),
         group.named(named),
