@@ -423,7 +423,8 @@ static WEBHOOK: Component = Component {
             Kind::Bool,
             "Also told of Tidegate's own alerts (rows of `system.alerts` of the pipeline \
              `tidegate`): `disk_full`, `journal_full`, `source_down`, `registry_unreadable`, \
-             `tables_unreachable`, `memory_max`, `keys_max`, `webhook_dead`.",
+             `tables_unreachable`, `windows_waiting`, `memory_max`, `keys_max`, `clock_skew`, \
+             `webhook_dead`.",
             "true",
         )
         .default("false"),

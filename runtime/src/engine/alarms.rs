@@ -37,6 +37,8 @@ pub(crate) enum Rule {
     RegistryUnreadable,
     /// Tables cannot be written.
     TablesUnreachable,
+    /// Late windows cannot be computed again.
+    WindowsWaiting,
     /// The process has as much memory as it may.
     MemoryMax,
     /// A step has as many keys as it may, and new ones come.
@@ -48,12 +50,13 @@ pub(crate) enum Rule {
 }
 
 impl Rule {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::DiskFull,
         Self::JournalFull,
         Self::SourceDown,
         Self::RegistryUnreadable,
         Self::TablesUnreachable,
+        Self::WindowsWaiting,
         Self::MemoryMax,
         Self::KeysMax,
         Self::ClockSkew,
@@ -68,6 +71,7 @@ impl Rule {
             Self::SourceDown => "source_down",
             Self::RegistryUnreadable => "registry_unreadable",
             Self::TablesUnreachable => "tables_unreachable",
+            Self::WindowsWaiting => "windows_waiting",
             Self::MemoryMax => "memory_max",
             Self::KeysMax => "keys_max",
             Self::ClockSkew => "clock_skew",
@@ -84,7 +88,7 @@ impl Rule {
             Self::RegistryUnreadable => 3,
             Self::JournalFull => 10,
             Self::SourceDown => 30,
-            Self::TablesUnreachable => 60,
+            Self::TablesUnreachable | Self::WindowsWaiting => 60,
         })
     }
 
@@ -93,6 +97,7 @@ impl Rule {
         Duration::from_secs(match self {
             Self::DiskFull | Self::RegistryUnreadable => 5,
             Self::JournalFull | Self::SourceDown | Self::TablesUnreachable => 30,
+            Self::WindowsWaiting => 30,
             Self::MemoryMax => 60,
             Self::KeysMax | Self::ClockSkew | Self::WebhookDead => 600,
         })

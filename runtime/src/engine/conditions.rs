@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::alarms::{Alarms, Conditions as Holding, Rule};
 use super::limits::{self, Bounds};
+use super::recompute::Waiting;
 use super::registries::Registries;
 use super::sources::SourceState;
 use super::tables::TableTroubles;
@@ -37,6 +38,7 @@ pub(super) struct States {
     pub(super) sources: Vec<SourceState>,
     pub(super) registries: Arc<Registries>,
     pub(super) tables: TableTroubles,
+    pub(super) waiting: Waiting,
     pub(super) outbox: Arc<Outbox>,
     pub(super) bounds: Bounds,
 }
@@ -58,9 +60,15 @@ impl States {
         }));
         let unreadable = self.registries.problems().into_iter();
         all.extend(unreadable.map(|why| (Rule::RegistryUnreadable, why)));
+        let tables = self.tables.now();
+        // Where tables are away, that is what is wrong.
+        if tables.is_empty() {
+            all.extend(self.waiting.now().into_iter().map(|(table, why)| {
+                (Rule::WindowsWaiting, format!("late windows of table {table} wait: {why}"))
+            }));
+        }
         all.extend(
-            self.tables
-                .now()
+            tables
                 .into_iter()
                 .map(|(table, _, why)| (Rule::TablesUnreachable, format!("table {table}: {why}"))),
         );

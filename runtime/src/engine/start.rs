@@ -219,6 +219,7 @@ impl Begun {
             sources: sources.states(),
             registries: Arc::clone(&registries),
             tables: troubles,
+            waiting: late.waiting.clone(),
             outbox,
             bounds,
         };

@@ -31,6 +31,7 @@ mod states;
 mod stretches;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -39,7 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arrow::array::AsArray;
@@ -59,6 +60,7 @@ use self::kept::Kept;
 use self::out::Out;
 use self::sessions::Sessions;
 use self::states::States;
+pub(super) use self::waiting::Waiting;
 use super::fence::{CommitRight, Fence};
 use super::tables::{TableTroubles, TablesWatched};
 use crate::fault;
@@ -73,8 +75,8 @@ const SORTS: &str = "recompute";
 /// How often is looked whether a group is whole.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Pause after an error.
-const PAUSE: Duration = Duration::from_secs(10);
+/// What is told of an error.
+const WAIT: &str = "late windows have to wait";
 
 /// The steps whose windows are computed again; others can change them.
 #[derive(Clone, Default)]
@@ -127,6 +129,8 @@ pub(super) fn sorts(data: &Path) -> PathBuf {
 
 /// The thread that works, until dropped or stopped.
 pub(super) struct Recomputing {
+    /// What could not be computed.
+    pub(super) waiting: Waiting,
     stop: Option<Sender<()>>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -138,9 +142,10 @@ impl Recomputing {
         let (stop, stopped) = channel();
         let stopping = Arc::new(AtomicBool::new(false));
         let worker = Worker::new(context, Arc::clone(&stopping))?;
+        let waiting = worker.waiting.clone();
         let run = move || worker.run(&runtime, &stopped);
         let thread = std::thread::Builder::new().name("recompute".into()).spawn(run)?;
-        Ok(Self { stop: Some(stop), stopping, thread: Some(thread) })
+        Ok(Self { waiting, stop: Some(stop), stopping, thread: Some(thread) })
     }
 
     /// Has it end soon; what is not done stays to be done.
@@ -182,6 +187,23 @@ struct Worker {
     /// By application id, the end of the newest group that is done, whether or not it wrote
     /// anything.
     done: Mutex<BTreeMap<String, i64>>,
+    waiting: Waiting,
+}
+
+/// What a table is called.
+fn full_name(table: &TableSpec) -> String {
+    format!("{}.{}", table.namespace, table.name)
+}
+
+/// The tables of windows, each with its step.
+fn each_table(steps: &[Recomputation]) -> impl Iterator<Item = (&Recomputation, &TableSpec)> {
+    steps.iter().flat_map(|step| step.tables.iter().map(move |table| (step, table)))
+}
+
+/// What the work on one table comes to, even a panic.
+async fn attempt(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let panicked = |_| Err(anyhow::anyhow!("a panic, told before this"));
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 impl Worker {
@@ -195,33 +217,26 @@ impl Worker {
         }
         let (store, sorts) = (context.store.clone(), context.sorts.clone());
         let session = Session::spilling_into(store, MEMORY_BYTES_MAX, sorts)?.on_one_core();
-        Ok(Self { context, session, stopping, done: Mutex::default() })
+        let (done, waiting) = (Mutex::default(), Waiting::default());
+        Ok(Self { context, session, stopping, done, waiting })
     }
 
     fn run(self, runtime: &tokio::runtime::Runtime, stopped: &Receiver<()>) {
-        let mut pause = LOOK_EVERY;
-        while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            // What went wrong is told.
-            pause = if runtime.block_on(self.look()).is_ok() { LOOK_EVERY } else { PAUSE };
+        while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            runtime.block_on(self.look(Instant::now()));
         }
     }
 
-    /// Works on the groups of each table of windows that end at these times. One in trouble, even a
-    /// panic, stops no others: it is told, and the last error is returned.
+    /// Works on the groups of each table of windows that end at these times. One in trouble stops
+    /// no others: it is told, and the last error is returned.
     async fn each(&self, steps: &[Recomputation], ends_us: &[i64]) -> anyhow::Result<()> {
         let (mut result, mut failing) = (Ok(()), 0);
-        for step in steps {
-            for table in &step.tables {
-                let work = AssertUnwindSafe(self.catch_up_all(step, table, ends_us));
-                let done = work.catch_unwind().await;
-                let panicked = |_| Err(anyhow::anyhow!("a panic, told before this"));
-                if let Err(error) = done.unwrap_or_else(panicked) {
-                    let table = format!("{}.{}", table.namespace, table.name);
-                    let why = format!("{error:#}");
-                    tracing::warn!(table, error = why, "late windows have to wait");
-                    result = Err(error.context(format!("windows of {table}")));
-                    failing += 1;
-                }
+        for (step, table) in each_table(steps) {
+            if let Err(error) = attempt(self.catch_up_all(step, table, ends_us)).await {
+                let (table, why) = (full_name(table), format!("{error:#}"));
+                tracing::warn!(table, error = why, "{WAIT}");
+                result = Err(error.context(format!("windows of {table}")));
+                failing += 1;
             }
         }
         Stats::set(&self.context.stats.windows_waiting, failing);
@@ -246,40 +261,60 @@ impl Worker {
         Ok(())
     }
 
-    /// Works on the groups that have become whole.
-    async fn look(&self) -> anyhow::Result<()> {
-        let steps = self.context.steps.now();
-        self.begin(&steps).await?;
-        let Some(whole) = self.context.horizon.whole(self.committed(&steps)) else { return Ok(()) };
-        if whole.late {
-            self.each(&steps, &[whole.end_us]).await?;
-        }
-        if !self.stopping.load(Ordering::Acquire) {
-            self.context.horizon.done(whole.end_us);
-        }
-        Ok(())
-    }
-
-    /// Has tables know where the journal began, if another one wrote late readings before: the next
-    /// process does not see it.
-    async fn begin(&self, steps: &[Recomputation]) -> anyhow::Result<()> {
-        let Some(first_us) = self.context.horizon.first_us() else { return Ok(()) };
-        for step in steps {
-            for table in &step.tables {
-                let app = self.app_id(table);
-                if self.done().contains_key(&app) {
-                    continue;
+    /// Works on the groups that have become whole, and on what waits and is due ([`waiting`]).
+    async fn look(&self, now: Instant) {
+        let (begun, steps) = (Instant::now(), self.context.steps.now());
+        let whole = self.context.horizon.whole(self.committed(&steps));
+        let late_us = whole.filter(|whole| whole.late).map(|whole| whole.end_us);
+        self.waiting.retain(|name| each_table(&steps).any(|(_, table)| full_name(table) == name));
+        for (step, table) in each_table(&steps) {
+            let name = full_name(table);
+            let Some(end_us) = self.waiting.due(&name, late_us, now) else { continue };
+            let work = attempt(async {
+                self.begin(step, table).await?;
+                match end_us {
+                    Some(end_us) => self.catch_up(step, table, end_us).await,
+                    None => Ok(()),
                 }
-                let first = first_us.unsigned_abs();
-                let mut writer = TableWriter::open(&self.context.store, table, app.clone()).await?;
-                let others = self.groups(step, (0, first_us)).await?;
-                if !others.is_empty() && writer.committed_epoch() < first {
-                    let Some(_right) = self.right().await? else { return Ok(()) };
-                    writer.mark(first).await?;
+            });
+            match work.await {
+                Ok(()) if self.stopping.load(Ordering::Acquire) => return,
+                Ok(()) => {
+                    if let Some(failures) = self.waiting.works(&name) {
+                        tracing::info!(table = name, failures, "late windows do not wait any more");
+                    }
                 }
-                self.done().insert(app, first_us);
+                Err(error) => {
+                    let (why, now) = (format!("{error:#}"), now + begun.elapsed());
+                    if let Some(failures) = self.waiting.failed(&name, (end_us, &why), now) {
+                        tracing::warn!(table = name, error = why, failures, "{WAIT}");
+                    }
+                }
             }
         }
+        Stats::set(&self.context.stats.windows_waiting, self.waiting.now().len() as u64);
+        // What waits knows up to which end.
+        if let Some(whole) = whole {
+            self.context.horizon.done(whole.end_us);
+        }
+    }
+
+    /// Has a table know where the journal began, if another one wrote late readings before: the
+    /// next process does not see it.
+    async fn begin(&self, step: &Recomputation, table: &TableSpec) -> anyhow::Result<()> {
+        let Some(first_us) = self.context.horizon.first_us() else { return Ok(()) };
+        let app = self.app_id(table);
+        if self.done().contains_key(&app) {
+            return Ok(());
+        }
+        let first = first_us.unsigned_abs();
+        let mut writer = TableWriter::open(&self.context.store, table, app.clone()).await?;
+        let others = self.groups(step, (0, first_us)).await?;
+        if !others.is_empty() && writer.committed_epoch() < first {
+            let Some(_right) = self.right().await? else { return Ok(()) };
+            writer.mark(first).await?;
+        }
+        self.done().insert(app, first_us);
         Ok(())
     }
 

@@ -189,11 +189,12 @@ fn where_the_journal_began_is_known_after_a_restart() {
             worker
         };
         let worker = another(&home);
-        let first_us = START + 90 * MINUTE;
-        worker.begin(&worker.context.steps.now()).await.unwrap();
+        let (first_us, now) = (START + 90 * MINUTE, Instant::now());
+        worker.look(now).await;
         assert!(worker.done().is_empty(), "nothing is known yet");
+        // What is whole after it is not committed yet.
         worker.context.horizon.complete(Tick { epoch: 1, time_us: first_us });
-        worker.begin(&worker.context.steps.now()).await.unwrap();
+        worker.look(now).await;
         let before = home.everything().await;
         let worker = another(&home);
         home.catch_up(&worker, i64::MAX).await;
@@ -245,6 +246,53 @@ fn a_table_in_trouble_stops_no_others() {
         }
         worker.each(&good, &[i64::MAX]).await.unwrap();
         assert_eq!(waiting(&worker), 0);
+        assert_eq!(home.shown().await, batch(&readings));
+    });
+}
+
+#[test]
+fn a_table_in_trouble_is_tried_ever_more_rarely_while_others_go_on() {
+    let readings = [READINGS.as_slice(), &[(0, -1440, 3)]].concat();
+    let edges = run(&readings, 1);
+    blocking(async {
+        let mut home = Home::new();
+        home.write_all(&edges).await;
+        let (worker, start) = (home.worker(20 * S), Instant::now());
+        let after = |seconds: u64| start + Duration::from_secs(seconds);
+        let [there, away] = ["p/hops", "p/away"].map(|name| home.folder.path().join(name));
+        std::fs::rename(&there, &away).unwrap();
+        let done_us = |name: &str| {
+            let steps = worker.context.steps.now();
+            let mut tables = steps.iter().flat_map(|step| &step.tables);
+            let table = tables.find(|table| table.name == name).unwrap();
+            worker.done().get(&worker.app_id(table)).copied()
+        };
+        let is_waiting = |failures: u64| {
+            let told = worker.waiting.now();
+            assert!(told.len() == 1 && told[0].0 == "p.hops", "{told:?}");
+            assert_eq!(worker.context.stats.windows_waiting.load(Relaxed), 1);
+            assert_eq!(worker.waiting.failures("p.hops"), Some(failures));
+        };
+        let first_us = START + 31 * MINUTE;
+        worker.context.horizon.complete(Tick { epoch: 0, time_us: first_us });
+        worker.look(start).await;
+        assert_eq!(done_us("tumbling"), Some(first_us));
+        is_waiting(1);
+        worker.context.horizon.late();
+        worker.context.horizon.complete(Tick { epoch: 0, time_us: START + 60 * MINUTE });
+        worker.look(after(1)).await;
+        let last_us = START + 30 * MINUTE + 100 * S;
+        assert_eq!([done_us("tumbling"), done_us("days")], [Some(last_us); 2], "at once");
+        is_waiting(1);
+        for (seconds, failures) in [(60, 2), (65, 2), (300, 3)] {
+            worker.look(after(seconds)).await;
+            is_waiting(failures);
+        }
+        // What came while it waited is not forgotten.
+        std::fs::rename(&away, &there).unwrap();
+        worker.look(after(900)).await;
+        assert_eq!(worker.waiting.now(), []);
+        assert_eq!(worker.context.stats.windows_waiting.load(Relaxed), 0);
         assert_eq!(home.shown().await, batch(&readings));
     });
 }
