@@ -21,7 +21,7 @@ use crate::resolve::early::is_of;
 use crate::resolve::withdrawn;
 
 /// Where in the journal a reading was.
-const OFFSET: &str = "journal_offset";
+pub(crate) const OFFSET: &str = "journal_offset";
 /// Which of the readings of a message it was.
 const ELEMENT: &str = "journal_element";
 

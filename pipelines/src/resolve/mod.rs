@@ -13,6 +13,7 @@ pub(crate) mod early;
 pub(crate) mod edges;
 mod hanging;
 mod join;
+mod late;
 mod latest;
 mod limits;
 mod nested;
@@ -195,6 +196,9 @@ fn pipeline(
     if needs.is_none() {
         words::check(file, &spec, report);
         bounds::refuse(file, &spec, report);
+        if !report.failed() {
+            late::warn(file, &spec, report);
+        }
     }
     Some(Resolved { spec, edges })
 }
