@@ -108,7 +108,10 @@ impl<'g> Counts<'g> {
             let final_us = keys.values().map(|of| of.final_us).max().unwrap_or_default();
             let to_us = last_us.saturating_add(around_us).min(final_us);
             self.find_in((from_us, to_us), keys).await?;
-            if from_us == 0 || keys.values().all(OfKey::has_before) {
+            // The window after a long silence tells which readings are in the one before it.
+            let is_all = (from_us == 0 || keys.values().all(OfKey::has_before))
+                && (to_us == final_us || keys.values().all(OfKey::has_after));
+            if is_all {
                 break;
             }
         }

@@ -131,6 +131,12 @@ impl OfKey {
             || self.known.values().filter(|known| known.end_us < first_us).count() > 1
     }
 
+    /// Whether there is a window after the last late reading.
+    pub(super) fn has_after(&self) -> bool {
+        let last_us = self.range_us().1;
+        self.known.values().any(|known| last_us < known.start_us)
+    }
+
     /// Chooses the windows that may have late readings. Without overlaps and gaps (`are_adjacent`),
     /// neighbours tell which of several readings of one time are in a window.
     pub(super) fn choose(&mut self, are_adjacent: bool) {
