@@ -47,6 +47,15 @@ impl LateRows {
         self.rows.push(Late { id, time_us, window_us, behind_us, offset: self.offset });
     }
 
+    /// Of a key, the times of the readings that were pushed last and have the place in the journal
+    /// that is set, each with the end of the last window that no longer takes it.
+    pub(crate) fn of_place(&mut self, id: u32) -> impl Iterator<Item = (i64, &mut i64)> {
+        let offset = self.offset;
+        let of_place = self.rows.iter_mut().rev().take_while(move |late| late.offset == offset);
+        let of_key = of_place.filter(move |late| late.id == id);
+        of_key.map(|late| (late.time_us, &mut late.window_us.1))
+    }
+
     /// Emits what was collected of a window step, ordered by time, then key.
     pub(crate) fn finish(
         &mut self,

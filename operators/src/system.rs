@@ -124,7 +124,9 @@ pub(crate) fn limit_rows(changes: &[LimitRow]) -> RecordBatch {
 /// What operators say of readings that came after the state of their windows was gone:
 /// `window_start` is that of the first, `window_end` that of the last window that no longer takes
 /// it; where the readings make the bounds, their own time, and the time before which nothing is
-/// revised any more.
+/// revised any more, which is their own time as well if what they change is not known yet: when it
+/// is, a row of a later `time` tells from which `window_start` on, up to what `window_end` and what
+/// place in the journal.
 pub fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),

@@ -212,6 +212,7 @@ fn window(
             0 => LatePolicy::Table,
             keep_s => LatePolicy::Revise { keep_us: keep_s * SECOND },
         },
+        puts_off: false,
         early_us: None,
         quality: None,
         limits: KeyLimits::default(),

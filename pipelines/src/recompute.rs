@@ -116,12 +116,10 @@ impl Recomputation {
 pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
     let of_step = |step: &StepSpec| {
         let StepKind::Window(window) = &step.kind else { return None };
-        let tables: Vec<TableSpec> =
-            p.tables.iter().filter(|t| is_of(&t.from, &step.name)).cloned().collect();
-        let is_revised = matches!(window.late, LatePolicy::Revise { .. });
-        if tables.is_empty() || !is_revised || !has_places(window) {
+        if !is_computed_again(p, step, window) {
             return None;
         }
+        let tables = p.tables.iter().filter(|t| is_of(&t.from, &step.name)).cloned().collect();
         let (stored, path) = stored(p, &step.from)?;
         // Where every reading waits for those before it, one at a time is enough.
         let is_fixed = window.shape.has_fixed_bounds();
@@ -131,6 +129,7 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
             idle_close_us: if is_state { 1 } else { FOREVER_US },
             clock: Clock::Device,
             late: LatePolicy::Table,
+            puts_off: false,
             // The column is there, and nothing is early.
             early_us: window.early_us.map(|_| FOREVER_US),
             limits: KeyLimits { keys_max: u64::from(u32::MAX), ..KeyLimits::default() },
@@ -146,6 +145,28 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         Some(Recomputation { window, stored, order, tables, path, behind })
     };
     p.steps.iter().filter_map(of_step).collect()
+}
+
+/// Has the window steps know whose late windows are computed again.
+pub(crate) fn note(p: &mut PipelineSpec) {
+    let again = |step: &StepSpec| match &step.kind {
+        StepKind::Window(window) => is_computed_again(p, step, window),
+        _ => false,
+    };
+    let again: Vec<bool> = p.steps.iter().map(again).collect();
+    for (step, again) in p.steps.iter_mut().zip(again) {
+        if let StepKind::Window(window) = &mut step.kind {
+            window.puts_off = again;
+        }
+    }
+}
+
+/// Whether the late windows of a step are computed again: there are tables of them, and of what
+/// they are made of.
+fn is_computed_again(p: &PipelineSpec, step: &StepSpec, window: &WindowSpec) -> bool {
+    let is_revised = matches!(window.late, LatePolicy::Revise { .. });
+    let has_table = p.tables.iter().any(|t| is_of(&t.from, &step.name));
+    is_revised && has_table && has_places(window) && stored_as(p, &step.from).is_some()
 }
 
 /// Whether the late readings of a window tell where in the journal they were: a step before it can

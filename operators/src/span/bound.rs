@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::due::FOLD_EVERY;
 use super::keys::{Entry, KeyState, Record};
+use super::owed::Owed;
 use super::places::PLACE_BYTES;
 use super::quality::NOTE_BYTES;
 use super::sliding;
@@ -67,6 +68,7 @@ fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbou
         .saturating_add(vec_bytes(records, size_of::<Record>()))
         .saturating_add(vec_bytes(panes, size_of::<(i64, u32)>()))
         .saturating_add((size_of::<KeyState>() + behind) as u64)
+        .saturating_add(if spec.puts_off { size_of::<Owed>() as u64 } else { 0 })
         .saturating_add(places);
     let key = key_bytes(spec.key_types(), load.text_bytes).saturating_add(LISTED_BYTES);
     let key_bytes = own.saturating_add(key).saturating_add(store_bytes(pieces, partial));

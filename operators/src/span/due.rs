@@ -59,6 +59,11 @@ impl Work {
 impl SpanOperator {
     /// Steps 2 and 3 for one key: it is complete up to `horizon_us`.
     pub(super) fn settle(&mut self, id: u32, horizon_us: i64, end: bool) {
+        self.settle_windows(id, horizon_us, end);
+        self.tell_decided(id);
+    }
+
+    fn settle_windows(&mut self, id: u32, horizon_us: i64, end: bool) {
         let final_before_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
         let us = horizon_us.max(key.settled_us);
@@ -200,6 +205,7 @@ impl SpanOperator {
     /// Step 3: drops and folds what is final.
     fn fold(&mut self, id: u32) {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
+        self.note_resets(id, final_us);
         let key = &mut self.keys[id as usize];
         let Folding { drop, mut ranges, first_id, ended_us } = self.rule.fold(key, final_us);
         key.gone_us = key.gone_us.max(ended_us.unwrap_or(i64::MIN));

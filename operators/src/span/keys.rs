@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::owed::{Owed, Resets};
 use super::rule::Found;
 
 /// What the expressions of a shape say about a reading.
@@ -127,6 +128,10 @@ pub(super) struct KeyState {
     /// Newest of the readings before the first entry, of the ends of states before it, and of what
     /// was too late; the largest time if it is not known, µs.
     pub(super) gone_us: i64,
+    /// Which readings ended whatever state was open, as far as that is known.
+    pub(super) resets: Resets,
+    /// What is too late, and is put off.
+    pub(super) owed: Option<Box<Owed>>,
     /// Readings before the first entry.
     pub(super) passed: i64,
     /// Readings taken so far.
@@ -165,6 +170,8 @@ impl Default for KeyState {
             last_tick_us: i64::MIN,
             settled_us: i64::MIN,
             gone_us: i64::MIN,
+            resets: Resets::default(),
+            owed: None,
             passed: 0,
             readings: 0,
             entries: Arc::default(),

@@ -28,6 +28,7 @@ mod due;
 mod early;
 mod emit;
 mod keys;
+mod owed;
 mod places;
 mod quality;
 mod rule;
@@ -202,12 +203,19 @@ impl SpanOperator {
                 self.touched.push(*id);
             }
             key.clock_us = key.clock_us.max(*time_us);
+            let offset = offsets.map(|offsets| offsets.value(row));
+            key.owed.iter_mut().for_each(|owed| owed.reach(offset));
             let final_us = key.settled_us.saturating_sub(keep_us);
             if *time_us < final_us {
                 let (of_key, reading) = ((&*key, open.entry(*id).or_default()), marks[row]);
                 let taken = self.rule.taken(&self.spec, of_key, (*time_us, reading), final_us);
                 if taken != Taken::Whole {
-                    self.late.offset = offsets.map(|offsets| offsets.value(row));
+                    self.late.offset = offset;
+                    let of_key = (*id, &mut *key);
+                    let final_us = match self.spec.puts_off && taken == Taken::Late {
+                        true => self.rule.put_off(of_key, (*time_us, final_us), &mut self.late),
+                        false => final_us,
+                    };
                     self.late.push(*id, *time_us, (*time_us, final_us), key.clock_us - *time_us);
                 }
                 if taken == Taken::Late {
@@ -410,7 +418,8 @@ impl KeyedOperator for SpanOperator {
             self.watch(id);
         }
         self.changed = GroupSet::ALL;
-        self.finish(emit)
+        self.finish(emit)?;
+        self.late.finish(&self.interner, &self.spec, emit)
     }
 
     fn cut(&mut self, whole: bool) -> Snapshot {

@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use super::SpanOperator;
 use super::keys::{Entry, KeyState, Marks, Record, Told};
+use super::owed::{Owed, Resets};
 use super::places::{Places, owners};
 use super::quality::Notes;
 use super::rule::Horizon;
@@ -48,6 +49,8 @@ const RECORDS: &str = "records";
 const RECORD_BYTES: usize = 48;
 /// Where in the last of them it is said what its row told; below it is the revision.
 const TOLD_BIT: u32 = 60;
+/// What is no record, but says what is put off.
+const OWED: i64 = 3;
 /// And whether it is incomplete.
 const INCOMPLETE: i64 = 1 << 62;
 
@@ -71,7 +74,7 @@ impl Cut {
             let key = &self.keys[id as usize];
             let slots = key.entries.iter().map(|entry| self.places.slot(entry.place));
             let state: u64 = slots.map(&text).sum();
-            (key.entries.len().max(1), state as usize + (key.records.len() + 1) * RECORD_BYTES)
+            (key.entries.len().max(1), state as usize + (key.records.len() + 2) * RECORD_BYTES)
         })
     }
 
@@ -239,14 +242,28 @@ impl SpanOperator {
     }
 }
 
-/// What was emitted of a key; then, if it waits for early results, until when; then its newest
-/// reading of which nothing is kept.
+/// What was emitted of a key, and what is put off; then, if it waits for early results, until when;
+/// then its newest reading of which nothing is kept.
 fn encode(key: &KeyState) -> Vec<u8> {
     let incomplete = |r: &Record| if r.incomplete { INCOMPLETE } else { 0 };
     let last = |r: &Record| r.revision | (r.told as i64) << TOLD_BIT | incomplete(r);
     let numbers = |r: &Record| [r.id, r.start_us, r.end_us, r.rows, r.members as i64, last(r)];
-    let all = key.records.iter().flat_map(numbers).chain([key.early_us, key.gone_us]);
+    let owed = key.owed.as_deref().copied();
+    let is_owed = owed.is_some() || key.resets != Resets::default();
+    let owed = is_owed.then(|| put_off(owed.unwrap_or(NOTHING_OWED), key.resets));
+    let all = key.records.iter().flat_map(numbers).chain(owed.into_iter().flatten());
+    let all = all.chain([key.early_us, key.gone_us]);
     all.flat_map(i64::to_le_bytes).collect()
+}
+
+/// Nothing is put off: the first comes after the last.
+const NOTHING_OWED: Owed = Owed { first_us: 0, last_us: -1, since_us: 0, offset: 0 };
+
+/// The numbers that stand where those of a record do. Of states the clock does not matter.
+fn put_off(owed: Owed, resets: Resets) -> [i64; 6] {
+    let Owed { first_us, last_us, since_us, offset } = owed;
+    let since_us = if resets == Resets::default() { since_us } else { resets.over_us };
+    [first_us, last_us, since_us, offset, resets.last_us, OWED << TOLD_BIT]
 }
 
 fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
@@ -259,9 +276,24 @@ fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     if more.next().is_some() || !rest.is_empty() {
         return Err(OperatorError::State(format!("{} bytes of records", bytes.len())));
     }
-    let record = |chunk: &[u8; RECORD_BYTES]| {
+    let numbers = |chunk: &[u8; RECORD_BYTES]| -> [i64; 6] {
         let (numbers, _) = chunk.as_chunks::<8>();
-        let number = |i: usize| i64::from_le_bytes(numbers[i]);
+        std::array::from_fn(|i| i64::from_le_bytes(numbers[i]))
+    };
+    // Older states, and most keys, say nothing of what is put off.
+    let (last, others) = chunks.split_last().map_or((None, chunks), |(l, o)| (Some(numbers(l)), o));
+    let owed = last.filter(|last| last[5] >> TOLD_BIT == OWED);
+    if let Some([first_us, last_us, since_us, offset, reset_us, _]) = owed {
+        if reset_us > i64::MIN {
+            key.resets = Resets { over_us: since_us, last_us: reset_us };
+        }
+        let owed = Owed { first_us, last_us, since_us, offset };
+        key.owed = (first_us <= last_us).then(|| Box::new(owed));
+    }
+    let chunks = if owed.is_some() { others } else { chunks };
+    let record = |chunk: &[u8; RECORD_BYTES]| {
+        let numbers = numbers(chunk);
+        let number = |i: usize| numbers[i];
         let told = match (number(5) >> TOLD_BIT) & 3 {
             0 => Told::Final,
             1 => Told::Early,

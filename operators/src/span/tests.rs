@@ -5,6 +5,7 @@
 
 mod early;
 mod oracle;
+mod owed;
 mod quality;
 
 use std::collections::BTreeMap;
@@ -109,6 +110,7 @@ fn spec(shape: Shape, disorder_us: i64, late: LatePolicy) -> WindowSpec {
         idle_close_us: 1_000_000_000,
         clock: Clock::Device,
         late,
+        puts_off: false,
         early_us: None,
         quality: None,
         limits: KeyLimits::default(),
@@ -466,7 +468,7 @@ proptest! {
         keep in prop::option::of(0i64..300),
     ) {
         let late = keep.map_or(LatePolicy::Table, |keep_us| LatePolicy::Revise { keep_us });
-        let spec = WindowSpec { idle_close_us: 500, ..spec(shape, 20, late) };
+        let spec = WindowSpec { idle_close_us: 500, puts_off: true, ..spec(shape, 20, late) };
         let spread = |i: usize, r: &Reading| (r.0 + 4 * (i % 9) as u8, r.1, r.2);
         let epochs: Vec<(i64, RecordBatch)> = epochs
             .iter()

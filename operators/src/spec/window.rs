@@ -175,6 +175,9 @@ pub struct WindowSpec {
     pub clock: Clock,
     /// What happens to late rows.
     pub late: LatePolicy,
+    /// Windows that readings are too late for are computed again from stored readings, which has
+    /// to know when what they touch has become final.
+    pub puts_off: bool,
     /// An open window that changed is emitted as it is at the first tick at or after the next
     /// multiple of this, in tick time, microseconds. None: only windows that are over are.
     pub early_us: Option<i64>,

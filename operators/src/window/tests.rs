@@ -73,6 +73,7 @@ fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> Wind
         idle_close_us: 1_000,
         clock: Clock::Device,
         late,
+        puts_off: false,
         early_us: None,
         quality: None,
         limits: KeyLimits::default(),

@@ -214,6 +214,7 @@ fn run_window(select: &[(&str, &str)]) -> (PlannedWindow, Vec<ArrayRef>) {
         idle_close_us: 0,
         clock: Default::default(),
         late: tidegate_operators::spec::LatePolicy::Table,
+        puts_off: false,
         early_us: None,
         quality: None,
         limits: Default::default(),

@@ -376,6 +376,7 @@ impl<'a> Planning<'a> {
             idle_close_us: 0,
             clock: Clock::Device,
             late: LatePolicy::Table,
+            puts_off: false,
             early_us: None,
             quality: None,
             limits: KeyLimits::default(),

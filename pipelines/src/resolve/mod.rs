@@ -193,6 +193,7 @@ fn pipeline(
         tables,
     };
     repeated::note(&mut spec);
+    crate::recompute::note(&mut spec);
     if needs.is_none() {
         words::check(file, &spec, report);
         bounds::refuse(file, &spec, report);

@@ -69,6 +69,8 @@ pub(crate) fn window(
         idle_close_us: inherited(steps, step, "idle_close"),
         clock: if step.text("clock") == Some("fleet") { Clock::Fleet } else { Clock::Device },
         late,
+        // It is known when all tables are.
+        puts_off: false,
         early_us,
         quality,
         limits: limits::of_step(&steps.limits, step),

@@ -1,0 +1,171 @@
+//! Readings that are too late, and touch what is not final: they are put off.
+//!
+//! Where windows are computed again from stored readings, that can be done of a late reading once
+//! all that it changes is final: its session, with what it joins; of states, all up to a reading
+//! that ends whatever is open. As long as that is not so, the reading is *put off*, and so are the
+//! late readings of its key that come after it: rows of `system.late` whose `window_end` is their
+//! own time. When it is so, one more row tells it: from the first of them (`window_start`) on, they
+//! can be done; `time` and `window_end` say what is final, `journal_offset` which readings of the
+//! key had come by then. So a key keeps a few numbers, however many readings are put off.
+
+use super::SpanOperator;
+use super::keys::{Cursor, KeyState};
+use super::rule::{Horizon, Rule};
+use super::session::Session;
+use super::state::State;
+use crate::late::LateRows;
+
+/// How many of the longest sessions what is put off waits for a pause, of a key that makes none.
+const PAUSE_SESSIONS: i64 = 16;
+
+/// The readings of a key that are put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owed {
+    /// Time of the first, and of the last, µs.
+    pub(super) first_us: i64,
+    pub(super) last_us: i64,
+    /// The clock of the key when the newest of them came, µs.
+    pub(super) since_us: i64,
+    /// Place in the journal of the newest reading of the key.
+    pub(super) offset: i64,
+}
+
+impl Owed {
+    fn add(&mut self, time_us: i64) {
+        self.first_us = self.first_us.min(time_us);
+        self.last_us = self.last_us.max(time_us);
+    }
+
+    /// A reading of the key came, put off or not.
+    pub(super) fn reach(&mut self, offset: Option<i64>) {
+        self.offset = self.offset.max(offset.unwrap_or(i64::MIN));
+    }
+}
+
+impl Rule {
+    /// A reading of a key is too late; what is older than `final_us` is final. Puts it off if it
+    /// cannot be told yet what it changes. Returns before which time nothing is revised that it
+    /// touches: if it is put off, its own.
+    pub(super) fn put_off(
+        &self,
+        (id, key): (u32, &mut KeyState),
+        (time_us, final_us): (i64, i64),
+        late: &mut LateRows,
+    ) -> i64 {
+        if key.owed.is_none() {
+            if self.is_decided(key, (time_us, None), final_us) {
+                return final_us;
+            }
+            let (first_us, last_us) = (time_us, time_us);
+            let mut owed = Owed { first_us, last_us, since_us: 0, offset: 0 };
+            // What came in one message is not told apart.
+            for (time_us, final_us) in late.of_place(id) {
+                *final_us = time_us;
+                owed.add(time_us);
+            }
+            key.owed = Some(Box::new(owed));
+        }
+        if let Some(owed) = &mut key.owed {
+            owed.add(time_us);
+            owed.since_us = key.clock_us;
+            owed.reach(late.offset);
+        }
+        time_us
+    }
+
+    /// Whether all is final that late readings change, of which the last is of this time. They are
+    /// put off since this time of the key's clock, or not yet.
+    fn is_decided(&self, key: &KeyState, late_us: (i64, Option<i64>), final_us: i64) -> bool {
+        match self {
+            Self::Session(rule) => rule.is_decided(key, late_us, final_us),
+            // What ended with a reading is over when another one came after it.
+            Self::State(rule) => late_us.0 < rule.resets_of(key, final_us).over_us,
+            // They are of one time each, or say themselves what is final.
+            Self::Count(_) | Self::Sliding(_) => true,
+        }
+    }
+}
+
+impl Session {
+    fn is_decided(
+        self,
+        key: &KeyState,
+        (last_us, since_us): (i64, Option<i64>),
+        final_us: i64,
+    ) -> bool {
+        let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
+        let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
+        self.scan(&key.entries, &mut cursor, horizon, &mut closed);
+        let until_us = last_us.saturating_add(self.gap_us);
+        let Some(open) = cursor.open else { return until_us < final_us };
+        let open_us = key.entries[open].first_us;
+        // Without a maximum it begins after a pause. With one it may go on from one before, and all
+        // that follow may be cut at other times, until there is a pause: that is waited for.
+        let before_us = key.entries.range(..open).map(|e| e.last_us).fold(key.gone_us, i64::max);
+        let is_apart = self.max_us.is_none_or(|max_us| {
+            let waits_us = max_us.saturating_mul(PAUSE_SESSIONS);
+            before_us.saturating_add(self.gap_us) < open_us
+                || since_us.is_none_or(|since_us| since_us.saturating_add(waits_us) < open_us)
+        });
+        until_us < open_us && is_apart
+    }
+}
+
+/// Of the readings of a key that end whatever state is open, and are final: the last one with
+/// another reading after it, and the last one, µs. What begins at its own time is not ended by a
+/// reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Resets {
+    pub(super) over_us: i64,
+    pub(super) last_us: i64,
+}
+
+impl Default for Resets {
+    fn default() -> Self {
+        Self { over_us: i64::MIN, last_us: i64::MIN }
+    }
+}
+
+impl State {
+    /// Those of a key before `final_us`.
+    fn resets_of(self, key: &KeyState, final_us: i64) -> Resets {
+        let (mut resets, mut before_us) = (key.resets, i64::MIN);
+        for entry in key.entries.iter().take_while(|e| e.first_us < final_us) {
+            if resets.last_us < entry.last_us {
+                resets.over_us = resets.last_us;
+            }
+            let is_first = before_us < entry.first_us && entry.first_us != key.gone_us;
+            if is_first && self.resets(entry.marks) {
+                resets.last_us = resets.last_us.max(entry.first_us);
+            }
+            before_us = before_us.max(entry.last_us);
+        }
+        resets
+    }
+}
+
+impl SpanOperator {
+    /// Notes which readings ended whatever was open, before what is final goes.
+    pub(super) fn note_resets(&mut self, id: u32, final_us: i64) {
+        if let Rule::State(rule) = self.rule
+            && self.spec.puts_off
+        {
+            let key = &mut self.keys[id as usize];
+            key.resets = rule.resets_of(key, final_us);
+        }
+    }
+
+    /// Tells of what was put off of a key, if it can be done now.
+    pub(super) fn tell_decided(&mut self, id: u32) {
+        let final_us = self.final_us(self.keys[id as usize].settled_us);
+        let key = &mut self.keys[id as usize];
+        let Some(owed) = key.owed.as_deref().copied() else { return };
+        if !self.rule.is_decided(key, (owed.last_us, Some(owed.since_us)), final_us) {
+            return;
+        }
+        key.owed = None;
+        let behind_us = key.clock_us.saturating_sub(final_us).max(0);
+        self.late.offset = Some(owed.offset);
+        self.late.push(id, final_us, (owed.first_us, final_us), behind_us);
+    }
+}

@@ -1,0 +1,89 @@
+//! What is too late and touches what is not final is put off, and told when all of that is final.
+
+use super::*;
+use crate::system::late_schema;
+
+/// Of a row of `system.late`: device, time, `window_start`, `window_end`.
+type Told = (String, i64, i64, i64);
+
+/// What each epoch tells.
+fn told(emits: &[Emit]) -> Vec<Vec<Told>> {
+    let of_batch = |rows: &RecordBatch| -> Vec<Told> {
+        assert_eq!(rows.schema(), late_schema());
+        let times = |name: &str| rows[name].as_primitive::<TimestampMicrosecondType>().clone();
+        let [time, start, end] = ["time", "window_start", "window_end"].map(times);
+        let keys = rows["keys"].as_string::<i32>().clone();
+        let row = |i| (keys.value(i).to_owned(), time.value(i), start.value(i), end.value(i));
+        (0..rows.num_rows()).map(row).collect()
+    };
+    emits.iter().map(|emit| emit.late.iter().flat_map(of_batch).collect()).collect()
+}
+
+/// Whether a row tells that others can be done.
+fn tells(row: &Told) -> bool {
+    row.2 < row.1 && row.1 == row.3
+}
+
+fn is_put_off(row: &Told) -> bool {
+    row.1 == row.2 && row.1 == row.3
+}
+
+/// The last reading of a device without a pause between it and one at a time.
+fn end_of(readings: &[Reading], device: &str, time_us: i64, gap_us: i64) -> i64 {
+    let of = |r: &&Reading| device.contains(&format!("\"d{}\"", r.0));
+    let mut times: Vec<i64> = readings.iter().filter(of).map(|r| r.1).collect();
+    times.sort_unstable();
+    let after = times.into_iter().filter(|us| *us >= time_us);
+    after.fold(time_us, |end_us, us| if us <= end_us + gap_us { us } else { end_us })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn what_is_put_off_is_told_when_what_it_touches_is_final(
+        epochs in readings(),
+        shape in shape(),
+        disorder in 0i64..40,
+        keep in 0i64..150,
+        restart in prop::option::of(0usize..40),
+    ) {
+        let mut epochs = epochs;
+        // Then each device says all that it can, and goes on long after that.
+        for i in 0..10 {
+            epochs.push((0..4).map(|device| (device, 100_000 + i * 1_000, i)).collect());
+        }
+        epochs.push((0..4).map(|device| (device, 150_000, 8)).collect());
+        epochs.push((0..4).map(|device| (device, 200_000, 8)).collect());
+        let late = LatePolicy::Revise { keep_us: keep };
+        let spec = WindowSpec { puts_off: true, ..spec(shape, disorder, late) };
+        let emits = run(&spec, &epochs, restart);
+        let straight = run(&spec, &epochs, None);
+        prop_assert_eq!(told(&emits), told(&straight), "a restart does not show");
+        let without = run(&WindowSpec { puts_off: false, ..spec.clone() }, &epochs, None);
+        prop_assert_eq!(text(&emits, None), text(&without, None), "windows are the same");
+        let all = told(&emits);
+        let count = all.iter().flatten().filter(|row| !tells(row)).count();
+        prop_assert_eq!(count, late_rows(&without), "each is told once");
+
+        let mut put_off: Vec<Told> = Vec::new();
+        for (i, rows) in all.iter().enumerate() {
+            let readings = epochs[..epochs.len().min(i + 1)].concat();
+            put_off.extend(rows.iter().filter(|row| is_put_off(row)).cloned());
+            let done = rows.iter().filter(|row| !is_put_off(row) && !tells(row)).cloned();
+            let mut done: Vec<(Told, i64)> = done.map(|row| (row.clone(), row.3)).collect();
+            for by in rows.iter().filter(|row| tells(row)) {
+                let of_key = put_off.iter().filter(|row| row.0 == by.0);
+                prop_assert_eq!(of_key.map(|row| row.1).min(), Some(by.2), "from the first on");
+                done.extend(put_off.extract_if(.., |row| row.0 == by.0).map(|row| (row, by.3)));
+            }
+            if let Shape::Session { gap_us, max_us: None } = spec.shape {
+                for (row, final_us) in done {
+                    let end_us = end_of(&readings, &row.0, row.1, gap_us);
+                    prop_assert!(end_us + gap_us < final_us, "{row:?} {end_us} {final_us}");
+                }
+            }
+        }
+        prop_assert_eq!(put_off, Vec::<Told>::new(), "all is told in the end");
+    }
+}
