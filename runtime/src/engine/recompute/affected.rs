@@ -117,6 +117,8 @@ pub(super) struct Window {
     until_us: i64,
     /// How many readings of the group are too late for it.
     pub(super) late: i64,
+    /// The place in the journal of the last reading that counts.
+    last_offset: i64,
     /// Its next revision is made.
     written: AtomicBool,
 }
@@ -131,10 +133,20 @@ impl Window {
 impl Slice {
     /// Adds a window, after those of the key that begin before.
     pub(super) fn push(&mut self, key: String, bounds: Bounds, late: i64) {
+        self.push_until(key, bounds, (late, i64::MAX));
+    }
+
+    /// The same, of readings up to a place in the journal, which is that of all windows of its key.
+    pub(super) fn push_until(
+        &mut self,
+        key: String,
+        bounds: Bounds,
+        (late, last_offset): (i64, i64),
+    ) {
         let windows = self.keys.entry(key).or_default();
         let before_us = windows.last().map_or(i64::MIN, |w| w.until_us);
         let (until_us, written) = (before_us.max(bounds.1), AtomicBool::new(false));
-        windows.push(Window { bounds, until_us, late, written });
+        windows.push(Window { bounds, until_us, late, last_offset, written });
     }
 
     /// Takes these windows out, and returns how many it had.
@@ -178,10 +190,11 @@ impl Slice {
         self.keys.keys().map(String::as_str)
     }
 
-    /// Whether a window of the key holds the time.
-    fn holds(windows: &[Window], time_us: i64) -> bool {
+    /// Whether a window of the key holds a reading of this time and place in the journal.
+    fn holds(windows: &[Window], time_us: i64, offset: i64) -> bool {
         let begun = windows.partition_point(|w| w.bounds.0 <= time_us);
-        begun > 0 && time_us < windows[begun - 1].until_us
+        let last = windows[..begun].last();
+        last.is_some_and(|last| time_us < last.until_us && offset <= last.last_offset)
     }
 }
 
@@ -221,15 +234,18 @@ impl<'s> Finder<'s> {
         Ok(self.ids.iter().map(|id| self.windows[*id as usize]).collect())
     }
 
-    /// Which rows have a time in a window of their key.
+    /// Which rows have a time and a place in the journal that are in a window of their key.
     pub(super) fn in_windows(
         &mut self,
         keys: &[ArrayRef],
-        times: &ArrayRef,
+        (times, offsets): (&ArrayRef, &ArrayRef),
     ) -> Result<Vec<bool>, ArrowError> {
         let times = times.as_primitive::<TimestampMicrosecondType>().values();
+        let offsets = offsets.as_primitive::<Int64Type>().values();
         let windows = self.of_rows(keys, times.len())?;
-        Ok(windows.iter().zip(times).map(|(w, time_us)| Slice::holds(w, *time_us)).collect())
+        let at = times.iter().zip(offsets);
+        let rows = windows.iter().zip(at);
+        Ok(rows.map(|(w, (time_us, offset))| Slice::holds(w, *time_us, *offset)).collect())
     }
 
     /// For each row, the window of the slice that it is, by its key, start and end.

@@ -151,7 +151,8 @@ impl Group<'_> {
     /// The windows of its late readings in slices.
     async fn slices(&self) -> anyhow::Result<Slices> {
         let windows = format!(
-            "SELECT keys, window_start, window_end, count(*) FROM {} GROUP BY 1, 2, 3 ORDER BY 2",
+            "SELECT keys, window_start, window_end, count(*) FROM {} AND time < window_end GROUP \
+             BY 1, 2, 3 ORDER BY 2",
             late_of(self.of, self.times_us)
         );
         let found = self.session.sql(&windows).await?.execute_stream().await?;
@@ -221,7 +222,8 @@ impl Group<'_> {
         let window = &self.of.window;
         let rows = self.of.input(as_stored(rows, &self.of.stored)?)?;
         let keys: Vec<ArrayRef> = window.keys.iter().map(|k| rows.column(*k).clone()).collect();
-        let keep = finder.in_windows(&keys, rows.column(window.time))?;
+        let at = (rows.column(window.time), &rows["journal_offset"]);
+        let keep = finder.in_windows(&keys, at)?;
         Ok(filter_record_batch(&rows, &BooleanArray::from(keep))?)
     }
 

@@ -1,4 +1,8 @@
 //! The late readings of a group, some keys at a time.
+//!
+//! What a late reading changes may not be final when it comes. Then the step puts it off (its
+//! `window_end` is its own time), and so all of its key that are late after it, until a row tells
+//! that they can be done: they are of the group of that row.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +12,7 @@ use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::group::{Group, NAMED_MAX, late_of};
+use super::group::{Group, NAMED_MAX, late_of, time};
 
 /// Late readings of keys that are done together, unless one key has more.
 const READINGS_MAX: usize = 50_000;
@@ -21,7 +25,14 @@ pub(super) struct Late {
     pub(super) final_us: i64,
     /// The place of the message in the journal.
     pub(super) offset: i64,
+    /// That of the newest reading of the key when it was told what is final.
+    pub(super) until_offset: i64,
     pub(super) count: i64,
+}
+
+/// The place of the newest reading of a key when its last late reading could be done.
+pub(super) fn last_offset(late: &[Late]) -> i64 {
+    late.iter().map(|l| l.until_offset).max().unwrap_or(i64::MAX)
 }
 
 /// See the module's head.
@@ -35,11 +46,15 @@ pub(super) struct LateKeys {
 impl LateKeys {
     /// Rows of an earlier form of the step, with windows of fixed length, have other starts.
     pub(super) async fn of(group: &Group<'_>) -> anyhow::Result<Self> {
-        let sql = format!(
-            "SELECT keys, window_start, window_end, journal_offset, count(*) FROM {} AND time = \
-             window_start GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
+        let mut sql = format!(
+            "SELECT keys, window_start, window_end, journal_offset, journal_offset AS until_place, \
+             count(*) FROM {} AND time = window_start AND time < window_end GROUP BY 1, 2, 3, 4",
             late_of(group.of, group.times_us)
         );
+        if let Some(first_us) = first_put_off(group).await? {
+            sql += &format!(" UNION ALL {}", put_off(group, first_us));
+        }
+        sql += " ORDER BY 1, 2, 3, 4";
         let found = group.session.sql(&sql).await?.execute_stream().await?;
         let found = found.map_err(anyhow::Error::from).boxed();
         Ok(Self { found: Some(found), keys: BTreeMap::new(), count: 0 })
@@ -74,12 +89,14 @@ impl LateKeys {
         let keys = keys.as_string::<i32>();
         let [times, finals] =
             [1, 2].map(|i| rows.column(i).as_primitive::<TimestampMicrosecondType>());
-        let [offsets, counts] = [3, 4].map(|i| rows.column(i).as_primitive::<Int64Type>());
+        let [offsets, until, counts] =
+            [3, 4, 5].map(|i| rows.column(i).as_primitive::<Int64Type>());
         for row in 0..rows.num_rows() {
             let late = Late {
                 time_us: times.value(row),
                 final_us: finals.value(row),
                 offset: offsets.value(row),
+                until_offset: until.value(row),
                 count: counts.value(row),
             };
             match self.keys.get_mut(keys.value(row)) {
@@ -90,4 +107,45 @@ impl LateKeys {
         self.count += rows.num_rows();
         Ok(())
     }
+}
+
+/// Which rows tell what can be done now.
+const TELLS: &str = "window_start < time AND time = window_end";
+
+/// The first of the readings that were put off and can be done with a group.
+async fn first_put_off(group: &Group<'_>) -> anyhow::Result<Option<i64>> {
+    let late = late_of(group.of, group.times_us);
+    let sql = format!("SELECT min(window_start) FROM {late} AND {TELLS}");
+    let found = group.session.sql(&sql).await?.collect().await?;
+    let times = found.iter().flat_map(|rows| {
+        let times = rows.column(0).as_primitive::<TimestampMicrosecondType>();
+        times.iter().collect::<Vec<_>>()
+    });
+    Ok(times.flatten().min())
+}
+
+/// Asks for the readings that were put off and can be done with a group, none of which is older:
+/// each is of the first row that tells of its key, and of its place in the journal or a later one.
+fn put_off(group: &Group<'_>, first_us: i64) -> String {
+    let (from_us, until_us) = group.times_us;
+    let (late, first) = (late_of(group.of, (0, until_us)), time(first_us));
+    let tells = format!(
+        "SELECT keys, journal_offset AS until_place, window_end AS final_time, ingest_time AS told \
+         FROM {late} AND {TELLS} AND time >= {first}"
+    );
+    let put_off = format!(
+        "SELECT keys, time AS at, journal_offset AS place, count(*) AS readings FROM {late} AND \
+         time = window_start AND time = window_end AND time >= {first} GROUP BY 1, 2, 3"
+    );
+    let until = format!(
+        "SELECT o.keys, o.at, o.place, o.readings, min(t.until_place) AS until_place FROM \
+         ({put_off}) AS o JOIN ({tells}) AS t ON o.keys = t.keys AND o.place <= t.until_place \
+         GROUP BY 1, 2, 3, 4"
+    );
+    format!(
+        "SELECT o.keys, o.at, t.final_time, o.place, o.until_place, o.readings FROM ({until}) AS o \
+         JOIN ({tells}) AS t ON o.keys = t.keys AND o.until_place = t.until_place WHERE t.told \
+         >= {}",
+        time(from_us)
+    )
 }

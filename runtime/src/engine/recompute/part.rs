@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::group::Days;
-use super::late::Late;
+use super::late::{Late, last_offset};
 use super::revise::{Changes, Known, Made};
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -191,6 +191,8 @@ pub(super) struct OfKey {
     /// Times and places in the journal of all.
     pub(super) late: BTreeSet<(i64, i64)>,
     final_us: i64,
+    /// The place in the journal of the last reading that counts.
+    pub(super) last_offset: i64,
     /// The one at hand.
     pub(super) part: Option<Part>,
     later: VecDeque<Vec<Late>>,
@@ -200,6 +202,7 @@ impl OfKey {
     /// By time.
     pub(super) fn new(late: Vec<Late>) -> Self {
         let final_us = late.iter().map(|l| l.final_us).max().unwrap_or_default();
+        let last_offset = last_offset(&late);
         let all = late.iter().map(|l| (l.time_us, l.offset)).collect();
         let mut later: VecDeque<Vec<Late>> = VecDeque::new();
         for late in late {
@@ -209,7 +212,7 @@ impl OfKey {
                 _ => later.push_back(vec![late]),
             }
         }
-        Self { late: all, final_us, part: None, later }
+        Self { late: all, final_us, last_offset, part: None, later }
     }
 
     /// Has a part at hand, if one is left, and says what is to be gone through; what comes before

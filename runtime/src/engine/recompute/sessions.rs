@@ -6,8 +6,9 @@
 //! 1. it is found: the sessions of the table and the late readings, in order ([`OfKey`]). What a
 //!    maximum had cut before the first of them is as it was, and not looked at any further;
 //! 2. if it could still change by other ways, it stays as it is. The step said with each late
-//!    reading before which time nothing is revised any more. Where a maximum cuts, a stretch that
-//!    goes on ends for this purpose where a session begins that is as it was;
+//!    reading before which time nothing is revised any more, and put off those that touch what is
+//!    not older ([`super::late`]). Where a maximum cuts, a stretch that goes on ends for this
+//!    purpose where a session begins that is as it was;
 //! 3. the step's own operator makes the sessions of its stored readings, and of those that are not
 //!    more than `gap` outside. If these are exactly the readings of its sessions (`rows`) and the
 //!    late ones, they are all: it is whole. If not, it stays ([`super::kept`]): some were deleted,
@@ -165,7 +166,7 @@ impl<'g> Sessions<'g> {
         for (key, of) in keys.iter() {
             for stretch in &of.stretches {
                 let around = of.around(self.gap_us, stretch.bounds);
-                slice.push(key.clone(), around, stretch.late);
+                slice.push_until(key.clone(), around, (stretch.late, of.last_offset));
             }
         }
         let mut batches = Vec::new();

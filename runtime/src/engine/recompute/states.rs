@@ -8,7 +8,8 @@
 //!    before the part that ends whatever is open: what comes after it does not depend on what was
 //!    before. And at the end both have to have the same state open, begun after the part. If not, a
 //!    longer time is tried. Late readings that come after the last reading which ends whatever is
-//!    open change what the step can still change: they are given up;
+//!    open change what the step can still change. It puts them off ([`super::late`]), and what it
+//!    did not is given up;
 //! 2. the states without the late readings have to be those that the table has, and no reading of
 //!    these days may have been deleted: then the readings are all. If not, the states stay;
 //! 3. those with the late readings are written as the next revisions; what is none any more with no
@@ -235,7 +236,8 @@ impl<'g> States<'g> {
         let (mut slice, mut batches) = (Slice::default(), Vec::new());
         for (key, of) in keys.iter() {
             if let Some(part) = &of.part {
-                slice.push(key.clone(), (part.from_us, part.to_us), part.late());
+                let bounds = (part.from_us, part.to_us);
+                slice.push_until(key.clone(), bounds, (part.late(), of.last_offset));
             }
         }
         let mut ways = Ways::new(keys, window)?;

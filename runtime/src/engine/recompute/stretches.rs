@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::affected::Bounds;
 use super::kept::Stayed;
-use super::late::Late;
+use super::late::{Late, last_offset};
 use super::revise::{Known, Made};
 
 /// See the module's head. Both ends belong to it.
@@ -80,6 +80,8 @@ pub(super) struct OfKey {
     pub(super) late: Vec<(i64, i64)>,
     /// What is older is not revised by the step any more.
     pub(super) final_us: i64,
+    /// The place in the journal of the last reading that counts.
+    pub(super) last_offset: i64,
     /// Late readings that are in stretches.
     passed: usize,
     /// The last sessions that no late reading reaches, of those that no pause divides.
@@ -94,14 +96,16 @@ impl OfKey {
     /// By time.
     pub(super) fn new(late: &[Late]) -> Self {
         let final_us = late.iter().map(|l| l.final_us).max().unwrap_or_default();
+        let last_offset = last_offset(late);
         let late = late.iter().map(|l| (l.time_us, l.count)).collect();
-        Self { late, final_us, ..Self::default() }
+        Self { late, final_us, last_offset, ..Self::default() }
     }
 
     /// Forgets all but the late readings: its sessions come now.
     pub(super) fn begin(&mut self) {
         let late = std::mem::take(&mut self.late);
-        *self = Self { late, final_us: self.final_us, ..Self::default() };
+        let (final_us, last_offset) = (self.final_us, self.last_offset);
+        *self = Self { late, final_us, last_offset, ..Self::default() };
     }
 
     /// The stretch of the next session or reading.

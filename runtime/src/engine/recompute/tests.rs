@@ -308,6 +308,22 @@ impl Home {
         }
     }
 
+    /// What still waits for what it touches to be final, by step and keys.
+    async fn waiting(&self, edges: &Edges) -> Vec<String> {
+        if edges.get("late").is_none_or(|late| late.iter().all(|rows| rows.num_rows() == 0)) {
+            return Vec::new();
+        }
+        let put_off = "time = window_start AND time = window_end";
+        let tells = "SELECT step, keys, max(journal_offset) AS until FROM system.late WHERE time \
+                     = window_end AND window_start < time GROUP BY 1, 2";
+        self.ask(&format!(
+            "SELECT concat(o.step, o.keys) FROM (SELECT * FROM system.late WHERE {put_off}) AS o \
+             LEFT JOIN ({tells}) AS t ON o.step = t.step AND o.keys = t.keys WHERE t.until IS NULL \
+             OR t.until < o.journal_offset"
+        ))
+        .await
+    }
+
     async fn everything(&self) -> [Vec<String>; 3] {
         let of = |table: &str| format!("SELECT * FROM p.{table}_revisions");
         let (tumbling, hops) = (self.ask(&of("tumbling")).await, self.ask(&of("hops")).await);
@@ -390,6 +406,16 @@ fn readings() -> impl Strategy<Value = Vec<Reading>> {
     // Up to four hours late, or a day, beside readings that are on time.
     let minute = prop_oneof![0i64..240, 200i64..240, Just(-1440)];
     prop::collection::vec((0usize..3, minute, 0i64..9), 1..80)
+}
+
+/// On time, and up to four hours late, or a day; then each device sends on so much later that all
+/// of it is final.
+fn with_an_end() -> impl Strategy<Value = Vec<Reading>> {
+    readings().prop_map(|mut readings| {
+        let after = [3_000, 3_010, 3_060].into_iter();
+        readings.extend(after.flat_map(|minute| (0..3).map(move |device| (device, minute, 1))));
+        readings
+    })
 }
 
 fn blocking<T>(work: impl Future<Output = T>) -> T {

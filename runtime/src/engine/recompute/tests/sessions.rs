@@ -162,7 +162,7 @@ proptest! {
         });
     }
 
-    /// However late: a session is that of all readings, or it is told that it stays.
+    /// However late: a session is that of all readings, or it is told that it stays, or waits.
     #[test]
     fn sessions_are_those_of_all_readings_or_stay(readings in readings(), every in 1i64..9) {
         let edges = run(&readings, 1);
@@ -177,10 +177,12 @@ proptest! {
                             arrow_cast(window_end, 'Int64') FROM system.windows_kept";
                 stayed = home.ask(span).await;
             }
+            let waiting = home.waiting(&edges).await;
             for (table, max, without) in STEPS {
                 let now = shown(&home, table).await;
                 for stretch in stretches(&readings, max, without) {
-                    let stays = stayed.iter().any(|row| covers(row, table, &stretch));
+                    let stays = is_told(&waiting, table, stretch[0].0);
+                    let stays = stays || stayed.iter().any(|row| covers(row, table, &stretch));
                     let lines: Vec<String> = stretch.iter().map(line).collect();
                     for line in &lines {
                         prop_assert!(stays || now.contains(line), "{table}: {line} {now:?}");
@@ -194,6 +196,49 @@ proptest! {
             check_revisions(&home).await;
             Ok(())
         })?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// A late reading that touches what is open, or can be revised, has its effect when that is
+    /// final. Where a maximum cuts, what follows may be others for as long as no pause comes.
+    #[test]
+    fn sessions_that_have_ended_are_those_of_all_readings(
+        readings in with_an_end(), every in 1i64..9, workers in 1usize..4,
+    ) {
+        let edges = run(&readings, workers);
+        blocking(async {
+            let mut home = home();
+            home.write_all(&edges).await;
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            let told = home.told(&worker).await;
+            for (table, max, without) in STEPS {
+                let stretches = stretches(&readings, max, without);
+                let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+                lines.sort();
+                let now = shown(&home, table).await;
+                let stays = max < i64::MAX && !told.is_empty();
+                prop_assert!(stays || now == lines, "{table} {told:?}: {now:?} {lines:?}");
+            }
+            prop_assert!(!told.iter().any(|row| row.contains("visits")), "{told:?}");
+            check_revisions(&home).await;
+            Ok(())
+        })?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4))]
+
+    #[test]
+    fn sessions_that_are_put_off_do_not_depend_on_when_tables_commit_or_on_stops(
+        readings in with_an_end(), every in 1i64..9,
+    ) {
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
+        prop_assert_eq!(in_parts, at_once);
     }
 }
 
@@ -351,31 +396,39 @@ fn a_long_stretch_may_come_group_after_group() {
 }
 
 /// A device that never pauses: what it was late with changes the sessions that it is in, although
-/// the last of them is open; where it moves all that follow, it is told.
+/// the last of them is open. Where it joins what is open, it waits for a pause; where it moves all
+/// cuts that follow, that is told.
 #[test]
 fn a_stretch_that_goes_on_changes_up_to_a_session_that_is_the_same() {
     let in_time = || (0..76).map(|i| (0, i * 4, i % 3));
-    for (late, stays) in
-        [(vec![(0, 42, 2), (0, 102, 1), (0, 7, 1)], false), (vec![(0, 160, 1)], true)]
-    {
+    for late in [vec![(0, 42, 2), (0, 102, 1), (0, 7, 1)], vec![(0, 160, 1)]] {
         // Where the late reading joins two that go on, nothing is as it was.
+        let waits = late.len() == 1;
         let first = in_time().filter(|r| !late.iter().any(|l| l.1 == r.1));
-        let readings: Vec<Reading> = first.chain(late.clone()).collect();
-        let edges = run(&readings, 1);
-        blocking(async {
-            for every in [1, 60] {
-                let mut home = home();
-                home.write_all(&edges).await;
-                let worker = home.worker(every * 20 * S);
-                home.catch_up(&worker, i64::MAX).await;
-                for (table, max, without) in STEPS {
-                    let stretches = stretches(&readings, max, without);
-                    let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
-                    lines.sort();
-                    assert_eq!(shown(&home, table).await == lines, !stays, "{table}");
+        let mut readings: Vec<Reading> = first.chain(late.clone()).collect();
+        for ends in [false, true] {
+            readings.extend(AFTER.iter().filter(|_| ends));
+            let edges = run(&readings, 1);
+            blocking(async {
+                for every in [1, 60] {
+                    let mut home = home();
+                    home.write_all(&edges).await;
+                    let worker = home.worker(every * 20 * S);
+                    home.catch_up(&worker, i64::MAX).await;
+                    let waiting = home.waiting(&edges).await;
+                    for (table, max, without) in STEPS {
+                        let stretches = stretches(&readings, max, without);
+                        let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+                        lines.sort();
+                        let stays = waits && max < i64::MAX;
+                        let waits = waits && !stays && !ends;
+                        let is_done = !stays && !waits;
+                        assert_eq!(shown(&home, table).await == lines, is_done, "{table}");
+                        assert_eq!(is_told(&waiting, table, 0), waits, "{table}");
+                    }
+                    assert_eq!(kept(&worker), u64::from(waits));
                 }
-                assert_eq!(kept(&worker), if stays { 2 } else { 0 });
-            }
-        });
+            });
+        }
     }
 }

@@ -157,7 +157,30 @@ proptest! {
         });
     }
 
-    /// However late: states are those of all readings, or it is told that they stay.
+    /// A late reading that touches what is open, or can be revised, has its effect when that is
+    /// final.
+    #[test]
+    fn states_that_have_ended_are_those_of_all_readings(
+        readings in with_an_end(), every in 1i64..9, workers in 1usize..4,
+    ) {
+        let edges = run(&readings, workers);
+        blocking(async {
+            let mut home = home();
+            home.write_all(&edges).await;
+            let worker = home.worker(every * 20 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            let told = home.told(&worker).await;
+            for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
+                let (lines, _) = lines(table, device, &readings);
+                let now = shown(&home, table, device).await;
+                assert_eq!(now, lines, "{table} {device} {told:?}");
+            }
+            assert_eq!(told, Vec::<String>::new());
+            all(&home).await;
+        });
+    }
+
+    /// However late: states are those of all readings, or it is told that they stay, or wait.
     #[test]
     fn states_are_those_of_all_readings_or_stay(readings in readings(), every in 1i64..9) {
         // Late readings of one time can make two windows that begin at it, whose revisions are then
@@ -171,7 +194,8 @@ proptest! {
             home.write_all(&edges).await;
             let worker = home.worker(every * 20 * S);
             home.catch_up(&worker, i64::MAX).await;
-            let told = home.told(&worker).await;
+            let mut told = home.told(&worker).await;
+            told.extend(home.waiting(&edges).await);
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
                 let (lines, open) = lines(table, device, &readings);
                 let mut now = shown(&home, table, device).await;
@@ -221,6 +245,14 @@ proptest! {
             all(&home).await;
             Ok(())
         })?;
+    }
+
+    #[test]
+    fn states_that_are_put_off_do_not_depend_on_when_tables_commit_or_on_stops(
+        readings in with_an_end(), every in 1i64..9,
+    ) {
+        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
+        prop_assert_eq!(in_parts, at_once);
     }
 
     #[test]
