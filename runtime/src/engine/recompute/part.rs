@@ -171,8 +171,10 @@ impl Part {
         let mut before: BTreeMap<i64, &Known> = self.over().map(|k| (k.start_us, k)).collect();
         for made in self.made(true, true) {
             let known = before.remove(&made.start_us);
-            // A late reading in it makes it one more.
-            if known.is_some_and(|known| made.is_as(known)) {
+            // A late reading in it makes it one more. Of its first time it can also end the state
+            // of the reading that began it, and another late one begin this one.
+            let begins_anew = self.late.binary_search_by_key(&made.start_us, |l| l.time_us).is_ok();
+            if !begins_anew && known.is_some_and(|known| made.is_as(known)) {
                 continue;
             }
             let revision = known.map(|k| k.revision).or(self.gone.get(&made.start_us).copied());

@@ -183,11 +183,6 @@ proptest! {
     /// However late: states are those of all readings, or it is told that they stay, or wait.
     #[test]
     fn states_are_those_of_all_readings_or_stay(readings in readings(), every in 1i64..9) {
-        // Late readings of one time can make two windows that begin at it, whose revisions are then
-        // counted together: not mended yet.
-        let mut times = std::collections::BTreeSet::new();
-        let readings: Vec<Reading> =
-            readings.into_iter().filter(|r| times.insert((r.0, r.1))).collect();
         let edges = run(&readings, 1);
         blocking(async {
             let mut home = home();
@@ -282,6 +277,30 @@ fn a_state_that_is_long_is_gone_through_from_before_it() {
             let (lines, _) = lines("high", 0, &readings);
             assert_eq!((shown(&home, "high", 0).await, lines.len()), (lines.clone(), 3));
             assert_eq!(kept(&worker), 0);
+        }
+    });
+}
+
+/// Late readings of the time at which a state begins end it at once and begin another one, which
+/// has as many readings between the same bounds.
+#[test]
+fn a_state_can_begin_with_another_reading_of_the_same_time() {
+    let in_time = [(100, 7), (105, 8), (110, 1), (3_000, 1), (3_010, 1), (3_060, 1)];
+    let late = [(100, 4), (100, 5)];
+    let all = in_time.into_iter().chain(late);
+    let readings: Vec<Reading> = all.map(|(minute, value)| (0, minute, value)).collect();
+    let edges = run(&readings, 1);
+    blocking(async {
+        for together in [1, 18] {
+            let mut home = home();
+            home.write_all(&edges).await;
+            let worker = home.worker(together * 10 * S);
+            home.catch_up(&worker, i64::MAX).await;
+            for table in TABLES {
+                assert_eq!(shown(&home, table, 0).await, lines(table, 0, &readings).0, "{table}");
+            }
+            assert_eq!(kept(&worker), 0);
+            self::all(&home).await;
         }
     });
 }
