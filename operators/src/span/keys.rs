@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::owed::{Owed, Resets};
 use super::rule::Found;
+use crate::batch::Tick;
 
 /// What the expressions of a shape say about a reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,6 +191,14 @@ impl Default for KeyState {
 }
 
 impl KeyState {
+    /// A reading of this time comes in this epoch; whether it is the first one in it.
+    pub(super) fn comes(&mut self, tick: Tick, time_us: i64) -> bool {
+        self.clock_us = self.clock_us.max(time_us);
+        let is_first = self.epoch != tick.epoch;
+        (self.epoch, self.last_tick_us) = (tick.epoch, tick.time_us);
+        is_first
+    }
+
     /// Takes a reading in; its place is behind those of the same time.
     pub(super) fn insert(&mut self, time_us: i64, marks: Marks, place: u32) {
         let members = member(self.readings);

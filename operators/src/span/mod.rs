@@ -197,12 +197,9 @@ impl SpanOperator {
         let mut places = Vec::with_capacity(rows.num_rows());
         for (row, (id, time_us)) in ids.iter().zip(times.values()).enumerate() {
             let key = &mut self.keys[*id as usize];
-            if key.epoch != tick.epoch {
-                key.epoch = tick.epoch;
-                key.last_tick_us = tick.time_us;
+            if key.comes(tick, *time_us) {
                 self.touched.push(*id);
             }
-            key.clock_us = key.clock_us.max(*time_us);
             let offset = offsets.map(|offsets| offsets.value(row));
             key.owed.iter_mut().for_each(|owed| owed.reach(offset));
             let final_us = key.settled_us.saturating_sub(keep_us);
@@ -211,12 +208,9 @@ impl SpanOperator {
                 let taken = self.rule.taken(&self.spec, of_key, (*time_us, reading), final_us);
                 if taken != Taken::Whole {
                     self.late.offset = offset;
-                    let of_key = (*id, &mut *key);
-                    let final_us = match self.spec.puts_off && taken == Taken::Late {
-                        true => self.rule.put_off(of_key, (*time_us, final_us), &mut self.late),
-                        false => final_us,
-                    };
-                    self.late.push(*id, *time_us, (*time_us, final_us), key.clock_us - *time_us);
+                    let puts_off = self.spec.puts_off && taken == Taken::Late;
+                    let late = (&mut self.late, puts_off);
+                    self.rule.tell_late((*id, &mut *key), (*time_us, final_us), late);
                 }
                 if taken == Taken::Late {
                     key.gone_us = key.gone_us.max(*time_us);

@@ -43,10 +43,25 @@ impl Owed {
 }
 
 impl Rule {
+    /// Tells of a reading of a key that is too late for what is older than `final_us`, and puts it
+    /// off if that is to be done.
+    pub(super) fn tell_late(
+        &self,
+        (id, key): (u32, &mut KeyState),
+        (time_us, final_us): (i64, i64),
+        (late, puts_off): (&mut LateRows, bool),
+    ) {
+        let final_us = match puts_off {
+            true => self.put_off((id, &mut *key), (time_us, final_us), late),
+            false => final_us,
+        };
+        late.push(id, time_us, (time_us, final_us), key.clock_us - time_us);
+    }
+
     /// A reading of a key is too late; what is older than `final_us` is final. Puts it off if it
     /// cannot be told yet what it changes. Returns before which time nothing is revised that it
     /// touches: if it is put off, its own.
-    pub(super) fn put_off(
+    fn put_off(
         &self,
         (id, key): (u32, &mut KeyState),
         (time_us, final_us): (i64, i64),
