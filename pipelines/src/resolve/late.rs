@@ -72,7 +72,9 @@ fn is_kept(p: &PipelineSpec, step: &str) -> bool {
                 continue;
             }
             let made: Vec<&str> = match &next.kind {
-                StepKind::Route(branches) => branches.iter().map(|b| b.0.as_str()).collect(),
+                StepKind::Route(branches) => {
+                    branches.branches.iter().map(|b| b.0.as_str()).collect()
+                }
                 _ => vec![&next.name],
             };
             edges.extend(made.into_iter().filter(|edge| !edges.contains(edge)).collect::<Vec<_>>());

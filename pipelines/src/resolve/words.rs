@@ -105,7 +105,7 @@ fn words<'p>(p: &'p PipelineSpec, edge: &str, column: &str) -> Option<Words<'p>>
         return declared.rules.one_of.as_deref().map(Words::Declared);
     }
     let makes = |name: &str, kind: &StepKind| match kind {
-        StepKind::Route(branches) => branches.iter().any(|(branch, _)| branch == edge),
+        StepKind::Route(branches) => branches.branches.iter().any(|(branch, _)| branch == edge),
         _ => name == edge,
     };
     let step = p.steps.iter().find(|step| makes(&step.name, &step.kind))?;

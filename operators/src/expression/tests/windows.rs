@@ -61,6 +61,7 @@ fn spec(sessions: bool) -> WindowSpec {
         idle_close_us: 1_000_000,
         clock: Clock::Device,
         late: LatePolicy::Revise { keep_us: 1_000_000 },
+        puts_off: false,
         early_us: None,
         quality: None,
         limits: KeyLimits::default(),
@@ -214,7 +215,8 @@ proptest! {
         let came = windows(&spec, &epochs, (workers, restart));
         let mut all: [Standing; 5] = Default::default();
         let mut seen: [BTreeSet<(String, i64, i64)>; 5] = Default::default();
-        let passing: [(usize, fn(i64, i64) -> bool); 4] = [
+        type Passes = fn(i64, i64) -> bool;
+        let passing: [(usize, Passes); 4] = [
             (1, |n, _| n < 3),
             (2, |n, _| n < 3),
             (3, |_, sum| sum < 4),

@@ -117,6 +117,9 @@ fn rows(emit: &Emit) -> Vec<Row> {
     all
 }
 
+/// Of each edge the newest revision and its value.
+type Pair = [Option<(i64, i64)>; 2];
+
 /// What is known of a device, as plainly as it can be written.
 #[derive(Default)]
 struct Model {
@@ -124,10 +127,10 @@ struct Model {
     settled_us: Option<i64>,
     dropped_us: Option<i64>,
     seen_us: i64,
-    /// By window: of each edge the newest revision and its value.
-    known: BTreeMap<i64, [Option<(i64, i64)>; 2]>,
+    /// By window.
+    known: BTreeMap<i64, Pair>,
     /// What is known of a window that was emitted, with the revision of that.
-    shown: BTreeMap<i64, ([Option<(i64, i64)>; 2], i64)>,
+    shown: BTreeMap<i64, (Pair, i64)>,
 }
 
 impl Model {
