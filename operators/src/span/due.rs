@@ -1,6 +1,7 @@
 //! Which windows are due, and what is folded, key by key; the merging itself is done for all keys
 //! at once at the end of the epoch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::SpanOperator;
@@ -84,6 +85,7 @@ impl SpanOperator {
         let mut cursor = key.cursor.take().unwrap_or_else(|| self.rule.start(key));
         let mut found = std::mem::take(&mut self.work.found);
         found.clear();
+        let was_open = cursor.open.map(|open| key.entries[open].first_us);
         let horizon = Horizon { us, final_us: final_before_us, end };
         key.next_us = self.rule.scan(key, &mut cursor, horizon, &mut found);
         key.settled_us = us;
@@ -92,8 +94,9 @@ impl SpanOperator {
         for window in &found {
             self.note_found(id, window);
         }
-        if whole && self.spec.shape.withdraws() {
-            self.note_withdrawn(id, &found, open_id);
+        if self.spec.shape.withdraws() {
+            let gone_through = self.gone_through(id, whole, was_open);
+            self.note_withdrawn(id, gone_through, &found, open_id);
         }
         self.work.found = found;
         if end {
@@ -164,10 +167,29 @@ impl SpanOperator {
         }
     }
 
-    /// All entries were gone through: what was emitted and is neither there nor open is no window.
-    fn note_withdrawn(&mut self, id: u32, found: &[Found], open_id: Option<i64>) {
+    /// The records of windows whose entries were gone through: all, or what was open, of which an
+    /// end of the input may have told as if no more came.
+    fn gone_through(&self, id: u32, whole: bool, was_open: Option<i64>) -> Range<usize> {
+        let records = &self.keys[id as usize].records;
+        if whole {
+            return 0..records.len();
+        }
+        let at = was_open.and_then(|open| records.binary_search_by_key(&open, |r| r.id).ok());
+        at.map_or(0..0, |at| at..at + 1)
+    }
+
+    /// The entries of these windows were gone through: what was emitted and is neither there nor
+    /// open is no window.
+    fn note_withdrawn(
+        &mut self,
+        id: u32,
+        gone_through: Range<usize>,
+        found: &[Found],
+        open_id: Option<i64>,
+    ) {
         let records = Arc::clone(&self.keys[id as usize].records);
-        for (at, record) in records.iter().enumerate() {
+        for (at, record) in records.range(gone_through.clone()).enumerate() {
+            let at = gone_through.start + at;
             let is_there = found.binary_search_by_key(&record.id, |w| w.id).is_ok();
             // What was only told early is looked at when it is time for that.
             let is_early = self.early.is_on() && record.told == Told::Early;

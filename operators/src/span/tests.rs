@@ -458,6 +458,44 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Input that ends and goes on, as a folder that grows: at each end there is what there would
+    /// be if all had come at once.
+    #[test]
+    fn an_end_that_was_none_leaves_nothing_behind(
+        epochs in readings(),
+        shape in shape(),
+        disorder in 0i64..80,
+        every in 1usize..6,
+        reloads in any::<bool>(),
+    ) {
+        let spec = spec(shape, disorder, FOR_EVER);
+        let mut operator = SpanOperator::new(spec.clone()).unwrap();
+        let (mut emits, mut readings) = (Vec::new(), Vec::new());
+        for (i, epoch) in epochs.iter().enumerate() {
+            let mut emit = Emit::default();
+            operator.epoch(&batch(epoch), tick(i), &mut emit).unwrap();
+            emits.push(emit);
+            readings.extend_from_slice(epoch);
+            if i % every > 0 && i + 1 < epochs.len() {
+                continue;
+            }
+            let mut emit = Emit::default();
+            operator.end(&mut emit).unwrap();
+            emits.push(emit);
+            check(&collect(&emits), &spec.shape, &readings);
+            if reloads {
+                let state = operator.save().unwrap();
+                operator = SpanOperator::new(spec.clone()).unwrap();
+                operator.load(&state).unwrap();
+            }
+        }
+        prop_assert_eq!(late_rows(&emits), 0);
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Many devices, and ticks far enough apart that some of them fall silent.
@@ -512,6 +550,35 @@ proptest! {
         check(&collect(&emits), &spec.shape, &epochs.concat());
         let straight = run(&spec, &epochs, None);
         prop_assert_eq!(text(&emits, None), text(&straight, None), "a restart does not show");
+    }
+}
+
+/// A state that is open when the input ends is told as it is; one that more input aborts was none.
+#[test]
+fn a_state_that_an_end_told_and_that_is_aborted_is_withdrawn() {
+    let shape = Shape::State {
+        begin: v(Operator::GtEq, 8),
+        until: Some(v(Operator::LtEq, 1)),
+        abort: Some(v(Operator::Eq, 5)),
+        min_us: 0,
+        max_us: None,
+    };
+    for (early_us, reloaded) in [(None, false), (None, true), (Some(1_000_000), false)] {
+        let spec = WindowSpec { early_us, ..spec(shape.clone(), 0, FOR_EVER) };
+        let mut operator = SpanOperator::new(spec.clone()).unwrap();
+        let mut emits = [(); 3].map(|()| Emit::default());
+        operator.epoch(&batch(&[(1, 10, 8), (1, 20, 8)]), tick(0), &mut emits[0]).unwrap();
+        operator.end(&mut emits[1]).unwrap();
+        assert_eq!(collect(&emits).len(), 1);
+        if reloaded {
+            let state = operator.save().unwrap();
+            operator = SpanOperator::new(spec).unwrap();
+            operator.load(&state).unwrap();
+        }
+        operator.epoch(&batch(&[(1, 30, 5), (1, 99, 3)]), tick(1), &mut emits[2]).unwrap();
+        assert!(collect(&emits).is_empty(), "{early_us:?} {reloaded}");
+        let rest = rows(&emits[2]);
+        assert_eq!((rest.len(), rest[0].1.revision, rest[0].1.rows), (1, 1, 0));
     }
 }
 
