@@ -93,25 +93,30 @@ impl Aggregation {
         Ok(fields)
     }
 
-    /// Partial states of `total` groups: `earlier` (states, and the group of each), then the
-    /// readings `rows`, each in the group that `of_row` names. What cannot be computed of a reading
-    /// is null, and a reject.
+    /// Partial states of `total` groups: `earlier` (states, and how many: those of the first
+    /// groups), then the readings `rows`, each in the group that `of_row` names. What cannot be
+    /// computed of a reading is null, and a reject.
+    ///
+    /// DataFusion's accumulators take it that each group that they are told of has had a row: where
+    /// no state and no value is null, all groups count as having a value. So the states are merged
+    /// into as many groups as there are of them, and every further group must have a row.
     pub(crate) fn update(
         &mut self,
-        earlier: (&[ArrayRef], &[usize]),
+        earlier: (&[ArrayRef], usize),
         rows: &RecordBatch,
         of_row: &[usize],
         total: usize,
         emit: &mut Emit,
     ) -> Result<Vec<ArrayRef>, OperatorError> {
-        let (state, groups) = earlier;
+        let (state, known) = earlier;
+        let groups: Vec<usize> = (0..known).collect();
         let mut failed = Vec::new();
         let mut columns = Vec::with_capacity(self.widths.iter().sum());
         let mut from = 0;
         for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
             let to = from + self.widths[i];
-            if !groups.is_empty() {
-                accumulator.merge_batch(&state[from..to], groups, total)?;
+            if known > 0 {
+                accumulator.merge_batch(&state[from..to], &groups, known)?;
             }
             from = to;
             let mut computed = |e: &Expr| -> Result<ArrayRef, OperatorError> {
@@ -134,7 +139,8 @@ impl Aggregation {
         Ok(columns)
     }
 
-    /// Partial states of `total` groups, each merged from the states of its group in their order.
+    /// Partial states of `total` groups, each merged from the states of its group in their order:
+    /// one at least.
     pub(crate) fn merged(
         &mut self,
         state: &[ArrayRef],
@@ -152,7 +158,7 @@ impl Aggregation {
     }
 
     /// The values of `total` groups, put together from partial states in their order; `groups`
-    /// tells the group of each.
+    /// tells the group of each, and every group has one.
     pub(crate) fn values(
         &mut self,
         state: &[ArrayRef],

@@ -243,8 +243,7 @@ impl SpanOperator {
             false => take_record_batch(rows, &UInt32Array::from(included))?,
         };
         let of_row: Vec<usize> = (0..places.len()).collect();
-        let nothing: (&[ArrayRef], &[usize]) = (&[], &[]);
-        let state = self.aggregation.update(nothing, &taken, &of_row, places.len(), emit)?;
+        let state = self.aggregation.update((&[], 0), &taken, &of_row, places.len(), emit)?;
         let chunk = self.store.add(state, owners(&places));
         self.places.settle(&places, chunk);
         Ok(())

@@ -99,6 +99,24 @@ struct Groups {
 }
 
 impl Groups {
+    /// The same panes, those that had readings before in front: see [`Aggregation::update`].
+    fn earlier_first(self) -> Self {
+        if self.earlier.is_sorted_by_key(Option::is_none) {
+            return self;
+        }
+        let (mut order, new): (Vec<usize>, Vec<usize>) =
+            (0..self.owners.len()).partition(|group| self.earlier[*group].is_some());
+        order.extend(new);
+        let mut places = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(place, group)| places[*group] = place);
+        Self {
+            owners: order.iter().map(|group| self.owners[*group]).collect(),
+            earlier: order.iter().map(|group| self.earlier[*group]).collect(),
+            of_row: self.of_row.into_iter().map(|group| places[group]).collect(),
+            excluded: self.excluded,
+        }
+    }
+
     /// The readings without those that are too late.
     fn included(&self, rows: &RecordBatch) -> Result<RecordBatch, OperatorError> {
         if self.excluded.is_empty() {
@@ -253,16 +271,10 @@ impl WindowOperator {
             return Ok(());
         }
         let rows = &groups.included(rows)?;
-        let mut slots: Vec<Slot> = Vec::new();
-        let mut earlier: Vec<usize> = Vec::new();
-        for (group, slot) in groups.earlier.iter().enumerate() {
-            if let Some(slot) = slot {
-                slots.push(*slot);
-                earlier.push(group);
-            }
-        }
+        let groups = groups.earlier_first();
+        let slots: Vec<Slot> = groups.earlier.iter().flatten().copied().collect();
         let state = self.store.gather(&slots)?;
-        let (earlier, of_row) = ((&state[..], &earlier[..]), &groups.of_row);
+        let (earlier, of_row) = ((&state[..], slots.len()), &groups.of_row);
         let columns = self.aggregation.update(earlier, rows, of_row, total, emit)?;
         for slot in slots {
             self.store.release(slot);

@@ -32,6 +32,7 @@ mod calendar;
 mod early;
 mod forget;
 mod keep;
+mod nulls;
 mod quality;
 mod silence;
 
@@ -89,11 +90,15 @@ fn spec(size_us: i64, slide_us: i64, disorder_us: i64, late: LatePolicy) -> Wind
 
 type Reading = (u8, i64, f64);
 
+/// Stands for a value that is missing, in readings and in results: it is equal to itself.
+const NULL: f64 = f64::INFINITY;
+
 fn batch(readings: &[Reading]) -> RecordBatch {
     let devices: ArrayRef =
         Arc::new(StringArray::from_iter_values(readings.iter().map(|r| format!("d{}", r.0))));
     let times = TimestampMicrosecondArray::from_iter_values(readings.iter().map(|r| r.1));
-    let values: ArrayRef = Arc::new(Float64Array::from_iter_values(readings.iter().map(|r| r.2)));
+    let values = readings.iter().map(|r| (r.2 != NULL).then_some(r.2));
+    let values: ArrayRef = Arc::new(Float64Array::from_iter(values));
     RecordBatch::try_new(input(), vec![devices, Arc::new(times.with_timezone("UTC")), values])
         .unwrap()
 }
@@ -111,15 +116,9 @@ fn collect(emit: &Emit, into: &mut Result) {
             let revision = int(9).value(i);
             let expected = into.get(&key).map_or(0, |r| r.0 + 1);
             assert_eq!(revision, expected, "revisions count up from 0: {key:?}");
-            let row = (
-                revision,
-                int(8).value(i),
-                int(3).value(i),
-                float(4).value(i),
-                float(5).value(i),
-                float(6).value(i),
-                float(7).value(i),
-            );
+            let value = |column: usize| float(column).iter().nth(i).flatten().unwrap_or(NULL);
+            let counts = (int(8).value(i), int(3).value(i));
+            let row = (revision, counts.0, counts.1, value(4), value(5), value(6), value(7));
             into.insert(key, row);
         }
     }
@@ -144,10 +143,16 @@ fn check(result: &Result, oracle: &BTreeMap<(String, i64), Vec<f64>>) {
     assert_eq!(result.keys().collect::<Vec<_>>(), oracle.keys().collect::<Vec<_>>());
     for (key, values) in oracle {
         let (_, rows, n, avg, min, max, sd) = result[key];
+        let all = values.len() as i64;
+        let values: Vec<f64> = values.iter().copied().filter(|v| *v != NULL).collect();
+        assert_eq!((rows, n), (all, values.len() as i64), "{key:?}");
+        if values.is_empty() {
+            assert_eq!([avg, min, max, sd], [NULL; 4], "{key:?}");
+            continue;
+        }
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
         let var = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
-        assert_eq!((rows, n), (values.len() as i64, values.len() as i64), "{key:?}");
         assert!((avg - mean).abs() < 1e-9, "{key:?}: {avg} is not {mean}");
         assert!((sd - var.sqrt()).abs() < 1e-6, "{key:?}: {sd} is not {}", var.sqrt());
         assert_eq!(min, values.iter().copied().fold(f64::INFINITY, f64::min));
@@ -194,7 +199,9 @@ fn run_at(
 }
 
 fn readings() -> impl Strategy<Value = Vec<Vec<Reading>>> {
-    let reading = (0u8..4, -200i64..600, -1e3f64..1e3);
+    // Each third reading has no value, so that there are panes without any.
+    let value = prop_oneof![2 => -1e3f64..1e3, 1 => Just(NULL)];
+    let reading = (0u8..4, -200i64..600, value);
     let epoch = prop::collection::vec(reading, 0..12);
     prop::collection::vec(epoch, 1..30).prop_map(|mut epochs| {
         // Time moves on, with disorder, a few late ones, and a duplicate in every third epoch. The
