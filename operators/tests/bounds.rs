@@ -5,6 +5,8 @@
 //! an operator has before its first row does not count, nor what an epoch needs while it runs.
 #![allow(clippy::unwrap_used)]
 
+#[path = "bounds/aggregates.rs"]
+mod aggregates;
 #[path = "bounds/joins.rs"]
 mod joins;
 
@@ -704,5 +706,7 @@ fn no_key_takes_more_than_its_bound_and_a_full_one_not_much_less() {
     registries(&mut report);
     joins::windows(&mut report);
     joins::intervals(&mut report);
+    aggregates::of_all_widths(&mut report);
+    aggregates::over_another_step(&mut report);
     assert!(report.0.is_empty(), "{:#?}", report.0);
 }
