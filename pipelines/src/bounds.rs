@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use tidegate_operators::bound::{Bounded, Load, StateBound, Unbounded};
-use tidegate_operators::spec::{KeyLimits, Origin, PipelineSpec, StepKind};
+use tidegate_operators::spec::{KeyLimits, Origin, PipelineSpec, Shape, StepKind, WindowSpec};
 
 use crate::graph::versions_edge;
 use crate::plan::Plan;
@@ -77,39 +77,57 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
         let of = of_devices(skew.limits);
         all.push(scale.state(What::Skew, "clock_skew", &of, readings, skew));
     }
-    let mut loads: BTreeMap<String, Load> = [("readings".to_owned(), readings)].into();
+    let of_readings = Flow { load: readings, keys: vec!["device"], of_reading: 1 };
+    let mut flows: BTreeMap<String, Flow<'_>> = [("readings".to_owned(), of_readings)].into();
     for registry in registries {
-        let names = registry.columns[..registry.keys].iter().map(|c| c.name.as_str()).collect();
-        let of = Keys { names, limits: KeyLimits::default() };
+        let names: Vec<_> =
+            registry.columns[..registry.keys].iter().map(|c| c.name.as_str()).collect();
+        let of = Keys { names: names.clone(), limits: KeyLimits::default() };
         all.push(scale.state(What::Registry, &registry.name, &of, readings, registry));
-        loads.insert(versions_edge(&registry.name), Load { every_us: None, ..readings });
+        let load = Load { every_us: None, ..readings };
+        flows.insert(versions_edge(&registry.name), Flow { load, keys: names, of_reading: 1 });
     }
     for step in steps {
-        let load = loads.get(&step.from).copied().unwrap_or(readings);
-        if let Some(of) = keys_of(&step.kind) {
+        let flow = flows.get(&step.from).unwrap_or(&flows["readings"]);
+        let of = keys_of(&step.kind);
+        if let Some(of) = &of {
+            let load = scale.load(flow, &of.names);
             let with = match &step.kind {
                 StepKind::Join(join) if !join.is_of_windows() => {
-                    loads.get(&join.with).copied().unwrap_or(readings)
+                    let with = flows.get(&join.with).unwrap_or(&flows["readings"]);
+                    scale.load(with, &names(&join.right, &join.right_keys))
                 }
                 _ => load,
             };
             let quicker = Load { every_us: quicker(load.every_us, with.every_us), ..load };
-            all.push(scale.state(What::Step, &step.name, &of, quicker, &step.kind));
+            all.push(scale.state(What::Step, &step.name, of, quicker, &step.kind));
         }
-        let output = step.kind.output_load(&load);
+        let output = scale.output(&step.kind, flow, of);
         match &step.kind {
             StepKind::Route(route) => {
-                loads.extend(route.branches.iter().map(|(name, _)| (name.clone(), output)));
+                flows.extend(route.branches.iter().map(|(name, _)| (name.clone(), output.clone())));
             }
-            _ => drop(loads.insert(step.name.clone(), output)),
+            _ => drop(flows.insert(step.name.clone(), output)),
         }
     }
     for (from, alert) in alerts {
-        let load = loads.get(from).copied().unwrap_or(readings);
+        let flow = flows.get(from).unwrap_or(&flows["readings"]);
         let of = Keys { names: names(&alert.input, &alert.keys), limits: alert.limits };
+        let load = scale.load(flow, &of.names);
         all.push(scale.state(What::Alert, &alert.name, &of, load, alert));
     }
     all
+}
+
+/// What is known of the rows of an edge.
+#[derive(Clone)]
+struct Flow<'p> {
+    /// How often a key has one.
+    load: Load,
+    /// The columns that make such a key.
+    keys: Vec<&'p str>,
+    /// Rows that one reading can be part of: windows overlap.
+    of_reading: i64,
 }
 
 /// How often a key has a row on the quicker of two edges; none if of one that is not known.
@@ -154,11 +172,58 @@ impl<'p> Scale<'p> {
         Load { every_us: declared.reading_every_us, text_bytes: declared.text_bytes }
     }
 
+    /// How often a key of these columns has a row of an edge. If one such key has the rows of
+    /// several of the edge's, as often as there are readings: no row comes of nothing.
+    fn load(&self, flow: &Flow<'_>, names: &[&str]) -> Load {
+        let with_device = names.contains(&"device");
+        let is_named = |key: &&str| names.contains(key) || with_device && self.is_looked_up(key);
+        if flow.keys.iter().all(is_named) {
+            return flow.load;
+        }
+        let every_us = flow.load.every_us.and(self.readings().every_us);
+        Load { every_us: every_us.map(|us| (us / flow.of_reading).max(1)), ..flow.load }
+    }
+
+    /// The rows that come out of a step with these keys.
+    fn output(&self, kind: &StepKind, flow: &Flow<'p>, of: Option<Keys<'p>>) -> Flow<'p> {
+        // Without state of rows, or row by row: they belong to whom they belonged to.
+        let keys = match (kind, of) {
+            (StepKind::Enrich(_), _) | (_, None) => flow.keys.clone(),
+            (_, Some(of)) => of.names,
+        };
+        let overlap = match kind {
+            StepKind::Window(WindowSpec {
+                shape: Shape::Grid { size_us, slide_us, .. }, ..
+            }) => (size_us - 1) / (*slide_us).max(1) + 1,
+            _ => 1,
+        };
+        Flow {
+            load: kind.output_load(&self.load(flow, &keys)),
+            keys,
+            of_reading: flow.of_reading.saturating_mul(overlap),
+        }
+    }
+
     /// Whether a device has one value of a column.
     fn is_of_device(&self, name: &str) -> bool {
         let columns = &self.pipeline.decode.columns;
         let is_capture = |origin: &Origin| matches!(origin, Origin::Capture(_));
         name == "device" || columns.iter().any(|c| c.name == name && is_capture(&c.origin))
+    }
+
+    /// Whether a column is what a registry says of a device: one value at a time.
+    fn is_looked_up(&self, name: &str) -> bool {
+        let mut known = vec!["device"];
+        for step in &self.pipeline.steps {
+            let StepKind::Enrich(spec) = &step.kind else { continue };
+            let on = names(&spec.input, &spec.on);
+            if on.iter().all(|name| known.contains(name)) {
+                let added = &spec.registry.columns[spec.registry.keys..];
+                known.extend(spec.columns.iter().map(|c| added[*c].name.as_str()));
+            }
+        }
+        let is_read = self.pipeline.decode.columns.iter().any(|c| c.name == name);
+        !is_read && known.contains(&name)
     }
 
     fn state(

@@ -131,6 +131,51 @@ mod tests {
         assert_eq!((of_site.0, of_device.0), (100, 100));
     }
 
+    /// What comes of many sensors of a device comes as often as it has readings, not as often as
+    /// each of them has a window.
+    #[test]
+    fn a_step_behind_finer_keys_has_the_rows_of_all_of_them() {
+        let step = |name: &str, from: &str, rest: &str| {
+            format!("[[step]]\nname = \"{name}\"\ntype = {rest}\nfrom = \"{from}\"\n")
+        };
+        let window = |every: &str, by: &str, select: &str| {
+            format!(
+                "\"window\"\n{every}\nby = [{by}]\nlate = \"table\"\n\
+                 select = {{ {select} }}"
+            )
+        };
+        let fine = "\"device\", \"sensor\"";
+        let kept = "v = \"median(v)\"";
+        let text = |first: &str, limits: &str| {
+            let filter = step("some", "fine", "\"filter\"\nwhere = \"v > 1\"");
+            format!(
+                "name = \"p\"\n[source]\ntype = \"endpoint\"\ntopics = [\"t/{{device}}\"]\n\
+                 [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
+                 fields = {{ v = \"float64\", sensor = \"string\" }}\n[limits]\n{limits}\n\
+                 {}{filter}{}{}{}[[table]]\nfrom = \"same\"\n[[table]]\nfrom = \"all\"\n\
+                 [[table]]\nfrom = \"raw\"\n",
+                step("fine", "readings", &window(first, fine, "v = \"avg(v)\"")),
+                step("same", "some", &window("every = \"1h\"", fine, kept)),
+                step("all", "some", &window("every = \"1h\"", "\"device\"", kept)),
+                step("raw", "readings", &window("every = \"1h\"", "\"device\"", kept)),
+            )
+        };
+        let of = |text: &str, name: &str| {
+            let plan = plan(text).expect("good");
+            let all = bounds(&plan.pipelines[0]);
+            all.into_iter().find(|s| s.name == name).expect("it has state").per_key.expect("bound")
+        };
+        let tumbling = text("every = \"1m\"", "reading_every = \"1s\"\ndevices = 10");
+        assert!(of(&tumbling, "all") >= of(&tumbling, "raw"));
+        assert!(of(&tumbling, "all") > 30 * of(&tumbling, "same"), "one row a minute");
+        // A reading is in six windows.
+        let hop = "size = \"1m\"\nslide = \"10s\"";
+        let hopping = text(hop, "reading_every = \"1s\"\ndevices = 10");
+        assert!(of(&hopping, "all") > 5 * of(&hopping, "raw"));
+        let said = plan(&text("every = \"1m\"", "devices = 10")).expect_err("no rate");
+        assert!(said.contains("`all`") && !said.contains("`same`"), "{said}");
+    }
+
     #[test]
     fn every_example_has_a_bound() {
         for (name, text) in [&[FIRST], &DEMO[..], &WAYS_IN, COOKBOOK].concat() {
