@@ -127,7 +127,7 @@ mod tests {
              {limits}\n\
              [[step]]\nname = \"high\"\ntype = \"filter\"\nwhere = \"v > 1\"\n\
              [[step]]\nname = \"w\"\ntype = \"window\"\nfrom = \"high\"\nevery = \"1m\"\n\
-             select = {{ m = \"max(v)\" }}\n\
+             late = \"table\"\nselect = {{ m = \"max(v)\" }}\n\
              [[step]]\nname = \"more\"\ntype = \"filter\"\nfrom = \"w\"\nwhere = \"m > 1\"\n\
              [[step]]\nname = \"odd\"\ntype = \"detect\"\nfrom = \"more\"\non = \"m\"\n\
              [[step]]\nname = \"raw\"\ntype = \"detect\"\nfrom = \"readings\"\non = \"v\"\n\

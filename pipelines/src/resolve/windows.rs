@@ -207,6 +207,7 @@ pub(crate) fn detect(
     report: &mut Reporter<'_>,
 ) -> Option<(StepKind, Edge)> {
     let method = method(step, report);
+    not_over_revisions(step, ("from", input), "would be learnt twice", report);
     let (keys, complete) = input.key_indexes(step.texts("by"), report);
     let text = step.text("on")?;
     let on = sql(text, step.at("on"), &input.schema, Some(&DataType::Float64), report)?;
