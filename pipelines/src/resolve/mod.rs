@@ -195,13 +195,18 @@ fn pipeline(
     repeated::note(&mut spec);
     crate::recompute::note(&mut spec);
     if needs.is_none() {
-        words::check(file, &spec, report);
-        bounds::refuse(file, &spec, report);
-        if !report.failed() {
-            late::warn(file, &spec, report);
-        }
+        look_at(&spec, file, report);
     }
     Some(Resolved { spec, edges })
+}
+
+/// What can only be said of a pipeline as a whole.
+fn look_at(spec: &PipelineSpec, file: &Section<'_>, report: &mut Reporter<'_>) {
+    words::check(file, spec, report);
+    bounds::refuse(file, spec, report);
+    if !report.failed() {
+        late::warn(file, spec, report);
+    }
 }
 
 /// How the source of a pipeline is watched.
