@@ -306,16 +306,23 @@ impl SpanOperator {
     /// Settled so far, a key has nothing left that can still change.
     fn all_final_us(&self, id: u32) -> i64 {
         let last_us = self.keys[id as usize].entries.back().map_or(i64::MAX, |e| e.last_us);
+        self.final_after_us(last_us)
+    }
+
+    /// Settled so far, a key has nothing left that a reading of this time can change.
+    fn final_after_us(&self, time_us: i64) -> i64 {
         let reach_us = self.rule.reach_us().saturating_add(self.keep_us()).saturating_add(1);
-        last_us.saturating_add(reach_us)
+        time_us.saturating_add(reach_us)
     }
 
     /// When to look at a key, in tick time, if it stays silent: when its clock, going on, has
     /// something to do.
     fn look_us(&self, id: u32) -> Option<i64> {
-        let all_us = self.all_final_us(id);
         let key = &self.keys[id as usize];
-        key.entries.back()?;
+        // What is put off is told then, also by silence.
+        let owed_us = key.owed.as_ref().map(|owed| self.final_after_us(owed.last_us));
+        let held_us = key.entries.back().map(|_| self.all_final_us(id));
+        let all_us = held_us.max(owed_us)?;
         let all_us = if key.settled_us < all_us { all_us } else { i64::MAX };
         let next_us = key.next_us.min(all_us);
         if next_us == i64::MAX {

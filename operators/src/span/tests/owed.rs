@@ -87,3 +87,21 @@ proptest! {
         prop_assert_eq!(put_off, Vec::<Told>::new(), "all is told in the end");
     }
 }
+
+/// Nothing but time passes after a reading that joins two sessions, of which one is final.
+#[test]
+fn what_a_silent_device_sent_last_is_told_by_silence() {
+    let shape = Shape::Session { gap_us: 30, max_us: None };
+    let late = LatePolicy::Revise { keep_us: 0 };
+    let spec = WindowSpec { puts_off: true, idle_close_us: 10, ..spec(shape, 0, late) };
+    let mut epochs = vec![vec![(0, 1_000, 1)]];
+    epochs.resize(40, Vec::new());
+    epochs.push(vec![(0, 1_020, 2)]);
+    epochs.resize(80, Vec::new());
+    for restart in [None, Some(41)] {
+        let told: Vec<Told> = told(&run(&spec, &epochs, restart)).concat();
+        let [of, by] = &told[..] else { panic!("{told:?}") };
+        assert!(is_put_off(of) && of.1 == 1_020, "{told:?}");
+        assert!(tells(by) && by.2 == 1_020 && by.3 > 1_050, "{told:?}");
+    }
+}
