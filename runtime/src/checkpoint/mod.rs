@@ -227,7 +227,18 @@ impl CheckpointStore {
         Ok(found)
     }
 
-    /// The newest checkpoint that is whole, and the names of newer ones, which are not.
+    /// Whether all files of a checkpoint that are there can be opened: if one cannot (there are too
+    /// many open files, or it is somebody else's), that says nothing of what is in it.
+    fn opens(&self, epoch: Epoch, name: &str) -> bool {
+        let opens = |file: &str| match std::fs::File::open(self.dir.join(file)) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        let parts = self.manifest(epoch, name).map(|manifest| manifest.parts).unwrap_or_default();
+        opens(name) && parts.iter().all(|part| opens(&part.file))
+    }
+
+    /// The newest checkpoint that is whole, and the names of newer ones, which are damaged.
     fn newest_whole(&self) -> Result<(Option<Checkpoint>, Vec<String>), DurableError> {
         let (mut damaged, mut names) = (Vec::new(), Vec::new());
         for (epoch, name) in self.manifests()?.into_iter().rev() {
@@ -239,7 +250,9 @@ impl CheckpointStore {
                 Err(Unusable::Damaged(reason)) => {
                     tracing::warn!(epoch, reason, "checkpoint is not whole, trying the one before");
                     damaged.push(format!("{name}: {reason}"));
-                    names.push(name);
+                    if self.opens(epoch, &name) {
+                        names.push(name);
+                    }
                 }
             }
         }
@@ -612,6 +625,22 @@ mod tests {
         store.recover().unwrap();
         store.prune(2, &BTreeSet::new()).unwrap();
         assert_eq!(store.aside().unwrap().iter().map(|a| a.0).collect::<Vec<_>>(), [3, 5]);
+    }
+
+    /// As with too many open files; what cannot be opened here names itself.
+    #[test]
+    fn a_checkpoint_that_cannot_be_opened_now_is_passed_over_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path()).unwrap();
+        save(&store, 1, "older");
+        save(&store, 2, "newer");
+        let (part, elsewhere) = (dir.path().join(part_name(2)), dir.path().join("elsewhere"));
+        std::fs::rename(&part, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&part, &part).unwrap();
+        assert_eq!(store.recover().unwrap().unwrap().state, state("older"));
+        assert_eq!(store.aside().unwrap(), []);
+        std::fs::rename(&elsewhere, &part).unwrap();
+        assert_eq!(store.recover().unwrap().unwrap().state, state("newer"));
     }
 
     /// A crash in the middle of a rename leaves two names of one file.
