@@ -265,9 +265,7 @@ impl Committer {
             if !early && !self.tables.iter().all(|t| t.has_committed(through)) {
                 return Ok(());
             }
-            if !self.are_alerts_published() {
-                return Ok(());
-            }
+            self.wait_for_alerts()?;
             self.waiting = None;
             self.write_checkpoint(epoch)?;
         }
@@ -294,9 +292,9 @@ impl Committer {
         }
     }
 
-    /// Whether no alert is lost if no epoch so far is replayed.
-    fn are_alerts_published(&self) -> bool {
-        self.notifications.as_ref().is_none_or(Notifications::are_published)
+    /// Waits until no alert is lost if no epoch so far is replayed.
+    fn wait_for_alerts(&self) -> anyhow::Result<()> {
+        self.notifications.iter().try_for_each(Notifications::wait_until_published)
     }
 
     /// What recovery will not need again goes: journal and outbox up to the newest checkpoint that
@@ -379,8 +377,8 @@ impl Committer {
         // Every table has everything: the newest checkpoint holds, whether it waited or not.
         if let Some(epoch) = self.complete().or(self.waiting.map(|w| w.0))
             && self.done >= self.hold
-            && self.are_alerts_published()
         {
+            self.wait_for_alerts()?;
             self.write_checkpoint(epoch)?;
         }
         if let Some(checkpoints) = &mut self.checkpoints {

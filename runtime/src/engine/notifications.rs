@@ -127,10 +127,17 @@ impl Notifications {
         }
     }
 
-    /// Waits until all alerts that were published are on disk; whether they are. A replay that
-    /// begins after them would not publish them again.
-    pub(crate) fn are_published(&self) -> bool {
-        self.topics.iter().all(AlertTopics::wait_until_written)
+    /// Waits until all alerts that were published are on disk: a replay that begins after them
+    /// would not publish them again.
+    ///
+    /// # Errors
+    /// That of a store that has failed. It ends the process: without checkpoints the journals of
+    /// all sources would fill up, and the next start publishes what is missing.
+    pub(crate) fn wait_until_published(&self) -> anyhow::Result<()> {
+        let mut topics = self.topics.iter();
+        topics.try_for_each(AlertTopics::wait_until_written).map_err(|error| {
+            anyhow::anyhow!("alerts of an endpoint cannot be kept, the next start does it: {error}")
+        })
     }
 
     /// The newest epoch whose alerts anybody may have got.

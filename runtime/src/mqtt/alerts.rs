@@ -52,16 +52,18 @@ impl AlertTopics {
         self.broker.alerts_through()
     }
 
-    /// Waits until all that was published is on disk; whether it is. If not, the endpoint's store
-    /// has failed, and its source says so.
-    pub(crate) fn wait_until_written(&self) -> bool {
+    /// Waits until all that was published is on disk.
+    ///
+    /// # Errors
+    /// The endpoint's store has failed, and so will have it never.
+    pub(crate) fn wait_until_written(&self) -> Result<(), String> {
         while !self.broker.has_written_alerts() {
-            if self.broker.store_error().is_some() {
-                return false;
+            if let Some(error) = self.broker.store_error() {
+                return Err(error);
             }
             crate::time::block(WRITE_PAUSE);
         }
-        true
+        Ok(())
     }
 
     fn publication(&self, alerts: &RecordBatch, row: usize) -> Publication {
@@ -163,6 +165,6 @@ mod tests {
         let kept = broker.retained("#", 0);
         let kept: Vec<&[u8]> = kept.iter().map(|kept| &kept.topic[..]).collect();
         assert_eq!(kept, [b"alerts//new"]);
-        assert!(topics.wait_until_written());
+        topics.wait_until_written().unwrap();
     }
 }
