@@ -86,15 +86,18 @@ fn about_readings() -> Vec<SystemTable> {
              windows with bounds from the readings: their own time, and the time before which \
              windows of their key are not revised any more), `received_late_us` how far \
              they were behind the clock of their key, `ingest_time` the time of the epoch in which \
-             they came.",
+             they came. A reading that touches a session or a state which is not final has its \
+             effect when that is: its `window_end` is its own time, and one more row, which is no \
+             reading, tells of all that waited: its `time` is its `window_end`, its `window_start` \
+             the time of the first of them.",
             system::late_table_schema(),
         ),
         (
             "windows_kept",
             "Windows that late readings had no effect on, since not all of their readings are \
              stored (deleted, or from before there was a table of them), or because they are \
-             sessions or states that were open or could still be revised, or counts that share \
-             readings of one time: one row for each, when that turned out first. `time` is their \
+             sessions that would all be cut at other times up to the open one, or counts that \
+             share readings of one time: one row for each, when that turned out first. `time` is their \
              `window_start` (of sessions that could become one: that of the first, and \
              `window_end` that of the last; of states, and where no count is known: the times of \
              the first and the last late reading), `table_name` the table in which they stay as \

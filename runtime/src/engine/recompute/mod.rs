@@ -411,7 +411,7 @@ impl Worker {
             windows,
             "late readings have no effect on windows, which stay as they are: `{}.{}` does not \
              have all readings of these windows (deleted, or from before there was this table), or \
-             the step can still change them; system.windows_kept has them",
+             what the step can still change would be another; system.windows_kept has them",
             step.stored.namespace,
             step.stored.name,
         );
