@@ -2,7 +2,8 @@
 //!
 //! A row is known by its key, and where rows say since when they hold, by that as well. A row that
 //! is no object, has no key, has the key of a row before it, or is refused by decoding, is known by
-//! its text alone: it is said once, becomes a reject, and what was known of its key stays.
+//! its text alone: it is said once, becomes a reject, and what was known of its key stays. Nobody
+//! can tell of which key a row is that cannot be read: as long as there is one, no key goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,10 +102,14 @@ impl Known {
         let mut new = Self { latest_us: self.latest_us, ..Self::default() };
         // What stays because its row is refused now.
         let (mut stays, mut said) = (BTreeMap::<String, Row>::new(), Vec::new());
+        let mut all_are_read = true;
         let messages = file.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
         for (number, (messages, i)) in messages.enumerate() {
             let (odd, one) = match row_of(source, messages, i) {
-                Err(refused) => refused,
+                Err(refused) => {
+                    all_are_read = false;
+                    refused
+                }
                 Ok((Some(name), text)) if new.rows.contains_key(&name) => {
                     let why = format!("row {}: a row before it has the same key", number + 1);
                     (text.to_owned(), Said::Refused { row: text.into(), why })
@@ -123,6 +128,7 @@ impl Known {
                     continue;
                 }
                 Ok((name, text)) => {
+                    all_are_read &= name.is_some() || is_json(text);
                     let known = name.and_then(|name| self.rows.remove_entry(&name));
                     stays.extend(known.filter(|(_, known)| known.text != text));
                     // Decoding finds the reason.
@@ -133,6 +139,9 @@ impl Known {
                 said.push(one);
             }
         }
+        if !all_are_read {
+            stays.append(&mut self.rows);
+        }
         for (_, row) in stays.iter_mut().filter(|(name, _)| self.unsure.contains_key(*name)) {
             row.since_us = since_us;
             said.push(set(&row.text, since_us));
@@ -140,6 +149,9 @@ impl Known {
         new.rows.extend(stays);
         let mut gone: BTreeMap<String, String> = self.unsure;
         gone.retain(|name, _| !new.rows.contains_key(name));
+        if !all_are_read {
+            new.unsure = std::mem::take(&mut gone);
+        }
         gone.extend(self.rows.iter().map(|(name, row)| (name.clone(), key_of(source, &row.text))));
         let change = match source.valid_from {
             Some(_) => Change::Withdraw,
@@ -156,6 +168,10 @@ impl Known {
 
 fn set(text: &str, since_us: Option<i64>) -> Said {
     Said::Change { change: Change::Set, row: text.to_owned(), since_us }
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
 /// What a row of a file is known by, if it has that, and its text.

@@ -282,6 +282,39 @@ fn a_row_that_decoding_refuses_is_told_once_and_what_was_known_stays() {
     assert_eq!(texts(&again), [text(other)]);
 }
 
+/// It may be of any of the keys that are missing.
+#[test]
+fn while_a_row_cannot_be_read_no_key_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = source(&folder.path().join("limits.csv"), false);
+    let ndjson = source(&folder.path().join("limits.ndjson"), false);
+    let row = |device: &str| format!("{{\"device\":\"{device}\",\"high\":1}}\n");
+    let lines = |last: &str| format!("device,high\na,1\n{last}");
+    let texts = [
+        // One cell too many; one that is not UTF-8, below; half a line.
+        (&csv, [lines("b,1\n"), lines("b,2,3\n"), lines("")]),
+        (&csv, [lines("b,1\n"), lines("b,\u{1}\n"), lines("")]),
+        (&ndjson, [row("a") + &row("b"), row("a") + "{\"device\":\"b\"", row("a")]),
+    ];
+    for (source, [good, bad, gone]) in texts {
+        let RegistryPlace::File(path) = &source.place else { unreachable!("it is a file") };
+        let mut known = Known::default();
+        let mut say = |text: &[u8], since_us| {
+            std::fs::write(path, text).unwrap();
+            let rows = read(source).unwrap();
+            let refused = checker().refused(&rows);
+            let said;
+            (known, said) = std::mem::take(&mut known).take(source, (&rows, &refused), since_us);
+            let gone = changes(&said).iter().filter(|said| said.0 == Change::Remove).count();
+            (gone, known.rows.len())
+        };
+        assert_eq!(say(good.as_bytes(), None), (0, 2));
+        let bad = bad.as_bytes().iter().map(|b| if *b == 1 { 0xff } else { *b });
+        assert_eq!(say(&bad.collect::<Vec<u8>>(), Some(5)), (0, 2), "{path}");
+        assert_eq!(say(gone.as_bytes(), Some(6)), (1, 1), "{path}");
+    }
+}
+
 #[test]
 fn what_cannot_be_said_as_it_is_is_refused_here() {
     let source = source(Path::new("limits.ndjson"), false);
