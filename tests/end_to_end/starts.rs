@@ -74,6 +74,12 @@ fn tables_that_are_gone_refuse_the_start_and_none_are_begun_in_their_place() {
     let mut command = tidegate();
     command.arg("run").arg(home.pipelines()).arg("--data").arg(&new).args(["--workers", "1"]);
     home.start_command(&mut command).stop();
+    // The journal had everything: so has the new table, once.
+    let mut count = tidegate();
+    count.arg("sql").arg("--data").arg(&new).args(["-o", "csv", READINGS]);
+    let output = count.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text.lines().last(), Some("150"), "{text}");
     // It is there again.
     moved(&away, &readings);
     let instance = home.start_command(&mut run(&home));

@@ -96,6 +96,10 @@ pub async fn salvage(
     let mut report = Report::new(&format!("saved to {}", options.to.display()), VERDICTS);
     let saved = save_checkpoints(options, &mut report)?;
     let tables = tables::save(options, &mut report, &saved, progress).await?;
+    let saved = match tables.are_gone {
+        true => journal::begin_at_first(options, &mut report, saved)?,
+        false => saved,
+    };
     let told = save_outbox(options, &mut report)?;
     let told = save_sessions(options, &mut report)?.max(told);
     let known = journal::Known { state: saved.newest(), tables: tables.committed, told };

@@ -108,7 +108,7 @@ fn gone(report: &mut Report, beside: Option<&Beside>, there: &[TableName]) {
     for name in relied_on.iter().filter(|name| !there.contains(*name)) {
         let change = ["mount or restore them", "say where they are: --tables"];
         report.fail("tables", &format!("{name} is gone, with all its log"), &change);
-        report.means("a start refuses: it would begin an empty one, with what the journal has");
+        report.means("a start refuses: it would begin an empty one");
     }
 }
 

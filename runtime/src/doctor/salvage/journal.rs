@@ -7,10 +7,10 @@ use tidegate_operators::Epoch;
 use super::super::data::lost_text;
 use super::super::report::Report;
 use super::super::{OnProgress, bytes_text, counted, file_name};
-use super::{SalvageOptions, TOLD_MAX};
+use super::{SalvageOptions, Saved, TOLD_MAX};
 use crate::checkpoint::CheckpointStore;
 use crate::checkpoint::manifest::{FORMAT, Manifest};
-use crate::journal::examine::{Damage, Examined, Lost};
+use crate::journal::examine::{Damage, Examined, Lost, Mode, Watch, examine};
 use crate::journal::salvage::{Range, salvage as salvage_journal};
 
 /// How far the other parts are.
@@ -21,6 +21,32 @@ pub(super) struct Known {
     pub(super) tables: Epoch,
     /// The newest epoch whose alerts are in the outbox or with sessions.
     pub(super) told: Epoch,
+}
+
+/// Leaves the checkpoints out if the journal has everything from the first epoch on: then tables
+/// that are gone are made again, all of them. Otherwise says what they will not have.
+pub(super) fn begin_at_first(
+    options: &SalvageOptions,
+    report: &mut Report,
+    saved: Saved,
+) -> anyhow::Result<Saved> {
+    let dir = options.data.join("journal");
+    let (newest, _) = saved.newest();
+    let found = match dir.is_dir() {
+        true => {
+            let watch = Watch { progress: &|_, _| {}, visit: &mut |_, _| Ok(()), sources: &[] };
+            examine(&dir, Mode::Stopped, watch)?
+        }
+        false => Examined::default(),
+    };
+    if newest == 0 || found.first_epoch() != Some(1) || !found.damages.is_empty() {
+        report.means(format!("rows of epochs up to {newest} are lost with them"));
+        return Ok(saved);
+    }
+    fs::remove_dir_all(options.to.join("checkpoints"))?;
+    report.means("the journal has all epochs: they get all their rows again, from the first on");
+    report.note("state", "left out: it is made again with the rows");
+    Ok(Saved::default())
 }
 
 /// Writes a journal of what is whole, which fits the other parts.

@@ -19,6 +19,8 @@ pub(super) struct Tables {
     pub(super) committed: Epoch,
     /// What has to follow a command that starts an instance, if they lie elsewhere.
     pub(super) option: String,
+    /// Some that the newest checkpoint relied on are not there.
+    pub(super) are_gone: bool,
 }
 
 /// Rebuilds the tables in the data folder.
@@ -34,9 +36,10 @@ pub(super) async fn save(
     let inside = folder.is_some_and(|folder| same(&folder, &own));
     if !inside {
         report.note("tables", &format!("they lie in {url} and stay there"));
+        let mut are_gone = false;
         let committed = match committed_elsewhere(&url, &options.data).await {
             Ok((committed, there)) => {
-                tell_gone(report, saved, &there);
+                are_gone = tell_gone(report, saved, &there);
                 committed
             }
             Err(error) => {
@@ -54,11 +57,11 @@ pub(super) async fn save(
                 known
             }
         };
-        return Ok(Tables { committed, option: format!(" --tables {url}") });
+        return Ok(Tables { committed, option: format!(" --tables {url}"), are_gone });
     }
     if !own.is_dir() {
-        tell_gone(report, saved, &[]);
-        return Ok(Tables::default());
+        let are_gone = tell_gone(report, saved, &[]);
+        return Ok(Tables { are_gone, ..Tables::default() });
     }
     let from = Store::open(&url)?;
     let to = Store::open(&options.to.join("tables").display().to_string())?;
@@ -67,7 +70,7 @@ pub(super) async fn save(
     // A checkpoint became visible only when the tables had its epoch.
     let (reached, _) = saved.newest();
     let names = tables(&from).await?;
-    tell_gone(report, saved, &names);
+    let are_gone = tell_gone(report, saved, &names);
     for (n, name) in names.iter().enumerate() {
         progress("tables", n as u64, names.len() as u64);
         let check = format!("table {name}");
@@ -84,7 +87,7 @@ pub(super) async fn save(
             Err(error) => report.fail(&check, &error.to_string(), &[]),
         }
     }
-    Ok(Tables { committed: newest, option: String::new() })
+    Ok(Tables { committed: newest, option: String::new(), are_gone })
 }
 
 /// Whether two paths lead to one folder.
@@ -119,16 +122,17 @@ async fn committed_elsewhere(url: &str, data: &Path) -> anyhow::Result<(Epoch, V
     Ok((newest, names))
 }
 
-/// Tells which tables the newest checkpoint relied on that are not there.
-fn tell_gone(report: &mut Report, saved: &Saved, there: &[TableName]) {
+/// Tells which tables the newest checkpoint relied on that are not there; whether there are any.
+fn tell_gone(report: &mut Report, saved: &Saved, there: &[TableName]) -> bool {
     let there: Vec<String> = there.iter().map(ToString::to_string).collect();
     let relied_on = saved.newest.iter().flat_map(|manifest| manifest.tables.keys());
     let gone: Vec<&str> = relied_on.filter(|n| !there.contains(n)).map(String::as_str).collect();
     if !gone.is_empty() {
         let text = format!("not there: {}", gone.join(", "));
         report.fail("tables", &text, &["mount or restore them and run the salvage again"]);
-        report.means("they begin empty in the new folder, with what the journal has for them");
+        report.means("they begin empty in the new folder");
     }
+    !gone.is_empty()
 }
 
 fn tell_table(report: &mut Report, check: &str, rebuilt: &Rebuilt) {
