@@ -43,6 +43,16 @@ pub(super) enum Change {
     Remove,
 }
 
+impl Change {
+    /// The value that there is then, if there is one.
+    pub(super) fn into_bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Put { value, .. } => Some(value.into_bytes()),
+            Self::Remove => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) enabled: bool,

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::changes::{Change, Changes};
 use super::records::{FORMAT, Key, Record, read};
+use crate::journal::storage::is_full;
 use crate::source::SourceError;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -28,6 +29,9 @@ const ALERTS_THROUGH: &str = "alerts_through";
 
 /// How long changes that nobody waits for may stay in memory.
 const LAZY: Duration = Duration::from_millis(200);
+
+/// How long a full disk is waited for before the next attempt.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Pages that redb keeps in memory. Everything is in our own memory anyway.
 const CACHE_BYTES: usize = 8 << 20;
@@ -91,6 +95,7 @@ impl Store {
         let through = through?;
         let shared = Arc::new(Shared::default());
         let (done, committed) = watch::channel(0);
+        let database = Some(database);
         let writer = Writer { database, shared: Arc::clone(&shared), done, path: path.into() };
         let thread = std::thread::Builder::new()
             .name("mqtt-store".to_owned())
@@ -207,7 +212,8 @@ impl Ticket {
 }
 
 struct Writer {
-    database: Database,
+    /// After a failure it has to be opened again.
+    database: Option<Database>,
     shared: Arc<Shared>,
     done: watch::Sender<u64>,
     path: PathBuf,
@@ -224,11 +230,12 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    fn run(self) {
+    fn run(mut self) {
         loop {
             let mut batch = self.next_batch();
             let changes = std::mem::take(&mut batch.changes);
-            if let Err(error) = write(&self.database, changes, batch.alerts_through) {
+            let changes = changes.into_iter().map(|(key, change)| (key, change.into_bytes()));
+            if let Err(error) = self.write(&changes.collect(), batch.alerts_through) {
                 let text = format!("{}: cannot write: {error}", self.path.display());
                 tracing::error!("the broker's store has failed: {text}");
                 self.shared.lock().error = Some(text);
@@ -241,6 +248,45 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Writes changes. On a full disk it waits for room, and so do those who wait for the commit.
+    fn write(&mut self, changes: &Written, alerts_through: Option<u64>) -> Result<(), redb::Error> {
+        let path = self.path.display().to_string();
+        let mut waits = false;
+        loop {
+            let error = match self.attempt(changes, alerts_through) {
+                Ok(()) if waits => {
+                    break tracing::info!(path, "the broker's store is written again");
+                }
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            let buffer = self.shared.lock();
+            match &error {
+                redb::Error::Io(why) if is_full(why) && !buffer.closing => {
+                    if !waits {
+                        tracing::error!(path, %error, "the disk is full, the broker's store waits");
+                    }
+                    waits = true;
+                }
+                _ => return Err(error),
+            }
+            let arrived = &self.shared.arrived;
+            drop(arrived.wait_timeout_while(buffer, FULL_PAUSE, |buffer| !buffer.closing));
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, changes: &Written, alerts: Option<u64>) -> Result<(), redb::Error> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => builder().create(&self.path)?,
+        };
+        // It may be in the file already, if only the answer failed: it is the same once more.
+        write(&database, changes, alerts)?;
+        self.database = Some(database);
+        Ok(())
     }
 
     /// Waits until there is something to write.
@@ -261,9 +307,12 @@ impl Writer {
     }
 }
 
+/// Values by their keys; `None`: there is none any more.
+type Written = BTreeMap<Key, Option<Vec<u8>>>;
+
 fn write(
     database: &Database,
-    changes: BTreeMap<Key, Change>,
+    changes: &Written,
     alerts_through: Option<u64>,
 ) -> Result<(), redb::Error> {
     if changes.is_empty() && alerts_through.is_none() {
@@ -276,13 +325,20 @@ fn write(
     let mut table = transaction.open_table(STATE)?;
     for (key, change) in changes {
         match change {
-            Change::Put { value, .. } => table.insert(&key[..], &value.into_bytes()[..])?,
-            Change::Remove => table.remove(&key[..])?,
+            Some(value) => table.insert(&key[..], &value[..])?,
+            None => table.remove(&key[..])?,
         };
     }
     drop(table);
     transaction.commit()?;
     Ok(())
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    // The file is checked as a whole, because reading a damaged one later may panic.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
 }
 
 fn open_database(path: &Path) -> Result<Database, SourceError> {
@@ -292,12 +348,7 @@ fn open_database(path: &Path) -> Result<Database, SourceError> {
             error,
         })?;
     }
-    // The file is checked as a whole, because reading a damaged one later may panic.
-    let opened = redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .set_check_integrity_on_open(true)
-        .create(path);
-    match opened {
+    match builder().create(path) {
         Ok(database) => Ok(database),
         Err(DatabaseError::DatabaseAlreadyOpen) => Err(SourceError::Config(format!(
             "{}: another process uses this file; only one broker can",
