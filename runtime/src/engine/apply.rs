@@ -318,7 +318,7 @@ impl Applier {
             return Ok((change, None));
         }
         let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
-        let since_us = shadow::since_us(self.journal.read(&names, 0));
+        let since_us = shadow::since_us(|| Ok(self.journal.read(&names, 0)));
         Ok((change, since_us.map_err(|error| vec![format!("{error:#}")])?))
     }
 

@@ -150,7 +150,7 @@ pub fn is_running(data: &Path) -> bool {
 /// # Errors
 /// Its journal cannot be read.
 pub fn rebuilt_since(data: &Path) -> anyhow::Result<Option<i64>> {
-    shadow::since_us(journal::ticks_of(&data.join("journal"))?)
+    shadow::since_us(|| journal::ticks_of(&data.join("journal")))
 }
 
 /// The pipelines of a killed process that have to be finished before those of `plan` begin, if

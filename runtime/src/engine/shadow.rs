@@ -18,7 +18,7 @@ use tidegate_operators::{Epoch, SavedRows};
 use super::EVENTS_MAX;
 use super::feed::{FeedQueue, InFlight};
 use super::workers::{Event, WorkerPlan, start};
-use crate::journal::{Feed, Journal, Replay};
+use crate::journal::{DurableError, Feed, Journal, Replay};
 use crate::stats::Stats;
 
 /// How often a shadow that has caught up looks for more.
@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// A shadow this close to the live run, in epochs, has caught up.
 const NEAR_EPOCHS: u64 = 64;
+
+/// How often the beginning of the journal is looked for, if it is trimmed meanwhile.
+const TRIES_MAX: u32 = 10;
 
 /// How far a shadow may go, and how far it is.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ pub(super) fn rebuild(
     wanted: &BTreeSet<String>,
     pace: &Pace,
 ) -> anyhow::Result<Rebuilt> {
-    let Some((first, first_us)) = first_tick(journal.read(sources, 0))? else {
+    let Some((first, first_us)) = first_tick(|| Ok(journal.read(sources, 0)))? else {
         return Ok(Rebuilt::default());
     };
     if first > pace.target.load(Ordering::Acquire) {
@@ -172,19 +175,37 @@ pub(super) fn rebuild(
 }
 
 /// What [`Rebuilt::since_us`] will be for this journal.
-pub(super) fn since_us(journal: Replay) -> anyhow::Result<Option<i64>> {
+pub(super) fn since_us(
+    journal: impl Fn() -> Result<Replay, DurableError>,
+) -> anyhow::Result<Option<i64>> {
     let first = first_tick(journal)?.filter(|(epoch, _)| *epoch > 1);
     Ok(first.map(|(_, time_us)| time_us))
 }
 
-/// The first epoch that is still there, and its time.
-fn first_tick(journal: Replay) -> anyhow::Result<Option<(Epoch, i64)>> {
-    for feed in journal {
-        if let Feed::Tick(tick) = feed.context("cannot read the journal")? {
-            return Ok(Some((tick.epoch, tick.time_us)));
+/// The first epoch that is still there, and its time. A segment that is trimmed after it was listed
+/// is looked for again, in a new list.
+fn first_tick(
+    journal: impl Fn() -> Result<Replay, DurableError>,
+) -> anyhow::Result<Option<(Epoch, i64)>> {
+    let first = |journal: Replay| {
+        for feed in journal {
+            if let Feed::Tick(tick) = feed? {
+                return Ok(Some((tick.epoch, tick.time_us)));
+            }
+        }
+        Ok(None)
+    };
+    let gone = |error: &DurableError| match error {
+        DurableError::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    };
+    let mut tries = TRIES_MAX;
+    loop {
+        match journal().and_then(first) {
+            Err(error) if tries > 1 && gone(&error) => tries -= 1,
+            found => return found.context("cannot read the journal"),
         }
     }
-    Ok(None)
 }
 
 fn feed(
