@@ -97,8 +97,8 @@ fn about_readings() -> Vec<SystemTable> {
             "Windows that late readings had no effect on, since not all of their readings are \
              stored (deleted, or from before there was a table of them), or because they are \
              sessions that would all be cut at other times up to the open one, or counts that \
-             share readings of one time: one row for each, when that turned out first. `time` is their \
-             `window_start` (of sessions that could become one: that of the first, and \
+             share readings of one time: one row for each, when that turned out first. `time` is \
+             their `window_start` (of sessions that could become one: that of the first, and \
              `window_end` that of the last; of states, and where no count is known: the times of \
              the first and the last late reading), `table_name` the table in which they stay as \
              they are, `late_readings` how many came too late then, `ingest_time` by when. The \

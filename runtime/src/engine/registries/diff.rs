@@ -102,14 +102,11 @@ impl Known {
         let mut new = Self { latest_us: self.latest_us, ..Self::default() };
         // What stays because its row is refused now.
         let (mut stays, mut said) = (BTreeMap::<String, Row>::new(), Vec::new());
-        let mut all_are_read = true;
+        let all_are_read = are_read(source, file);
         let messages = file.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
         for (number, (messages, i)) in messages.enumerate() {
             let (odd, one) = match row_of(source, messages, i) {
-                Err(refused) => {
-                    all_are_read = false;
-                    refused
-                }
+                Err(refused) => refused,
                 Ok((Some(name), text)) if new.rows.contains_key(&name) => {
                     let why = format!("row {}: a row before it has the same key", number + 1);
                     (text.to_owned(), Said::Refused { row: text.into(), why })
@@ -128,7 +125,6 @@ impl Known {
                     continue;
                 }
                 Ok((name, text)) => {
-                    all_are_read &= name.is_some() || is_json(text);
                     let known = name.and_then(|name| self.rows.remove_entry(&name));
                     stays.extend(known.filter(|(_, known)| known.text != text));
                     // Decoding finds the reason.
@@ -170,8 +166,11 @@ fn set(text: &str, since_us: Option<i64>) -> Said {
     Said::Change { change: Change::Set, row: text.to_owned(), since_us }
 }
 
-fn is_json(text: &str) -> bool {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+/// Whether of each row can be read which key it has, if it has one.
+fn are_read(source: &RegistrySource, file: &[Messages]) -> bool {
+    let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    let mut rows = file.iter().flat_map(|m| (0..m.len()).map(move |i| row_of(source, m, i)));
+    rows.all(|row| row.is_ok_and(|(name, text)| name.is_some() || is_json(text)))
 }
 
 /// What a row of a file is known by, if it has that, and its text.
