@@ -16,11 +16,10 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::compute::kernels::nullif::nullif;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondType};
 
 use crate::batch::Tick;
-use crate::expression::{Failed, evaluate, expression_failed, withdrawn};
+use crate::expression::{Failed, evaluate, expression_failed};
 use crate::intern::KeyInterner;
 use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
@@ -87,18 +86,13 @@ impl Detector {
         self.counts
     }
 
-    /// The rows that can be judged; those that cannot are rejected, nulls are skipped, and so is
-    /// what only says that a window is none.
+    /// The rows that can be judged; those that cannot are rejected, nulls are skipped.
     fn usable<'a>(
         &self,
         rows: &'a RecordBatch,
         emit: &mut Emit,
     ) -> Result<(Cow<'a, RecordBatch>, Float64Array), OperatorError> {
-        let (mut values, mut errors) = evaluate(&self.spec.on, rows)?;
-        if let Some(gone) = withdrawn(rows, self.spec.rows) {
-            values = nullif(&values, &gone)?;
-            errors.retain(|(row, _)| !gone.value(*row));
-        }
+        let (values, errors) = evaluate(&self.spec.on, rows)?;
         let values = values.as_primitive::<Float64Type>();
         let finite = values.values().iter().all(|v| v.is_finite());
         if errors.is_empty() && finite && values.null_count() == 0 {

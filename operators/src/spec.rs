@@ -267,9 +267,6 @@ pub struct DetectSpec {
     pub time: usize,
     /// The value that is judged, float64; rows where it is null are skipped.
     pub on: Expr,
-    /// Input column with the number of readings, if a row without one says that it is withdrawn:
-    /// such a row is skipped.
-    pub rows: Option<usize>,
     /// How the value is written in the configuration, for people.
     pub on_text: String,
     /// How it is judged.

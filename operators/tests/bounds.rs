@@ -340,7 +340,6 @@ fn detectors(report: &mut Report) {
             keys: vec![0],
             time: 1,
             on: col("x", &schema()).unwrap(),
-            rows: None,
             on_text: "x".into(),
             method: DetectMethod::EwmaZ { alpha: 0.1, warmup: 100, threshold: 3.0 },
             order,

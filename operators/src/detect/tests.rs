@@ -38,7 +38,6 @@ fn spec(order: DetectOrder, disorder_us: i64, on: Logical) -> DetectSpec {
         keys: vec![0],
         time: 1,
         on: logical2physical(&on, &input()),
-        rows: None,
         on_text: "x".into(),
         method: DetectMethod::EwmaZ { alpha: 0.05, warmup: 5, threshold: 2.0 },
         order,

@@ -224,7 +224,6 @@ pub(crate) fn detect(
         keys,
         time: input.index(input.time()),
         on,
-        rows: input.withdrawn_column(),
         on_text: text.to_owned(),
         method: method?,
         order: match step.text("order") {

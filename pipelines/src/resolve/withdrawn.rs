@@ -107,7 +107,6 @@ from = "beside"
             StepKind::Filter(filter) => filter.takes_back.is_some(),
             StepKind::Route(route) => route.takes_back.is_some(),
             StepKind::Enrich(enrich) => enrich.rows.is_some(),
-            StepKind::Detect(detect) => detect.rows.is_some(),
             StepKind::Join(join) => match &join.partners {
                 Partners::Window { rows, .. } => *rows != [None; 2],
                 Partners::Interval { .. } => false,
