@@ -69,16 +69,7 @@ pub(crate) fn absence(
         forget_after_us,
         limits: limits::of_step(&steps.limits, step),
     };
-    let id = "window_start";
-    let rows = RowKind::Windows {
-        keys: key_names,
-        id,
-        revised: true,
-        withdrawn: true,
-        taken_back: false,
-        early: None,
-    };
-    let edge = Edge { schema: spec.schema(), rows };
+    let edge = Edge { schema: spec.schema(), rows: RowKind::lasting(key_names) };
     Some((StepKind::Absence(spec), edge))
 }
 

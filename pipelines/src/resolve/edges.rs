@@ -39,6 +39,20 @@ pub(crate) enum RowKind {
     Versions { keys: Vec<String> },
 }
 
+impl RowKind {
+    /// What begins, lasts and ends for a key, and comes again each time: absences, sequences.
+    pub(crate) fn lasting(keys: Vec<String>) -> Self {
+        Self::Windows {
+            keys,
+            id: "window_start",
+            revised: true,
+            withdrawn: true,
+            taken_back: false,
+            early: None,
+        }
+    }
+}
+
 /// One edge.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {

@@ -60,28 +60,17 @@ impl<'p> Missing<'p> {
 
 /// Whether a table has the rows of a step, or what is made of them.
 fn is_kept(p: &PipelineSpec, step: &str) -> bool {
-    let mut edges = vec![step];
-    let mut at = 0;
-    while let Some(edge) = edges.get(at).copied() {
-        for next in &p.steps {
-            let with = match &next.kind {
-                StepKind::Join(join) => Some(join.with.as_str()),
-                _ => None,
-            };
-            if next.from != edge && with != Some(edge) {
-                continue;
-            }
-            let made: Vec<&str> = match &next.kind {
-                StepKind::Route(branches) => {
-                    branches.branches.iter().map(|b| b.0.as_str()).collect()
-                }
-                _ => vec![&next.name],
-            };
-            edges.extend(made.into_iter().filter(|edge| !edges.contains(edge)).collect::<Vec<_>>());
-        }
-        at += 1;
-    }
-    p.tables.iter().any(|table| edges.contains(&table.from.as_str()))
+    p.tables.iter().any(|table| is_made_of(p, &table.from, step))
+}
+
+/// Whether the rows of an edge are those of a step, or are made of them.
+fn is_made_of(p: &PipelineSpec, edge: &str, step: &str) -> bool {
+    let Some(made) = p.steps.iter().find(|made| made.makes(edge)) else { return false };
+    let with = match &made.kind {
+        StepKind::Join(join) => is_made_of(p, &join.with, step),
+        _ => false,
+    };
+    made.name == step || with || is_made_of(p, &made.from, step)
 }
 
 /// Warns once of all windows of a pipeline that late readings will have no effect on.

@@ -104,11 +104,7 @@ fn words<'p>(p: &'p PipelineSpec, edge: &str, column: &str) -> Option<Words<'p>>
         let declared = p.decode.columns.iter().find(|c| c.name == column)?;
         return declared.rules.one_of.as_deref().map(Words::Declared);
     }
-    let makes = |name: &str, kind: &StepKind| match kind {
-        StepKind::Route(branches) => branches.branches.iter().any(|(branch, _)| branch == edge),
-        _ => name == edge,
-    };
-    let step = p.steps.iter().find(|step| makes(&step.name, &step.kind))?;
+    let step = p.steps.iter().find(|step| step.makes(edge))?;
     match &step.kind {
         StepKind::Absence(_) => (column == "status").then(|| {
             let all = Status::ALL.iter().map(|status| status.text());
