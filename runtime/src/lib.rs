@@ -6,6 +6,7 @@
 //! into effects exactly once or, for webhooks, at least once under a stable id.
 
 pub mod cases;
+mod chain;
 pub mod checkpoint;
 pub mod clock;
 pub mod doctor;
@@ -36,3 +37,5 @@ pub mod stats;
 pub mod summary;
 mod time;
 pub mod webhook;
+
+pub use chain::chain;

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use tidegate_runtime::chain;
 use tidegate_runtime::journal::DurableError;
 
 /// Why a command failed.
@@ -35,21 +36,6 @@ impl Failure {
 
 /// Further lines of an error stand below the first one.
 const BELOW: &str = "\n       ";
-
-/// The whole chain. Many errors repeat their cause; then it is said once.
-fn chain(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.contains(&cause) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause);
-    }
-    text
-}
 
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     let durable = error.chain().find_map(|cause| cause.downcast_ref::<DurableError>());

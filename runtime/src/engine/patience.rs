@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidegate_sql::may_pass;
 
 use super::replaying::Replaying;
+use crate::chain;
 use crate::time;
 
 /// First pause after a failure, and the longest one.
@@ -46,7 +47,7 @@ impl Patience {
                 }
                 (done, _) => return done,
             };
-            let why = told(&error);
+            let why = chain(&error);
             let pause_s = pause.as_secs_f64();
             tracing::warn!(
                 why,
@@ -58,21 +59,6 @@ impl Patience {
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
-}
-
-/// The whole chain of an error; what repeats its cause says it once.
-fn told(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.contains(&cause) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause);
-    }
-    text
 }
 
 #[cfg(test)]
