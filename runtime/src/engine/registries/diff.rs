@@ -101,11 +101,13 @@ impl Known {
         let since_us = since_us.map(|us| us.max(self.latest_us.unwrap_or(us)));
         let mut new = Self { latest_us: self.latest_us, ..Self::default() };
         // What stays because its row is refused now.
-        let (mut stays, mut said) = (BTreeMap::<String, Row>::new(), Vec::new());
-        let all_are_read = are_read(source, file);
+        let mut stays = BTreeMap::<String, Row>::new();
+        let (mut said, mut all_are_read) = (Vec::new(), true);
         let messages = file.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
         for (number, (messages, i)) in messages.enumerate() {
-            let (odd, one) = match row_of(source, messages, i) {
+            let row = row_of(source, messages, i);
+            all_are_read &= row.as_ref().is_ok_and(|(name, text)| name.is_some() || is_json(text));
+            let (odd, one) = match row {
                 Err(refused) => refused,
                 Ok((Some(name), text)) if new.rows.contains_key(&name) => {
                     let why = format!("row {}: a row before it has the same key", number + 1);
@@ -149,10 +151,8 @@ impl Known {
             new.unsure = std::mem::take(&mut gone);
         }
         gone.extend(self.rows.iter().map(|(name, row)| (name.clone(), key_of(source, &row.text))));
-        let change = match source.valid_from {
-            Some(_) => Change::Withdraw,
-            None => Change::Remove,
-        };
+        let own_times = source.valid_from.is_some();
+        let change = if own_times { Change::Withdraw } else { Change::Remove };
         let goes = |row| Said::Change { change, row, since_us };
         let said: Vec<Said> = gone.into_values().map(goes).chain(said).collect();
         if said.iter().any(|s| matches!(s, Said::Change { .. })) {
@@ -166,11 +166,9 @@ fn set(text: &str, since_us: Option<i64>) -> Said {
     Said::Change { change: Change::Set, row: text.to_owned(), since_us }
 }
 
-/// Whether of each row can be read which key it has, if it has one.
-fn are_read(source: &RegistrySource, file: &[Messages]) -> bool {
-    let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-    let mut rows = file.iter().flat_map(|m| (0..m.len()).map(move |i| row_of(source, m, i)));
-    rows.all(|row| row.is_ok_and(|(name, text)| name.is_some() || is_json(text)))
+/// Whether a row can be read: then it has no key if none is found.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
 /// What a row of a file is known by, if it has that, and its text.
