@@ -26,5 +26,5 @@ pub use prompt::prompt;
 pub use query::{QueryOptions, QuerySummary, TABLES_URL_FILE, open, run_query, tables_of};
 pub use reader::{DeltaProvider, DeltaTable, committed_epoch};
 pub use session::{Session, TableName, Tables, open_session};
-pub use store::{OnFailedSync, Store, may_pass, rename_new};
+pub use store::{OnFailedSync, Store, has_no_room, may_pass, rename_new};
 pub use writer::{CommitReport, TableWriter};

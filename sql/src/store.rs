@@ -20,7 +20,7 @@ use url::Url;
 use durable::DurableLocal;
 use folders::Folders;
 pub use folders::OnFailedSync;
-pub use outage::may_pass;
+pub use outage::{has_no_room, may_pass};
 pub use rename::rename_new;
 
 use crate::{Error, Result};

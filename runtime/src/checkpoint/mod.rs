@@ -466,6 +466,7 @@ mod tests {
     use super::part::tests::saved;
     use super::*;
     use crate::journal::AppendFile;
+    use crate::journal::storage::testing::Appending;
 
     /// A checkpoint of one operator whose groups 1 and 2 have rows of this tag.
     fn save(store: &CheckpointStore, epoch: Epoch, tag: &str) {
@@ -659,45 +660,15 @@ mod tests {
         assert!(!temporary.exists());
     }
 
-    /// A disk on which the second half of each write finds no room.
-    struct Half;
-    struct HalfFile(Box<dyn AppendFile>);
-
-    impl Storage for Half {
-        fn create(&self, path: &Path) -> std::io::Result<Box<dyn AppendFile>> {
-            Ok(Box::new(HalfFile(Disk.create(path)?)))
-        }
-        fn open(&self, path: &Path, len: u64) -> std::io::Result<Box<dyn AppendFile>> {
-            Disk.open(path, len)
-        }
-        fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-            Disk.sync_dir(dir)
-        }
-        fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-            Disk.rename(from, to)
-        }
-        fn remove(&self, path: &Path) -> std::io::Result<()> {
-            Disk.remove(path)
-        }
-    }
-
-    impl AppendFile for HalfFile {
-        fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-            self.0.append(&bytes[..bytes.len() / 2])?;
-            Err(std::io::ErrorKind::StorageFull.into())
-        }
-        fn truncate(&mut self, len: u64) -> std::io::Result<()> {
-            self.0.truncate(len)
-        }
-        fn sync(&mut self) -> std::io::Result<()> {
-            self.0.sync()
-        }
-    }
-
     #[test]
     fn half_of_a_file_does_not_stay_on_a_disk_that_is_full() {
         let dir = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::open_on(Arc::new(Half), dir.path()).unwrap();
+        // The second half of each write finds no room.
+        let half = Appending(|file: &mut dyn AppendFile, bytes: &[u8]| {
+            file.append(&bytes[..bytes.len() / 2])?;
+            Err(std::io::ErrorKind::StorageFull.into())
+        });
+        let store = CheckpointStore::open_on(Arc::new(half), dir.path()).unwrap();
         let error = store.write_part("p/step", &saved(&[(1, 2)], "x")).unwrap_err();
         assert!(matches!(error, DurableError::Io { action: "write", .. }), "{error}");
         let manifest = Manifest { format: manifest::FORMAT, epoch: 3, ..Manifest::default() };

@@ -9,6 +9,9 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Whether waiting for room may help.
+pub(crate) use tidegate_sql::has_no_room as is_full;
+
 use crate::open_files;
 
 /// Pause after the system refused to open a file because too many are.
@@ -139,15 +142,6 @@ impl AppendFile for DiskFile {
     }
 }
 
-/// Whether waiting may help: the disk or the quota is full, and space can be freed; or no more
-/// files may be open, and others are closed.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
-    ) || open_files::is_used_up(error)
-}
-
 /// Keeps a directory for this process until dropped (or until the process ends, however it ends).
 #[derive(Debug)]
 pub(crate) struct DirLock {
@@ -169,5 +163,52 @@ pub(crate) fn lock_dir(dir: &Path) -> io::Result<DirLock> {
             "another tidegate process is using this directory",
         )),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A disk on which this appends to files that are new.
+    #[derive(Clone)]
+    pub(crate) struct Appending<F>(pub(crate) F);
+
+    struct Appended<F>(Box<dyn AppendFile>, F);
+
+    impl<F> Storage for Appending<F>
+    where
+        F: Fn(&mut dyn AppendFile, &[u8]) -> io::Result<()> + Clone + Send + Sync + 'static,
+    {
+        fn create(&self, path: &Path) -> io::Result<Box<dyn AppendFile>> {
+            Ok(Box::new(Appended(Disk.create(path)?, self.0.clone())))
+        }
+        fn open(&self, path: &Path, len: u64) -> io::Result<Box<dyn AppendFile>> {
+            Disk.open(path, len)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            Disk.sync_dir(dir)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            Disk.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            Disk.remove(path)
+        }
+    }
+
+    impl<F> AppendFile for Appended<F>
+    where
+        F: Fn(&mut dyn AppendFile, &[u8]) -> io::Result<()> + Send,
+    {
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            (self.1)(&mut *self.0, bytes)
+        }
+        fn truncate(&mut self, len: u64) -> io::Result<()> {
+            self.0.truncate(len)
+        }
+        fn sync(&mut self) -> io::Result<()> {
+            self.0.sync()
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::journal::AppendFile;
+use crate::journal::storage::testing::Appending;
 
 pub(crate) fn note(id: &str, key: &str) -> Notification {
     Notification {
@@ -168,47 +169,22 @@ fn what_is_taken_after_a_compaction_that_failed_is_not_forgotten_by_a_start() {
     assert_eq!(ids(&outbox.fetch("ops")), left);
 }
 
-/// A disk on which a new file finds no room; the one that there is can still be written.
+/// The disk on which a new file finds no room is full, and how often one was written to.
 #[derive(Clone, Default)]
 struct Full {
     is_full: Arc<std::sync::atomic::AtomicBool>,
     written: Arc<AtomicU64>,
 }
 
-struct FullFile(Box<dyn AppendFile>, Full);
-
-impl Storage for Full {
-    fn create(&self, path: &Path) -> std::io::Result<Box<dyn AppendFile>> {
-        Ok(Box::new(FullFile(Disk.create(path)?, self.clone())))
-    }
-    fn open(&self, path: &Path, len: u64) -> std::io::Result<Box<dyn AppendFile>> {
-        Disk.open(path, len)
-    }
-    fn sync_dir(&self, dir: &Path) -> std::io::Result<()> {
-        Disk.sync_dir(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        Disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> std::io::Result<()> {
-        Disk.remove(path)
-    }
-}
-
-impl AppendFile for FullFile {
-    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.append(bytes)?;
-        self.1.written.fetch_add(1, Ordering::SeqCst);
-        match self.1.is_full.load(Ordering::SeqCst) && bytes.len() > 1_000 {
+impl Full {
+    /// What there is can still be written.
+    fn append(&self, file: &mut dyn AppendFile, bytes: &[u8]) -> std::io::Result<()> {
+        file.append(bytes)?;
+        self.written.fetch_add(1, Ordering::SeqCst);
+        match self.is_full.load(Ordering::SeqCst) && bytes.len() > 1_000 {
             true => Err(std::io::ErrorKind::StorageFull.into()),
             false => Ok(()),
         }
-    }
-    fn truncate(&mut self, len: u64) -> std::io::Result<()> {
-        self.0.truncate(len)
-    }
-    fn sync(&mut self) -> std::io::Result<()> {
-        self.0.sync()
     }
 }
 
@@ -219,7 +195,10 @@ fn a_compaction_that_finds_no_room_leaves_nothing_behind_and_is_not_begun_at_eve
     drop(Outbox::open(dir.path()).unwrap());
     std::fs::write(dir.path().join("outbox.tmp"), "of a compaction that a kill has ended").unwrap();
     let disk = Full::default();
-    let outbox = Outbox::open_on(Arc::new(disk.clone()), dir.path()).unwrap();
+    let of_outbox = disk.clone();
+    let storage =
+        Appending(move |file: &mut dyn AppendFile, bytes: &[u8]| of_outbox.append(file, bytes));
+    let outbox = Outbox::open_on(Arc::new(storage), dir.path()).unwrap();
     disk.is_full.store(true, Ordering::SeqCst);
     let left = || std::fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(left(), 2, "the outbox and its lock");

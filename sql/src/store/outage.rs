@@ -48,7 +48,9 @@ fn is_cut(error: &HttpError) -> bool {
     matches!(error.kind(), Connect | Request | Timeout | Interrupted)
 }
 
-fn has_no_room(error: &io::Error) -> bool {
+/// Whether waiting may help: the disk or the quota is full, and space can be freed; or no more
+/// files may be open, and others are closed.
+pub fn has_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::WriteZero)
         || error.raw_os_error().is_some_and(|code| FILES_USED_UP.contains(&code))
 }
