@@ -230,6 +230,14 @@ impl Home {
         }
     }
 
+    /// With the rows of all edges, and all that is late done, by groups of this time.
+    async fn caught_up(mut self, edges: &Edges, every_us: i64) -> (Self, Worker) {
+        self.write_all(edges).await;
+        let worker = self.worker(every_us);
+        self.catch_up(&worker, i64::MAX).await;
+        (self, worker)
+    }
+
     /// Rows as text, in order.
     async fn ask(&self, sql: &str) -> Vec<String> {
         let session = Session::over(self.store.clone(), MEMORY_BYTES_MAX).unwrap();

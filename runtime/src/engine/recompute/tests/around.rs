@@ -103,10 +103,7 @@ proptest! {
     ) {
         let edges = run(&readings, workers);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             for step in STEPS {
                 assert_eq!(shown(&home, step.0).await, lines(&readings, step), "{step:?}");
             }

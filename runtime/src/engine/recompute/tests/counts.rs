@@ -168,10 +168,7 @@ proptest! {
     ) {
         let edges = run(&readings, workers);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             for (step, device) in each() {
                 let late = late(&edges, step.0);
                 assert!(late.iter().all(|number| *number >= in_time), "{step:?} {late:?}");
@@ -204,10 +201,7 @@ proptest! {
     ) {
         let edges = run(&readings, 1);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             let told = home.told(&worker).await;
             for (step, device) in each() {
                 let is_left_out = step.1 != step.2 && some_are_of_one_time(&readings, device);

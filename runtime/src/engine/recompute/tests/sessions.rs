@@ -167,10 +167,7 @@ proptest! {
     fn sessions_are_those_of_all_readings_or_stay(readings in readings(), every in 1i64..9) {
         let edges = run(&readings, 1);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             let mut stayed: Vec<String> = Vec::new();
             if kept(&worker) > 0 {
                 let span = "SELECT table_name, keys, arrow_cast(time, 'Int64'), \
@@ -210,10 +207,7 @@ proptest! {
     ) {
         let edges = run(&readings, workers);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             let told = home.told(&worker).await;
             for (table, max, without) in STEPS {
                 let stretches = stretches(&readings, max, without);
@@ -275,10 +269,7 @@ fn a_long_stretch_is_that_of_all_readings_wherever_late_ones_begin() {
     for (readings, together) in [(&buffered, 50), (&buffered, 13), (&buffered, 3), (&one, 3)] {
         let edges = run(readings, 1);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(together * 10 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, together * 10 * S).await;
             for (table, max, without) in STEPS {
                 let stretches = stretches(readings, max, without);
                 let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
@@ -380,10 +371,7 @@ fn a_long_stretch_may_come_group_after_group() {
     let edges = run(&readings, 1);
     blocking(async {
         for every in [1, 5, 60] {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             for (table, max, without) in STEPS {
                 let stretches = stretches(&readings, max, without);
                 let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
@@ -411,10 +399,7 @@ fn a_stretch_that_goes_on_changes_up_to_a_session_that_is_the_same() {
             let edges = run(&readings, 1);
             blocking(async {
                 for every in [1, 60] {
-                    let mut home = home();
-                    home.write_all(&edges).await;
-                    let worker = home.worker(every * 20 * S);
-                    home.catch_up(&worker, i64::MAX).await;
+                    let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
                     let waiting = home.waiting(&edges).await;
                     for (table, max, without) in STEPS {
                         let stretches = stretches(&readings, max, without);

@@ -141,10 +141,7 @@ proptest! {
     ) {
         let edges = run(&readings, workers);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
                 let (lines, _) = lines(table, device, &readings);
                 assert_eq!(shown(&home, table, device).await, lines, "{table} {device}");
@@ -165,10 +162,7 @@ proptest! {
     ) {
         let edges = run(&readings, workers);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             let told = home.told(&worker).await;
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
                 let (lines, _) = lines(table, device, &readings);
@@ -185,10 +179,7 @@ proptest! {
     fn states_are_those_of_all_readings_or_stay(readings in readings(), every in 1i64..9) {
         let edges = run(&readings, 1);
         blocking(async {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             let mut told = home.told(&worker).await;
             told.extend(home.waiting(&edges).await);
             for (table, device) in TABLES.into_iter().flat_map(|t| (0..3).map(move |d| (t, d))) {
@@ -270,10 +261,7 @@ fn a_state_that_is_long_is_gone_through_from_before_it() {
     let edges = run(&readings, 2);
     blocking(async {
         for every in [1, 18] {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(every * 20 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
             let (lines, _) = lines("high", 0, &readings);
             assert_eq!((shown(&home, "high", 0).await, lines.len()), (lines.clone(), 3));
             assert_eq!(kept(&worker), 0);
@@ -292,10 +280,7 @@ fn a_state_can_begin_with_another_reading_of_the_same_time() {
     let edges = run(&readings, 1);
     blocking(async {
         for together in [1, 18] {
-            let mut home = home();
-            home.write_all(&edges).await;
-            let worker = home.worker(together * 10 * S);
-            home.catch_up(&worker, i64::MAX).await;
+            let (home, worker) = home().caught_up(&edges, together * 10 * S).await;
             for table in TABLES {
                 assert_eq!(shown(&home, table, 0).await, lines(table, 0, &readings).0, "{table}");
             }
