@@ -1,8 +1,9 @@
 //! Readings that are too late, and touch what is not final: they are put off.
 //!
 //! Where windows are computed again from stored readings, that can be done of a late reading once
-//! all that it changes is final: its session, with what it joins; of states, all up to a reading
-//! that ends whatever is open. As long as that is not so, the reading is *put off*, and so are the
+//! all that it changes is final: its session, with what it joins, or, where a maximum cuts, up to a
+//! session after it that is cut; of states, all up to a reading that ends whatever is open. As long
+//! as that is not so, the reading is *put off*, and so are the
 //! late readings of its key that come after it: rows of `system.late` whose `window_end` is their
 //! own time. When it is so, one more row tells it: from the first of them (`window_start`) on, they
 //! can be done; `time` and `window_end` say what is final, `journal_offset` which readings of the
@@ -10,13 +11,10 @@
 
 use super::SpanOperator;
 use super::keys::{Cursor, KeyState};
-use super::rule::{Horizon, Rule};
+use super::rule::{Found, Horizon, Rule};
 use super::session::Session;
 use super::state::State;
 use crate::late::LateRows;
-
-/// How many of the longest sessions what is put off waits for a pause, of a key that makes none.
-const PAUSE_SESSIONS: i64 = 16;
 
 /// The readings of a key that are put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +22,6 @@ pub(super) struct Owed {
     /// Time of the first, and of the last, µs.
     pub(super) first_us: i64,
     pub(super) last_us: i64,
-    /// The clock of the key when the newest of them came, µs.
-    pub(super) since_us: i64,
     /// Place in the journal of the newest reading of the key.
     pub(super) offset: i64,
 }
@@ -68,11 +64,11 @@ impl Rule {
         late: &mut LateRows,
     ) -> i64 {
         if key.owed.is_none() {
-            if self.is_decided(key, (time_us, None), final_us) {
+            if self.is_decided(key, time_us, final_us) {
                 return final_us;
             }
             let (first_us, last_us) = (time_us, time_us);
-            let mut owed = Owed { first_us, last_us, since_us: 0, offset: 0 };
+            let mut owed = Owed { first_us, last_us, offset: 0 };
             // What came in one message is not told apart.
             for (time_us, final_us) in late.of_place(id) {
                 *final_us = time_us;
@@ -82,19 +78,17 @@ impl Rule {
         }
         if let Some(owed) = &mut key.owed {
             owed.add(time_us);
-            owed.since_us = key.clock_us;
             owed.reach(late.offset);
         }
         time_us
     }
 
-    /// Whether all is final that late readings change, of which the last is of this time. They are
-    /// put off since this time of the key's clock, or not yet.
-    fn is_decided(&self, key: &KeyState, late_us: (i64, Option<i64>), final_us: i64) -> bool {
+    /// Whether all is final that late readings change, of which the last is of this time.
+    fn is_decided(&self, key: &KeyState, last_us: i64, final_us: i64) -> bool {
         match self {
-            Self::Session(rule) => rule.is_decided(key, late_us, final_us),
+            Self::Session(rule) => rule.is_decided(key, last_us, final_us),
             // What ended with a reading is over when another one came after it.
-            Self::State(rule) => late_us.0 < rule.resets_of(key, final_us).over_us,
+            Self::State(rule) => last_us < rule.resets_of(key, final_us).over_us,
             // They are of one time each, or say themselves what is final.
             Self::Count(_) | Self::Sliding(_) => true,
         }
@@ -102,33 +96,41 @@ impl Rule {
 }
 
 impl Session {
-    fn is_decided(
-        self,
-        key: &KeyState,
-        (last_us, since_us): (i64, Option<i64>),
-        final_us: i64,
-    ) -> bool {
+    fn is_decided(self, key: &KeyState, last_us: i64, final_us: i64) -> bool {
+        let (open, closed) = self.look(key, final_us);
+        let until_us = last_us.saturating_add(self.gap_us);
+        let Some(open) = open else { return until_us < final_us };
+        let open_us = key.entries[open].first_us;
+        // Without a maximum it begins after a pause. With one it may go on from one before: then
+        // there has to be one after the readings that was cut.
+        let before_us = key.entries.range(..open).map(|e| e.last_us).fold(key.gone_us, i64::max);
+        let is_apart = self.max_us.is_none() || before_us.saturating_add(self.gap_us) < open_us;
+        let is_cut = || last_us < self.resets_of(key, &closed, final_us).last_us;
+        until_us < open_us && (is_apart || is_cut())
+    }
+
+    /// What is open before `final_us`, and what has ended.
+    fn look(self, key: &KeyState, final_us: i64) -> (Option<usize>, Vec<Found>) {
         let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
         let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
         self.scan(&key.entries, &mut cursor, horizon, &mut closed);
-        let until_us = last_us.saturating_add(self.gap_us);
-        let Some(open) = cursor.open else { return until_us < final_us };
-        let open_us = key.entries[open].first_us;
-        // Without a maximum it begins after a pause. With one it may go on from one before, and all
-        // that follow may be cut at other times, until there is a pause: that is waited for.
-        let before_us = key.entries.range(..open).map(|e| e.last_us).fold(key.gone_us, i64::max);
-        let is_apart = self.max_us.is_none_or(|max_us| {
-            let waits_us = max_us.saturating_mul(PAUSE_SESSIONS);
-            before_us.saturating_add(self.gap_us) < open_us
-                || since_us.is_none_or(|since_us| since_us.saturating_add(waits_us) < open_us)
-        });
-        until_us < open_us && is_apart
+        (cursor.open, closed)
+    }
+
+    /// Where the last session begins that is final whatever comes, as it is cut; of those of which
+    /// something is kept, these.
+    fn resets_of(self, key: &KeyState, closed: &[Found], final_us: i64) -> Resets {
+        let cut_us = |start_us: i64| self.max_us.map(|max_us| start_us.saturating_add(max_us));
+        let is_cut = |f: &&Found| cut_us(f.start_us).is_some_and(|us| us <= final_us);
+        let cut = closed.iter().rev().find(is_cut).map_or(i64::MIN, |f| f.start_us);
+        Resets { last_us: key.resets.last_us.max(cut), ..key.resets }
     }
 }
 
 /// Of the readings of a key that end whatever state is open, and are final: the last one with
 /// another reading after it, and the last one, µs. What begins at its own time is not ended by a
-/// reading.
+/// reading. Of sessions with a maximum, `last_us` is where the last one begins that is final and
+/// cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Resets {
     pub(super) over_us: i64,
@@ -160,13 +162,20 @@ impl State {
 }
 
 impl SpanOperator {
-    /// Notes which readings ended whatever was open, before what is final goes.
+    /// Notes which readings ended whatever was open, or where the last session began that was cut,
+    /// before what is final goes.
     pub(super) fn note_resets(&mut self, id: u32, final_us: i64) {
-        if let Rule::State(rule) = self.rule
-            && self.spec.puts_off
-        {
-            let key = &mut self.keys[id as usize];
-            key.resets = rule.resets_of(key, final_us);
+        if !self.spec.puts_off {
+            return;
+        }
+        let key = &mut self.keys[id as usize];
+        match self.rule {
+            Rule::State(rule) => key.resets = rule.resets_of(key, final_us),
+            Rule::Session(rule) if rule.max_us.is_some() => {
+                let (_, closed) = rule.look(key, final_us);
+                key.resets = rule.resets_of(key, &closed, final_us);
+            }
+            _ => {}
         }
     }
 
@@ -175,7 +184,7 @@ impl SpanOperator {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
         let Some(owed) = key.owed.as_deref().copied() else { return };
-        if !self.rule.is_decided(key, (owed.last_us, Some(owed.since_us)), final_us) {
+        if !self.rule.is_decided(key, owed.last_us, final_us) {
             return;
         }
         key.owed = None;

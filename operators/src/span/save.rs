@@ -257,13 +257,12 @@ fn encode(key: &KeyState) -> Vec<u8> {
 }
 
 /// Nothing is put off: the first comes after the last.
-const NOTHING_OWED: Owed = Owed { first_us: 0, last_us: -1, since_us: 0, offset: 0 };
+const NOTHING_OWED: Owed = Owed { first_us: 0, last_us: -1, offset: 0 };
 
-/// The numbers that stand where those of a record do. Of states the clock does not matter.
+/// The numbers that stand where those of a record do.
 fn put_off(owed: Owed, resets: Resets) -> [i64; 6] {
-    let Owed { first_us, last_us, since_us, offset } = owed;
-    let since_us = if resets == Resets::default() { since_us } else { resets.over_us };
-    [first_us, last_us, since_us, offset, resets.last_us, OWED << TOLD_BIT]
+    let Owed { first_us, last_us, offset } = owed;
+    [first_us, last_us, resets.over_us, offset, resets.last_us, OWED << TOLD_BIT]
 }
 
 fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
@@ -283,11 +282,12 @@ fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     // Older states, and most keys, say nothing of what is put off.
     let (last, others) = chunks.split_last().map_or((None, chunks), |(l, o)| (Some(numbers(l)), o));
     let owed = last.filter(|last| last[5] >> TOLD_BIT == OWED);
-    if let Some([first_us, last_us, since_us, offset, reset_us, _]) = owed {
+    if let Some([first_us, last_us, over_us, offset, reset_us, _]) = owed {
+        // Older states say something else where nothing ended.
         if reset_us > i64::MIN {
-            key.resets = Resets { over_us: since_us, last_us: reset_us };
+            key.resets = Resets { over_us, last_us: reset_us };
         }
-        let owed = Owed { first_us, last_us, since_us, offset };
+        let owed = Owed { first_us, last_us, offset };
         key.owed = (first_us <= last_us).then(|| Box::new(owed));
     }
     let chunks = if owed.is_some() { others } else { chunks };

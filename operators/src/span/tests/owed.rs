@@ -105,3 +105,22 @@ fn what_a_silent_device_sent_last_is_told_by_silence() {
         assert!(tells(by) && by.2 == 1_020 && by.3 > 1_050, "{told:?}");
     }
 }
+
+/// Of a device that makes no pause: what is late waits for a session after it that is cut, since
+/// that may begin as it did; no pause is waited for.
+#[test]
+fn where_a_maximum_cuts_it_is_told_when_a_session_after_it_is_final() {
+    let shape = Shape::Session { gap_us: 30, max_us: Some(100) };
+    let spec = WindowSpec { puts_off: true, ..spec(shape, 0, LatePolicy::Revise { keep_us: 20 }) };
+    let live = |from: i64, to: i64| (from..to).step_by(10).map(|us| (0, us, 1)).collect::<Vec<_>>();
+    // All up to 180 is final, and the second session is open.
+    let epochs = [live(0, 210), vec![(0, 3, 1), (0, 4, 1)], live(210, 320), vec![(0, 5, 1)]];
+    for restart in [None, Some(1), Some(2), Some(3)] {
+        let told = told(&run(&spec, &epochs, restart));
+        assert!(told[1].len() == 2 && told[1].iter().all(is_put_off), "{told:?}");
+        let [by] = &told[2][..] else { panic!("{told:?}") };
+        assert!(tells(by) && by.2 == 3 && by.3 == 290, "{told:?}");
+        let [at_once] = &told[3][..] else { panic!("{told:?}") };
+        assert!(!is_put_off(at_once) && at_once.3 == 290, "{told:?}");
+    }
+}

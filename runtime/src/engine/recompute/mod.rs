@@ -18,6 +18,7 @@
 mod affected;
 mod around;
 mod counts;
+mod cuts;
 mod group;
 mod horizon;
 mod kept;

@@ -5,10 +5,10 @@
 //! follows from its readings alone. Of each stretch with late readings of the group:
 //! 1. it is found: the sessions of the table and the late readings, in order ([`OfKey`]). What a
 //!    maximum had cut before the first of them is as it was, and not looked at any further;
-//! 2. if it could still change by other ways, it stays as it is. The step said with each late
-//!    reading before which time nothing is revised any more, and put off those that touch what is
-//!    not older ([`super::late`]). Where a maximum cuts, a stretch that goes on ends for this
-//!    purpose where a session begins that is as it was;
+//! 2. it must not change by other ways. The step said with each late reading before which time
+//!    nothing is revised any more, and put off those that touch what is not older
+//!    ([`super::late`]). Where a maximum cuts, a stretch that goes on ends for this purpose where a
+//!    session begins that is as it was; if there is none, the cuts stay ([`super::cuts`]);
 //! 3. the step's own operator makes the sessions of its stored readings, and of those that are not
 //!    more than `gap` outside. If these are exactly the readings of its sessions (`rows`) and the
 //!    late ones, they are all: it is whole. If not, it stays ([`super::kept`]): some were deleted,
@@ -27,6 +27,7 @@ use tidegate_operators::spec::Shape;
 use tidegate_operators::{Emit, KeyedOperator, Tick};
 
 use super::affected::Slice;
+use super::cuts;
 use super::group::{Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
@@ -68,20 +69,61 @@ impl<'g> Sessions<'g> {
             self.find(&mut keys).await?;
             stay += self.keep(&mut keys, kept).await?;
             let Some(batches) = self.make(&mut keys, last_offset).await? else { return Ok(None) };
-            for rows in changes(self.gap_us, &keys).rows(&batches)? {
-                out.append(self.group.of.unsaid(rows)?).await?;
+            self.write(&changes(self.gap_us, &keys), &batches, out).await?;
+            let mut part: Vec<Stayed<'_>> = Vec::new();
+            for (key, of) in &keys {
+                for stretch in of.stretches.iter().filter(|s| !is_whole(self.gap_us, of, s)) {
+                    match self.cut((key, of), stretch, out).await? {
+                        Some(stayed) => part.extend(stayed),
+                        None => return Ok(None),
+                    }
+                }
             }
-            let gap_us = self.gap_us;
-            let part = keys.iter().flat_map(move |(key, of)| {
-                let part = of.stretches.iter().filter(move |s| !is_whole(gap_us, of, s));
-                part.map(move |s| s.stayed(key))
-            });
-            let part: Vec<Stayed<'_>> = part.collect();
             stay += part.len();
             kept.add(&part, self.group.times_us.1).await?;
             fault::point("recomputed_slice");
         }
         Ok(Some(stay))
+    }
+
+    async fn write(
+        &self,
+        changes: &Changes,
+        batches: &[RecordBatch],
+        out: &mut Out<'_>,
+    ) -> anyhow::Result<()> {
+        for rows in changes.rows(batches)? {
+            out.append(self.group.of.unsaid(rows)?).await?;
+        }
+        Ok(())
+    }
+
+    /// A stretch that is not made again: if it goes on, its cuts stay, and the sessions with late
+    /// readings are written. What stays as it is is returned; none if it is to stop.
+    async fn cut<'k>(
+        &self,
+        (key, of): (&'k str, &OfKey),
+        stretch: &Stretch,
+        out: &mut Out<'_>,
+    ) -> anyhow::Result<Option<Vec<Stayed<'k>>>> {
+        let max_us = self.max_us.filter(|_| !of.is_final(self.gap_us, stretch));
+        let pieces = max_us.and_then(|max_us| cuts::pieces(of, stretch, (self.gap_us, max_us)));
+        let Some(pieces) = pieces else { return Ok(Some(vec![stretch.stayed(key)])) };
+        let (mut batches, mut changes, mut stayed) = (Vec::new(), Changes::default(), Vec::new());
+        let made = cuts::make(self.group, (key, &pieces), of.last_offset, &mut batches).await?;
+        let Some(made) = made else { return Ok(None) };
+        for (piece, made) in pieces.iter().zip(made) {
+            let revision = match &piece.known {
+                Some(known) => Some(known.revision),
+                None => of.gone.get(&piece.bounds.0).copied(),
+            };
+            match made.filter(|made| made.rows == piece.rows()) {
+                Some(made) => changes.make(made.place, revision),
+                None => stayed.push(Stayed { key, bounds: piece.bounds, late: piece.late }),
+            }
+        }
+        self.write(&changes, &batches, out).await?;
+        Ok(Some(stayed))
     }
 
     /// Step 1: the stretches with late readings.
@@ -138,8 +180,8 @@ impl<'g> Sessions<'g> {
             let before = known.get(key).unwrap_or(&none);
             let stays = |of: &OfKey, s: &Stretch| {
                 let near = || before.iter().any(|k| s.is_near(gap_us, *k));
-                let may_be_final = of.may_be_final((gap_us, self.max_us), s);
-                !self.group.is_complete || !may_be_final || near()
+                let may_be_done = self.max_us.is_some() || of.is_final(gap_us, s);
+                !self.group.is_complete || !may_be_done || near()
             };
             let (stay_now, others): (Vec<Stretch>, Vec<Stretch>) =
                 std::mem::take(&mut of.stretches).into_iter().partition(|s| stays(of, s));

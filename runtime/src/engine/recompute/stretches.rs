@@ -168,14 +168,10 @@ impl OfKey {
         stretch.is_ended || stretch.bounds.1.saturating_add(gap_us) < self.final_us
     }
 
-    /// Whether it cannot, or may not up to some session that begins as it did.
-    pub(super) fn may_be_final(
-        &self,
-        (gap_us, max_us): (i64, Option<i64>),
-        stretch: &Stretch,
-    ) -> bool {
-        let is_after = |k: &Known| stretch.is_after(k, max_us, self.final_us);
-        self.is_final(gap_us, stretch) || stretch.known.iter().any(is_after)
+    /// The late readings between two times, both included, as in [`OfKey::late`].
+    pub(super) fn late_in(&self, (from_us, to_us): Bounds) -> impl Iterator<Item = (i64, i64)> {
+        let from = self.late.partition_point(|late| late.0 < from_us);
+        self.late[from..].iter().copied().take_while(move |late| late.0 <= to_us)
     }
 
     /// The sessions were made: ends stretches where they can be.
