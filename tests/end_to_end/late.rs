@@ -192,9 +192,11 @@ fn counts(home: &Home) -> (BTreeSet<String>, BTreeSet<String>) {
 #[test]
 fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_three_workers() {
     let home = Home::with(PIPELINE);
-    // An hour, live; then what was buffered: some of the same hour, and the day before it.
-    let live = (0..3_600).step_by(10);
+    // An hour, live; then what was buffered: some of the same hour, and the day before it. Some of
+    // it comes together with the end of the hour, so that it is late for a part of the hour only.
+    let live = (0..2_400).step_by(10);
     let buffered = (3..2_400).step_by(10).chain((-86_400..-1_000).step_by(120));
+    let buffered = (2_400..3_600).step_by(10).chain(buffered);
     let instance = home.start_command(&mut command(&home, 2, Some("kill:recomputed_slice:1")));
     assert!(publish(&instance, live));
     let told = publish(&instance, buffered.clone());
