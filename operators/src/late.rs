@@ -20,6 +20,7 @@ struct Late {
     window_us: (i64, i64),
     behind_us: i64,
     offset: Option<i64>,
+    first_offset: Option<i64>,
 }
 
 /// Collects the late readings of one step in one epoch.
@@ -44,7 +45,23 @@ impl LateRows {
     /// A reading of key `id` at `time_us`, `behind_us` behind its key's clock, that the windows
     /// `window_us` (start of the first, end of the last) no longer take.
     pub(crate) fn push(&mut self, id: u32, time_us: i64, window_us: (i64, i64), behind_us: i64) {
-        self.rows.push(Late { id, time_us, window_us, behind_us, offset: self.offset });
+        let (offset, first_offset) = (self.offset, None);
+        self.rows.push(Late { id, time_us, window_us, behind_us, offset, first_offset });
+    }
+
+    /// That readings of key `id` that were put off can be done: those that came between these
+    /// places in the journal, the first of them of `first_us`, as what is older than `final_us` is
+    /// final.
+    pub(crate) fn tell(
+        &mut self,
+        id: u32,
+        (first_offset, offset): (i64, i64),
+        (first_us, final_us): (i64, i64),
+        behind_us: i64,
+    ) {
+        let (offset, first_offset) = (Some(offset), Some(first_offset));
+        let (time_us, window_us) = (final_us, (first_us, final_us));
+        self.rows.push(Late { id, time_us, window_us, behind_us, offset, first_offset });
     }
 
     /// Of a key, the times of the readings that were pushed last and have the place in the journal
@@ -120,6 +137,7 @@ impl LateRows {
                 times(&|r| r.window_us.1),
                 Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.behind_us))),
                 Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.offset))),
+                Arc::new(Int64Array::from_iter(rows.iter().map(|r| r.first_offset))),
             ],
         )?)
     }

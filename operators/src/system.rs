@@ -126,7 +126,7 @@ pub(crate) fn limit_rows(changes: &[LimitRow]) -> RecordBatch {
 /// it; where the readings make the bounds, their own time, and the time before which nothing is
 /// revised any more, which is their own time as well if what they change is not known yet: when it
 /// is, a row of a later `time` tells from which `window_start` on, up to what `window_end` and what
-/// place in the journal.
+/// place in the journal, of which `first_offset` is the first.
 pub fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),
@@ -137,6 +137,7 @@ pub fn late_schema() -> SchemaRef {
         time("window_end"),
         Field::new("received_late_us", DataType::Int64, false),
         Field::new("journal_offset", DataType::Int64, true),
+        Field::new("first_offset", DataType::Int64, true),
     ]))
 }
 

@@ -7,7 +7,8 @@
 //! late readings of its key that come after it: rows of `system.late` whose `window_end` is their
 //! own time. When it is so, one more row tells it: from the first of them (`window_start`) on, they
 //! can be done; `time` and `window_end` say what is final, `journal_offset` which readings of the
-//! key had come by then. So a key keeps a few numbers, however many readings are put off.
+//! key had come by then, and `first_offset` that the first of them came no earlier. So a key keeps
+//! a few numbers, however many readings are put off.
 
 use super::SpanOperator;
 use super::keys::{Cursor, KeyState};
@@ -22,6 +23,8 @@ pub(super) struct Owed {
     /// Time of the first, and of the last, µs.
     pub(super) first_us: i64,
     pub(super) last_us: i64,
+    /// Place in the journal of the first of them, or one before it.
+    pub(super) first_offset: i64,
     /// Place in the journal of the newest reading of the key.
     pub(super) offset: i64,
 }
@@ -68,7 +71,8 @@ impl Rule {
                 return final_us;
             }
             let (first_us, last_us) = (time_us, time_us);
-            let mut owed = Owed { first_us, last_us, offset: 0 };
+            let first_offset = late.offset.unwrap_or_default();
+            let mut owed = Owed { first_us, last_us, first_offset, offset: 0 };
             // What came in one message is not told apart.
             for (time_us, final_us) in late.of_place(id) {
                 *final_us = time_us;
@@ -78,6 +82,7 @@ impl Rule {
         }
         if let Some(owed) = &mut key.owed {
             owed.add(time_us);
+            owed.first_offset = owed.first_offset.min(late.offset.unwrap_or_default());
             owed.reach(late.offset);
         }
         time_us
@@ -189,7 +194,7 @@ impl SpanOperator {
         }
         key.owed = None;
         let behind_us = key.clock_us.saturating_sub(final_us).max(0);
-        self.late.offset = Some(owed.offset);
-        self.late.push(id, final_us, (owed.first_us, final_us), behind_us);
+        let places = (owed.first_offset, owed.offset);
+        self.late.tell(id, places, (owed.first_us, final_us), behind_us);
     }
 }

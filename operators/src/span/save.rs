@@ -47,8 +47,10 @@ const ENTRY: usize = 7;
 const RECORDS: &str = "records";
 /// Bytes of a record: six numbers, little-endian.
 const RECORD_BYTES: usize = 48;
-/// Where in the last of them it is said what its row told; below it is the revision.
+/// Where in the last of them it is said what its row told; below it is the revision, or from which
+/// place in the journal on readings are put off (0 if that is not known).
 const TOLD_BIT: u32 = 60;
+const FIRST_OFFSET_MAX: i64 = (1 << TOLD_BIT) - 1;
 /// What is no record, but says what is put off.
 const OWED: i64 = 3;
 /// And whether it is incomplete.
@@ -257,12 +259,14 @@ fn encode(key: &KeyState) -> Vec<u8> {
 }
 
 /// Nothing is put off: the first comes after the last.
-const NOTHING_OWED: Owed = Owed { first_us: 0, last_us: -1, offset: 0 };
+const NOTHING_OWED: Owed = Owed { first_us: 0, last_us: -1, first_offset: 0, offset: 0 };
 
 /// The numbers that stand where those of a record do.
 fn put_off(owed: Owed, resets: Resets) -> [i64; 6] {
-    let Owed { first_us, last_us, offset } = owed;
-    [first_us, last_us, resets.over_us, offset, resets.last_us, OWED << TOLD_BIT]
+    let Owed { first_us, last_us, first_offset, offset } = owed;
+    let first_offset = first_offset.clamp(0, FIRST_OFFSET_MAX);
+    let last = OWED << TOLD_BIT | first_offset;
+    [first_us, last_us, resets.over_us, offset, resets.last_us, last]
 }
 
 fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
@@ -282,12 +286,13 @@ fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     // Older states, and most keys, say nothing of what is put off.
     let (last, others) = chunks.split_last().map_or((None, chunks), |(l, o)| (Some(numbers(l)), o));
     let owed = last.filter(|last| last[5] >> TOLD_BIT == OWED);
-    if let Some([first_us, last_us, over_us, offset, reset_us, _]) = owed {
+    if let Some([first_us, last_us, over_us, offset, reset_us, first]) = owed {
         // Older states say something else where nothing ended.
         if reset_us > i64::MIN {
             key.resets = Resets { over_us, last_us: reset_us };
         }
-        let owed = Owed { first_us, last_us, offset };
+        let first_offset = first & FIRST_OFFSET_MAX;
+        let owed = Owed { first_us, last_us, first_offset, offset };
         key.owed = (first_us <= last_us).then(|| Box::new(owed));
     }
     let chunks = if owed.is_some() { others } else { chunks };
@@ -314,4 +319,24 @@ fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     let records: Result<VecDeque<Record>, OperatorError> = chunks.iter().map(record).collect();
     key.records = Arc::new(records?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_off_is_saved_and_older_states_do_not_say_from_which_place_on() {
+        let owed = Owed { first_us: 5, last_us: 9, first_offset: 41, offset: 43 };
+        let key = KeyState { owed: Some(Box::new(owed)), ..KeyState::default() };
+        let mut back = KeyState::default();
+        decode(&encode(&key), &mut back).unwrap();
+        assert_eq!(back.owed, key.owed);
+        let mut older = encode(&key);
+        older[RECORD_BYTES - 8..RECORD_BYTES].copy_from_slice(&(OWED << TOLD_BIT).to_le_bytes());
+        decode(&older, &mut back).unwrap();
+        assert_eq!(back.owed, Some(Box::new(Owed { first_offset: 0, ..owed })));
+    }
 }

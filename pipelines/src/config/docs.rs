@@ -89,7 +89,7 @@ fn about_readings() -> Vec<SystemTable> {
              they came. A reading that touches a session or a state which is not final has its \
              effect when that is: its `window_end` is its own time, and one more row, which is no \
              reading, tells of all that waited: its `time` is its `window_end`, its `window_start` \
-             the time of the first of them.",
+             the time of the first of them, and none of them came before `first_offset`.",
             system::late_table_schema(),
         ),
         (

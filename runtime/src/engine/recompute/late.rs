@@ -51,8 +51,8 @@ impl LateKeys {
              count(*) FROM {} AND time = window_start AND time < window_end GROUP BY 1, 2, 3, 4",
             late_of(group.of, group.times_us)
         );
-        if let Some(first_us) = first_put_off(group).await? {
-            sql += &format!(" UNION ALL {}", put_off(group, first_us));
+        if let Some(first) = first_put_off(group).await? {
+            sql += &format!(" UNION ALL {}", put_off(group, first));
         }
         sql += " ORDER BY 1, 2, 3, 4";
         let found = group.session.sql(&sql).await?.execute_stream().await?;
@@ -112,30 +112,36 @@ impl LateKeys {
 /// Which rows tell what can be done now.
 const TELLS: &str = "window_start < time AND time = window_end";
 
-/// The first of the readings that were put off and can be done with a group.
-async fn first_put_off(group: &Group<'_>) -> anyhow::Result<Option<i64>> {
+/// Of the readings that were put off and can be done with a group, the first time, and a place in
+/// the journal that none came before.
+async fn first_put_off(group: &Group<'_>) -> anyhow::Result<Option<(i64, i64)>> {
     let late = late_of(group.of, group.times_us);
-    let sql = format!("SELECT min(window_start) FROM {late} AND {TELLS}");
+    // Rows that an earlier version told do not say the place.
+    let first = "min(window_start), min(coalesce(first_offset, 0))";
+    let sql = format!("SELECT {first} FROM {late} AND {TELLS}");
     let found = group.session.sql(&sql).await?.collect().await?;
-    let times = found.iter().flat_map(|rows| {
+    let each = found.iter().flat_map(|rows| {
         let times = rows.column(0).as_primitive::<TimestampMicrosecondType>();
-        times.iter().collect::<Vec<_>>()
+        let places = rows.column(1).as_primitive::<Int64Type>();
+        times.iter().zip(places).filter_map(|(time, place)| time.zip(place)).collect::<Vec<_>>()
     });
-    Ok(times.flatten().min())
+    Ok(each.reduce(|a, b| (a.0.min(b.0), a.1.min(b.1))))
 }
 
-/// Asks for the readings that were put off and can be done with a group, none of which is older:
-/// each is of the first row that tells of its key, and of its place in the journal or a later one.
-fn put_off(group: &Group<'_>, first_us: i64) -> String {
+/// Asks for the readings that were put off and can be done with a group, none of which is older or
+/// came before the first: each is of the first row that tells of its key, and of its place in the
+/// journal or a later one. Those rows are not before the first either.
+fn put_off(group: &Group<'_>, (first_us, first_offset): (i64, i64)) -> String {
     let (from_us, until_us) = group.times_us;
-    let (late, first) = (late_of(group.of, (0, until_us)), time(first_us));
+    let late = late_of(group.of, (0, until_us));
+    let from_first = format!("time >= {} AND journal_offset >= {first_offset}", time(first_us));
     let tells = format!(
         "SELECT keys, journal_offset AS until_place, window_end AS final_time, ingest_time AS told \
-         FROM {late} AND {TELLS} AND time >= {first}"
+         FROM {late} AND {TELLS} AND {from_first}"
     );
     let put_off = format!(
         "SELECT keys, time AS at, journal_offset AS place, count(*) AS readings FROM {late} AND \
-         time = window_start AND time = window_end AND time >= {first} GROUP BY 1, 2, 3"
+         time = window_start AND time = window_end AND {from_first} GROUP BY 1, 2, 3"
     );
     let until = format!(
         "SELECT o.keys, o.at, o.place, o.readings, min(t.until_place) AS until_place FROM \

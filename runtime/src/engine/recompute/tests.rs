@@ -8,8 +8,10 @@ mod forms;
 mod sessions;
 mod states;
 mod stored;
+mod unpaused;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -253,6 +255,20 @@ impl Home {
         lines
     }
 
+    /// Commits what came in in these times, and the windows of all times or of none.
+    async fn write_between(&mut self, edges: &Edges, times: Range<i64>, windows: bool) {
+        self.write(edges, |edge, rows| {
+            let column = match edge {
+                "readings" => "received_time",
+                "late" => "ingest_time",
+                _ => return vec![windows; rows.num_rows()],
+            };
+            let of_rows = rows[column].as_primitive::<TimestampMicrosecondType>();
+            of_rows.values().iter().map(|us| times.contains(us)).collect()
+        })
+        .await;
+    }
+
     /// Late readings come one group after the other, each time to other processes.
     async fn catch_up_by_groups(&mut self, edges: &Edges, readings: usize, every_us: i64) {
         let first_us = START + 30 * MINUTE;
@@ -261,17 +277,7 @@ impl Home {
         while end_us <= last_us {
             let (from_us, until_us) = (end_us, end_us + every_us);
             // Windows of a group are in the table before it, or never.
-            let is_first = from_us <= first_us;
-            self.write(edges, |edge, rows| {
-                let column = match edge {
-                    "readings" => "received_time",
-                    "late" => "ingest_time",
-                    _ => return vec![is_first; rows.num_rows()],
-                };
-                let times = rows[column].as_primitive::<TimestampMicrosecondType>();
-                times.values().iter().map(|us| (from_us..until_us).contains(us)).collect()
-            })
-            .await;
+            self.write_between(edges, from_us..until_us, from_us <= first_us).await;
             end_us = until_us;
             // Each time another process.
             let worker = self.worker(every_us);

@@ -40,25 +40,25 @@ from = "cuts"
 "#;
 
 /// Of the steps: table, longest session, which values count.
-const STEPS: [(&str, i64, i64); 2] = [("visits", i64::MAX, 3), ("cuts", 12, -1)];
+pub(super) const STEPS: [(&str, i64, i64); 2] = [("visits", i64::MAX, 3), ("cuts", 12, -1)];
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     plan_of(SESSIONS)
 }
 
-fn home() -> Home {
+pub(super) fn home() -> Home {
     Home::of(plan())
 }
 
-fn run(readings: &[Reading], workers: usize) -> Edges {
+pub(super) fn run(readings: &[Reading], workers: usize) -> Edges {
     run_of(&plan(), readings, workers)
 }
 
 /// Device, start, end, number, sum.
-type Session = (usize, i64, i64, i64, i64);
+pub(super) type Session = (usize, i64, i64, i64, i64);
 
 /// The sessions of all readings, by a plain loop, those of each stretch together.
-fn stretches(readings: &[Reading], max: i64, without: i64) -> Vec<Vec<Session>> {
+pub(super) fn stretches(readings: &[Reading], max: i64, without: i64) -> Vec<Vec<Session>> {
     let mut all = Vec::new();
     for device in 0..3 {
         let own = readings.iter().filter(|r| r.0 == device && r.2 != without);
@@ -87,12 +87,12 @@ fn line(s: &Session) -> String {
     format!("d{} {} {} {} {}", s.0, time(s.1), time(s.2), s.3, s.4)
 }
 
-async fn shown(home: &Home, table: &str) -> Vec<String> {
+pub(super) async fn shown(home: &Home, table: &str) -> Vec<String> {
     home.windows(table, "true").await
 }
 
 /// All that is in the tables.
-async fn all(home: &Home) -> Vec<Vec<String>> {
+pub(super) async fn all(home: &Home) -> Vec<Vec<String>> {
     let mut tables = Vec::new();
     for table in ["p.visits_revisions", "p.cuts_revisions"] {
         tables.push(home.ask(&format!("SELECT * FROM {table}")).await);
@@ -100,7 +100,7 @@ async fn all(home: &Home) -> Vec<Vec<String>> {
     tables
 }
 
-async fn check_revisions(home: &Home) {
+pub(super) async fn check_revisions(home: &Home) {
     for (table, ..) in STEPS {
         home.check_revisions(table, "window_start").await;
     }
@@ -176,7 +176,7 @@ proptest! {
                     let waits = is_told(&waiting, table, stretch[0].0);
                     let own = now.iter().filter(|line| of_stretch(line, &stretch)).cloned();
                     let own: Vec<String> = own.collect();
-                    let is_right = is_as(&own, &stretch) || have_all(&own, &stretch, &readings, max);
+                    let is_right = is_right(&own, &stretch, &readings, max);
                     prop_assert!(waits || is_right, "{table}: {stretch:?} {own:?}");
                 }
             }
@@ -205,7 +205,7 @@ proptest! {
                 for stretch in &all {
                     let own = now.iter().filter(|line| of_stretch(line, stretch)).cloned();
                     let own: Vec<String> = own.collect();
-                    let is_right = is_as(&own, stretch) || have_all(&own, stretch, &readings, max);
+                    let is_right = is_right(&own, stretch, &readings, max);
                     prop_assert!(is_right, "{table}: {stretch:?} {own:?}");
                 }
                 let is_of = |line: &String| all.iter().any(|stretch| of_stretch(line, stretch));
@@ -229,11 +229,17 @@ proptest! {
     }
 }
 
-/// Whether these are the sessions of a stretch.
-fn is_as(lines: &[String], stretch: &[Session]) -> bool {
+/// Whether these are the sessions of a stretch, or have each of its readings once where a maximum
+/// cuts.
+pub(super) fn is_right(
+    lines: &[String],
+    stretch: &[Session],
+    readings: &[Reading],
+    max: i64,
+) -> bool {
     let mut all: Vec<String> = stretch.iter().map(line).collect();
     all.sort();
-    lines == all
+    lines == all || have_all(lines, stretch, readings, max)
 }
 
 /// Whether sessions that a maximum cuts, anywhere, have each reading of a stretch once.
@@ -262,7 +268,7 @@ fn have_all(lines: &[String], stretch: &[Session], readings: &[Reading], max: i6
 }
 
 /// Whether a line is of a session that begins in a stretch.
-fn of_stretch(line: &str, stretch: &[Session]) -> bool {
+pub(super) fn of_stretch(line: &str, stretch: &[Session]) -> bool {
     let cells: Vec<&str> = line.split(' ').collect();
     let start: i64 = cells[1].parse().unwrap();
     let (first, last) = (START + stretch[0].1 * MINUTE, START + stretch.last().unwrap().2 * MINUTE);
@@ -270,7 +276,7 @@ fn of_stretch(line: &str, stretch: &[Session]) -> bool {
 }
 
 /// Every three minutes.
-fn minutes(range: std::ops::Range<i64>) -> impl Iterator<Item = Reading> {
+fn minutes(range: Range<i64>) -> impl Iterator<Item = Reading> {
     range.step_by(3).map(|minute| (0, minute, 5))
 }
 
@@ -440,61 +446,44 @@ fn a_stretch_that_goes_on_changes_up_to_a_session_that_is_the_same() {
     }
 }
 
-/// A device that makes no pause for hours, whose readings are up to all of that time late.
-fn without_a_pause(count: i64) -> impl Strategy<Value = Vec<Reading>> {
-    let late = prop::collection::vec((0..count * 2, 0usize..50), 1..9);
-    (late, 2i64..5).prop_map(move |(late, every)| {
-        let is_late = |minute: i64| late.iter().any(|l| l.0 == minute);
-        let minutes = (0..count).map(|i| i * every).filter(|minute| !is_late(*minute));
-        let mut readings: Vec<Reading> = minutes.map(|minute| (0, minute, minute % 3)).collect();
-        for (minute, back) in &late {
-            let at = readings.len() - (*back).min(readings.len() / 2);
-            readings.insert(at, (0, *minute, 2));
-        }
-        readings
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
-
-    /// Where cuts cannot be moved, they stay, and no late reading is without effect.
-    #[test]
-    fn a_device_without_a_pause_has_all_of_its_readings(
-        mut readings in without_a_pause(90), every in 1i64..9, ends in any::<bool>(),
-    ) {
-        readings.extend([(0, 3_000, 1), (0, 3_010, 1), (0, 3_060, 1)].iter().filter(|_| ends));
-        let edges = run(&readings, 1);
-        blocking(async {
-            let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
-            prop_assert_eq!(kept(&worker), 0);
-            let waiting = home.waiting(&edges).await;
-            prop_assert!(!ends || waiting.is_empty(), "{waiting:?}");
-            for (table, max, without) in STEPS {
-                let now = shown(&home, table).await;
-                for stretch in stretches(&readings, max, without) {
-                    let own = now.iter().filter(|line| of_stretch(line, &stretch)).cloned();
-                    let own: Vec<String> = own.collect();
-                    // What is open is not there yet.
-                    let waits = !ends || is_told(&waiting, table, 0);
-                    let is_right = is_as(&own, &stretch) || have_all(&own, &stretch, &readings, max);
-                    prop_assert!(waits || is_right, "{table}: {stretch:?} {own:?}");
+/// What was late for months is not gone through again for each reading that was put off.
+#[test]
+fn of_what_was_late_before_the_first_that_was_put_off_nothing_is_read() {
+    // One device is late for long, with readings that are newer than that of the other one.
+    let mut readings: Vec<Reading> = vec![(1, 300, 1), (1, 600, 1), (1, 601, 1)];
+    readings.extend((0..10).map(|i| (1, 100 + 10 * i, 2)));
+    readings.extend([0, 8, 12, 16, 20].map(|minute| (0, minute, 1)));
+    let history = readings.len();
+    // Between a session that is final and one that is not, until all of it is.
+    readings.extend([4, 100, 101, 200].map(|minute| (0, minute, 4)));
+    let edges = run(&readings, 1);
+    let told = edges["late"].iter().map(|rows| rows.num_rows() - rows["first_offset"].null_count());
+    assert!(told.sum::<usize>() > 0, "some are put off and told");
+    blocking(async {
+        let mut home = home();
+        home.catch_up_by_groups(&edges, history - 1, MINUTE).await;
+        let late = home.ask("SELECT count(*) FROM system.late").await;
+        assert_eq!(late, ["20"], "of each step, none of them put off");
+        let mut removed = 0;
+        for day in std::fs::read_dir(home.folder.path().join("system/late")).unwrap() {
+            let day = day.unwrap();
+            for file in std::fs::read_dir(day.path()).unwrap() {
+                let path = file.unwrap().path();
+                if path.extension().is_some_and(|e| e == "parquet") {
+                    std::fs::remove_file(path).unwrap();
+                    removed += 1;
                 }
             }
-            check_revisions(&home).await;
-            Ok(())
-        })?;
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3))]
-
-    #[test]
-    fn sessions_whose_cuts_stay_do_not_depend_on_when_tables_commit_or_on_stops(
-        readings in without_a_pause(25), every in 1i64..9,
-    ) {
-        let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
-        prop_assert_eq!(in_parts, at_once);
-    }
+        }
+        assert!(removed > 1, "there are files of several groups");
+        let after_us = START + 30 * MINUTE + history as i64 * 10 * S;
+        home.write_between(&edges, after_us..i64::MAX, false).await;
+        home.catch_up(&home.worker(MINUTE), i64::MAX).await;
+        for (table, max, without) in STEPS {
+            let stretches = stretches(&readings, max, without);
+            let mut lines: Vec<String> = stretches.iter().flatten().map(line).collect();
+            lines.sort();
+            assert_eq!(shown(&home, table).await, lines, "{table}");
+        }
+    });
 }
