@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -91,10 +91,41 @@ pub struct SourceStats {
     /// Retained messages that were acknowledged and not journaled, as configured (subscriber).
     pub retained_dropped: AtomicU64,
     healthy: AtomicBool,
+    /// Since when it is healthy, or is not, microseconds since the Unix epoch; 0 if nobody said.
+    since_us: AtomicI64,
     last_error: Mutex<Option<String>>,
 }
 
+/// How a source is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceHealth {
+    /// Its name.
+    pub name: String,
+    /// Whether it can take messages now.
+    pub is_healthy: bool,
+    /// Since when that is so, microseconds since the Unix epoch, where it is known.
+    pub since_us: Option<i64>,
+    /// Why it cannot, where it is known.
+    pub why: Option<String>,
+}
+
 impl SourceStats {
+    /// Of a source that starts now, and does not work yet.
+    pub fn starting() -> Self {
+        Self { since_us: now_us().into(), ..Self::default() }
+    }
+
+    /// Since when the source works, or does not, microseconds since the Unix epoch.
+    pub fn since_us(&self) -> Option<i64> {
+        Some(self.since_us.load(Ordering::Relaxed)).filter(|us| *us != 0)
+    }
+
+    fn set(&self, healthy: bool) {
+        if self.healthy.swap(healthy, Ordering::Relaxed) != healthy {
+            self.since_us.store(now_us(), Ordering::Relaxed);
+        }
+    }
+
     /// Whether the source can take messages now.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
@@ -112,13 +143,13 @@ impl SourceStats {
 
     /// The source works.
     pub fn set_healthy(&self) {
-        self.healthy.store(true, Ordering::Relaxed);
+        self.set(true);
     }
 
     /// The source does not work, for this reason.
     pub fn set_unhealthy(&self, error: impl Into<String>) {
         *self.lock_error() = Some(error.into());
-        self.healthy.store(false, Ordering::Relaxed);
+        self.set(false);
     }
 
     /// Remembers a failure of one connection; the source itself goes on.
@@ -135,4 +166,27 @@ impl SourceStats {
 /// Adds to a counter; order between counters is of no meaning.
 pub(crate) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_when_it_does_not_work_is_not_since_it_was_last_tried() {
+        let stats = SourceStats::starting();
+        assert!(!stats.is_healthy() && stats.since_us().is_some());
+        let was_long_ago = |stats: &SourceStats| stats.since_us.store(7, Ordering::Relaxed);
+        was_long_ago(&stats);
+        stats.set_unhealthy("refused");
+        stats.set_unhealthy("refused again");
+        assert_eq!(stats.since_us(), Some(7));
+        stats.set_healthy();
+        assert!(stats.since_us() > Some(7));
+        was_long_ago(&stats);
+        stats.set_healthy();
+        assert_eq!(stats.since_us(), Some(7));
+        stats.set_unhealthy("gone");
+        assert!(stats.since_us() > Some(7));
+    }
 }

@@ -214,3 +214,34 @@ fn health_is_red_while_tables_are_away() {
     home.wait_for_count("SELECT count(*) FROM cold_chain.readings", 10);
     instance.stop();
 }
+
+#[test]
+fn who_is_ready_says_which_source_does_not_work_and_since_when() {
+    // Nobody listens there: who did has gone.
+    let broker = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let source = format!("type = \"mqtt\"\nurl = \"mqtt://{broker}\"\ntopics = [\"t/{{device}}\"]");
+    let home = Home::with(&format!(
+        "name = \"p\"\n[source]\n{source}\n[reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
+         [reading.fields]\nv = \"int64\"\n"
+    ));
+    let mut command = home.run_command(1);
+    let instance = Instance::spawn(command.args(["--metrics", "127.0.0.1:0"]));
+    let address = eventually("its address", || instance.metrics().ok_or_else(|| instance.said()));
+    let ready = || match json(address, "/ready") {
+        (200, body) if body["sources"][0]["why"].is_string() => Ok(body["sources"][0].clone()),
+        other => Err(format!("{other:?}")),
+    };
+    let source = eventually("the source was tried", ready);
+    let name = source["name"].as_str().unwrap();
+    assert_eq!(source["healthy"], false);
+    assert!(source["why"].as_str().unwrap().contains("refused"), "{source}");
+    let since = source["since"].as_str().unwrap().to_owned();
+    assert!(since.ends_with('Z') && since.len() == 20, "{since}");
+    let seen = scrape(address);
+    assert_eq!(seen.value(&format!("tidegate_source_healthy{{source=\"{name}\"}}")), 0.0);
+    assert_eq!(seen.value("tidegate_ready"), 1.0);
+    assert_eq!(json(address, "/health").0, 503);
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    assert_eq!(ready().unwrap()["since"], since.as_str(), "it is tried again, and that is no news");
+    instance.stop();
+}

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::conditions::States;
 use super::cuts::Cuts;
+use super::sources::SourceState;
 use super::tables::{TableState, TablesWatched};
 use crate::clock::Clock;
 use crate::journal::JournalStats;
-use crate::source::SourceStats;
+use crate::source::{SourceHealth, SourceStats};
 use crate::stats::{Snapshot, Stats};
 use crate::webhook::{WebhookSender, WebhookStats};
 
@@ -94,6 +95,12 @@ impl Observer {
     pub(crate) fn sources(&self) -> Vec<(String, Arc<SourceStats>)> {
         let sources = self.live.iter().flat_map(|live| &live.states.sources);
         sources.map(|s| (s.name.clone(), Arc::clone(&s.stats))).collect()
+    }
+
+    /// How each source is.
+    pub(crate) fn source_health(&self) -> Vec<SourceHealth> {
+        let sources = self.live.iter().flat_map(|live| &live.states.sources);
+        sources.map(SourceState::health).collect()
     }
 
     /// The tables.

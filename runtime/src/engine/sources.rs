@@ -23,7 +23,7 @@ use crate::journal::Journal;
 use crate::mqtt::{
     AlertTopics, Endpoint, EndpointConfig, KeptTopics, RetainedPolicy, Subscriber, SubscriberConfig,
 };
-use crate::source::{Source, SourceError, SourceStats};
+use crate::source::{Source, SourceError, SourceHealth, SourceStats};
 use crate::webhook::WebhookTarget;
 
 /// A source that is ready to start.
@@ -242,7 +242,7 @@ pub(super) fn start(bound: Vec<Bound>, journal: &Journal) -> Sources {
         .into_iter()
         .enumerate()
         .map(|(number, Bound { source, addr, doors, .. })| {
-            let stats = Arc::new(SourceStats::default());
+            let stats = Arc::new(SourceStats::starting());
             let name = source.name().to_owned();
             let intake = journal.intake(number);
             let task = source.start(intake, stopped.clone(), Arc::clone(&stats));
@@ -266,6 +266,15 @@ impl SourceState {
         match self.task.is_finished() {
             true => Some("it has ended".to_owned()),
             false => self.stats.problem(),
+        }
+    }
+
+    pub(super) fn health(&self) -> SourceHealth {
+        SourceHealth {
+            name: self.name.clone(),
+            is_healthy: self.stats.is_healthy() && !self.task.is_finished(),
+            since_us: self.stats.since_us(),
+            why: self.problem(),
         }
     }
 }

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -18,7 +19,7 @@ use super::text::Format;
 use crate::clock::Clock;
 use crate::engine::{Observer, Replaying};
 use crate::http::{Door, Peer, Timeouts};
-use crate::source::SourceStats;
+use crate::source::{SourceHealth, SourceStats};
 
 /// Connections at a time: a few scrapers, probes and people.
 const CONNECTIONS_MAX: usize = 64;
@@ -139,6 +140,19 @@ fn metrics(shared: &Shared, format: Format) -> String {
     families::text(format, (ready, shared.started_s), shared.replaying.now(), observer.as_ref())
 }
 
+/// How a source is, and since when.
+fn source(of: SourceHealth) -> Value {
+    let mut said = json!({ "name": of.name, "healthy": of.is_healthy });
+    let since = of.since_us.and_then(DateTime::from_timestamp_micros);
+    if let Some(since) = since {
+        said["since"] = json!(since.to_rfc3339_opts(SecondsFormat::Secs, true));
+    }
+    if let Some(why) = of.why {
+        said["why"] = json!(why);
+    }
+    said
+}
+
 /// Green while it starts: who would end a process that replays would make it begin again.
 fn health(shared: &Shared) -> (StatusCode, Value) {
     let (status, observer) = match &*shared.lock() {
@@ -162,9 +176,14 @@ fn health(shared: &Shared) -> (StatusCode, Value) {
     }
 }
 
+/// Whatever the sources do: a broker that is away is no reason to take devices away from an
+/// endpoint beside it, and another process would not reach it either. How they are is in the body.
 fn ready(shared: &Shared) -> (StatusCode, Value) {
     match &*shared.lock() {
-        Phase::Running(_) => (StatusCode::OK, json!({ "status": "ready" })),
+        Phase::Running(observer) => {
+            let sources: Vec<Value> = observer.source_health().into_iter().map(source).collect();
+            (StatusCode::OK, json!({ "status": "ready", "sources": sources }))
+        }
         Phase::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "stopping" })),
         Phase::Starting => {
             let mut body = json!({ "status": "starting" });
