@@ -98,6 +98,22 @@ pub fn limits_schema() -> SchemaRef {
 /// A change of a limit with its time and its place in the journal.
 pub(crate) type LimitRow = (i64, u64, LimitChange);
 
+/// Names of all system tables, each with its schema.
+pub fn system_tables() -> [(&'static str, SchemaRef); 10] {
+    [
+        ("rejects", rejects_schema()),
+        ("late", late_table_schema()),
+        ("windows_kept", windows_kept_schema()),
+        ("duplicates", duplicates_schema()),
+        ("clock_skew", clock_skew_schema()),
+        ("findings", findings_schema()),
+        ("alerts", alerts_schema()),
+        ("sessions", sessions_schema()),
+        ("gaps", gaps_schema()),
+        ("limits", limits_schema()),
+    ]
+}
+
 /// Rows of `system.limits`.
 pub(crate) fn limit_rows(changes: &[LimitRow]) -> RecordBatch {
     let times = TimestampMicrosecondArray::from_iter_values(changes.iter().map(|c| c.0));

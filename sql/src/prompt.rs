@@ -254,8 +254,8 @@ async fn show(session: &Session, command: Command, out: &mut dyn Write) -> Resul
 
 async fn show_tables(session: &Session, out: &mut dyn Write) -> Result<()> {
     session.refresh().await?;
-    let tables = session.tables();
-    let longest = tables.iter().map(|t| t.to_string().len()).max().unwrap_or(0);
+    let (tables, empty) = (session.tables(), session.empty());
+    let longest = tables.iter().chain(&empty).map(|t| t.to_string().len()).max().unwrap_or(0);
     let width = longest.max("table".len()) + "_revisions".len();
     writeln!(out, "{:width$} {:>14} {:>8}", "table", "rows", "files")?;
     for name in tables {
@@ -272,6 +272,9 @@ async fn show_tables(session: &Session, out: &mut dyn Write) -> Result<()> {
             Ok(None) => writeln!(out, "{shown:width$} {:>14} {:>8}", "no commit", "")?,
             Err(error) => writeln!(out, "{shown:width$} {:>14} {:>8}  {error}", "?", "?")?,
         }
+    }
+    for name in empty {
+        writeln!(out, "{:width$} {:>14} {:>8}", name.to_string(), 0, 0)?;
     }
     Ok(())
 }
@@ -392,5 +395,24 @@ mod tests {
         assert!(text.starts_with("tidegate.plant.t\n  device"), "{text}");
         let missing = show(&session, Command::Columns("tt".into()), &mut Vec::new()).await;
         assert!(missing.unwrap_err().to_string().contains("did you mean `t`?"));
+    }
+
+    #[tokio::test]
+    async fn tables_of_the_engine_without_a_row_are_listed() {
+        let (_folder, store) = crate::testing::local();
+        let mut spec = crate::testing::spec("late", &crate::testing::many(0, 1));
+        spec.namespace = "system".into();
+        crate::TableWriter::open(&store, &spec, "a".into()).await.unwrap();
+        let session = Session::over(store, 1 << 28).unwrap();
+        let mut out = Vec::new();
+        show(&session, Command::Tables, &mut out).await.unwrap();
+        show(&session, Command::Columns("system.windows_kept".into()), &mut out).await.unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let words: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(words.iter().filter(|w| w[0] == "system.late").count(), 1, "{text}");
+        assert!(words.contains(&vec!["system.windows_kept", "0", "0"]), "{text}");
+        assert!(words.contains(&vec!["late_readings", "int64"]), "{text}");
+        let shown = session.sql("SHOW TABLES").await.unwrap().collect().await.unwrap();
+        assert_eq!(shown.iter().map(|rows| rows.num_rows()).sum::<usize>(), 10);
     }
 }

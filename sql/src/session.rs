@@ -140,6 +140,12 @@ impl Session {
         self.catalog.tables()
     }
 
+    /// Tables of the engine that are not among them, as nothing was written to them: whoever asks
+    /// finds them without rows.
+    pub(crate) fn empty(&self) -> Vec<TableName> {
+        self.catalog.empty()
+    }
+
     /// Further names of a table's rows, which are no tables of their own, each with what it shows.
     ///
     /// # Errors
@@ -202,7 +208,10 @@ impl Session {
         }
         match self.catalog.find(schema, reference.table()).await? {
             Some(_) => Ok(()),
-            None => Err(problems::unknown_table(reference, &self.tables())),
+            None => {
+                let known = [self.tables(), self.empty()].concat();
+                Err(problems::unknown_table(reference, &known))
+            }
         }
     }
 }

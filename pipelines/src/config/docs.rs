@@ -101,8 +101,7 @@ fn about_readings() -> Vec<SystemTable> {
              their `window_start` (of sessions that could become one: that of the first, and \
              `window_end` that of the last; of states, and where no count is known: the times of \
              the first and the last late reading), `table_name` the table in which they stay as \
-             they are, `late_readings` how many came too late then, `ingest_time` by when. The \
-             table is there once it has a row.",
+             they are, `late_readings` how many came too late then, `ingest_time` by when.",
             system::windows_kept_schema(),
         ),
         (

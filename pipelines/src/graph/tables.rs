@@ -46,7 +46,7 @@ fn system(name: &str, schema: SchemaRef, sort: &[&str]) -> TableSpec {
 }
 
 /// `system.windows_kept`. It is written beside the dataflow, so it is not one of [`tables`], and is
-/// there when it has something to say.
+/// made when it has something to say; until then SQL shows it without rows.
 pub fn windows_kept() -> TableSpec {
     system(WINDOWS_KEPT, windows_kept_schema(), &["pipeline", "step", "keys"])
 }

@@ -8,14 +8,21 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::Result as DfResult;
 use object_store::path::Path;
+use tidegate_operators::system::system_tables;
 
 use super::PUBLIC;
 use crate::reader::{current, latest_revisions};
+use crate::writer::DAY;
 use crate::{DeltaTable, Error, Result, Store};
+
+/// The schema of the engine's own tables.
+const SYSTEM: &str = "system";
 
 /// Suffix of the name under which all revisions of a table's rows are visible.
 const REVISIONS: &str = "_revisions";
@@ -72,6 +79,10 @@ impl TableCatalog {
         self.shared.tables()
     }
 
+    pub(super) fn empty(&self) -> Vec<TableName> {
+        self.shared.empty().into_iter().map(|(name, _)| name).collect()
+    }
+
     pub(super) fn delta(&self, name: &TableName) -> Result<Arc<DeltaTable>> {
         self.shared.delta(name)
     }
@@ -102,6 +113,13 @@ impl TableCatalog {
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         self.shared.find(schema, name).await
     }
+}
+
+/// The schema of a table whose rows have `given`.
+fn read_back(given: &Schema) -> SchemaRef {
+    let fields = given.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+    let day = Field::new(DAY, DataType::Date32, true);
+    Arc::new(Schema::new(fields.chain([day]).collect::<Vec<_>>()))
 }
 
 fn folder_names(prefixes: &[Path]) -> impl Iterator<Item = String> {
@@ -141,6 +159,18 @@ impl Shared {
         Ok(table)
     }
 
+    /// Tables of the engine that are not there, as nothing was written to them, beside others that
+    /// are: they are shown without rows.
+    fn empty(&self) -> Vec<(TableName, SchemaRef)> {
+        let tables = self.tables();
+        if !tables.iter().any(|t| t.schema == SYSTEM) {
+            return Vec::new();
+        }
+        let all = system_tables().into_iter();
+        let all = all.map(|(name, schema)| (TableName::new(SYSTEM, name), read_back(&schema)));
+        all.filter(|(name, _)| !tables.contains(name)).collect()
+    }
+
     /// The table that `schema.name` means, with revisions resolved.
     async fn find(&self, schema: &str, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         for known in [false, true] {
@@ -167,7 +197,9 @@ impl Shared {
                 return Ok(current(history)?);
             }
         }
-        Ok(None)
+        let means = |t: &TableName| t.name == name && [SYSTEM, PUBLIC].contains(&schema);
+        let empty = self.empty().into_iter().find(|(table, _)| means(table));
+        Ok(empty.map(|(_, schema)| Arc::new(EmptyTable::new(schema)) as _))
     }
 
     fn resolve(&self, schema: &str, name: &str) -> Result<Option<TableName>> {
@@ -186,7 +218,11 @@ impl Shared {
         let tables = self.tables();
         let unique = |t: &TableName| tables.iter().filter(|o| o.name == t.name).count() == 1;
         let here = |t: &&TableName| if schema == PUBLIC { unique(t) } else { t.schema == schema };
-        tables.iter().filter(here).map(|t| t.name.clone()).collect()
+        let mut names: Vec<String> = tables.iter().filter(here).map(|t| t.name.clone()).collect();
+        if schema == SYSTEM {
+            names.extend(self.empty().into_iter().map(|(table, _)| table.name));
+        }
+        names
     }
 }
 

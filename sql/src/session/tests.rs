@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use crate::testing::{DAY_US, START_US, lines, local, many, spec, windows};
 use crate::{Error, OutputFormat, QueryOptions, Session, Store, TableName, TableWriter, run_query};
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use tidegate_operators::spec::TableSpec;
+use tidegate_operators::system::system_tables;
 
 async fn write(store: &Store, spec: &TableSpec, batches: &[RecordBatch]) {
     let mut writer = TableWriter::open(store, spec, "a".into()).await.unwrap();
@@ -88,6 +92,33 @@ async fn names_resolve_and_new_tables_appear() {
     assert_eq!(lines(&store, &format!("{shown} ORDER BY 1")).await, ["other", "plant"]);
     let cte = "WITH x AS (SELECT 1 AS one) SELECT one FROM x";
     assert_eq!(lines(&store, cte).await, ["1"]);
+}
+
+#[tokio::test]
+async fn tables_of_the_engine_are_there_before_they_have_a_row() {
+    let (_folder, store) = local();
+    let session = Session::over(store.clone(), 1 << 28).unwrap();
+    write(&store, &spec("readings", &many(0, 1)), &[many(0, 3)]).await;
+    assert!(session.sql("SELECT * FROM system.alerts").await.is_err(), "not of any folder");
+    let table = |name: &str, schema: &SchemaRef| TableSpec {
+        namespace: "system".into(),
+        partition: Vec::new(),
+        sort: Vec::new(),
+        ..spec(name, &RecordBatch::new_empty(Arc::clone(schema)))
+    };
+    let all = system_tables();
+    let (first, schema) = &all[0];
+    write(&store, &table(first, schema), &[]).await;
+    for (name, schema) in &all[1..] {
+        let asked = format!("SELECT * FROM system.{name}");
+        let plain = format!("SELECT count(*) FROM {name}");
+        assert_eq!(lines(&store, &plain).await, ["0"], "{name}");
+        let empty = session.sql(&asked).await.unwrap();
+        write(&store, &table(name, schema), &[]).await;
+        let there = session.sql(&asked).await.unwrap();
+        assert_eq!(empty.schema().as_arrow(), there.schema().as_arrow(), "{name}");
+    }
+    assert_eq!(session.tables().len(), 1 + all.len(), "then they are real");
 }
 
 #[tokio::test]
@@ -325,7 +356,7 @@ async fn tables_work_on_s3() {
         .unwrap();
     let now = chrono::Utc::now().timestamp_nanos_opt().unwrap();
     let prefixed = object_store::prefix::PrefixStore::new(s3, format!("run-{now}"));
-    let store = Store::from_objects(std::sync::Arc::new(prefixed), "s3://tidegate-test");
+    let store = Store::from_objects(Arc::new(prefixed), "s3://tidegate-test");
     let spec = spec("t", &many(0, 1));
     let mut a = TableWriter::open(&store, &spec, "a".into()).await.unwrap();
     let mut b = TableWriter::open(&store, &spec, "b".into()).await.unwrap();
