@@ -26,6 +26,7 @@ mod shapes;
 mod skew;
 mod source;
 mod steps;
+mod syntax;
 mod usage;
 mod windows;
 pub(crate) mod withdrawn;
@@ -168,6 +169,7 @@ fn pipeline(
     let mut tables = outputs::tables(file, &sql_name(name), &edges, report);
     registry::add_tables(&registries, &sql_name(name), &mut tables);
     if needs.is_none() {
+        syntax::check(file, &edges, report);
         outputs::unread_steps(file, report);
         hanging::note(file, &roots, report);
     }
