@@ -11,6 +11,7 @@ pub(crate) mod cases;
 mod dedup;
 pub(crate) mod early;
 pub(crate) mod edges;
+mod endless;
 mod hanging;
 mod join;
 mod late;

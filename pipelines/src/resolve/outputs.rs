@@ -7,7 +7,7 @@ use tidegate_operators::alert::summary::{Piece, pieces};
 use tidegate_operators::spec::{AlertSpec, TableSpec};
 
 use super::edges::{Edge, Edges, RowKind};
-use super::{absence, early, limits, sequence, sql};
+use super::{absence, early, endless, limits, sequence, sql};
 use crate::config::problem::{At, Reporter, hint_of, nearest};
 use crate::config::references::Resolver;
 use crate::config::secret::Secret;
@@ -140,6 +140,9 @@ fn one_alert(
             sql(&format!("NOT ({text})"), alert.at("fire"), &edge.schema, want, report)
         }
     };
+    if let Some(rule) = fire.as_ref().zip(clear.as_ref()) {
+        endless::warn((file, alert), edge, rule, report);
+    }
     if !complete {
         return None;
     }
