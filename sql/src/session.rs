@@ -3,6 +3,7 @@
 //! Reading is all it does: a statement that would change anything is refused before it runs.
 
 mod catalog;
+mod distinct;
 pub(crate) mod problems;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::TableReference;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
@@ -22,6 +24,7 @@ use tidegate_operators::aggregate::time_series;
 use crate::reader::objects_url;
 use crate::{DeltaTable, Error, Result, Store};
 use catalog::TableCatalog;
+use distinct::CountBytes;
 
 pub use catalog::TableName;
 
@@ -106,6 +109,7 @@ impl Session {
         for function in time_series() {
             context.register_udaf(Arc::unwrap_or_clone(function));
         }
+        context.state_ref().write().register_function_rewrite(Arc::new(CountBytes))?;
         context.register_object_store(objects_url().as_ref(), Arc::clone(store.objects()));
         let catalog = Arc::new(TableCatalog::new(store));
         context.register_catalog(CATALOG, Arc::<TableCatalog>::clone(&catalog));
