@@ -80,6 +80,13 @@ name = "silent"
 type = "absence"
 every = "1m"
 [[step]]
+name = "opened"
+type = "sequence"
+from = "readings"
+within = "5m"
+first = "v > 8"
+without = "v < 2"
+[[step]]
 name = "gone"
 type = "filter"
 from = "silent"
@@ -105,6 +112,7 @@ from = "few"
             ("many", "from = \"minutes\", fire = \"n > 5\""),
             ("minutes", "say in `fire` what is bad"),
             ("silent", "fire = \"status = 'silent'\""),
+            ("opened", "fire = \"active\""),
         ] {
             let (line, said) = said(&format!("from = \"{from}\"\nfire = \"true\"")).unwrap();
             assert_eq!(line, "fire = \"true\"");

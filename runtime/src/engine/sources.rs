@@ -270,10 +270,12 @@ impl SourceState {
     }
 
     pub(super) fn health(&self) -> SourceHealth {
+        let has_ended = self.task.is_finished();
         SourceHealth {
             name: self.name.clone(),
-            is_healthy: self.stats.is_healthy() && !self.task.is_finished(),
-            since_us: self.stats.since_us(),
+            is_healthy: self.stats.is_healthy() && !has_ended,
+            // When it ended, nobody said.
+            since_us: self.stats.since_us().filter(|_| !has_ended),
             why: self.problem(),
         }
     }

@@ -41,7 +41,7 @@ impl FunctionRewrite for CountBytes {
         let counts = func.name() == "count" && params.distinct;
         let mut changed = false;
         if let ([argument], true) = (&mut params.args[..], counts)
-            && can_be_bytes(&argument.get_type(schema)?)
+            && argument.get_type(schema).is_ok_and(|kind| can_be_bytes(&kind))
         {
             let bytes = ScalarUDF::from(Bytes { signature: Signature::any(1, PURE) });
             *argument = bytes.call(vec![argument.clone()]);

@@ -6,14 +6,16 @@
 //! before the maximum cuts; if there is none, late readings are sessions of their own, which end
 //! before the next one begins. So no session that is open, or that can be revised, is moved.
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
 use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::{Shape, WindowSpec};
 use tidegate_operators::{Emit, KeyedOperator, Tick};
 
 use super::affected::{Bounds, Slice};
 use super::group::Group;
+use super::kept::Stayed;
 use super::revise::{Known, Made, each_made};
 use super::stretches::{OfKey, Stretch};
 
@@ -21,18 +23,25 @@ use super::stretches::{OfKey, Stretch};
 #[derive(Debug)]
 pub(super) struct Piece {
     /// As the table has it; none if it is of late readings only.
-    pub(super) known: Option<Known>,
+    known: Option<Known>,
     /// From its first to its last reading.
     pub(super) bounds: Bounds,
     /// How many of the group are late for it.
     pub(super) late: i64,
     /// How many sessions of the stretch begin before the late ones.
     begun: usize,
+    /// The step does not change it any more.
+    pub(super) is_final: bool,
 }
 
 impl Piece {
     fn of(known: &Known, begun: usize) -> Self {
-        Self { known: Some(*known), bounds: (known.start_us, known.end_us), late: 0, begun }
+        let bounds = (known.start_us, known.end_us);
+        Self { known: Some(*known), bounds, late: 0, begun, is_final: false }
+    }
+
+    fn alone(time_us: i64, begun: usize) -> Self {
+        Self { known: None, bounds: (time_us, time_us), late: 0, begun, is_final: false }
     }
 
     fn takes(&self, time_us: i64, (gap_us, max_us): (i64, i64)) -> bool {
@@ -45,20 +54,25 @@ impl Piece {
         self.late += count;
     }
 
-    /// How many readings it has.
-    pub(super) fn rows(&self) -> i64 {
-        self.known.map_or(0, |known| known.rows) + self.late
+    pub(super) fn stayed<'k>(&self, key: &'k str) -> Stayed<'k> {
+        Stayed { key, bounds: self.bounds, late: self.late }
+    }
+
+    /// Whether a session that was made is this one, of all of its readings.
+    pub(super) fn is(&self, made: &Made) -> bool {
+        let rows = self.known.map_or(0, |known| known.rows) + self.late;
+        (made.start_us, made.end_us) == self.bounds && made.rows == rows
+    }
+
+    /// The newest revision that its key has of it.
+    pub(super) fn revision(&self, of: &OfKey) -> Option<i64> {
+        let gone = || of.gone.get(&self.bounds.0).copied();
+        self.known.map(|known| known.revision).or_else(gone)
     }
 }
 
-/// The sessions of a stretch that its late readings are in, in order; none if the step can still
-/// change one of them.
-pub(super) fn pieces(
-    of: &OfKey,
-    stretch: &Stretch,
-    (gap_us, max_us): (i64, i64),
-) -> Option<Vec<Piece>> {
-    let limits = (gap_us, max_us);
+/// The sessions of a stretch that its late readings are in, in order.
+pub(super) fn pieces(of: &OfKey, stretch: &Stretch, limits: (i64, i64)) -> Vec<Piece> {
     let known = &stretch.known;
     let mut pieces: Vec<Piece> = Vec::new();
     for late in of.late_in(stretch.bounds) {
@@ -70,97 +84,55 @@ pub(super) fn pieces(
             continue;
         }
         let before = known[..begun].last().filter(|_| is_first).map(|k| Piece::of(k, begun));
-        let alone = || Piece { known: None, bounds: (late.0, late.0), late: 0, begun };
-        let mut piece = before.filter(|before| before.takes(late.0, limits)).unwrap_or_else(alone);
+        let before = before.filter(|before| before.takes(late.0, limits));
+        let mut piece = before.unwrap_or_else(|| Piece::alone(late.0, begun));
         piece.add(late);
         pieces.push(piece);
     }
-    let is_final = |piece: &Piece| {
-        let (start_us, end_us) = piece.bounds;
-        let is_over = end_us.saturating_add(gap_us) < of.final_us;
-        let is_cut = start_us.saturating_add(max_us) <= of.final_us;
-        let is_before_others = piece.known.is_none() && piece.begun < known.len();
-        is_over || is_cut || is_before_others
-    };
-    pieces.iter().all(is_final).then_some(pieces)
+    let (gap_us, max_us) = limits;
+    for piece in &mut pieces {
+        let is_over = piece.bounds.1.saturating_add(gap_us) < of.final_us;
+        piece.is_final = is_over || piece.bounds.0.saturating_add(max_us) <= of.final_us;
+    }
+    pieces
 }
 
-/// Makes each of these sessions of a key of its stored readings up to a place in the journal: its
-/// row is in `batches`, at the place that is told; of one without a reading nothing is. None if it
-/// is to stop.
+/// Makes the sessions of some keys of their stored readings, each key with the place in the journal
+/// of the last one that counts: they are in `batches`, at the places that are told for each key, in
+/// order; none of one without a reading. None if it is to stop.
 pub(super) async fn make(
     group: &Group<'_>,
-    (key, pieces): (&str, &[Piece]),
+    keys: &BTreeMap<&str, (Vec<&Piece>, i64)>,
     last_offset: i64,
     batches: &mut Vec<RecordBatch>,
-) -> anyhow::Result<Option<Vec<Option<Made>>>> {
-    let mut slice = Slice::default();
-    for piece in pieces {
-        let (from_us, to_us) = piece.bounds;
-        let until_us = to_us.saturating_add(1);
-        slice.push_until(key.to_owned(), (from_us, until_us), (piece.late, last_offset));
-    }
-    let mut making = Making::new(group)?;
-    let mut made: Vec<Option<Made>> = Vec::new();
-    let is_all = group.each_by_time(&slice, last_offset, |rows| {
-        let times = rows.column(group.of.window.time).as_primitive::<TimestampMicrosecondType>();
-        let mut from = 0;
-        while from < times.len() {
-            let at = pieces.partition_point(|piece| piece.bounds.1 < times.value(from));
-            while made.len() < at {
-                made.push(making.end(group, batches)?);
+) -> anyhow::Result<Option<BTreeMap<String, Vec<Made>>>> {
+    let shape = Shape::Session { gap_us: i64::MAX, max_us: None };
+    let spec = WindowSpec { shape, ..group.of.window.clone() };
+    let mut made: BTreeMap<String, Vec<Made>> = BTreeMap::new();
+    let count = keys.values().map(|(pieces, _)| pieces.len()).max().unwrap_or(0);
+    // Nothing divides the sessions of a key but where they are known to end, so it is one of each
+    // key at a time.
+    for at in 0..count {
+        let mut slice = Slice::default();
+        for (key, (pieces, last_offset)) in keys {
+            if let Some(piece) = pieces.get(at) {
+                let until = (piece.bounds.0, piece.bounds.1.saturating_add(1));
+                slice.push_until((*key).to_owned(), until, (piece.late, *last_offset));
             }
-            let to = pieces.get(at).map_or(times.len(), |piece| {
-                times.values().partition_point(|us| *us <= piece.bounds.1)
-            });
-            making.add(&rows.slice(from, to - from))?;
-            from = to;
         }
-        Ok(())
-    });
-    if !is_all.await? {
-        return Ok(None);
-    }
-    while made.len() < pieces.len() {
-        made.push(making.end(group, batches)?);
+        let mut operator = SpanOperator::new(spec.clone())?;
+        let (mut emit, mut epoch) = (Emit::default(), 0);
+        let is_all = group.each_by_time(&slice, last_offset, |rows| {
+            epoch += 1;
+            Ok(operator.epoch(&rows, Tick { epoch, time_us: 0 }, &mut emit)?)
+        });
+        if !is_all.await? {
+            return Ok(None);
+        }
+        operator.end(&mut emit)?;
+        each_made(group, &mut emit, batches, |key, one| {
+            made.entry(key.to_owned()).or_default().push(one);
+        })?;
     }
     Ok(Some(made))
-}
-
-/// The operator at one session after the other.
-struct Making {
-    /// Of sessions that nothing ends.
-    spec: WindowSpec,
-    operator: SpanOperator,
-    epoch: u64,
-    emit: Emit,
-}
-
-impl Making {
-    fn new(group: &Group<'_>) -> anyhow::Result<Self> {
-        let shape = Shape::Session { gap_us: i64::MAX, max_us: None };
-        let spec = WindowSpec { shape, ..group.of.window.clone() };
-        let operator = SpanOperator::new(spec.clone())?;
-        Ok(Self { spec, operator, epoch: 0, emit: Emit::default() })
-    }
-
-    fn add(&mut self, rows: &RecordBatch) -> anyhow::Result<()> {
-        self.epoch += 1;
-        let tick = Tick { epoch: self.epoch, time_us: 0 };
-        Ok(self.operator.epoch(rows, tick, &mut self.emit)?)
-    }
-
-    /// The session has all of its readings.
-    fn end(
-        &mut self,
-        group: &Group<'_>,
-        batches: &mut Vec<RecordBatch>,
-    ) -> anyhow::Result<Option<Made>> {
-        self.operator.end(&mut self.emit)?;
-        self.operator = SpanOperator::new(self.spec.clone())?;
-        let mut made = Vec::new();
-        each_made(group, &mut self.emit, batches, |_, one| made.push(one))?;
-        anyhow::ensure!(made.len() < 2, "{} sessions of one", made.len());
-        Ok(made.pop())
-    }
 }

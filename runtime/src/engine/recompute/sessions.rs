@@ -26,8 +26,8 @@ use tidegate_operators::span::SpanOperator;
 use tidegate_operators::spec::Shape;
 use tidegate_operators::{Emit, KeyedOperator, Tick};
 
-use super::affected::Slice;
-use super::cuts;
+use super::affected::{Bounds, Slice};
+use super::cuts::{self, Piece};
 use super::group::{Group, time};
 use super::kept::{Kept, Stayed};
 use super::late::{Late, LateKeys};
@@ -70,17 +70,11 @@ impl<'g> Sessions<'g> {
             stay += self.keep(&mut keys, kept).await?;
             let Some(batches) = self.make(&mut keys, last_offset).await? else { return Ok(None) };
             self.write(&changes(self.gap_us, &keys), &batches, out).await?;
-            let mut part: Vec<Stayed<'_>> = Vec::new();
-            for (key, of) in &keys {
-                for stretch in of.stretches.iter().filter(|s| !is_whole(self.gap_us, of, s)) {
-                    match self.cut((key, of), stretch, out).await? {
-                        Some(stayed) => part.extend(stayed),
-                        None => return Ok(None),
-                    }
-                }
-            }
+            let Some(part) = self.cut(&keys, last_offset, out).await? else { return Ok(None) };
             stay += part.len();
-            kept.add(&part, self.group.times_us.1).await?;
+            let is_new = |part: &Stayed<'_>| !keys[part.key].kept.contains(&part.bounds);
+            let fresh: Vec<Stayed<'_>> = part.into_iter().filter(is_new).collect();
+            kept.add(&fresh, self.group.times_us.1).await?;
             fault::point("recomputed_slice");
         }
         Ok(Some(stay))
@@ -98,28 +92,49 @@ impl<'g> Sessions<'g> {
         Ok(())
     }
 
-    /// A stretch that is not made again: if it goes on, its cuts stay, and the sessions with late
-    /// readings are written. What stays as it is is returned; none if it is to stop.
+    /// The stretches that are not made again: of those that go on, cuts stay, and the sessions with
+    /// late readings are written. What stays as it is is returned; none if it is to stop.
     async fn cut<'k>(
         &self,
-        (key, of): (&'k str, &OfKey),
-        stretch: &Stretch,
+        keys: &'k Keys,
+        last_offset: i64,
         out: &mut Out<'_>,
     ) -> anyhow::Result<Option<Vec<Stayed<'k>>>> {
-        let max_us = self.max_us.filter(|_| !of.is_final(self.gap_us, stretch));
-        let pieces = max_us.and_then(|max_us| cuts::pieces(of, stretch, (self.gap_us, max_us)));
-        let Some(pieces) = pieces else { return Ok(Some(vec![stretch.stayed(key)])) };
-        let (mut batches, mut changes, mut stayed) = (Vec::new(), Changes::default(), Vec::new());
-        let made = cuts::make(self.group, (key, &pieces), of.last_offset, &mut batches).await?;
+        let (mut stayed, mut pieces) = (Vec::new(), Vec::new());
+        for (key, of) in keys {
+            for stretch in of.stretches.iter().filter(|s| !is_whole(self.gap_us, of, s)) {
+                match self.max_us.filter(|_| of.goes_on(self.gap_us, stretch)) {
+                    Some(max_us) => {
+                        let of_stretch = cuts::pieces(of, stretch, (self.gap_us, max_us));
+                        pieces.extend(of_stretch.into_iter().map(|piece| (key.as_str(), piece)));
+                    }
+                    None => stayed.push(stretch.stayed(key)),
+                }
+            }
+        }
+        let mut made_of: BTreeMap<&str, (Vec<&Piece>, i64)> = BTreeMap::new();
+        for (key, piece) in &pieces {
+            let of = &keys[*key];
+            let is_near = |k: &Bounds| k.0 <= piece.bounds.1 && piece.bounds.0 <= k.1;
+            match piece.is_final && !of.kept.iter().any(is_near) {
+                true => {
+                    let made = made_of.entry(key).or_insert_with(|| (Vec::new(), of.last_offset));
+                    made.0.push(piece);
+                }
+                false => stayed.push(piece.stayed(key)),
+            }
+        }
+        let mut batches = Vec::new();
+        let made = cuts::make(self.group, &made_of, last_offset, &mut batches).await?;
         let Some(made) = made else { return Ok(None) };
-        for (piece, made) in pieces.iter().zip(made) {
-            let revision = match &piece.known {
-                Some(known) => Some(known.revision),
-                None => of.gone.get(&piece.bounds.0).copied(),
-            };
-            match made.filter(|made| made.rows == piece.rows()) {
-                Some(made) => changes.make(made.place, revision),
-                None => stayed.push(Stayed { key, bounds: piece.bounds, late: piece.late }),
+        let mut changes = Changes::default();
+        for (key, (pieces, _)) in &made_of {
+            let made = made.get(*key).map(Vec::as_slice).unwrap_or_default();
+            for piece in pieces {
+                match made.iter().find(|made| piece.is(made)) {
+                    Some(made) => changes.make(made.place, piece.revision(&keys[*key])),
+                    None => stayed.push(piece.stayed(key)),
+                }
             }
         }
         self.write(&changes, &batches, out).await?;
@@ -167,7 +182,7 @@ impl<'g> Sessions<'g> {
     }
 
     /// Step 2: takes out the stretches that stay as they are, whatever is stored, and returns how
-    /// many there are.
+    /// many there are. Where a maximum cuts, a part of one may have stayed before.
     async fn keep(&self, keys: &mut Keys, kept: &mut Kept<'_>) -> anyhow::Result<usize> {
         let gap_us = self.gap_us;
         let all = || keys.values().flat_map(|of| &of.stretches);
@@ -178,14 +193,17 @@ impl<'g> Sessions<'g> {
         let (mut stay, mut fresh) = (0, Vec::new());
         for (key, of) in keys {
             let before = known.get(key).unwrap_or(&none);
-            let stays = |of: &OfKey, s: &Stretch| {
-                let near = || before.iter().any(|k| s.is_near(gap_us, *k));
-                let may_be_done = self.max_us.is_some() || of.is_final(gap_us, s);
-                !self.group.is_complete || !may_be_done || near()
+            let mut stretches = std::mem::take(&mut of.stretches);
+            for stretch in &mut stretches {
+                stretch.has_kept = before.iter().any(|k| stretch.is_near(gap_us, *k));
+            }
+            let may_be_done = |of: &OfKey, s: &Stretch| {
+                self.max_us.is_some() || (of.is_final(gap_us, s) && !s.has_kept)
             };
+            let stays = |s: &Stretch| !self.group.is_complete || !may_be_done(of, s);
             let (stay_now, others): (Vec<Stretch>, Vec<Stretch>) =
-                std::mem::take(&mut of.stretches).into_iter().partition(|s| stays(of, s));
-            of.stretches = others;
+                stretches.into_iter().partition(stays);
+            (of.stretches, of.kept) = (others, before.clone());
             for stretch in stay_now {
                 stay += 1;
                 if !before.contains(&stretch.bounds) {
@@ -248,7 +266,7 @@ impl<'g> Sessions<'g> {
 
 /// Whether a stretch is all that it is made of, and nothing else can change it.
 fn is_whole(gap_us: i64, of: &OfKey, stretch: &Stretch) -> bool {
-    of.is_final(gap_us, stretch) && stretch.is_whole()
+    of.is_final(gap_us, stretch) && stretch.is_whole() && !stretch.has_kept
 }
 
 /// Step 4: the next revisions.

@@ -26,13 +26,15 @@ pub(super) struct Stretch {
     pub(super) made: Vec<Made>,
     /// It ends with these sessions, whatever comes after them.
     is_ended: bool,
+    /// Some of it stayed as it was.
+    pub(super) has_kept: bool,
 }
 
 impl Stretch {
     fn new(since_us: i64, bounds: Bounds) -> Self {
         let (known, made) = (Vec::new(), Vec::new());
-        let last_late_us = i64::MIN;
-        Self { since_us, bounds, late: 0, last_late_us, known, made, is_ended: false }
+        let (last_late_us, is_ended, has_kept) = (i64::MIN, false, false);
+        Self { since_us, bounds, late: 0, last_late_us, known, made, is_ended, has_kept }
     }
 
     /// Whether the stored readings are all that it is made of.
@@ -41,6 +43,11 @@ impl Stretch {
         let made: i64 = self.made.iter().map(|m| m.rows).sum();
         let inside = |m: &Made| self.bounds.0 <= m.start_us && m.end_us <= self.bounds.1;
         made == rows + self.late && self.made.iter().all(inside)
+    }
+
+    /// Whether there are readings after the last session that the table has, and no pause between.
+    fn is_prolonged(&self) -> bool {
+        self.made.iter().any(|m| self.bounds.1 < m.end_us)
     }
 
     /// Whether a session that the table has is final whatever comes, and begins after all late
@@ -90,6 +97,8 @@ pub(super) struct OfKey {
     pub(super) stretches: Vec<Stretch>,
     /// Starts of sessions that are none, with their newest revision.
     pub(super) gone: BTreeMap<i64, i64>,
+    /// What stayed as it was before, near to the stretches.
+    pub(super) kept: BTreeSet<Bounds>,
 }
 
 impl OfKey {
@@ -163,9 +172,19 @@ impl OfKey {
         self.close();
     }
 
-    /// Whether the step cannot revise any of a stretch any more.
+    /// Whether the step cannot revise any of a stretch any more, as far as it is known.
     pub(super) fn is_final(&self, gap_us: i64, stretch: &Stretch) -> bool {
-        stretch.is_ended || stretch.bounds.1.saturating_add(gap_us) < self.final_us
+        stretch.is_ended || self.is_over(gap_us, stretch)
+    }
+
+    fn is_over(&self, gap_us: i64, stretch: &Stretch) -> bool {
+        stretch.bounds.1.saturating_add(gap_us) < self.final_us
+    }
+
+    /// Whether the step can still change what comes after the sessions of a stretch, without a
+    /// pause between; they were made again. What is open may not be in the table yet.
+    pub(super) fn goes_on(&self, gap_us: i64, stretch: &Stretch) -> bool {
+        stretch.is_ended || !self.is_over(gap_us, stretch) || stretch.is_prolonged()
     }
 
     /// The late readings between two times, both included, as in [`OfKey::late`].

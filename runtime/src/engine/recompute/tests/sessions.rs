@@ -82,7 +82,7 @@ pub(super) fn stretches(readings: &[Reading], max: i64, without: i64) -> Vec<Vec
     all
 }
 
-fn line(s: &Session) -> String {
+pub(super) fn line(s: &Session) -> String {
     let time = |minute: i64| START + minute * MINUTE;
     format!("d{} {} {} {} {}", s.0, time(s.1), time(s.2), s.3, s.4)
 }
