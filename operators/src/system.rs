@@ -142,7 +142,8 @@ pub(crate) fn limit_rows(changes: &[LimitRow]) -> RecordBatch {
 /// it; where the readings make the bounds, their own time, and the time before which nothing is
 /// revised any more, which is their own time as well if what they change is not known yet: when it
 /// is, a row of a later `time` tells from which `window_start` on, up to what `window_end` and what
-/// place in the journal, of which `first_offset` is the first.
+/// place in the journal, of which `first_offset` is the first. Such rows also tell what has become
+/// final of counts that overlap.
 pub fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),

@@ -28,7 +28,7 @@ impl Count {
     }
 
     /// The first window of which not all readings are among the first `complete`.
-    fn first_open(&self, complete: i64) -> i64 {
+    pub(super) fn first_open(&self, complete: i64) -> i64 {
         match complete < self.size {
             true => 0,
             false => (complete - self.size) / self.hop + 1,

@@ -9,8 +9,14 @@
 //! say what is final, `journal_offset` which readings of the key had come by then, and
 //! `first_offset` that the first of them came no earlier. So a key keeps a few numbers, however
 //! many readings are put off.
+//!
+//! Of counts that overlap, some that a late reading is in can be final, and others not. It is done
+//! for the final ones at once, like one that is not put off; and again for what has become final
+//! since, when rows tell it: when all that it is in are, or, as others come after it, all that were
+//! open when one was told last.
 
 use super::SpanOperator;
+use super::count::Count;
 use super::keys::{Cursor, KeyState};
 use super::rule::{Found, Horizon, Rule};
 use super::session::Session;
@@ -23,6 +29,8 @@ pub(super) struct Owed {
     /// Time of the first, and of the last, µs.
     pub(super) first_us: i64,
     pub(super) last_us: i64,
+    /// Of counts, the clock of the key when it was told last what has become final, µs.
+    pub(super) since_us: i64,
     /// Place in the journal of the first of them, or one before it.
     pub(super) first_offset: i64,
     /// Place in the journal of the newest reading of the key.
@@ -50,9 +58,13 @@ impl Rule {
         (time_us, final_us): (i64, i64),
         (late, puts_off): (&mut LateRows, bool),
     ) {
-        let final_us = match puts_off {
-            true => self.put_off((id, &mut *key), (time_us, final_us), late),
-            false => final_us,
+        let final_us = match (puts_off, self) {
+            (true, Self::Count(rule)) => {
+                rule.owe(key, (time_us, final_us), late.offset);
+                rule.told_us(key, final_us).max(time_us.saturating_add(1)).min(final_us)
+            }
+            (true, _) => self.put_off((id, &mut *key), (time_us, final_us), late),
+            (false, _) => final_us,
         };
         late.push(id, time_us, (time_us, final_us), key.clock_us - time_us);
     }
@@ -72,7 +84,7 @@ impl Rule {
             }
             let (first_us, last_us) = (time_us, time_us);
             let first_offset = late.offset.unwrap_or_default();
-            let mut owed = Owed { first_us, last_us, first_offset, offset: 0 };
+            let mut owed = Owed { first_us, last_us, since_us: 0, first_offset, offset: 0 };
             // What came in one message is not told apart.
             for (time_us, final_us) in late.of_place(id) {
                 *final_us = time_us;
@@ -94,9 +106,78 @@ impl Rule {
             Self::Session(rule) => rule.is_decided(key, last_us, final_us),
             // What ended with a reading is over when another one came after it.
             Self::State(rule) => last_us < rule.resets_of(key, final_us).over_us,
-            // They are of one time each, or say themselves what is final.
-            Self::Count(_) | Self::Sliding(_) => true,
+            Self::Count(rule) => rule.is_decided(key, last_us, final_us),
+            // They say themselves what is final.
+            Self::Sliding(_) => true,
         }
+    }
+}
+
+impl Count {
+    /// Whether all windows are final that a late reading of this time is in.
+    fn is_decided(self, key: &KeyState, late_us: i64, final_us: i64) -> bool {
+        // What is older than all is in the first window.
+        self.passed(key, late_us.saturating_add(1)).max(1) <= self.open(key, final_us)
+    }
+
+    /// How many readings there are before this time, with all of the block in which it is.
+    fn passed(self, key: &KeyState, until_us: i64) -> i64 {
+        let older = key.entries.iter().take_while(|e| e.first_us < until_us);
+        key.passed + older.map(|e| e.rows).sum::<i64>()
+    }
+
+    /// With which reading the first window begins that is not final.
+    fn open(self, key: &KeyState, final_us: i64) -> i64 {
+        self.first_open(self.passed(key, final_us)) * self.hop
+    }
+
+    /// Before which time windows end that are final. What is taken later, although it is older than
+    /// all that is final, comes behind the last block of readings that is whole.
+    fn told_us(self, key: &KeyState, final_us: i64) -> i64 {
+        let whole = self.open_from(self.passed(key, final_us));
+        if whole == 0 {
+            return final_us;
+        }
+        let (mut passed, mut last_us) = (key.passed, key.gone_us);
+        for entry in &*key.entries {
+            passed += entry.rows;
+            if whole < passed {
+                break;
+            }
+            // One can have come in the middle of what became one entry.
+            last_us = last_us.max(entry.last_us);
+        }
+        last_us.saturating_add(1).min(final_us)
+    }
+
+    /// Notes a reading that is too late for some windows, if it is in others that are not final.
+    fn owe(self, key: &mut KeyState, (time_us, final_us): (i64, i64), offset: Option<i64>) {
+        if self.is_decided(key, time_us, final_us) {
+            return;
+        }
+        let (first_us, last_us, since_us) = (time_us, time_us, key.clock_us);
+        let first_offset = offset.unwrap_or_default();
+        let fresh = || Box::new(Owed { first_us, last_us, since_us, first_offset, offset: 0 });
+        let owed = key.owed.get_or_insert_with(fresh);
+        owed.add(time_us);
+        owed.reach(offset);
+    }
+
+    /// What stays owed when it is told what has become final; none if it is not to be told, as all
+    /// windows have to be final that were open when it was told last.
+    fn rest(self, key: &KeyState, owed: Owed, final_us: i64) -> Option<Owed> {
+        if !self.is_decided(key, owed.since_us, final_us) {
+            return None;
+        }
+        let (open, mut passed) = (self.open(key, final_us), key.passed);
+        let is_open = |rows: i64| {
+            passed += rows;
+            open < passed
+        };
+        let at = key.entries.iter().map(|e| e.rows).position(is_open)?;
+        // What is older is in windows that are final, and only in those.
+        let first_us = key.entries[at].first_us.min(owed.last_us);
+        Some(Owed { first_us, since_us: key.clock_us, ..owed })
     }
 }
 
@@ -189,11 +270,20 @@ impl SpanOperator {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
         let key = &mut self.keys[id as usize];
         let Some(owed) = key.owed.as_deref().copied() else { return };
-        if !self.rule.is_decided(key, owed.last_us, final_us) {
+        let is_decided = self.rule.is_decided(key, owed.last_us, final_us);
+        let rest = match self.rule {
+            Rule::Count(rule) if !is_decided => rule.rest(key, owed, final_us),
+            _ => None,
+        };
+        if !is_decided && rest.is_none() {
             return;
         }
-        key.owed = None;
+        key.owed = rest.map(Box::new);
         let behind_us = key.clock_us.saturating_sub(final_us).max(0);
+        let final_us = match self.rule {
+            Rule::Count(rule) => rule.told_us(key, final_us),
+            _ => final_us,
+        };
         let places = (owed.first_offset, owed.offset);
         self.late.tell(id, places, (owed.first_us, final_us), behind_us);
     }

@@ -259,14 +259,17 @@ fn encode(key: &KeyState) -> Vec<u8> {
 }
 
 /// Nothing is put off: the first comes after the last.
-const NOTHING_OWED: Owed = Owed { first_us: 0, last_us: -1, first_offset: 0, offset: 0 };
+const NOTHING_OWED: Owed =
+    Owed { first_us: 0, last_us: -1, since_us: 0, first_offset: 0, offset: 0 };
 
-/// The numbers that stand where those of a record do.
+/// The numbers that stand where those of a record do. Either nothing ended what was open, or the
+/// clock does not matter.
 fn put_off(owed: Owed, resets: Resets) -> [i64; 6] {
-    let Owed { first_us, last_us, first_offset, offset } = owed;
+    let Owed { first_us, last_us, since_us, first_offset, offset } = owed;
+    let since_us = if resets == Resets::default() { since_us } else { resets.over_us };
     let first_offset = first_offset.clamp(0, FIRST_OFFSET_MAX);
     let last = OWED << TOLD_BIT | first_offset;
-    [first_us, last_us, resets.over_us, offset, resets.last_us, last]
+    [first_us, last_us, since_us, offset, resets.last_us, last]
 }
 
 fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
@@ -286,13 +289,12 @@ fn decode(bytes: &[u8], key: &mut KeyState) -> Result<(), OperatorError> {
     // Older states, and most keys, say nothing of what is put off.
     let (last, others) = chunks.split_last().map_or((None, chunks), |(l, o)| (Some(numbers(l)), o));
     let owed = last.filter(|last| last[5] >> TOLD_BIT == OWED);
-    if let Some([first_us, last_us, over_us, offset, reset_us, first]) = owed {
-        // Older states say something else where nothing ended.
+    if let Some([first_us, last_us, since_us, offset, reset_us, first]) = owed {
         if reset_us > i64::MIN {
-            key.resets = Resets { over_us, last_us: reset_us };
+            key.resets = Resets { over_us: since_us, last_us: reset_us };
         }
         let first_offset = first & FIRST_OFFSET_MAX;
-        let owed = Owed { first_us, last_us, first_offset, offset };
+        let owed = Owed { first_us, last_us, since_us, first_offset, offset };
         key.owed = (first_us <= last_us).then(|| Box::new(owed));
     }
     let chunks = if owed.is_some() { others } else { chunks };
@@ -329,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_is_put_off_is_saved_and_older_states_do_not_say_from_which_place_on() {
-        let owed = Owed { first_us: 5, last_us: 9, first_offset: 41, offset: 43 };
+        let owed = Owed { first_us: 5, last_us: 9, since_us: 70, first_offset: 41, offset: 43 };
         let key = KeyState { owed: Some(Box::new(owed)), ..KeyState::default() };
         let mut back = KeyState::default();
         decode(&encode(&key), &mut back).unwrap();

@@ -72,7 +72,9 @@ proptest! {
             put_off.extend(rows.iter().filter(|row| is_put_off(row)).cloned());
             let done = rows.iter().filter(|row| !is_put_off(row) && !tells(row)).cloned();
             let mut done: Vec<(Told, i64)> = done.map(|row| (row.clone(), row.3)).collect();
-            for by in rows.iter().filter(|row| tells(row)) {
+            // Late readings of counts are not put off, but told again.
+            let is_count = matches!(spec.shape, Shape::Count { .. });
+            for by in rows.iter().filter(|row| tells(row) && !is_count) {
                 let of_key = put_off.iter().filter(|row| row.0 == by.0);
                 prop_assert_eq!(of_key.map(|row| row.1).min(), Some(by.2), "from the first on");
                 done.extend(put_off.extract_if(.., |row| row.0 == by.0).map(|row| (row, by.3)));
@@ -86,6 +88,75 @@ proptest! {
         }
         prop_assert_eq!(put_off, Vec::<Told>::new(), "all is told in the end");
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Of counts, each window that a late reading is in is final, and before the time that is told
+    /// then, when the reading comes, or when a row tells it afterwards.
+    #[test]
+    fn counts_tell_when_what_a_late_reading_is_in_has_become_final(
+        epochs in readings(),
+        (size, hop) in prop_oneof![Just((3, 3)), Just((4, 2)), Just((5, 1)), Just((6, 4))],
+        disorder in 0i64..40,
+        keep in 0i64..150,
+        restart in prop::option::of(0usize..40),
+    ) {
+        let mut epochs = epochs;
+        for i in 0..10 {
+            epochs.push((0..4).map(|device| (device, 100_000 + i * 1_000, i)).collect());
+        }
+        epochs.push((0..4).map(|device| (device, 200_000, 8)).collect());
+        let late = LatePolicy::Revise { keep_us: keep };
+        let shape = Shape::Count { size, hop };
+        let spec = WindowSpec { puts_off: true, ..spec(shape, disorder, late) };
+        let all = told(&run(&spec, &epochs, restart));
+        let all = all.iter().enumerate().flat_map(|(i, rows)| rows.iter().map(move |r| (i, r)));
+        let mut of_device: BTreeMap<&str, Vec<(usize, &Told)>> = BTreeMap::new();
+        all.for_each(|row| of_device.entry(row.1.0.as_str()).or_default().push(row));
+        for (device, rows) in of_device {
+            let in_time = taken(&epochs, device, &rows);
+            for (epoch, late) in rows.iter().filter(|row| !tells(row.1)) {
+                let before = in_time.partition_point(|r| r.0 <= late.1) as i64;
+                let number = (before - 1).max(0);
+                let first = ((number - size).div_euclid(hop) + 1).max(0);
+                for window in first..=number / hop {
+                    let from = (window * hop) as usize;
+                    let members = &in_time[from..from + size as usize];
+                    let end_us = members.iter().map(|r| r.0).max();
+                    let came = members.iter().map(|r| r.1).max();
+                    let is_told = rows.iter().any(|(at, row)| {
+                        let is_of = row == late || tells(row) && row.2 <= late.1;
+                        is_of && *epoch <= *at && came <= Some(*at) && end_us < Some(row.3)
+                    });
+                    prop_assert!(is_told, "{late:?} {window} {members:?} {rows:?}");
+                }
+                // What is not final then has later readings.
+                let later = in_time.iter().filter(|r| r.1 > *epoch).map(|r| r.0).min();
+                prop_assert!(later.is_none_or(|us| late.3 <= us + 1), "{late:?} {later:?}");
+            }
+        }
+    }
+}
+
+/// The readings of a device that were not late, by time, each with its epoch; of what comes in one
+/// epoch and is of one time, the last is late.
+fn taken(epochs: &[Vec<Reading>], device: &str, rows: &[(usize, &Told)]) -> Vec<(i64, usize)> {
+    let mut late: Vec<(i64, usize)> = Vec::new();
+    late.extend(rows.iter().filter(|row| !tells(row.1)).map(|(epoch, row)| (row.1, *epoch)));
+    let of = |r: &&Reading| device.contains(&format!("\"d{}\"", r.0));
+    let all = epochs.iter().enumerate();
+    let all = all.flat_map(|(epoch, readings)| {
+        readings.iter().filter(of).map(move |reading| (reading.1, epoch))
+    });
+    let mut taken: Vec<(i64, usize)> = all.collect();
+    for reading in late {
+        let at = taken.iter().rposition(|other| *other == reading).unwrap();
+        taken.remove(at);
+    }
+    taken.sort_unstable();
+    taken
 }
 
 /// Nothing but time passes after a reading that joins two sessions, of which one is final.

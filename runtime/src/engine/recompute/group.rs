@@ -200,8 +200,8 @@ impl Group<'_> {
         self.each_stored(&self.readings(slice, last_offset, true), &mut finder, take).await
     }
 
-    /// The same of a query of [`Group::readings`].
-    async fn each_stored(
+    /// The same of a query of [`Group::readings`], or [`Group::stored`].
+    pub(super) async fn each_stored(
         &self,
         sql: &str,
         finder: &mut Finder<'_>,
@@ -240,23 +240,27 @@ impl Group<'_> {
 
     /// Asks for the readings of a slice in the order of the journal, or by time and then that.
     fn readings(&self, slice: &Slice, last_offset: i64, by_time: bool) -> String {
-        let stored = &self.of.stored;
-        let columns: Vec<String> = stored.schema.fields().iter().map(|f| name(f.name())).collect();
-        let by_time = by_time.then_some(&stored.time);
+        let by_time = by_time.then_some(&self.of.stored.time);
         let order: Vec<String> =
             by_time.into_iter().chain(&self.of.order).map(|c| name(c)).collect();
+        format!("{} ORDER BY {}", self.stored(slice, last_offset), order.join(", "))
+    }
+
+    /// Asks for the readings of a slice.
+    pub(super) fn stored(&self, slice: &Slice, last_offset: i64) -> String {
+        let stored = &self.of.stored;
+        let columns: Vec<String> = stored.schema.fields().iter().map(|f| name(f.name())).collect();
         let (from_us, to_us) = slice.range_us();
         let event = name(&stored.time);
         format!(
             "SELECT {} FROM {}.{} WHERE {event} >= {} AND {event} < {} AND journal_offset <= \
-             {last_offset}{} ORDER BY {}",
+             {last_offset}{}",
             columns.join(", "),
             name(&stored.namespace),
             name(&stored.name),
             time(from_us),
             time(to_us),
             if self.of.is_direct() { self.named(slice.keys()) } else { String::new() },
-            order.join(", "),
         )
     }
 

@@ -2,7 +2,8 @@
 //!
 //! What a late reading changes may not be final when it comes. Then the step puts it off (its
 //! `window_end` is its own time), and so all of its key that are late after it, until a row tells
-//! that they can be done: they are of the group of that row.
+//! that they can be done: they are of the group of that row. Late readings of counts are done at
+//! once, and again with each such row.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use tidegate_operators::spec::Shape;
 
 use super::group::{Group, NAMED_MAX, late_of, time};
 
@@ -52,7 +54,11 @@ impl LateKeys {
             late_of(group.of, group.times_us)
         );
         if let Some(first) = first_put_off(group).await? {
-            sql += &format!(" UNION ALL {}", put_off(group, first));
+            let more = match group.of.window.shape {
+                Shape::Count { .. } => told_again(group, first),
+                _ => put_off(group, first),
+            };
+            sql += &format!(" UNION ALL {more}");
         }
         sql += " ORDER BY 1, 2, 3, 4";
         let found = group.session.sql(&sql).await?.execute_stream().await?;
@@ -153,5 +159,26 @@ fn put_off(group: &Group<'_>, (first_us, first_offset): (i64, i64)) -> String {
          JOIN ({tells}) AS t ON o.keys = t.keys AND o.until_place = t.until_place WHERE t.told \
          >= {}",
         time(from_us)
+    )
+}
+
+/// Asks for the readings that are done again with a group, as more of what they are in is final;
+/// none of them is older or came before the first.
+fn told_again(group: &Group<'_>, (first_us, first_offset): (i64, i64)) -> String {
+    let (until_us, first) = (group.times_us.1, time(first_us));
+    let tells = format!(
+        "SELECT keys, window_start AS first_time, window_end AS final_time, journal_offset AS \
+         until_place FROM {} AND {TELLS}",
+        late_of(group.of, group.times_us)
+    );
+    let late = format!(
+        "SELECT keys, time AS at, journal_offset AS place, count(*) AS readings FROM {} AND time = \
+         window_start AND time >= {first} AND journal_offset >= {first_offset} GROUP BY 1, 2, 3",
+        late_of(group.of, (0, until_us))
+    );
+    format!(
+        "SELECT o.keys, o.at, max(t.final_time), o.place, o.place AS until_place, o.readings FROM \
+         ({late}) AS o JOIN ({tells}) AS t ON o.keys = t.keys AND o.place <= t.until_place AND \
+         o.at >= t.first_time GROUP BY o.keys, o.at, o.place, o.readings"
     )
 }

@@ -30,6 +30,7 @@ mod revise;
 mod sessions;
 mod states;
 mod stretches;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -376,7 +377,7 @@ impl Worker {
             around.work(&mut kept, &mut out).await?
         } else if let Some(states) = States::new(&group) {
             states.work(&mut kept, &mut out).await?
-        } else if let Some(counts) = Counts::new(&group) {
+        } else if let Some(counts) = Counts::new(&group).await? {
             counts.work(&mut kept, &mut out).await?
         } else {
             group.work(&mut kept, &mut out).await?

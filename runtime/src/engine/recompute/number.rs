@@ -6,15 +6,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::affected::Bounds;
 use super::late::Late;
 use super::revise::Place;
+use super::tally::{Between, Step, Tally};
 
 /// A window that the table has, as its newest revision says.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbered {
     pub(super) start_us: i64,
     pub(super) end_us: i64,
+    /// Of those of its readings that were not late, the times of the first and the last one, if
+    /// that is known (`is_own`); else those between which they are.
+    pub(super) own_us: Bounds,
+    pub(super) is_own: bool,
     pub(super) number: i64,
     pub(super) rows: i64,
     pub(super) revision: i64,
+}
+
+impl Numbered {
+    /// The numbers of its first and its last reading, each with the times between which it is.
+    /// Of those that end just before `final_us` it is not known whether they are final: such
+    /// numbers can have been those of later readings then.
+    pub(super) fn places(
+        &self,
+        step: Step,
+        final_us: i64,
+    ) -> [(i64, (Option<i64>, Option<i64>)); 2] {
+        let first = self.number * step.hop;
+        // Late readings are behind the first one, but for those that are older than all.
+        let is_first = self.is_own || self.number > 0;
+        let sure = |us: i64| Some(us).filter(|us| us.saturating_add(1) < final_us);
+        let start_us = (Some(self.own_us.0), sure(self.own_us.0).filter(|_| is_first));
+        let end_us = (Some(self.own_us.1).filter(|_| self.is_own), sure(self.own_us.1));
+        [(first, start_us), (first + step.size - 1, end_us)]
+    }
+
+    fn bounds(&self) -> Bounds {
+        (self.start_us, self.end_us)
+    }
 }
 
 /// A stored reading.
@@ -25,58 +53,110 @@ pub(super) struct Reading {
     /// It was too late, in this group or before.
     is_late: bool,
     /// It is a late one of this group.
-    pub(super) is_new: bool,
+    is_new: bool,
     pub(super) place: Place,
 }
 
-/// A window that may have late readings.
+/// What becomes of a window.
+pub(super) enum Fate<'r> {
+    /// It has late readings that its newest revision has not: all of its readings, and how many.
+    Comes(&'r Numbered, &'r [Reading], i64),
+    /// The same, but it is not known which readings it has.
+    Stays(Bounds, i64),
+}
+
+/// Windows that may have late readings, without a time between them that is in none.
 #[derive(Debug)]
-pub(super) struct Window {
-    pub(super) known: Numbered,
-    /// Its readings are between these times, both included; others may be, too.
-    range_us: Bounds,
-    /// Of the readings that were not late, of its first time the last ones are in it, of its last
-    /// time the first ones; none if that is not known.
-    ties: Option<Ties>,
+pub(super) struct Run {
+    pub(super) range_us: Bounds,
+    /// By number, each with the times between which its readings are, at most.
+    windows: Vec<(Numbered, Bounds)>,
+    /// By time, those that were late behind the others.
     readings: Vec<Reading>,
+    /// Where those are that were not late.
+    own: Vec<usize>,
+    /// The number of the first of these.
+    first: Between,
+    /// What is older is final, and what is just before it can be.
+    final_us: i64,
 }
 
-/// Which readings are in a window, if there are more than its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ties {
-    /// The window before has the first ones.
-    First,
-    /// The window after has the last ones.
-    Last,
-}
-
-impl Window {
-    /// How many late readings of the group are in its time.
-    pub(super) fn late(&self) -> i64 {
-        self.readings.iter().filter(|r| r.is_new).count() as i64
+impl Run {
+    /// Sets which readings were late, of those that came in one message and are of one time the
+    /// last ones; with how many there were.
+    fn set_late(&mut self, late: &BTreeMap<(i64, i64), i64>, is_new: impl Fn((i64, i64)) -> bool) {
+        let mut same = (None, 0);
+        for reading in self.readings.iter_mut().rev() {
+            if same.0 != Some(reading.at) {
+                same = (Some(reading.at), late.get(&reading.at).copied().unwrap_or_default());
+            }
+            reading.is_late = same.1 > 0;
+            reading.is_new = reading.is_late && is_new(reading.at);
+            same.1 -= 1;
+        }
+        self.readings.sort_by_key(|r| (r.at.0, r.is_late));
+        self.own = (0..self.readings.len()).filter(|i| !self.readings[*i].is_late).collect();
     }
 
-    /// The readings of the window, if they can be told.
-    pub(super) fn members(&self, size: i64) -> Option<&[Reading]> {
-        let size = usize::try_from(size).ok()?;
-        let known = &self.known;
-        // Where those are that were not late.
-        let own: Vec<usize> =
-            (0..self.readings.len()).filter(|at| !self.readings[*at].is_late).collect();
-        let time_us = |i: usize| self.readings[own[i]].at.0;
-        let inside = own.partition_point(|at| self.readings[*at].at.0 <= known.end_us);
-        let more = inside.checked_sub(size)?;
-        let first = match self.ties {
-            _ if more == 0 => 0,
-            Some(Ties::Last) if time_us(size - 1) == time_us(inside - 1) => 0,
-            Some(Ties::First) if time_us(0) == time_us(more) => more,
-            _ => return None,
-        };
-        let next = own.get(first + size).copied().unwrap_or(self.readings.len());
+    /// The readings of a window, if the first reading here has this number.
+    fn members(&self, known: &Numbered, first: i64, step: Step) -> Option<&[Reading]> {
+        let from = usize::try_from(known.number * step.hop - first).ok()?;
+        let to = from + usize::try_from(step.size).ok()?;
+        let last = *self.own.get(to.checked_sub(1)?)?;
+        let next = self.own.get(to).copied().unwrap_or(self.readings.len());
         // What is older than all is in the first window.
-        let from = if known.number == 0 { 0 } else { own[first] };
-        let is_there = known.number == 0 || time_us(first) == known.start_us;
-        self.readings.get(from..next).filter(|_| is_there)
+        let from = if known.number == 0 { 0 } else { self.own[from] };
+        let is_last = self.readings[last].at.0 == known.own_us.1 || !known.is_own;
+        self.readings.get(from..next).filter(|_| is_last)
+    }
+
+    /// What becomes of a window; nothing if it has no late readings but those of its newest
+    /// revision.
+    fn fate<'r>(&'r self, of: &'r (Numbered, Bounds), step: Step) -> Option<Fate<'r>> {
+        let (known, range_us) = of;
+        let had = known.rows - step.size;
+        let late = |readings: &[Reading]| readings.iter().filter(|r| r.is_late).count() as i64;
+        let fresh = |readings: &[Reading]| readings.iter().filter(|r| r.is_new).count() as i64;
+        if let Some(first) = self.first.only()
+            && let Some(members) = self.members(known, first, step)
+        {
+            let (late, fresh) = (late(members), fresh(members));
+            if fresh == 0 || had == late {
+                return None;
+            }
+            // It can have been final when they came, or have become it since.
+            let is_known = (0..late).contains(&had) && (known.is_own || had + fresh == late);
+            return Some(match is_known {
+                true => Fate::Comes(known, members, fresh),
+                false => Fate::Stays(known.bounds(), fresh),
+            });
+        }
+        if self.first.only().is_some() && self.final_us <= known.own_us.1.saturating_add(1) {
+            // It was not final then.
+            return None;
+        }
+        let from = self.readings.partition_point(|r| r.at.0 < range_us.0);
+        let to = self.readings.partition_point(|r| r.at.0 <= range_us.1);
+        let inside = &self.readings[from..to];
+        let (late, fresh) = (late(inside), fresh(inside));
+        (fresh > 0 && had < late).then_some(Fate::Stays(known.bounds(), fresh))
+    }
+
+    /// Late readings of the group that are in windows which have to be there, and are not.
+    fn nowhere(&self, known: &BTreeMap<i64, Numbered>, step: Step) -> Vec<(i64, i64)> {
+        let (Some(first), Some(last)) = (self.first.only(), known.keys().next_back()) else {
+            return Vec::new();
+        };
+        let is_nowhere = |at: &usize| {
+            let before = self.own.partition_point(|own| own < at) as i64;
+            let number = (first + before - 1).max(0);
+            let from = (number - step.size).div_euclid(step.hop) + 1;
+            // What comes after the last one is not final, and has it when it is.
+            let mut windows = from.max(0)..=(number / step.hop).min(*last);
+            windows.any(|number| !known.contains_key(&number))
+        };
+        let new = (0..self.readings.len()).filter(|at| self.readings[*at].is_new);
+        new.filter(is_nowhere).map(|at| self.readings[at].at).collect()
     }
 }
 
@@ -87,22 +167,26 @@ pub(super) struct OfKey {
     pub(super) final_us: i64,
     /// Windows that are final, by their numbers.
     known: BTreeMap<i64, Numbered>,
-    /// By the times in which they are.
-    windows: Vec<Window>,
-    /// How many of them have begun, and those that may have more readings.
-    begun: usize,
-    open: Vec<usize>,
-    /// Times and places in the journal of those that were late, of this group and before.
-    late_before: BTreeSet<(i64, i64)>,
+    /// By time.
+    runs: Vec<Run>,
+    /// Those before are done with.
+    at: usize,
+    /// How many readings were late, of this group and before, by time and place in the journal.
+    late_before: BTreeMap<(i64, i64), i64>,
+    /// Times of late readings that are older than all windows that are known, with how many there
+    /// are; and whether any are.
+    outside: (Vec<(i64, i64)>, bool),
 }
 
 impl OfKey {
-    /// By time.
-    pub(super) fn new(late: Vec<Late>) -> Self {
+    pub(super) fn new(mut late: Vec<Late>) -> Self {
         let final_us = late.iter().map(|l| l.final_us).max().unwrap_or_default();
-        let late_before = late.iter().map(|l| (l.time_us, l.offset)).collect();
-        let (known, windows, open) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { late, final_us, known, windows, begun: 0, open, late_before }
+        // One can be told again with what has become final.
+        late.sort_by_key(|l| (l.time_us, l.offset));
+        late.dedup_by_key(|l| (l.time_us, l.offset));
+        let (known, runs, late_before) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        let outside = (Vec::new(), false);
+        Self { late, final_us, known, runs, at: 0, late_before, outside }
     }
 
     /// Forgets what is known of windows: it comes now.
@@ -137,12 +221,12 @@ impl OfKey {
         self.known.values().any(|known| last_us < known.start_us)
     }
 
-    /// Chooses the windows that may have late readings. Without overlaps and gaps (`are_adjacent`),
-    /// neighbours tell which of several readings of one time are in a window.
-    pub(super) fn choose(&mut self, are_adjacent: bool) {
+    /// Chooses the windows that may have late readings.
+    pub(super) fn choose(&mut self) {
         let mut chosen: BTreeMap<i64, Bounds> = BTreeMap::new();
         let known: Vec<&Numbered> = self.known.values().collect();
-        for us in self.late.iter().map(|l| l.time_us) {
+        self.outside = (Vec::new(), !known.is_empty());
+        for (us, count) in self.late.iter().map(|l| (l.time_us, l.count)) {
             // Both their starts and their ends grow.
             let begun = &known[..known.partition_point(|k| k.start_us <= us)];
             let over = begun.partition_point(|k| k.end_us < us);
@@ -150,76 +234,115 @@ impl OfKey {
             let last = begun[..over].iter().rev().take_while(|k| Some(k.end_us) == last_us);
             let first = known.first().filter(|k| k.number == 0 && us < k.start_us);
             for known in begun[over..].iter().chain(last).chain(first) {
-                let new = || (known.start_us.min(us), known.end_us.max(us));
-                let range = chosen.entry(known.number).or_insert_with(new);
+                let range = chosen.entry(known.number).or_insert_with(|| known.bounds());
                 *range = (range.0.min(us), range.1.max(us));
             }
-        }
-        let ties = |number: i64, known: &Numbered| {
-            let before = self.known.get(&(number - 1)).map(|k| k.end_us);
-            let after = self.known.get(&(number + 1)).map(|k| k.start_us);
-            let begins_alone = number == 0 || before.is_some_and(|us| us < known.start_us);
-            let ends_alone = after.is_some_and(|us| known.end_us < us);
-            match (begins_alone, ends_alone) {
-                _ if !are_adjacent => None,
-                (true, _) => Some(Ties::Last),
-                (false, true) => before.map(|_| Ties::First),
-                (false, false) => None,
+            if begun.is_empty() && first.is_none() {
+                self.outside.0.push((us, count));
             }
-        };
-        let window = |(number, range_us): (i64, Bounds)| {
-            let known = *self.known.get(&number)?;
-            Some(Window { known, range_us, ties: ties(number, &known), readings: Vec::new() })
-        };
-        self.windows = chosen.into_iter().filter_map(window).collect();
-        self.windows.sort_by_key(|w| w.range_us);
+        }
+        self.runs.clear();
+        for (number, range_us) in chosen {
+            let Some(known) = self.known.get(&number) else { continue };
+            match self.runs.last_mut() {
+                Some(run) if range_us.0 <= run.range_us.1 => {
+                    run.range_us.1 = run.range_us.1.max(range_us.1);
+                    run.windows.push((*known, range_us));
+                }
+                _ => self.runs.push(Run {
+                    range_us,
+                    windows: vec![(*known, range_us)],
+                    readings: Vec::new(),
+                    own: Vec::new(),
+                    first: Between::ANY,
+                    final_us: self.final_us,
+                }),
+            }
+        }
     }
 
     /// Notes that a reading was late.
     pub(super) fn was_late(&mut self, at: (i64, i64)) {
-        self.late_before.insert(at);
+        *self.late_before.entry(at).or_default() += 1;
     }
 
-    /// The times of the windows that were chosen; by their starts.
-    pub(super) fn ranges(&self) -> impl Iterator<Item = Bounds> {
-        self.windows.iter().map(|w| w.range_us)
+    /// The windows that were chosen.
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
     }
 
-    /// From the first to the last of these times.
+    /// From the first to the last of their times.
     pub(super) fn windows_us(&self) -> Option<Bounds> {
-        let from_us = self.windows.iter().map(|w| w.range_us.0).min()?;
-        Some((from_us, self.windows.iter().map(|w| w.range_us.1).max()?))
+        Some((self.runs.first()?.range_us.0, self.runs.last()?.range_us.1))
     }
 
     /// Takes a stored reading, by time.
     pub(super) fn read(&mut self, at: (i64, i64), place: Place) {
-        let is_new = self.late.binary_search_by_key(&at, |l| (l.time_us, l.offset)).is_ok();
-        let is_late = is_new || self.late_before.contains(&at);
-        let reading = Reading { at, is_late, is_new, place };
-        while self.windows.get(self.begun).is_some_and(|w| w.range_us.0 <= at.0) {
-            self.open.push(self.begun);
-            self.begun += 1;
+        while self.runs.get(self.at).is_some_and(|run| run.range_us.1 < at.0) {
+            self.at += 1;
         }
-        self.open.retain(|i| at.0 <= self.windows[*i].range_us.1);
-        for i in &self.open {
-            self.windows[*i].readings.push(reading);
+        if let Some(run) = self.runs.get_mut(self.at)
+            && run.range_us.0 <= at.0
+        {
+            run.readings.push(Reading { at, is_late: false, is_new: false, place });
         }
     }
 
-    /// The windows that were chosen, with their readings.
-    pub(super) fn chosen(&self) -> &[Window] {
-        &self.windows
+    /// All are read: counts them.
+    pub(super) fn number(&mut self, step: Step) {
+        let late = &self.late;
+        let is_new =
+            |at: (i64, i64)| late.binary_search_by_key(&at, |l| (l.time_us, l.offset)).is_ok();
+        for run in &mut self.runs {
+            run.set_late(&self.late_before, is_new);
+            let (from_us, more) = ([run.range_us.0], step.size / step.hop + 1);
+            let numbers = || run.windows.iter().map(|(known, _)| known.number);
+            let from = numbers().min().unwrap_or_default() - more;
+            let near = self.known.range(from..=numbers().max().unwrap_or_default() + more);
+            let near = near.map(|(number, known)| (*number, *known)).collect();
+            let mut tally = Tally::new(run.range_us, from_us.into_iter(), &near);
+            run.own.iter().for_each(|at| tally.add(run.readings[*at].at.0, 1));
+            let numbers = tally.numbers((step, self.final_us), &near, from_us.into_iter());
+            numbers.iter().for_each(|of| run.first = run.first.and(*of));
+        }
     }
 
-    /// Times of late readings that no window has, with how many there are.
-    pub(super) fn nowhere(&self, size: i64) -> impl Iterator<Item = (i64, i64)> {
-        // Of a window that cannot be told, all readings in its time stay with it.
-        let of = |w: &Window| -> Vec<(i64, i64)> {
-            let readings = w.members(size).unwrap_or(&w.readings);
-            readings.iter().filter(|r| r.is_new).map(|r| r.at).collect()
-        };
-        let somewhere: BTreeSet<(i64, i64)> = self.windows.iter().flat_map(of).collect();
-        let is_nowhere = move |l: &&Late| !somewhere.contains(&(l.time_us, l.offset));
-        self.late.iter().filter(is_nowhere).map(|l| (l.time_us, l.count))
+    /// What is to be counted to know more; none if that is not needed, or there is no more.
+    pub(super) fn to_count(&self) -> Option<Tally> {
+        let open = || self.runs.iter().filter(|run| run.first.is_open());
+        let from_us = self.known.values().map(|k| k.start_us).min()?;
+        let to_us = self.known.values().map(|k| k.end_us).max()?;
+        let range_us = open().fold((from_us, to_us), |range, run| {
+            (range.0.min(run.range_us.0), range.1.max(run.range_us.1))
+        });
+        open().next()?;
+        Some(Tally::new(range_us, open().map(|run| run.range_us.0), &self.known))
+    }
+
+    /// All that was asked for is counted.
+    pub(super) fn counted(&mut self, tally: &Tally, step: Step) {
+        let open = || self.runs.iter().filter(|run| run.first.is_open());
+        let numbers =
+            tally.numbers((step, self.final_us), &self.known, open().map(|run| run.range_us.0));
+        let open = self.runs.iter_mut().filter(|run| run.first.is_open());
+        open.zip(numbers).for_each(|(run, of)| run.first = run.first.and(of));
+    }
+
+    /// What becomes of the windows that were chosen.
+    pub(super) fn fates(&self, step: Step) -> Vec<(&Run, Fate<'_>)> {
+        let windows = self.runs.iter().flat_map(|run| run.windows.iter().map(move |w| (run, w)));
+        windows.filter_map(|(run, window)| Some((run, run.fate(window, step)?))).collect()
+    }
+
+    /// Times of late readings whose windows are not in the table, with how many there are; of a
+    /// table that has all of its rows, if that is so.
+    pub(super) fn nowhere(&self, step: Step, is_complete: bool) -> Vec<(i64, i64)> {
+        let found = self.runs.iter().flat_map(|run| run.nowhere(&self.known, step));
+        let found: BTreeSet<(i64, i64)> = found.collect();
+        let found = self.late.iter().filter(|l| found.contains(&(l.time_us, l.offset)));
+        // Where no window is final, what it is in will be.
+        let (outside, has_windows) = &self.outside;
+        let outside = outside.iter().filter(|_| *has_windows || !is_complete);
+        found.map(|l| (l.time_us, l.count)).chain(outside.copied()).collect()
     }
 }

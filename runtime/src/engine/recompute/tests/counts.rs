@@ -81,8 +81,12 @@ fn late(edges: &Edges, step: &str) -> BTreeSet<usize> {
     let mut late = BTreeSet::new();
     for rows in edges.get("late").into_iter().flatten() {
         let offsets = rows["journal_offset"].as_primitive::<Int64Type>();
+        let [at, from] = ["time", "window_start"]
+            .map(|column| rows[column].as_primitive::<TimestampMicrosecondType>());
         for row in 0..rows.num_rows() {
-            if array_value_to_string(&rows["step"], row).unwrap() == step {
+            // The others tell what has become final.
+            let is_reading = at.value(row) == from.value(row);
+            if is_reading && array_value_to_string(&rows["step"], row).unwrap() == step {
                 late.insert(numbers[&offsets.value(row)]);
             }
         }
@@ -132,27 +136,30 @@ async fn all(home: &Home) -> [Vec<String>; 3] {
     home.whole(STEPS.map(|step| step.0), "window_number").await
 }
 
-fn some_are_of_one_time(readings: &[Reading], device: usize) -> bool {
-    let mut times = BTreeSet::new();
-    readings.iter().filter(|r| r.0 == device).any(|r| !times.insert(r.1))
-}
-
 fn each() -> impl Iterator<Item = ((&'static str, usize, usize, i64), usize)> {
     STEPS.into_iter().flat_map(|step| (0..3).map(move |device| (step, device)))
 }
 
-/// In time, of a device one at a time, then so much later that all of it is final, then late in any
+/// So much later that all before it is final, and all windows that this can be in.
+fn after() -> impl Iterator<Item = Reading> {
+    let minutes = (3_000..3_008).chain([3_100]);
+    minutes.flat_map(|minute| (0..3).map(move |device| (device, minute, 1)))
+}
+
+/// On time or late, then what makes all of it final.
+fn of_any_delay() -> impl Strategy<Value = Vec<Reading>> {
+    readings().prop_map(|readings| readings.into_iter().chain(after()).collect())
+}
+
+/// In time, then so much later that all of it is final, then late in any
 /// order; how many were in time.
 fn long_ago() -> impl Strategy<Value = (Vec<Reading>, usize)> {
     let reading = || (0usize..3, 0i64..200, 0i64..9);
     let (first, late) = (prop::collection::vec(reading(), 0..90), 1usize..40);
     (first, late).prop_flat_map(move |(mut first, late)| {
         first.sort_by_key(|r| (r.1, r.0));
-        first.dedup_by_key(|r| (r.1, r.0));
         prop::collection::vec(reading(), late).prop_map(move |late| {
-            let after = (3_000..3_008).chain([3_100]);
-            let after = after.flat_map(|minute| (0..3).map(move |device| (device, minute, 1)));
-            let all: Vec<Reading> = first.iter().copied().chain(after).collect();
+            let all: Vec<Reading> = first.iter().copied().chain(after()).collect();
             let in_time = all.len();
             (all.into_iter().chain(late).collect(), in_time)
         })
@@ -192,24 +199,19 @@ proptest! {
         });
     }
 
-    /// However late, and however many of one time: windows have the late readings that fall into
-    /// them, or it is told that they stay. Left out are windows that overlap where readings are of
-    /// one time: two of them can begin at it, and what is late for the second is not told.
+    /// However late, and however many of one time, and whatever of it was final when they came.
     #[test]
-    fn counts_have_the_readings_that_fall_into_them_or_stay(
-        readings in readings(), every in 1i64..9,
+    fn counts_have_all_the_readings_that_fall_into_them(
+        readings in of_any_delay(), every in 1i64..9,
     ) {
         let edges = run(&readings, 1);
         blocking(async {
             let (home, worker) = home().caught_up(&edges, every * 20 * S).await;
-            let told = home.told(&worker).await;
             for (step, device) in each() {
-                let is_left_out = step.1 != step.2 && some_are_of_one_time(&readings, device);
-                if !is_left_out && !is_told(&told, step.0, device) {
-                    let lines = lines(step, device, &readings, &late(&edges, step.0));
-                    assert_eq!(shown(&home, step.0, device).await, lines, "{step:?}");
-                }
+                let lines = lines(step, device, &readings, &late(&edges, step.0));
+                assert_eq!(shown(&home, step.0, device).await, lines, "{step:?}");
             }
+            assert_eq!(home.told(&worker).await, [] as [&str; 0]);
             all(&home).await;
         });
     }
@@ -254,7 +256,7 @@ proptest! {
 
     #[test]
     fn counts_do_not_depend_on_when_tables_commit_or_on_stops(
-        (readings, _) in long_ago(), every in 1i64..9,
+        readings in prop_oneof![long_ago().prop_map(|all| all.0), of_any_delay()], every in 1i64..9,
     ) {
         let [at_once, in_parts] = at_once_and_in_parts(plan, &readings, every, all);
         prop_assert_eq!(in_parts, at_once);
@@ -284,4 +286,30 @@ fn readings_of_one_time_are_told_apart_by_the_windows_beside() {
         let told = home.told(&worker).await;
         assert!(!is_told(&told, "fours", 0), "{told:?}");
     });
+}
+
+/// Counts that overlap, of a device all of whose readings came twice: the bounds of the windows of
+/// the days around tell nothing, so the readings are counted from the first window on. And those
+/// around, where the first one is among them.
+#[test]
+fn windows_that_overlap_and_begin_at_one_time_have_their_own_late_readings() {
+    let counts = COUNTS.replace("count = 6\nhop = 2", "count = 5\nhop = 2");
+    let plan = plan_of(&counts.replace("v <> 3", "v <> 7"));
+    for first_late in [20, 0] {
+        let twice = |minute: i64| [(0, minute, 1), (0, minute, 2)];
+        let mut readings: Vec<Reading> = (0..4_000).step_by(50).flat_map(twice).collect();
+        readings.extend((100_000..100_004).flat_map(twice));
+        readings.push((0, 100_900, 1));
+        readings.extend((first_late..40).map(|i| (0, i * 101, 4)));
+        let edges = run_of(&plan, &readings, 2);
+        blocking(async {
+            let home = Home::of(plan_of(&counts.replace("v <> 3", "v <> 7")));
+            let (home, worker) = home.caught_up(&edges, 70 * S).await;
+            for step in [("fours", 4, 4, 7), ("slides", 5, 2, -1), ("samples", 6, 4, -1)] {
+                let lines = lines(step, 0, &readings, &late(&edges, step.0));
+                assert_eq!(shown(&home, step.0, 0).await, lines);
+            }
+            assert_eq!(home.told(&worker).await, [] as [&str; 0]);
+        });
+    }
 }
