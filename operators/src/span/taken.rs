@@ -3,8 +3,8 @@
 //!
 //! - A session that is open takes what is not older than its first reading. An older reading begins
 //!   it anew, or one of its own that is open, if no session that is final is near.
-//! - A state that is open takes what leaves it open; and a reading after which no older one comes,
-//!   nor the end of a state that was cut, is taken whatever it says.
+//! - A state that is open takes what leaves it open; and a reading that is newer than all others,
+//!   and than the end of a state that was cut, is taken whatever it says.
 //! - A count takes what comes after the last block of its readings that is whole, and after all
 //!   that was too late.
 //! - Around readings, windows that are not over take it, since the readings that they are made of
@@ -124,7 +124,9 @@ impl State {
         let ends = [key.entries.front(), key.entries.get(older.wrapping_sub(1))];
         let last_us = ends.into_iter().flatten().take(older.min(2)).map(|e| e.last_us);
         let last_us = last_us.max().unwrap_or(i64::MIN);
-        if last_us.max(ended_us).max(key.gone_us) <= time_us {
+        // What began at the time of another one may be known to others, and not here any more: what
+        // begins then would have its revisions anew.
+        if last_us.max(ended_us).max(key.gone_us) < time_us {
             *looked = None;
             return true;
         }

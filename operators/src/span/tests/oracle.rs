@@ -214,7 +214,7 @@ pub(super) fn takes(
             };
             let is_aborted = abort.is_some() && aborts(value);
             let goes_on = !ends && !is_aborted;
-            before.max().is_none_or(|last| last <= time) || (is_in && goes_on)
+            before.max().is_none_or(|last| last < time) || (is_in && goes_on)
         }
         Shape::Count { size, hop } => {
             let complete = older.len() as i64;
