@@ -22,15 +22,14 @@ pub(super) struct Numbered {
     pub(super) revision: i64,
 }
 
+/// Two times, each as far as it is known.
+pub(super) type MaybeBounds = (Option<i64>, Option<i64>);
+
 impl Numbered {
     /// The numbers of its first and its last reading, each with the times between which it is.
     /// Of those that end just before `final_us` it is not known whether they are final: such
     /// numbers can have been those of later readings then.
-    pub(super) fn places(
-        &self,
-        step: Step,
-        final_us: i64,
-    ) -> [(i64, (Option<i64>, Option<i64>)); 2] {
+    pub(super) fn places(&self, step: Step, final_us: i64) -> [(i64, MaybeBounds); 2] {
         let first = self.number * step.hop;
         // Late readings are behind the first one, but for those that are older than all.
         let is_first = self.is_own || self.number > 0;

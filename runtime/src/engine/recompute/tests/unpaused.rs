@@ -5,6 +5,9 @@ use super::sessions::{line, stretches};
 use super::stored::kept;
 use super::*;
 
+/// Start, end, number.
+type Span = (i64, i64, i64);
+
 /// A reading of the value 1 every four minutes, from the first to the last one.
 fn fours(first: i64, last: i64) -> impl Iterator<Item = Reading> {
     (first..=last).map(|i| (0, i * 4, 1))
@@ -14,7 +17,7 @@ fn fours(first: i64, last: i64) -> impl Iterator<Item = Reading> {
 /// start, end, number: none that follows them begins as it did.
 #[test]
 fn late_readings_that_would_move_all_cuts_leave_them() {
-    let cases: [(&[i64], &[(i64, i64, i64)]); 6] = [
+    let cases: [(&[i64], &[Span]); 6] = [
         // Before the first.
         (&[0], &[(0, 0, 1), (4, 12, 3), (16, 24, 3), (28, 36, 3)]),
         // Two there, that are one session; in falling order, if they come one after the other.
