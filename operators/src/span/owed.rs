@@ -4,9 +4,9 @@
 //! all that it changes is final: its session, with what it joins, or, where a maximum cuts, up to a
 //! session after it that is cut; of states, all up to a reading that ends whatever is open. As long
 //! as that is not so, the reading is *put off*, and so are the late readings of its key that come
-//! after it: rows of `system.late` whose `window_end` is their own time. When it is so, one more row
-//! tells it: from the first of them (`window_start`) on, they can be done; `time` and `window_end`
-//! say what is final, `journal_offset` which readings of the key had come by then, and
+//! after it: rows of `system.late` whose `window_end` is their own time. When it is so, one more
+//! row tells it: from the first of them (`window_start`) on, they can be done; `time` and
+//! `window_end` say what is final, `journal_offset` which readings of the key had come by then, and
 //! `first_offset` that the first of them came no earlier. So a key keeps a few numbers, however
 //! many readings are put off.
 //!
