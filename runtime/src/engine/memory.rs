@@ -39,8 +39,12 @@ const YOUNG_FOR: Duration = Duration::from_secs(3600);
 /// Why a change is refused once sources wait.
 const NO_PLACE: &str = "memory is used up, what is new would find no place: the old plan goes on";
 
-/// Of a hundred parts: above this nothing is taken whatever there is to do.
+/// Of a hundred parts: above this a little is taken only when there was nothing to do for a rest,
+/// which is longer above all of them. (What threads have freed is given back when they work, so if
+/// nothing at all came in, memory could stay above for good.)
 const LAST_PARTS: u64 = 95;
+const REST: Duration = Duration::from_millis(100);
+const LONG_REST: Duration = Duration::from_secs(1);
 
 /// What is known of memory at present.
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,12 +153,12 @@ struct Orders {
 
 impl Orders {
     /// At a stage, with so many bytes in use, and so many of messages that the dataflow still has
-    /// to work through.
+    /// to work through, or none for so long.
     fn at(
         (stage, refuse): (Stage, Option<NoNewKeys>),
         bytes: u64,
         bytes_max: u64,
-        backlog_bytes: u64,
+        (backlog_bytes, rest): (u64, Duration),
     ) -> Self {
         let tight_bytes = (bytes_max / TIGHT_PART).max(TIGHT_BYTES_MIN);
         let hold = match stage {
@@ -162,7 +166,12 @@ impl Orders {
             Stage::Tight | Stage::Full => backlog_bytes > tight_bytes,
             // Little at a time: devices that are known go on by that, and it is seen what it takes.
             Stage::Stop => {
-                backlog_bytes > tight_bytes / STOP_PART || bytes > bytes_max / 100 * LAST_PARTS
+                let least = match bytes {
+                    bytes if bytes > bytes_max => LONG_REST,
+                    bytes if bytes > bytes_max / 100 * LAST_PARTS => REST,
+                    _ => Duration::ZERO,
+                };
+                backlog_bytes > tight_bytes / STOP_PART || rest < least
             }
         };
         let in_flight_bytes = usize::try_from(tight_bytes).ok().filter(|_| stage > Stage::Roomy);
@@ -178,7 +187,7 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
         return;
     }
     let mut stages = Stages::new(bytes_max);
-    let mut done = Orders::default();
+    let (mut done, mut idle_since) = (Orders::default(), None);
     loop {
         let short = done.stage > Stage::Roomy;
         tokio::time::sleep(if short { SHORT_LOOK_EVERY } else { LOOK_EVERY }).await;
@@ -188,7 +197,9 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
         let refuse = memory.mark(stage, now);
         let taken = journal.stats();
         let backlog = memory.in_flight.bytes() as u64 + taken.queued_bytes + taken.behind_bytes;
-        let orders = Orders::at((stage, refuse), bytes, bytes_max, backlog);
+        idle_since = (backlog == 0).then(|| idle_since.unwrap_or(now));
+        let rest = idle_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        let orders = Orders::at((stage, refuse), bytes, bytes_max, (backlog, rest));
         *memory.lock() = Known { stage, bytes, bytes_max };
         if orders == done {
             continue;
@@ -212,15 +223,16 @@ mod tests {
     const MAX: u64 = 1 << 30;
 
     fn hold(stage: Stage, bytes: u64, backlog: u64) -> bool {
-        Orders::at((stage, None), bytes, MAX, backlog).hold
+        Orders::at((stage, None), bytes, MAX, (backlog, Duration::ZERO)).hold
     }
 
     #[test]
     fn each_stage_does_what_those_before_it_do() {
         let memory = Memory::new(MAX, &Arc::default());
         let mark = |stage| memory.mark(stage, Instant::now());
-        let orders = [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop]
-            .map(|stage| Orders::at((stage, mark(stage)), MAX / 2, MAX, 100 << 20));
+        let orders = [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop].map(|stage| {
+            Orders::at((stage, mark(stage)), MAX / 2, MAX, (100 << 20, Duration::ZERO))
+        });
         let of = |f: fn(&Orders) -> bool| orders.each_ref().map(f);
         assert_eq!(of(|o| o.in_flight_bytes == Some(4 << 20)), [false, true, true, true]);
         assert_eq!(of(|o| o.refuse.is_some()), [false, false, true, true]);
@@ -272,10 +284,13 @@ mod tests {
         for stage in [Stage::Tight, Stage::Full] {
             assert!(!hold(stage, MAX, 4 << 20) && hold(stage, MAX, (4 << 20) + 1), "{stage:?}");
         }
-        // At the end a little at a time, and above that nothing.
+        // At the end a little at a time, and above that only when there is nothing else to do.
         let (near, little) = (MAX / 100 * 94, 256 << 10);
         assert!(!hold(Stage::Stop, near, little) && hold(Stage::Stop, near, little + 1));
         assert!(hold(Stage::Stop, MAX / 100 * 96, 0));
+        let hold = |bytes, rest| Orders::at((Stage::Stop, None), bytes, MAX, (0, rest)).hold;
+        assert!(!hold(MAX / 100 * 96, REST) && hold(MAX / 100 * 96, REST / 2));
+        assert!(hold(MAX + 1, REST) && !hold(MAX + 1, LONG_REST));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) enum Stage {
     Tight,
     /// New keys find no place.
     Full,
-    /// Sources wait while the dataflow has something to do; and at the very end, altogether.
+    /// Sources wait while the dataflow has something to do, and at the very end for longer.
     Stop,
 }
 
