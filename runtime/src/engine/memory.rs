@@ -43,8 +43,8 @@ const NO_PLACE: &str = "memory is used up, what is new would find no place: the 
 /// which is longer above all of them. (What threads have freed is given back when they work, so if
 /// nothing at all came in, memory could stay above for good.)
 const LAST_PARTS: u64 = 95;
-const REST: Duration = Duration::from_millis(100);
-const LONG_REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(500);
+const LONG_REST: Duration = Duration::from_secs(2);
 
 /// What is known of memory at present.
 #[derive(Clone, Copy, Debug, Default)]
