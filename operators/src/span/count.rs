@@ -27,6 +27,12 @@ impl Count {
         block(self.size.unsigned_abs(), self.hop.unsigned_abs()) as i64
     }
 
+    /// How many readings of a key there are before this time, with all of the block in which it is.
+    pub(super) fn passed(&self, key: &KeyState, until_us: i64) -> i64 {
+        let older = key.entries.iter().take_while(|e| e.first_us < until_us);
+        key.passed + older.map(|e| e.rows).sum::<i64>()
+    }
+
     /// The first window of which not all readings are among the first `complete`.
     pub(super) fn first_open(&self, complete: i64) -> i64 {
         match complete < self.size {

@@ -120,12 +120,6 @@ impl Count {
         self.passed(key, late_us.saturating_add(1)).max(1) <= self.open(key, final_us)
     }
 
-    /// How many readings there are before this time, with all of the block in which it is.
-    fn passed(self, key: &KeyState, until_us: i64) -> i64 {
-        let older = key.entries.iter().take_while(|e| e.first_us < until_us);
-        key.passed + older.map(|e| e.rows).sum::<i64>()
-    }
-
     /// With which reading the first window begins that is not final.
     fn open(self, key: &KeyState, final_us: i64) -> i64 {
         self.first_open(self.passed(key, final_us)) * self.hop

@@ -103,7 +103,7 @@ impl Count {
         let is_final = |e: &&Entry| e.first_us < final_us;
         let rows = |e: &Entry| e.rows;
         let all = || key.entries.iter().take_while(is_final);
-        let complete = key.passed + all().map(rows).sum::<i64>();
+        let complete = self.passed(key, final_us);
         let is_before = |e: &&Entry| e.last_us <= time_us;
         let before = key.passed + all().take_while(is_before).map(rows).sum::<i64>();
         before >= self.open_from(complete) && key.gone_us <= time_us
