@@ -17,8 +17,8 @@
 
 use super::SpanOperator;
 use super::count::Count;
-use super::keys::{Cursor, KeyState};
-use super::rule::{Found, Horizon, Rule};
+use super::keys::KeyState;
+use super::rule::{Found, Rule};
 use super::session::Session;
 use super::state::State;
 use crate::late::LateRows;
@@ -177,7 +177,7 @@ impl Count {
 
 impl Session {
     fn is_decided(self, key: &KeyState, last_us: i64, final_us: i64) -> bool {
-        let (open, closed) = self.look(key, final_us);
+        let (open, closed) = Rule::Session(self).gone_through(key, final_us);
         let until_us = last_us.saturating_add(self.gap_us);
         let Some(open) = open else { return until_us < final_us };
         let open_us = key.entries[open].first_us;
@@ -187,14 +187,6 @@ impl Session {
         let is_apart = self.max_us.is_none() || before_us.saturating_add(self.gap_us) < open_us;
         let is_cut = || last_us < self.resets_of(key, &closed, final_us).last_us;
         until_us < open_us && (is_apart || is_cut())
-    }
-
-    /// What is open before `final_us`, and what has ended.
-    fn look(self, key: &KeyState, final_us: i64) -> (Option<usize>, Vec<Found>) {
-        let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
-        let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
-        self.scan(&key.entries, &mut cursor, horizon, &mut closed);
-        (cursor.open, closed)
     }
 
     /// Where the last session begins that is final whatever comes, as it is cut; of those of which
@@ -252,7 +244,7 @@ impl SpanOperator {
         match self.rule {
             Rule::State(rule) => key.resets = rule.resets_of(key, final_us),
             Rule::Session(rule) if rule.max_us.is_some() => {
-                let (_, closed) = rule.look(key, final_us);
+                let (_, closed) = self.rule.gone_through(key, final_us);
                 key.resets = rule.resets_of(key, &closed, final_us);
             }
             _ => {}

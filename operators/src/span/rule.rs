@@ -119,6 +119,18 @@ impl Rule {
         }
     }
 
+    /// The first entry of what is open of a key before `final_us`, and what has ended.
+    pub(super) fn gone_through(
+        &self,
+        key: &KeyState,
+        final_us: i64,
+    ) -> (Option<usize>, Vec<Found>) {
+        let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
+        let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
+        self.scan(key, &mut cursor, horizon, &mut closed);
+        (cursor.open, closed)
+    }
+
     /// What is not needed any more when no reading older than `final_us` can come.
     pub(super) fn fold(&self, key: &KeyState, final_us: i64) -> Folding {
         match self {

@@ -11,8 +11,8 @@
 //!   are all kept; for those that are over it is late.
 
 use super::count::Count;
-use super::keys::{Cursor, Entry, KeyState, Marks};
-use super::rule::{Horizon, Rule};
+use super::keys::{Entry, KeyState, Marks};
+use super::rule::Rule;
 use super::session::Session;
 use super::state::State;
 use crate::spec::{LatePolicy, WindowSpec};
@@ -67,10 +67,8 @@ impl Rule {
 
 /// Looks at the entries of a key until before `final_us`.
 fn look(rule: Rule, key: &KeyState, final_us: i64) -> Looked {
-    let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
-    let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
-    rule.scan(key, &mut cursor, horizon, &mut closed);
-    let open_us = cursor.open.map(|open| key.entries[open].first_us);
+    let (open, closed) = rule.gone_through(key, final_us);
+    let open_us = open.map(|open| key.entries[open].first_us);
     Looked { open_us, ended_us: closed.last().map_or(i64::MIN, |c| c.end_us) }
 }
 
