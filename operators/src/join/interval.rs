@@ -32,18 +32,16 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 
 use self::rule::{Refused, Rule, insert};
+use super::known::Known;
 use super::save::{self, StateRow};
 use super::sides::{Joined, Row, Side, Sides};
 use crate::batch::Tick;
 use crate::expression::Failed;
 use crate::grouped::{EPOCH_BYTES_MAX, runs};
-use crate::intern::Fresh;
-use crate::keys::{Quiet, Remnant, Remnants, anew_us, gone_us};
+use crate::keys::Remnant;
 use crate::late::LateRows;
 use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
-use crate::outage::Outages;
-use crate::slabs::Slabs;
-use crate::snapshot::{GroupSet, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::spec::{JoinSpec, Partners};
 use crate::system::step_rejects;
 
@@ -120,16 +118,8 @@ impl Came {
 pub struct IntervalJoin {
     sides: Sides,
     rule: Rule,
-    keys: Slabs<KeyState>,
-    remnants: Remnants,
-    idle: Quiet,
-    gone: Quiet,
-    outages: Outages,
-    /// How long a key is silent before its rows wait no longer, and before it is forgotten;
-    /// microseconds.
-    silent_us: (i64, i64),
+    known: Known<KeyState>,
     late: LateRows,
-    changed: GroupSet,
 }
 
 /// What comes out of an epoch.
@@ -180,26 +170,10 @@ impl IntervalJoin {
                 rows_max,
                 bytes_max: EPOCH_BYTES_MAX,
             },
-            keys: Slabs::default(),
-            remnants: Remnants::new(spec.limits.share()),
-            idle: Quiet::new(silent_us),
-            gone: Quiet::new(gone_us),
-            outages: Outages::default(),
-            silent_us: (silent_us, gone_us),
+            known: Known::new(spec.limits.share(), (silent_us, gone_us)),
             late: LateRows::new(&spec.pipeline, &spec.name),
-            changed: GroupSet::default(),
             sides: Sides::new(spec)?,
         })
-    }
-
-    fn start(&mut self, fresh: &[Fresh]) {
-        for key in fresh {
-            let left = self.remnants.take(*key);
-            let state = left.map_or_else(KeyState::default, |r| KeyState::back(r.bound, r.extra));
-            self.keys.put(key.id as usize, state);
-            self.idle.start(key.id, i64::MIN);
-            self.gone.start(key.id, i64::MIN);
-        }
     }
 
     /// Takes the rows of one edge.
@@ -213,16 +187,14 @@ impl IntervalJoin {
         if rows.num_rows() == 0 {
             return Ok(Came { rows: rows.clone(), taken: Vec::new() });
         }
-        let (arrived, fresh) = self.sides.admit((side, &self.remnants), rows, emit)?;
-        self.start(&fresh);
+        let (arrived, fresh) = self.sides.admit((side, &self.known.remnants), rows, emit)?;
+        self.known.start(&fresh, |left| KeyState::back(left.bound, left.extra));
         let column = arrived.rows.column(self.rule.times[usize::from(side == Side::Right)]);
         let times = column.as_primitive::<TimestampMicrosecondType>();
         let mut taken = Vec::with_capacity(arrived.ids.len());
         for (row, (id, time_us)) in arrived.ids.iter().zip(times.values()).enumerate() {
-            self.idle.heard(*id, tick.time_us);
-            self.gone.heard(*id, tick.time_us);
-            self.changed.insert(self.sides.interner.group(*id));
-            let key = &self.keys[*id as usize];
+            self.known.heard(*id, &self.sides.interner, tick.time_us);
+            let key = &self.known.keys[*id as usize];
             let is_settled = *time_us < key.settled_us;
             if is_settled || side == Side::Right && *time_us <= key.told_us {
                 // Of a key below the floor of its group no clock is known.
@@ -239,7 +211,7 @@ impl IntervalJoin {
         for own in came.by_key() {
             let (id, first_us, _) = own[0];
             let new = own.iter().map(|(_, time_us, row)| (*time_us, arrived.bytes(*row)));
-            insert(self.keys[id as usize].of(side), first_us, new);
+            insert(self.known.keys[id as usize].of(side), first_us, new);
         }
         Ok(came)
     }
@@ -249,17 +221,17 @@ impl IntervalJoin {
         let newest = came.iter().flat_map(Came::by_key).filter_map(|own| own.last());
         let mut ids = Vec::new();
         for (id, time_us, _) in newest {
-            let key = &mut self.keys[*id as usize];
+            let key = &mut self.known.keys[*id as usize];
             key.clock_us = key.clock_us.max(*time_us);
             ids.push(*id);
         }
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
-            let clock_us = self.keys[id as usize].clock_us;
+            let clock_us = self.known.keys[id as usize].clock_us;
             let to_us = clock_us.saturating_sub(self.sides.spec.disorder_us);
-            if to_us > self.keys[id as usize].settled_us {
-                self.keys[id as usize].settled_us = to_us;
+            if to_us > self.known.keys[id as usize].settled_us {
+                self.known.keys[id as usize].settled_us = to_us;
                 self.join_before(id, to_us.saturating_sub(self.rule.after_us), out);
             }
         }
@@ -267,15 +239,14 @@ impl IntervalJoin {
 
     /// Joins what waits of keys that were silent for long enough.
     fn settle_silent(&mut self, tick: Tick, out: &mut Out) {
-        let (idle_us, outages) = (self.silent_us.0, &self.outages);
-        for id in self.idle.silent(tick.time_us, |_, seen_us| anew_us(outages, seen_us, idle_us)) {
+        for id in self.known.silent(tick.time_us) {
             self.join_all(id, out);
         }
     }
 
     /// Joins all left rows of a key with what is there.
     fn join_all(&mut self, id: u32, out: &mut Out) {
-        let key = &mut self.keys[id as usize];
+        let key = &mut self.known.keys[id as usize];
         let Some((last_us, _)) = key.left.back() else { return };
         key.told_us = key.told_us.max(last_us.saturating_add(self.rule.after_us));
         key.settled_us = key.settled_us.max(key.clock_us);
@@ -285,8 +256,8 @@ impl IntervalJoin {
     /// Joins the left rows of a key that are older than this.
     fn join_before(&mut self, id: u32, before_us: i64, out: &mut Out) {
         let (rule, outer) = (self.rule, self.sides.spec.outer);
-        self.changed.insert(self.sides.interner.group(id));
-        let key = &mut self.keys[id as usize];
+        self.known.change(id, &self.sides.interner);
+        let key = &mut self.known.keys[id as usize];
         let mut bytes = 0;
         while key.left.front().is_some_and(|(time_us, _)| *time_us < before_us) {
             let Some((time_us, row)) = key.left.pop_front() else { break };
@@ -319,7 +290,7 @@ impl IntervalJoin {
         let (rule, rows_max) = (self.rule, self.rule.rows_max);
         let mut failed = Vec::new();
         for own in came.by_key() {
-            let key = &mut self.keys[own[0].0 as usize];
+            let key = &mut self.known.keys[own[0].0 as usize];
             let waiting = key.of(side);
             let over = waiting.len().saturating_sub(rows_max);
             for (_, time_us, row) in own.iter().rev().take(over) {
@@ -364,23 +335,8 @@ impl IntervalJoin {
 
     /// Forgets keys that were silent for long enough, but for how far they were settled.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let (silent_us, outages) = (self.silent_us, &self.outages);
-        let at_us = |_: u32, seen_us: i64| gone_us(outages, seen_us, silent_us);
-        let gone = self.gone.silent(tick.time_us, at_us);
-        let left = gone.iter().map(|id| {
-            let key = &self.keys[*id as usize];
-            (*id, Remnant { bound: key.settled_us, extra: key.clock_us })
-        });
-        let left: Vec<(u32, Remnant)> = left.collect();
-        self.remnants.keep(&self.sides.interner, &left)?;
-        for id in gone {
-            self.changed.insert(self.sides.interner.group(id));
-            let is_last = self.sides.interner.forget(id);
-            self.keys.forget(id as usize, is_last);
-            self.idle.forget(id, is_last);
-            self.gone.forget(id, is_last);
-        }
-        Ok(())
+        let left = |key: &KeyState| Remnant { bound: key.settled_us, extra: key.clock_us };
+        self.known.forget(&mut self.sides.interner, tick.time_us, |_| 0, left)
     }
 }
 
@@ -397,7 +353,7 @@ impl JoinOperator for IntervalJoin {
         let mut out = Out::default();
         self.settle(&came, &mut out);
         // A key that is silent at once is so in the call that it is heard in.
-        if !emit.more || self.idle.is_at_once() {
+        if !emit.more || self.known.is_silent_at_once() {
             self.settle_silent(tick, &mut out);
         }
         self.refuse(Side::Left, &came[0], emit)?;
@@ -416,9 +372,8 @@ impl JoinOperator for IntervalJoin {
     }
 
     fn cut(&mut self, whole: bool) -> Snapshot {
-        let changed = std::mem::take(&mut self.changed);
-        let groups = if whole { GroupSet::ALL } else { changed };
-        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us());
+        let groups = self.known.cut(whole);
+        let (keys, seen_us) = (self.known.keys.clone(), self.known.seen_us());
         let rows_of = move |id: u32| {
             let key = &keys[id as usize];
             let seen_us = seen_us[id as usize];
@@ -436,28 +391,27 @@ impl JoinOperator for IntervalJoin {
             }
             rows
         };
-        save::cut(&self.sides, self.remnants.clone(), groups, &NUMBERS, rows_of)
+        save::cut(&self.sides, self.known.remnants.clone(), groups, &NUMBERS, rows_of)
     }
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        for (id, rows) in save::load(&mut self.sides, &mut self.remnants, state, &NUMBERS)? {
-            let mut key = KeyState::default();
+        for (id, rows) in save::load(&mut self.sides, &mut self.known.remnants, state, &NUMBERS)? {
+            let (mut key, mut seen) = (KeyState::default(), None);
             for (i, row) in rows.into_iter().enumerate() {
-                let [clock, settled, told, seen, time] = row.numbers[..] else {
+                let [clock, settled, told, heard, time] = row.numbers[..] else {
                     return Err(OperatorError::State("a row has too few numbers".to_owned()));
                 };
                 if i == 0 {
-                    let [clock_us, settled_us, told_us, seen_us] =
-                        [clock, settled, told, seen].map(|number| number.unwrap_or(i64::MIN));
+                    let [clock_us, settled_us, told_us] =
+                        [clock, settled, told].map(|number| number.unwrap_or(i64::MIN));
                     key = KeyState { told_us, ..KeyState::back(settled_us, clock_us) };
-                    self.idle.start(id, seen_us);
-                    self.gone.start(id, seen_us);
+                    seen = heard;
                 }
                 let Some(time_us) = time else { continue };
                 key.left.extend(row.left.map(|row| (time_us, row)));
                 key.right.extend(row.right.map(|row| (time_us, row)));
             }
-            self.keys.put(id as usize, key);
+            self.known.restore(id, key, seen.unwrap_or(i64::MIN));
         }
         Ok(())
     }
@@ -466,11 +420,7 @@ impl JoinOperator for IntervalJoin {
 impl AsideOperator for IntervalJoin {
     /// The log of outages.
     fn aside(&mut self, rows: &RecordBatch) {
-        if rows.num_rows() > 0 {
-            self.outages.take(rows);
-            self.idle.changed();
-            self.gone.changed();
-        }
+        self.known.outages(rows);
     }
 }
 

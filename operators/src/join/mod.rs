@@ -10,6 +10,7 @@
 
 mod bound;
 mod interval;
+mod known;
 mod save;
 mod sides;
 mod window;

@@ -22,18 +22,16 @@ use std::sync::Arc;
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
+use super::known::Known;
 use super::save::{self, StateRow};
 use super::sides::{Arrived, Joined, Row, Side, Sides};
 use crate::batch::Tick;
 use crate::bound::tree_bytes;
 use crate::expression::taken_back;
-use crate::intern::Fresh;
-use crate::keys::{Quiet, Remnant, Remnants, anew_us, gone_us};
+use crate::keys::Remnant;
 use crate::late::LateRows;
 use crate::operator::{AsideOperator, Emit, JoinOperator, OperatorError};
-use crate::outage::Outages;
-use crate::slabs::Slabs;
-use crate::snapshot::{GroupSet, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::spec::{JoinSpec, Partners, TakesBack};
 
 /// Numbers of a state row: of the key, then of the window.
@@ -126,19 +124,10 @@ pub struct WindowJoin {
     columns: [[usize; 3]; 2],
     keep_us: i64,
     takes_back: Option<TakesBack>,
-    /// How long a key is silent before its windows wait no longer, microseconds.
-    idle_us: i64,
-    /// How long before it is forgotten, but for the length of its newest window.
-    forget_us: i64,
-    keys: Slabs<KeyState>,
-    remnants: Remnants,
-    idle: Quiet,
-    gone: Quiet,
-    outages: Outages,
+    known: Known<KeyState>,
     late: LateRows,
     /// Windows that are to be looked at in this epoch, by their keys.
     touched: Vec<(u32, Bounds)>,
-    changed: GroupSet,
 }
 
 /// What is emitted of a window.
@@ -168,27 +157,11 @@ impl WindowJoin {
             columns: [left, right],
             keep_us,
             takes_back: takes_back.clone(),
-            idle_us,
-            forget_us,
-            keys: Slabs::default(),
-            remnants: Remnants::new(spec.limits.share()),
-            idle: Quiet::new(idle_us),
-            gone: Quiet::new(forget_us),
-            outages: Outages::default(),
+            known: Known::new(spec.limits.share(), (idle_us, forget_us)),
             late: LateRows::new(&spec.pipeline, &spec.name),
             touched: Vec::new(),
-            changed: GroupSet::default(),
             sides: Sides::new(spec)?,
         })
-    }
-
-    fn start(&mut self, fresh: &[Fresh]) {
-        for key in fresh {
-            let state = self.remnants.take(*key).map_or_else(KeyState::default, KeyState::back);
-            self.keys.put(key.id as usize, state);
-            self.idle.start(key.id, i64::MIN);
-            self.gone.start(key.id, i64::MIN);
-        }
     }
 
     /// Takes the windows of one edge.
@@ -202,8 +175,8 @@ impl WindowJoin {
         if rows.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let (arrived, fresh) = self.sides.admit((side, &self.remnants), rows, emit)?;
-        self.start(&fresh);
+        let (arrived, fresh) = self.sides.admit((side, &self.known.remnants), rows, emit)?;
+        self.known.start(&fresh, KeyState::back);
         let [start, end, revision] = self.columns[usize::from(side == Side::Right)];
         let Arrived { ids, rows, gone, .. } = &arrived;
         let time = |c: usize| rows.column(c).as_primitive::<TimestampMicrosecondType>();
@@ -212,11 +185,9 @@ impl WindowJoin {
         let mut clocks = Vec::with_capacity(ids.len());
         for (row, id) in ids.iter().enumerate() {
             let (start_us, end_us) = (starts.value(row), ends.value(row));
-            self.idle.heard(*id, tick.time_us);
-            self.gone.heard(*id, tick.time_us);
-            self.changed.insert(self.sides.interner.group(*id));
+            self.known.heard(*id, &self.sides.interner, tick.time_us);
             clocks.push((*id, end_us));
-            let key = &mut self.keys[*id as usize];
+            let key = &mut self.known.keys[*id as usize];
             if end_us <= key.dropped_us {
                 // Of a key below the floor of its group no clock is known.
                 let behind_us = key.clock_us.max(end_us).saturating_sub(end_us);
@@ -243,7 +214,7 @@ impl WindowJoin {
     fn settle(&mut self, clocks: Vec<(u32, i64)>) {
         let disorder_us = self.sides.spec.disorder_us;
         for (id, end_us) in clocks {
-            let key = &mut self.keys[id as usize];
+            let key = &mut self.known.keys[id as usize];
             key.clock_us = key.clock_us.max(end_us);
             let clock_us = key.clock_us;
             self.settle_to(id, clock_us.saturating_sub(disorder_us));
@@ -252,19 +223,18 @@ impl WindowJoin {
 
     /// The same for keys that were silent for long enough.
     fn settle_silent(&mut self, tick: Tick) {
-        let (idle_us, outages) = (self.idle_us, &self.outages);
-        for id in self.idle.silent(tick.time_us, |_, seen_us| anew_us(outages, seen_us, idle_us)) {
-            let clock_us = self.keys[id as usize].clock_us;
+        for id in self.known.silent(tick.time_us) {
+            let clock_us = self.known.keys[id as usize].clock_us;
             self.settle_to(id, clock_us);
         }
     }
 
     fn settle_to(&mut self, id: u32, to_us: i64) {
-        let key = &mut self.keys[id as usize];
-        if to_us <= key.settled_us {
+        if to_us <= self.known.keys[id as usize].settled_us {
             return;
         }
-        self.changed.insert(self.sides.interner.group(id));
+        self.known.change(id, &self.sides.interner);
+        let key = &mut self.known.keys[id as usize];
         let (from, to) = ((key.settled_us, i64::MAX), (to_us, i64::MAX));
         let now = key.pairs.range((Bound::Excluded(from), Bound::Included(to)));
         let alone = now.filter(|(_, pair)| pair.right().is_none() && pair.emitted.is_none());
@@ -279,7 +249,7 @@ impl WindowJoin {
         touched.dedup();
         let mut due = Vec::new();
         for (id, bounds) in touched.drain(..) {
-            let key = &mut self.keys[id as usize];
+            let key = &mut self.known.keys[id as usize];
             let Some(pair) = key.pairs.get_mut(&bounds) else { continue };
             let Some(left) = &pair.left else { continue };
             let is_alone = pair.right().is_none();
@@ -329,7 +299,7 @@ impl WindowJoin {
     fn drop_old(&mut self, ids: &[u32]) {
         let keep_us = self.sides.spec.disorder_us.saturating_add(self.keep_us);
         for id in ids {
-            let key = &mut self.keys[*id as usize];
+            let key = &mut self.known.keys[*id as usize];
             let dropped_us = key.clock_us.saturating_sub(keep_us);
             if dropped_us > key.dropped_us {
                 key.dropped_us = dropped_us;
@@ -338,31 +308,15 @@ impl WindowJoin {
         }
     }
 
-    /// Forgets keys that were silent for so long that nothing of them is expected any more.
+    /// Forgets keys that were silent for so long that nothing of them is expected any more, not even
+    /// the next window.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let (keys, outages) = (&self.keys, &self.outages);
-        let (idle_us, forget_us) = (self.idle_us, self.forget_us);
-        let gone = self.gone.silent(tick.time_us, |id, seen_us| {
-            let newest = keys[id as usize].pairs.last_key_value();
-            let next_us = newest.map_or(0, |((end_us, start_us), _)| end_us - start_us);
-            gone_us(outages, seen_us, (idle_us, forget_us.saturating_add(next_us)))
-        });
-        let left: Vec<(u32, Remnant)> = gone
-            .iter()
-            .map(|id| {
-                let clock_us = self.keys[*id as usize].clock_us;
-                (*id, Remnant { bound: clock_us, extra: clock_us })
-            })
-            .collect();
-        self.remnants.keep(&self.sides.interner, &left)?;
-        for id in gone {
-            self.changed.insert(self.sides.interner.group(id));
-            let is_last = self.sides.interner.forget(id);
-            self.keys.forget(id as usize, is_last);
-            self.idle.forget(id, is_last);
-            self.gone.forget(id, is_last);
-        }
-        Ok(())
+        let next_us = |key: &KeyState| {
+            let newest = key.pairs.last_key_value();
+            newest.map_or(0, |((end_us, start_us), _)| end_us - start_us)
+        };
+        let left = |key: &KeyState| Remnant { bound: key.clock_us, extra: key.clock_us };
+        self.known.forget(&mut self.sides.interner, tick.time_us, next_us, left)
     }
 }
 
@@ -391,16 +345,15 @@ impl JoinOperator for WindowJoin {
     fn end(&mut self, emit: &mut Emit) -> Result<(), OperatorError> {
         let ids: Vec<u32> = self.sides.interner.ids().collect();
         for id in ids {
-            let clock_us = self.keys[id as usize].clock_us;
+            let clock_us = self.known.keys[id as usize].clock_us;
             self.settle_to(id, clock_us);
         }
         self.give(emit)
     }
 
     fn cut(&mut self, whole: bool) -> Snapshot {
-        let changed = std::mem::take(&mut self.changed);
-        let groups = if whole { GroupSet::ALL } else { changed };
-        let (keys, seen_us) = (self.keys.clone(), self.gone.seen_us());
+        let groups = self.known.cut(whole);
+        let (keys, seen_us) = (self.known.keys.clone(), self.known.seen_us());
         let rows_of = move |id: u32| {
             let key = &keys[id as usize];
             let own = [key.clock_us, key.settled_us, key.dropped_us, seen_us[id as usize]];
@@ -424,33 +377,28 @@ impl JoinOperator for WindowJoin {
                 false => key.pairs.iter().map(of_pair).collect(),
             }
         };
-        save::cut(&self.sides, self.remnants.clone(), groups, &NUMBERS, rows_of)
+        save::cut(&self.sides, self.known.remnants.clone(), groups, &NUMBERS, rows_of)
     }
 
     fn load(&mut self, state: &RecordBatch) -> Result<(), OperatorError> {
-        for (id, rows) in save::load(&mut self.sides, &mut self.remnants, state, &NUMBERS)? {
-            let mut key = KeyState::default();
+        for (id, rows) in save::load(&mut self.sides, &mut self.known.remnants, state, &NUMBERS)? {
+            let (mut key, mut seen_us) = (KeyState::default(), i64::MIN);
             for row in rows {
                 let [clock, settled, dropped, seen, end, start, left, right, emitted] =
                     row.numbers[..]
                 else {
                     return Err(OperatorError::State("a row has too few numbers".to_owned()));
                 };
-                let [clock_us, settled_us, dropped_us, seen_us] =
+                // They are the same in all rows of a key.
+                [key.clock_us, key.settled_us, key.dropped_us, seen_us] =
                     [clock, settled, dropped, seen].map(|number| number.unwrap_or(i64::MIN));
-                if key.pairs.is_empty() {
-                    (key.clock_us, key.settled_us) = (clock_us, settled_us);
-                    key.dropped_us = dropped_us;
-                    self.idle.start(id, seen_us);
-                    self.gone.start(id, seen_us);
-                }
                 if let Some(bounds) = end.zip(start) {
                     let left = left.zip(row.left).map(Revised::load);
                     let right = right.zip(row.right).map(Revised::load);
                     key.pairs.insert(bounds, Pair { left, right, emitted });
                 }
             }
-            self.keys.put(id as usize, key);
+            self.known.restore(id, key, seen_us);
         }
         Ok(())
     }
@@ -459,11 +407,7 @@ impl JoinOperator for WindowJoin {
 impl AsideOperator for WindowJoin {
     /// The log of outages.
     fn aside(&mut self, rows: &RecordBatch) {
-        if rows.num_rows() > 0 {
-            self.outages.take(rows);
-            self.idle.changed();
-            self.gone.changed();
-        }
+        self.known.outages(rows);
     }
 }
 
