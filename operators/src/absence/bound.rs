@@ -8,7 +8,7 @@ use crate::bound::{
     Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes, tree_bytes, vec_bytes,
 };
 use crate::intern::key_bytes;
-use crate::keys::{LISTED_BYTES, waiting, waiting_bytes};
+use crate::keys::{HELD_BYTES, LISTED_BYTES, waiting, waiting_bytes};
 use crate::spec::{AbsenceSpec, Cadence};
 
 impl Bounded for AbsenceSpec {
@@ -29,7 +29,7 @@ impl Bounded for AbsenceSpec {
         };
         // On the lists of those to look at, of those that are silent, and of those that wait for a
         // source, to be told of or to be forgotten.
-        let listed = 2 * LISTED_BYTES + 2 * tree_bytes(size_of::<u32>());
+        let listed = 2 * LISTED_BYTES + HELD_BYTES + tree_bytes(size_of::<u32>());
         let keys = self.keys.iter().map(|k| self.input.field(*k).data_type());
         let key_bytes = key_bytes(keys, load.text_bytes)
             .saturating_add((size_of::<KeyState>() + size_of::<i64>()) as u64 + listed + gaps)

@@ -36,7 +36,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use self::key::{Arrived, Judge, KeyState, Told};
 use crate::batch::Tick;
 use crate::intern::KeyInterner;
-use crate::keys::{KeyedStep, Pushed, Ready, Reorder, Silence, Waiting};
+use crate::keys::{KeyedStep, Pushed, Quiet, Ready, Reorder, Waiting};
 use crate::late::LateRows;
 use crate::operator::{Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
@@ -88,14 +88,12 @@ pub struct AbsenceOperator {
     picker: Picker,
     reorder: Reorder<Arrived>,
     keys: Slabs<KeyState>,
-    silence: Silence,
+    silence: Quiet,
     outages: Outages,
     /// Keys by the tick time at which to look whether they have been silent for long enough.
     due: BTreeMap<i64, Vec<u32>>,
     /// Keys whose absence an outage explains: to be looked at when the outages change.
     waiting: BTreeSet<u32>,
-    /// Keys that would be forgotten if no outage lasted: likewise.
-    held: BTreeSet<u32>,
     late: LateRows,
     ids: Vec<u32>,
     told: Vec<Told>,
@@ -125,11 +123,10 @@ impl AbsenceOperator {
                 if spec.live { spec.disorder_us } else { i64::MAX },
             ),
             keys: Slabs::default(),
-            silence: Silence::new(forget_after_us),
+            silence: Quiet::new(forget_after_us),
             outages: Outages::default(),
             due: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            held: BTreeSet::new(),
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             told: Vec::new(),
@@ -250,33 +247,14 @@ impl AbsenceOperator {
         }
     }
 
-    /// See [`KeyState::gone_us`].
-    fn gone_us(&self, id: u32) -> Option<i64> {
-        let heard_us = self.reorder.keys[id as usize].seen_us;
-        self.keys[id as usize].gone_us(&self.spec, &self.outages, heard_us)
-    }
-
     /// Keys that were silent for long enough to be forgotten, and not because of an outage.
     fn gone(&mut self, now_us: i64) -> Vec<u32> {
-        let silent = self.silence.silent(now_us).into_iter();
-        let is_gone = |id: &u32| self.gone_us(*id).is_some_and(|gone_us| gone_us <= now_us);
-        let (gone, held): (Vec<u32>, Vec<u32>) = silent.partition(is_gone);
-        held.into_iter().for_each(|id| self.hold(id));
-        gone
-    }
-
-    /// Lists a key that may not be forgotten yet for when it may, if that is known.
-    fn hold(&mut self, id: u32) {
-        if self.silence.seen_us[id as usize] != i64::MIN {
-            // It was heard meanwhile.
-            return;
-        }
-        match self.gone_us(id) {
-            Some(at_us) => {
-                self.silence.again(id, self.reorder.keys[id as usize].seen_us, at_us);
-            }
-            None => drop(self.held.insert(id)),
-        }
+        let (spec, outages) = (&self.spec, &self.outages);
+        let (keys, heard) = (&self.keys, &self.reorder.keys);
+        self.silence.silent(now_us, |id, _| {
+            let id = id as usize;
+            keys[id].gone_us(spec, outages, heard[id].seen_us)
+        })
     }
 
     /// Says of keys that are about to be forgotten that they are gone.
@@ -304,9 +282,7 @@ impl JoinOperator for AbsenceOperator {
             for id in std::mem::take(&mut self.waiting) {
                 self.watch(id);
             }
-            for id in std::mem::take(&mut self.held) {
-                self.hold(id);
-            }
+            self.silence.changed();
         }
         if left.num_rows() > 0 {
             self.take(left, tick, emit)?;

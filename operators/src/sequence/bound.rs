@@ -8,7 +8,7 @@ use crate::bound::{
     Bounded, Load, StateBound, Unbounded, row_bytes, shared_bytes, tree_bytes, vec_bytes,
 };
 use crate::intern::key_bytes;
-use crate::keys::LISTED_BYTES;
+use crate::keys::{HELD_BYTES, LISTED_BYTES};
 use crate::spec::{Pattern, SequenceSpec};
 
 impl Bounded for SequenceSpec {
@@ -34,8 +34,8 @@ impl Bounded for SequenceSpec {
         };
         let keys = self.keys.iter().map(|k| self.input.field(*k).data_type());
         // When it is looked at, and forgotten; that it waits for the end of an outage.
-        let listed =
-            LISTED_BYTES + tree_bytes(size_of::<(i64, u32)>()) + 2 * tree_bytes(size_of::<u32>());
+        let waits = tree_bytes(size_of::<(i64, u32)>()) + tree_bytes(size_of::<u32>());
+        let listed = LISTED_BYTES + HELD_BYTES + waits;
         let own = (size_of::<KeyState>() + size_of::<i64>()) as u64 + listed;
         let key_bytes = key_bytes(keys, load.text_bytes)
             .saturating_add(own)

@@ -36,7 +36,7 @@ use self::key::{KeyState, Rule, Told};
 use crate::batch::Tick;
 use crate::expression::{Failed, condition, expression_failed};
 use crate::intern::KeyInterner;
-use crate::keys::{KeyedStep, Silence};
+use crate::keys::{KeyedStep, Quiet, gone_us};
 use crate::late::LateRows;
 use crate::operator::{Emit, JoinOperator, OperatorError};
 use crate::outage::Outages;
@@ -63,15 +63,13 @@ pub struct SequenceOperator {
     /// The columns of the first reading, then those of the last one.
     picker: Picker,
     keys: Slabs<KeyState>,
-    silence: Silence,
+    silence: Quiet,
     outages: Outages,
     /// The tick time at which to look whether a key has been silent for long enough; of each key
     /// at most one.
     due: BTreeSet<(i64, u32)>,
     /// Keys that wait for the end of an outage: to be looked at when the outages change.
     waiting: BTreeSet<u32>,
-    /// Keys that would be forgotten if no outage lasted: likewise.
-    held: BTreeSet<u32>,
     late: LateRows,
     ids: Vec<u32>,
     told: Vec<Told>,
@@ -97,11 +95,10 @@ impl SequenceOperator {
             interner: KeyInterner::new(&types)?,
             picker: Picker::new((&spec.pipeline, &spec.name), &select, &spec.input)?,
             keys: Slabs::default(),
-            silence: Silence::new(forget_after_us),
+            silence: Quiet::new(forget_after_us),
             outages: Outages::default(),
             due: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            held: BTreeSet::new(),
             late: LateRows::new(&spec.pipeline, &spec.name),
             ids: Vec::new(),
             told: Vec::new(),
@@ -241,37 +238,15 @@ impl SequenceOperator {
         }
     }
 
-    /// From which tick time on a key can be taken for gone: time in which nothing could be heard is
-    /// no silence, and after that it has its whole time anew. `None`: while an outage lasts.
-    fn gone_us(&self, id: u32) -> Option<i64> {
-        let seen_us = self.keys[id as usize].seen_us;
-        let silent_us = self.outages.quiet_for(seen_us, self.spec.forget_after_us)?;
-        let anew_us = self.outages.over_us()?.saturating_add(waits_us(&self.spec));
-        Some(silent_us.max(anew_us))
-    }
-
-    /// Keys that were silent for long enough to be forgotten, and not because of an outage.
+    /// Keys that were silent for long enough to be forgotten: time in which nothing could be heard is
+    /// no silence, and after that each has its whole time anew.
     fn gone(&mut self, now_us: i64) -> Vec<u32> {
         if !self.spec.live {
             return Vec::new();
         }
-        let silent = self.silence.silent(now_us).into_iter();
-        let is_gone = |id: &u32| self.gone_us(*id).is_some_and(|gone_us| gone_us <= now_us);
-        let (gone, held): (Vec<u32>, Vec<u32>) = silent.partition(is_gone);
-        held.into_iter().for_each(|id| self.hold(id));
-        gone
-    }
-
-    /// Lists a key that may not be forgotten yet for when it may, if that is known.
-    fn hold(&mut self, id: u32) {
-        if self.silence.seen_us[id as usize] != i64::MIN {
-            // It was heard meanwhile.
-            return;
-        }
-        match self.gone_us(id) {
-            Some(at_us) => self.silence.again(id, self.keys[id as usize].seen_us, at_us),
-            None => drop(self.held.insert(id)),
-        }
+        let silent_us = (waits_us(&self.spec), self.spec.forget_after_us);
+        let (keys, outages) = (&self.keys, &self.outages);
+        self.silence.silent(now_us, |id, _| gone_us(outages, keys[id as usize].seen_us, silent_us))
     }
 
     fn forget(&mut self, gone: &[u32]) {
@@ -302,9 +277,7 @@ impl JoinOperator for SequenceOperator {
             for id in std::mem::take(&mut self.waiting) {
                 self.watch(id);
             }
-            for id in std::mem::take(&mut self.held) {
-                self.hold(id);
-            }
+            self.silence.changed();
         }
         if rows.num_rows() > 0 {
             self.take(rows, tick, emit)?;
