@@ -60,9 +60,10 @@ fn note(emit: &Emit, out: &mut Vec<Row>) {
     }
 }
 
-/// Epochs, each with its tick, on as many workers as `workers` says, one after the other.
+/// Epochs, each with its tick, on as many workers as `workers` says, one after the other; the rows
+/// by tick time, which several epochs can have.
 fn run(spec: &SkewSpec, epochs: &[(i64, Vec<Lag>)], workers: &[usize]) -> Vec<Row> {
-    let (mut out, mut states) = (Vec::new(), Vec::new());
+    let (mut out, mut states) = (BTreeMap::<i64, Vec<Row>>::new(), Vec::new());
     let parts = epochs.chunks(epochs.len().div_ceil(workers.len()).max(1));
     for (part, count) in parts.zip(workers) {
         let new = || ClockSkew::new(spec.clone()).unwrap();
@@ -73,19 +74,18 @@ fn run(spec: &SkewSpec, epochs: &[(i64, Vec<Lag>)], workers: &[usize]) -> Vec<Ro
             }
         }
         for (time_us, lags) in part {
-            let mut of_epoch = Vec::new();
+            let of_tick = out.entry(*time_us).or_default();
             for (index, one) in all.iter_mut().enumerate() {
                 let mut emit = Emit::default();
                 let tick = Tick { epoch: 1, time_us: *time_us };
                 one.epoch(&owned(&batch(lags), (index, *count)), tick, &mut emit).unwrap();
-                note(&emit, &mut of_epoch);
+                note(&emit, of_tick);
             }
-            of_epoch.sort();
-            out.extend(of_epoch);
+            of_tick.sort();
         }
         states = all.iter_mut().map(|one| one.save().unwrap()).collect();
     }
-    out
+    out.into_values().flatten().collect()
 }
 
 /// The definition: of each device, the least lag of each stretch of ticks; of two that follow each
