@@ -157,7 +157,10 @@ impl Fleet {
             all.extend(rows_of(&emit.rows));
             self.late += emit.late.iter().map(RecordBatch::num_rows).sum::<usize>();
         }
-        self.told.extend(all.iter().cloned());
+        // Whoever takes them gets them in the order of their revisions.
+        let mut told = all.clone();
+        told.sort_by_key(|row| row.revision);
+        self.told.extend(told);
         all
     }
 
