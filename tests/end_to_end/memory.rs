@@ -15,8 +15,6 @@ const BUDGET_MIB: u64 = 384;
 const BUDGET: &str = "384MiB";
 /// Readings in a request of the flood.
 const LINES: usize = 250;
-/// Between two of them: what is acknowledged before memory is seen to be short is worked through.
-const PAUSE: Duration = Duration::from_millis(5);
 /// Devices that were there before.
 const OLD: usize = 50;
 /// Rows of new keys that must have been refused before the flood ends.
@@ -107,7 +105,6 @@ fn flood(client: &Client, next: &AtomicU64, stop: &AtomicBool) {
         }
         client.send(&body);
         next.store(from + LINES as u64, Ordering::Release);
-        std::thread::sleep(PAUSE);
     }
 }
 

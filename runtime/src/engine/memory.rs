@@ -29,6 +29,10 @@ const SHORT_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// messages, and so is the state of new keys.
 const TIGHT_PART: u64 = 256;
 const TIGHT_BYTES_MIN: u64 = 256 << 10;
+/// Before that, so many bytes of memory may be taken by each byte that is acknowledged and still to
+/// be worked through: what is in the journal without a mark lets new keys in, whatever memory is by
+/// then.
+const GROWS_BY: u64 = 16;
 /// And so much less of it at the last stage.
 const STOP_PART: u64 = 16;
 
@@ -162,7 +166,9 @@ impl Orders {
     ) -> Self {
         let tight_bytes = (bytes_max / TIGHT_PART).max(TIGHT_BYTES_MIN);
         let hold = match stage {
-            Stage::Roomy => false,
+            Stage::Roomy => {
+                backlog_bytes.saturating_mul(GROWS_BY) > bytes_max.saturating_sub(bytes)
+            }
             Stage::Tight | Stage::Full => backlog_bytes > tight_bytes,
             // Little at a time: devices that are known go on by that, and it is seen what it takes.
             Stage::Stop => {
@@ -189,7 +195,7 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
     let mut stages = Stages::new(bytes_max);
     let (mut done, mut idle_since) = (Orders::default(), None);
     loop {
-        let short = done.stage > Stage::Roomy;
+        let short = done.stage > Stage::Roomy || done.hold;
         tokio::time::sleep(if short { SHORT_LOOK_EVERY } else { LOOK_EVERY }).await;
         let Some(bytes) = used_bytes() else { continue };
         let now = Instant::now();
@@ -231,7 +237,7 @@ mod tests {
         let memory = Memory::new(MAX, &Arc::default());
         let mark = |stage| memory.mark(stage, Instant::now());
         let orders = [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop].map(|stage| {
-            Orders::at((stage, mark(stage)), MAX / 2, MAX, (100 << 20, Duration::ZERO))
+            Orders::at((stage, mark(stage)), MAX / 2, MAX, (16 << 20, Duration::ZERO))
         });
         let of = |f: fn(&Orders) -> bool| orders.each_ref().map(f);
         assert_eq!(of(|o| o.in_flight_bytes == Some(4 << 20)), [false, true, true, true]);
@@ -277,6 +283,14 @@ mod tests {
             };
             assert_eq!(told, expected, "{stage:?}");
         }
+    }
+
+    #[test]
+    fn what_is_acknowledged_has_room_when_it_is_worked_through() {
+        let backlog = (MAX - MAX / 4) / GROWS_BY;
+        assert!(!hold(Stage::Roomy, MAX / 4, backlog));
+        assert!(hold(Stage::Roomy, MAX / 4, backlog + 1));
+        assert!(!hold(Stage::Roomy, MAX, 0) && hold(Stage::Roomy, MAX * 2, 1));
     }
 
     #[test]
