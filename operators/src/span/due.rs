@@ -117,11 +117,11 @@ impl SpanOperator {
         match key.records.binary_search_by_key(&window.id, |r| r.id) {
             Ok(at) => {
                 let before = key.records[at];
-                record.revision = before.revision;
-                if record == before {
+                // How good it is was judged before.
+                if before.told == Told::Final && before.is_as(window) {
                     return;
                 }
-                record.revision += 1;
+                record.revision = before.revision + 1;
                 Arc::make_mut(&mut key.records)[at] = record;
             }
             Err(at) => Arc::make_mut(&mut key.records).insert(at, record),

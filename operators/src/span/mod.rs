@@ -399,9 +399,9 @@ impl KeyedOperator for SpanOperator {
         if emit.more {
             return Ok(());
         }
+        self.judge_again();
         self.settle_by_clock();
         self.settle_silent(tick);
-        self.judge_again();
         self.emit_early(tick);
         self.finish(emit)?;
         self.late.finish(&self.interner, &self.spec, emit)?;

@@ -179,8 +179,10 @@ impl SpanOperator {
         Ok(())
     }
 
-    /// The windows that were told and are judged otherwise now are due again. Nothing else of a key
-    /// changes by it, so that a start, at which all of the log is told again, changes nothing.
+    /// The windows that were told and are judged otherwise now are due again. What was final before
+    /// this epoch is not: it may have a revision that was computed from stored readings. Nothing
+    /// else of a key changes by it, so that a start, at which all of the log is told again, changes
+    /// nothing.
     pub(super) fn judge_again(&mut self) {
         if self.qualities.losses.changed().is_none() {
             return;
@@ -195,7 +197,8 @@ impl SpanOperator {
             let final_us = self.final_us(key.settled_us);
             let horizon = Horizon { us: key.settled_us, final_us, end: false };
             self.rule.scan(key, &mut cursor, horizon, &mut found);
-            for window in &found {
+            let first_id = self.rule.fold(key, final_us).first_id;
+            for window in found.iter().filter(|window| first_id <= window.id) {
                 self.judge_window_again(id, window);
             }
         }

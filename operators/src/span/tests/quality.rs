@@ -276,3 +276,41 @@ fn what_was_lost_shortly_before_a_state_or_a_count_could_have_been_its_first_rea
         assert_eq!(first.complete, complete, "{shape:?} {every_us:?}");
     }
 }
+
+/// What is final may have a next revision that was computed from stored readings, so it is not told
+/// again, also where nothing of it has gone yet, and all is gone through anew.
+#[test]
+fn what_becomes_known_when_a_window_is_final_lets_it_not_come_again() {
+    let state = Shape::State {
+        begin: v(Operator::GtEq, 8),
+        until: None,
+        abort: None,
+        min_us: 0,
+        max_us: None,
+    };
+    let (mut some, readings) =
+        (false, [(100, 9), (110, 9), (120, 1), (150, 9), (158, 9), (160, 1), (159, 9)]);
+    for shape in [
+        Shape::Count { size: 2, hop: 2 },
+        Shape::Session { gap_us: 15, max_us: None },
+        Shape::Session { gap_us: 15, max_us: Some(15) },
+        state,
+        Shape::Sliding { before_us: 5, after_us: 0, at: None },
+    ] {
+        let spec = spec(shape.clone(), 0, LatePolicy::Revise { keep_us: 20 });
+        let mut operator = SpanOperator::new(with_quality(spec, None, false)).unwrap();
+        let mut emit = Emit::default();
+        for (i, (time_us, value)) in readings.into_iter().enumerate() {
+            // Before the last but one it becomes known that much was lost.
+            let log = if i == 5 { vec![(90, 159, "gap")] } else { Log::new() };
+            operator.hear(&log_rows(&log));
+            let tick = Tick { epoch: i as u64 + 1, time_us };
+            operator.epoch(&batch(&[(0, time_us, value)]), tick, &mut emit).unwrap();
+        }
+        let revised: Vec<Row> =
+            rows(&emit).into_iter().map(|(_, row)| row).filter(|row| row.revision > 0).collect();
+        assert!(revised.iter().all(|row| row.end_us > 130), "{shape:?} {revised:?}");
+        some |= !revised.is_empty();
+    }
+    assert!(some, "what is not final comes again");
+}
