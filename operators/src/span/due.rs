@@ -227,9 +227,10 @@ impl SpanOperator {
     /// Step 3: drops and folds what is final.
     fn fold(&mut self, id: u32) {
         let final_us = self.final_us(self.keys[id as usize].settled_us);
-        self.note_resets(id, final_us);
+        let folding = self.rule.fold(&self.keys[id as usize], final_us);
+        self.note_resets(id, final_us, &folding);
         let key = &mut self.keys[id as usize];
-        let Folding { drop, mut ranges, first_id, ended_us } = self.rule.fold(key, final_us);
+        let Folding { drop, mut ranges, first_id, ended_us, cut_us: _ } = folding;
         key.gone_us = key.gone_us.max(ended_us.unwrap_or(i64::MIN));
         self.withdraw_gone(id, first_id);
         let key = &mut self.keys[id as usize];

@@ -18,7 +18,7 @@
 use super::SpanOperator;
 use super::count::Count;
 use super::keys::KeyState;
-use super::rule::{Found, Rule};
+use super::rule::{Folding, Rule};
 use super::session::Session;
 use super::state::State;
 use crate::late::LateRows;
@@ -185,17 +185,9 @@ impl Session {
         // there has to be one after the readings that was cut.
         let before_us = key.entries.range(..open).map(|e| e.last_us).fold(key.gone_us, i64::max);
         let is_apart = self.max_us.is_none() || before_us.saturating_add(self.gap_us) < open_us;
-        let is_cut = || last_us < self.resets_of(key, &closed, final_us).last_us;
+        let cut_us = || self.last_cut_us(&closed, final_us).unwrap_or(i64::MIN);
+        let is_cut = || last_us < key.resets.last_us.max(cut_us());
         until_us < open_us && (is_apart || is_cut())
-    }
-
-    /// Where the last session begins that is final whatever comes, as it is cut; of those of which
-    /// something is kept, these.
-    fn resets_of(self, key: &KeyState, closed: &[Found], final_us: i64) -> Resets {
-        let cut_us = |start_us: i64| self.max_us.map(|max_us| start_us.saturating_add(max_us));
-        let is_cut = |f: &&Found| cut_us(f.start_us).is_some_and(|us| us <= final_us);
-        let cut = closed.iter().rev().find(is_cut).map_or(i64::MIN, |f| f.start_us);
-        Resets { last_us: key.resets.last_us.max(cut), ..key.resets }
     }
 }
 
@@ -236,18 +228,16 @@ impl State {
 impl SpanOperator {
     /// Notes which readings ended whatever was open, or where the last session began that was cut,
     /// before what is final goes.
-    pub(super) fn note_resets(&mut self, id: u32, final_us: i64) {
+    pub(super) fn note_resets(&mut self, id: u32, final_us: i64, folding: &Folding) {
         if !self.spec.puts_off {
             return;
         }
         let key = &mut self.keys[id as usize];
-        match self.rule {
-            Rule::State(rule) => key.resets = rule.resets_of(key, final_us),
-            Rule::Session(rule) if rule.max_us.is_some() => {
-                let (_, closed) = self.rule.gone_through(key, final_us);
-                key.resets = rule.resets_of(key, &closed, final_us);
-            }
-            _ => {}
+        if let Rule::State(rule) = self.rule {
+            key.resets = rule.resets_of(key, final_us);
+        }
+        if let Some(cut_us) = folding.cut_us {
+            key.resets.last_us = key.resets.last_us.max(cut_us);
         }
     }
 

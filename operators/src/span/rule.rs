@@ -69,6 +69,8 @@ pub(super) struct Folding {
     pub(super) first_id: i64,
     /// The end of the last of them, if it can be later than its last reading.
     pub(super) ended_us: Option<i64>,
+    /// Where the last of them begins that a maximum cut, whatever comes.
+    pub(super) cut_us: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -178,5 +180,5 @@ pub(super) fn fold_open(entries: &Entries, cursor: &Cursor, final_us: i64) -> Fo
     let drop = cursor.open.unwrap_or(cursor.at);
     let ranges = if cursor.at > drop + 1 { vec![(drop, cursor.at)] } else { Vec::new() };
     let first_id = cursor.open.map_or(final_us, |open| entries[open].first_us);
-    Folding { drop, ranges, first_id, ended_us: None }
+    Folding { drop, ranges, first_id, ..Folding::default() }
 }

@@ -20,6 +20,12 @@ impl Session {
         self.max_us.map_or(i64::MAX, |max_us| start_us.saturating_add(max_us))
     }
 
+    /// Where the last one of these begins that is cut whatever comes, as it is final.
+    pub(super) fn last_cut_us(&self, closed: &[Found], final_us: i64) -> Option<i64> {
+        let is_cut = |f: &&Found| self.max_us.is_some() && self.cut_us(f.start_us) <= final_us;
+        closed.iter().rev().find(is_cut).map(|f| f.start_us)
+    }
+
     pub(super) fn scan(
         &self,
         entries: &Entries,
@@ -66,9 +72,10 @@ impl Session {
 
     pub(super) fn fold(&self, entries: &Entries, final_us: i64) -> Folding {
         let horizon = Horizon { us: final_us, final_us: i64::MIN, end: false };
-        let mut cursor = Cursor::default();
-        self.scan(entries, &mut cursor, horizon, &mut Vec::new());
+        let (mut cursor, mut closed) = (Cursor::default(), Vec::new());
+        self.scan(entries, &mut cursor, horizon, &mut closed);
         let mut folding = fold_open(entries, &cursor, final_us);
+        folding.cut_us = self.last_cut_us(&closed, final_us);
         if self.max_us.is_none() {
             folding.ranges = self.together(entries, folding.drop);
         }
