@@ -130,7 +130,7 @@ counters! {
     /// Window rows that were computed again from stored readings, because of late ones.
     windows_recomputed: Counter "windows_recomputed",
     /// Windows that late readings had no effect on, because not all of their readings are stored,
-    /// or the step can still change them.
+    /// or the step can still change them: each once.
     windows_kept: Counter "windows_kept",
     /// Level: tables whose late windows could not be computed again at the last try.
     windows_waiting: Gauge "windows_waiting_tables",

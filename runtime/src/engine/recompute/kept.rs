@@ -136,11 +136,11 @@ impl<'a> Kept<'a> {
         Ok(RecordBatch::try_new(windows_kept().schema, columns)?)
     }
 
-    /// Makes them visible.
-    pub(super) async fn commit(&mut self) -> anyhow::Result<()> {
-        if let Some((writer, epoch)) = &mut self.writer {
-            writer.commit(*epoch).await?;
+    /// Makes them visible; how many there are.
+    pub(super) async fn commit(&mut self) -> anyhow::Result<u64> {
+        match &mut self.writer {
+            Some((writer, epoch)) => Ok(writer.commit(*epoch).await?.rows),
+            None => Ok(0),
         }
-        Ok(())
     }
 }

@@ -384,7 +384,7 @@ impl Worker {
         };
         let Some(stay) = stay else { return Ok(false) };
         self.commit(&mut kept, &mut out).await?;
-        self.tell_kept(step, table, stay);
+        Self::tell_kept(step, table, stay);
         // What wrote nothing is not in the table.
         self.done().insert(app, times_us.1);
         Ok(true)
@@ -402,12 +402,11 @@ impl Worker {
         format!("{}/{}.{}", self.context.instance, table.namespace, table.name)
     }
 
-    /// Tells of windows that stay as they are.
-    fn tell_kept(&self, step: &Recomputation, table: &TableSpec, windows: usize) {
+    /// Tells of windows that stay as they are; some may have been told by a group before.
+    fn tell_kept(step: &Recomputation, table: &TableSpec, windows: usize) {
         if windows == 0 {
             return;
         }
-        Stats::add(&self.context.stats.windows_kept, windows as u64);
         tracing::warn!(
             table = format!("{}.{}", table.namespace, table.name),
             windows,
@@ -465,10 +464,10 @@ impl Worker {
     /// Commits a group: first what stays, so that no group after it takes that for whole.
     async fn commit(&self, kept: &mut Kept<'_>, out: &mut Out<'_>) -> anyhow::Result<()> {
         let Some(_right) = self.right().await? else { return Ok(()) };
-        kept.commit().await?;
+        let (stats, stay) = (&self.context.stats, kept.commit().await?);
+        Stats::add(&stats.windows_kept, stay);
         fault::point("recomputed_kept");
         let (own, behind) = out.commit().await?;
-        let stats = &self.context.stats;
         Stats::add(&stats.windows_recomputed, own.rows);
         for report in behind.iter().chain([&own]) {
             Stats::add(&stats.table_files, report.files as u64);
