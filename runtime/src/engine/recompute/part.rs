@@ -35,7 +35,7 @@ pub(super) struct Part {
     pub(super) last_reset_us: Option<i64>,
     /// The last reading.
     pub(super) newest_us: i64,
-    /// The states that the table has, which begin in this time.
+    /// The states that the table has, which begin in this time or reach into it.
     known: Vec<Known>,
     /// Starts of states that are none, with their newest revision.
     gone: BTreeMap<i64, i64>,
@@ -102,9 +102,10 @@ impl Part {
         (self.made, self.open_us) = ([BTreeMap::new(), BTreeMap::new()], [None; 2]);
     }
 
-    /// Takes the next state of the table by its start.
+    /// Takes the next state of the table by its start; those that begin before what is gone through
+    /// may come last.
     pub(super) fn know(&mut self, known: Known) {
-        if known.start_us < self.from_us || self.to_us <= known.start_us {
+        if self.to_us <= known.start_us {
             return;
         }
         if known.rows == 0 {
@@ -156,6 +157,7 @@ impl Part {
             let no_more = certain_us.is_some() && self.to_us == self.final_us;
             return if no_more { Outcome::Open } else { Outcome::Again };
         };
+        // What had no effect is among the readings, and can end what the table has.
         let is_cut = |k: &Known| k.start_us < certain_us && certain_us < k.end_us;
         let is_same = self.over().count() == self.made(false, true).count()
             && self.over().zip(self.made(false, true)).all(|(known, made)| made.is_as(known));

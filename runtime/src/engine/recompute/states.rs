@@ -208,16 +208,35 @@ impl<'g> States<'g> {
         Ok(Some(stay))
     }
 
-    /// What the table has of the times at hand.
+    /// What the table has of the times at hand, and what reaches into them.
     async fn find(&self, keys: &mut Keys) -> anyhow::Result<()> {
         let parts = || keys.values().filter_map(|of| of.part.as_ref());
         let from_us = parts().map(|part| part.from_us).min().unwrap_or_default();
         let to_us = parts().map(|part| part.to_us).max().unwrap_or_default();
         let (from, to) = (time(from_us), time(to_us));
-        let condition = format!("window_start >= {from} AND window_start < {to}");
+        self.find_of(&format!("window_start >= {from} AND window_start < {to}"), keys).await?;
+        let named: Vec<String> = keys.keys().cloned().collect();
+        let (named, mut starts) = (named.iter().map(String::as_str), BTreeSet::new());
+        let reaches = format!("window_start < {from} AND window_end > {from}");
+        each_known(self.group, &reaches, named, |key, known| {
+            if keys.contains_key(key) {
+                starts.insert(known.start_us);
+            }
+        })
+        .await?;
+        if starts.is_empty() {
+            return Ok(());
+        }
+        // The newest revision may end before.
+        let starts: Vec<String> = starts.into_iter().map(time).collect();
+        self.find_of(&format!("window_start IN ({})", starts.join(", ")), keys).await
+    }
+
+    /// The states for which a condition holds.
+    async fn find_of(&self, condition: &str, keys: &mut Keys) -> anyhow::Result<()> {
         let named: Vec<String> = keys.keys().cloned().collect();
         let named = named.iter().map(String::as_str);
-        each_known(self.group, &condition, named, |key, known| {
+        each_known(self.group, condition, named, |key, known| {
             if let Some(part) = part_of(keys, key) {
                 part.know(known);
             }

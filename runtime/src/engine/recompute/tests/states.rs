@@ -269,6 +269,32 @@ fn a_state_that_is_long_is_gone_through_from_before_it() {
     });
 }
 
+/// A late reading that would end a state early has no effect, as a reading of the day on which that
+/// began was deleted. So the state goes on, and a later one begins none in it.
+#[test]
+fn what_comes_after_a_late_reading_without_effect_is_in_the_state_that_goes_on() {
+    let steps = STATES.replace("abort = \"v = 4\"\nmin = \"2m\"\nmax = \"40m\"\n", "");
+    let in_time = [(-300, 2), (-200, 1), (-100, 7), (0, 2), (300, 1), (310, 2)];
+    let after = [(3_000, 1), (3_010, 1), (3_060, 1)];
+    let all = in_time.into_iter().chain(after).chain([(250, 1), (280, 7)]);
+    let readings: Vec<Reading> = all.map(|(minute, value)| (0, minute, value)).collect();
+    let edges = run_of(&plan_of(&steps), &readings, 1);
+    blocking(async {
+        for every_us in [10 * S, 360 * S] {
+            let mut home = Home::of(plan_of(&steps));
+            home.write_and_delete(&edges, 1).await;
+            let before = shown(&home, "cycles", 0).await;
+            assert_eq!(before.len(), 1, "{before:?}");
+            let worker = home.worker(every_us);
+            home.catch_up(&worker, i64::MAX).await;
+            assert_eq!(shown(&home, "cycles", 0).await, before);
+            let both = if every_us == 10 * S { 2 } else { 1 };
+            let kept = "SELECT time FROM system.windows_kept WHERE step = 'cycles'";
+            assert_eq!(home.ask(kept).await.len(), both);
+        }
+    });
+}
+
 /// Late readings of the time at which a state begins end it at once and begin another one, which
 /// has as many readings between the same bounds.
 #[test]
