@@ -1,6 +1,7 @@
 //! Windows after any delay of their readings, against a plain loop over all readings.
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod around;
 mod behind;
 mod counts;

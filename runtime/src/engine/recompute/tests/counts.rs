@@ -56,7 +56,7 @@ from = "samples"
 const STEPS: [(&str, usize, usize, i64); 3] =
     [("fours", 4, 4, 3), ("slides", 6, 2, -1), ("samples", 6, 4, -1)];
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     plan_of(COUNTS)
 }
 
@@ -132,7 +132,7 @@ async fn shown(home: &Home, table: &str, device: usize) -> Vec<String> {
 }
 
 /// All that is in the tables, whose revisions are whole.
-async fn all(home: &Home) -> [Vec<String>; 3] {
+pub(super) async fn all(home: &Home) -> [Vec<String>; 3] {
     home.whole(STEPS.map(|step| step.0), "window_number").await
 }
 

@@ -44,7 +44,7 @@ from = "cycles"
 
 const TABLES: [&str; 2] = ["high", "cycles"];
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     plan_of(STATES)
 }
 
@@ -111,7 +111,7 @@ async fn shown(home: &Home, table: &str, device: usize) -> Vec<String> {
 }
 
 /// All that is in the tables, whose revisions are whole.
-async fn all(home: &Home) -> [Vec<String>; 2] {
+pub(super) async fn all(home: &Home) -> [Vec<String>; 2] {
     home.whole(TABLES, "window_start").await
 }
 
