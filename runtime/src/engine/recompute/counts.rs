@@ -91,7 +91,7 @@ impl<'g> Counts<'g> {
             let (none, mut fresh) = (BTreeSet::new(), Vec::new());
             for (key, of) in &keys {
                 let before = before.get(key).unwrap_or(&none);
-                let (rows, stayed) = self.judge(of, (&days, before), &batches)?;
+                let (rows, stayed) = self.judge((key, of), (&days, before), &batches)?;
                 if let Some(first) = rows.first() {
                     let rows = concat_batches(&first.schema(), &rows)?;
                     out.append(self.group.of.unsaid(rows)?).await?;
@@ -330,7 +330,7 @@ impl<'g> Counts<'g> {
     /// Step 3 for a key: rows, and what stays, with the number of late readings.
     fn judge(
         &self,
-        of: &OfKey,
+        (key, of): (&str, &OfKey),
         (days, stayed): (&Days, &BTreeSet<Bounds>),
         batches: &[RecordBatch],
     ) -> anyhow::Result<Judged> {
@@ -348,7 +348,7 @@ impl<'g> Counts<'g> {
                 }
             }
         }
-        let nowhere = of.nowhere(self.step, self.group.is_complete);
+        let nowhere = of.nowhere(self.step, self.group.is_complete_of(key));
         stay.extend(nowhere.into_iter().map(|(us, count)| ((us, us), count)));
         Ok((rows, stay))
     }

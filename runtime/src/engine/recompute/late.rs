@@ -115,6 +115,22 @@ impl LateKeys {
     }
 }
 
+impl Group<'_> {
+    /// Whether the table of windows has every row that the step made of a key. Where an empty text
+    /// is stored as null, and there can be null as well, nobody can say which rows are whose.
+    pub(super) fn is_complete_of(&self, key: &str) -> bool {
+        let key: serde_json::Value = serde_json::from_str(key).unwrap_or_default();
+        let tables = [self.table, &self.of.stored];
+        let is_hidden = |k: &usize| {
+            let field = self.of.window.input.field(*k);
+            let is_stored_as_null = tables.iter().any(|t| t.partition.contains(field.name()));
+            let value = key.get(field.name()).and_then(|value| value.as_str());
+            field.is_nullable() && is_stored_as_null && value == Some("")
+        };
+        self.is_complete && !self.of.window.keys.iter().any(is_hidden)
+    }
+}
+
 /// Which rows tell what can be done now.
 const TELLS: &str = "window_start < time AND time = window_end";
 

@@ -327,7 +327,7 @@ impl<'g> States<'g> {
     fn judge(&self, keys: &mut Keys, days: &Days) -> (Changes, Vec<(String, Part)>) {
         let (mut changes, mut stayed) = (Changes::default(), Vec::new());
         for (key, of) in keys {
-            match of.judge(days, self.group.is_complete) {
+            match of.judge(days, self.group.is_complete_of(key)) {
                 Some((Outcome::Changed, part)) => part.change(&mut changes),
                 Some((_, part)) => stayed.push((key.clone(), part)),
                 None => {}

@@ -24,15 +24,18 @@ fn step(name: &str, kind: &str, form: &str) -> String {
     )
 }
 
-/// Each kind twice: as it is, and in another form.
-fn plan(form: &str) -> Plan {
+/// Each kind twice: as it is, and in another form, whose tables have these keys.
+fn plan(form: &str, table: &str) -> Plan {
     let limits = "[limits]\ndevices = 3\nreading_every = '1s'\n";
-    let mut steps = format!("{limits}[[table]]\nfrom = 'readings'\n");
+    let mut steps = format!("{limits}[[table]]\nfrom = 'readings'\n{table}");
     for (name, kind) in KINDS {
         steps += &step(name, kind, "");
         steps += &step(&format!("{name}_too"), kind, form);
+        steps += table;
     }
-    plan_of(&steps)
+    let fields =
+        "w = 'float64'\nk = 'string'\nm = 'string'\nl = { type = 'string', required = true }";
+    plan_in(text_of(&steps).replace("w = \"float64\"", fields))
 }
 
 /// Of one device: in time, so much later that all of it is final, late.
@@ -44,6 +47,16 @@ fn delayed() -> Vec<Reading> {
     in_time.chain(after).chain(late).collect()
 }
 
+/// The same with texts that are empty.
+fn with_texts() -> Vec<TestInput> {
+    let mut inputs = inputs(&delayed());
+    inputs.iter_mut().for_each(|input| {
+        let text = String::from_utf8(std::mem::take(&mut input.payload)).unwrap();
+        input.payload = text.replace('{', r#"{"k":"","l":"","#).into_bytes();
+    });
+    inputs
+}
+
 /// The windows that are over.
 async fn shown(home: &Home, table: &str, condition: &str) -> Vec<String> {
     let time = |name: &str| format!("arrow_cast({name}, 'Int64')");
@@ -53,9 +66,13 @@ async fn shown(home: &Home, table: &str, condition: &str) -> Vec<String> {
 
 /// Both forms show the same, after several groups.
 fn check(form: &str, condition: &str) {
-    let edges = run_of(&plan(form), &delayed(), 2);
+    check_in(&|| plan(form, ""), condition);
+}
+
+fn check_in(plan: &dyn Fn() -> Plan, condition: &str) {
+    let edges = trial::run(&plan().pipelines[0], &with_texts(), 2).unwrap();
     blocking(async {
-        let mut home = Home::of(plan(form));
+        let mut home = Home::of(plan());
         home.write_all(&edges).await;
         let mut before = Vec::new();
         for (name, _) in KINDS {
@@ -79,4 +96,32 @@ fn steps_with_early_results_have_all_late_readings() {
 #[test]
 fn steps_without_keys_have_all_late_readings() {
     check("by = []", "true");
+}
+
+/// Also where a partition of an empty text is read as null.
+#[test]
+fn steps_whose_keys_are_empty_have_all_late_readings() {
+    let plan = || plan("by = ['l']", "partition = ['l']\n");
+    check_in(&plan, "l IS NULL");
+}
+
+/// Such a key is not told from one that is null, if there can be both: what is late for it has no
+/// effect, and that is told.
+#[test]
+fn keys_that_a_table_has_as_null_stay() {
+    let plan = || plan("by = ['k']", "partition = ['k']\n");
+    let edges = trial::run(&plan().pipelines[0], &with_texts(), 2).unwrap();
+    blocking(async {
+        let (home, worker) = Home::of(plan()).caught_up(&edges, 30 * S).await;
+        let told = home.told(&worker).await;
+        for (name, _) in KINDS {
+            let (table, key) = (format!("p.{name}_too"), r#"{"k":""}"#);
+            assert!(told.contains(&format!("{table}{key}")), "{table}: {told:?}");
+        }
+    });
+}
+
+#[test]
+fn steps_whose_keys_are_null_have_all_late_readings() {
+    check("by = ['m']", "m IS NULL");
 }
