@@ -42,7 +42,8 @@ use crate::fault;
 /// among all that there are.
 const AROUND_US: [i64; 2] = [86_400_000_000, 60 * 86_400_000_000];
 
-/// How much earlier the newest revision of a window may be than one before it.
+/// How much earlier the newest revision of a window may be than one before it, or it is looked
+/// further.
 const REVISED_US: i64 = 32 * 86_400_000_000;
 
 /// Keys with late readings, as JSON.
@@ -122,7 +123,7 @@ impl<'g> Counts<'g> {
             // The window after a long silence tells which readings are in the one before it.
             let is_all = (from_us == 0 || keys.values().all(OfKey::has_before))
                 && (to_us == final_us || keys.values().all(OfKey::has_after));
-            if is_all {
+            if is_all && keys.values().all(|of| of.is_in_order(self.step, REVISED_US)) {
                 break;
             }
         }

@@ -220,6 +220,20 @@ impl OfKey {
         self.known.values().any(|known| last_us < known.start_us)
     }
 
+    /// Whether windows without a reading in common are one after the other. If not, what is known
+    /// of one is where it was before readings moved it, for longer than `moved_us`; where it is now
+    /// was not asked.
+    pub(super) fn is_in_order(&self, step: Step, moved_us: i64) -> bool {
+        let more = (step.size + step.hop - 1) / step.hop;
+        self.known.values().all(|known| {
+            let next = self.known.range(known.number + more..).next();
+            let is_long = known.own_us.1.saturating_sub(known.own_us.0) > moved_us;
+            // One that was moved by a single reading ends with the first one of the next.
+            let is_after = |us: i64| known.own_us.1 < us || (known.own_us.1 == us && !is_long);
+            next.is_none_or(|(_, next)| is_after(next.own_us.0))
+        })
+    }
+
     /// Chooses the windows that may have late readings.
     pub(super) fn choose(&mut self) {
         let mut chosen: BTreeMap<i64, Bounds> = BTreeMap::new();

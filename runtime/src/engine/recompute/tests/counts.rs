@@ -313,3 +313,32 @@ fn windows_that_overlap_and_begin_at_one_time_have_their_own_late_readings() {
         });
     }
 }
+
+/// A device that was silent for months sends what is new, then what it had kept: windows of today
+/// move to the time of these, and only their last revision tells where they are.
+#[test]
+fn windows_that_moved_far_are_where_they_are_now() {
+    const DAY: i64 = 24 * 60;
+    let of = |minutes: &[i64], value| -> Vec<Reading> {
+        minutes.iter().map(|minute| (0, *minute, value)).collect()
+    };
+    for kept in [3, 6, 14] {
+        let then = 100 * DAY;
+        let first = of(&[0, then, then + 1, then + 2], 1);
+        let kept: Vec<Reading> = (1..=kept).map(|day| (0, day * DAY, 2)).collect();
+        let after = of(&[3, 4, 5, 6, 7, 8, 9, 10].map(|i| then + i), 1);
+        let last = of(&[200 * DAY], 1);
+        let too_late = of(&[80, 50, 99, 101].map(|day| day * DAY), 4);
+        let readings = [first, kept, after, last, too_late].concat();
+        let edges = run(&readings, 1);
+        blocking(async {
+            let (home, worker) = home().caught_up(&edges, 20 * S).await;
+            for step in STEPS {
+                let lines = lines(step, 0, &readings, &late(&edges, step.0));
+                assert_eq!(shown(&home, step.0, 0).await, lines, "{step:?}");
+            }
+            assert_eq!(home.told(&worker).await, [] as [&str; 0]);
+            all(&home).await;
+        });
+    }
+}
