@@ -33,7 +33,7 @@ pub use limits::{AtKeysMax, AtMemoryMax, Declared, KeyLimits, share_of};
 pub use quality::{QUALITY_COLUMNS, QualitySpec};
 pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
-    VALID_FROM, VALID_TO, registry_topic,
+    TOLD_TIME, VALID_FROM, VALID_TO, registry_topic,
 };
 pub use sequence::{Pattern, SequenceSpec};
 pub use skew::SkewSpec;

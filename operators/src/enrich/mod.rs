@@ -16,6 +16,7 @@
 mod bound;
 mod kept;
 mod save;
+mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use arrow::compute::{filter_record_batch, is_null, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
 use self::kept::{Kept, KeptRows, RowKey};
+pub use self::told::EnrichTold;
 use crate::batch::Tick;
 use crate::expression::{Failed, evaluate, keep_finals, withdrawn};
 use crate::grouped::{BATCH_BYTES, Grouped, RowCodec};

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod moved;
+mod told;
 
 use std::collections::BTreeMap;
 

@@ -14,11 +14,13 @@ mod decode;
 mod entries;
 mod history;
 pub(crate) mod save;
+mod told;
 mod versions;
 
 pub(crate) use self::bound::versions_bytes;
 pub use self::decode::{ROW_BYTES_MAX, RegistryDecoder};
 pub(crate) use self::history::{ChangeRows, History, Span, Version, refused_entries};
+pub(crate) use self::told::{ToldRows, VersionsTold};
 pub use self::versions::Versions;
 
 use crate::message::{MessageMeta, MessagesBuilder};

@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray}
 use super::history::SINCE_EVER;
 use super::save::{VersionRows, load};
 use super::{Change, ChangeRows, History, Version, refused_entries};
-use crate::batch::{Epoch, Tick};
+use crate::batch::Tick;
 use crate::grouped::{Grouped, RowCodec, Tables};
 use crate::operator::{Emit, KeyedOperator, OperatorError};
 use crate::snapshot::{GroupSet, SavedRows, Snapshot};
@@ -83,7 +83,7 @@ impl Versions {
         told
     }
 
-    fn rows(&self, told: &[Told], epoch: Epoch) -> Result<RecordBatch, OperatorError> {
+    fn rows(&self, told: &[Told], tick: Tick) -> Result<RecordBatch, OperatorError> {
         let time = |f: &dyn Fn(&Told) -> Option<i64>| -> ArrayRef {
             let times: TimestampMicrosecondArray = told.iter().map(f).collect();
             Arc::new(times.with_timezone("UTC"))
@@ -97,7 +97,8 @@ impl Versions {
         columns.push(time(&|t| known(t.1.from_us, SINCE_EVER)));
         columns.push(time(&|t| known(t.2, i64::MAX)));
         columns.push(time(&|t| Some(t.1.ingest_us)));
-        columns.push(Arc::new(Int64Array::from_value(epoch as i64, told.len())));
+        columns.push(Arc::new(Int64Array::from_value(tick.epoch as i64, told.len())));
+        columns.push(time(&|_| Some(tick.time_us)));
         Ok(RecordBatch::try_new(self.spec.versions_schema(), columns)?)
     }
 }
@@ -140,7 +141,7 @@ impl KeyedOperator for Versions {
             emit.rejects.extend(refused_entries(who, rows, &refused)?);
         }
         let told = self.told(&before, &withdrawn);
-        emit.rows.push(self.rows(&told, tick.epoch)?);
+        emit.rows.push(self.rows(&told, tick)?);
         for (key, hash) in before.keys() {
             if self.known.get(*hash, key).is_some_and(|h| h.0.is_empty()) {
                 self.known.remove(*hash, key);

@@ -13,11 +13,14 @@ pub const VALID_FROM: &str = "valid_from";
 pub const VALID_TO: &str = "valid_to";
 /// When it was taken in.
 pub const INGEST_TIME: &str = "ingest_time";
+/// When a row of its history was told: the time of the tick.
+pub const TOLD_TIME: &str = "told_time";
 /// What a change does.
 pub const CHANGE: &str = "change";
 
 /// Names that columns of a registry cannot have.
-pub const REGISTRY_COLUMNS: [&str; 5] = [VALID_FROM, VALID_TO, INGEST_TIME, CHANGE, "revision"];
+pub const REGISTRY_COLUMNS: [&str; 6] =
+    [VALID_FROM, VALID_TO, INGEST_TIME, TOLD_TIME, CHANGE, "revision"];
 
 /// A table of what is known of devices, sites or models, that changes over time.
 #[derive(Clone, Debug)]
@@ -71,15 +74,17 @@ impl RegistrySpec {
     }
 
     /// Schema of the versions: the columns, `valid_from` (null: since ever), `valid_to` (null:
-    /// until further notice), `ingest_time` and `revision`, the greatest of which is right. A
-    /// version that was withdrawn holds at no time: until its `valid_from`, or, since ever, until
-    /// 1970.
+    /// until further notice), `ingest_time`, `revision`, the greatest of which is right, and
+    /// `told_time` (null in rows of earlier versions of Tidegate), before which nobody knew that
+    /// it ends, or was withdrawn. A version that was withdrawn holds at no time: until its
+    /// `valid_from`, or, since ever, until 1970.
     pub fn versions_schema(&self) -> SchemaRef {
         let mut fields = self.own_fields();
         fields.push(Field::new(VALID_FROM, time_type(), true));
         fields.push(Field::new(VALID_TO, time_type(), true));
         fields.push(Field::new(INGEST_TIME, time_type(), false));
         fields.push(Field::new("revision", DataType::Int64, false));
+        fields.push(Field::new(TOLD_TIME, time_type(), true));
         Arc::new(Schema::new(fields))
     }
 
