@@ -21,7 +21,7 @@ use crate::bounds::{What, bounds, told};
 use crate::config::units::{show_duration, show_size};
 use crate::fingerprint::shown;
 use crate::plan::{NotifySpec, Plan};
-use crate::recompute::{has_places, missing, stored_as};
+use crate::recompute::{has_places, made_of, missing, stored_as};
 use crate::resolve::early::{is_of, is_of_finals};
 
 /// What a plan does, pipeline by pipeline.
@@ -240,7 +240,11 @@ fn window(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec, out: &mut String) {
         );
         line(out, "early", &text);
     }
-    line(out, "late", &late(p, step, w));
+    let (late, is_computed_again) = late(p, step, w);
+    line(out, "late", &late);
+    if is_computed_again {
+        behind(p, step, out);
+    }
     let keep_us = match w.late {
         LatePolicy::Revise { keep_us } => keep_us,
         LatePolicy::Table => 0,
@@ -254,9 +258,11 @@ fn window(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec, out: &mut String) {
     }
 }
 
-/// What happens to late readings.
-fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
-    let LatePolicy::Revise { keep_us } = w.late else { return "system.late".to_owned() };
+/// What happens to late readings, and whether windows are computed again because of them.
+fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> (String, bool) {
+    let LatePolicy::Revise { keep_us } = w.late else {
+        return ("system.late".to_owned(), false);
+    };
     let first = format!("the window comes again for {}; after that ", show_duration(keep_us));
     let after = match stored_as(p, &step.from) {
         _ if !p.tables.iter().any(|t| is_of(&t.from, &step.name)) => "system.late".to_owned(),
@@ -266,11 +272,30 @@ fn late(p: &PipelineSpec, step: &StepSpec, w: &WindowSpec) -> String {
                 .to_owned()
         }
         Some(table) => {
-            format!("it is computed again from {}.{}", table.namespace, table.name)
+            let again = format!("it is computed again from {}", full_name(table));
+            return (first + &again, true);
         }
         None => format!("system.late, without effect: {}", missing(p, &step.from)),
     };
-    first + &after
+    (first + &after, false)
+}
+
+/// Which tables get what is made of windows that are computed again.
+fn behind(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
+    let (get, not): (Vec<_>, Vec<_>) =
+        made_of(p, &step.name).into_iter().partition(|(_, why_not)| why_not.is_none());
+    let names: Vec<String> = get.into_iter().map(|(table, _)| full_name(table)).collect();
+    if !names.is_empty() {
+        line(out, "behind", &format!("what is made of it then is in {}", names.join(", ")));
+    }
+    for (table, why_not) in not {
+        let why = why_not.unwrap_or_default();
+        line(out, "behind", &format!("{} does not see that: {why}", full_name(table)));
+    }
+}
+
+fn full_name(table: &TableSpec) -> String {
+    format!("{}.{}", table.namespace, table.name)
 }
 
 fn detect(d: &DetectSpec, out: &mut String) {

@@ -5,6 +5,8 @@
 //! Rows of such a table say where they were in the journal, so the window is computed again from
 //! the readings that had come by then, in the order in which they came.
 
+mod behind;
+
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, new_null_array};
@@ -16,9 +18,10 @@ use tidegate_operators::spec::{
     TableSpec, WindowSpec,
 };
 
+pub(crate) use self::behind::made_of;
+pub use self::behind::{Behind, Between};
 use crate::graph::READINGS;
 use crate::resolve::early::is_of;
-use crate::resolve::withdrawn;
 
 /// Where in the journal a reading was.
 pub(crate) const OFFSET: &str = "journal_offset";
@@ -46,27 +49,6 @@ pub struct Recomputation {
     behind: Vec<Behind>,
 }
 
-/// A table of what steps without state make of windows.
-pub struct Behind {
-    /// The table.
-    pub table: TableSpec,
-    /// The steps from the windows to it, each with the branch that leads there.
-    path: Path,
-}
-
-impl Behind {
-    /// The rows of the table, of rows of the windows, and how many of these could not be used.
-    ///
-    /// # Errors
-    /// The rows are not those of the windows.
-    pub fn rows(&self, rows: RecordBatch) -> Result<(RecordBatch, usize), OperatorError> {
-        self.path.iter().try_fold((rows, 0), |(rows, failed), (step, branch)| {
-            let mut made = step.apply(&rows)?;
-            Ok((made.branches.swap_remove(*branch), failed + made.failed.len()))
-        })
-    }
-}
-
 impl Recomputation {
     /// Whether the windows read the stored edge itself.
     pub fn is_direct(&self) -> bool {
@@ -78,6 +60,11 @@ impl Recomputation {
     pub fn behind(&self, table: &TableSpec) -> &[Behind] {
         let is_first = self.tables.first().is_some_and(|first| first.name == table.name);
         if is_first { &self.behind } else { &[] }
+    }
+
+    /// The tables of what registries said that is made of the windows with.
+    pub fn histories(&self) -> impl Iterator<Item = &TableSpec> {
+        self.behind.iter().flat_map(Behind::histories)
     }
 
     /// The rows that the windows read, of rows of the stored edge, whose columns may all be null.
@@ -136,12 +123,7 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
             ..window.clone()
         };
         let order = order(p, &stored);
-        let behind = p.tables.iter().filter(|t| !is_of(&t.from, &step.name));
-        let behind = behind.filter_map(|t| {
-            let path = path_from(p, &step.name, &t.from)?;
-            Some(Behind { table: t.clone(), path })
-        });
-        let behind = behind.collect();
+        let behind = behind::behind(p, &step.name);
         Some(Recomputation { window, stored, order, tables, path, behind })
     };
     p.steps.iter().filter_map(of_step).collect()
@@ -284,19 +266,6 @@ fn stored(p: &PipelineSpec, edge: &str) -> Option<(TableSpec, Path)> {
     let (input, output) = (nullable(&input), nullable(&step.output));
     path.push((StatelessStep::new(&step.kind, input, output)?, branch));
     Some((table, path))
-}
-
-/// The steps without state that lead from windows to an edge, if nothing else does.
-fn path_from(p: &PipelineSpec, windows: &str, edge: &str) -> Option<Path> {
-    if edge == windows {
-        return Some(Path::new());
-    }
-    let (step, branch) = maker(p, edge)?;
-    let mut path = path_from(p, windows, &step.from)?;
-    let input = p.steps.iter().find(|s| s.makes(&step.from))?.output.clone();
-    let made = StatelessStep::new(&step.kind, input, step.output.clone())?;
-    path.push((made.of_withdrawn(withdrawn::column(&p.steps, &step.from)), branch));
-    Some(path)
 }
 
 /// What is required now is null in rows from before that.

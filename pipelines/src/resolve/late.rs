@@ -64,7 +64,7 @@ fn is_kept(p: &PipelineSpec, step: &str) -> bool {
 }
 
 /// Whether the rows of an edge are those of a step, or are made of them.
-fn is_made_of(p: &PipelineSpec, edge: &str, step: &str) -> bool {
+pub(crate) fn is_made_of(p: &PipelineSpec, edge: &str, step: &str) -> bool {
     let Some(made) = p.steps.iter().find(|made| made.makes(edge)) else { return false };
     let with = match &made.kind {
         StepKind::Join(join) => is_made_of(p, &join.with, step),

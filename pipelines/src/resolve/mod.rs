@@ -14,7 +14,7 @@ pub(crate) mod edges;
 mod endless;
 mod hanging;
 mod join;
-mod late;
+pub(crate) mod late;
 mod latest;
 mod limits;
 mod nested;

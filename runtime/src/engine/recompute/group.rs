@@ -350,7 +350,7 @@ impl Slices {
 
 /// Rows of a table as the edge has them: files may hold them in another form. Whatever the edge
 /// requires can be null, in rows from before that.
-fn as_stored(rows: &RecordBatch, table: &TableSpec) -> anyhow::Result<RecordBatch> {
+pub(super) fn as_stored(rows: &RecordBatch, table: &TableSpec) -> anyhow::Result<RecordBatch> {
     let fields = table.schema.fields();
     let columns = rows.columns().iter().zip(fields).map(|(column, f)| restored(column, f, table));
     let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;

@@ -7,7 +7,7 @@
 //! ([`group`]), so a crash changes nothing, and neither does when tables commit. It is one commit
 //! of each table of windows, under an application id of its own, whose number is the end of the
 //! group: a group whose number is there is done. Tables behind the windows get what filters and
-//! other steps without state make of these revisions ([`out`]).
+//! other steps without state make of these revisions, and joins with registries ([`out`]).
 //!
 //! Of a run over files, the end of the files is the end of a group.
 //!
@@ -23,6 +23,7 @@ mod group;
 mod horizon;
 mod kept;
 mod late;
+mod made;
 mod number;
 mod out;
 mod part;
@@ -323,9 +324,9 @@ impl Worker {
     /// The newest epoch that all tables have which are read.
     fn committed(&self, steps: &[Recomputation]) -> Epoch {
         let states = self.context.tables.now(&TableTroubles::default());
-        let of_steps = steps.iter().flat_map(|s| s.tables.iter().chain([&s.stored]));
-        let mut names: Vec<String> =
-            of_steps.map(|t| format!("{}.{}", t.namespace, t.name)).collect();
+        let of_steps =
+            steps.iter().flat_map(|s| s.tables.iter().chain([&s.stored]).chain(s.histories()));
+        let mut names: Vec<String> = of_steps.map(full_name).collect();
         names.push(format!("{SYSTEM}.{LATE}"));
         let committed = states.iter().filter(|(name, _)| names.contains(name));
         committed.map(|(_, state)| state.committed).min().unwrap_or_default()
@@ -369,8 +370,7 @@ impl Worker {
         };
         let place = (store, &self.session);
         let mut kept = Kept::new(place, (step, table), format!("{app}/kept"));
-        let through = times_us.1.unsigned_abs();
-        let mut out = Out::open(store, (step, table), |table| self.app_id(table), through).await?;
+        let mut out = Out::open(self, (step, table), times_us.1).await?;
         let stay = if let Some(sessions) = Sessions::new(&group) {
             sessions.work(&mut kept, &mut out).await?
         } else if let Some(around) = Around::new(&group) {
