@@ -5,6 +5,7 @@ mod ahead;
 mod around;
 mod behind;
 mod counts;
+mod enriched;
 mod forms;
 mod sessions;
 mod states;
@@ -262,6 +263,7 @@ impl Home {
             let column = match edge {
                 "readings" => "received_time",
                 "late" => "ingest_time",
+                "limits_versions" | "names_versions" => "told_time",
                 _ => return vec![windows; rows.num_rows()],
             };
             let of_rows = rows[column].as_primitive::<TimestampMicrosecondType>();
