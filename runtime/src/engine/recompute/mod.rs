@@ -203,6 +203,13 @@ fn each_table(steps: &[Recomputation]) -> impl Iterator<Item = (&Recomputation, 
     steps.iter().flat_map(|step| step.tables.iter().map(move |table| (step, table)))
 }
 
+/// The tables that have to have all that came in before a group is whole.
+fn awaited(steps: &[Recomputation]) -> Vec<String> {
+    let of_steps =
+        steps.iter().flat_map(|s| s.tables.iter().chain([&s.stored]).chain(s.histories()));
+    of_steps.map(full_name).chain([format!("{SYSTEM}.{LATE}")]).collect()
+}
+
 /// What the work on one table comes to, even a panic.
 async fn attempt(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let panicked = |_| Err(anyhow::anyhow!("a panic, told before this"));
@@ -324,10 +331,7 @@ impl Worker {
     /// The newest epoch that all tables have which are read.
     fn committed(&self, steps: &[Recomputation]) -> Epoch {
         let states = self.context.tables.now(&TableTroubles::default());
-        let of_steps =
-            steps.iter().flat_map(|s| s.tables.iter().chain([&s.stored]).chain(s.histories()));
-        let mut names: Vec<String> = of_steps.map(full_name).collect();
-        names.push(format!("{SYSTEM}.{LATE}"));
+        let names = awaited(steps);
         let committed = states.iter().filter(|(name, _)| names.contains(name));
         committed.map(|(_, state)| state.committed).min().unwrap_or_default()
     }

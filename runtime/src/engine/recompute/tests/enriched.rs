@@ -1,6 +1,8 @@
 //! Tables behind joins with registries: what stands there of a window that was computed again is
 //! what the registry had said by the end of the group, against a plain list of what was said.
 
+use std::collections::BTreeSet;
+
 use tidegate_operators::registry::Change;
 use tidegate_pipelines::plan::TestChange;
 
@@ -383,6 +385,17 @@ fn where_not_all_is_there_that_was_said_nothing_comes() {
             assert_eq!(limited(&home).await, expected);
         });
     }
+}
+
+/// What is committed of the tables of versions is not all that was said by the end of a group.
+#[test]
+fn groups_wait_for_what_registries_said() {
+    let steps = Recomputed::default();
+    steps.follow(&plan_of(STEPS).pipelines);
+    let awaited: BTreeSet<String> = awaited(&steps.now()).into_iter().collect();
+    let tables = ["fives", "limits_versions", "names_versions", "readings", "trips"];
+    let all = tables.map(|name| format!("p.{name}")).into_iter().chain(["system.late".to_owned()]);
+    assert_eq!(awaited, all.collect());
 }
 
 /// Rows of versions from before there was `told_time` count as told when they were taken in.
