@@ -14,11 +14,14 @@ use crate::batch::Tick;
 use crate::grouped::Grouped;
 use crate::key::stable_hashes;
 use crate::operator::{Emit, OperatorError};
-use crate::registry::{ToldRows, VersionsTold};
+use crate::registry::{ToldRows, Version, VersionsTold};
 use crate::spec::EnrichSpec;
 
-/// Keys whose histories are remembered, unless the rows of one batch have more.
-pub(super) const KEYS_MAX: usize = if cfg!(test) { 2 } else { 10_000 };
+/// Bytes of histories that are remembered, beside those of the keys of one batch.
+const BYTES_MAX: usize = if cfg!(test) { 2 * KEY_BYTES } else { 32 << 20 };
+
+/// What a key takes beside itself and its versions, about.
+const KEY_BYTES: usize = 64;
 
 /// A key: its stable hash, and it as bytes.
 type Key = (u64, Box<[u8]>);
@@ -28,8 +31,8 @@ type Key = (u64, Box<[u8]>);
 pub struct EnrichTold {
     /// Knows of each key that it was told of, even if that was nothing.
     operator: Enrich,
-    /// How many these are.
-    pub(super) known: usize,
+    /// How many bytes that is, about.
+    bytes: usize,
     /// The keys that are wanted, and what was told of them.
     wanted: BTreeMap<Key, ToldRows>,
 }
@@ -40,7 +43,7 @@ impl EnrichTold {
     /// # Errors
     /// See [`Enrich::new`].
     pub fn new(spec: EnrichSpec) -> Result<Self, OperatorError> {
-        Ok(Self { operator: Enrich::new(spec)?, known: 0, wanted: BTreeMap::new() })
+        Ok(Self { operator: Enrich::new(spec)?, bytes: 0, wanted: BTreeMap::new() })
     }
 
     /// The keys of rows of the input of which it has not been told yet, as columns of the
@@ -52,8 +55,8 @@ impl EnrichTold {
         let on: Vec<ArrayRef> =
             self.operator.spec.on.iter().map(|c| rows.column(*c).clone()).collect();
         let mut places = self.unknown(&on, rows.num_rows())?;
-        if self.known > 0 && self.known + places.len() > KEYS_MAX {
-            (self.operator.state, self.known) = (Grouped::new(), 0);
+        if !places.is_empty() && self.bytes > BYTES_MAX {
+            (self.operator.state, self.bytes) = (Grouped::new(), 0);
             places = self.unknown(&on, rows.num_rows())?;
         }
         let of = UInt32Array::from_iter_values(places.values().copied());
@@ -100,8 +103,10 @@ impl EnrichTold {
     /// The rows are not of the input.
     pub fn join(&mut self, rows: &RecordBatch) -> Result<(Vec<RecordBatch>, usize), OperatorError> {
         for ((hash, key), told) in std::mem::take(&mut self.wanted) {
-            self.operator.state.put(hash, &key).history = told.history();
-            self.known += 1;
+            let history = told.history();
+            let versions = history.0.len() * size_of::<Version>() + history.bytes(key.len());
+            self.bytes += KEY_BYTES + key.len() + versions;
+            self.operator.state.put(hash, &key).history = history;
         }
         let mut emit = Emit::default();
         let joined = self.operator.join(rows, Tick { epoch: 0, time_us: 0 })?;
