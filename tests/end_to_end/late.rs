@@ -252,3 +252,81 @@ fn a_day_of_buffered_readings_reaches_its_windows_over_kills_on_one_two_and_thre
     });
     instance.stop();
 }
+
+const LIMITED: &str = r#"
+name = "late"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:0"
+topics = ["t/{device}"]
+[reading]
+device = "{device}"
+time = "ts"
+idle_close = "2s"
+[reading.fields]
+v = "float64"
+[[registry]]
+name = "limits"
+path = "LIMITS"
+key = ["device"]
+valid_from = "since"
+columns = { device = "string", high = "float64" }
+[[step]]
+name = "minutes"
+type = "window"
+every = "1m"
+revise_for = "2m"
+select = { n = "count(*)", total = "sum(v)" }
+[[step]]
+name = "limited"
+type = "enrich"
+from = "minutes"
+registry = "limits"
+default = { high = "total" }
+[[table]]
+from = "readings"
+freshness = "500ms"
+[[table]]
+from = "minutes"
+freshness = "500ms"
+[[table]]
+from = "limited"
+freshness = "500ms"
+"#;
+
+/// Of one device there is a limit since ever, of one since the middle of the day before, of one
+/// none.
+#[test]
+fn a_day_of_buffered_readings_reaches_tables_behind_a_join_with_a_registry_over_kills() {
+    let home = Home::with("");
+    let since = START_MS - 50_000_000;
+    let limits = home.write("limits.csv", &format!("device,since,high\nd0,,1\nd1,{since},2\n"));
+    let limits = limits.display().to_string();
+    home.write("pipelines/one.toml", &LIMITED.replace("LIMITS", &limits));
+    let buffered = (-86_400..-1_000).step_by(120);
+    let instance = home.start_command(&mut command(&home, 2, Some("kill:recomputed_kept:1")));
+    assert!(publish(&instance, (0..1_200).step_by(10)));
+    let told = publish(&instance, buffered.clone());
+    wait_for_its_end(instance);
+    let instance = home.start_command(&mut command(&home, 3, None));
+    assert!(told || publish(&instance, buffered));
+    eventually("the limits of all windows", || {
+        let shown = lines(&home, "SELECT device, window_start, n, high FROM late.limited");
+        let all = lines(
+            &home,
+            "SELECT r.device, r.window_start, r.n, coalesce(v.high, r.total) AS high FROM (SELECT \
+             device, date_bin(INTERVAL '1 minute', time) AS window_start, count(*) AS n, sum(v) \
+             AS total FROM late.readings GROUP BY 1, 2) AS r LEFT JOIN late.limits_versions v ON \
+             v.device = r.device AND (v.valid_from IS NULL OR v.valid_from <= r.window_start) AND \
+             (v.valid_to IS NULL OR r.window_start < v.valid_to)",
+        );
+        let is_right = shown == all && all.len() > 2_000;
+        is_right
+            .then_some(())
+            .ok_or_else(|| format!("{} of {}\n{}", shown.len(), all.len(), instance.said()))
+    });
+    instance.stop();
+    let twice = "SELECT device, window_start, revision FROM late.limited_revisions GROUP BY 1, 2, \
+                 3 HAVING count(*) > 1";
+    assert_eq!(home.rows(twice).len(), 0);
+}
