@@ -329,4 +329,6 @@ fn a_day_of_buffered_readings_reaches_tables_behind_a_join_with_a_registry_over_
     let twice = "SELECT device, window_start, revision FROM late.limited_revisions GROUP BY 1, 2, \
                  3 HAVING count(*) > 1";
     assert_eq!(home.rows(twice).len(), 0);
+    let shown = home.rows("SELECT * FROM late.limits WHERE device = 'd0'");
+    assert!(shown[0].contains_key("high") && !shown[0].contains_key("told_time"), "{shown:?}");
 }
