@@ -179,7 +179,9 @@ pub fn late_rows(rows: &RecordBatch, tick_us: i64) -> Result<RecordBatch, ArrowE
 
 /// Schema of `system.windows_kept`: windows that late readings had no effect on, because the
 /// stored readings are not all that they were made of. One row per window and table, with the late
-/// readings of the first time: once a reading is missing, it is for good.
+/// readings of the first time: once a reading is missing, it is for good. And windows that were
+/// computed again of which a table behind them does not have the new revision, because a step on
+/// the way keeps state: that table's name, and no late readings.
 pub fn windows_kept_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         time("time"),

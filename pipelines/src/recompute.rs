@@ -47,6 +47,8 @@ pub struct Recomputation {
     path: Path,
     /// The tables behind the windows.
     behind: Vec<Behind>,
+    /// Tables of what is made of the windows that are not among these.
+    beyond: Vec<TableSpec>,
 }
 
 impl Recomputation {
@@ -60,6 +62,13 @@ impl Recomputation {
     pub fn behind(&self, table: &TableSpec) -> &[Behind] {
         let is_first = self.tables.first().is_some_and(|first| first.name == table.name);
         if is_first { &self.behind } else { &[] }
+    }
+
+    /// The tables of what is made of the windows by steps that know more than the windows, which do
+    /// not get what was computed again.
+    pub fn beyond(&self, table: &TableSpec) -> &[TableSpec] {
+        let is_first = self.tables.first().is_some_and(|first| first.name == table.name);
+        if is_first { &self.beyond } else { &[] }
     }
 
     /// The tables of what registries said that is made of the windows with.
@@ -124,7 +133,10 @@ pub fn recomputations(p: &PipelineSpec) -> Vec<Recomputation> {
         };
         let order = order(p, &stored);
         let behind = behind::behind(p, &step.name);
-        Some(Recomputation { window, stored, order, tables, path, behind })
+        let beyond = made_of(p, &step.name).into_iter();
+        let beyond = beyond.filter_map(|(table, why_not)| why_not.map(|_| table.clone()));
+        let beyond = beyond.collect();
+        Some(Recomputation { window, stored, order, tables, path, behind, beyond })
     };
     p.steps.iter().filter_map(of_step).collect()
 }

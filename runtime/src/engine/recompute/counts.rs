@@ -289,7 +289,9 @@ impl<'g> Counts<'g> {
             if !self.count(&mut tallies).await? {
                 return Ok(false);
             }
-            for (key, tally) in &tallies {
+            // Some can have been deleted before they were counted.
+            let days = self.group.days().await?;
+            for (key, tally) in tallies.iter().filter(|(_, tally)| days.has_all(tally.range_us())) {
                 if let Some(of) = keys.get_mut(key) {
                     of.counted(tally, self.step);
                 }

@@ -100,7 +100,7 @@ impl<'a> Kept<'a> {
         if windows.is_empty() {
             return Ok(());
         }
-        let rows = self.rows(windows, end_us)?;
+        let rows = kept_rows(self.of, &self.table_name(), windows, end_us)?;
         if self.writer.is_none() {
             let spec = windows_kept();
             let writer = TableWriter::open(self.store, &spec, self.app_id.clone()).await?;
@@ -114,28 +114,6 @@ impl<'a> Kept<'a> {
         Ok(())
     }
 
-    fn rows(&self, windows: &[Stayed<'_>], end_us: i64) -> anyhow::Result<RecordBatch> {
-        let name = self.table_name();
-        let text = |value: &str| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(windows.iter().map(|_| value)))
-        };
-        let times = |f: &dyn Fn(&Stayed<'_>) -> i64| -> ArrayRef {
-            let values = windows.iter().map(f);
-            Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
-        };
-        let columns: Vec<ArrayRef> = vec![
-            times(&|w| w.bounds.0),
-            text(&self.of.window.pipeline),
-            text(&self.of.window.name),
-            text(&name),
-            Arc::new(StringArray::from_iter_values(windows.iter().map(|w| w.key))),
-            times(&|w| w.bounds.1),
-            Arc::new(Int64Array::from_iter_values(windows.iter().map(|w| w.late))),
-            times(&|_| end_us),
-        ];
-        Ok(RecordBatch::try_new(windows_kept().schema, columns)?)
-    }
-
     /// Makes them visible; how many there are.
     pub(super) async fn commit(&mut self) -> anyhow::Result<u64> {
         match &mut self.writer {
@@ -143,4 +121,31 @@ impl<'a> Kept<'a> {
             None => Ok(0),
         }
     }
+}
+
+/// The rows of windows of a step that stay in a table, of a group that ends then.
+pub(super) fn kept_rows(
+    of: &Recomputation,
+    table: &str,
+    windows: &[Stayed<'_>],
+    end_us: i64,
+) -> anyhow::Result<RecordBatch> {
+    let text = |value: &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(windows.iter().map(|_| value)))
+    };
+    let times = |f: &dyn Fn(&Stayed<'_>) -> i64| -> ArrayRef {
+        let values = windows.iter().map(f);
+        Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        times(&|w| w.bounds.0),
+        text(&of.window.pipeline),
+        text(&of.window.name),
+        text(table),
+        Arc::new(StringArray::from_iter_values(windows.iter().map(|w| w.key))),
+        times(&|w| w.bounds.1),
+        Arc::new(Int64Array::from_iter_values(windows.iter().map(|w| w.late))),
+        times(&|_| end_us),
+    ];
+    Ok(RecordBatch::try_new(windows_kept().schema, columns)?)
 }

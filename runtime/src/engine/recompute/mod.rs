@@ -16,6 +16,7 @@
 //! checkpoint. What a stop or a crash leaves undone is still in `system.late`.
 
 mod affected;
+mod apart;
 mod around;
 mod counts;
 mod cuts;
@@ -471,7 +472,8 @@ impl Worker {
         let (stats, stay) = (&self.context.stats, kept.commit().await?);
         Stats::add(&stats.windows_kept, stay);
         fault::point("recomputed_kept");
-        let (own, behind) = out.commit().await?;
+        let (own, behind, apart) = out.commit().await?;
+        Stats::add(&stats.windows_kept, apart);
         Stats::add(&stats.windows_recomputed, own.rows);
         for report in behind.iter().chain([&own]) {
             Stats::add(&stats.table_files, report.files as u64);

@@ -13,6 +13,7 @@ use tidegate_operators::spec::TableSpec;
 use tidegate_pipelines::recompute::{Behind, Recomputation};
 use tidegate_sql::{CommitReport, TableWriter};
 
+use super::apart::Apart;
 use super::made::{Made, not_whole};
 use super::{Worker, full_name};
 
@@ -23,6 +24,8 @@ pub(super) struct Out<'a> {
     /// Tables behind that get nothing, each with a table of versions that has not all; until that
     /// is told.
     without: Vec<(&'a Behind, &'a TableSpec)>,
+    /// These, and those that never get anything.
+    apart: Apart<'a>,
     /// The number of the group.
     through: Epoch,
 }
@@ -55,7 +58,10 @@ impl<'a> Out<'a> {
             let writer = TableWriter::open(store, table, worker.app_id(table)).await?;
             behind.push(Further { table, made: Made::new(session, one, end_us)?, writer });
         }
-        Ok(Self { own, behind, without, through: end_us.unsigned_abs() })
+        let tables = without.iter().map(|(one, _)| &one.table).chain(of.beyond(table)).collect();
+        let app_id = format!("{}/behind", worker.app_id(table));
+        let apart = Apart { store, of, tables, app_id, end_us, writer: None };
+        Ok(Self { own, behind, without, apart, through: end_us.unsigned_abs() })
     }
 
     /// Adds next revisions of windows.
@@ -82,12 +88,16 @@ impl<'a> Out<'a> {
                 writer.append(rows, self.through).await?;
             }
         }
+        self.apart.add(&rows).await?;
         Ok(self.own.append(rows, self.through).await?)
     }
 
     /// Makes the rows visible, those of the table of windows last; what was committed of it, then
-    /// of the others.
-    pub(super) async fn commit(&mut self) -> anyhow::Result<(CommitReport, Vec<CommitReport>)> {
+    /// of the others, and how many rows tell what others do not get.
+    pub(super) async fn commit(
+        &mut self,
+    ) -> anyhow::Result<(CommitReport, Vec<CommitReport>, u64)> {
+        let apart = self.apart.commit().await?;
         let mut others = Vec::new();
         for Further { writer, .. } in &mut self.behind {
             others.push(writer.commit(self.through).await?);
@@ -97,6 +107,6 @@ impl<'a> Out<'a> {
             // All of it stays: the next process is not to find that out again.
             self.own.mark(self.through).await?;
         }
-        Ok((report, others))
+        Ok((report, others, apart))
     }
 }

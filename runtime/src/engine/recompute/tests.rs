@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ahead;
+mod apart;
 mod around;
 mod behind;
 mod counts;

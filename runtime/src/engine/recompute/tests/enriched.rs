@@ -376,13 +376,22 @@ fn where_not_all_is_there_that_was_said_nothing_comes() {
             if deleted {
                 delete_rows(&home, "limits_versions");
             }
-            home.catch_up(&home.worker(20 * S), i64::MAX).await;
+            let worker = home.worker(20 * S);
+            home.catch_up(&worker, i64::MAX).await;
             let first = format!("arrow_cast(window_start, 'Int64') = {START}");
             let sql = format!("SELECT revision, total FROM p.fives_revisions WHERE {first}");
             assert_eq!(home.ask(&sql).await, ["0 9", "1 11"]);
             let comes = from_first && !deleted;
             let expected: &[&str] = if comes { &["0 9 7", "1 11 7"] } else { &["0 9 7"] };
             assert_eq!(limited(&home).await, expected);
+            let told = match stored::kept(&worker) {
+                0 => 0,
+                _ => home
+                    .ask("SELECT keys FROM system.windows_kept WHERE table_name = 'p.limited'")
+                    .await
+                    .len(),
+            };
+            assert_eq!(told, usize::from(!comes));
         });
     }
 }
