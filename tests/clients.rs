@@ -135,6 +135,11 @@ fn duckdb_and_delta_rs_read_the_tables() {
 }
 
 #[test]
+fn duckdb_finds_the_newest_revisions() {
+    script("tables_revised.py");
+}
+
+#[test]
 fn others_compact_our_tables_while_we_append() {
     script("tables_compaction.py");
 }
