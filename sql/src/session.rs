@@ -4,6 +4,7 @@
 
 mod catalog;
 mod distinct;
+mod json;
 pub(crate) mod problems;
 #[cfg(test)]
 mod tests;
@@ -110,6 +111,7 @@ impl Session {
             context.register_udaf(Arc::unwrap_or_clone(function));
         }
         context.state_ref().write().register_function_rewrite(Arc::new(CountBytes))?;
+        json::register(&mut *context.state_ref().write())?;
         context.register_object_store(objects_url().as_ref(), Arc::clone(store.objects()));
         let catalog = Arc::new(TableCatalog::new(store));
         context.register_catalog(CATALOG, Arc::<TableCatalog>::clone(&catalog));
