@@ -183,10 +183,7 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
     let mut interrupts = interrupts()?;
     let mut input = Input::new(options.data.join(HISTORY_FILE))?;
     let mut format = OutputFormat::Table;
-    println!(
-        "{} tables: \\d lists them. \\? helps, \\q leaves. SQL ends with `;`.",
-        session.tables().len()
-    );
+    println!("{}", greeting(&session));
     loop {
         let text = match input.statement().await? {
             Read::Text(text) => text,
@@ -221,6 +218,11 @@ pub async fn prompt(options: &QueryOptions) -> Result<()> {
             eprintln!("error: {}", e.to_string().replace('\n', "\n       "));
         }
     }
+}
+
+fn greeting(session: &Session) -> String {
+    let tables = session.tables().len() + session.empty().len();
+    format!("{tables} tables: \\d lists them. \\? helps, \\q leaves. SQL ends with `;`.")
 }
 
 async fn run(
@@ -359,7 +361,7 @@ mod tests {
         let log = folder.path().join("old/damaged/_delta_log");
         std::fs::create_dir_all(&log).unwrap();
         std::fs::write(log.join("00000000000000000000.json"), "no JSON").unwrap();
-        let session = Session::over(store, 1 << 28).unwrap();
+        let session = Session::over(store.clone(), 1 << 28).unwrap();
         let mut out = Vec::new();
         show(&session, Command::Tables, &mut out).await.unwrap();
         show(&session, Command::Columns("windows_revisions".into()), &mut out).await.unwrap();
@@ -372,6 +374,10 @@ mod tests {
         assert_eq!(words[4], ["plant.windows_revisions", "all", "revisions"]);
         assert_eq!(words[5], ["windows_revisions"]);
         assert!(words.contains(&vec!["revision", "int64"]), "{text}");
+        assert!(greeting(&session).starts_with("3 tables:"), "{}", greeting(&session));
+        let shown = crate::testing::lines(&store, "SHOW TABLES").await;
+        let listed: Vec<&str> = words[1..5].iter().map(|line| line[0]).collect();
+        assert_eq!(shown, listed);
     }
 
     #[tokio::test]
@@ -414,5 +420,6 @@ mod tests {
         assert!(words.contains(&vec!["late_readings", "int64"]), "{text}");
         let shown = session.sql("SHOW TABLES").await.unwrap().collect().await.unwrap();
         assert_eq!(shown.iter().map(|rows| rows.num_rows()).sum::<usize>(), 10);
+        assert!(greeting(&session).starts_with("10 tables:"), "{}", greeting(&session));
     }
 }

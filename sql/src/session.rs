@@ -35,11 +35,6 @@ const CATALOG: &str = "tidegate";
 /// The schema that shows every table whose name is unique.
 pub(crate) const PUBLIC: &str = "public";
 
-/// What `SHOW TABLES` asks: each table once, by its full name, without DataFusion's own.
-const SHOW_TABLES: &str = "\
-    SELECT table_schema || '.' || table_name AS \"table\" FROM information_schema.tables \
-    WHERE table_schema <> 'information_schema' ORDER BY 1";
-
 /// Memory of a session beyond which sorts, joins and aggregates spill to disk or fail: 1 GiB.
 const MEMORY_BYTES_MAX: usize = 1 << 30;
 
@@ -188,7 +183,7 @@ impl Session {
         check_reading(&statement)?;
         self.refresh().await?;
         let statement = match statement.to_string() == "SHOW TABLES" {
-            true => parse(SHOW_TABLES)?.pop().expect("it is one statement"),
+            true => parse(&self.show_tables().await)?.pop().expect("it is one statement"),
             false => statement,
         };
         let state = self.context.state();
@@ -205,6 +200,24 @@ impl Session {
         // Statements can hide in others (EXPLAIN ANALYZE, WITH): the plan tells them all.
         reading.verify_plan(&plan).map_err(|e| problems::refused(&e.strip_backtrace()))?;
         Ok(DataFrame::new(state, plan))
+    }
+
+    /// What `SHOW TABLES` asks: the names that `\d` lists, of tables that cannot be read as well.
+    async fn show_tables(&self) -> String {
+        let mut names = [self.tables(), self.empty()].concat();
+        for table in self.tables() {
+            let others = self.others(&table).await.unwrap_or_default();
+            names.extend(others.into_iter().map(|(name, _)| name));
+        }
+        let quoted = |name: &TableName| format!("('{}')", name.to_string().replace('\'', "''"));
+        let rows: Vec<String> = names.iter().map(quoted).collect();
+        match rows.is_empty() {
+            true => "SELECT '' AS \"table\" WHERE false".to_owned(),
+            false => {
+                let rows = rows.join(", ");
+                format!("SELECT column1 AS \"table\" FROM (VALUES {rows}) ORDER BY 1")
+            }
+        }
     }
 
     async fn check_table(&self, reference: &TableReference) -> Result<()> {
