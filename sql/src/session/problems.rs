@@ -9,7 +9,7 @@ use super::wording::reword;
 use crate::Error;
 
 /// Names that are listed in an error before it says how many more there are.
-const LISTED_MAX: usize = 12;
+const LISTED_MAX: usize = 20;
 
 /// Tables of a query whose columns are listed.
 const TABLES_MAX: usize = 3;
