@@ -2,6 +2,7 @@
 
 use datafusion::common::{Column, SchemaError, TableReference};
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::TableName;
@@ -64,6 +65,24 @@ fn syntax(error: &ParserError) -> String {
             .replace(" at Line: ", " at line ")
             .replace(", Column: ", ", column "),
         ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+    }
+}
+
+/// Words that make a query what it is: whoever wrote them meant no name.
+const STRUCTURE: [&str; 16] = [
+    "SELECT", "FROM", "WHERE", "AS", "AND", "OR", "NOT", "ON", "JOIN", "BY", "HAVING", "LIMIT",
+    "UNION", "WITH", "DESC", "ASC",
+];
+
+/// What a word of SQL needs to be a name, if the parser did not expect that word.
+fn quoting(said: &str) -> String {
+    let found = said.split_once("found: ").map_or("", |(_, rest)| rest);
+    let word = found.split(' ').next().unwrap_or_default();
+    let upper = word.to_uppercase();
+    let is_word = ALL_KEYWORDS.binary_search(&upper.as_str()).is_ok();
+    match is_word && !STRUCTURE.contains(&upper.as_str()) {
+        true => format!("; a name that is a word of SQL is in double quotes: \"{word}\""),
+        false => String::new(),
     }
 }
 
@@ -165,7 +184,11 @@ pub(crate) fn explain(error: DataFusionError, text: &str) -> Error {
             SchemaError::AmbiguousReference { field } => ambiguous(field, &error),
             other => other.to_string(),
         },
-        DataFusionError::SQL(parser, _) => format!("not valid SQL: {}", syntax(parser)),
+        DataFusionError::SQL(parser, _) => {
+            let said = syntax(parser);
+            let hint = quoting(&said);
+            format!("not valid SQL: {said}{hint}")
+        }
         DataFusionError::Plan(text)
         | DataFusionError::NotImplemented(text)
         | DataFusionError::Execution(text)

@@ -171,6 +171,10 @@ async fn errors_name_what_is_close() {
         assert!(problem.starts_with(wanted), "{select}: {problem}");
     }
     assert!(error(&session, "SELEC 1").await.contains("not valid SQL"));
+    let problem = error(&session, "SELECT device, top FROM readings").await;
+    let wanted = "; a name that is a word of SQL is in double quotes: \"top\"";
+    assert!(problem.ends_with(wanted), "{problem}");
+    assert!(!error(&session, "SELECT 1 FROM readings FROM x").await.contains("quotes"));
     assert!(error(&session, "").await.contains("exactly one"));
 }
 
