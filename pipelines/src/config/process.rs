@@ -14,6 +14,10 @@ pub const PROCESS_FILE_NAME: &str = "tidegate.toml";
 /// Smallest journal that works: room for a group, the reserve and a few segments.
 pub const JOURNAL_BYTES_MIN: u64 = 256 << 10;
 
+/// The least budget of memory, other than none: the process itself takes up to 150 MiB of it, and
+/// at three quarters rows of new keys are refused.
+pub const MEMORY_BYTES_MIN: u64 = 256 << 20;
+
 /// The settings. What is `None` was not written and has no default here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessSpec {
@@ -115,6 +119,11 @@ fn resolved(
         let hint = format!("at least \"{}KiB\" are needed", JOURNAL_BYTES_MIN >> 10);
         report.error(section.at("journal_max"), "so small a journal cannot work", hint);
     }
+    let memory_bytes_max = section.size_bytes("memory_max");
+    if memory_bytes_max.is_some_and(|bytes| (1..MEMORY_BYTES_MIN).contains(&bytes)) {
+        let hint = format!("at least \"{}MiB\" are needed", MEMORY_BYTES_MIN >> 20);
+        report.error(section.at("memory_max"), "nothing fits into so little memory", hint);
+    }
     ProcessSpec {
         data,
         tables,
@@ -126,7 +135,7 @@ fn resolved(
         disk_reserve_bytes: size("disk_reserve"),
         spill_bytes_max: size("spill_max"),
         outbox_max: section.int("outbox_max").and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
-        memory_bytes_max: section.size_bytes("memory_max"),
+        memory_bytes_max,
         metrics,
         watch: section.bool("watch"),
     }
@@ -181,11 +190,11 @@ mod tests {
         let problems = load(
             "name = \"x\"\n[process]\ncheckpoint_evry = \"1s\"\nworkers = 0\nspill_max = 5\n\
              checkpoint_every = \"0s\"\njournal_max = \"1KiB\"\nmetrics = \"here\"\n\
-             data = \"${env:NONE}\"\ntables = \"\"\nwatch = \"yes\"\n",
+             data = \"${env:NONE}\"\ntables = \"\"\nwatch = \"yes\"\nmemory_max = \"100MiB\"\n",
         );
         let problems = problems.expect_err("there are many");
         let lines: Vec<usize> = problems.iter().map(|p| p.line).collect();
-        assert_eq!(lines, [1, 3, 4, 5, 6, 7, 8, 9, 10, 11], "{problems:#?}");
+        assert_eq!(lines, [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], "{problems:#?}");
         let hint = problems[1].hint.clone().unwrap_or_default();
         assert!(hint.contains("`checkpoint_every`"), "{hint}");
         assert!(problems[0].message.contains("unknown key `name` in tidegate.toml"));

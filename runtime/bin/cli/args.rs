@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{cluster, doctor};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tidegate_pipelines::config::process::JOURNAL_BYTES_MIN;
+use tidegate_pipelines::config::process::{JOURNAL_BYTES_MIN, MEMORY_BYTES_MIN};
 use tidegate_pipelines::config::units;
 
 /// What `tidegate` alone says.
@@ -392,7 +392,13 @@ fn journal_max(text: &str) -> Result<u64, String> {
 }
 
 fn memory_max(text: &str) -> Result<u64, String> {
-    if text.trim() == "0" { Ok(0) } else { units::size_bytes(text) }
+    match text.trim() {
+        "0" => Ok(0),
+        text => match units::size_bytes(text)? {
+            bytes if bytes >= MEMORY_BYTES_MIN => Ok(bytes),
+            _ => Err(format!("at least {}MiB are needed", MEMORY_BYTES_MIN >> 20)),
+        },
+    }
 }
 
 /// More devices than this would need more ports and file descriptors than a usual machine gives.
@@ -471,6 +477,7 @@ mod tests {
             "tidegate worker --cluster a:1,b:2 --cluster-secret-file s",
             "tidegate worker --cluster a:1,b:2 --process 1",
             "tidegate password a b",
+            "tidegate run a.toml --memory-max 100MiB",
             "tidegate dmeo",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

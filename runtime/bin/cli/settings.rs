@@ -172,14 +172,14 @@ mod tests {
         assert_eq!(all.options.memory_bytes_max, 0);
         assert_eq!(all.metrics.as_deref(), Some("127.0.0.1:1"));
         let line = "tidegate run p --data x --tables s3://b --workers 2 --metrics [::1]:2 \
-                    --memory-max 9MiB --spill-max 1MiB --journal-max 8MiB --checkpoint-every 3s";
+                    --memory-max 900MiB --spill-max 1MiB --journal-max 8MiB --checkpoint-every 3s";
         let all = Settings::merged(&run(line), spec, Path::new("conf"));
         assert_eq!(all.options.data, PathBuf::from("x"));
         assert_eq!(all.options.tables.as_deref(), Some("s3://b"));
         assert_eq!((all.options.workers, all.options.spill_bytes_max), (2, 1 << 20));
         assert_eq!(all.options.checkpoint_every, Duration::from_secs(3));
         assert_eq!(all.options.journal_bytes_max, 8 << 20);
-        assert_eq!(all.options.memory_bytes_max, 9 << 20);
+        assert_eq!(all.options.memory_bytes_max, 900 << 20);
         assert_eq!(all.metrics.as_deref(), Some("[::1]:2"));
     }
 

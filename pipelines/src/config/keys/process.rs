@@ -87,7 +87,7 @@ static PROCESS: Component = Component {
             "Most memory of the process, resident and swapped out. Near it, less is in flight; at \
              it, rows of new keys are refused (`[limits] at_memory_max`); if that does not help, \
              sources wait. If absent: three quarters of what its control group allows, or of the \
-             machine's memory. \"0B\": no budget.",
+             machine's memory. At least \"256MiB\", or \"0B\": no budget.",
             "\"1GiB\"",
         ),
         Key::new(
