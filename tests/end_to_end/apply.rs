@@ -393,6 +393,7 @@ fn what_is_rebuilt_is_said_with_its_time_while_it_runs_and_when_it_is_stopped() 
     instance.stop();
     let stopped = explain(both, &[&data]);
     assert!(out(&stopped).starts_with("at the next start:"), "{}", out(&stopped));
+    assert!(!err(&stopped).contains("not configured"), "no source is missed: {}", err(&stopped));
     assert!(is_time(&beside(&stopped)), "{}", out(&stopped));
     let mut command = tidegate();
     command.arg("explain").arg(both).arg("--against").arg(&old).arg("--data").arg(&data);

@@ -77,7 +77,7 @@ pub(crate) fn has_segments(dir: &Path) -> Result<bool, DurableError> {
 pub(crate) fn ticks_of(dir: &Path) -> Result<Replay, DurableError> {
     let segments = segment::list(dir, files::PREFIX).map_err(DurableError::io("list", dir))?;
     let segments = segments.into_iter().map(|(_, path)| (path, None));
-    Ok(Replay::of(segments.collect(), &[], 0))
+    Ok(Replay::of(segments.collect(), &[], 0).ticks_only())
 }
 
 /// Called once, by the writer thread, when the journal cannot be trusted any more.

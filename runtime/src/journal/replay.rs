@@ -40,6 +40,8 @@ pub struct Replay {
     begin: Option<(u64, u64)>,
     /// Offset after the last message of the journal; 0 where that is not known.
     end_offset: u64,
+    /// Nobody asked for messages, so none are missed.
+    ticks_only: bool,
     done: bool,
 }
 
@@ -92,8 +94,14 @@ impl Replay {
             bytes_read: 0,
             begin: None,
             end_offset: 0,
+            ticks_only: false,
             done: false,
         }
+    }
+
+    /// Without the messages of any source.
+    pub(crate) fn ticks_only(self) -> Self {
+        Self { ticks_only: true, ..self }
     }
 
     /// How far it is; all zero before the first epoch that was asked for.
@@ -189,7 +197,7 @@ impl Replay {
                     self.parts = events(&messages);
                     let kept = self.parts.iter().map(Messages::len).sum::<usize>();
                     let left_out = (messages.len() - kept) as u64;
-                    if left_out == 0 {
+                    if left_out == 0 || self.ticks_only {
                         return None;
                     }
                     if !self.orphans.contains_key(name) {

@@ -202,6 +202,10 @@ fn sources_are_known_by_name_when_the_plan_changes() {
     let kept = epochs(replay.by_ref().map(Result::unwrap));
     assert_eq!(kept.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 3);
     assert_eq!(replay.orphans(), 3);
+    let mut ticks = ticks_of(dir.path()).unwrap();
+    let kept = epochs(ticks.by_ref().map(Result::unwrap));
+    assert_eq!(kept.iter().map(|(_, rows)| rows.len()).sum::<usize>(), 0);
+    assert_eq!(ticks.orphans(), 0, "nobody asked for messages");
 }
 
 #[test]
