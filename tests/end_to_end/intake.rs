@@ -1,7 +1,7 @@
 //! Devices publish to the endpoint; readings, windows, rejects and alerts come out, with exact
 //! counts and sums, and the webhook arrives, signed, although its receiver was down at first.
 
-use crate::support::{Device, Home, Reading, Receiver, eventually, windows_of};
+use crate::support::{ColdChain, Device, Home, Reading, Receiver, eventually, windows_of};
 
 const DEVICES: i64 = 3;
 const READINGS: i64 = 600;
@@ -114,4 +114,23 @@ fn check_webhook(receiver: &Receiver) {
         all.iter().any(|d| d.status == 200 && d.id == all[0].id),
         "a refused request comes again under its id: {all:?}"
     );
+}
+
+/// Twice what the journal may have, and no checkpoint for an hour: it makes room by itself.
+#[test]
+fn a_journal_that_is_full_is_not_full_until_the_next_regular_checkpoint() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let mut command = home.run_command(1);
+    command.args(["--journal-max", "256KiB", "--checkpoint-every", "1h"]);
+    let instance = home.start_command(&mut command);
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    let readings: Vec<Reading> =
+        (0..6_000).map(|seq| Reading::regular("north", "d1", seq, EVERY_MS)).collect();
+    let messages: Vec<_> = readings.iter().map(|r| (r.topic(), r.payload())).collect();
+    let bytes: usize = messages.iter().map(|(topic, payload)| topic.len() + payload.len()).sum();
+    assert!(bytes > 2 * (256 << 10), "{bytes}");
+    let messages = messages.iter().map(|(topic, payload)| (topic.as_str(), payload.clone()));
+    assert_eq!(device.publish_all(messages).unwrap(), readings.len());
+    home.wait_for_count("SELECT count(*) FROM cold_chain.readings", readings.len() as i64);
+    instance.stop();
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::alarms::{Alarms, Conditions as Holding, Rule};
+use super::cuts::Cuts;
 use super::limits::{self, Bounds};
 use super::recompute::Waiting;
 use super::registries::Registries;
@@ -41,6 +42,7 @@ pub(super) struct States {
     pub(super) waiting: Waiting,
     pub(super) outbox: Arc<Outbox>,
     pub(super) bounds: Bounds,
+    pub(super) cuts: Arc<Cuts>,
 }
 
 impl States {

@@ -36,18 +36,56 @@ pub(crate) struct Cuts {
     saved_us: AtomicI64,
 }
 
+/// Room in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Nobody has to care.
+    Enough,
+    /// Soon there will be none.
+    Little,
+    /// Sources wait for it.
+    None,
+}
+
 #[derive(Debug)]
 struct State {
     cuts: BTreeMap<Epoch, Cut>,
     last: Instant,
     /// The next one comes as soon as none is under way.
     soon: bool,
+    /// What there is in the journal: for lack of it, so does one that makes room.
+    room: Room,
+    /// How long the newest that was finished took.
+    took: Duration,
+    /// Offsets of the last two, the older one first.
+    offsets: [u64; 2],
+}
+
+impl State {
+    /// Whether a cut at this offset makes room that is needed. Epochs go with the second checkpoint
+    /// after them, so there have to be messages after the last but one. While sources go on, state
+    /// is saved for it half of the time at most; when they wait there is nothing else to do.
+    fn makes_room(&self, offset: u64) -> bool {
+        let rested = match self.room {
+            Room::Enough => false,
+            Room::Little => self.last.elapsed() >= 2 * self.took,
+            Room::None => true,
+        };
+        rested && offset > self.offsets[0]
+    }
 }
 
 impl Cuts {
     /// Cuts about `every` so often.
     pub(crate) fn new(every: Duration) -> Self {
-        let state = State { cuts: BTreeMap::new(), last: Instant::now(), soon: false };
+        let state = State {
+            cuts: BTreeMap::new(),
+            last: Instant::now(),
+            soon: false,
+            room: Room::Enough,
+            took: Duration::ZERO,
+            offsets: [0; 2],
+        };
         Self {
             every,
             under_way: Mutex::new(state),
@@ -64,11 +102,12 @@ impl Cuts {
     /// Whether state is to be cut at this tick (then it is under way), and whether all of it.
     pub(crate) fn due(&self, tick: Tick, offset: u64, always: bool) -> Option<bool> {
         let mut state = self.lock();
-        let due = state.cuts.is_empty() && (state.soon || state.last.elapsed() >= self.every);
-        if !due && !always {
+        let asked = state.soon || state.makes_room(offset) || state.last.elapsed() >= self.every;
+        if !(asked && state.cuts.is_empty()) && !always {
             return None;
         }
         (state.last, state.soon) = (Instant::now(), false);
+        state.offsets = [state.offsets[1], offset];
         let whole = self.whole.swap(false, Ordering::AcqRel);
         let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last, whole };
         state.cuts.insert(tick.epoch, cut);
@@ -82,6 +121,12 @@ impl Cuts {
         state.soon = state.cuts.range(after + 1..).next().is_none();
     }
 
+    /// Notes how much room the journal has. Checkpoints make some: for lack of it they come before
+    /// their time, as often as it makes sense.
+    pub(crate) fn note_room(&self, room: Room) {
+        self.lock().room = room;
+    }
+
     /// Whether a cut after epoch `after`, and up to `through`, is of all groups. Of those that are
     /// not finished.
     pub(crate) fn has_whole(&self, after: Epoch, through: Epoch) -> bool {
@@ -93,7 +138,11 @@ impl Cuts {
     pub(crate) fn finish(&self, epoch: Epoch) -> Option<Cut> {
         let mut state = self.lock();
         let later = state.cuts.split_off(&(epoch + 1));
-        std::mem::replace(&mut state.cuts, later).remove(&epoch)
+        let cut = std::mem::replace(&mut state.cuts, later).remove(&epoch);
+        if let Some(cut) = cut {
+            state.took = cut.asked_at.elapsed();
+        }
+        cut
     }
 
     /// The cut of `epoch` is not made after all; a later one is in its place.
@@ -160,5 +209,28 @@ mod tests {
         cuts.note_saved(5, 50);
         assert_eq!((cuts.saved(), cuts.saved_us()), (5, Some(50)));
         assert_eq!(cuts.due(tick(6), 0, false), None, "the one that was waited for is enough");
+    }
+
+    #[test]
+    fn a_journal_that_wants_for_room_gets_the_two_checkpoints_that_make_it() {
+        let cuts = Cuts::new(Duration::MAX);
+        let due = |epoch, offset| {
+            let due = cuts.due(tick(epoch), offset, false).is_some();
+            cuts.finish(epoch);
+            cuts.lock().took = Duration::ZERO;
+            due
+        };
+        assert!(!due(1, 5), "there is room");
+        cuts.note_room(Room::Little);
+        assert_eq!([due(2, 5), due(3, 5), due(4, 5)], [true, true, false], "a third makes none");
+        assert_eq!([due(5, 6), due(6, 6), due(7, 6)], [true, true, false]);
+        cuts.note_room(Room::Enough);
+        assert!(!due(8, 7));
+        cuts.note_room(Room::Little);
+        cuts.lock().took = Duration::from_secs(3600);
+        assert_eq!(cuts.due(tick(9), 7, false), None, "saving takes half of the time at most");
+        cuts.note_room(Room::None);
+        assert_eq!(cuts.due(tick(10), 7, false), Some(false), "sources wait for it");
+        assert_eq!(cuts.due(tick(11), 8, false), None, "one at a time");
     }
 }

@@ -16,6 +16,7 @@ use tidegate_operators::reject::keys_refused;
 use tokio::sync::mpsc;
 
 use super::conditions::States;
+use super::cuts::Room;
 use super::feed::InFlight;
 use super::memory::{Known, Memory};
 use super::options::EngineOptions;
@@ -176,6 +177,17 @@ struct Looker {
 }
 
 impl Looker {
+    /// A journal that is full, or nearly so, is trimmed with the next checkpoints: they are not to
+    /// wait for their time while sources do.
+    fn note_room(&self) {
+        let (journal, max) = (self.states.journal.stats(), self.states.bounds.journal_bytes_max);
+        self.states.cuts.note_room(match journal.bytes_on_disk > max / 4 * 3 {
+            _ if journal.waiting_for_room => Room::None,
+            true => Room::Little,
+            false => Room::Enough,
+        });
+    }
+
     fn look(&mut self) -> BTreeMap<Name, Reached> {
         let Bounds { memory, refused, in_flight, journal_bytes_max, spill_bytes_max, .. } =
             &self.states.bounds;
@@ -245,6 +257,7 @@ pub(super) async fn watch(
         let mut turns = tokio::time::interval(LOOK_EVERY);
         loop {
             turns.tick().await;
+            looker.note_room();
             for change in watch.step(Instant::now(), &looker.look()) {
                 if tell.send((clock.now_us(), change)).is_err() {
                     return;

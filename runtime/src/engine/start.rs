@@ -222,6 +222,7 @@ impl Begun {
             waiting: late.waiting.clone(),
             outbox,
             bounds,
+            cuts: Arc::clone(&cuts),
         };
         let memory = states.bounds.memory.clone();
         let saved = (Arc::clone(&cuts), states.tables.clone());
