@@ -224,9 +224,22 @@ impl Column {
                 let allowed = rules.one_of.as_deref().unwrap_or_default().join(", ");
                 format!("`{name}` is {shown}, expected one of {allowed}")
             }
-            Reason::Time => format!("`{name}` is {shown}, not a time between 1970 and 2261"),
+            Reason::Time => match self.meant(value) {
+                Some(meant) => {
+                    format!("`{name}` is {shown}, expected RFC 3339 with its zone, as in {meant}")
+                }
+                None => format!("`{name}` is {shown}, not a time between 1970 and 2261"),
+            },
             _ => format!("`{name}` is {shown}, expected {}", self.type_name()),
         }
+    }
+
+    /// How a text that is nearly a time would have to be written.
+    fn meant(&self, value: &Value<'_>) -> Option<String> {
+        let (ColumnType::Time(format), Value::Text(text)) = (&self.spec.kind, value) else {
+            return None;
+        };
+        time::as_meant(std::str::from_utf8(text).ok()?, format)
     }
 
     fn type_name(&self) -> &'static str {

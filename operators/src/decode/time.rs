@@ -75,6 +75,17 @@ pub(super) fn from_text(text: &str, format: &TimeFormat) -> Option<i64> {
     (0..END_US).contains(&us).then_some(us)
 }
 
+/// How a text would have to be written to be a time, if it only lacks its zone, or more of what
+/// RFC 3339 wants. (It is not taken as it is: whose clock it shows is not known.)
+pub(super) fn as_meant(text: &str, format: &TimeFormat) -> Option<String> {
+    if !matches!(format, TimeFormat::Rfc3339 | TimeFormat::Auto) {
+        return None;
+    }
+    let with_t = text.trim().replacen(' ', "T", 1);
+    let ends = ["", "Z", ":00Z", "T00:00:00Z"].into_iter();
+    ends.map(|end| format!("{with_t}{end}")).find(|meant| from_text(meant, format).is_some())
+}
+
 fn by_pattern(text: &str, pattern: &str) -> Option<i64> {
     if let Ok(time) = DateTime::parse_from_str(text, pattern) {
         return Some(time.timestamp_micros());
@@ -155,5 +166,24 @@ mod tests {
         assert_eq!(number("1e300", TimeFormat::Auto), None);
         assert_eq!(number("18446744073709551616", TimeFormat::Nanoseconds), None);
         assert_eq!(number("999999999999999999", TimeFormat::Seconds), None);
+    }
+
+    #[test]
+    fn a_text_that_lacks_its_zone_is_no_time_and_is_told_as_it_was_meant() {
+        for (text, wanted) in [
+            ("2026-11-27 22:40:00", Some("2026-11-27T22:40:00Z")),
+            ("2026-11-27T22:40:00.5", Some("2026-11-27T22:40:00.5Z")),
+            ("2026-11-27T22:40", Some("2026-11-27T22:40:00Z")),
+            ("2026-11-27", Some("2026-11-27T00:00:00Z")),
+            ("27.11.2026 22:40:00", None),
+            ("1969-12-31 23:59:59", None),
+            ("yesterday", None),
+        ] {
+            for format in [TimeFormat::Auto, TimeFormat::Rfc3339] {
+                assert_eq!(from_text(text, &format), None, "{text}");
+                assert_eq!(as_meant(text, &format).as_deref(), wanted, "{text}");
+            }
+            assert_eq!(as_meant(text, &TimeFormat::Pattern("%c".into())), None);
+        }
     }
 }
