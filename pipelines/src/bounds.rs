@@ -269,18 +269,49 @@ fn both(bound: Result<StateBound, Unbounded>, keys: u64) -> (Bytes, Bytes) {
     }
 }
 
-/// Bytes of the state of all pipelines whose devices are declared, and how many devices those are;
-/// none if there is no such pipeline, or something in one of them has no bound.
-pub fn declared_total(plan: &Plan) -> Option<(u64, u64)> {
-    let declared = plan.pipelines.iter().filter_map(|p| Some((p, p.declared.devices?)));
-    let (mut bytes, mut devices) = (0u64, 0u64);
-    for (pipeline, count) in declared {
-        devices = devices.saturating_add(count);
+/// What is declared of the state of all pipelines that say how many devices they have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared<'p> {
+    /// Most bytes of it.
+    pub bytes: u64,
+    /// How many devices those are.
+    pub devices: u64,
+    /// Whatever counts more keys than that, since its key is not the device, and how many.
+    pub others: Vec<(&'p str, u64)>,
+}
+
+/// What is declared; none if no pipeline says how many devices it has, or something in one that
+/// does has no bound.
+pub fn declared(plan: &Plan) -> Option<Declared<'_>> {
+    let pipelines = plan.pipelines.iter().filter_map(|p| Some((p, p.declared.devices?)));
+    let mut all = Declared { bytes: 0, devices: 0, others: Vec::new() };
+    for (pipeline, devices) in pipelines {
+        all.devices = all.devices.saturating_add(devices);
         for state in bounds(pipeline) {
-            bytes = bytes.saturating_add(state.total.ok()?);
+            all.bytes = all.bytes.saturating_add(state.total.ok()?);
+            if state.keys > devices.max(1) {
+                all.others.push((state.name, state.keys));
+            }
         }
     }
-    (devices > 0).then_some((bytes, devices))
+    (all.devices > 0).then_some(all)
+}
+
+impl std::fmt::Display for Declared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (bytes, devices) = (about(self.bytes), counted(self.devices));
+        write!(f, "state: at most {bytes} for the {devices} devices in [limits]")?;
+        if self.others.is_empty() {
+            return Ok(());
+        }
+        let one = |(name, keys): &(&str, u64)| format!("{} keys of `{name}`", counted(*keys));
+        let others: Vec<String> = self.others.iter().map(one).collect();
+        write!(
+            f,
+            " and {}, which are no devices: `keys_max` says how many there can be",
+            others.join(", ")
+        )
+    }
 }
 
 /// A bound for people.

@@ -53,7 +53,7 @@ fn hint(pipeline: &PipelineSpec, why: &Unbounded) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::bounds::{bounds, declared_total};
+    use crate::bounds::{bounds, declared as declared_of};
     use crate::config::load;
     use crate::examples::{COOKBOOK, DEMO, FIRST, WAYS_IN};
     use crate::plan::Plan;
@@ -186,7 +186,26 @@ mod tests {
             let told = crate::explain(&plan).matches("\n    memory   at most ").count();
             assert_eq!(told, states.len(), "{name}");
             let declared = plan.pipelines[0].declared.devices;
-            assert_eq!(declared_total(&plan).map(|t| t.1), declared, "{name}");
+            assert_eq!(declared_of(&plan).map(|t| t.devices), declared, "{name}");
         }
+    }
+
+    #[test]
+    fn keys_that_are_no_devices_are_told_beside_them() {
+        let text = |by: &str| {
+            format!(
+                "name = \"p\"\n[source]\ntype = \"endpoint\"\ntopics = [\"t/{{device}}\"]\n\
+                 [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
+                 fields = {{ sensor = \"string\" }}\n[limits]\ndevices = 50\n\
+                 [[step]]\nname = \"w\"\ntype = \"window\"\nevery = \"1m\"\nby = [{by}]\n\
+                 select = {{ n = \"count(*)\" }}\n[[table]]\nfrom = \"w\"\n"
+            )
+        };
+        let told = |by: &str| declared_of(&plan(&text(by)).expect("good")).unwrap().to_string();
+        assert!(told("\"device\"").ends_with(" for the 50 devices in [limits]"));
+        let both = told("\"device\", \"sensor\"");
+        let rest = " for the 50 devices in [limits] and 1,000,000 keys of `w`, which are no \
+                    devices: `keys_max` says how many there can be";
+        assert!(both.ends_with(rest), "{both}");
     }
 }

@@ -3,6 +3,7 @@
 use tidegate_pipelines::bounds;
 use tidegate_pipelines::config::references::UNSET;
 use tidegate_pipelines::plan::RegistryPlace;
+use tidegate_runtime::memory::Budget;
 
 use super::args::{ExplainArgs, PathArgs};
 use super::{Outcome, files, print, settings};
@@ -25,7 +26,8 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
             );
         }
     }
-    let settings = if settings::check(&args.paths)? { ", settings of the process" } else { "" };
+    let process = settings::check(&args.paths)?;
+    let settings = if process.is_some() { ", settings of the process" } else { "" };
     let tables: usize = plan.pipelines.iter().map(|p| p.tables.len()).sum();
     let alerts: usize = plan.pipelines.iter().map(|p| p.alerts.len()).sum();
     print(&format!(
@@ -36,12 +38,13 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
         counted(alerts, "alert"),
         counted(plan.tests.len(), "test"),
     ))?;
-    let Some((bytes, devices)) = bounds::declared_total(&plan) else { return Ok(()) };
-    print(&format!(
-        "state: at most {} for the {} devices in [limits]",
-        bounds::about(bytes),
-        bounds::counted(devices)
-    ))
+    let Some(declared) = bounds::declared(&plan) else { return Ok(()) };
+    print(&declared.to_string())?;
+    let memory = Budget::of(process.and_then(|process| process.memory_bytes_max));
+    if (1..declared.bytes).contains(&memory.bytes_max) {
+        eprintln!("warning: that is more memory than `tidegate run` may use here: {memory}");
+    }
+    Ok(())
 }
 
 fn counted(count: usize, noun: &str) -> String {

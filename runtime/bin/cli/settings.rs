@@ -131,12 +131,9 @@ pub(super) fn check_alone(paths: &[PathBuf]) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Checks the file of settings that a run of these pipelines would read; true if there is one.
-pub(super) fn check(pipelines: &[PathBuf]) -> Result<bool, Failure> {
-    match find(None, pipelines)? {
-        Some(path) => load(&path).map(|_| true),
-        None => Ok(false),
-    }
+/// Checks the file of settings that a run of these pipelines would read, if there is one.
+pub(super) fn check(pipelines: &[PathBuf]) -> Result<Option<ProcessSpec>, Failure> {
+    find(None, pipelines)?.map(|path| load(&path)).transpose()
 }
 
 #[cfg(test)]
