@@ -8,6 +8,7 @@
 
 mod compared;
 mod inspect;
+mod mixed;
 mod times;
 mod types;
 mod window;
@@ -28,6 +29,7 @@ use tidegate_operators::spec::Expr;
 
 pub(crate) use compared::compared;
 use inspect::{Inspection, Place};
+pub(crate) use mixed::{is_reserved, mixed};
 pub use window::{PlannedWindow, plan_window};
 
 /// Why an expression cannot be used, for people.

@@ -17,6 +17,7 @@ mod join;
 pub(crate) mod late;
 mod latest;
 mod limits;
+mod mixed;
 mod nested;
 mod outputs;
 mod quality;
@@ -198,14 +199,20 @@ fn pipeline(
     repeated::note(&mut spec);
     crate::recompute::note(&mut spec);
     if needs.is_none() {
-        look_at(&spec, file, report);
+        look_at(&spec, &edges, file, report);
     }
     Some(Resolved { spec, edges })
 }
 
 /// What can only be said of a pipeline as a whole.
-fn look_at(spec: &PipelineSpec, file: &Section<'_>, report: &mut Reporter<'_>) {
+fn look_at(
+    spec: &PipelineSpec,
+    edges: &edges::Edges,
+    file: &Section<'_>,
+    report: &mut Reporter<'_>,
+) {
     words::check(file, spec, report);
+    mixed::check(file, edges, report);
     bounds::refuse(file, spec, report);
     if !report.failed() {
         late::warn(file, spec, report);

@@ -67,7 +67,7 @@ pub(super) fn check(file: &Section<'_>, p: &PipelineSpec, report: &mut Reporter<
 }
 
 /// The SQL expressions of a step or alert, each with where it is written.
-fn expressions<'t>(section: &Section<'t>) -> Vec<(&'t str, At)> {
+pub(super) fn expressions<'t>(section: &Section<'t>) -> Vec<(&'t str, At)> {
     let mut found = Vec::new();
     for key in section.component.keys {
         match key.kind {
@@ -79,7 +79,12 @@ fn expressions<'t>(section: &Section<'t>) -> Vec<(&'t str, At)> {
     found.into_iter().filter_map(|node| Some((node.text()?, node.at))).collect()
 }
 
-fn within((at, text): (At, &str), place: Option<Range<usize>>, report: &Reporter<'_>) -> At {
+/// Where a part of an expression is written; all of it where that is not known.
+pub(super) fn within(
+    (at, text): (At, &str),
+    place: Option<Range<usize>>,
+    report: &Reporter<'_>,
+) -> At {
     place.map_or(at, |place| report.within(at, text, place))
 }
 
