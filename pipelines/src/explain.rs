@@ -172,6 +172,7 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
     let _ = writeln!(out, "  step {}: {} of {}", step.name, kind_of(&step.kind), step.from);
     match &step.kind {
         StepKind::Filter(filter) => {
+            line(out, "where", &shown(&filter.keep));
             if filter.takes_back.is_some() {
                 line(
                     out,
