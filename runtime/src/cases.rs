@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use tidegate_pipelines::graph::REJECTS;
 use tidegate_pipelines::{Plan, TestSpec, compare_rows};
 
 use crate::engine::trial::{self, Edges};
+
+/// Rows of rejects that are shown where a test expects another number of them.
+const REJECTS_LISTED_MAX: usize = 10;
 
 /// How one test ended.
 #[derive(Clone, Debug)]
@@ -57,6 +60,9 @@ pub fn problems(test: &TestSpec, edges: &Edges) -> Vec<String> {
         let found: usize = rows_of(edge).iter().map(RecordBatch::num_rows).sum();
         if found as u64 != *expected {
             problems.push(format!("{edge}: {found} rows, expected {expected}"));
+            if edge == REJECTS {
+                problems.extend(listed(rows_of(REJECTS)));
+            }
         }
     }
     // What is missing may have been refused before it got so far.
@@ -67,26 +73,43 @@ pub fn problems(test: &TestSpec, edges: &Edges) -> Vec<String> {
     problems
 }
 
+/// Reason and detail of each row that was refused.
+fn reasons(rejects: &[RecordBatch]) -> impl Iterator<Item = (&str, &str)> {
+    rejects.iter().flat_map(|rows| {
+        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
+        let both = text("reason").zip(text("detail")).into_iter();
+        both.flat_map(|(reason, detail)| {
+            (0..reason.len()).map(|row| (reason.value(row), detail.value(row)))
+        })
+    })
+}
+
+/// One line for each of the first rows that were refused.
+fn listed(rejects: &[RecordBatch]) -> Vec<String> {
+    let line = |(reason, detail)| format!("{REJECTS}: {reason}: {detail}");
+    let mut lines: Vec<String> = reasons(rejects).take(REJECTS_LISTED_MAX).map(line).collect();
+    if let more @ 1.. = reasons(rejects).count() - lines.len() {
+        lines.push(format!("{REJECTS}: and {more} more"));
+    }
+    lines
+}
+
 /// One line for each reason for which rows were refused, with the first of them.
 fn refused(rejects: &[RecordBatch]) -> Vec<String> {
-    let mut reasons: Vec<(String, usize, String)> = Vec::new();
-    for rows in rejects {
-        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_opt::<i32>());
-        let (Some(reason), Some(detail)) = (text("reason"), text("detail")) else { continue };
-        for row in 0..rows.num_rows() {
-            match reasons.iter_mut().find(|(known, ..)| known == reason.value(row)) {
-                Some((_, count, _)) => *count += 1,
-                None => reasons.push((reason.value(row).into(), 1, detail.value(row).into())),
-            }
+    let mut kinds: Vec<(&str, usize, &str)> = Vec::new();
+    for (reason, detail) in reasons(rejects) {
+        match kinds.iter_mut().find(|(known, ..)| *known == reason) {
+            Some((_, count, _)) => *count += 1,
+            None => kinds.push((reason, 1, detail)),
         }
     }
-    let line = |(reason, count, detail): (String, usize, String)| match count {
+    let line = |(reason, count, detail): (&str, usize, &str)| match count {
         1 => format!("{REJECTS}: one row of which the test says nothing: {reason}: {detail}"),
         _ => format!(
             "{REJECTS}: {count} rows of which the test says nothing, the first: {reason}: {detail}"
         ),
     };
-    reasons.into_iter().map(line).collect()
+    kinds.into_iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -119,5 +142,12 @@ count.readings = 3
         assert_eq!(problems.len(), 2, "{problems:?}");
         let rest = "rejects: 3 rows of which the test says nothing, the first: range: `v` is 11";
         assert!(problems[1].starts_with(rest), "{problems:?}");
+        let many = text.replace("count = 3", "count = 12");
+        let files = [("p.toml".into(), many.replace("count.readings = 3", "count.rejects = 0"))];
+        let plan = tidegate_pipelines::load(&files, &|_, _| Err(String::new())).unwrap();
+        let problems = run(&plan).unwrap().swap_remove(0).problems;
+        assert_eq!(problems[0], "rejects: 12 rows, expected 0");
+        assert!(problems[1].starts_with("rejects: range: `v` is 11"), "{problems:?}");
+        assert_eq!((problems.len(), problems[11].as_str()), (12, "rejects: and 2 more"));
     }
 }
