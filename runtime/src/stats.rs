@@ -136,7 +136,7 @@ counters! {
     windows_waiting: Gauge "windows_waiting_tables",
     /// Findings of detectors.
     findings: Counter "findings",
-    /// Alert rows: every change to firing or resolved.
+    /// Alert rows: every change to firing or resolved, also because a rule was changed.
     alerts: Counter "alert_changes",
     /// Webhooks that the receiver accepted.
     webhooks: Counter "webhooks_delivered",

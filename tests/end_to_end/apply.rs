@@ -183,7 +183,8 @@ fn ended_alerts(home: &Home) -> i64 {
 #[test]
 fn a_change_keeps_rebuilds_and_ends_what_it_says_while_devices_publish() {
     let home = home();
-    let instance = home.start();
+    let mut command = home.run_command(2);
+    let instance = home.start_command(command.args(["--metrics", "127.0.0.1:0"]));
     let to = instance.endpoint();
     // The other pipeline is busy all the time.
     let done = Arc::new(AtomicBool::new(false));
@@ -230,6 +231,9 @@ fn a_change_keeps_rebuilds_and_ends_what_it_says_while_devices_publish() {
     let open = "SELECT count(*) FROM (SELECT alert_id FROM system.alerts WHERE rule = 'always' \
                 GROUP BY alert_id HAVING count(*) = 2 AND max(reason) = 'rule_changed')";
     assert_eq!(home.count(open), devices, "the very alerts that were open");
+    let (_, text) = get(instance.metrics().expect("asked for"), "/metrics").unwrap();
+    let counted = Scrape::read(&text).value("tidegate_alert_changes_total");
+    assert_eq!(counted, home.count("SELECT count(*) FROM system.alerts") as f64, "these, too");
     instance.stop();
 }
 

@@ -20,6 +20,7 @@ use super::checkpoints::Switch;
 use super::commit::Committer;
 use super::shadow::Rebuilt;
 use super::tables::{Table, TableContext};
+use crate::stats::Stats;
 
 /// How long a change may wait for its checkpoint, for the shadow run and for its tables, all
 /// together; the dataflow of all pipelines stands still meanwhile.
@@ -140,6 +141,7 @@ impl Committer {
     /// Rows that end alerts, which belong to an epoch to come.
     pub(super) fn end_alerts(&mut self, epoch: Epoch, rows: Option<RecordBatch>) {
         if let (Some(table), Some(rows)) = (self.alerts_table, rows) {
+            Stats::add(&self.stats.alerts, rows.num_rows() as u64);
             self.pending.entry(epoch).or_default().push((table, rows));
         }
     }
