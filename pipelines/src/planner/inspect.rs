@@ -12,6 +12,8 @@ use datafusion::sql::sqlparser::ast::{
     Visitor,
 };
 
+use tidegate_operators::spec::IS_FINAL;
+
 use super::{PlanProblem, nearest};
 
 /// Where an expression stands.
@@ -155,12 +157,25 @@ fn is_no_text(left: &Expr) -> bool {
     }
 }
 
+/// Columns that windows have if they are asked for, each with the key that does.
+const ADDED: [(&str, &str); 5] = [
+    ("expected", "quality = true"),
+    ("late", "quality = true"),
+    ("duplicates", "quality = true"),
+    ("complete", "quality = true"),
+    (IS_FINAL, "early = \"10s\""),
+];
+
 fn check_column(column: &Column, known: &[&str]) -> Result<(), PlanProblem> {
     let name = &column.name;
     if known.contains(&name.as_str()) {
         return Ok(());
     }
     let problem = PlanProblem::new(format!("there is no column `{name}`"));
+    let of_windows = known.contains(&"window_start");
+    if let Some((_, key)) = ADDED.iter().find(|(added, _)| of_windows && added == name) {
+        return Err(problem.hint(format!("`{key}` in the step of the windows adds it")));
+    }
     Err(match nearest(name, known.iter().copied()) {
         Some(n) => problem.hint(format!("did you mean `{n}`?")),
         None if column.quoted => problem.hint(format!("text is in single quotes: '{name}'")),

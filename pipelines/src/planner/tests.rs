@@ -423,3 +423,19 @@ fn habits_of_other_languages_get_a_hint() {
     assert_eq!(eval("state == 'ok' AND temperature != 4").as_boolean().true_count(), 2);
     assert_eq!(problem("temperature >").1, "the expression ends too early");
 }
+
+#[test]
+fn columns_that_a_key_adds_to_windows_are_named_with_it() {
+    let column = |name: &str, is| Field::new(name, is, true);
+    let fields = vec![column("window_start", time_type()), column("n", DataType::Int64)];
+    let windows = Arc::new(Schema::new(fields));
+    for (text, wanted) in [
+        ("complete AND n > 2", "`quality = true` in the step of the windows adds it"),
+        ("is_final", "`early = \"10s\"` in the step of the windows adds it"),
+    ] {
+        let problem = plan_scalar(text, &windows, None).unwrap_err();
+        assert_eq!(problem.hint.as_deref(), Some(wanted));
+    }
+    let readings = problem("complete AND n > 2").1;
+    assert!(!readings.contains("quality"), "{readings}");
+}
