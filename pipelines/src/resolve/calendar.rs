@@ -69,12 +69,15 @@ pub(super) fn calendar(
 }
 
 fn period(step: &Section<'_>, report: &mut Reporter<'_>) -> Option<Period> {
-    let others = if step.entry("shifts").is_some() { &["every", "size", "slide"][..] } else { &[] };
-    let others = others.iter().chain(&["size", "slide"]);
+    let with_shifts = step.entry("shifts").is_some();
+    let others = ["every", "size", "slide"].into_iter().skip(usize::from(!with_shifts));
     if let Some(entry) = others.filter_map(|key| step.entry(key)).next() {
-        let hint = "a step has one kind of windows; write two steps for two".to_owned();
-        let message = format!("`{}` together with days or shifts", entry.key);
-        report.error(entry.key_at, message, hint);
+        let (with, hint) = match with_shifts {
+            true => ("`shifts`", "each window is a shift: they say themselves when it begins; "),
+            false => ("a word in `every`", "each window is as long as the calendar says; "),
+        };
+        let hint = format!("{hint}leave `{}` away, or write two steps", entry.key);
+        report.error(entry.key_at, format!("`{}` together with {with}", entry.key), hint);
         return None;
     }
     let week = word(step) == Some("week");
