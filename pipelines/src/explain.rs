@@ -173,6 +173,7 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
     match &step.kind {
         StepKind::Filter(filter) => {
             line(out, "where", &shown(&filter.keep));
+            line(out, "emits", "each row that passes, at once");
             if filter.takes_back.is_some() {
                 line(
                     out,
@@ -183,7 +184,10 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
             line(out, "state", "none");
             return;
         }
-        StepKind::Project(_) => line(out, "state", "none"),
+        StepKind::Project(_) => {
+            line(out, "emits", "each row with its new columns, at once");
+            line(out, "state", "none");
+        }
         StepKind::Route(route) => {
             let names: Vec<&str> = route.branches.iter().map(|(name, _)| name.as_str()).collect();
             line(
@@ -191,6 +195,7 @@ fn one_step(p: &PipelineSpec, step: &StepSpec, out: &mut String) {
                 "branches",
                 &format!("{}; a row goes to the first that takes it", names.join(", ")),
             );
+            line(out, "emits", "each row in its branch, at once; without one in system.rejects");
             if route.takes_back.is_some() {
                 let text =
                     "what came before and goes elsewhere now comes with rows = 0 in the others";
@@ -307,6 +312,7 @@ fn detect(d: &DetectSpec, out: &mut String) {
         d.on_text
     );
     line(out, "finds", &text);
+    line(out, "emits", "a row for each reading that is found, as soon as it is judged");
     line(out, "key", &key_names(&d.input, &d.keys));
     let (order, state) = match d.order {
         DetectOrder::EventTime => (
