@@ -41,6 +41,8 @@ pub struct State<'p> {
     /// # Errors
     /// Why there is no bound.
     pub per_key: Result<u64, Unbounded>,
+    /// Bytes of what stays of a key that was forgotten; 0 without a bound.
+    pub forgotten: u64,
     /// Bytes of all keys, and as many that were forgotten.
     ///
     /// # Errors
@@ -244,9 +246,8 @@ impl<'p> Scale<'p> {
             _ => most,
         };
         if of.names.contains(&"device") {
-            let bound = spec.state_bound(&load);
-            let (per_key, total) = both(bound, keys);
-            return State { what, name, keys, per_key, total };
+            let (per_key, forgotten, total) = figures(spec.state_bound(&load), keys);
+            return State { what, name, keys, per_key, forgotten, total };
         }
         // A key has the rows of many devices: at worst of all. All keys together have no more than
         // there were if each device had one of its own.
@@ -254,18 +255,19 @@ impl<'p> Scale<'p> {
         let every_us = every_us.map(|(us, devices)| (us / devices.max(1) as i64).max(1));
         let shared = spec.state_bound(&Load { every_us, ..load });
         let apart = spec.state_bound(&load).map(|bound| bound.total(devices.unwrap_or(most)));
-        let (per_key, total) = both(shared, keys);
+        let (per_key, forgotten, total) = figures(shared, keys);
         let total = total.map(|total| apart.map_or(total, |apart| apart.min(total)));
-        State { what, name, keys, per_key, total }
+        State { what, name, keys, per_key, forgotten, total }
     }
 }
 
 type Bytes = Result<u64, Unbounded>;
 
-fn both(bound: Result<StateBound, Unbounded>, keys: u64) -> (Bytes, Bytes) {
+/// Of a key, of a forgotten one, and of all.
+fn figures(bound: Result<StateBound, Unbounded>, keys: u64) -> (Bytes, u64, Bytes) {
     match bound {
-        Ok(bound) => (Ok(bound.per_key()), Ok(bound.total(keys))),
-        Err(why) => (Err(why.clone()), Err(why)),
+        Ok(bound) => (Ok(bound.per_key()), bound.forgotten_bytes, Ok(bound.total(keys))),
+        Err(why) => (Err(why.clone()), 0, Err(why)),
     }
 }
 
@@ -317,12 +319,16 @@ impl std::fmt::Display for Declared<'_> {
 /// A bound for people.
 pub(crate) fn told(state: &State<'_>) -> String {
     match (&state.per_key, &state.total) {
-        (Ok(per_key), Ok(total)) if state.keys > 1 => format!(
-            "at most {} per key, {} for {} keys",
-            about(*per_key),
-            about(*total),
-            counted(state.keys)
-        ),
+        (Ok(per_key), Ok(total)) if state.keys > 1 => {
+            let keys = counted(state.keys);
+            // Without it the sum is not understood.
+            let forgotten = match state.forgotten {
+                0 => String::new(),
+                bytes => format!(" and what stays of {keys} forgotten ones, {} each", about(bytes)),
+            };
+            let (per_key, total) = (about(*per_key), about(*total));
+            format!("at most {per_key} per key, {total} for {keys} keys{forgotten}")
+        }
         (Ok(per_key), Ok(_)) => format!("at most {}", about(*per_key)),
         _ => "none: it grows with readings".to_owned(),
     }
@@ -362,6 +368,22 @@ pub fn counted(n: u64) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_terms_of_a_sum_are_all_told() {
+        let bound = StateBound { key_bytes: 379, forgotten_bytes: 70, shared: None };
+        let said = |bound, keys| {
+            let (per_key, forgotten, total) = figures(Ok(bound), keys);
+            told(&State { what: What::Alert, name: "a", keys, per_key, forgotten, total })
+        };
+        // 50 x (379 + 70) = 22,450.
+        let wanted = "at most 379 B per key, 21.9 KiB for 50 keys and what stays of 50 forgotten \
+                      ones, 70 B each";
+        assert_eq!(said(bound, 50), wanted);
+        assert_eq!(said(bound, 1), "at most 379 B");
+        let bound = StateBound { forgotten_bytes: 0, ..bound };
+        assert_eq!(said(bound, 50), "at most 379 B per key, 18.5 KiB for 50 keys");
+    }
 
     #[test]
     fn sizes_and_counts_read_well() {
