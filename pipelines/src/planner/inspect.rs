@@ -79,7 +79,11 @@ impl Inspection {
             return Err(PlanProblem::new(format!(
                 "ORDER BY inside `{name}(...)` is not supported"
             ))
-            .hint("`first(x)` and `last(x)` go by the time of the readings"));
+            .hint(format!(
+                "keep the readings in a [[table]]: SQL over it takes `{name}(... ORDER BY ...)`; \
+                 in a window `first(x)`, `last(x)` and `resample(x, INTERVAL '1 minute')` go by \
+                 the time of the readings"
+            )));
         }
         if !self.functions.contains(&name) {
             self.functions.push(name);

@@ -407,6 +407,12 @@ fn problems_of_a_window_belong_to_names() {
     assert!(texts[1].contains("many values in a window") && texts[2].contains("`count_total`"));
     assert!(texts[4].contains("inside an aggregate"));
     assert!(texts[5].contains("ORDER BY"));
+    // What does it instead.
+    let hint = found[5].1.hint.as_deref().unwrap_or_default();
+    assert!(
+        hint.contains("[[table]]: SQL over it takes `first_value(... ORDER BY ...)`"),
+        "{hint}"
+    );
     assert_eq!(texts[8], "Function 'avg' requires Float64, but received String");
     assert!(texts[9].contains("outside"));
     let bound = Arc::new(Schema::new(vec![Field::new("window_start", time_type(), false)]));
