@@ -31,6 +31,8 @@ pub struct TablesOptions {
 
 /// How far the instance beside the tables is.
 struct Beside {
+    /// The command that makes a journal that goes on behind the tables.
+    salvage: String,
     /// Begins the application id of its commits.
     instance: String,
     checkpoint: u64,
@@ -70,8 +72,9 @@ pub async fn examine(options: &TablesOptions, progress: OnProgress<'_>) -> Vec<R
     };
     let mut report = Report::new(&format!("tables in {url}"), STORE);
     let unique = format!("{:016x}", crate::journal::segment::new_salt(1));
+    let data = options.data.as_deref();
     for finding in examine::probe(&store, &unique).await {
-        put(&mut report, finding);
+        put(&mut report, finding, data);
     }
     let names = examine::tables(&store).await;
     let mut reports = vec![report];
@@ -88,7 +91,7 @@ pub async fn examine(options: &TablesOptions, progress: OnProgress<'_>) -> Vec<R
         match examine::table(&store, &name, &told).await {
             Ok(health) => {
                 for finding in &health.findings {
-                    put(&mut report, finding.clone());
+                    put(&mut report, finding.clone(), data);
                 }
                 if let Some(beside) = &beside {
                     compare(&mut report, &health, beside);
@@ -118,8 +121,14 @@ fn failed(subject: &str, why: &str) -> Report {
     report
 }
 
-fn put(report: &mut Report, finding: Finding) {
-    let change: Vec<&str> = finding.change.iter().map(String::as_str).collect();
+/// Takes a finding over; what to do names the data folder, where it is known.
+fn put(report: &mut Report, finding: Finding, data: Option<&Path>) {
+    let named = |line: &String| match data {
+        Some(data) => line.replace("--data DIR", &format!("--data {}", data.display())),
+        None => line.clone(),
+    };
+    let change: Vec<String> = finding.change.iter().map(named).collect();
+    let change: Vec<&str> = change.iter().map(String::as_str).collect();
     match finding.severity {
         Severity::Ok => report.ok(finding.check, &finding.text),
         Severity::Note => report.note(finding.check, &finding.text),
@@ -146,13 +155,10 @@ fn beside(data: &Path) -> Option<Beside> {
     let mut visit = |_, _: Whole<'_>| Ok(());
     let watch = Watch { progress: &|_, _| {}, visit: &mut visit, sources: &[] };
     let found = dir.is_dir().then(|| examine_journal(&dir, mode, watch).ok()).flatten();
-    // An open epoch with messages is sealed by the next start.
-    let journal = found.filter(|f| f.first_epoch().is_some()).map(|f| match f.open {
-        (epoch, 0) => epoch.saturating_sub(1),
-        (epoch, _) => epoch,
-    });
+    let journal = found.filter(|f| f.first_epoch().is_some()).map(|f| f.last_epoch());
     let journal = journal.unwrap_or(checkpoint);
-    Some(Beside { instance, checkpoint, tables, logged, journal, running })
+    let salvage = salvage(data);
+    Some(Beside { salvage, instance, checkpoint, tables, logged, journal, running })
 }
 
 fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
@@ -161,7 +167,7 @@ fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
     let is = health.committed.get(&app).copied().unwrap_or(0);
     if is < was {
         let text = format!("epoch {is} is its newest, and it had {was}: it is an older copy");
-        report.fail("epochs", &text, &["restore the newest one", SALVAGE]);
+        report.fail("epochs", &text, &["restore the newest one", &beside.salvage]);
         report.means("a start refuses: rows of the epochs between are not there");
         return;
     }
@@ -177,11 +183,10 @@ fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
     match beside.journal {
         last if last < epoch && !beside.running => {
             let text = format!("{text}; the journal ends at epoch {last}");
-            let change = ["restore the newest segments of the journal", SALVAGE];
+            let change = ["restore the newest segments of the journal", &beside.salvage];
             report.fail("epochs", &text, &change);
             report.means(format!(
-                "a start would count on from epoch {}: rows of epochs up to {epoch} would be \
-                 taken for repetitions and left out",
+                "a start refuses: its next epoch, {}, would bear a number that the table has",
                 last + 1
             ));
         }
@@ -197,5 +202,47 @@ fn compare(report: &mut Report, health: &TableHealth, beside: &Beside) {
     }
 }
 
-/// Makes a journal that goes on behind the tables.
-const SALVAGE: &str = "tidegate doctor data --data DIR --salvage NEW_FOLDER";
+/// The command that saves what can be saved of a data folder.
+fn salvage(data: &Path) -> String {
+    format!("tidegate doctor data --data {} --salvage NEW_FOLDER", data.display())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_start_refuses_is_said_and_the_folder_is_named() {
+        let data = Path::new("/d");
+        let beside = Beside {
+            salvage: salvage(data),
+            instance: "i".into(),
+            checkpoint: 292,
+            tables: Vec::new(),
+            logged: BTreeMap::new(),
+            journal: 307,
+            running: false,
+        };
+        let name = TableName { schema: "p".into(), name: "readings".into() };
+        let committed = [("i/p.readings".to_owned(), 317)].into();
+        let health = TableHealth { name, findings: Vec::new(), committed, rows: 0 };
+        let mut report = Report::new("table", TABLE);
+        compare(&mut report, &health, &beside);
+        let row = &report.rows[0];
+        assert!(row.measured.ends_with("the journal ends at epoch 307"), "{row:?}");
+        assert!(row.means.starts_with("a start refuses"), "{row:?}");
+        assert_eq!(row.change[1], "tidegate doctor data --data /d --salvage NEW_FOLDER");
+        // What the store's own examination advises as well, which does not know the folder.
+        let finding = Finding {
+            check: "log",
+            severity: Severity::Fail,
+            text: String::new(),
+            means: String::new(),
+            object: None,
+            change: vec![salvage(Path::new("DIR"))],
+        };
+        put(&mut report, finding, Some(data));
+        assert_eq!(report.rows[1].change[0], salvage(data));
+    }
+}

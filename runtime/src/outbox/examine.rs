@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     /// Targets of those that are neither delivered nor given up.
     pub(crate) pending: Vec<String>,
     pub(crate) dead: u64,
+    /// The newest epoch whose alerts are in it.
+    pub(crate) through: Epoch,
     pub(crate) damages: Vec<Bad>,
 }
 
@@ -33,6 +35,15 @@ struct Opened {
     header: FileHeader,
     frames: Vec<Frame>,
     damages: Vec<Bad>,
+}
+
+impl Opened {
+    /// The newest epoch whose alerts are in it.
+    fn through(&self) -> Epoch {
+        let of_alerts = |frame: &&Frame| matches!(frame.kind, Kind::Enqueued | Kind::Known);
+        let newest = self.frames.iter().filter(of_alerts).map(|frame| frame.epoch).max();
+        self.header.first_epoch.max(newest.unwrap_or(0))
+    }
 }
 
 fn open(dir: &Path) -> Result<Option<Opened>, DurableError> {
@@ -76,6 +87,7 @@ fn open(dir: &Path) -> Result<Option<Opened>, DurableError> {
 /// What the outbox in `dir` holds; `None` if it is empty.
 pub(crate) fn look_at(dir: &Path) -> Result<Option<Seen>, DurableError> {
     let Some(opened) = open(dir)? else { return Ok(None) };
+    let through = opened.through();
     let mut targets: BTreeMap<String, String> = BTreeMap::new();
     let mut dead: BTreeMap<String, String> = BTreeMap::new();
     let (mut items, mut damages) = (0, opened.damages);
@@ -105,7 +117,7 @@ pub(crate) fn look_at(dir: &Path) -> Result<Option<Seen>, DurableError> {
     }
     let (pending, dead) = (targets.into_values().collect(), dead.len() as u64);
     let (path, bytes) = (opened.path, opened.bytes);
-    Ok(Some(Seen { path, bytes, items, pending, dead, damages }))
+    Ok(Some(Seen { path, bytes, items, pending, dead, through, damages }))
 }
 
 /// What was saved of an outbox.
@@ -137,14 +149,13 @@ pub(crate) fn salvage(from: &Path, to: &Path) -> Result<SavedOutbox, DurableErro
     file.append(&out).map_err(DurableError::io("write", &path))?;
     file.sync().map_err(DurableError::io("sync", &path))?;
     Disk.sync_dir(to).map_err(DurableError::io("sync", to))?;
-    let of_alerts = |frame: &&Frame| matches!(frame.kind, Kind::Enqueued | Kind::Known);
-    let newest = opened.frames.iter().filter(of_alerts).map(|frame| frame.epoch).max();
+    let through = opened.through();
     let (torn, damages): (Vec<_>, Vec<_>) =
         opened.damages.into_iter().partition(|bad| bad.is_torn_end(opened.bytes));
     Ok(SavedOutbox {
         records: opened.frames.len() as u64,
         damages,
         torn: torn.first().map(|bad| bad.until - bad.offset),
-        through: header.first_epoch.max(newest.unwrap_or(0)),
+        through,
     })
 }

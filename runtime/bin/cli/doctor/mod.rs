@@ -81,8 +81,9 @@ enum What {
 
 const DATA_HELP: &str = "\
 Every frame, seal and segment of the journal, every part of every checkpoint, every entry of the
-outbox. Says whether a start can recover, and from which epoch. The torn end of the newest segment
-is normal after a crash: nobody was answered for it, and a start cuts it off.
+outbox. Says whether a start can recover, as far as these decide it, and from which epoch; tables
+that do not belong to them are refused as well: `tidegate doctor tables`. The torn end of the newest
+segment is normal after a crash: nobody was answered for it, and a start cuts it off.
 
 With --salvage it copies what is whole into a new folder, where the product can go on, and lists
 what is lost. The old folder stays as it is; no instance may run on it.

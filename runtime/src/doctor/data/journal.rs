@@ -4,7 +4,7 @@ use tidegate_operators::Epoch;
 
 use super::super::report::Report;
 use super::super::{bytes_text, counted, file_name};
-use super::{Newest, Scene, VERDICTS};
+use super::{Known, Newest, Scene, VERDICTS};
 use crate::journal::DurableError;
 use crate::journal::examine::{Damage, Examined, Lost, Mode, Watch, examine};
 
@@ -26,7 +26,7 @@ pub(super) fn read(scene: &Scene<'_>) -> Option<Result<Examined, DurableError>> 
 pub(super) fn judge(
     scene: &Scene<'_>,
     read: Option<Result<Examined, DurableError>>,
-    newest: Newest,
+    known: Known,
 ) -> Report {
     let mut report = Report::new(&scene.subject("journal"), VERDICTS);
     match read {
@@ -37,10 +37,10 @@ pub(super) fn judge(
         Some(Ok(found)) => {
             segments(&mut report, &found);
             for damage in &found.damages {
-                tell(scene, &mut report, damage, &found, newest);
+                tell(scene, &mut report, damage, &found, known.newest);
             }
             end(scene, &mut report, &found);
-            recovery(scene, &mut report, &found, newest);
+            recovery(scene, &mut report, &found, known);
             clock(scene, &mut report, &found);
         }
     }
@@ -141,7 +141,10 @@ fn end(scene: &Scene<'_>, report: &mut Report, found: &Examined) {
     }
 }
 
-fn recovery(scene: &Scene<'_>, report: &mut Report, found: &Examined, newest: Newest) {
+/// What a start does, as far as this folder decides it: whether tables belong to it is asked of
+/// them.
+fn recovery(scene: &Scene<'_>, report: &mut Report, found: &Examined, known: Known) {
+    let Known { newest, told } = known;
     let from: Epoch = newest + 1;
     let first = found.first_epoch().unwrap_or(from);
     if found.stops_at(from).next().is_some() {
@@ -167,16 +170,34 @@ fn recovery(scene: &Scene<'_>, report: &mut Report, found: &Examined, newest: Ne
         let salvage = scene.salvage();
         report.fail("recovery", &text, &["restore the missing segments from a copy", &salvage]);
         report.means("they do not belong together, or the newest segments are gone");
+    } else if found.last_epoch() < told && scene.running.is_none() && found.first_epoch().is_some()
+    {
+        let text = format!(
+            "not possible: the journal ends at epoch {}, the outbox or the sessions have epoch \
+             {told} already",
+            found.last_epoch()
+        );
+        let salvage = scene.salvage();
+        report.fail("recovery", &text, &["restore the missing segments from a copy", &salvage]);
+        report.means("a start refuses: they do not belong together, or segments are gone");
     } else {
         let replay = found.open.0.saturating_sub(from);
         let text = match newest {
-            0 => format!("possible: a start replays everything, {}", counted(replay, "epoch")),
+            0 => format!("possible here: a start replays everything, {}", counted(replay, "epoch")),
             _ => format!(
-                "possible: a start restores epoch {newest} and replays {}",
+                "possible here: a start restores epoch {newest} and replays {}",
                 counted(replay, "epoch")
             ),
         };
         report.ok("recovery", &text);
+        if scene.running.is_none() {
+            report.means(format!(
+                "unless tables have epochs after {}, or less than they had at the checkpoint: then \
+                 it refuses; `tidegate doctor tables --data {}` looks at them",
+                found.last_epoch(),
+                scene.data.display()
+            ));
+        }
     }
 }
 

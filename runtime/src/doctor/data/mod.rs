@@ -83,10 +83,19 @@ pub fn examine(options: &DataOptions, progress: OnProgress<'_>) -> Vec<Report> {
     }
     let read = journal::read(&scene);
     let (newest, checkpoints) = checkpoints::examine(&scene);
-    let mut reports = vec![journal::judge(&scene, read, newest), checkpoints];
-    reports.extend(outbox::examine(&scene));
-    reports.extend(sessions::examine(&scene));
+    let others = [outbox::examine(&scene), sessions::examine(&scene)];
+    let told = others.iter().flatten().map(|(_, told)| *told).max().unwrap_or(0);
+    let mut reports = vec![journal::judge(&scene, read, Known { newest, told }), checkpoints];
+    reports.extend(others.into_iter().flatten().map(|(report, _)| report));
     reports
+}
+
+/// What the journal has to go on from.
+#[derive(Clone, Copy)]
+struct Known {
+    newest: Newest,
+    /// The newest epoch whose alerts anybody may have.
+    told: Epoch,
 }
 
 /// The newest whole checkpoint: how far state is saved; 0 if there is none.

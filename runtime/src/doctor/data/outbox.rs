@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use tidegate_operators::Epoch;
+
 use super::super::report::Report;
 use super::super::{bytes_text, counted, file_name};
 use super::{Scene, VERDICTS};
 use crate::engine::notifications::target_name;
 use crate::outbox::examine::{Seen, look_at};
 
-pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
+/// And the newest epoch whose alerts it has; 0 if that is not known.
+pub(super) fn examine(scene: &Scene<'_>) -> Option<(Report, Epoch)> {
     let dir = scene.data.join("outbox");
     if !dir.is_dir() {
         return None;
@@ -18,15 +21,15 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
         Ok(Some(seen)) => seen,
         Ok(None) => {
             report.note("entries", "it is empty");
-            return Some(report);
+            return Some((report, 0));
         }
         Err(error) => {
             report.fail("outbox", &error.to_string(), &["let this user read the folder"]);
-            return Some(report);
+            return Some((report, 0));
         }
     };
     tell(scene, &mut report, &seen);
-    Some(report)
+    Some((report, seen.through))
 }
 
 fn tell(scene: &Scene<'_>, report: &mut Report, seen: &Seen) {

@@ -16,7 +16,8 @@ use crate::mqtt::alerts_through;
 /// Larger stores are not copied.
 const BYTES_MAX: u64 = 2 << 30;
 
-pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
+/// And the newest epoch whose alerts they have; 0 if that is not known.
+pub(super) fn examine(scene: &Scene<'_>) -> Option<(Report, Epoch)> {
     let dir = scene.data.join("sessions");
     let entries = std::fs::read_dir(&dir).ok()?;
     let mut files: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
@@ -26,6 +27,7 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
         return None;
     }
     let mut report = Report::new(&scene.subject("sessions"), VERDICTS);
+    let mut told = 0;
     for path in files {
         let name = file_name(&path);
         let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
@@ -39,7 +41,10 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
         }
         (scene.progress)("sessions", 0, bytes);
         match look_at_copy(&path, &std::env::temp_dir()) {
-            Ok(_) => report.ok(&name, &format!("whole, {}", bytes_text(bytes))),
+            Ok(through) => {
+                told = through.max(told);
+                report.ok(&name, &format!("whole, {}", bytes_text(bytes)));
+            }
             Err(Unsound::NotLookedAt(error)) => {
                 report.check(&name, &format!("not looked at: {error}"), &["set TMPDIR elsewhere"]);
             }
@@ -54,7 +59,7 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<Report> {
         }
         report.at(path.display().to_string(), None, None);
     }
-    Some(report)
+    Some((report, told))
 }
 
 /// Why a store is not known to be whole.

@@ -145,6 +145,36 @@ fn a_journal_that_does_not_reach_the_checkpoint_is_a_failure() {
 }
 
 #[test]
+fn what_a_start_does_is_said_as_far_as_the_folder_knows_it() {
+    use crate::outbox::{Notification, Outbox};
+    let dir = folder();
+    let recovery = |status| {
+        let reports = look(&dir);
+        let rows = rows(&reports, status).into_iter().filter(|r| r.check == "recovery");
+        rows.cloned().next().unwrap_or_else(|| panic!("{}", reports[0].table()))
+    };
+    // Tables are not looked at here: it is told who does, and what would be refused.
+    let possible = recovery(Status::Ok);
+    let command = format!("`tidegate doctor tables --data {}`", dir.path().display());
+    assert!(possible.means.contains(&command), "{possible:?}");
+    assert!(possible.means.contains("then it refuses"), "{possible:?}");
+    // Alerts of an epoch that the journal does not reach.
+    let outbox = Outbox::open(dir.path().join("outbox")).unwrap();
+    let item = Notification {
+        id: "id".into(),
+        target: "p/ops".into(),
+        key: "k".into(),
+        created_us: 1,
+        body: "{}".into(),
+    };
+    outbox.enqueue(9_000, vec![item]).unwrap();
+    drop(outbox);
+    let refused = recovery(Status::Fail);
+    assert!(refused.measured.contains("the outbox or the sessions have epoch 9000"), "{refused:?}");
+    assert!(refused.means.contains("a start refuses"), "{refused:?}");
+}
+
+#[test]
 fn a_damaged_outbox_and_session_store_are_named() {
     use crate::outbox::{Notification, Outbox};
     let dir = folder();

@@ -120,6 +120,14 @@ impl Examined {
         self.segments.first().map(|s| s.epochs.0)
     }
 
+    /// The epoch that a start has sealed last: an open one with messages is sealed by it.
+    pub(crate) fn last_epoch(&self) -> Epoch {
+        match self.open {
+            (epoch, 0) => epoch.saturating_sub(1),
+            (epoch, _) => epoch,
+        }
+    }
+
     /// Bytes of all segments.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.bytes).sum()
