@@ -70,7 +70,7 @@ impl Metric {
     pub(crate) fn help(&self) -> String {
         let text = self.doc.trim();
         let text = text.strip_prefix("Level: ").unwrap_or(text);
-        let mut text = text.replace(", microseconds.", ".");
+        let mut text = text.replace(", microseconds.", ".").replace(", microseconds;", ";");
         let first = text.chars().next().map(|c| c.to_uppercase().to_string());
         text.replace_range(..first.as_ref().map_or(0, String::len), &first.unwrap_or_default());
         text
@@ -181,11 +181,13 @@ counters! {
     checkpoints_failed: Counter "checkpoints_failed",
     /// Level: bytes of all files of the newest checkpoint.
     checkpoint_bytes: Gauge "checkpoint_bytes",
-    /// Level: bytes that were written for the newest checkpoint.
+    /// Level: bytes that were written for the newest checkpoint of this process; 0 before it.
     checkpoint_written_bytes: Gauge "checkpoint_written_bytes",
-    /// Level: work of the checkpoint thread for the newest checkpoint, microseconds.
+    /// Level: work of the checkpoint thread for the newest checkpoint of this process,
+    /// microseconds; 0 before it.
     checkpoint_us: Seconds "checkpoint_duration_seconds",
-    /// Level: time from one checkpoint to the next that was asked for, microseconds.
+    /// Level: time that passed between the beginnings of the newest two checkpoints of this
+    /// process, microseconds; 0 before there are two.
     checkpoint_interval_us: Seconds "checkpoint_interval_seconds",
     /// Level: tick time now less that of the newest checkpoint, microseconds.
     checkpoint_age_us: Seconds "checkpoint_age_seconds",

@@ -133,6 +133,11 @@ fn interval_size_duration_and_age_of_checkpoints_are_what_they_say() {
     // Nothing is saved any more: what there is gets older, also where it is of another process.
     let second = start("1h");
     let address = second.metrics().unwrap();
+    let (now, (_, on_disk)) = (scrape(address), newest_checkpoint(&home).unwrap());
+    // The newest is the one that was restored; what it took is only known of own ones.
+    assert_eq!(of(&now, "bytes"), on_disk);
+    assert!(now.value("tidegate_state_rows") > 0.0);
+    assert_eq!((of(&now, "duration_seconds"), of(&now, "interval_seconds")), (0.0, 0.0));
     let mut before = 0.0;
     for _ in 0..3 {
         let (saved, _) = newest_checkpoint(&home).expect("the last one of the first run");

@@ -57,6 +57,8 @@ pub(crate) struct Restored {
     pub(crate) renamed: bool,
     /// Files of the state that is kept.
     pub(crate) holdings: Holdings,
+    /// Bytes and rows of all files of the checkpoint, of state that is left out as well.
+    pub(crate) size: (u64, u64),
 }
 
 /// Bytes of parts of a state that are loaded as one: a column of texts has room for 2 GiB.
@@ -117,6 +119,7 @@ impl Restored {
             }
         }
         let mut holdings = Holdings::of(&manifest.parts);
+        let size = (holdings.bytes(), holdings.rows());
         // A renamed operator's files bear its old name: the first cut writes all of it anew.
         let same = |name: &str| kept.get(name).is_some_and(|old| old == name);
         holdings.retain(|name| parts::stays(name, manifest.epoch) || same(name));
@@ -133,6 +136,7 @@ impl Restored {
             tables: TablesAt { through: manifest.tables, logged: manifest.logged },
             damaged: checkpoint.damaged,
             holdings,
+            size,
             renamed,
             ..Self::default()
         };
@@ -154,6 +158,9 @@ impl Restored {
     ) -> CheckpointOptions {
         let cuts = Arc::new(Cuts::new(every));
         cuts.note_saved(self.epoch, self.time_us);
+        // It is the newest one until there is another.
+        Stats::set(&stats.checkpoint_bytes, self.size.0);
+        Stats::set(&stats.state_rows, self.size.1);
         if self.renamed {
             cuts.want_whole();
         }

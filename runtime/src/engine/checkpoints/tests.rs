@@ -133,6 +133,26 @@ fn files(dir: &Path) -> BTreeSet<String> {
 }
 
 #[test]
+fn the_size_of_a_restored_checkpoint_is_counted_before_there_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoints, _) = begun(dir.path(), &Full::default());
+    let Worker::Caller(saver) = &checkpoints.worker else { unreachable!() };
+    let of = |stats: &Stats| {
+        let stats = stats.snapshot();
+        (stats.checkpoint_bytes, stats.state_rows)
+    };
+    let (bytes, rows) = of(&saver.options.stats);
+    assert!(bytes > 0 && rows == 3, "{bytes} bytes, {rows} rows");
+    drop(checkpoints);
+    let stats = Arc::<Stats>::default();
+    let store = CheckpointStore::open(dir.path()).unwrap();
+    // Its operator is in no pipeline any more: the files are those of the newest one still.
+    let mut restored = Restored::read(&store, &[]).unwrap();
+    let _options = restored.go_on(store, Duration::ZERO, &stats);
+    assert_eq!(of(&stats), (bytes, rows));
+}
+
+#[test]
 fn what_a_lost_cut_has_written_takes_no_room() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Full::default();
