@@ -80,7 +80,8 @@ pub fn gaps_schema() -> SchemaRef {
 
 /// Schema of `system.limits`: a limit of the engine was reached, or is no longer, and what is done
 /// about it. `value` and `max` are bytes; of `keys` rows that were refused and keys, of `outbox`
-/// notifications, of `in_flight` what its subject says.
+/// notifications, of `in_flight` what its subject says, of `open_files` connections; null of `disk`
+/// and where a limit is left.
 pub fn limits_schema() -> SchemaRef {
     let number = |name: &str| Field::new(name, DataType::Int64, true);
     Arc::new(Schema::new(vec![

@@ -149,9 +149,12 @@ fn about_the_rest() -> Vec<SystemTable> {
             "limits",
             "Limits of the engine that were reached (`state` is `reached`) and left (`left`), and \
              what is done about it. `kind` is `memory` (`subject` is the stage: `tight`, `full`, \
-             `stop`), `journal`, `disk`, `spill`, or `keys` (`subject` is the pipeline and its \
-             step). `value` and `max` are bytes, of `keys` rows that were refused since the start \
-             of the process and `keys_max`.",
+             `stop`), `journal`, `disk`, `spill`, `in_flight` (`subject` is `bytes` or `epochs`), \
+             `outbox`, `open_files`, or `keys` (`subject` is the pipeline and its step). `value` \
+             and `max` are bytes; of `in_flight` what its subject says, of `outbox` notifications \
+             that wait, of `open_files` connections, of `keys` rows that were refused since the \
+             start of the process and `keys_max`; of `disk`, and where a limit is left, they are \
+             null: `action` says what is known.",
             system::limits_schema(),
         ),
         ("findings", "What detectors found.", system::findings_schema()),

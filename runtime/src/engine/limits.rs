@@ -290,6 +290,7 @@ fn name_of(limit: &str, subject: &str) -> Option<Name> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn names(all: &[(&'static str, &str)]) -> BTreeMap<Name, Reached> {
@@ -332,6 +333,18 @@ mod tests {
         ];
         let wanted = wanted.map(|(at, limit, state)| (at, limit.to_owned(), state.to_owned()));
         assert_eq!(told, wanted);
+    }
+
+    #[test]
+    fn every_kind_is_documented() {
+        let docs = tidegate_pipelines::docs_markdown();
+        let (_, limits) = docs.split_once("Limits of the engine that were reached").unwrap();
+        let limits = limits.lines().next().unwrap();
+        let readme = include_str!("../../../README.md");
+        for name in NAMES {
+            assert!(limits.contains(&format!("`{name}`")), "{name} is not in {limits}");
+            assert!(readme.contains(&format!("\n| `{name}` |")), "{name}");
+        }
     }
 
     #[test]
