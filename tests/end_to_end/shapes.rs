@@ -1,6 +1,9 @@
 //! Windows of every type over readings that come late, twice, from clocks that are wrong and from
 //! devices that fall silent, killed (-9) in the middle on other numbers of workers: their latest
-//! rows are those of one run.
+//! rows are those of one run, and tumbling windows, sessions and counts those of a plain loop over
+//! what was sent.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -127,9 +130,74 @@ fn outcome(workers: &[usize], sent: &[(String, String)]) -> Vec<(&'static str, V
         lines.sort();
         lines
     };
+    for (name, all) in loops(sent) {
+        compare(name, &shown(&home, name), &all);
+    }
     let late = home.count("SELECT count(*) FROM system.late");
     assert_eq!(late, 0, "within `revise_for` nothing is late");
     STEPS.iter().map(|(name, _)| (*name, rows(name))).collect()
+}
+
+/// A window: its device, its bounds in seconds, and what its step selects.
+type Window = (String, [i64; 2], [i64; 4]);
+
+/// Windows of three types as loops over all that was sent have them, each with whether it is long
+/// over for its device, so that it must have been told.
+fn loops(sent: &[(String, String)]) -> [(&'static str, Vec<(Window, bool)>); 3] {
+    /// More than `disorder` and the gap of a session.
+    const OVER_S: i64 = 9;
+    let mut devices: BTreeMap<&str, Vec<(i64, i64)>> = BTreeMap::new();
+    for (topic, payload) in sent {
+        let reading: Value = serde_json::from_str(payload).unwrap();
+        let number = |name: &str| reading[name].as_i64().unwrap();
+        let of = topic.split('/').nth(2).unwrap();
+        devices.entry(of).or_default().push((number("ts") / 1_000, number("level")));
+    }
+    let (mut tumbling, mut sessions, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+    for (device, mut readings) in devices {
+        readings.sort_unstable();
+        let newest_s = readings[readings.len() - 1].0;
+        let window = |bounds_s: [i64; 2], of: &[(i64, i64)]| {
+            let levels = || of.iter().map(|reading| reading.1);
+            let (low, high) = (levels().min().unwrap(), levels().max().unwrap());
+            let selected = [of.len() as i64, levels().sum(), low, high];
+            ((device.to_owned(), bounds_s, selected), bounds_s[1] + OVER_S <= newest_s)
+        };
+        let ends = |of: &[(i64, i64)]| [of[0].0, of[of.len() - 1].0];
+        for of in readings.chunk_by(|a, b| a.0 / 10 == b.0 / 10) {
+            let start_s = of[0].0 / 10 * 10;
+            tumbling.push(window([start_s, start_s + 10], of));
+        }
+        sessions.extend(readings.chunk_by(|a, b| b.0 - a.0 <= 3).map(|of| window(ends(of), of)));
+        counts.extend(readings.windows(20).step_by(5).map(|of| window(ends(of), of)));
+    }
+    [("tumbling", tumbling), ("session", sessions), ("counted", counts)]
+}
+
+/// What the table of a step shows.
+fn shown(home: &Home, name: &str) -> Vec<Window> {
+    let rows = home.rows(&format!(
+        "SELECT device, to_unixtime(window_start) AS first_s, to_unixtime(window_end) AS last_s, \
+         n, total, low, high FROM {name} WHERE rows > 0"
+    ));
+    let window = |row: &Row| {
+        let [first_s, last_s, n, total, low, high] =
+            ["first_s", "last_s", "n", "total", "low", "high"].map(|c| row[c].as_i64().unwrap());
+        let device = row["device"].as_str().unwrap().to_owned();
+        (device, [first_s, last_s], [n, total, low, high])
+    };
+    rows.iter().map(window).collect()
+}
+
+/// There is no window but those of the loop, none twice, and each that must be there.
+fn compare(name: &str, shown: &[Window], all: &[(Window, bool)]) {
+    let mut left: BTreeMap<&Window, bool> = all.iter().map(|(w, over)| (w, *over)).collect();
+    assert_eq!(left.len(), all.len(), "{name}");
+    for window in shown {
+        assert!(left.remove(window).is_some(), "{name}: {window:?} is not one of the loop's");
+    }
+    left.retain(|_, over| *over);
+    assert!(left.is_empty(), "{name}: {left:?} are missing");
 }
 
 #[test]
