@@ -103,7 +103,7 @@ impl Cuts {
     pub(crate) fn due(&self, tick: Tick, offset: u64, always: bool) -> Option<bool> {
         let mut state = self.lock();
         let asked = state.soon || state.makes_room(offset) || state.last.elapsed() >= self.every;
-        if !(asked && state.cuts.is_empty()) && !always {
+        if !(always || asked && state.cuts.is_empty()) {
             return None;
         }
         (state.last, state.soon) = (Instant::now(), false);
