@@ -201,7 +201,8 @@ mod tests {
                  select = {{ n = \"count(*)\" }}\n[[table]]\nfrom = \"w\"\n"
             )
         };
-        let told = |by: &str| declared_of(&plan(&text(by)).expect("good")).unwrap().to_string();
+        let told =
+            |by: &str| declared_of(&plan(&text(by)).expect("good")).expect("declared").to_string();
         assert!(told("\"device\"").ends_with(" for the 50 devices in [limits]"));
         let both = told("\"device\", \"sensor\"");
         let rest = " for the 50 devices in [limits] and 1,000,000 keys of `w`, which are no \
