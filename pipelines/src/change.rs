@@ -12,6 +12,21 @@ use crate::content::{content_ids, kept, shown_ids};
 use crate::graph;
 use crate::plan::{NotifySpec, Plan, SourceKind};
 
+mod windows;
+
+pub use self::windows::{BegunAnew, begun_anew, window_conflicts};
+
+/// From when on state is made anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// It is not known.
+    Unknown,
+    /// From the first message on.
+    Beginning,
+    /// From this time on, for people: what came before is not in the journal any more.
+    Time(String),
+}
+
 /// What becomes of the state of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -51,6 +66,8 @@ pub struct PipelineChange {
     pub operators: BTreeMap<String, Fate>,
     /// Those of them that keep their state and make other rows of it from now on.
     pub shown: BTreeSet<String>,
+    /// Those of them that begin anew with windows of which no table had rows.
+    pub partial: BTreeSet<String>,
     /// Tables that it begins to write and tables that it writes no more.
     pub tables: (Vec<String>, Vec<String>),
 }
@@ -91,6 +108,13 @@ impl Change {
         anew.map(|(name, _)| name.clone()).collect()
     }
 
+    /// Names of operators whose state goes on.
+    pub fn kept(&self) -> BTreeSet<String> {
+        let all = self.pipelines.iter().flat_map(|p| &p.operators);
+        let kept = all.filter(|(_, fate)| matches!(fate, Fate::Kept | Fate::Renamed(_)));
+        kept.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Alert rules whose open alerts end: `pipeline/alert/rule`.
     pub fn ended(&self) -> BTreeSet<String> {
         let all = self.pipelines.iter().flat_map(|p| &p.operators);
@@ -98,8 +122,8 @@ impl Change {
         ended.map(|(name, _)| name.clone()).filter(|name| rule_of(name).is_some()).collect()
     }
 
-    /// For people. `from` says from when on state is made anew, if that is known.
-    pub fn show(&self, from: Option<&str>) -> String {
+    /// For people. `since` says from when on state is made anew.
+    pub fn show(&self, since: &Since) -> String {
         let mut out = String::new();
         for p in &self.pipelines {
             let what = match p.what {
@@ -118,7 +142,13 @@ impl Change {
                     true => "; its rows are other ones from now on, those before stay as they are",
                     false => "",
                 };
-                let _ = writeln!(out, "  {short}: {}{rows}", told(name, fate, from));
+                let part = match since {
+                    Since::Time(_) if p.partial.contains(name) => {
+                        "; windows that began before that are of a part of their readings"
+                    }
+                    _ => "",
+                };
+                let _ = writeln!(out, "  {short}: {}{rows}{part}", told(name, fate, since));
             }
             for (verb, tables) in [("new", &p.tables.0), ("written no more", &p.tables.1)] {
                 for table in tables {
@@ -130,8 +160,12 @@ impl Change {
     }
 }
 
-fn told(name: &str, fate: &Fate, from: Option<&str>) -> String {
-    let from = from.unwrap_or("what the journal still has");
+fn told(name: &str, fate: &Fate, since: &Since) -> String {
+    let from = match since {
+        Since::Unknown => "what the journal still has",
+        Since::Beginning => "the first message",
+        Since::Time(time) => time,
+    };
     let alerts = match rule_of(name) {
         Some(_) => "; its open alerts end as rule_changed",
         None => "",
@@ -187,9 +221,12 @@ fn pipeline(name: &str, old: Option<&PipelineSpec>, new: Option<&PipelineSpec>) 
         p.map(|p| p.tables.iter().map(full).collect()).unwrap_or_default()
     };
     let (before, now) = (tables(old), tables(new));
+    let anew = |name: &str| matches!(operators.get(name), Some(Fate::Rebuilt | Fate::New));
+    let partial = |p: &PipelineSpec| windows::partial(p, anew, |table| before.contains(table));
+    let partial = new.map(partial).unwrap_or_default();
     let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect();
     let tables = (only(&now, &before), only(&before, &now));
-    PipelineChange { name: name.to_owned(), what, operators, shown, tables }
+    PipelineChange { name: name.to_owned(), what, operators, shown, partial, tables }
 }
 
 /// Numbers the sources of `new` as those that run, `old`. What cannot change while they run is

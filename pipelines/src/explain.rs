@@ -24,6 +24,8 @@ use crate::plan::{NotifySpec, Plan};
 use crate::recompute::{has_places, made_of, missing, stored_as};
 use crate::resolve::early::{is_of, is_of_finals};
 
+pub(crate) use self::shape::bounds as shape_in_words;
+
 /// What a plan does, pipeline by pipeline.
 pub fn explain(plan: &Plan) -> String {
     let mut out = String::new();

@@ -392,7 +392,8 @@ fn calendar_text(calendar: &CalendarSpec) -> String {
     format!("calendar {period} {:?} {}", calendar.zone, calendar.offset_us)
 }
 
-fn shape_text(shape: &Shape) -> String {
+/// What decides which windows there are.
+pub(crate) fn shape_text(shape: &Shape) -> String {
     let maybe = |e: &Option<Expr>| e.as_ref().map(expr);
     match shape {
         Shape::Grid { size_us, slide_us, offset_us } => format!("{size_us} {slide_us} {offset_us}"),

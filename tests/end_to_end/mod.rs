@@ -3,6 +3,7 @@
 mod absence;
 mod apply;
 mod changed_after_kill;
+mod changed_windows;
 mod check;
 mod cluster;
 mod delivery;

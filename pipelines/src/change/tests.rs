@@ -61,7 +61,7 @@ pipeline a: changed
   table a.minutes: written no more
 pipeline b: unchanged, not touched
 ";
-    assert_eq!(change.show(Some("12:00")), expected);
+    assert_eq!(change.show(&Since::Time("12:00".into())), expected);
     assert_eq!(change.ended().into_iter().collect::<Vec<_>>(), ["a/alert/high"]);
     let rebuilt: Vec<String> = change.rebuilt().into_iter().collect();
     assert_eq!(rebuilt, ["a/alert/high", "a/hours"]);
@@ -120,7 +120,7 @@ fn a_state_that_is_shown_in_another_way_is_kept_and_that_is_told() {
         let edited = old.replace(from, to);
         assert_ne!(edited, old, "{from}");
         let (old, new) = (plan(std::slice::from_ref(&old)), plan(&[edited]));
-        Change::between(&old.pipelines, &new.pipelines).show(None)
+        Change::between(&old.pipelines, &new.pipelines).show(&Since::Unknown)
     };
     let other =
         "keeps its state; its rows are other ones from now on, those before stay as they are";

@@ -28,7 +28,7 @@ pub(super) fn lists(w: &WindowSpec) -> Option<String> {
 }
 
 /// Which windows there are.
-pub(super) fn bounds(shape: &Shape) -> String {
+pub(crate) fn bounds(shape: &Shape) -> String {
     match shape {
         Shape::Grid { size_us, slide_us, offset_us } => {
             let mut text = format!("every {}", show_duration(*slide_us));

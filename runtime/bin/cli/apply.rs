@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidegate_pipelines::change::{Change, adopt_sources, table_conflicts};
+use tidegate_pipelines::change::{Change, Since, adopt_sources, table_conflicts, window_conflicts};
 use tidegate_pipelines::{Plan, graph};
-use tidegate_runtime::engine::{Applier, is_running, moment, ran_last, rebuilt_since};
+use tidegate_runtime::engine::{Applier, begun_anew, is_running, moment, ran_last};
 use tidegate_runtime::screen::Screen;
 
 use super::args::{ApplyArgs, ExplainArgs};
@@ -84,15 +84,20 @@ fn against_stopped(data: &Path, paths: &[PathBuf]) -> Outcome {
 /// data folder, from when on state is made anew.
 fn between(old: &Plan, new: &Plan, data: Option<&Path>) -> anyhow::Result<(String, bool)> {
     let change = Change::between(&old.pipelines, &new.pipelines);
+    let tables = graph::tables(&old.pipelines);
+    let mut conflicts = table_conflicts(&tables, &new.pipelines);
+    conflicts.extend(window_conflicts(&old.pipelines, &new.pipelines));
     let since = match data.filter(|_| !change.rebuilt().is_empty()) {
         Some(data) => {
             let cannot = || format!("cannot read the journal of {}", data.display());
-            Some(since(rebuilt_since(data).with_context(cannot)?))
+            let (since_us, refused) =
+                begun_anew(data, &change, &tables, new).with_context(cannot)?;
+            conflicts.extend(refused);
+            since(since_us)
         }
-        None => None,
+        None => Since::Unknown,
     };
-    let mut text = change.show(since.as_deref());
-    let conflicts = table_conflicts(&graph::tables(&old.pipelines), &new.pipelines);
+    let mut text = change.show(&since);
     for problem in &conflicts {
         text += &format!("refused: {problem}\n");
     }
@@ -100,8 +105,8 @@ fn between(old: &Plan, new: &Plan, data: Option<&Path>) -> anyhow::Result<(Strin
 }
 
 /// From when on state is made anew, for people.
-fn since(since_us: Option<i64>) -> String {
-    since_us.map_or_else(|| "the first message".to_owned(), moment)
+fn since(since_us: Option<i64>) -> Since {
+    since_us.map_or(Since::Beginning, |us| Since::Time(moment(us)))
 }
 
 /// Answers on the control socket of a run.
@@ -162,15 +167,13 @@ fn change(applier: &Applier, paths: &[PathBuf], dry_run: bool) -> Answer {
     };
     if dry_run {
         return match applier.look(plan) {
-            Ok((change, since_us)) => {
-                Answer { done: true, text: change.show(Some(&since(since_us))) }
-            }
+            Ok((change, since_us)) => Answer { done: true, text: change.show(&since(since_us)) },
             Err(problems) => no(problems),
         };
     }
     match applier.apply(plan) {
         Ok(applied) => {
-            let mut text = applied.change.show(Some(&since(applied.since_us)));
+            let mut text = applied.change.show(&since(applied.since_us));
             text += &match applied.epoch {
                 Some(epoch) => format!("done after epoch {epoch}, in {:.1} s", applied.seconds),
                 None => "there was nothing to change".to_owned(),

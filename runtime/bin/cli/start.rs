@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_pipelines::Plan;
+use tidegate_pipelines::change::window_conflicts;
 use tidegate_runtime::engine::{self, Engine, EngineOptions, Replaying, moment};
 use tidegate_runtime::metrics::MetricsServer;
 use tidegate_runtime::screen::Screen;
@@ -53,12 +54,28 @@ pub(super) async fn start(
     if let Some(metrics) = &metrics {
         eprintln!("metrics on http://{}/metrics", metrics.address());
     }
+    refuse_other_windows(&plan, &options)?;
     finish_earlier(&plan, &options, screen).await?;
     let engine = begin(plan, options, screen).await?;
     if let Some(metrics) = &metrics {
         metrics.watch(engine.observer());
     }
     Ok(Started { engine, metrics })
+}
+
+/// Refuses a plan whose windows go to tables that have those of what ran last, and are others.
+/// Where it is not known what ran last, nobody can say that.
+fn refuse_other_windows(plan: &Plan, options: &EngineOptions) -> anyhow::Result<()> {
+    // A start beside a running instance is refused later, with its reason.
+    if engine::is_running(&options.data) {
+        return Ok(());
+    }
+    let Some(ran) = engine::ran_last(&options.data)? else { return Ok(()) };
+    let before = files::load_earlier(&ran.files()).and_then(|before| ran.as_it_ran(before));
+    let Some(before) = before else { return Ok(()) };
+    let conflicts = window_conflicts(&before.pipelines, &plan.pipelines);
+    anyhow::ensure!(conflicts.is_empty(), conflicts.join("\n"));
+    Ok(())
 }
 
 /// If other pipelines than these were killed, or from other places: runs those to the end of what

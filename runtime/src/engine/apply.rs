@@ -26,9 +26,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::change::{Change, What, adopt_sources, table_conflicts};
+use tidegate_pipelines::change::{
+    BegunAnew, Change, What, adopt_sources, table_conflicts, window_conflicts,
+};
 use tidegate_pipelines::{Plan, graph};
 
+use super::anew;
 use super::cuts::Cuts;
 use super::earlier;
 use super::feed::FeedQueue;
@@ -174,6 +177,7 @@ pub(super) struct Request {
     built: BTreeSet<String>,
     gone: BTreeSet<String>,
     tables: Vec<TableSpec>,
+    anew: Vec<BegunAnew>,
     rebuilt: Receiver<anyhow::Result<Rebuilt>>,
     done: Sender<anyhow::Result<Made>>,
 }
@@ -197,6 +201,7 @@ impl Request {
             new: self.new.clone(),
             built: self.built,
             tables: self.tables.clone(),
+            anew: self.anew,
             rebuilt: self.rebuilt,
             reply,
             asked_at: Instant::now(),
@@ -313,13 +318,10 @@ impl Applier {
     /// # Errors
     /// All reasons why it cannot be made.
     pub fn look(&self, plan: Plan) -> Result<(Change, Option<i64>), Vec<String>> {
-        let (plan, change) = self.looked(&self.running(), plan)?;
-        if change.rebuilt().is_empty() {
-            return Ok((change, None));
-        }
-        let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
-        let since_us = shadow::since_us(|| Ok(self.journal.read(&names, 0)));
-        Ok((change, since_us.map_err(|error| vec![format!("{error:#}")])?))
+        let running = self.running();
+        let (plan, change) = self.looked(&running, plan)?;
+        let (_, since_us) = anew::look(&self.journal, &running.tables, &plan, &change)?;
+        Ok((change, since_us))
     }
 
     fn running(&self) -> Running {
@@ -343,6 +345,7 @@ impl Applier {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = self.running();
         let (plan, change) = self.looked(&running, plan)?;
+        let (anew, _) = anew::look(&self.journal, &running.tables, &plan, &change)?;
         let mut applied = Applied { change, epoch: None, since_us: None, seconds: 0.0 };
         // Before anything can be for them; also where no pipeline changes. If the change fails they
         // are there for the next attempt, with nothing to do.
@@ -350,7 +353,7 @@ impl Applier {
         told.map_err(|error| vec![error.to_string()])?;
         if !applied.change.is_nothing() {
             let change = &applied.change;
-            let make = || self.make(&mut running, &plan, change);
+            let make = || self.make(&mut running, &plan, (change, anew));
             let made = self.memory.begin(&change.rebuilt(), make);
             let (epoch, since_us) = made.map_err(|error| vec![format!("{error:#}")])?;
             (applied.epoch, applied.since_us) = (Some(epoch), since_us);
@@ -366,7 +369,12 @@ impl Applier {
         Ok(applied)
     }
 
-    fn make(&self, running: &mut Running, plan: &Plan, change: &Change) -> anyhow::Result<Made> {
+    fn make(
+        &self,
+        running: &mut Running,
+        plan: &Plan,
+        (change, anew): (&Change, Vec<BegunAnew>),
+    ) -> anyhow::Result<Made> {
         let touched = |what: &[What]| -> BTreeSet<String> {
             let names = change.touched().filter(|p| what.contains(&p.what));
             names.map(|p| p.name.clone()).collect()
@@ -397,6 +405,7 @@ impl Applier {
             built: changed,
             gone: touched(&[What::Changed, What::Removed]),
             tables: tables.clone(),
+            anew,
             rebuilt,
             done,
         });
@@ -471,6 +480,7 @@ impl Applier {
 fn looked(running: &Running, mut plan: Plan) -> Result<(Plan, Change), Vec<String>> {
     let mut problems = adopt_sources(&running.plan, &mut plan);
     problems.extend(table_conflicts(&running.tables, &plan.pipelines));
+    problems.extend(window_conflicts(&running.plan.pipelines, &plan.pipelines));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -497,6 +507,7 @@ mod tests {
             built: BTreeSet::new(),
             gone: BTreeSet::new(),
             tables: Vec::new(),
+            anew: Vec::new(),
             rebuilt,
             done,
         };

@@ -149,7 +149,7 @@ pub fn is_running(data: &Path) -> bool {
 ///
 /// # Errors
 /// Its journal cannot be read.
-pub fn rebuilt_since(data: &Path) -> anyhow::Result<Option<i64>> {
+pub(super) fn rebuilt_since(data: &Path) -> anyhow::Result<Option<i64>> {
     shadow::since_us(|| journal::ticks_of(&data.join("journal")))
 }
 

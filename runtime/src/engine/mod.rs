@@ -7,6 +7,7 @@
 
 mod access;
 mod alarms;
+mod anew;
 mod apply;
 mod belonging;
 mod blocked;
@@ -45,8 +46,9 @@ mod takeover;
 pub mod trial;
 mod workers;
 
+pub use self::anew::look_at as begun_anew;
 pub use self::apply::{Applied, Applier};
-pub use self::earlier::{Earlier, earlier, is_running, ran_last, rebuilt_since};
+pub use self::earlier::{Earlier, earlier, is_running, ran_last};
 pub use self::files::{Progress, Reading};
 pub(crate) use self::folder::{INSTANCE, name_anew, named};
 pub use self::observer::Observer;

@@ -10,6 +10,7 @@ use tidegate_pipelines::{Plan, graph};
 use tidegate_sql::Store;
 use tokio::sync::oneshot;
 
+use super::anew;
 use super::apply::{Applier, Changes};
 use super::belonging::{self, Belonging};
 use super::checkpoints::{Checkpoints, Restored, Rules};
@@ -138,6 +139,7 @@ impl Durable {
         let (patience, from) = (Patience::telling(&options.replaying), restored.epoch + 1);
         let open = || std::future::ready(open_journal(plan, options, clock.clone(), from));
         let (journal, replay) = patience.until(open).await?;
+        anew::check_start(&journal, plan, &restored)?;
         earlier::refuse_orphans(&options.data, plan, &journal, checkpoints.newest_epoch()?)?;
         let open = || std::future::ready(open_outbox(options).map_err(Into::into));
         let outbox = patience.until(open).await?;

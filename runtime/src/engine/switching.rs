@@ -14,8 +14,10 @@ use anyhow::Context;
 use arrow::array::RecordBatch;
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
+use tidegate_pipelines::change::BegunAnew;
 use tidegate_sql::{Store, TableWriter};
 
+use super::anew;
 use super::checkpoints::Switch;
 use super::commit::Committer;
 use super::shadow::Rebuilt;
@@ -38,6 +40,8 @@ pub(crate) struct Order {
     pub(super) built: BTreeSet<String>,
     /// All tables, those that run first.
     pub(super) tables: Vec<TableSpec>,
+    /// What would be wrong in these if the journal does not go back far enough.
+    pub(super) anew: Vec<BegunAnew>,
     /// The shadow run's result.
     pub(super) rebuilt: Receiver<anyhow::Result<Rebuilt>>,
     /// State for the new dataflows, or why the old ones go on.
@@ -135,6 +139,7 @@ impl Committer {
         let left = || PATIENCE.saturating_sub(order.asked_at.elapsed());
         let rebuilt = order.rebuilt.recv_timeout(left()).context("the shadow run is too slow")?;
         let rebuilt = rebuilt.context("cannot rebuild state")?;
+        anew::check(&order.anew, rebuilt.since_us, order.time_us)?;
         Ok((rebuilt, self.open_tables(&order.tables, left)?))
     }
 

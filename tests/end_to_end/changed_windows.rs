@@ -1,0 +1,191 @@
+//! A change that would put windows beside others that look the same is refused, while running and
+//! at a start, and what ran goes on; under another name of the table it is made.
+
+use std::process::{Command, Output};
+
+use crate::support::{Device, Home, Instance, eventually, tidegate};
+
+const START_MS: i64 = 1_767_225_600_000;
+
+fn pipeline(step: &str, table: &str) -> String {
+    format!(
+        r#"
+name = "p"
+[source]
+type = "endpoint"
+listen = "127.0.0.1:0"
+topics = ["p/{{device}}"]
+[reading]
+device = "{{device}}"
+time = "ts"
+disorder = "0s"
+idle_close = "1h"
+fields = {{ v = "int64" }}
+[[step]]
+name = "w"
+type = "window"
+from = "readings"
+{step}
+[[table]]
+from = "w"
+name = "{table}"
+freshness = "1s"
+[limits]
+reading_every = "1s"
+"#
+    )
+}
+
+fn counts(of: i64, table: &str) -> String {
+    pipeline(&format!("count = {of}\nselect = {{ total = \"sum(v)\" }}"), table)
+}
+
+fn days(value: &str, table: &str) -> String {
+    let select = format!("select = {{ n = \"count(*)\", x = \"{value}\" }}");
+    let step = format!("every = \"day\"\nzone = \"UTC\"\nearly = \"1s\"\n{select}");
+    pipeline(&step, table)
+}
+
+fn publish(instance: &Instance, seqs: std::ops::Range<i64>) {
+    let mut client = Device::connect(instance.endpoint(), "d1").unwrap();
+    let text = |seq: i64| format!(r#"{{"ts":{},"v":{seq}}}"#, START_MS + seq * 1000);
+    client.publish_all(seqs.map(|seq| ("p/d1", text(seq)))).unwrap();
+}
+
+fn apply(home: &Home, more: &[&str]) -> Output {
+    let mut command = tidegate();
+    command.arg("apply").arg(home.pipelines()).arg("--data").arg(home.data()).args(more);
+    command.output().expect("the binary starts")
+}
+
+fn against(home: &Home) -> Output {
+    let mut command = tidegate();
+    command.arg("explain").arg(home.pipelines()).arg("--against").arg(home.data());
+    command.output().expect("the binary starts")
+}
+
+fn text(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{err}")
+}
+
+fn is_refused(output: &Output, reason: &str) {
+    assert_eq!(output.status.code(), Some(1), "{}", text(output));
+    assert!(text(output).contains(reason), "{reason} is not in {}", text(output));
+}
+
+/// A start that ends by itself, with this reason.
+fn start_is_refused(command: &mut Command, reason: &str) {
+    let mut instance = Instance::spawn(command);
+    let ended = || instance.try_ended().ok_or("it runs".to_owned());
+    assert_eq!(eventually("the refusal", ended).code(), Some(1), "{}", instance.said());
+    eventually("why", || match instance.said() {
+        said if said.contains(reason) => Ok(()),
+        said => Err(said),
+    });
+}
+
+#[test]
+fn windows_of_another_size_are_refused_under_the_same_name() {
+    let why = "table p.t: its windows are others (every 20 readings before, now every 25 readings)";
+    let home = Home::with(&counts(20, "t"));
+    let windows = "SELECT count(*) FROM p.t WHERE rows = 20";
+    let instance = home.start();
+    publish(&instance, 0..51);
+    home.wait_for_count(windows, 2);
+    home.write("pipelines/one.toml", &counts(25, "t"));
+    for more in [&["--dry-run"][..], &[]] {
+        let refused = apply(&home, more);
+        is_refused(&refused, why);
+        assert!(text(&refused).contains("nothing was changed"), "{}", text(&refused));
+    }
+    publish(&instance, 51..61);
+    home.wait_for_count(windows, 3);
+    instance.stop();
+    is_refused(&against(&home), &format!("refused: {why}"));
+    start_is_refused(&mut home.run_command(2), why);
+    home.write("pipelines/one.toml", &counts(20, "t"));
+    let instance = home.start();
+    publish(&instance, 61..81);
+    home.wait_for_count(windows, 4);
+    home.write("pipelines/one.toml", &counts(25, "t25"));
+    let applied = apply(&home, &[]);
+    assert!(applied.status.success(), "{}", text(&applied));
+    publish(&instance, 81..101);
+    home.wait_for_count("SELECT count(*) FROM p.t25 WHERE rows = 25", 1);
+    instance.stop();
+    assert_eq!(home.count("SELECT sum(rows) FROM p.t"), 80, "what is there stays");
+}
+
+/// A change to other windows after a kill is refused before what came in is finished, too.
+#[test]
+fn windows_of_another_size_are_refused_after_a_kill() {
+    let home = Home::with(&counts(20, "t"));
+    let mut command = home.run_command(2);
+    let instance = home.start_command(command.args(["--checkpoint-every", "1h"]));
+    publish(&instance, 0..51);
+    instance.kill();
+    home.write("pipelines/one.toml", &counts(25, "t"));
+    start_is_refused(&mut home.run_command(2), "table p.t: its windows are others");
+    home.write("pipelines/one.toml", &counts(20, "t"));
+    let instance = home.start();
+    publish(&instance, 51..61);
+    home.wait_for_count("SELECT count(*) FROM p.t WHERE rows = 20", 3);
+    instance.stop();
+}
+
+#[test]
+fn windows_that_began_before_the_journal_are_refused_under_the_same_name() {
+    let why = "table p.t: the windows of step `w` would begin anew";
+    let home = Home::with(&days("max(v)", "t"));
+    let options = ["--journal-max", "256KiB", "--journal-keep", "1us", "--checkpoint-every"];
+    let run = || {
+        let mut command = home.run_command(2);
+        command.args(options).arg("200ms");
+        command
+    };
+    let instance = home.start_command(&mut run());
+    home.write("pipelines/one.toml", &days("min(v)", "t"));
+    let mut seqs = 0;
+    // Until the journal has forgotten its beginning.
+    eventually("a refusal", || {
+        publish(&instance, seqs..seqs + 500);
+        seqs += 500;
+        let looked = apply(&home, &["--dry-run"]);
+        if looked.status.success() { Err(text(&looked)) } else { Ok(()) }
+    });
+    for output in [apply(&home, &["--dry-run"]), apply(&home, &[]), against(&home)] {
+        is_refused(&output, why);
+        for said in ["--journal-keep", "[[table]] from = \"w\", name = \"t2\""] {
+            assert!(text(&output).contains(said), "{said} is not in {}", text(&output));
+        }
+    }
+    let all = "SELECT n FROM p.t";
+    publish(&instance, seqs..seqs + 10);
+    seqs += 10;
+    home.wait_for_count(all, seqs);
+    instance.stop();
+    is_refused(&against(&home), why);
+    start_is_refused(&mut run(), why);
+    home.write("pipelines/one.toml", &days("max(v)", "t"));
+    let instance = home.start_command(&mut run());
+    publish(&instance, seqs..seqs + 10);
+    seqs += 10;
+    home.wait_for_count(all, seqs);
+    instance.stop();
+    home.write("pipelines/one.toml", &days("min(v)", "t2"));
+    let part = "; windows that began before that are of a part of their readings";
+    assert!(text(&against(&home)).contains(part), "{}", text(&against(&home)));
+    let instance = home.start_command(&mut run());
+    publish(&instance, seqs..seqs + 10);
+    eventually("the new table", || match home.try_rows("SELECT n FROM p.t2")?.first() {
+        Some(row) if row["n"].as_i64().is_some_and(|n| (10..seqs).contains(&n)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(home.count(all), seqs, "what is there stays");
+    home.write("pipelines/one.toml", &days("avg(v)", "t3"));
+    let looked = apply(&home, &["--dry-run"]);
+    assert!(looked.status.success() && text(&looked).contains(part), "{}", text(&looked));
+    assert!(apply(&home, &[]).status.success());
+    instance.stop();
+}
