@@ -27,6 +27,7 @@ mod outputs;
 mod points;
 mod process;
 mod quality;
+mod rebuilt_windows;
 mod registry;
 mod registry_shapes;
 mod registry_topic;

@@ -73,9 +73,27 @@ impl Group {
         }
         let mut bounds: Vec<i64> = self.keys.values().map(|r| r.bound).collect();
         bounds.sort_unstable();
-        self.floor = self.floor.max(bounds[self.keys.len() - most * 3 / 4 - 1]);
+        self.raise_floor(bounds[self.keys.len() - most * 3 / 4 - 1]);
+    }
+
+    /// Raises the floor at least so far.
+    fn raise_floor(&mut self, floor: i64) {
+        self.floor = self.floor.max(floor);
         let floor = self.floor;
         self.keys.retain(|_, remnant| remnant.bound > floor);
+    }
+
+    fn put(&mut self, hash: u64, remnant: Remnant) {
+        if remnant.bound > self.floor {
+            self.keys.insert(hash, remnant);
+        }
+    }
+
+    /// Takes note of a key that was put, or was not because of the floor.
+    fn note_example(&mut self, key: &[u8]) {
+        if !self.is_empty() && self.example.as_ref().is_none_or(|example| key < &**example) {
+            self.example = Some(key.into());
+        }
     }
 }
 
@@ -113,13 +131,8 @@ impl Remnants {
         let hashes = interner.hashes_of(&ids)?;
         for ((id, remnant), hash) in forgotten.iter().zip(&hashes) {
             let group = Arc::make_mut(&mut self.groups[usize::from(key_group(*hash))]);
-            if remnant.bound > group.floor {
-                group.keys.insert(*hash, *remnant);
-            }
-            let key = interner.bytes(*id);
-            if group.example.as_ref().is_none_or(|example| key < &**example) {
-                group.example = Some(key.into());
-            }
+            group.put(*hash, *remnant);
+            group.note_example(interner.bytes(*id));
         }
         for hash in hashes {
             let group = &mut self.groups[usize::from(key_group(hash))];
@@ -213,6 +226,59 @@ impl Remnants {
             group.example = Some(example);
         }
         Ok(filter_record_batch(state, &of_keys)?)
+    }
+
+    /// Changes what is left of each key, and raises the floors that there are at least so far.
+    pub(crate) fn raise(&mut self, floor: i64, mut raise: impl FnMut(u64, &mut Remnant)) {
+        for group in self.groups.iter_mut().filter(|group| !group.is_empty()) {
+            let group = Arc::make_mut(group);
+            group.keys.iter_mut().for_each(|(hash, remnant)| raise(*hash, remnant));
+            if group.floor > i64::MIN {
+                group.raise_floor(floor);
+            }
+        }
+    }
+
+    /// Takes over what is left of those keys of another operator of which nothing is left here and
+    /// `take` gives something, and its floors as `floor` makes them.
+    pub(crate) fn take_over(
+        &mut self,
+        other: &Self,
+        floor: impl Fn(i64) -> i64,
+        take: impl Fn(u64, Remnant) -> Option<Remnant>,
+    ) {
+        for (group, of) in self.groups.iter_mut().zip(&other.groups) {
+            let Some(example) = &of.example else { continue };
+            let group = Arc::make_mut(group);
+            for (hash, remnant) in &of.keys {
+                match take(*hash, *remnant) {
+                    Some(remnant) if !group.keys.contains_key(hash) => group.put(*hash, remnant),
+                    _ => {}
+                }
+            }
+            if of.floor > i64::MIN {
+                group.raise_floor(floor(of.floor));
+            }
+            group.note_example(example);
+            group.shrink(self.most);
+        }
+    }
+
+    /// Takes keys, by their hashes and as they are encoded, of which this is left.
+    pub(crate) fn put<'k>(&mut self, keys: impl Iterator<Item = (u64, &'k [u8], Remnant)>) {
+        for (hash, key, remnant) in keys {
+            let group = Arc::make_mut(&mut self.groups[usize::from(key_group(hash))]);
+            group.put(hash, remnant);
+            group.note_example(key);
+        }
+        for group in self.groups.iter_mut().filter(|group| group.keys.len() > self.most) {
+            Arc::make_mut(group).shrink(self.most);
+        }
+    }
+
+    /// What is left of the keys, by their hashes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Remnant)> + '_ {
+        self.groups.iter().flat_map(|group| group.keys.iter().map(|(hash, r)| (*hash, *r)))
     }
 
     /// Bytes held; of a tree, about half of each node is used.

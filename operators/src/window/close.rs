@@ -5,12 +5,13 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 
 use super::bound::panes_room;
+use super::bounds::Bounds;
 use super::keys::KeyState;
 use super::{WindowOperator, int64};
 use crate::batch::Tick;
 use crate::keys::Remnant;
 use crate::operator::{Emit, OperatorError};
-use crate::partial::GATHERED_MAX;
+use crate::partial::{GATHERED_MAX, Store};
 use crate::spec::{Clock, LatePolicy};
 use crate::zone::Zone;
 
@@ -293,23 +294,7 @@ impl WindowOperator {
                 }
             };
             key.dropped = key.dropped.max(by_clock);
-            // Of windows that overlap, the panes of one that is dropped are those of others.
-            key.drop_emitted();
-            let (dropped, bounds, store) = (key.dropped, &self.bounds, &mut self.store);
-            let oldest = key.panes.first();
-            if oldest.is_none_or(|p| bounds.windows_of(p.number).1 > dropped) {
-                continue;
-            }
-            let gone = key.panes.partition_point(|p| bounds.windows_of(p.number).1 <= dropped);
-            for pane in key.panes.drain(..gone) {
-                if let Some(slot) = pane.slot {
-                    store.release(slot);
-                }
-            }
-            key.drop_quality(dropped, room);
-            if key.panes.capacity() > room {
-                key.panes.shrink_to(room);
-            }
+            let_go(key, &self.bounds, &mut self.store, room);
         }
     }
 
@@ -345,5 +330,26 @@ impl WindowOperator {
             key.dropped = key.dropped.max(self.bounds.last_ended(kept_us, zone).min(key.closed));
         }
         key
+    }
+}
+
+/// Lets go of what a key keeps for windows that are dropped only.
+pub(super) fn let_go(key: &mut KeyState, bounds: &Bounds, store: &mut Store, room: usize) {
+    // Of windows that overlap, the panes of one that is dropped are those of others.
+    key.drop_emitted();
+    let dropped = key.dropped;
+    let oldest = key.panes.first();
+    if oldest.is_none_or(|p| bounds.windows_of(p.number).1 > dropped) {
+        return;
+    }
+    let gone = key.panes.partition_point(|p| bounds.windows_of(p.number).1 <= dropped);
+    for pane in key.panes.drain(..gone) {
+        if let Some(slot) = pane.slot {
+            store.release(slot);
+        }
+    }
+    key.drop_quality(dropped, room);
+    if key.panes.capacity() > room {
+        key.panes.shrink_to(room);
     }
 }

@@ -19,6 +19,7 @@ mod calendar;
 mod close;
 mod early;
 mod grid;
+mod heir;
 mod keys;
 mod quality;
 mod save;
@@ -27,6 +28,7 @@ mod tests;
 mod zones;
 
 pub(crate) use self::bound::bound;
+pub use self::heir::heir;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

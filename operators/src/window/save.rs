@@ -23,9 +23,9 @@ use crate::slabs::Slabs;
 use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 use crate::spec::Clock;
 
-const FIXED: [&str; 7] =
+pub(super) const FIXED: [&str; 7] =
     ["clock_us", "last_tick_us", "closed", "dropped", "fleet_clock_us", "pane", "rows"];
-const REVISIONS: &str = "revisions";
+pub(super) const REVISIONS: &str = "revisions";
 /// Most bytes of an emitted window in it: three numbers.
 const EMITTED_BYTES: usize = 3 * 21;
 

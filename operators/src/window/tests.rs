@@ -31,6 +31,7 @@ use crate::spec::{AtKeysMax, Clock, KeyLimits, LatePolicy, Shape, WindowSpec, ti
 mod calendar;
 mod early;
 mod forget;
+mod heir;
 mod keep;
 mod nulls;
 mod quality;

@@ -18,7 +18,7 @@ pub const REASON_ZONE: &str = "zone";
 
 impl WindowOperator {
     /// The column of the key with the name of its zone, if keys have zones of their own.
-    fn zone_of_key(&self) -> Option<usize> {
+    pub(super) fn zone_of_key(&self) -> Option<usize> {
         match &self.spec.shape {
             Shape::Calendar(calendar) => match calendar.zone {
                 ZoneOf::Key(column) => Some(column),
@@ -29,7 +29,7 @@ impl WindowOperator {
     }
 
     /// The zone of all keys, if they have none of their own.
-    fn zone_of_all(&self) -> Zone {
+    pub(super) fn zone_of_all(&self) -> Zone {
         match &self.spec.shape {
             Shape::Calendar(calendar) => match calendar.zone {
                 ZoneOf::All(zone) => zone,

@@ -1,6 +1,7 @@
 //! Checkpoints as the committer sees them: it passes on what operators hand over and says when a
 //! checkpoint may become visible; the saver does the work on a thread of its own.
 
+mod floor;
 mod parts;
 mod restore;
 mod rules;

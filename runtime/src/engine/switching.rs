@@ -111,6 +111,7 @@ impl Committer {
             new,
             built: Some(built),
             rebuilt: rebuilt.state,
+            since_us: rebuilt.since_us,
         })?;
         let switched = match switched {
             Ok(switched) => switched,

@@ -80,6 +80,7 @@ impl Committer {
             new: pipelines.clone(),
             built: None,
             rebuilt: std::mem::take(&mut made.state),
+            since_us: made.since_us,
         })??;
         (restored.state, restored.rules) = (switched.state, switched.rules);
         self.notify(|notifications| {

@@ -21,6 +21,7 @@ use tidegate_operators::{Epoch, SavedRows};
 use tidegate_pipelines::change::rule_of;
 use tidegate_pipelines::kept;
 
+use super::floor::with_floors;
 use super::restore::{TOGETHER_BYTES_MAX, together};
 use super::rules::{self, Rules, add_ended};
 use super::saver::{Plan, Saver};
@@ -50,6 +51,8 @@ pub(crate) struct Switch {
     pub(crate) built: Option<BTreeSet<String>>,
     /// State that was made anew, by operator.
     pub(crate) rebuilt: Vec<(String, SavedRows)>,
+    /// From when on: see `Rebuilt::since_us`.
+    pub(crate) since_us: Option<i64>,
 }
 
 /// What a switch gives back.
@@ -92,7 +95,7 @@ impl Saver {
         Ok(Ok(ready.switched))
     }
 
-    fn prepare(&self, switch: Switch) -> anyhow::Result<Ready> {
+    fn prepare(&self, mut switch: Switch) -> anyhow::Result<Ready> {
         let checkpoint = self.options.store.latest().context("cannot read checkpoints")?;
         let checkpoint = checkpoint.context("there is no checkpoint yet")?;
         let old = checkpoint.manifest;
@@ -118,7 +121,7 @@ impl Saver {
             let together = together(parts, TOGETHER_BYTES_MAX)?.into_iter();
             state.extend(together.map(|rows| (name.clone(), rows)));
         }
-        for (name, mut saved) in switch.rebuilt {
+        for (name, mut saved) in with_floors(&mut switch, (&before, &kept), &had)? {
             if rule_of(&name).is_some() {
                 saved.rows = untold(&saved.rows)?;
             }

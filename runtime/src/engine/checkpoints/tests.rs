@@ -293,6 +293,7 @@ fn switch(ended_epoch: Epoch) -> Switch {
         new: Vec::new(),
         built: None,
         rebuilt: Vec::new(),
+        since_us: None,
     }
 }
 

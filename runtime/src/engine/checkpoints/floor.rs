@@ -1,0 +1,55 @@
+//! Windows of changed steps that had readings before the part of the journal from which their state
+//! was made anew: see [`heir`].
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use tidegate_operators::SavedRows;
+use tidegate_operators::spec::{PipelineSpec, StepKind, WindowSpec};
+use tidegate_operators::window::heir;
+
+use super::switch::Switch;
+
+/// Takes the state that was made anew out of a switch, with what the old states of the same steps
+/// (`had`) have to say. `before` are the operators of the old plan, `kept` those whose state stays.
+pub(super) fn with_floors(
+    switch: &mut Switch,
+    (before, kept): (&BTreeMap<String, u64>, &BTreeMap<String, String>),
+    had: &BTreeMap<String, Vec<RecordBatch>>,
+) -> anyhow::Result<Vec<(String, SavedRows)>> {
+    let rebuilt = std::mem::take(&mut switch.rebuilt);
+    let is_changed = |name: &str| before.contains_key(name) && !kept.contains_key(name);
+    let steps: BTreeMap<String, &WindowSpec> =
+        windows(&switch.new).filter(|(name, _)| is_changed(name)).collect();
+    let (own, mut all): (Vec<_>, Vec<_>) =
+        rebuilt.into_iter().partition(|(name, _)| steps.contains_key(name));
+    let mut parts: BTreeMap<String, Vec<SavedRows>> = BTreeMap::new();
+    for (name, saved) in own {
+        parts.entry(name).or_default().push(saved);
+    }
+    for (name, spec) in steps {
+        let made = parts.remove(&name).unwrap_or_default();
+        // Every operator has state of a run over anything, if only that there are no keys.
+        let since_us = if made.is_empty() { Some(switch.time_us) } else { switch.since_us };
+        let Some(since_us) = since_us else {
+            all.extend(made.into_iter().map(|saved| (name.clone(), saved)));
+            continue;
+        };
+        let rows: Vec<RecordBatch> = made.into_iter().map(|saved| saved.rows).collect();
+        let before = had.get(&name).map_or(&[][..], Vec::as_slice);
+        let heir = heir(spec, &rows, before, since_us)?;
+        all.extend(heir.into_iter().map(|saved| (name.clone(), saved)));
+    }
+    Ok(all)
+}
+
+/// The steps with windows of fixed bounds, by the names of their operators.
+fn windows(pipelines: &[PipelineSpec]) -> impl Iterator<Item = (String, &WindowSpec)> {
+    let steps = pipelines.iter().flat_map(|p| p.steps.iter().map(move |step| (p, step)));
+    steps.filter_map(|(pipeline, step)| match &step.kind {
+        StepKind::Window(window) if window.shape.has_fixed_bounds() => {
+            Some((format!("{}/{}", pipeline.name, step.name), window))
+        }
+        _ => None,
+    })
+}
