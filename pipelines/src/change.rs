@@ -16,6 +16,9 @@ mod windows;
 
 pub use self::windows::{BegunAnew, begun_anew, window_conflicts};
 
+/// What is said of a table that is new: state made anew tells nothing again.
+const NEW_TABLE: &str = "new, with what is told from now on";
+
 /// From when on state is made anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Since {
@@ -150,7 +153,7 @@ impl Change {
                 };
                 let _ = writeln!(out, "  {short}: {}{rows}{part}", told(name, fate, since));
             }
-            for (verb, tables) in [("new", &p.tables.0), ("written no more", &p.tables.1)] {
+            for (verb, tables) in [(NEW_TABLE, &p.tables.0), ("written no more", &p.tables.1)] {
                 for table in tables {
                     let _ = writeln!(out, "  table {table}: {verb}");
                 }

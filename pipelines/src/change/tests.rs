@@ -57,7 +57,7 @@ pipeline a: changed
   hours: changed, rebuilt from 12:00
   min: keeps its state (it was a/minutes)
   reading/clock_skew: keeps its state
-  table a.min: new
+  table a.min: new, with what is told from now on
   table a.minutes: written no more
 pipeline b: unchanged, not touched
 ";
