@@ -167,6 +167,9 @@ fn windows_that_began_before_the_journal_are_refused_under_the_same_name() {
     instance.stop();
     is_refused(&against(&home), why);
     start_is_refused(&mut run(), why);
+    // The checkpoint says it, too, where nothing else does.
+    std::fs::remove_file(home.data().join("pipelines.json")).unwrap();
+    start_is_refused(&mut run(), why);
     home.write("pipelines/one.toml", &days("max(v)", "t"));
     let instance = home.start_command(&mut run());
     publish(&instance, seqs..seqs + 10);
