@@ -286,7 +286,7 @@ fn one_key_for_all_readings_is_known_as_well() {
     for (i, (_, value)) in spec.select.iter_mut().enumerate() {
         *value = col(&format!("agg{i}"), &aggregated).unwrap();
     }
-    let epochs = vec![
+    let epochs = [
         epoch(1_000, &[(0, 910)]),
         epoch(1_050, &[]),
         epoch(1_200, &[(0, 920), (1, 1_110), (1, 1_210)]),
