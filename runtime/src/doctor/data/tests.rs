@@ -150,8 +150,8 @@ fn what_a_start_does_is_said_as_far_as_the_folder_knows_it() {
     let dir = folder();
     let recovery = |status| {
         let reports = look(&dir);
-        let rows = rows(&reports, status).into_iter().filter(|r| r.check == "recovery");
-        rows.cloned().next().unwrap_or_else(|| panic!("{}", reports[0].table()))
+        let mut rows = rows(&reports, status).into_iter().filter(|r| r.check == "recovery");
+        rows.next().cloned().unwrap_or_else(|| panic!("{}", reports[0].table()))
     };
     // Tables are not looked at here: it is told who does, and what would be refused.
     let possible = recovery(Status::Ok);

@@ -280,8 +280,11 @@ impl Home {
         let mut end_us = first_us.div_euclid(every_us) * every_us;
         while end_us <= last_us {
             let (from_us, until_us) = (end_us, end_us + every_us);
+            // What came before the first reading, as registries can say it, is there with it.
+            let is_first = from_us <= first_us;
+            let times = if is_first { i64::MIN } else { from_us }..until_us;
             // Windows of a group are in the table before it, or never.
-            self.write_between(edges, from_us..until_us, from_us <= first_us).await;
+            self.write_between(edges, times, is_first).await;
             end_us = until_us;
             // Each time another process.
             let worker = self.worker(every_us);
