@@ -4,9 +4,9 @@
 //! of its own types; [`Bounded`] for [`StepKind`] makes sure that none is left out. Counted is what
 //! stays between two epochs, with the room that growing vectors, tables and trees keep free, and
 //! half as much garbage as there is state in the chunks of partial aggregates. Not counted are
-//! batches on their way, what an allocator rounds up (about an eighth), and, while a checkpoint is
-//! written, the older form of what changes meanwhile. `bounds` in the tests of this crate compares
-//! it with what an allocator counts.
+//! batches on their way, what windows are put together from while an epoch runs, what an allocator
+//! rounds up (about an eighth), and, while a checkpoint is written, the older form of what changes
+//! meanwhile. `bounds` in the tests of this crate compares it with what an allocator counts.
 
 use arrow::datatypes::DataType;
 

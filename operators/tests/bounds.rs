@@ -9,6 +9,8 @@
 mod aggregates;
 #[path = "bounds/joins.rs"]
 mod joins;
+#[path = "bounds/long.rs"]
+mod long;
 
 use std::alloc::System;
 use std::sync::Arc;
@@ -694,6 +696,7 @@ fn no_key_takes_more_than_its_bound_and_a_full_one_not_much_less() {
     let mut report = Report::default();
     windows(&mut report);
     spans(&mut report);
+    long::spans(&mut report);
     detectors(&mut report);
     alerts(&mut report);
     early_alerts(&mut report);

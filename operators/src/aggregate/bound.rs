@@ -49,12 +49,6 @@ impl PartialBytes {
         })
     }
 
-    /// Of so many readings in one piece, without what does not grow with them.
-    pub(crate) fn grown(&self, readings: u64) -> u64 {
-        let sketch = self.sketch_reading.saturating_mul(readings).min(self.sketch_max);
-        self.reading.saturating_mul(readings).saturating_add(sketch)
-    }
-
     /// Of so many pieces with so many readings in them together.
     ///
     /// # Errors

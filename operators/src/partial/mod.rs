@@ -6,6 +6,7 @@
 //! checkpointed and merged. No accumulator keeps anything from one call to the next.
 
 mod store;
+mod weight;
 
 use std::sync::Arc;
 

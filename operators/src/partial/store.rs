@@ -10,6 +10,7 @@ use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{concat, interleave, take};
 use arrow::error::ArrowError;
 
+use super::weight;
 use crate::text;
 
 /// Chunks of one size class that are merged into one of the next.
@@ -17,6 +18,8 @@ const MERGE_WIDTH: usize = 8;
 
 /// Dead rows that there may be in addition to half as many as live, before all chunks are merged.
 const DEAD_ROWS_MIN: usize = 1 << 10;
+/// The same of bytes of lists and texts: rows that are dead can be far larger than those that live.
+const DEAD_BYTES_MIN: u64 = 1 << 16;
 
 /// Bytes of so many pieces with so many bytes of partial state: there is half as much garbage.
 pub(crate) fn store_bytes(pieces: u64, partial_bytes: u64) -> u64 {
@@ -38,7 +41,23 @@ struct Chunk {
     columns: Vec<ArrayRef>,
     owners: Vec<Owner>,
     live: usize,
+    /// Bytes of lists and texts, and of those in rows that live.
+    bytes: u64,
+    live_bytes: u64,
     level: u8,
+}
+
+impl Chunk {
+    fn new(mut columns: Vec<ArrayRef>, owners: Vec<Owner>, level: u8) -> Self {
+        // Lists get room for as many items as there were of rows that are not there any more.
+        columns.iter_mut().for_each(|column| column.shrink_to_fit());
+        let bytes = weight::of_rows(&columns, 0..owners.len());
+        Self { live: owners.len(), columns, owners, bytes, live_bytes: bytes, level }
+    }
+
+    fn is_half_garbage(&self) -> bool {
+        self.bytes > self.live_bytes + self.live_bytes / 2
+    }
 }
 
 /// All chunks of one operator.
@@ -51,24 +70,20 @@ pub(crate) struct Store {
 impl Store {
     /// Adds a chunk whose row `i` belongs to `owners[i]`; returns its number.
     pub(crate) fn add(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
-        self.put(Chunk { live: owners.len(), columns, owners, level: 0 })
+        self.put(Chunk::new(columns, owners, 0))
     }
 
     /// The same for the rows of a checkpoint: many, so they are not to be merged with the small
     /// chunks of epochs again and again.
     pub(crate) fn add_large(&mut self, columns: Vec<ArrayRef>, owners: Vec<Owner>) -> u32 {
         let level = level_of(owners.len());
-        self.put(Chunk { live: owners.len(), columns, owners, level })
+        self.put(Chunk::new(columns, owners, level))
     }
 
     /// What [`Store::gather`] needs, as it is now: shares all columns and copies no row.
     pub(crate) fn snapshot(&self) -> Self {
-        let columns_only = |chunk: &Chunk| Chunk {
-            columns: chunk.columns.clone(),
-            owners: Vec::new(),
-            live: chunk.live,
-            level: chunk.level,
-        };
+        let columns_only =
+            |chunk: &Chunk| Chunk { columns: chunk.columns.clone(), owners: Vec::new(), ..*chunk };
         let chunks = self.chunks.iter().map(|chunk| chunk.as_ref().map(columns_only));
         Self { chunks: chunks.collect(), free: Vec::new() }
     }
@@ -120,6 +135,8 @@ impl Store {
     pub(crate) fn release(&mut self, slot: Slot) {
         let chunk = self.chunks[slot.chunk as usize].as_mut().expect("a slot names a live chunk");
         chunk.live -= 1;
+        let row = slot.row as usize;
+        chunk.live_bytes -= weight::of_rows(&chunk.columns, row..row + 1);
         if chunk.live == 0 {
             self.chunks[slot.chunk as usize] = None;
             self.free.push(slot.chunk);
@@ -179,6 +196,18 @@ impl Store {
         if rows > live + live / 2 + DEAD_ROWS_MIN {
             self.merge(&self.numbers(|_| true), level_of(live), &is_live, &mut moved)?;
         }
+        let chunks = || self.chunks.iter().flatten();
+        let (bytes, live_bytes) = (
+            chunks().map(|chunk| chunk.bytes).sum::<u64>(),
+            chunks().map(|chunk| chunk.live_bytes).sum::<u64>(),
+        );
+        if bytes > live_bytes + live_bytes / 2 + DEAD_BYTES_MIN {
+            // Each by itself: what is dead and large was made lately, and is in few of them.
+            for number in self.numbers(Chunk::is_half_garbage) {
+                let level = self.chunk(number).level;
+                self.merge(&[number], level, &is_live, &mut moved)?;
+            }
+        }
         Ok(())
     }
 
@@ -218,11 +247,12 @@ impl Store {
                 concat(&arrays)
             })
             .collect();
+        drop(parts);
         for number in numbers {
             self.chunks[*number as usize] = None;
         }
         owners.shrink_to_fit();
-        let merged = Chunk { columns: columns?, live: owners.len(), owners, level };
+        let merged = Chunk::new(columns?, owners, level);
         let owners = merged.owners.clone();
         if !owners.is_empty() {
             let chunk = self.put(merged);
@@ -239,4 +269,47 @@ impl Store {
 /// The size class of a chunk of so many rows.
 fn level_of(rows: usize) -> u8 {
     (rows.max(1).ilog2() / MERGE_WIDTH.ilog2()) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{AsArray, ListArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    /// Pieces with lists of so many numbers each.
+    fn lists(counts: &[usize]) -> Vec<ArrayRef> {
+        let lists = counts.iter().map(|count| Some((0..*count as i64).map(Some)));
+        vec![Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists))]
+    }
+
+    #[test]
+    fn a_large_piece_that_is_made_anew_leaves_little_garbage_beside_small_ones_that_stay() {
+        const LARGE: usize = 40_000;
+        let mut store = Store::default();
+        // The large piece is the first one.
+        let mut slots: Vec<Slot> = Vec::new();
+        for round in 0..100 {
+            slots.first().into_iter().for_each(|slot| store.release(*slot));
+            let chunk = store.add(lists(&[LARGE + round, 1]), vec![(0, 0), (round as u32 + 1, 0)]);
+            slots.resize(round + 2, Slot { chunk, row: 1 });
+            slots[0] = Slot { chunk, row: 0 };
+            let all = std::cell::RefCell::new(&mut slots);
+            store
+                .compact(
+                    |(number, _), slot| all.borrow()[number as usize] == slot,
+                    |(number, _), _, new| all.borrow_mut()[number as usize] = new,
+                )
+                .unwrap();
+            // Half as much garbage as there is state, and what chunks are beside that.
+            let (bytes, live) = (store.size_bytes(), 8 * (LARGE + 2 * round));
+            assert!(bytes < live + live / 2 + 100_000, "{bytes} of {live}");
+        }
+        let numbers = store.gather(&slots).unwrap();
+        let lengths = numbers[0].as_list::<i32>().offsets().lengths();
+        assert_eq!(lengths.sum::<usize>(), LARGE + 99 + 100);
+    }
 }

@@ -25,13 +25,11 @@ struct Most {
     panes: u64,
     /// Readings whose aggregates are kept, if that has a bound.
     readings: Result<u64, Unbounded>,
-    /// Those of them that are in one piece, which is made anew whenever it gets another one.
-    folded: u64,
 }
 
 impl Default for Most {
     fn default() -> Self {
-        Self { entries: 0, records: 0, panes: 0, readings: Ok(0), folded: 0 }
+        Self { entries: 0, records: 0, panes: 0, readings: Ok(0) }
     }
 }
 
@@ -44,7 +42,7 @@ pub(crate) fn bound(spec: &WindowSpec, load: &Load) -> Option<Result<StateBound,
 }
 
 fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbounded> {
-    let Most { entries, records, panes, readings, folded } = most;
+    let Most { entries, records, panes, readings } = most;
     // It is not looked at each entry whether something can go.
     let later = |count: u64| count.saturating_add(FOLD_EVERY as u64);
     // What was told early of a window that is none any more is kept as long as its first reading.
@@ -57,9 +55,6 @@ fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbou
     let pieces = entries.saturating_add(panes);
     // A reading of a shared pane is in the partial aggregates of both.
     let readings = readings.map(|n| if panes > 0 { n.saturating_mul(2) } else { n });
-    // When entries are folded, their rows die, and that of the piece that they are folded into.
-    let dead_rows = pieces / (2 * (FOLD_EVERY as u64 + 1)) + 1;
-    let dead = partial.grown(folded).saturating_mul(dead_rows);
     let partial = partial.total(pieces, readings)?;
     let note_bytes = spec.quality.map_or(0, |_| NOTE_BYTES as u64);
     let places = pieces.saturating_mul(PLACE_BYTES + note_bytes);
@@ -72,7 +67,6 @@ fn bytes(spec: &WindowSpec, load: &Load, most: Most) -> Result<StateBound, Unbou
         .saturating_add(places);
     let key = key_bytes(spec.key_types(), load.text_bytes).saturating_add(LISTED_BYTES);
     let key_bytes = own.saturating_add(key).saturating_add(store_bytes(pieces, partial));
-    let key_bytes = key_bytes.saturating_add(dead);
     let key_bytes = key_bytes.saturating_add(spec.early_us.map_or(0, |_| EARLY_BYTES));
     Ok(StateBound { key_bytes, ..StateBound::default() })
 }
@@ -110,30 +104,33 @@ fn most(spec: &WindowSpec, load: &Load) -> Result<Most, Unbounded> {
         }
         Shape::Session { gap_us, max_us: Some(max_us) } => {
             let readings = load.rows_within(tail_us.saturating_add(*max_us));
-            let folded = load.rows_within(*max_us)?;
             let (entries, sessions) = (with_open()?, tail_us / (*gap_us).min(*max_us).max(1));
             let records = entries.min(sessions.unsigned_abs().saturating_add(2));
-            Most { entries, records, panes: 0, readings, folded }
+            Most { entries, records, panes: 0, readings }
         }
-        Shape::State { max_us, .. } => {
-            let (readings, folded) = match max_us {
-                Some(max_us) => {
-                    let readings = load.rows_within(tail_us.saturating_add(*max_us));
-                    (readings, load.rows_within(*max_us)?)
-                }
-                None => (Ok(no_end()?), 0),
+        Shape::State { until, max_us, .. } => {
+            let readings = match max_us {
+                Some(max_us) => load.rows_within(tail_us.saturating_add(*max_us)),
+                None => Ok(no_end()?),
             };
-            Most { entries: with_open()?, records: with_open()?, panes: 0, readings, folded }
+            let records = match until {
+                Some(_) => with_open()?,
+                // What one reading begins another one ends, or it is cut.
+                None => {
+                    let cut = max_us.map_or(0, |max_us| (tail_us / max_us.max(1)).unsigned_abs());
+                    (tail()? / 2).saturating_add(cut).saturating_add(2).min(with_open()?)
+                }
+            };
+            Most { entries: with_open()?, records, panes: 0, readings }
         }
         Shape::Count { size, hop } => {
             let (size, hop) = (size.unsigned_abs(), hop.unsigned_abs().max(1));
-            let folded = super::count::block(size, hop);
-            let blocks = size / folded;
+            let blocks = size / super::count::block(size, hop);
             let entries = tail()?.saturating_add(blocks).saturating_add(1);
             let open = spec.early_us.map_or(0, |_| size / hop + 1);
             let records = (tail()? / hop).saturating_add(2).saturating_add(open);
             let readings = Ok(tail()?.saturating_add(size).saturating_add(hop));
-            Most { entries, records, panes: 0, readings, folded }
+            Most { entries, records, panes: 0, readings }
         }
         Shape::Sliding { before_us, after_us, .. } => {
             let around_us = before_us.saturating_add(*after_us);
@@ -142,7 +139,7 @@ fn most(spec: &WindowSpec, load: &Load) -> Result<Most, Unbounded> {
             // With early results also those whose end is not there yet.
             let open_us = spec.early_us.map_or(0, |_| after_us.saturating_add(spec.disorder_us));
             let records = load.rows_within(keep_us.saturating_add(open_us))?.saturating_add(1);
-            Most { entries, records, panes, readings: Ok(entries), folded: 0 }
+            Most { entries, records, panes, readings: Ok(entries) }
         }
     })
 }
