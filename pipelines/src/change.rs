@@ -14,7 +14,7 @@ use crate::plan::{NotifySpec, Plan, SourceKind};
 
 mod windows;
 
-pub use self::windows::{BegunAnew, begun_anew, window_conflicts};
+pub use self::windows::{BegunAnew, begun_anew, going_on, window_conflicts};
 
 /// What is said of a table that is new: state made anew tells nothing again.
 const NEW_TABLE: &str = "new, with what is told from now on";

@@ -93,14 +93,19 @@ pub(super) fn partial(
     anew: impl Fn(&str) -> bool,
     had: impl Fn(&str) -> bool,
 ) -> BTreeSet<String> {
-    let tables: Vec<Written<'_>> = written(std::slice::from_ref(p)).collect();
-    let goes_on = |step: &StepSpec| {
-        let of = |t: &&Written<'_>| t.windows.iter().any(|(own, _)| own.name == step.name);
-        tables.iter().filter(of).any(|t| had(&t.name))
-    };
+    let goes_on = going_on(std::slice::from_ref(p), had);
     let windows = p.steps.iter().filter(|step| matches!(step.kind, StepKind::Window(_)));
-    let windows = windows.filter(|step| anew(&operator(p, step)) && !goes_on(step));
-    windows.map(|step| operator(p, step)).collect()
+    let windows = windows.map(|step| operator(p, step));
+    windows.filter(|name| anew(name) && !goes_on.contains(name)).collect()
+}
+
+/// The operators of windows from which something goes to a table that there was (`had`).
+pub fn going_on(new: &[PipelineSpec], had: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let tables = written(new).filter(|table| had(&table.name));
+    let all = tables.flat_map(|Written { pipeline: p, windows, .. }| {
+        windows.into_iter().map(move |(step, _)| operator(p, step))
+    });
+    all.collect()
 }
 
 type Keeps<'a> = &'a dyn Fn(&str) -> bool;
@@ -170,7 +175,10 @@ fn open_us(p: &PipelineSpec, (step, w): (&StepSpec, &WindowSpec), keeps: Keeps<'
     let waits_us = w.disorder_us.max(w.idle_close_us);
     let own_us = match keeps(&operator(p, step)) {
         // What it had begun it ends.
-        true => waits_us,
+        true if w.shape.has_fixed_bounds() => waits_us,
+        // Where these begin follows from all readings before: what is made anew beside the live
+        // step begins elsewhere.
+        true => return None,
         false if w.shape.has_fixed_bounds() => w.shape.longest_us()?.saturating_add(waits_us),
         false => return None,
     };

@@ -40,6 +40,10 @@ const STOP_PART: u64 = 16;
 /// to it nearly all keys are new. What the journal does not tell of any more comes meanwhile.
 const YOUNG_FOR: Duration = Duration::from_secs(3600);
 
+/// What is not worked through although nothing more comes for so long waits for something else, the
+/// tables for example: then it is the journal's budget that counts.
+const STUCK: Duration = Duration::from_secs(1);
+
 /// Why a change is refused once sources wait.
 const NO_PLACE: &str = "memory is used up, what is new would find no place: the old plan goes on";
 
@@ -163,12 +167,11 @@ impl Orders {
         bytes: u64,
         bytes_max: u64,
         (backlog_bytes, rest): (u64, Duration),
+        stuck: bool,
     ) -> Self {
         let tight_bytes = (bytes_max / TIGHT_PART).max(TIGHT_BYTES_MIN);
         let hold = match stage {
-            Stage::Roomy => {
-                backlog_bytes.saturating_mul(GROWS_BY) > bytes_max.saturating_sub(bytes)
-            }
+            Stage::Roomy => !stuck && !has_room((bytes, bytes_max), backlog_bytes),
             Stage::Tight | Stage::Full => backlog_bytes > tight_bytes,
             // Little at a time: devices that are known go on by that, and it is seen what it takes.
             Stage::Stop => {
@@ -185,6 +188,30 @@ impl Orders {
     }
 }
 
+/// Whether what is acknowledged has room when it is worked through.
+fn has_room((bytes, bytes_max): (u64, u64), backlog_bytes: u64) -> bool {
+    backlog_bytes.saturating_mul(GROWS_BY) <= bytes_max.saturating_sub(bytes)
+}
+
+/// Whether what is acknowledged is being worked through.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The least that was left, and since when; none while there is room.
+    least: Option<(u64, Instant)>,
+}
+
+impl Progress {
+    /// Notes what is left at `now`; whether that stands still.
+    fn is_stuck(&mut self, has_room: bool, backlog_bytes: u64, now: Instant) -> bool {
+        match self.least {
+            _ if has_room => self.least = None,
+            Some((least, _)) if backlog_bytes >= least => {}
+            _ => self.least = Some((backlog_bytes, now)),
+        }
+        self.least.is_some_and(|(_, since)| now.duration_since(since) >= STUCK)
+    }
+}
+
 /// Watches and acts until it is aborted; ends at once without a budget.
 pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stats>) {
     let bytes_max = memory.now().bytes_max;
@@ -194,6 +221,7 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
     }
     let mut stages = Stages::new(bytes_max);
     let (mut done, mut idle_since) = (Orders::default(), None);
+    let mut progress = Progress::default();
     loop {
         let short = done.stage > Stage::Roomy || done.hold;
         tokio::time::sleep(if short { SHORT_LOOK_EVERY } else { LOOK_EVERY }).await;
@@ -205,7 +233,8 @@ pub(super) async fn watch(memory: Memory, journal: Arc<Journal>, stats: Arc<Stat
         let backlog = memory.in_flight.bytes() as u64 + taken.queued_bytes + taken.behind_bytes;
         idle_since = (backlog == 0).then(|| idle_since.unwrap_or(now));
         let rest = idle_since.map_or(Duration::ZERO, |since| now.duration_since(since));
-        let orders = Orders::at((stage, refuse), bytes, bytes_max, (backlog, rest));
+        let stuck = progress.is_stuck(has_room((bytes, bytes_max), backlog), backlog, now);
+        let orders = Orders::at((stage, refuse), bytes, bytes_max, (backlog, rest), stuck);
         *memory.lock() = Known { stage, bytes, bytes_max };
         if orders == done {
             continue;
@@ -229,7 +258,7 @@ mod tests {
     const MAX: u64 = 1 << 30;
 
     fn hold(stage: Stage, bytes: u64, backlog: u64) -> bool {
-        Orders::at((stage, None), bytes, MAX, (backlog, Duration::ZERO)).hold
+        Orders::at((stage, None), bytes, MAX, (backlog, Duration::ZERO), false).hold
     }
 
     #[test]
@@ -237,7 +266,7 @@ mod tests {
         let memory = Memory::new(MAX, &Arc::default());
         let mark = |stage| memory.mark(stage, Instant::now());
         let orders = [Stage::Roomy, Stage::Tight, Stage::Full, Stage::Stop].map(|stage| {
-            Orders::at((stage, mark(stage)), MAX / 2, MAX, (16 << 20, Duration::ZERO))
+            Orders::at((stage, mark(stage)), MAX / 2, MAX, (16 << 20, Duration::ZERO), false)
         });
         let of = |f: fn(&Orders) -> bool| orders.each_ref().map(f);
         assert_eq!(of(|o| o.in_flight_bytes == Some(4 << 20)), [false, true, true, true]);
@@ -294,6 +323,20 @@ mod tests {
     }
 
     #[test]
+    fn sources_do_not_wait_for_what_stands_still() {
+        let (mut progress, start) = (Progress::default(), Instant::now());
+        let mut at = |ms: u64, has_room: bool, backlog| {
+            progress.is_stuck(has_room, backlog, start + Duration::from_millis(ms))
+        };
+        assert!(!at(0, false, 9) && !at(999, false, 9) && at(1_000, false, 9));
+        assert!(at(5_000, false, 12), "more has come since");
+        assert!(!at(5_001, false, 8) && at(6_001, false, 8), "it went on for a moment");
+        assert!(!at(6_002, true, 1) && !at(6_003, false, 9));
+        let orders = Orders::at((Stage::Roomy, None), MAX, MAX, (9, Duration::ZERO), true);
+        assert!(!orders.hold);
+    }
+
+    #[test]
     fn who_can_be_served_does_not_wait() {
         for stage in [Stage::Tight, Stage::Full] {
             assert!(!hold(stage, MAX, 4 << 20) && hold(stage, MAX, (4 << 20) + 1), "{stage:?}");
@@ -302,7 +345,7 @@ mod tests {
         let (near, little) = (MAX / 100 * 94, 256 << 10);
         assert!(!hold(Stage::Stop, near, little) && hold(Stage::Stop, near, little + 1));
         assert!(hold(Stage::Stop, MAX / 100 * 96, 0));
-        let hold = |bytes, rest| Orders::at((Stage::Stop, None), bytes, MAX, (0, rest)).hold;
+        let hold = |bytes, rest| Orders::at((Stage::Stop, None), bytes, MAX, (0, rest), false).hold;
         assert!(!hold(MAX / 100 * 96, REST) && hold(MAX / 100 * 96, REST / 2));
         assert!(hold(MAX + 1, REST) && !hold(MAX + 1, LONG_REST));
     }

@@ -49,7 +49,15 @@ impl ExprPlanner for LongArrow {
 
 /// `json ->> key`. To the parser comparisons and `||` bind more closely: it reads
 /// `json ->> 'a' = 'b'` as `json ->> ('a' = 'b')`, which nobody means.
-fn as_text(json: Expr, mut key: Expr) -> Expr {
+fn as_text(mut json: Expr, mut key: Expr) -> Expr {
+    // Likewise `a ->> 'x' = b ->> 'y'` as `(a ->> 'x' = b) ->> 'y'`: no comparison is JSON.
+    if let Expr::BinaryExpr(binary) = &mut json
+        && binary.op.supports_propagation()
+    {
+        let last = std::mem::replace(binary.right.as_mut(), lit(false));
+        *binary.right = as_text(last, key);
+        return json;
+    }
     let inner = match &mut key {
         Expr::BinaryExpr(binary)
             if binary.op.supports_propagation() || binary.op == Operator::StringConcat =>
@@ -227,6 +235,7 @@ mod tests {
             ("json_contains('no JSON', 'a')", "false"),
             ("json_get_str(CAST(NULL AS VARCHAR), 'a')", ""),
             ("j ->> 'device' = 'd1' AND j ->> 'n' = '7'", "true"),
+            ("j ->> 'device' = j ->> 'device' AND j ->> 'n' <> j ->> 'device'", "true"),
             ("j ->> 'no'", ""),
             ("j ->> 'no' IS NULL", "true"),
             ("j ->> 'device' LIKE 'd%'", "true"),

@@ -4,21 +4,24 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use tidegate_operators::SavedRows;
 use tidegate_operators::spec::{PipelineSpec, StepKind, WindowSpec};
 use tidegate_operators::window::heir;
+use tidegate_operators::{Epoch, SavedRows};
+use tidegate_pipelines::change::going_on;
 
 use super::switch::Switch;
 
 /// Takes the state that was made anew out of a switch, with what the old states of the same steps
-/// (`had`) have to say. `before` are the operators of the old plan, `kept` those whose state stays.
+/// (`had`) have to say, if its windows go to tables that there were (`tables`): others begin with a
+/// part. `kept` are the operators whose state stays.
 pub(super) fn with_floors(
     switch: &mut Switch,
-    (before, kept): (&BTreeMap<String, u64>, &BTreeMap<String, String>),
+    (tables, kept): (&BTreeMap<String, Epoch>, &BTreeMap<String, String>),
     had: &BTreeMap<String, Vec<RecordBatch>>,
 ) -> anyhow::Result<Vec<(String, SavedRows)>> {
     let rebuilt = std::mem::take(&mut switch.rebuilt);
-    let is_changed = |name: &str| before.contains_key(name) && !kept.contains_key(name);
+    let go_on = going_on(&switch.new, |table| tables.contains_key(table));
+    let is_changed = |name: &str| go_on.contains(name) && !kept.contains_key(name);
     let steps: BTreeMap<String, &WindowSpec> =
         windows(&switch.new).filter(|(name, _)| is_changed(name)).collect();
     let (own, mut all): (Vec<_>, Vec<_>) =

@@ -121,7 +121,7 @@ impl Saver {
             let together = together(parts, TOGETHER_BYTES_MAX)?.into_iter();
             state.extend(together.map(|rows| (name.clone(), rows)));
         }
-        for (name, mut saved) in with_floors(&mut switch, (&before, &kept), &had)? {
+        for (name, mut saved) in with_floors(&mut switch, (&old.tables, &kept), &had)? {
             if rule_of(&name).is_some() {
                 saved.rows = untold(&saved.rows)?;
             }
