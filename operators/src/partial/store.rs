@@ -273,6 +273,8 @@ fn level_of(rows: usize) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::sync::Arc;
 
     use arrow::array::{AsArray, ListArray};

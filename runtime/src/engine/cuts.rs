@@ -36,6 +36,9 @@ pub(crate) struct Cuts {
     saved_us: AtomicI64,
 }
 
+/// After a checkpoint that came to nothing, the next one for lack of room waits for so long.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Room in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -57,8 +60,10 @@ struct State {
     room: Room,
     /// How long the newest that was finished took.
     took: Duration,
-    /// Offsets of the last two, the older one first.
+    /// Offsets of the last two that were saved, the older one first.
     offsets: [u64; 2],
+    /// That of the newest, unless it was saved.
+    unsaved: Option<u64>,
 }
 
 impl State {
@@ -69,7 +74,8 @@ impl State {
         let rested = match self.room {
             Room::Enough => false,
             Room::Little => self.last.elapsed() >= 2 * self.took,
-            Room::None => true,
+            // One that came to nothing is not tried again at each tick.
+            Room::None => self.unsaved.is_none() || self.last.elapsed() >= RETRY,
         };
         rested && offset > self.offsets[0]
     }
@@ -85,6 +91,7 @@ impl Cuts {
             room: Room::Enough,
             took: Duration::ZERO,
             offsets: [0; 2],
+            unsaved: None,
         };
         Self {
             every,
@@ -107,7 +114,7 @@ impl Cuts {
             return None;
         }
         (state.last, state.soon) = (Instant::now(), false);
-        state.offsets = [state.offsets[1], offset];
+        state.unsaved = Some(offset);
         let whole = self.whole.swap(false, Ordering::AcqRel);
         let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last, whole };
         state.cuts.insert(tick.epoch, cut);
@@ -159,6 +166,11 @@ impl Cuts {
 
     /// Notes epoch and tick time of the newest checkpoint.
     pub(crate) fn note_saved(&self, epoch: Epoch, time_us: i64) {
+        let mut state = self.lock();
+        if let Some(offset) = state.unsaved.take() {
+            state.offsets = [state.offsets[1], offset];
+        }
+        drop(state);
         self.saved_us.store(time_us, Ordering::Release);
         self.saved.store(epoch, Ordering::Release);
     }
@@ -217,6 +229,9 @@ mod tests {
         let due = |epoch, offset| {
             let due = cuts.due(tick(epoch), offset, false).is_some();
             cuts.finish(epoch);
+            if due {
+                cuts.note_saved(epoch, 0);
+            }
             cuts.lock().took = Duration::ZERO;
             due
         };
@@ -232,5 +247,10 @@ mod tests {
         cuts.note_room(Room::None);
         assert_eq!(cuts.due(tick(10), 7, false), Some(false), "sources wait for it");
         assert_eq!(cuts.due(tick(11), 8, false), None, "one at a time");
+        // It comes to nothing, and makes no room.
+        cuts.finish(10);
+        assert_eq!(cuts.due(tick(12), 7, false), None, "it has just been tried");
+        cuts.lock().last -= RETRY;
+        assert_eq!(cuts.due(tick(13), 7, false), Some(false));
     }
 }
