@@ -308,8 +308,8 @@ impl WindowJoin {
         }
     }
 
-    /// Forgets keys that were silent for so long that nothing of them is expected any more, not even
-    /// the next window.
+    /// Forgets keys that were silent for so long that nothing of them is expected any more, not
+    /// even the next window.
     fn forget(&mut self, tick: Tick) -> Result<(), OperatorError> {
         let next_us = |key: &KeyState| {
             let newest = key.pairs.last_key_value();

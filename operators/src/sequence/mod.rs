@@ -238,8 +238,8 @@ impl SequenceOperator {
         }
     }
 
-    /// Keys that were silent for long enough to be forgotten: time in which nothing could be heard is
-    /// no silence, and after that each has its whole time anew.
+    /// Keys that were silent for long enough to be forgotten: time in which nothing could be heard
+    /// is no silence, and after that each has its whole time anew.
     fn gone(&mut self, now_us: i64) -> Vec<u32> {
         if !self.spec.live {
             return Vec::new();
