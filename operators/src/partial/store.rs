@@ -49,9 +49,11 @@ struct Chunk {
 
 impl Chunk {
     fn new(mut columns: Vec<ArrayRef>, owners: Vec<Owner>, level: u8) -> Self {
-        // Lists get room for as many items as there were of rows that are not there any more.
-        columns.iter_mut().for_each(|column| column.shrink_to_fit());
         let bytes = weight::of_rows(&columns, 0..owners.len());
+        if bytes > 0 {
+            // Lists get room for as many items as there were of rows that are not there any more.
+            columns.iter_mut().for_each(|column| column.shrink_to_fit());
+        }
         Self { live: owners.len(), columns, owners, bytes, live_bytes: bytes, level }
     }
 
@@ -135,8 +137,10 @@ impl Store {
     pub(crate) fn release(&mut self, slot: Slot) {
         let chunk = self.chunks[slot.chunk as usize].as_mut().expect("a slot names a live chunk");
         chunk.live -= 1;
-        let row = slot.row as usize;
-        chunk.live_bytes -= weight::of_rows(&chunk.columns, row..row + 1);
+        if chunk.bytes > 0 {
+            let row = slot.row as usize;
+            chunk.live_bytes -= weight::of_rows(&chunk.columns, row..row + 1);
+        }
         if chunk.live == 0 {
             self.chunks[slot.chunk as usize] = None;
             self.free.push(slot.chunk);
