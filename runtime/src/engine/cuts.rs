@@ -62,22 +62,24 @@ struct State {
     took: Duration,
     /// Offsets of the last two that were saved, the older one first.
     offsets: [u64; 2],
-    /// That of the newest, unless it was saved.
-    unsaved: Option<u64>,
+    /// The newest that was asked for.
+    newest: Epoch,
 }
 
 impl State {
-    /// Whether a cut at this offset makes room that is needed. Epochs go with the second checkpoint
-    /// after them, so there have to be messages after the last but one. While sources go on, state
-    /// is saved for it half of the time at most; when they wait there is nothing else to do.
-    fn makes_room(&self, offset: u64) -> bool {
-        let rested = match self.room {
-            Room::Enough => false,
-            Room::Little => self.last.elapsed() >= 2 * self.took,
-            // One that came to nothing is not tried again at each tick.
-            Room::None => self.unsaved.is_none() || self.last.elapsed() >= RETRY,
+    /// Whether a cut at this offset makes room that is needed, if that of epoch `saved` was the
+    /// newest that was saved. Epochs go with the second checkpoint after them, so there have to be
+    /// messages after the last but one. While sources go on, state is saved for it half of the time
+    /// at most; when they wait there is nothing else to do. One that came to nothing is not tried
+    /// again at each tick.
+    fn makes_room(&self, offset: u64, saved: Epoch) -> bool {
+        let rest = match self.room {
+            Room::Enough => return false,
+            Room::Little => 2 * self.took,
+            Room::None => Duration::ZERO,
         };
-        rested && offset > self.offsets[0]
+        let rest = if self.newest > saved { rest.max(RETRY) } else { rest };
+        self.last.elapsed() >= rest && offset > self.offsets[0]
     }
 }
 
@@ -91,7 +93,7 @@ impl Cuts {
             room: Room::Enough,
             took: Duration::ZERO,
             offsets: [0; 2],
-            unsaved: None,
+            newest: 0,
         };
         Self {
             every,
@@ -109,12 +111,14 @@ impl Cuts {
     /// Whether state is to be cut at this tick (then it is under way), and whether all of it.
     pub(crate) fn due(&self, tick: Tick, offset: u64, always: bool) -> Option<bool> {
         let mut state = self.lock();
-        let asked = state.soon || state.makes_room(offset) || state.last.elapsed() >= self.every;
+        let asked = state.soon
+            || state.makes_room(offset, self.saved())
+            || state.last.elapsed() >= self.every;
         if !(always || asked && state.cuts.is_empty()) {
             return None;
         }
         (state.last, state.soon) = (Instant::now(), false);
-        state.unsaved = Some(offset);
+        state.newest = tick.epoch;
         let whole = self.whole.swap(false, Ordering::AcqRel);
         let cut = Cut { time_us: tick.time_us, offset, asked_at: state.last, whole };
         state.cuts.insert(tick.epoch, cut);
@@ -164,12 +168,11 @@ impl Cuts {
         self.whole.store(true, Ordering::Release);
     }
 
-    /// Notes epoch and tick time of the newest checkpoint.
-    pub(crate) fn note_saved(&self, epoch: Epoch, time_us: i64) {
+    /// Notes epoch and tick time of the newest checkpoint, and the offset of the first message after
+    /// it.
+    pub(crate) fn note_saved(&self, epoch: Epoch, time_us: i64, offset: u64) {
         let mut state = self.lock();
-        if let Some(offset) = state.unsaved.take() {
-            state.offsets = [state.offsets[1], offset];
-        }
+        state.offsets = [state.offsets[1], offset];
         drop(state);
         self.saved_us.store(time_us, Ordering::Release);
         self.saved.store(epoch, Ordering::Release);
@@ -218,7 +221,7 @@ mod tests {
         assert_eq!(cuts.due(tick(5), 0, false), Some(false));
         cuts.hasten(3);
         cuts.finish(5);
-        cuts.note_saved(5, 50);
+        cuts.note_saved(5, 50, 0);
         assert_eq!((cuts.saved(), cuts.saved_us()), (5, Some(50)));
         assert_eq!(cuts.due(tick(6), 0, false), None, "the one that was waited for is enough");
     }
@@ -230,7 +233,7 @@ mod tests {
             let due = cuts.due(tick(epoch), offset, false).is_some();
             cuts.finish(epoch);
             if due {
-                cuts.note_saved(epoch, 0);
+                cuts.note_saved(epoch, 0, offset);
             }
             cuts.lock().took = Duration::ZERO;
             due
@@ -250,6 +253,9 @@ mod tests {
         // It comes to nothing, and makes no room.
         cuts.finish(10);
         assert_eq!(cuts.due(tick(12), 7, false), None, "it has just been tried");
+        cuts.lock().took = Duration::ZERO;
+        cuts.note_room(Room::Little);
+        assert_eq!(cuts.due(tick(12), 7, false), None, "nor while sources go on");
         cuts.lock().last -= RETRY;
         assert_eq!(cuts.due(tick(13), 7, false), Some(false));
     }

@@ -157,7 +157,8 @@ impl Restored {
         stats: &Arc<Stats>,
     ) -> CheckpointOptions {
         let cuts = Arc::new(Cuts::new(every));
-        cuts.note_saved(self.epoch, self.time_us);
+        // Where it began again is of no matter: what comes from now on is after it.
+        cuts.note_saved(self.epoch, self.time_us, 0);
         // It is the newest one until there is another.
         Stats::set(&stats.checkpoint_bytes, self.size.0);
         Stats::set(&stats.state_rows, self.size.1);

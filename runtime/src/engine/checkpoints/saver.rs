@@ -201,7 +201,7 @@ impl Saver {
             return self.bear(epoch, error);
         }
         self.written.store(epoch, Ordering::Release);
-        self.options.cuts.note_saved(epoch, manifest.time_us);
+        self.options.cuts.note_saved(epoch, manifest.time_us, offset);
         if let Some(cut) = cut
             && let Some(before) = self.asked_at.replace(cut.asked_at)
         {
