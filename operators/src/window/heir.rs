@@ -46,8 +46,8 @@ struct Known {
 
 /// The state from before the change, as far as it is read.
 struct Before {
-    /// Rows of keys: these, and what is read of [`FIXED`].
-    keys: Vec<RecordBatch>,
+    /// Rows of keys: these, and what is read of [`FIXED`]; with the hashes of the keys.
+    keys: Vec<(RecordBatch, Vec<u64>)>,
     remnants: Remnants,
     known: BTreeMap<u64, Known>,
     fleet_clock_us: i64,
@@ -119,7 +119,7 @@ impl WindowOperator {
                 let gone = self.last_with(clock_us.max(before_us(since_us)), zone);
                 read.known.insert(*hash, Known { clock_us, gone });
             }
-            read.keys.push(rows);
+            read.keys.push((rows, hashes));
         }
         for (hash, Remnant { bound, extra: clock_us }) in read.remnants.iter() {
             let gone = self.within(bound, clock_us.max(before_us(since_us)));
@@ -160,11 +160,10 @@ impl WindowOperator {
         };
         remnants.take_over(&before.remnants, floor, |hash, _| left(&hash));
         let keys = self.spec.keys.len();
-        for rows in &before.keys {
-            let hashes = hashes_of(rows, keys);
+        for (rows, hashes) in &before.keys {
             let is_left = |row: &usize| {
                 let hash = &hashes[*row];
-                is_first(&hashes, *row) && !live.contains(hash) && !remnants.has(*hash)
+                is_first(hashes, *row) && !live.contains(hash) && !remnants.has(*hash)
             };
             let places: Vec<usize> = (0..rows.num_rows()).filter(is_left).collect();
             let at = UInt32Array::from_iter_values(places.iter().map(|row| *row as u32));
