@@ -168,8 +168,8 @@ impl Cuts {
         self.whole.store(true, Ordering::Release);
     }
 
-    /// Notes epoch and tick time of the newest checkpoint, and the offset of the first message after
-    /// it.
+    /// Notes epoch and tick time of the newest checkpoint, and the offset of the first message
+    /// after it.
     pub(crate) fn note_saved(&self, epoch: Epoch, time_us: i64, offset: u64) {
         let mut state = self.lock();
         state.offsets = [state.offsets[1], offset];
