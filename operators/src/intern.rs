@@ -6,6 +6,7 @@
 //! group may have is decided here, at the one place where a key can be new: by the rows of that
 //! group alone, so that it is the same on any number of workers.
 
+mod grouped;
 mod names;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
@@ -13,9 +14,10 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, RowParser, SortField};
 use hashbrown::HashTable;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::grouped::Grouped;
 use self::names::{NameStore, Names};
 use crate::bound::{changing_table_bytes, row_bytes};
 use crate::key::{KEY_GROUPS, key_group, stable_hashes};
@@ -118,18 +120,17 @@ impl Encoding {
 pub(crate) struct KeyNames {
     names: Names,
     types: Vec<DataType>,
+    /// The ids by their groups, once they were asked for.
+    grouped: OnceLock<Grouped>,
 }
 
 impl KeyNames {
     /// The ids of the keys in these groups, by group, then key.
     pub(crate) fn ids(&self, groups: &GroupSet) -> Vec<u32> {
-        let ids = self.names.ids();
-        let mut ids: Vec<u32> = ids.filter(|id| groups.contains(self.names.group(*id))).collect();
-        ids.sort_unstable_by(|a, b| {
-            let groups = self.names.group(*a).cmp(&self.names.group(*b));
-            groups.then_with(|| self.names.bytes(*a).cmp(self.names.bytes(*b)))
-        });
-        ids
+        let grouped = self.grouped.get_or_init(|| Grouped::of(&self.names));
+        let mut sorted = Vec::new();
+        groups.iter().for_each(|group| grouped.sort_into(&self.names, group, &mut sorted));
+        sorted
     }
 
     /// The key group of a key.
@@ -317,7 +318,8 @@ impl KeyInterner {
 
     /// All keys as of now, without a copy.
     pub(crate) fn snapshot(&self) -> KeyNames {
-        KeyNames { names: self.names.names.clone(), types: self.types.clone() }
+        let (names, types) = (self.names.names.clone(), self.types.clone());
+        KeyNames { names, types, grouped: OnceLock::new() }
     }
 
     /// Bytes held.

@@ -2,9 +2,10 @@
 //!
 //! Invariant: a [`Snapshot`] is taken on the worker between two epochs and shares the operator's
 //! memory (see [`crate::slabs`]), so taking it costs next to nothing and holds up nobody; it is
-//! made into rows later, on another thread. The rows of a group are in the order of their
-//! keys: the same state has the same bytes, whatever ids its
-//! keys have and on however many workers it lies.
+//! made into rows later, on another thread, in pieces of a few groups, so that neither memory nor
+//! the caches that the workers need are filled with all of a large state. The rows of a group are
+//! in the order of their keys: the same state has the same bytes, whatever ids its keys have and on
+//! however many workers it lies.
 
 use std::sync::Arc;
 
@@ -75,12 +76,21 @@ pub struct SavedRows {
     pub groups: Vec<(u16, u64)>,
 }
 
-/// What makes the rows of a snapshot.
-type Make = Box<dyn FnOnce(&GroupSet) -> Result<Vec<SavedRows>, OperatorError> + Send>;
+/// The pieces of a state, each made when it is asked for: together all groups, each of them in one.
+pub type Pieces = Box<dyn Iterator<Item = Result<SavedRows, OperatorError>> + Send>;
 
-/// Bytes of rows of state that become one batch: a column of texts has room for 2 GiB. (In the
-/// tests of this crate few, so that they divide.)
-const PART_BYTES: usize = if cfg!(test) { 1 << 8 } else { 256 << 20 };
+/// What makes the rows of a snapshot.
+type Make = Box<dyn FnOnce(&GroupSet) -> Result<Pieces, OperatorError> + Send>;
+
+/// Bytes of rows of state that are made together. (In the tests of this crate few, so that they
+/// divide.)
+const PIECE_BYTES: usize = if cfg!(test) { 1 << 8 } else { 1 << 20 };
+
+/// What a row counts besides its texts.
+const ROW_BYTES: usize = if cfg!(test) { 0 } else { 128 };
+
+/// Bytes of pieces that become one part: a column of texts has room for 2 GiB.
+const PART_BYTES: usize = if cfg!(test) { 1 << 12 } else { 256 << 20 };
 
 /// Bytes of text of the rows of one group, which are in one batch: what a column can hold.
 const GROUP_BYTES_MAX: usize = i32::MAX as usize;
@@ -98,10 +108,10 @@ impl Snapshot {
         groups: GroupSet,
         make: impl FnOnce(&GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
     ) -> Self {
-        Self::in_parts(groups, move |groups| Ok(vec![make(groups)?]))
+        Self::in_pieces(groups, move |groups| Ok(Box::new(std::iter::once(Ok(make(groups)?)))))
     }
 
-    /// A snapshot of these groups in so many parts that a column can hold its texts. Of `state`,
+    /// A snapshot of these groups in so many pieces that a column can hold its texts. Of `state`,
     /// and of groups, `sizes` are groups of keys with the bytes of text of their rows, and `make`
     /// is to return exactly these groups.
     pub(crate) fn sized<S: Send + 'static>(
@@ -110,16 +120,16 @@ impl Snapshot {
         sizes: impl FnOnce(&S, &GroupSet) -> Vec<(u16, usize)> + Send + 'static,
         make: impl Fn(&S, &GroupSet) -> Result<SavedRows, OperatorError> + Send + 'static,
     ) -> Self {
-        Self::in_parts(groups, move |groups| {
-            let parts = divided(groups, sizes(&state, groups).into_iter())?;
-            parts.iter().map(|groups| make(&state, groups)).collect()
+        Self::in_pieces(groups, move |groups| {
+            let sets = divided(groups, sizes(&state, groups).into_iter())?;
+            Ok(Box::new(sets.into_iter().map(move |groups| make(&state, &groups))))
         })
     }
 
-    /// The same in several parts, which together are these groups, each group in one of them.
-    pub fn in_parts(
+    /// The same in several pieces, which together are these groups, each group in one of them.
+    pub(crate) fn in_pieces(
         groups: GroupSet,
-        make: impl FnOnce(&GroupSet) -> Result<Vec<SavedRows>, OperatorError> + Send + 'static,
+        make: impl FnOnce(&GroupSet) -> Result<Pieces, OperatorError> + Send + 'static,
     ) -> Self {
         Self { groups, make: Box::new(make) }
     }
@@ -136,28 +146,54 @@ impl Snapshot {
         &self.groups
     }
 
-    /// Makes the rows, in parts of groups that are small enough for Arrow. Takes as long as it
-    /// takes: not for a worker's thread.
+    /// Makes the rows, piece by piece. Takes as long as it takes: not for a worker's thread.
     ///
     /// # Errors
-    /// Arrow's, which are broken invariants.
-    pub fn parts(self) -> Result<Vec<SavedRows>, OperatorError> {
+    /// Arrow's, which are broken invariants, and a group with more text than a column can hold.
+    pub fn pieces(self) -> Result<Pieces, OperatorError> {
         (self.make)(&self.groups)
+    }
+
+    /// Makes all rows, in parts that are small enough for Arrow.
+    ///
+    /// # Errors
+    /// See [`Snapshot::pieces`].
+    pub fn parts(self) -> Result<Vec<SavedRows>, OperatorError> {
+        let (mut parts, mut together, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for piece in self.pieces()? {
+            let piece = piece?;
+            let own = piece.rows.get_array_memory_size();
+            if bytes > 0 && bytes + own > PART_BYTES {
+                parts.push(joined(&std::mem::take(&mut together))?);
+                bytes = 0;
+            }
+            bytes += own;
+            together.push(piece);
+        }
+        if !together.is_empty() {
+            parts.push(joined(&together)?);
+        }
+        Ok(parts)
     }
 
     /// All of it as one, where it is small: for tests.
     ///
     /// # Errors
-    /// See [`Snapshot::parts`], and texts of more than 2 GiB in a column.
+    /// See [`Snapshot::pieces`], and texts of more than 2 GiB in a column.
     pub fn rows(self) -> Result<SavedRows, OperatorError> {
-        let mut parts = self.parts()?;
-        if parts.len() == 1 {
-            return Ok(parts.swap_remove(0));
-        }
-        let schema = parts.first().map_or_else(|| Arc::new(Schema::empty()), |p| p.rows.schema());
-        let rows = concat_batches(&schema, parts.iter().map(|p| &p.rows))?;
-        Ok(SavedRows { rows, groups: parts.into_iter().flat_map(|p| p.groups).collect() })
+        let pieces: Vec<SavedRows> = self.pieces()?.collect::<Result<_, _>>()?;
+        joined(&pieces)
     }
+}
+
+/// Pieces that follow each other as one.
+fn joined(pieces: &[SavedRows]) -> Result<SavedRows, OperatorError> {
+    if let [piece] = pieces {
+        return Ok(piece.clone());
+    }
+    let schema = pieces.first().map_or_else(|| Arc::new(Schema::empty()), |p| p.rows.schema());
+    let rows = concat_batches(&schema, pieces.iter().map(|piece| &piece.rows))?;
+    Ok(SavedRows { rows, groups: pieces.iter().flat_map(|p| &p.groups).copied().collect() })
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -166,8 +202,8 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Cuts groups into sets of at most [`PART_BYTES`] of state, or one group; `of_keys` are the groups
-/// of keys and their bytes. At least one set.
+/// Cuts groups into sets of at most [`PIECE_BYTES`] of state, or one group; `of_keys` are the groups
+/// of keys and the bytes of their texts. At least one set.
 ///
 /// # Errors
 /// One group has more than a column of texts can hold.
@@ -175,15 +211,19 @@ pub(crate) fn divided(
     groups: &GroupSet,
     of_keys: impl Iterator<Item = (u16, usize)>,
 ) -> Result<Vec<GroupSet>, OperatorError> {
-    let mut of_groups = vec![0usize; usize::from(KEY_GROUPS)];
-    of_keys.for_each(|(group, bytes)| of_groups[usize::from(group)] += bytes);
+    let mut of_groups = vec![(0usize, 0usize); usize::from(KEY_GROUPS)];
+    of_keys.for_each(|(group, bytes)| {
+        let of_group = &mut of_groups[usize::from(group)];
+        *of_group = (of_group.0 + bytes, of_group.1 + 1);
+    });
     let (mut sets, mut set, mut bytes) = (Vec::new(), GroupSet::default(), 0);
     for group in groups.iter() {
-        let own = of_groups[usize::from(group)];
-        if own > GROUP_BYTES_MAX {
-            return Err(OperatorError::StateTooLarge(own as u64));
+        let (text, rows) = of_groups[usize::from(group)];
+        if text > GROUP_BYTES_MAX {
+            return Err(OperatorError::StateTooLarge(text as u64));
         }
-        if bytes > 0 && bytes + own > PART_BYTES {
+        let own = text + rows * ROW_BYTES;
+        if bytes > 0 && bytes + own > PIECE_BYTES {
             sets.push(std::mem::take(&mut set));
             bytes = 0;
         }
@@ -212,7 +252,7 @@ mod tests {
     fn groups_are_divided_by_their_bytes() {
         let mut groups = GroupSet::default();
         groups.extend([1, 5, 9, 10, 200]);
-        let sizes = [(1, PART_BYTES / 2), (5, PART_BYTES / 2), (9, 1), (10, 3 * PART_BYTES)];
+        let sizes = [(1, PIECE_BYTES / 2), (5, PIECE_BYTES / 2), (9, 1), (10, 3 * PIECE_BYTES)];
         let sets = divided(&groups, sizes.into_iter()).expect("no group is too large");
         let sets: Vec<Vec<u16>> = sets.iter().map(|set| set.iter().collect()).collect();
         assert_eq!(sets, [vec![1, 5], vec![9], vec![10], vec![200]]);

@@ -68,35 +68,28 @@ struct Cut {
 }
 
 impl Cut {
-    /// The rows of groups, in so many parts that a column can hold its values.
-    fn parts(
+    /// Groups of keys with the bytes of text of each of their rows.
+    fn sizes(
         &self,
         groups: &GroupSet,
         rows_of: impl Fn(u32) -> Vec<StateRow>,
-    ) -> Result<Vec<SavedRows>, OperatorError> {
-        let ids = self.names.ids(groups).into_iter();
-        let all: Vec<(u32, StateRow)> =
-            ids.flat_map(|id| rows_of(id).into_iter().map(move |row| (id, row))).collect();
-        let sizes = all
-            .iter()
-            .map(|(id, row)| (self.names.group(*id), self.names.bytes(*id).len() + row.bytes()));
-        let mut rest = &all[..];
-        let parts = divided(groups, sizes)?.into_iter().map(|groups| {
-            // Keys are in the order of their groups.
-            let count = rest.partition_point(|(id, _)| groups.contains(self.names.group(*id)));
-            let (own, after) = rest.split_at(count);
-            rest = after;
-            self.rows(&groups, own)
-        });
-        parts.collect()
+    ) -> Vec<(u16, usize)> {
+        let mut sizes = Vec::new();
+        for id in self.names.ids(groups) {
+            let (group, key) = (self.names.group(id), self.names.bytes(id).len());
+            sizes.extend(rows_of(id).iter().map(|row| (group, key + row.bytes())));
+        }
+        sizes
     }
 
     fn rows(
         &self,
         groups: &GroupSet,
-        rows: &[(u32, StateRow)],
+        rows_of: impl Fn(u32) -> Vec<StateRow>,
     ) -> Result<SavedRows, OperatorError> {
-        let (ids, rows): (Vec<u32>, Vec<&StateRow>) = rows.iter().map(|r| (r.0, &r.1)).unzip();
+        let ids = self.names.ids(groups).into_iter();
+        let (ids, rows): (Vec<u32>, Vec<StateRow>) =
+            ids.flat_map(|id| rows_of(id).into_iter().map(move |row| (id, row))).unzip();
         let mut columns = self.names.columns(&ids)?;
         for i in 0..self.numbers {
             columns.push(Arc::new(rows.iter().map(|r| r.numbers[i]).collect::<Int64Array>()));
@@ -132,7 +125,9 @@ pub(super) fn cut(
         remnants,
         numbers: names.len(),
     };
-    Snapshot::in_parts(groups, move |groups| cut.parts(groups, rows_of))
+    let sizes = |(cut, rows_of): &(Cut, _), groups: &GroupSet| cut.sizes(groups, rows_of);
+    let rows = |(cut, rows_of): &(Cut, _), groups: &GroupSet| cut.rows(groups, rows_of);
+    Snapshot::sized(groups, (cut, rows_of), sizes, rows)
 }
 
 /// Takes state in: the keys, each with its rows. What is left of forgotten keys goes where it

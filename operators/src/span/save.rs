@@ -140,7 +140,7 @@ impl SpanOperator {
         let fields = self.aggregation.state_fields();
         let fields = match fields {
             Ok(fields) => fields,
-            Err(error) => return Snapshot::in_parts(groups, move |_| Err(error)),
+            Err(error) => return Snapshot::in_pieces(groups, move |_| Err(error)),
         };
         let cut = Cut {
             schema: Arc::new(self.state_schema(&fields)),

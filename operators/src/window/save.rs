@@ -120,7 +120,7 @@ impl WindowOperator {
         };
         let fields = match fields {
             Ok(fields) => fields,
-            Err(error) => return Snapshot::in_parts(groups, move |_| Err(error)),
+            Err(error) => return Snapshot::in_pieces(groups, move |_| Err(error)),
         };
         let cut = Cut {
             schema: Arc::new(self.state_schema(&fields)),

@@ -1,5 +1,6 @@
-//! The manifest of a checkpoint: what makes it visible. Format 4; format 3, which did not say what
-//! the logs of tables have, and format 2, which had no rules either, are read as well.
+//! The manifest of a checkpoint: what makes it visible. Format 5; format 4, whose parts are of their
+//! format 2, format 3, which did not say what the logs of tables have, and format 2, which had no
+//! rules either, are read as well.
 //!
 //! One line of JSON, then a line with its CRC-32. Unknown fields are an error: whoever writes more
 //! must write another format.
@@ -11,7 +12,7 @@ use tidegate_operators::key::KEY_GROUPS;
 use tidegate_operators::{Epoch, GroupSet};
 
 /// Version of the format.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// The oldest version that can be read.
 const FORMAT_MIN: u32 = 2;
 

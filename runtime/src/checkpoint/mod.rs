@@ -16,6 +16,7 @@
 pub mod holdings;
 pub mod manifest;
 pub mod part;
+mod writing;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -112,30 +113,6 @@ impl CheckpointStore {
         Ok(all)
     }
 
-    /// Writes a part; it is durable when this returns, but belongs to no checkpoint yet.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn write_part(&self, operator: &str, saved: &SavedRows) -> Result<PartRef, DurableError> {
-        let file = part_name(self.next_part.fetch_add(1, Ordering::Relaxed));
-        let path = self.dir.join(&file);
-        let bytes = part::encode(operator, saved)
-            .map_err(|error| DurableError::io("encode", &path)(std::io::Error::other(error)))?;
-        self.write(&path, &bytes)?;
-        fault::point("snapshot_file");
-        let mut groups = tidegate_operators::GroupSet::default();
-        groups.extend(saved.groups.iter().map(|g| g.0));
-        Ok(PartRef {
-            operator: operator.to_owned(),
-            file,
-            bytes: bytes.len() as u64,
-            crc32: crc32fast::hash(&bytes),
-            rows: saved.rows.num_rows() as u64,
-            written: saved.groups.len() as u16,
-            groups: manifest::runs(&groups),
-        })
-    }
-
     /// Makes a checkpoint of parts that were written: from now on it is the newest. The checkpoints
     /// before stay as they are. Blocks on the disk.
     ///
@@ -161,7 +138,9 @@ impl CheckpointStore {
             }
             _ => {}
         }
-        self.write(&temporary, text.as_bytes())?;
+        let text = text.as_bytes();
+        let write = DurableError::io("write", &temporary);
+        self.create(&temporary, |file| file.append(text).map_err(write))?;
         fault::point("snapshot_manifest");
         // Parts have to be reachable before the manifest can be.
         self.storage.sync_dir(&self.dir).map_err(DurableError::io("sync", &self.dir))?;
@@ -364,18 +343,6 @@ impl CheckpointStore {
     }
 
     /// Writes a whole file, or leaves none: half of one on a full disk would keep it full.
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
-        let mut file = self.storage.create(path).map_err(DurableError::io("create", path))?;
-        let appended = file.append(bytes).map_err(DurableError::io("write", path));
-        let written = appended.and_then(|()| file.sync().map_err(DurableError::io("sync", path)));
-        if written.is_err()
-            && let Err(error) = self.storage.remove(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot remove half of a file");
-        }
-        written
-    }
-
     fn names(&self) -> Result<Vec<String>, DurableError> {
         let list = || -> std::io::Result<Vec<String>> {
             std::fs::read_dir(&self.dir)?
@@ -686,7 +653,7 @@ mod tests {
         std::fs::write(&old, format!("{line}\n{seal}\n")).unwrap();
         for error in [store.latest().unwrap_err(), store.prune(1, &BTreeSet::new()).unwrap_err()] {
             let text = error.to_string();
-            assert!(text.contains("of format 1, this version reads format 4"), "{text}");
+            assert!(text.contains("of format 1, this version reads format 5"), "{text}");
             let data = dir.path().parent().unwrap().display();
             let help = format!("`tidegate doctor data --data {data} --salvage NEW_FOLDER`");
             assert!(text.contains(&help), "{text}");

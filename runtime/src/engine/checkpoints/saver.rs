@@ -110,19 +110,39 @@ impl Saver {
         if state.groups().is_empty() {
             return Ok(());
         }
-        let parts = state.parts().with_context(|| format!("cannot save the state of {name}"))?;
-        parts.iter().try_for_each(|saved| self.write(name, epoch, saved))
+        let why = || format!("cannot save the state of {name}");
+        let mut pieces = state.pieces().with_context(why)?.peekable();
+        // Of a cut that is lost no manifest can name anything any more.
+        while pieces.peek().is_some() && self.lost < Some(epoch) {
+            let mut failed = None;
+            let made = pieces.by_ref().map_while(|piece| piece.map_err(|e| failed = Some(e)).ok());
+            let written = self.options.store.write_pieces(name, made);
+            if let Some(error) = failed {
+                return Err(error).with_context(why);
+            }
+            self.note(epoch, written)?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, name: &str, epoch: Epoch, saved: &SavedRows) -> anyhow::Result<()> {
         if self.lost >= Some(epoch) {
-            // No manifest can name it any more.
             return Ok(());
         }
-        match self.options.store.write_part(name, saved) {
+        let written = self.options.store.write_part(name, saved);
+        self.note(epoch, written.map(Some))
+    }
+
+    /// Takes note of a file of a cut.
+    fn note(
+        &mut self,
+        epoch: Epoch,
+        written: Result<Option<PartRef>, DurableError>,
+    ) -> anyhow::Result<()> {
+        match written {
             Ok(part) => {
-                self.written_bytes += part.bytes;
-                self.files.entry(epoch).or_default().push(part);
+                self.written_bytes += part.as_ref().map_or(0, |part| part.bytes);
+                self.files.entry(epoch).or_default().extend(part);
                 Ok(())
             }
             Err(error) => self.bear(epoch, error),
