@@ -16,7 +16,7 @@ use crate::grouped::RowCodec;
 use crate::intern::KeyNames;
 use crate::keys::{Remnants, forgotten_field};
 use crate::operator::OperatorError;
-use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts, divided};
+use crate::snapshot::{GroupSet, SavedRows, Snapshot, counts};
 
 /// Columns between the numbers and the rows: whether there is a row of the left edge and of the
 /// right one.

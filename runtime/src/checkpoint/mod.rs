@@ -19,7 +19,7 @@ pub mod part;
 mod writing;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -430,6 +430,8 @@ fn part_number(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::part::tests::saved;
     use super::*;
     use crate::journal::AppendFile;
