@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
 
@@ -76,6 +76,17 @@ pub struct SavedRows {
     pub groups: Vec<(u16, u64)>,
 }
 
+impl SavedRows {
+    /// Bytes of the rows, without what their buffers have besides.
+    pub fn bytes(&self) -> usize {
+        let bytes = |column: &ArrayRef| {
+            let own = column.to_data().get_slice_memory_size();
+            own.unwrap_or_else(|_| column.get_array_memory_size())
+        };
+        self.rows.columns().iter().map(bytes).sum()
+    }
+}
+
 /// The pieces of a state, each made when it is asked for: together all groups, each of them in one.
 pub type Pieces = Box<dyn Iterator<Item = Result<SavedRows, OperatorError>> + Send>;
 
@@ -127,7 +138,7 @@ impl Snapshot {
     }
 
     /// The same in several pieces, which together are these groups, each group in one of them.
-    pub(crate) fn in_pieces(
+    pub fn in_pieces(
         groups: GroupSet,
         make: impl FnOnce(&GroupSet) -> Result<Pieces, OperatorError> + Send + 'static,
     ) -> Self {
@@ -162,7 +173,7 @@ impl Snapshot {
         let (mut parts, mut together, mut bytes) = (Vec::new(), Vec::new(), 0);
         for piece in self.pieces()? {
             let piece = piece?;
-            let own = piece.rows.get_array_memory_size();
+            let own = piece.bytes();
             if bytes > 0 && bytes + own > PART_BYTES {
                 parts.push(joined(&std::mem::take(&mut together))?);
                 bytes = 0;

@@ -51,8 +51,8 @@ impl Dedup {
         type Tables = Vec<Arc<HashTable<Device>>>;
         let sizes = |tables: &Tables, groups: &GroupSet| {
             let of_group =
-                |group: u16| (group, tables[usize::from(group)].iter().map(|d| d.name.len()).sum());
-            groups.iter().map(of_group).collect()
+                |group: u16| tables[usize::from(group)].iter().map(move |d| (group, d.name.len()));
+            groups.iter().flat_map(of_group).collect()
         };
         Snapshot::sized(groups, self.devices.clone(), sizes, move |tables, groups| {
             let mut counts = Vec::new();

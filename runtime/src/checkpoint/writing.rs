@@ -12,8 +12,9 @@ use crate::fault;
 use crate::journal::DurableError;
 use crate::journal::storage::AppendFile;
 
-/// Bytes after which the next piece goes into a file of its own: a part is read as a whole.
-const PART_BYTES: u64 = 256 << 20;
+/// Bytes of rows after which the next piece goes into a file of its own: a part is read as a whole,
+/// and a column of texts has room for 2 GiB. (In tests few, so that there are several.)
+const PART_BYTES: usize = if cfg!(test) { 2048 } else { 256 << 20 };
 
 impl CheckpointStore {
     /// Writes a part; it is durable when this returns, but belongs to no checkpoint yet.
@@ -50,19 +51,17 @@ impl CheckpointStore {
             let mut append =
                 |bytes: &[u8]| out.append(bytes).map_err(DurableError::io("write", &path));
             let mut encoder = Encoder::new(operator, first).map_err(invalid)?;
-            let mut rows = 0;
-            let mut add = |encoder: &mut Encoder, piece: &SavedRows| {
+            let (mut rows, mut bytes) = (0, 0);
+            let mut add = |piece: &SavedRows| {
                 encoder.push(piece).map_err(invalid)?;
                 rows += piece.rows.num_rows() as u64;
-                encoder.take_with(&mut append)
+                bytes += piece.bytes();
+                encoder.take_with(&mut append).map(|()| bytes < PART_BYTES)
             };
-            add(&mut encoder, first)?;
             // Not one more than there is room for: it would be lost.
-            let mut rest = rest;
-            while encoder.taken() < PART_BYTES
-                && let Some(piece) = rest.next()
-            {
-                add(&mut encoder, &piece)?;
+            let (mut has_room, mut rest) = (add(first)?, rest);
+            while has_room && let Some(piece) = rest.next() {
+                has_room = add(&piece)?;
             }
             let mut groups = GroupSet::default();
             groups.extend(encoder.groups().iter().map(|g| g.0));

@@ -176,6 +176,48 @@ fn what_a_lost_cut_has_written_takes_no_room() {
     assert_eq!(newest(dir.path()), (3, 30));
 }
 
+#[test]
+fn a_large_state_is_written_piece_by_piece_into_several_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Full::default();
+    let (mut checkpoints, cuts) = begun(dir.path(), &disk);
+    let before = files(dir.path()).len();
+    let groups = || (0..200).collect::<Vec<u16>>();
+    // When it is made, the disk is full from this piece on.
+    let large = |full: Option<usize>| {
+        let mut set = GroupSet::default();
+        set.extend(groups());
+        let disk = disk.clone();
+        Snapshot::in_pieces(set, move |groups| {
+            let groups: Vec<u16> = groups.iter().collect();
+            let pieces: Vec<Vec<u16>> = groups.chunks(10).map(<[u16]>::to_vec).collect();
+            Ok(Box::new(pieces.into_iter().enumerate().map(move |(number, groups)| {
+                disk.0.store(Some(number) == full, Ordering::SeqCst);
+                snapshot(&groups, 5).rows()
+            })))
+        })
+    };
+    assert_eq!(cuts.due(Tick { epoch: 2, time_us: 2 }, 0, false), Some(false));
+    checkpoints.add("p/step".into(), 2, large(None)).unwrap();
+    let more = files(dir.path()).len() - before;
+    assert!((2..=10).contains(&more), "{more} files for 20 pieces");
+    checkpoints.write(2, TablesAt::default()).unwrap();
+    assert_eq!(newest(dir.path()), (2, 200 * 5));
+    let Worker::Caller(saver) = &checkpoints.worker else { unreachable!() };
+    let parts = saver.options.holdings.parts();
+    let covered: Vec<u16> =
+        parts.iter().flat_map(|part| part.group_set().iter().collect::<Vec<_>>()).collect();
+    assert_eq!(covered, groups(), "each group is in one file");
+    // The first file is there when there is no room for the second one.
+    let before = files(dir.path());
+    assert_eq!(cuts.due(Tick { epoch: 3, time_us: 3 }, 0, false), Some(false));
+    checkpoints.add("p/step".into(), 3, large(Some(10))).unwrap();
+    disk.0.store(false, Ordering::SeqCst);
+    assert_eq!(files(dir.path()), before, "nothing of it stays");
+    checkpoints.write(3, TablesAt::default()).unwrap();
+    assert_eq!(newest(dir.path()), (2, 200 * 5));
+}
+
 /// Looks until the thread has ended, and gives what it ended with.
 fn until_ended(checkpoints: &mut Checkpoints) -> anyhow::Result<()> {
     for _ in 0..12_000 {
