@@ -1,72 +1,115 @@
 //! A number for each stateful operator that says what its state is made of.
 //!
-//! It is the hash of the operator's own definition and of everything upstream that decides what
-//! rows it gets. So two plans in which an operator has the same number can hand its state from one
-//! to the other. Not in it: positions and order, the names of steps and of their edges, what only
-//! decides how a state is shown (`select` of a window, the threshold of a detector, whom an alert
-//! tells), other steps, where messages come from. The name of an alert is in it, because the ids
-//! of its events hold it.
+//! It is the hash of the operator's own definition, of what decides which rows get to it, and of
+//! the definitions of the columns that it reads of them, down to the fields of `[reading]`. So two
+//! plans in which an operator has the same number can hand its state from one to the other.
+//!
+//! Which rows get to it: the topics, the format of the payload, `explode`, the time and the device
+//! and their bounds, and from there on `dedup`, filters, routes, and steps with state. Not: fields
+//! and `derive` columns that it does not read. Such a one can keep a row back (a value of another
+//! type, `required`, an expression that fails), but that decides which rows come from now on, as a
+//! device does that sends others, and not what a state is made of. What keeps rows whole (a join,
+//! an `enrich` that revises) reads all of their columns. What is behind a step with state has all
+//! of that state in its number, but for the columns that an `enrich` only passes on.
+//!
+//! Not in it either: positions and order, the names of steps and of their edges, what only decides
+//! how a state is shown (`select` of a window, the threshold of a detector, whom an alert tells),
+//! other steps, where messages come from, units. The name of an alert is in it, because the ids of
+//! its events hold it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_operators::spec::{PipelineSpec, StepKind};
+use tidegate_operators::spec::{PipelineSpec, StepKind, StepSpec};
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::columns::{Columns, Edge};
 use crate::fingerprint::{
-    alert_condition, decode_text, dedup_text, exprs, registry_text, shown_text, state_text,
+    alert_condition, dedup_text, exprs, registry_text, shown_text, state_text,
 };
 use crate::graph::{READINGS, outage_operator, registry_operator, skew_operator, versions_edge};
 use crate::resolve::early::is_of_finals;
 
+mod before;
+mod columns;
+
+pub use self::before::content_ids_before;
+
 /// The content ids of a pipeline's stateful operators, by the names under which their state is
 /// saved (`cold-rooms/per_minute`).
 pub fn content_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
-    both_ids(p).0
+    Ids::of(p).state
 }
 
 /// The ids of what a pipeline's stateful steps make of their states: of the rows that come from
 /// now on.
 pub(crate) fn shown_ids(p: &PipelineSpec) -> BTreeMap<String, u64> {
-    both_ids(p).1
+    Ids::of(p).shown
 }
 
-fn both_ids(p: &PipelineSpec) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
-    let (mut ids, mut shown) = (BTreeMap::new(), BTreeMap::new());
-    let mut readings = id(0, &decode_text(&p.decode));
-    if p.skew.is_some() {
-        ids.insert(skew_operator(&p.name), id(readings, "clock skew"));
+/// Ids, by the names of operators.
+#[derive(Default)]
+struct Ids {
+    state: BTreeMap<String, u64>,
+    shown: BTreeMap<String, u64>,
+}
+
+impl Ids {
+    fn of(p: &PipelineSpec) -> Self {
+        let mut ids = Self::default();
+        let mut readings = Edge::of_decode(&p.decode);
+        if p.skew.is_some() {
+            ids.state.insert(skew_operator(&p.name), id(readings.rows, "clock skew"));
+        }
+        if let Some(dedup) = &p.dedup {
+            let key = Columns::named(&dedup.input, &dedup.key);
+            readings.rows = readings.id(&dedup_text(dedup), &key);
+            ids.state.insert(format!("{}/reading/dedup", p.name), readings.rows);
+        }
+        let mut edges = BTreeMap::from([(READINGS.to_owned(), readings)]);
+        for registry in &p.registries {
+            let own = id(0, &registry_text(registry));
+            ids.state.insert(registry_operator(&p.name, &registry.name), own);
+            let versions = Edge { rows: own, columns: BTreeMap::new() };
+            edges.insert(versions_edge(&registry.name), versions);
+        }
+        for step in &p.steps {
+            ids.step(&p.name, step, &mut edges);
+        }
+        if p.hears_outages() {
+            ids.state.insert(outage_operator(&p.name), id(0, "outages"));
+        }
+        for (from, alert) in &p.alerts {
+            let own = format!("alert {} {} {}", p.name, alert.name, alert_condition(alert));
+            let own = edges[from].id(&own, &Columns::read_by_alert(alert));
+            ids.state.insert(format!("{}/alert/{}", p.name, alert.name), own);
+        }
+        ids
     }
-    if let Some(dedup) = &p.dedup {
-        readings = id(readings, &dedup_text(dedup));
-        ids.insert(format!("{}/reading/dedup", p.name), readings);
-    }
-    let mut edges = BTreeMap::from([(READINGS.to_owned(), readings)]);
-    for registry in &p.registries {
-        let own = id(0, &registry_text(registry));
-        ids.insert(registry_operator(&p.name, &registry.name), own);
-        edges.insert(versions_edge(&registry.name), own);
-    }
-    for step in &p.steps {
-        let mut from = edges[&step.from];
-        if is_of_finals(&step.name) {
+
+    /// Adds a step, and the edges that it makes.
+    fn step(&mut self, pipeline: &str, step: &StepSpec, edges: &mut BTreeMap<String, Edge>) {
+        let from = edges[&step.from].clone();
+        let made = match &step.kind {
             // Who reads the final rows gets what there would be without early ones.
-            edges.insert(step.name.clone(), from);
-            continue;
-        }
-        if let StepKind::Join(join) = &step.kind {
-            from = id(from, &format!("with {:016x}", edges[&join.with]));
-        }
-        let own = id(from, &state_text(&step.kind));
-        let rows = id(own, &shown_text(&step.kind));
-        match &step.kind {
+            StepKind::Filter(_) if is_of_finals(&step.name) => from,
+            StepKind::Filter(filter) => {
+                let read = Columns::of([&filter.keep]);
+                from.with_rows(from.id(&state_text(&step.kind), &read))
+            }
+            StepKind::Project(list) => {
+                let columns = list.iter().map(|(name, e)| (name.clone(), from.value(e)));
+                Edge { rows: from.rows, columns: columns.collect() }
+            }
             // A row goes to the first branch that takes it: later ones do not matter.
             StepKind::Route(route) => {
                 for (i, (name, _)) in route.branches.iter().enumerate() {
                     let conditions: Vec<_> =
                         route.branches[..=i].iter().map(|b| ("", b.1.clone())).collect();
-                    edges.insert(name.clone(), id(from, &format!("route {}", exprs(&conditions))));
+                    let read = Columns::of(conditions.iter().map(|(_, when)| when));
+                    let rows = from.id(&format!("route {}", exprs(&conditions)), &read);
+                    edges.insert(name.clone(), from.with_rows(rows));
                 }
-                continue;
+                return;
             }
             StepKind::Window(_)
             | StepKind::Detect(_)
@@ -75,26 +118,42 @@ fn both_ids(p: &PipelineSpec) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) 
             | StepKind::Absence(_)
             | StepKind::Sequence(_)
             | StepKind::Join(_) => {
-                let name = format!("{}/{}", p.name, step.name);
-                ids.insert(name.clone(), own);
-                shown.insert(name, rows);
+                let mut text = state_text(&step.kind);
+                if let StepKind::Join(join) = &step.kind {
+                    let with = edges[&join.with].id("with", &Columns::read_beside(join));
+                    text += &format!(" with {with:016x}");
+                }
+                let own = from.id(&text, &Columns::read_by(&step.kind));
+                let (shown, made) = made_of(&step.kind, own, &from);
+                let name = format!("{pipeline}/{}", step.name);
+                self.state.insert(name.clone(), own);
+                self.shown.insert(name, shown);
+                made
             }
-            StepKind::Filter(_) | StepKind::Project(_) => {}
+        };
+        edges.insert(step.name.clone(), made);
+    }
+}
+
+/// What a step with state makes: the id of how its state is shown, and the edge.
+fn made_of(kind: &StepKind, own: u64, from: &Edge) -> (u64, Edge) {
+    let text = shown_text(kind);
+    match kind {
+        StepKind::Window(window) => (id(own, &text), Edge::of_windows(window, own)),
+        StepKind::Enrich(enrich) => {
+            let shown =
+                id(own, &from.reading(&text, &Columns::of(enrich.defaults.iter().flatten())));
+            (shown, from.enriched(enrich, own))
         }
-        edges.insert(step.name.clone(), rows);
+        _ => {
+            let shown = id(own, &text);
+            (shown, Edge { rows: shown, columns: BTreeMap::new() })
+        }
     }
-    if p.hears_outages() {
-        ids.insert(outage_operator(&p.name), id(0, "outages"));
-    }
-    for (from, alert) in &p.alerts {
-        let own = format!("alert {} {} {}", p.name, alert.name, alert_condition(alert));
-        ids.insert(format!("{}/alert/{}", p.name, alert.name), id(edges[from], &own));
-    }
-    (ids, shown)
 }
 
 fn id(upstream: u64, own: &str) -> u64 {
-    xxh3_64(format!("tidegate content 1 {upstream:016x} {own}").as_bytes())
+    xxh3_64(format!("tidegate content 2 {upstream:016x} {own}").as_bytes())
 }
 
 /// Which state goes on: the names of operators of a new plan, each with the name that the operator

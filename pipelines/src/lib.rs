@@ -21,7 +21,7 @@ mod testing;
 
 pub use compare::compare_rows;
 pub use config::{Problem, Secret, Severity, docs_markdown, load, process_schema, schema};
-pub use content::{content_ids, kept};
+pub use content::{content_ids, content_ids_before, kept};
 pub use dot::explain_dot;
 pub use explain::explain;
 pub use fingerprint::fingerprint;

@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::load;
+use crate::{Plan, load};
+
+mod kinds;
 
 /// The parts of a file whose order is free, each with the names of what it stands for.
 const HEAD: &str = r#"
@@ -66,11 +68,14 @@ fn text(fields: &[&str], steps: &[&str], ends: &[&str]) -> String {
     format!("{HEAD}{READING}[reading.fields]\n{fields}\n{steps}{}\n", ends.join("\n"))
 }
 
-fn ids(text: &str) -> BTreeMap<String, u64> {
+fn plan(text: &str) -> Plan {
     let files = [("p.toml".into(), text.to_owned())];
     let plan = load(&files, &|_, _| Err("there is none".into()));
-    let plan = plan.unwrap_or_else(|problems| panic!("{problems:?}"));
-    content_ids(&plan.pipelines[0])
+    plan.unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+fn ids(text: &str) -> BTreeMap<String, u64> {
+    content_ids(&plan(text).pipelines[0])
 }
 
 fn base() -> String {
@@ -97,9 +102,12 @@ fn an_edit_changes_what_is_edited_and_what_is_below_it() {
     let clocks = |name: &&str| *name == "p/reading/clock_skew";
     let below_dedup: Vec<&str> = OPERATORS.into_iter().filter(|o| !clocks(o)).collect();
     let below_sums = ["p/alert/much", "p/hours", "p/sums"];
+    let of_v = |name: &&str| !["p/reading/clock_skew", "p/reading/dedup"].contains(name);
+    let of_v: Vec<&str> = OPERATORS.into_iter().filter(of_v).collect();
     for (from, to, wanted) in [
-        ("min = -10", "min = -11", &OPERATORS[..]),
-        (r#"s = "string""#, r#"s = "int64""#, &OPERATORS),
+        ("min = -10", "min = -11", &of_v[..]),
+        (r#"s = "string""#, r#"s = "int64""#, &[]),
+        (r#"w = "float64""#, r#"w = "int64""#, &below_sums),
         ("t/{site}", "u/{site}", &OPERATORS),
         (r#"["device", "time", "n"]"#, r#"["device", "time"]"#, &below_dedup),
         ("v > 0", "v > 1", &below_sums),
@@ -115,7 +123,8 @@ fn an_edit_changes_what_is_edited_and_what_is_below_it() {
         ("name = \"much\"", "name = \"more\"", &["p/alert/more"]),
         // How a state is shown is not what it is; but it is the input of what comes after.
         ("threshold = 4.0", "threshold = 5.0", &["p/alert/strange"]),
-        ("most = \"max(w)\"", "best = \"max(w)\"", &["p/alert/much", "p/hours"]),
+        ("total = \"sum(v)\"", "total = \"sum(v) + 1\"", &["p/alert/much", "p/hours"]),
+        ("most = \"max(w)\"", "best = \"max(w)\"", &[]),
     ] {
         assert_eq!(changed(from, to), wanted, "{from} to {to}");
     }
