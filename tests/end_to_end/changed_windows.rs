@@ -134,26 +134,35 @@ fn windows_of_another_size_are_refused_after_a_kill() {
     instance.stop();
 }
 
+/// A run whose journal keeps little.
+fn forgetful(home: &Home) -> Command {
+    let mut command = home.run_command(2);
+    command.args(["--journal-max", "256KiB", "--journal-keep", "1us"]);
+    command.args(["--checkpoint-every", "200ms"]);
+    command
+}
+
+/// Publishes until the journal has forgotten its beginning, so that the files are refused; how many
+/// readings that took.
+fn until_refused(home: &Home, instance: &Instance) -> i64 {
+    let mut seqs = 0;
+    eventually("a refusal", || {
+        publish(instance, seqs..seqs + 500);
+        seqs += 500;
+        let looked = apply(home, &["--dry-run"]);
+        if looked.status.success() { Err(text(&looked)) } else { Ok(()) }
+    });
+    seqs
+}
+
 #[test]
 fn windows_that_began_before_the_journal_are_refused_under_the_same_name() {
     let why = "table p.t: the windows of step `w` would begin anew";
     let home = Home::with(&days("max(v)", "t"));
-    let options = ["--journal-max", "256KiB", "--journal-keep", "1us", "--checkpoint-every"];
-    let run = || {
-        let mut command = home.run_command(2);
-        command.args(options).arg("200ms");
-        command
-    };
+    let run = || forgetful(&home);
     let instance = home.start_command(&mut run());
     home.write("pipelines/one.toml", &days("min(v)", "t"));
-    let mut seqs = 0;
-    // Until the journal has forgotten its beginning.
-    eventually("a refusal", || {
-        publish(&instance, seqs..seqs + 500);
-        seqs += 500;
-        let looked = apply(&home, &["--dry-run"]);
-        if looked.status.success() { Err(text(&looked)) } else { Ok(()) }
-    });
+    let mut seqs = until_refused(&home, &instance);
     for output in [apply(&home, &["--dry-run"]), apply(&home, &[]), against(&home)] {
         is_refused(&output, why);
         for said in ["--journal-keep", "[[table]] from = \"w\", name = \"t2\""] {
@@ -191,4 +200,48 @@ fn windows_that_began_before_the_journal_are_refused_under_the_same_name() {
     assert!(looked.status.success() && text(&looked).contains(part), "{}", text(&looked));
     assert!(apply(&home, &[]).status.success());
     instance.stop();
+}
+
+/// A window goes on with its state whatever else the readings get; what it reads is its own.
+#[test]
+fn a_field_that_windows_do_not_read_can_be_added_although_the_journal_is_short() {
+    let readings = "[[table]]\nfrom = \"readings\"\nname = \"r\"\nfreshness = \"1s\"\n";
+    let with = |fields: &str| {
+        let days = days("max(v)", "t").replace("v = \"int64\"", fields);
+        format!("{days}{readings}")
+    };
+    let why = "table p.t: the windows of step `w` would begin anew";
+    let [stricter, more] =
+        ["v = { type = \"int64\", max = 900000 }", "u = \"int64\", v = \"int64\""];
+    let home = Home::with(&with("v = \"int64\""));
+    let instance = home.start_command(&mut forgetful(&home));
+    home.write("pipelines/one.toml", &with(stricter));
+    let mut seqs = until_refused(&home, &instance);
+    for output in [apply(&home, &[]), against(&home)] {
+        is_refused(&output, why);
+    }
+    home.write("pipelines/one.toml", &with(more));
+    for output in [against(&home), apply(&home, &["--dry-run"]), apply(&home, &[])] {
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(text(&output).contains("  w: keeps its state\n"), "{}", text(&output));
+    }
+    let mut client = Device::connect(instance.endpoint(), "d1").unwrap();
+    let payload = |seq: i64| format!(r#"{{"ts":{},"u":7,"v":{seq}}}"#, START_MS + seq * 1000);
+    client.publish_all((seqs..seqs + 10).map(|seq| ("p/d1", payload(seq)))).unwrap();
+    seqs += 10;
+    let all = "SELECT n FROM p.t";
+    home.wait_for_count(all, seqs);
+    home.wait_for_count("SELECT count(*) FROM p.r WHERE u = 7", 10);
+    home.write("pipelines/one.toml", &with(&more.replace("v = \"int64\"", stricter)));
+    is_refused(&apply(&home, &[]), why);
+    instance.stop();
+    // The same at a start.
+    start_is_refused(&mut forgetful(&home), why);
+    home.write("pipelines/one.toml", &with("v = \"int64\", z = \"int64\""));
+    assert!(text(&against(&home)).contains("  w: keeps its state\n"), "{}", text(&against(&home)));
+    let instance = home.start_command(&mut forgetful(&home));
+    publish(&instance, seqs..seqs + 10);
+    home.wait_for_count(all, seqs + 10);
+    instance.stop();
+    assert_eq!(home.count("SELECT x FROM p.t"), seqs + 9);
 }

@@ -40,7 +40,7 @@ impl Started {
 /// are there from the beginning, if they are asked for.
 pub(super) async fn start(
     plan: Plan,
-    options: EngineOptions,
+    mut options: EngineOptions,
     metrics: Option<&str>,
     screen: &Arc<Screen>,
 ) -> anyhow::Result<Started> {
@@ -54,7 +54,10 @@ pub(super) async fn start(
     if let Some(metrics) = &metrics {
         eprintln!("metrics on http://{}/metrics", metrics.address());
     }
-    refuse_other_windows(&plan, &options)?;
+    if let Some(before) = ran_last(&options)? {
+        refuse_other_windows(&before, &plan)?;
+        options.ran = before.pipelines;
+    }
     finish_earlier(&plan, &options, screen).await?;
     let engine = begin(plan, options, screen).await?;
     if let Some(metrics) = &metrics {
@@ -63,16 +66,19 @@ pub(super) async fn start(
     Ok(Started { engine, metrics })
 }
 
-/// Refuses a plan whose windows go to tables that have those of what ran last, and are others.
-/// Where it is not known what ran last, nobody can say that.
-fn refuse_other_windows(plan: &Plan, options: &EngineOptions) -> anyhow::Result<()> {
+/// What ran last, if it is known.
+fn ran_last(options: &EngineOptions) -> anyhow::Result<Option<Plan>> {
     // A start beside a running instance is refused later, with its reason.
     if engine::is_running(&options.data) {
-        return Ok(());
+        return Ok(None);
     }
-    let Some(ran) = engine::ran_last(&options.data)? else { return Ok(()) };
-    let before = files::load_earlier(&ran.files()).and_then(|before| ran.as_it_ran(before));
-    let Some(before) = before else { return Ok(()) };
+    let Some(ran) = engine::ran_last(&options.data)? else { return Ok(None) };
+    Ok(files::load_earlier(&ran.files()).and_then(|before| ran.as_it_ran(before)))
+}
+
+/// Refuses a plan whose windows go to tables that have those of what ran last, and are others.
+/// Where it is not known what ran last, nobody can say that.
+fn refuse_other_windows(before: &Plan, plan: &Plan) -> anyhow::Result<()> {
     let conflicts = window_conflicts(&before.pipelines, &plan.pipelines);
     anyhow::ensure!(conflicts.is_empty(), conflicts.join("\n"));
     Ok(())

@@ -59,6 +59,8 @@ pub(crate) struct CheckpointOptions {
     pub(crate) store: CheckpointStore,
     /// Which run of the instance this is.
     pub(crate) incarnation: u64,
+    /// The pipelines that ran before it, if they are known.
+    pub(crate) ran: Vec<PipelineSpec>,
     /// Files that hold the state that was restored.
     pub(crate) holdings: Holdings,
     /// Alert rules, as they are since when; and those that ended, by the epoch of their end.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_operators::spec::PipelineSpec;
-use tidegate_pipelines::{content_ids, fingerprint};
+use tidegate_pipelines::{content_ids, content_ids_before, fingerprint};
 
 fn hex(number: u64) -> String {
     format!("{number:016x}")
@@ -20,6 +20,28 @@ pub(super) fn operators(pipelines: &[PipelineSpec]) -> BTreeMap<String, String> 
     ids.map(|(name, id)| (name, hex(id))).collect()
 }
 
+/// The content ids in a manifest (`saved`), as this version makes them: where an earlier one wrote
+/// another for an operator that is in one of these pipelines, what it is there.
+pub(super) fn saved<'p>(
+    saved: &BTreeMap<String, String>,
+    pipelines: impl IntoIterator<Item = &'p PipelineSpec>,
+) -> BTreeMap<String, u64> {
+    let mut ids = numbers(saved);
+    for pipeline in pipelines {
+        let now = content_ids(pipeline);
+        let before: BTreeMap<u64, u64> = content_ids_before(pipeline)
+            .into_iter()
+            .filter_map(|(name, before)| Some((before, *now.get(&name)?)))
+            .collect();
+        let own = format!("{}/", pipeline.name);
+        for (_, id) in ids.iter_mut().filter(|(name, _)| name.starts_with(&own)) {
+            *id = before.get(id).copied().unwrap_or(*id);
+        }
+    }
+    ids
+}
+
+/// What [`operators`] made, as numbers again.
 /// What [`operators`] made, as numbers again.
 pub(super) fn numbers(ids: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
     let number =

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use tidegate_operators::Epoch;
+use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::NotifySpec;
 
 use super::checkpoints::Restored;
@@ -64,6 +65,9 @@ pub struct EngineOptions {
     /// Nothing is taken in: what the journal has is worked through, and these are the webhooks of
     /// the pipelines that come after. See [`super::earlier`].
     pub finishing: Option<Vec<NotifySpec>>,
+    /// The pipelines that ran last on the data folder, if they are known: what a checkpoint of an
+    /// earlier version of Tidegate is of.
+    pub ran: Vec<PipelineSpec>,
     /// The processes whose workers share the work; this one is the leader. `None`: it is alone.
     pub cluster: Option<ClusterOptions>,
     /// What the journal writes to; benches and tests put a slower or a failing one here.
@@ -92,6 +96,7 @@ impl EngineOptions {
             }),
             replaying: Arc::default(),
             finishing: None,
+            ran: Vec::new(),
             cluster: None,
             journal_storage: Arc::new(Disk),
         }

@@ -133,7 +133,7 @@ impl Durable {
     ) -> anyhow::Result<Self> {
         // The newest checkpoint that is whole.
         let checkpoints = CheckpointStore::open(options.data.join("checkpoints"))?;
-        let mut restored = Restored::read(&checkpoints, &plan.pipelines)?;
+        let mut restored = Restored::read_after(&options.ran, &checkpoints, &plan.pipelines)?;
         requests.restore(&mut restored.state);
         bounds.standing.restore(&mut restored.state, &options.data);
         let (patience, from) = (Patience::telling(&options.replaying), restored.epoch + 1);

@@ -61,7 +61,8 @@ pub fn run_within(
     text_max: TextMax,
 ) -> anyhow::Result<Edges> {
     let source = pipeline.decode.source;
-    let rows = run_pipelines(std::slice::from_ref(pipeline), source, inputs, (parts, text_max))?;
+    let plan = [std::slice::from_ref(pipeline)];
+    let rows = run_plans(&plan, source, inputs, (parts, text_max))?;
     Ok(rows.into_iter().map(|((_, edge), rows)| (edge, rows)).collect())
 }
 
@@ -71,20 +72,23 @@ type Rows = BTreeMap<(usize, String), Vec<RecordBatch>>;
 /// Saved state by operator.
 type State = Vec<(String, Vec<u8>)>;
 
-fn run_pipelines(
-    pipelines: &[PipelineSpec],
+/// Runs pipelines; those of another plan in each part, as far as there are any.
+fn run_plans(
+    plans: &[&[PipelineSpec]],
     source: u16,
     inputs: &[TestInput],
     (parts, text_max): (&[(usize, usize)], TextMax),
 ) -> anyhow::Result<Rows> {
     let mut inputs: Vec<&TestInput> = inputs.iter().collect();
     inputs.sort_by_key(|i| i.at_us);
-    let epochs = sealed(pipelines, &inputs);
+    let first = plans.first().copied().unwrap_or_default();
+    let epochs = sealed(first, &inputs);
     let (mut rows, mut state, mut done, mut offset) = (Rows::new(), State::new(), 0, 0);
     for (number, (count, workers)) in parts.iter().enumerate() {
         let is_last = number + 1 == parts.len();
         let left = epochs.len() - done;
         let count = if is_last { left } else { left.min(*count) };
+        let pipelines = plans.get(number).or(plans.last()).copied().unwrap_or_default();
         let timeless = pipelines.iter().map(timeless).collect();
         let plan = WorkerPlan {
             state: state

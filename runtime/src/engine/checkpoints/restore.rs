@@ -1,7 +1,8 @@
 //! What a checkpoint gives back at a start.
 //!
 //! An operator keeps its state if it is the same as when the state was saved, by its content id:
-//! its own definition and that of everything before it. Others start without state, and are named.
+//! its own definition and that of everything before it that it reads. Others start without state,
+//! and are named.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +58,8 @@ pub(crate) struct Restored {
     pub(crate) renamed: bool,
     /// Files of the state that is kept.
     pub(crate) holdings: Holdings,
+    /// The pipelines that ran before, if they are known.
+    pub(crate) ran: Vec<PipelineSpec>,
     /// Bytes and rows of all files of the checkpoint, of state that is left out as well.
     pub(crate) size: (u64, u64),
 }
@@ -97,12 +100,23 @@ impl Restored {
         store: &CheckpointStore,
         pipelines: &[PipelineSpec],
     ) -> anyhow::Result<Self> {
+        Self::read_after(&[], store, pipelines)
+    }
+
+    /// The same where it is known what ran before: if an earlier version of Tidegate wrote the
+    /// checkpoint, that says what it is of.
+    pub(crate) fn read_after(
+        ran: &[PipelineSpec],
+        store: &CheckpointStore,
+        pipelines: &[PipelineSpec],
+    ) -> anyhow::Result<Self> {
         let Some(checkpoint) = store.recover().context("cannot read checkpoints")? else {
             return Ok(Self { rules: rules::of(pipelines), ..Self::default() });
         };
         let manifest = checkpoint.manifest;
         let now = content::numbers(&content::operators(pipelines));
-        let kept = kept(&content::numbers(&manifest.operators), &now);
+        let before = content::saved(&manifest.operators, pipelines.iter().chain(ran));
+        let kept = kept(&before, &now);
         let was: BTreeMap<&String, &String> = kept.iter().map(|(new, old)| (old, new)).collect();
         let mut changed = Vec::new();
         let mut all: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
@@ -128,7 +142,7 @@ impl Restored {
             epoch: manifest.epoch,
             time_us: manifest.time_us,
             changed,
-            other_plan: manifest.operators != content::operators(pipelines),
+            other_plan: before != now,
             ended,
             rules: rules::after(&manifest.rules, pipelines, &kept, 0),
             ended_rules: manifest.ended,
@@ -138,6 +152,7 @@ impl Restored {
             holdings,
             size,
             renamed,
+            ran: ran.to_vec(),
             ..Self::default()
         };
         for (name, batches) in all {
@@ -168,6 +183,7 @@ impl Restored {
         CheckpointOptions {
             store,
             incarnation: 0,
+            ran: std::mem::take(&mut self.ran),
             holdings: std::mem::take(&mut self.holdings),
             rules: self.rules.clone(),
             ended: self.ended_rules.clone(),
@@ -183,7 +199,7 @@ impl Restored {
 /// Operators with state in a checkpoint that are others now, by name.
 pub(crate) fn changed(manifest: &Manifest, pipelines: &[PipelineSpec]) -> Vec<String> {
     let now = content::operators(pipelines);
-    let old = content::numbers(&manifest.operators);
+    let old = content::saved(&manifest.operators, pipelines);
     let kept = kept(&old, &content::numbers(&now));
     let differs = |name: &&String| now.contains_key(*name) && !kept.contains_key(*name);
     manifest.operators.keys().filter(differs).cloned().collect()

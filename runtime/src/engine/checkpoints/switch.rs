@@ -100,7 +100,8 @@ impl Saver {
         let checkpoint = checkpoint.context("there is no checkpoint yet")?;
         let old = checkpoint.manifest;
         anyhow::ensure!(old.epoch == switch.epoch, "the newest checkpoint is of another epoch");
-        let before = content::numbers(&old.operators);
+        let known = switch.new.iter().chain(&self.options.ran);
+        let before = content::saved(&old.operators, known);
         let kept = kept(&before, &content::numbers(&content::operators(&switch.new)));
         let mut had: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
         for (name, saved) in checkpoint.state {

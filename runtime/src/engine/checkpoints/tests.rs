@@ -16,6 +16,8 @@ use crate::checkpoint::manifest::{FORMAT, Manifest};
 use crate::http::REQUESTS_PART;
 use crate::journal::{AppendFile, Disk, Storage};
 
+mod earlier;
+
 /// A disk on which nothing can be created while it is full, whose folders cannot be synced after a
 /// rename, and on which nothing can be removed, each if that is wanted.
 #[derive(Clone, Default)]

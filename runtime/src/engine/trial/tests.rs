@@ -9,6 +9,8 @@ use tidegate_pipelines::Plan;
 
 use super::*;
 
+mod fields;
+
 /// Two pipelines of one source whose steps and alerts have the same names, but not the same shape.
 fn plan() -> Plan {
     let pipeline = |name: &str, every: &str, by: &str| {
@@ -93,7 +95,7 @@ fn a_restart_on_other_workers_changes_no_row() {
     let plan = plan();
     let run = |parts: &[(usize, usize)]| {
         let parts = (parts, TextMax::default());
-        texts(&run_pipelines(&plan.pipelines, 0, &inputs(), parts).unwrap())
+        texts(&run_plans(&[&plan.pipelines], 0, &inputs(), parts).unwrap())
     };
     let whole = run(&[(usize::MAX, 1)]);
     for edge in ["w", "d", "alerts", "findings"] {
