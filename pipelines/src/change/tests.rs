@@ -138,3 +138,24 @@ fn a_state_that_is_shown_in_another_way_is_kept_and_that_is_told() {
     let text = shown("every = \"1h\"\nselect = { m =", "every = \"1h\"\nselect = { x =");
     assert!(text.contains(&format!("  hours: {other}\n")), "{text}");
 }
+
+#[test]
+fn a_field_that_no_step_reads_changes_none_of_them() {
+    let between = |old: &str, new: &str| {
+        let [old, new] = [old, new].map(|text| plan(&[text.to_owned()]));
+        Change::between(&old.pipelines, &new.pipelines).show(&Since::Unknown)
+    };
+    let kept = "\
+pipeline a: changed
+  alert/high: keeps its state
+  hours: keeps its state
+  minutes: keeps its state
+  reading/clock_skew: keeps its state
+";
+    let more = A.replace("fields = { v", "fields = { z = \"string\", v");
+    assert_eq!(between(A, &more), kept);
+    assert_eq!(between(&more, A), kept);
+    let other = more.replace("v = \"float64\"", "v = \"int64\"");
+    let changed = between(&more, &other);
+    assert_eq!(changed.matches("changed, rebuilt from").count(), 3, "{changed}");
+}

@@ -1,5 +1,5 @@
-//! Content ids as earlier versions wrote them, where all of the decode, and all that steps make, was
-//! in the id of everything after it.
+//! Content ids as earlier versions wrote them, where all of the decode, and all that steps make,
+//! was in the id of everything after it.
 //!
 //! For the first start of this version on their checkpoints: what has the same id there has not
 //! changed, so it has the id of this version.

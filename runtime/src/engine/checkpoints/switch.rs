@@ -95,14 +95,22 @@ impl Saver {
         Ok(Ok(ready.switched))
     }
 
+    /// The operators that keep the state that a manifest with these ids has.
+    fn kept(
+        &self,
+        saved: &BTreeMap<String, String>,
+        new: &[PipelineSpec],
+    ) -> BTreeMap<String, String> {
+        let before = content::saved(saved, new.iter().chain(&self.options.ran));
+        kept(&before, &content::numbers(&content::operators(new)))
+    }
+
     fn prepare(&self, mut switch: Switch) -> anyhow::Result<Ready> {
         let checkpoint = self.options.store.latest().context("cannot read checkpoints")?;
         let checkpoint = checkpoint.context("there is no checkpoint yet")?;
         let old = checkpoint.manifest;
         anyhow::ensure!(old.epoch == switch.epoch, "the newest checkpoint is of another epoch");
-        let known = switch.new.iter().chain(&self.options.ran);
-        let before = content::saved(&old.operators, known);
-        let kept = kept(&before, &content::numbers(&content::operators(&switch.new)));
+        let kept = self.kept(&old.operators, &switch.new);
         let mut had: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
         for (name, saved) in checkpoint.state {
             had.entry(name).or_default().push(saved.rows);
