@@ -42,7 +42,6 @@ pub(super) fn saved<'p>(
 }
 
 /// What [`operators`] made, as numbers again.
-/// What [`operators`] made, as numbers again.
 pub(super) fn numbers(ids: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
     let number =
         |(name, id): (&String, &String)| Some((name.clone(), u64::from_str_radix(id, 16).ok()?));
