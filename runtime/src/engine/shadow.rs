@@ -27,8 +27,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A shadow this close to the live run, in epochs, has caught up.
 const NEAR_EPOCHS: u64 = 64;
 
-/// How often the beginning of the journal is looked for, if it is trimmed meanwhile.
-const TRIES_MAX: u32 = 10;
+/// How often the beginning of the journal is looked for, if it is trimmed meanwhile: about two
+/// seconds, since a list has no new beginning before the folder is synced.
+const TRIES_MAX: u32 = 400;
 
 /// How far a shadow may go, and how far it is.
 #[derive(Debug)]
@@ -202,7 +203,10 @@ fn first_tick(
     let mut tries = TRIES_MAX;
     loop {
         match journal().and_then(first) {
-            Err(error) if tries > 1 && gone(&error) => tries -= 1,
+            Err(error) if tries > 1 && gone(&error) => {
+                tries -= 1;
+                std::thread::sleep(LOOK);
+            }
             found => return found.context("cannot read the journal"),
         }
     }
@@ -262,7 +266,30 @@ fn collect(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::cell::Cell;
+
     use super::*;
+
+    /// The files of trimmed segments are gone for some time before the list says so.
+    #[test]
+    fn the_beginning_of_a_journal_that_is_trimmed_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let looked = Cell::new(0);
+        let journal = |stale: u32| {
+            let looked = &looked;
+            looked.set(0);
+            let gone = dir.path().join("journal-000000000001.log");
+            move || {
+                looked.set(looked.get() + 1);
+                let listed = (looked.get() <= stale).then(|| (gone.clone(), None));
+                Ok(Replay::of(listed.into_iter().collect(), &[], 0))
+            }
+        };
+        assert_eq!(since_us(journal(50)).unwrap(), None);
+        assert_eq!(looked.get(), 51);
+        let error = format!("{:#}", since_us(journal(u32::MAX)).unwrap_err());
+        assert!(error.contains("cannot read the journal"), "{error}");
+    }
 
     #[test]
     fn a_shadow_that_comes_no_nearer_is_not_waited_for() {
