@@ -10,6 +10,7 @@ mod latest;
 mod limits;
 mod quality;
 mod registry;
+mod rows;
 mod sequence;
 mod skew;
 mod window;
@@ -35,6 +36,7 @@ pub use registry::{
     CHANGE, EnrichSpec, INGEST_TIME, Missing, REGISTRY_COLUMNS, RegistrySpec, ReviseSpec,
     TOLD_TIME, VALID_FROM, VALID_TO, registry_topic,
 };
+pub use rows::{TableRows, TableWindows};
 pub use sequence::{Pattern, SequenceSpec};
 pub use skew::SkewSpec;
 pub use window::{Clock, IS_FINAL, LatePolicy, Shape, WindowSpec};
@@ -403,6 +405,9 @@ pub struct TableSpec {
     pub sort: Vec<String>,
     /// Columns that identify a row up to its `revision`; empty if the table has no revisions.
     pub identity: Vec<String>,
+    /// What its rows are told apart by; `None`: nothing is said of that, and the table keeps what
+    /// it knows.
+    pub rows: Option<TableRows>,
     /// Rows become visible to readers after at most about this long, microseconds.
     pub freshness_us: i64,
 }

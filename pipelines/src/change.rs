@@ -12,8 +12,10 @@ use crate::content::{content_ids, kept, shown_ids};
 use crate::graph;
 use crate::plan::{NotifySpec, Plan, SourceKind};
 
+mod taken;
 mod windows;
 
+pub(crate) use self::windows::rows_of;
 pub use self::windows::{BegunAnew, begun_anew, going_on, window_conflicts};
 
 /// What is said of a table that is new: state made anew tells nothing again.
@@ -321,7 +323,8 @@ pub fn table_conflicts(open: &[TableSpec], pipelines: &[PipelineSpec]) -> Vec<St
     conflicts.collect()
 }
 
-/// Why a table cannot go on as another one, if it cannot: columns may come and go, nothing else.
+/// Why a table cannot go on as another one, if it cannot: columns may come and go, nothing else;
+/// and its rows stay those of the same windows.
 fn conflict(open: &TableSpec, new: &TableSpec) -> Option<String> {
     let name = format!("{}.{}", new.namespace, new.name);
     let hint = "give the new table another name";
@@ -336,7 +339,8 @@ fn conflict(open: &TableSpec, new: &TableSpec) -> Option<String> {
             return Some(format!("table {name}: column `{column}` is {was}, not {is}; {hint}"));
         }
     }
-    None
+    let why = new.rows.as_ref()?.conflict(open.rows.as_ref()?)?;
+    Some(format!("table {name}: {why}"))
 }
 
 #[cfg(test)]

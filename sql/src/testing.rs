@@ -74,6 +74,7 @@ pub(crate) fn spec(name: &str, batch: &RecordBatch) -> TableSpec {
         partition: names(&["site"]),
         sort: names(&["device"]),
         identity,
+        rows: None,
         freshness_us: 1_000_000,
         schema,
     }

@@ -16,6 +16,8 @@ mod partitions;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_apart;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,6 +133,21 @@ impl TableWriter {
             leftovers: leftovers.after(committed),
             buffer_bytes_max: BUFFER_BYTES_MAX,
         })
+    }
+
+    /// Whether the table of `spec` takes its rows, if there is such a table: what [`TableWriter::open`]
+    /// would refuse is refused, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`TableWriter::open`]; of a log that cannot be read nothing is said.
+    pub async fn takes(store: &Store, spec: &TableSpec) -> Result<()> {
+        let layout = Layout::new(spec)?;
+        match log::load(store, &table_path(&spec.namespace, &spec.name)?).await {
+            // The newest commit may be torn, which is mended when the table is opened.
+            Ok(None) | Err(Error::Log { .. }) => Ok(()),
+            Ok(Some(snapshot)) => commit::changed_metadata(&snapshot, &layout).map(drop),
+            Err(error) => Err(error),
+        }
     }
 
     /// The newest epoch whose rows are visible, 0 if none. It moves only with a commit, and an

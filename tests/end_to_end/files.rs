@@ -357,3 +357,43 @@ fn readings_of_a_later_file_reach_windows_that_are_long_gone() {
     run_well(&home, 1);
     assert!(tables(&home) == all, "once is enough");
 }
+
+/// Windows of so many readings, of files that come one after the other.
+#[test]
+fn windows_of_another_size_are_refused_and_the_old_ones_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let counts = |of: i64, table: &str| {
+        format!(
+            "name = \"p\"\n[source]\ntype = \"file\"\npath = \"{}\"\ntopic = \"p/d1\"\n\
+             topics = [\"p/{{device}}\"]\n[reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\n\
+             fields = {{ v = \"int64\" }}\n[[step]]\nname = \"w\"\ntype = \"window\"\n\
+             from = \"readings\"\ncount = {of}\nselect = {{ total = \"sum(v)\" }}\n\
+             [[table]]\nfrom = \"w\"\nname = \"{table}\"\n[limits]\nreading_every = \"1s\"\n",
+            folder.path().display()
+        )
+    };
+    let put = |name: &str, seqs: std::ops::Range<i64>| {
+        let rows = seqs.map(|seq| format!("{},{seq}\n", 1_767_225_600_000 + seq * 1_000));
+        std::fs::write(folder.path().join(name), format!("ts,v\n{}", rows.collect::<String>()))
+            .unwrap();
+    };
+    let home = Home::with(&counts(20, "t"));
+    put("1.csv", 0..100);
+    run_well(&home, 2);
+    put("2.csv", 100..200);
+    home.write("pipelines/one.toml", &counts(25, "t"));
+    let refused = run(&home, 2);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let why = "table p.t: its windows are others (every 20 readings before, now every 25 readings)";
+    assert!(said.contains(why), "{said}");
+    // As before, also without the file that was read.
+    std::fs::remove_file(folder.path().join("1.csv")).unwrap();
+    home.write("pipelines/one.toml", &counts(20, "t"));
+    run_well(&home, 2);
+    assert_eq!(home.count("SELECT count(*) FROM p.t WHERE rows = 20"), 10);
+    put("1.csv", 0..100);
+    home.write("pipelines/one.toml", &counts(25, "t25"));
+    run(&home, 2);
+    assert_eq!(home.count("SELECT count(*) FROM p.t"), 10, "what is there stays");
+}

@@ -6,31 +6,45 @@
 //! are begun anew from a part of their readings: their revisions, and the numbers of counts, begin
 //! anew below those of the table ([`begun_anew`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_operators::spec::{
-    CalendarSpec, DedupSpec, Partners, PipelineSpec, Shape, StepKind, StepSpec, TableSpec,
-    WindowSpec, ZoneOf,
+    Partners, PipelineSpec, StepKind, StepSpec, TableRows, TableSpec, TableWindows, WindowSpec,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
+use super::taken;
 use crate::explain::shape_in_words;
-use crate::fingerprint::{expr, exprs, shape_text};
 use crate::recompute::maker;
-use crate::resolve::early::is_of_finals;
 
 /// Why tables of windows cannot go on as those of other pipelines, if they cannot.
 pub fn window_conflicts(old: &[PipelineSpec], new: &[PipelineSpec]) -> Vec<String> {
-    let before: Vec<Written<'_>> = written(old).collect();
-    let conflicts = written(new).filter_map(|now| {
-        let was = before.iter().find(|was| was.name == now.name)?;
-        let why = difference(was.first()?, now.first()?)?;
-        let table = &now.name;
-        Some(format!(
-            "table {table}: {why}, and rows of both would be taken for one another; give the new \
-             table another name"
-        ))
+    let rows = |table: &Written<'_>| rows_of(table.pipeline, table.spec);
+    let before: BTreeMap<String, TableRows> =
+        written(old).map(|table| (table.name.clone(), rows(&table))).collect();
+    let conflicts = written(new).filter_map(|table| {
+        let why = rows(&table).conflict(before.get(&table.name)?)?;
+        Some(format!("table {}: {why}", table.name))
     });
     conflicts.collect()
+}
+
+/// What the rows of a table are told apart by.
+pub(crate) fn rows_of(p: &PipelineSpec, table: &TableSpec) -> TableRows {
+    let mut windows = Vec::new();
+    windows_of(p, &table.from, &mut windows);
+    // The first one tells them apart.
+    let windows = windows.first().map(|(step, w)| TableWindows {
+        keys: taken::keys(w),
+        shape: shape_in_words(&w.shape),
+        bounds: hashed(&taken::bounds(w)),
+        taken: taken::readings_of(p, &step.from, w).map(|text| hashed(&text)),
+    });
+    TableRows::of(windows)
+}
+
+fn hashed(text: &str) -> String {
+    format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
 /// A table that goes on with windows whose state is made anew from the journal.
@@ -47,6 +61,11 @@ pub struct BegunAnew {
 }
 
 impl BegunAnew {
+    /// The table's name, with that of its pipeline.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
     /// Why this cannot be if the journal goes back to `since_us`, which is `since` for people, and
     /// the new windows begin at `now_us`.
     pub fn refused(&self, (since_us, since): (i64, &str), now_us: i64) -> Option<String> {
@@ -123,15 +142,6 @@ struct Written<'p> {
     windows: Vec<(&'p StepSpec, &'p WindowSpec)>,
 }
 
-/// What tells the rows of a table apart.
-type Rows<'p> = (&'p PipelineSpec, Option<(&'p StepSpec, &'p WindowSpec)>);
-
-impl<'p> Written<'p> {
-    fn first(&self) -> Option<Rows<'p>> {
-        Some((self.pipeline, self.windows.first().copied()))
-    }
-}
-
 fn written(pipelines: &[PipelineSpec]) -> impl Iterator<Item = Written<'_>> {
     let tables = pipelines.iter().flat_map(|p| p.tables.iter().map(move |t| (p, t)));
     tables.map(|(pipeline, spec)| {
@@ -164,7 +174,7 @@ fn windows_of<'p>(p: &'p PipelineSpec, edge: &str, out: &mut Vec<(&'p StepSpec, 
 }
 
 /// The step that makes an edge.
-fn made_by<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p StepSpec> {
+pub(super) fn made_by<'p>(p: &'p PipelineSpec, edge: &str) -> Option<&'p StepSpec> {
     let own = || p.steps.iter().find(|step| step.name == edge);
     maker(p, edge).map(|(step, _)| step).or_else(own)
 }
@@ -187,88 +197,6 @@ fn open_us(p: &PipelineSpec, (step, w): (&StepSpec, &WindowSpec), keeps: Keeps<'
     let before = before.into_iter().map(|window| open_us(p, window, keeps));
     let before_us = before.collect::<Option<Vec<i64>>>()?.into_iter().max().unwrap_or_default();
     Some(own_us.saturating_add(before_us))
-}
-
-/// How rows that are told apart in this way differ from those of before, if they do.
-fn difference((p, was): Rows<'_>, (q, now): Rows<'_>) -> Option<String> {
-    let ((step_before, was), (step, now)) = match (was, now) {
-        (Some(was), Some(now)) => (was, now),
-        (None, None) => return None,
-        (Some(_), None) => return Some("it has rows of windows, and would get others".to_owned()),
-        (None, Some(_)) => return Some("it has rows of no windows, and would get some".to_owned()),
-    };
-    let (keys_before, keys) = (keys(was), keys(now));
-    let (shape_before, shape) = (shape_in_words(&was.shape), shape_in_words(&now.shape));
-    let what = if keys_before != keys {
-        let list = |keys: &BTreeSet<&str>| match keys.is_empty() {
-            true => "by nothing".to_owned(),
-            false => format!("by {}", Vec::from_iter(keys.iter().copied()).join(", ")),
-        };
-        format!(" ({} before, now {})", list(&keys_before), list(&keys))
-    } else if bounds(was) != bounds(now) {
-        match shape_before == shape {
-            true => String::new(),
-            false => format!(" ({shape_before} before, now {shape})"),
-        }
-    } else if follows_readings(&now.shape) && taken(p, &step_before.from) != taken(q, &step.from) {
-        " (of other readings than before)".to_owned()
-    } else {
-        return None;
-    };
-    Some(format!("its windows are others{what}"))
-}
-
-fn keys(w: &WindowSpec) -> BTreeSet<&str> {
-    w.keys.iter().map(|key| w.input.field(*key).name().as_str()).collect()
-}
-
-/// What decides where windows begin and end, and their numbers.
-fn bounds(w: &WindowSpec) -> String {
-    let zone = match &w.shape {
-        Shape::Calendar(CalendarSpec { zone: ZoneOf::Key(key), .. }) => {
-            w.keys.get(*key).map(|key| w.input.field(*key).name().as_str())
-        }
-        _ => return shape_text(&w.shape),
-    };
-    let Shape::Calendar(calendar) = &w.shape else { return String::new() };
-    // The place of the column among the keys is of no matter.
-    let calendar = CalendarSpec { zone: ZoneOf::Key(0), ..calendar.clone() };
-    format!("{} {zone:?}", shape_text(&Shape::Calendar(calendar)))
-}
-
-/// Whether the bounds, or the numbers, of a window depend on the readings before it.
-fn follows_readings(shape: &Shape) -> bool {
-    match shape {
-        Shape::Session { .. } | Shape::Count { .. } | Shape::State { .. } => true,
-        Shape::Grid { .. } | Shape::Calendar(_) | Shape::Sliding { .. } => false,
-    }
-}
-
-/// Which rows come to an edge, and not what is in them.
-fn taken(p: &PipelineSpec, edge: &str) -> String {
-    let Some(step) = made_by(p, edge) else {
-        let name = |d: &DedupSpec, key: usize| d.input.field(key).name().clone();
-        let key = |d: &DedupSpec| d.key.iter().map(|key| name(d, *key)).collect::<Vec<_>>();
-        return format!("{edge} {:?}", p.dedup.as_ref().map(key));
-    };
-    let own = match &step.kind {
-        StepKind::Filter(_) if is_of_finals(&step.name) => String::new(),
-        StepKind::Filter(filter) => format!(" filter {}", expr(&filter.keep)),
-        StepKind::Route(route) => {
-            let last = route.branches.iter().position(|(name, _)| name == edge);
-            let conditions = route.branches.iter().take(last.map_or(0, |last| last + 1));
-            let conditions: Vec<_> = conditions.map(|(_, when)| ("", when.clone())).collect();
-            format!(" route {}", exprs(&conditions))
-        }
-        StepKind::Window(w) => format!(" windows {:?} {}", keys(w), bounds(w)),
-        StepKind::Project(_) | StepKind::Enrich(_) => String::new(),
-        StepKind::Detect(_) => " detect".to_owned(),
-        StepKind::Latest(_) => " latest".to_owned(),
-        StepKind::Absence(_) => " absence".to_owned(),
-        StepKind::Sequence(_) => " sequence".to_owned(),
-        StepKind::Join(join) => format!(" with ({}) {}", taken(p, &join.with), join.outer),
-    };
-    taken(p, &step.from) + &own
 }
 
 #[cfg(test)]

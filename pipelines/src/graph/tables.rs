@@ -8,6 +8,8 @@ use tidegate_operators::system::{
     late_table_schema, limits_schema, rejects_schema, sessions_schema, windows_kept_schema,
 };
 
+use crate::change::rows_of;
+
 /// Namespace of the system tables.
 pub const SYSTEM: &str = "system";
 /// Messages and readings that could not be processed.
@@ -41,6 +43,7 @@ fn system(name: &str, schema: SchemaRef, sort: &[&str]) -> TableSpec {
         partition: Vec::new(),
         sort: sort.iter().map(|s| (*s).to_owned()).collect(),
         identity: Vec::new(),
+        rows: None,
         freshness_us: 0,
     }
 }
@@ -74,7 +77,9 @@ pub fn tables(pipelines: &[PipelineSpec]) -> Vec<TableSpec> {
         system(GAPS, gaps_schema(), &["source"]),
         system(LIMITS, limits_schema(), &["kind", "subject"]),
     ];
-    tables.extend(pipelines.iter().flat_map(|p| p.tables.iter().cloned()));
+    let own = pipelines.iter().flat_map(|p| p.tables.iter().map(move |table| (p, table)));
+    tables
+        .extend(own.map(|(p, table)| TableSpec { rows: Some(rows_of(p, table)), ..table.clone() }));
     tables
 }
 

@@ -255,6 +255,7 @@ fn one_table(
         sort: keys.into_iter().filter(|k| !partition.contains(k)).collect(),
         partition,
         identity,
+        rows: None,
         freshness_us: table.duration_us("freshness")?,
     })
 }

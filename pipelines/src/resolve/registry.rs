@@ -165,6 +165,7 @@ pub(super) fn add_tables(
             partition: Vec::new(),
             sort: key_names(registry),
             identity,
+            rows: None,
             freshness_us: freshness_us.min(FRESHNESS_US),
         });
     }

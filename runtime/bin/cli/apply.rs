@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidegate_pipelines::change::{Change, Since, adopt_sources, table_conflicts, window_conflicts};
+use tidegate_pipelines::change::{Change, Since, adopt_sources, table_conflicts};
 use tidegate_pipelines::{Plan, graph};
 use tidegate_runtime::engine::{Applier, begun_anew, is_running, moment, ran_last};
 use tidegate_runtime::screen::Screen;
@@ -86,7 +86,6 @@ fn between(old: &Plan, new: &Plan, data: Option<&Path>) -> anyhow::Result<(Strin
     let change = Change::between(&old.pipelines, &new.pipelines);
     let tables = graph::tables(&old.pipelines);
     let mut conflicts = table_conflicts(&tables, &new.pipelines);
-    conflicts.extend(window_conflicts(&old.pipelines, &new.pipelines));
     let since = match data.filter(|_| !change.rebuilt().is_empty()) {
         Some(data) => {
             let cannot = || format!("cannot read the journal of {}", data.display());

@@ -77,7 +77,7 @@ fn ran_last(options: &EngineOptions) -> anyhow::Result<Option<Plan>> {
 }
 
 /// Refuses a plan whose windows go to tables that have those of what ran last, and are others.
-/// Where it is not known what ran last, nobody can say that.
+/// Where it is not known what ran last, the tables say it later, if they have rows.
 fn refuse_other_windows(before: &Plan, plan: &Plan) -> anyhow::Result<()> {
     let conflicts = window_conflicts(&before.pipelines, &plan.pipelines);
     anyhow::ensure!(conflicts.is_empty(), conflicts.join("\n"));

@@ -26,9 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::change::{
-    BegunAnew, Change, What, adopt_sources, table_conflicts, window_conflicts,
-};
+use tidegate_pipelines::change::{BegunAnew, Change, What, adopt_sources, table_conflicts};
 use tidegate_pipelines::{Plan, graph};
 
 use super::anew;
@@ -480,7 +478,6 @@ impl Applier {
 fn looked(running: &Running, mut plan: Plan) -> Result<(Plan, Change), Vec<String>> {
     let mut problems = adopt_sources(&running.plan, &mut plan);
     problems.extend(table_conflicts(&running.tables, &plan.pipelines));
-    problems.extend(window_conflicts(&running.plan.pipelines, &plan.pipelines));
     if !problems.is_empty() {
         return Err(problems);
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::TableSpec;
-use tidegate_sql::{Store, committed_epoch};
+use tidegate_sql::{Store, TableWriter, committed_epoch};
 
 use super::checkpoints::{Restored, TablesAt};
 use crate::journal::{DurableError, Journal};
@@ -138,6 +138,15 @@ pub(super) async fn look(
     };
     let names: Vec<_> = names.collect();
     futures::stream::iter(names.into_iter().map(ask)).buffered(ASKED_MAX).try_collect().await
+}
+
+/// Refuses tables that do not take the rows of these pipelines, without writing anything there.
+///
+/// # Errors
+/// What they do not take, or those of the store.
+pub(super) async fn take(store: &Store, specs: &[TableSpec]) -> tidegate_sql::Result<()> {
+    let all = futures::stream::iter(specs.iter().map(|spec| TableWriter::takes(store, spec)));
+    all.buffered(ASKED_MAX).try_collect().await
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use object_store::{Error as StoreError, ObjectStoreExt, PutMode, PutOptions};
 use serde_json::json;
 use tidegate_operators::Epoch;
 
-use super::layout::{COMPLETE_KEY, Layout};
+use super::layout::{COMPLETE_KEY, Layout, ROWS_KEY};
 use super::{TableWriter, data_actions, existing};
 use crate::delta::action::{Action, FileFormat, Metadata, Protocol, Txn, decode, encode};
 use crate::delta::log::{self, Snapshot, commit_path, read_commit};
@@ -222,7 +222,7 @@ pub(super) async fn ensure_table(
 }
 
 /// The metadata that the table needs to take our rows, `None` if it is fine as it is.
-fn changed_metadata(snapshot: &Snapshot, layout: &Layout) -> Result<Option<Metadata>> {
+pub(super) fn changed_metadata(snapshot: &Snapshot, layout: &Layout) -> Result<Option<Metadata>> {
     let bad = |problem: String| Error::table(&layout.shown, problem);
     if snapshot.protocol.min_writer_version > 2 {
         let version = snapshot.protocol.min_writer_version;
@@ -235,10 +235,15 @@ fn changed_metadata(snapshot: &Snapshot, layout: &Layout) -> Result<Option<Metad
             layout.partition_columns().join(", ")
         )));
     }
+    let conflict = snapshot.metadata.setting(ROWS_KEY).and_then(|text| layout.conflict(text));
+    // Of a table that nobody wrote a row to, nothing can be taken for it.
+    if let Some(why) = conflict.filter(|_| !snapshot.txns.is_empty()) {
+        return Err(bad(why));
+    }
     let merged = layout.merged(&snapshot.schema)?;
     let mut metadata = snapshot.metadata.clone();
     let settings = metadata.configuration.get_or_insert_default();
-    settings.retain(|k, _| !k.starts_with("tidegate.") || k == COMPLETE_KEY);
+    settings.retain(|k, _| !k.starts_with("tidegate.") || [COMPLETE_KEY, ROWS_KEY].contains(&&**k));
     settings.extend(layout.configuration.clone());
     if merged != *snapshot.schema {
         metadata.schema_string = schema::to_json(&merged);

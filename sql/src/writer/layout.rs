@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use tidegate_operators::spec::TableSpec;
+use tidegate_operators::spec::{TableRows, TableSpec};
 
 use crate::delta::schema::stored_type;
 use crate::{Error, Result};
@@ -22,6 +22,9 @@ pub(crate) const IDENTITY_KEY: &str = "tidegate.identity";
 
 /// Setting of a Delta table: the application that has written it from its first row on.
 pub(crate) const COMPLETE_KEY: &str = "tidegate.complete_for";
+
+/// Setting of a Delta table: what its rows are told apart by ([`TableRows`]).
+pub(crate) const ROWS_KEY: &str = "tidegate.rows";
 
 /// Setting of a Delta table: the time column.
 pub(crate) const TIME_KEY: &str = "tidegate.time";
@@ -43,6 +46,8 @@ pub(super) struct Layout {
     pub(super) sort: Vec<usize>,
     /// Position of `device` if rows are sorted by it.
     pub(super) device: Option<usize>,
+    /// What the rows are told apart by, if that is known.
+    rows: Option<TableRows>,
     /// Settings of the table.
     pub(super) configuration: BTreeMap<String, Option<String>>,
 }
@@ -85,9 +90,18 @@ impl Layout {
             let identity = serde_json::to_string(&spec.identity).expect("text is JSON");
             configuration.insert(IDENTITY_KEY.into(), Some(identity));
         }
+        let rows = spec.rows.clone();
+        if let Some(rows) = &rows {
+            configuration.insert(ROWS_KEY.into(), Some(rows.to_text()));
+        }
         let given = Arc::clone(&spec.schema);
         let stored = Arc::new(stored);
-        Ok(Self { shown, given, stored, time, partition, sort, device, configuration })
+        Ok(Self { shown, given, stored, time, partition, sort, device, rows, configuration })
+    }
+
+    /// Why our rows cannot come to those of a table that keeps `text`, if they cannot.
+    pub(super) fn conflict(&self, text: &str) -> Option<String> {
+        self.rows.as_ref()?.conflict(&TableRows::parse(text)?)
     }
 
     /// Schema of the table: the stored columns and `day`.

@@ -134,6 +134,96 @@ fn windows_that_follow_readings_are_others_of_other_readings() {
     }
 }
 
+/// What decides a condition, a key or whether there is a reading decides which windows there are;
+/// what only decides values does not.
+#[test]
+fn what_decides_conditions_decides_windows_that_follow_readings() {
+    let of = |shape: &str, from: &str| {
+        let steps = format!(
+            "[[registry]]\nname = \"r\"\npath = \"r.csv\"\nkey = [\"device\"]\n\
+             columns = {{ device = \"string\", high = \"float64\" }}\n\
+             [[step]]\nname = \"made\"\ntype = \"derive\"\nfrom = \"readings\"\n\
+             set = {{ x = \"v * 2\", y = \"v * 3\", k = \"line\" }}\n\
+             [[step]]\nname = \"known\"\ntype = \"enrich\"\nregistry = \"r\"\n\
+             from = \"made\"\ndefault = {{ high = \"8.0\" }}\n\
+             [[step]]\nname = \"some\"\ntype = \"filter\"\nfrom = \"known\"\nwhere = \"{from}\"\n\
+             [[step]]\nname = \"minutes\"\ntype = \"window\"\nfrom = \"some\"\n\
+             every = \"1m\"\nlate = \"table\"\nselect = {{ m = \"max(y)\", n = \"min(v)\" }}\n"
+        );
+        let text = text(shape).replace("sum(v)", "sum(v) + sum(x) + sum(y)");
+        let (head, rest) = text.split_once("[[step]]\nname = \"some\"").unwrap();
+        let (_, rest) = rest.split_once("[[step]]").unwrap();
+        format!("{head}{steps}[[step]]{rest}")
+    };
+    let (count, keyed) = ("count = 20", "count = 20\nby = [\"device\", \"k\"]");
+    let other = |old: &str, from: &str, to: &str| {
+        let new = old.replacen(from, to, 1);
+        assert_ne!(old, new, "{from}");
+        conflicts(old, &new).len()
+    };
+    for (shape, condition, from, to, refused) in [
+        (count, "x > 3", "v * 2", "v * 4", true),
+        (count, "x > 3", "v * 3", "v * 4", false),
+        ("gap = \"1m\"", "x > 3", "v * 2", "v * 4", true),
+        ("while = \"y > 1\"", "x > 3", "v * 3", "v * 4", true),
+        ("every = \"1m\"", "x > 3", "v * 2", "v * 4", false),
+        (keyed, "x > 3", "\"line\"", "\"z\"", true),
+        (count, "x > 3", "k = \"line\"", "k = \"z\"", false),
+        (count, "x > 3", "8.0", "9.0", false),
+        (count, "x > high", "8.0", "9.0", true),
+        (count, "x > 3", "from = \"made\"", "from = \"made\"\nmissing = \"reject\"", true),
+        // What a reading must have, to be one.
+        (count, "x > 3", "line = \"string\"", "line = \"string\"\nmore = \"int64\"", false),
+        (
+            count,
+            "x > 3",
+            "line = \"string\"",
+            "line = \"string\"\nmore = { type = \"int64\", required = true }",
+            true,
+        ),
+        (count, "x > 3", "ts\"", "ts\"\npast_bound = \"1h\"", true),
+        (count, "v > 3", "v = \"float64\"", "v = \"int64\"", true),
+        ("while = \"m > 1\"\nfrom = \"minutes\"", "v > 3", "max(y)", "min(y)", true),
+        ("while = \"m > 1\"\nfrom = \"minutes\"", "v > 3", "min(v)", "max(v)", false),
+    ] {
+        let mut old = of(shape, condition);
+        if shape.contains("minutes") {
+            old = old.replace("from = \"some\"\nwhile", "while");
+            old = old.replace("sum(v) + sum(x) + sum(y)", "sum(m)");
+        }
+        let found = other(&old, from, to);
+        assert_eq!(found, if refused { 2 } else { 0 }, "{shape}, {condition}: {from} to {to}");
+    }
+}
+
+/// Tables keep these texts: where one is another, `FORMAT` in `operators/src/spec/rows.rs` has to
+/// grow with it.
+#[test]
+fn what_tables_keep_stays_the_same_text() {
+    let of = |shape: &str| {
+        let all = pipelines(&text(shape));
+        let tables = crate::graph::tables(&all);
+        let rows = |name: &str| {
+            let table = tables.iter().find(|table| table.name == name).unwrap();
+            table.rows.as_ref().map(TableRows::to_text)
+        };
+        assert_eq!(rows("readings").unwrap(), r#"{"format":1,"windows":null}"#);
+        assert_eq!(rows("t"), rows("twice"));
+        assert_eq!(rows("rejects"), None);
+        rows("t").unwrap()
+    };
+    let text = |shape: &str, bounds: &str, taken: &str| {
+        format!(
+            "{{\"format\":1,\"windows\":{{\"keys\":[\"device\"],\"shape\":\"{shape}\",\
+             \"bounds\":\"{bounds}\",\"taken\":{taken}}}}}"
+        )
+    };
+    let some = "\"14ad43e7c4ffd345\"";
+    assert_eq!(of("every = \"1m\""), text("every 1m", "f83da54568df415f", "null"));
+    assert_eq!(of("count = 20"), text("every 20 readings", "3c589c83ec9a0fd9", some));
+    assert_eq!(of("while = \"v > 1\""), text("while v > 1", "9d9836398e760fa0", some));
+}
+
 #[test]
 fn windows_and_other_rows_are_not_in_one_table() {
     let old = text("every = \"1m\"");

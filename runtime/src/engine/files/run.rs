@@ -19,6 +19,7 @@ use super::feeder::Feeder;
 use super::ledger::{Ledger, Place, Todo};
 use super::progress::Progress;
 use crate::checkpoint::CheckpointStore;
+use crate::engine::belonging;
 use crate::engine::checkpoints::{Checkpoints, Restored};
 use crate::engine::commit::Committer;
 use crate::engine::feed::{FeedQueue, InFlight};
@@ -105,6 +106,8 @@ pub(in crate::engine) async fn start(
         prints.push(options.registries_print.clone());
     }
     let mut ledger = Ledger::open(&dir, &key, &tables, &prints.join(","), &found)?;
+    // Before anything is forgotten: what is refused leaves all as it was.
+    belonging::take(&options.store, &graph::tables(&options.pipelines)).await?;
     let grows = sources.iter().any(FileSource::grows);
     let usable = if grows { resume(&dir, &options.pipelines, &mut ledger)? } else { false };
     if !usable {

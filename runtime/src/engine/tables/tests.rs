@@ -27,6 +27,7 @@ fn spec() -> TableSpec {
         partition: Vec::new(),
         sort: Vec::new(),
         identity: Vec::new(),
+        rows: None,
         freshness_us: 0,
     }
 }
