@@ -135,8 +135,8 @@ impl TableWriter {
         })
     }
 
-    /// Whether the table of `spec` takes its rows, if there is such a table: what [`TableWriter::open`]
-    /// would refuse is refused, and nothing is written.
+    /// Whether the table of `spec` takes its rows, if there is such a table: what
+    /// [`TableWriter::open`] would refuse is refused, and nothing is written.
     ///
     /// # Errors
     /// As [`TableWriter::open`]; of a log that cannot be read nothing is said.

@@ -134,6 +134,43 @@ fn windows_of_another_size_are_refused_after_a_kill() {
     instance.stop();
 }
 
+/// A table says itself of which windows it has rows, whatever ran in between.
+#[test]
+fn a_table_knows_its_windows_when_it_is_written_again() {
+    let why = "table p.t: its windows are others (every 20 readings before, now every 25 readings)";
+    let home = Home::with(&counts(20, "t"));
+    let instance = home.start();
+    publish(&instance, 0..51);
+    home.wait_for_count("SELECT count(*) FROM p.t WHERE rows = 20", 2);
+    home.write("pipelines/one.toml", &counts(25, "other"));
+    assert!(apply(&home, &[]).status.success());
+    home.write("pipelines/one.toml", &counts(25, "t"));
+    is_refused(&apply(&home, &[]), why);
+    instance.stop();
+    // Nothing in the data folder says any more what was in that table.
+    home.write("pipelines/one.toml", &counts(25, "other"));
+    let instance = home.start();
+    publish(&instance, 51..76);
+    home.wait_for_count("SELECT count(*) FROM p.other WHERE rows = 25", 1);
+    home.write("pipelines/one.toml", &counts(25, "t"));
+    let refused = apply(&home, &[]);
+    is_refused(&refused, why);
+    assert!(text(&refused).contains("nothing was changed"), "{}", text(&refused));
+    publish(&instance, 76..101);
+    home.wait_for_count("SELECT count(*) FROM p.other WHERE rows = 25", 2);
+    instance.stop();
+    start_is_refused(&mut home.run_command(2), why);
+    std::fs::remove_file(home.data().join("pipelines.json")).unwrap();
+    start_is_refused(&mut home.run_command(2), why);
+    // As it was: of all readings, since the journal has them.
+    home.write("pipelines/one.toml", &counts(20, "t"));
+    let instance = home.start();
+    publish(&instance, 101..121);
+    let last = "SELECT count(*) FROM p.t WHERE window_number = 5 AND total = 2190";
+    home.wait_for_count(last, 1);
+    instance.stop();
+}
+
 /// A run whose journal keeps little.
 fn forgetful(home: &Home) -> Command {
     let mut command = home.run_command(2);
@@ -195,6 +232,13 @@ fn windows_that_began_before_the_journal_are_refused_under_the_same_name() {
         other => Err(format!("{other:?}")),
     });
     assert_eq!(home.count(all), seqs, "what is there stays");
+    // Back, to a table that the process which runs now has not written.
+    home.write("pipelines/one.toml", &days("max(v)", "t"));
+    is_refused(&apply(&home, &[]), why);
+    instance.stop();
+    start_is_refused(&mut run(), why);
+    home.write("pipelines/one.toml", &days("min(v)", "t2"));
+    let instance = home.start_command(&mut run());
     home.write("pipelines/one.toml", &days("avg(v)", "t3"));
     let looked = apply(&home, &["--dry-run"]);
     assert!(looked.status.success() && text(&looked).contains(part), "{}", text(&looked));

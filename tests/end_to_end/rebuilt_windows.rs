@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{Device, Home, Instance, eventually, tidegate};
 
-fn pipeline(select: &str) -> String {
+fn pipeline(step: &str, select: &str) -> String {
     format!(
         r#"
 name = "a"
@@ -21,7 +21,7 @@ disorder = "0s"
 idle_close = "1s"
 fields = {{ v = "int64" }}
 [[step]]
-name = "extreme"
+name = "{step}"
 type = "window"
 from = "readings"
 every = "10s"
@@ -31,7 +31,8 @@ select = {{ n = "count(*)", x = "{select}" }}
 from = "readings"
 freshness = "200ms"
 [[table]]
-from = "extreme"
+from = "{step}"
+name = "extreme"
 freshness = "200ms"
 "#
     )
@@ -83,15 +84,15 @@ fn out(output: &Output) -> String {
 }
 
 /// One device is silent from then on, and the other one goes on until the journal has forgotten
-/// its beginning.
-fn begun() -> (Home, Instance, i64) {
-    let (home, begin_ms) = (Home::with(&pipeline("max(v)")), begin_ms());
+/// its beginning; then the step is another one, and may have another name.
+fn begun(step: &str, made: &str) -> (Home, Instance, i64) {
+    let (home, begin_ms) = (Home::with(&pipeline("extreme", "max(v)")), begin_ms());
     let instance = home.start_command(&mut run(&home));
     for device in ["busy", "silent"] {
         publish(&instance, device, (0..6).chain([15]).map(|s| begin_ms + s * 1_000));
     }
     wait_for(&home, "extreme", begin_ms, &["busy 6 0", "silent 6 0"]);
-    let new = home.write("new.toml", &pipeline("min(v)"));
+    let new = home.write("new.toml", &pipeline(step, "min(v)"));
     let says = |wanted: &str| {
         let mut command = tidegate();
         command.arg("explain").arg(&new).arg("--against").arg(home.data());
@@ -105,8 +106,8 @@ fn begun() -> (Home, Instance, i64) {
         says("the journal is kept from 20")
     });
     // Until then, a window that began before that could be open.
-    eventually("windows that are over", || says("extreme: changed, rebuilt from 20"));
-    home.write("pipelines/one.toml", &pipeline("min(v)"));
+    eventually("windows that are over", || says(&format!("{step}: {made} from 20")));
+    home.write("pipelines/one.toml", &pipeline(step, "min(v)"));
     (home, instance, begin_ms)
 }
 
@@ -130,17 +131,19 @@ fn come_again(home: &Home, instance: Instance, begin_ms: i64) {
 
 #[test]
 fn late_readings_find_their_windows_whole_after_a_change() {
-    let (home, instance, begin_ms) = begun();
-    let mut command = tidegate();
-    command.arg("apply").arg(home.pipelines()).arg("--data").arg(home.data());
-    let applied = command.output().unwrap();
-    assert!(out(&applied).contains("extreme: changed, rebuilt from 20"), "{}", out(&applied));
-    come_again(&home, instance, begin_ms);
+    for (step, made) in [("extreme", "changed, rebuilt"), ("extremum", "new, built")] {
+        let (home, instance, begin_ms) = begun(step, made);
+        let mut command = tidegate();
+        command.arg("apply").arg(home.pipelines()).arg("--data").arg(home.data());
+        let applied = out(&command.output().unwrap());
+        assert!(applied.contains(&format!("{step}: {made} from 20")), "{applied}");
+        come_again(&home, instance, begin_ms);
+    }
 }
 
 #[test]
 fn late_readings_find_their_windows_whole_after_a_start_with_changed_files() {
-    let (home, instance, begin_ms) = begun();
+    let (home, instance, begin_ms) = begun("extreme", "changed, rebuilt");
     instance.stop();
     let instance = home.start_command(&mut run(&home));
     come_again(&home, instance, begin_ms);

@@ -55,7 +55,7 @@ struct Before {
 
 /// The state of a step with windows of fixed bounds that was made anew from what came in after
 /// `since_us`, with all that must not be new to it. `before` are the rows that the step had before
-/// the change, whatever it was then.
+/// the change, whatever it was then; or those of several, of which one may have been it.
 ///
 /// # Errors
 /// `rebuilt` is not the state of such a step.
@@ -69,13 +69,19 @@ pub fn heir(
     for rows in rebuilt {
         heir.load(rows)?;
     }
-    let before = match before.iter().all(|rows| heir.has_keys_of(rows)) {
-        true => before,
-        false => &[],
-    };
-    let before = heir.read_before(before, since_us)?;
+    let before: Vec<&RecordBatch> = before.iter().filter(|rows| heir.has_keys_of(rows)).collect();
+    let before = heir.read_before(&before, since_us)?;
     heir.inherit(&before, since_us)?;
     heir.cut(true).parts()
+}
+
+impl Before {
+    /// Several steps may have known a key.
+    fn know(&mut self, hash: u64, now: Known) {
+        let known = self.known.entry(hash).or_insert(now);
+        known.clock_us = known.clock_us.max(now.clock_us);
+        known.gone = known.gone.max(now.gone);
+    }
 }
 
 impl WindowOperator {
@@ -94,7 +100,7 @@ impl WindowOperator {
             && name(keys + FIXED.len()) == Some(REVISIONS)
     }
 
-    fn read_before(&self, before: &[RecordBatch], since_us: i64) -> Result<Before, OperatorError> {
+    fn read_before(&self, before: &[&RecordBatch], since_us: i64) -> Result<Before, OperatorError> {
         let keys = self.spec.keys.len();
         let mut read = Before {
             keys: Vec::new(),
@@ -117,13 +123,14 @@ impl WindowOperator {
                 let zone = name.and_then(Zone::parse).unwrap_or_else(|| self.zone_of_all());
                 let clock_us = clocks[row];
                 let gone = self.last_with(clock_us.max(before_us(since_us)), zone);
-                read.known.insert(*hash, Known { clock_us, gone });
+                read.know(*hash, Known { clock_us, gone });
             }
             read.keys.push((rows, hashes));
         }
-        for (hash, Remnant { bound, extra: clock_us }) in read.remnants.iter() {
+        let left: Vec<(u64, Remnant)> = read.remnants.iter().collect();
+        for (hash, Remnant { bound, extra: clock_us }) in left {
             let gone = self.within(bound, clock_us.max(before_us(since_us)));
-            read.known.insert(hash, Known { clock_us, gone });
+            read.know(hash, Known { clock_us, gone });
         }
         read.fleet_clock_us = read.fleet_clock_us.max(read.remnants.note);
         Ok(read)

@@ -20,7 +20,8 @@ use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::journal::Journal;
 
-/// What a change begins anew, and from when on (see [`super::shadow::since_us`]).
+/// What a change begins anew, in tables that are open and in others; and from when on (see
+/// [`super::shadow::since_us`]).
 pub(super) type Looked = (Vec<BegunAnew>, Option<i64>);
 
 /// What this change would begin anew where `tables` are open.
@@ -37,14 +38,21 @@ pub(super) fn look(
         return Ok((Vec::new(), None));
     }
     let since_us = since_us(journal, plan).map_err(|error| vec![format!("{error:#}")])?;
-    let anew = of_change(tables, plan, change);
-    let refused = refused(&anew, since_us, Clock::system().now_us());
-    if refused.is_empty() { Ok((anew, since_us)) } else { Err(refused) }
+    let refused = refused(&of_change(tables, plan, change), since_us, Clock::system().now_us());
+    let kept = change.kept();
+    // Whether the others have rows is known when they are opened.
+    let anew = || begun_anew(&plan.pipelines, |operator| kept.contains(operator), |_| true);
+    if refused.is_empty() { Ok((anew(), since_us)) } else { Err(refused) }
 }
 
-/// Refuses the change that is made at `now_us`.
-pub(super) fn check(anew: &[BegunAnew], since_us: Option<i64>, now_us: i64) -> anyhow::Result<()> {
-    let refused = refused(anew, since_us, now_us);
+/// Refuses the change that is made at `now_us`, where the tables in `had` have rows.
+pub(super) fn check(
+    (anew, had): (&[BegunAnew], &BTreeSet<String>),
+    since_us: Option<i64>,
+    now_us: i64,
+) -> anyhow::Result<()> {
+    let anew: Vec<BegunAnew> = anew.iter().filter(|of| had.contains(of.table())).cloned().collect();
+    let refused = refused(&anew, since_us, now_us);
     anyhow::ensure!(refused.is_empty(), refused.join("\n"));
     Ok(())
 }
@@ -59,12 +67,12 @@ pub(super) fn check_start(
         return Ok(());
     }
     let kept: BTreeSet<&str> = restored.kept.iter().map(String::as_str).collect();
-    let had = |table: &str| restored.tables.through.contains_key(table);
+    let had = |table: &str| restored.had.contains(table);
     let anew = begun_anew(&plan.pipelines, |operator| kept.contains(operator), had);
     if anew.is_empty() {
         return Ok(());
     }
-    check(&anew, since_us(journal, plan)?, restored.time_us)
+    check((&anew, &restored.had), since_us(journal, plan)?, restored.time_us)
 }
 
 /// From when on a start on a data folder makes state of changed operators anew, microseconds since

@@ -1,5 +1,6 @@
 //! The start of a plan with live sources, in its order (see the head of [`super`]).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -69,7 +70,11 @@ impl Engine {
         let place = (&*options.data, &store);
         let belonging = Belonging::of(place, &journal, told, &restored);
         let place = (&store, &*instance);
-        let fence = checked_claim(&plan, &options, place, (&belonging, &clock), claimed).await?;
+        restored.had = check_tables(&plan, &options, place, (&belonging, &restored)).await?;
+        anew::check_start(&journal, &plan, &restored)?;
+        let patience = Patience::telling(&options.replaying);
+        let claim = || claim(&store, &instance, &options, &clock, claimed);
+        let fence = patience.until(claim).await?;
         let go_on = restored.go_on(checkpoints, options.checkpoint_every, &stats);
         let go_on = go_on.with(&requests, &journal, &bounds.standing).of_run(fence.0.number());
         let cuts = Arc::clone(&go_on.cuts);
@@ -139,7 +144,6 @@ impl Durable {
         let (patience, from) = (Patience::telling(&options.replaying), restored.epoch + 1);
         let open = || std::future::ready(open_journal(plan, options, clock.clone(), from));
         let (journal, replay) = patience.until(open).await?;
-        anew::check_start(&journal, plan, &restored)?;
         earlier::refuse_orphans(&options.data, plan, &journal, checkpoints.newest_epoch()?)?;
         let open = || std::future::ready(open_outbox(options).map_err(Into::into));
         let outbox = patience.until(open).await?;
@@ -171,20 +175,26 @@ impl Dataflow {
     }
 }
 
-/// The right to commit to the tables. Whoever does not belong to them is refused before that, since
-/// it would end the process that does.
-async fn checked_claim(
+/// Refuses whoever does not belong to the tables, or makes rows that they do not take: before it
+/// gets the right to commit, since that would end the process that has it. Gives the tables that
+/// have rows.
+async fn check_tables(
     plan: &Plan,
     options: &EngineOptions,
     (store, instance): (&Store, &str),
-    (belonging, clock): (&Belonging, &Clock),
-    claimed: &Claimed,
-) -> anyhow::Result<(Arc<Fence>, Watching)> {
+    (belonging, restored): (&Belonging, &Restored),
+) -> anyhow::Result<BTreeSet<String>> {
     let patience = Patience::telling(&options.replaying);
     let specs = graph::tables(&plan.pipelines);
     let look = || async { Ok(belonging::look(store, &specs, instance).await?) };
-    belonging.check(&patience.until(look).await?)?;
-    patience.until(|| claim(store, instance, options, clock, claimed)).await
+    let found = patience.until(look).await?;
+    belonging.check(&found)?;
+    if restored.other_pipelines {
+        let take = || async { Ok(belonging::take(store, &specs).await?) };
+        patience.until(take).await?;
+    }
+    let had = found.into_iter().filter(|(_, epoch)| epoch.is_some_and(|epoch| epoch > 0));
+    Ok(had.map(|(table, _)| table).chain(restored.tables.through.keys().cloned()).collect())
 }
 
 /// What is there when the journal runs and nobody was let in yet.

@@ -40,7 +40,8 @@ pub(crate) struct Order {
     pub(super) built: BTreeSet<String>,
     /// All tables, those that run first.
     pub(super) tables: Vec<TableSpec>,
-    /// What would be wrong in these if the journal does not go back far enough.
+    /// What would be wrong in those of them that have rows if the journal does not go back far
+    /// enough.
     pub(super) anew: Vec<BegunAnew>,
     /// The shadow run's result.
     pub(super) rebuilt: Receiver<anyhow::Result<Rebuilt>>,
@@ -96,7 +97,7 @@ impl Committer {
         let prepared = self.prepare(&order);
         let Order { epoch, tables: specs, new, built, time_us, .. } = order;
         let pipelines = new.clone();
-        let (rebuilt, tables) = match prepared {
+        let (rebuilt, tables, had) = match prepared {
             Ok(prepared) => prepared,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -108,6 +109,7 @@ impl Committer {
             time_us,
             ended_epoch: epoch + 1,
             tables: self.tables.iter().map(Table::at).collect(),
+            had,
             new,
             built: Some(built),
             rebuilt: rebuilt.state,
@@ -135,13 +137,25 @@ impl Committer {
         Ok(Ok(Ordered { state: switched.state, since_us: rebuilt.since_us }))
     }
 
-    /// State made anew, and the tables that were not open: what may take long or be refused.
-    fn prepare(&self, order: &Order) -> anyhow::Result<(Rebuilt, Vec<Opened>)> {
+    /// State made anew, the tables that were not open, and those that have rows: what may take long
+    /// or be refused.
+    fn prepare(&self, order: &Order) -> anyhow::Result<Prepared> {
         let left = || PATIENCE.saturating_sub(order.asked_at.elapsed());
         let rebuilt = order.rebuilt.recv_timeout(left()).context("the shadow run is too slow")?;
         let rebuilt = rebuilt.context("cannot rebuild state")?;
-        anew::check(&order.anew, rebuilt.since_us, order.time_us)?;
-        Ok((rebuilt, self.open_tables(&order.tables, left)?))
+        let opened = self.open_tables(&order.tables, left)?;
+        let had = self.with_rows(&opened);
+        anew::check((&order.anew, &had), rebuilt.since_us, order.time_us)?;
+        Ok((rebuilt, opened, had))
+    }
+
+    /// The tables that were open, and those that an earlier plan has written: what is opened now
+    /// may have been closed long ago.
+    fn with_rows(&self, opened: &[Opened]) -> BTreeSet<String> {
+        let open = self.opening.iter().flat_map(|opening| &opening.specs);
+        let written = opened.iter().filter(|(_, _, writer)| writer.committed_epoch() > 0);
+        let all = open.chain(written.map(|(_, spec, _)| spec));
+        all.map(|spec| format!("{}.{}", spec.namespace, spec.name)).collect()
     }
 
     /// Rows that end alerts, which belong to an epoch to come.
@@ -200,6 +214,9 @@ impl Committer {
     }
 }
 
+/// See [`Committer::prepare`].
+type Prepared = (Rebuilt, Vec<Opened>, BTreeSet<String>);
+
 /// A table that was opened, and its place.
 type Opened = (usize, TableSpec, TableWriter);
 
@@ -218,3 +235,6 @@ pub(super) fn merged(open: &[TableSpec], new: Vec<TableSpec>) -> Vec<TableSpec> 
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

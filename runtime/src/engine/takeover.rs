@@ -77,6 +77,7 @@ impl Committer {
             time_us: restored.time_us,
             ended_epoch,
             tables: self.tables.iter().map(Table::at).collect(),
+            had: restored.had.clone(),
             new: pipelines.clone(),
             built: None,
             rebuilt: std::mem::take(&mut made.state),

@@ -279,6 +279,27 @@ fn forgotten_and_silent_keys_are_late_and_a_key_that_never_came_is_new() {
     assert_eq!(outcome(&case, &made), (wanted, 3));
 }
 
+/// Of several steps that are gone one may have had these windows, and others have other rows.
+#[test]
+fn what_any_of_several_steps_knew_is_known() {
+    let spec = spec(100, 100, 0, LatePolicy::Table);
+    let state = |readings: &[(u8, i64)]| {
+        let mut operator = WindowOperator::new(spec.clone()).unwrap();
+        run(&mut operator, &[epoch(1_000, readings)], 0);
+        parts(&mut operator)
+    };
+    let mut before = state(&[(0, 910), (1, 910)]);
+    before.extend(state(&[(1, 950), (2, 910)]));
+    before.push(batch(&[(0, 1, 1.0)]));
+    let made = heir_of(&spec, &[], &before, 1_100);
+    let mut heir = loaded(&spec, made);
+    let readings = [(0, 920), (1, 920), (2, 920), (3, 920)];
+    let emit = run(&mut heir, &[epoch(1_200, &readings), epoch(9_000, &[])], 1);
+    let rows = by_device(&emit.rows, "device", 1).into_iter().map(|row| (row.0, row.1));
+    assert_eq!(rows.collect::<Vec<_>>(), windows(&[("d3", 903)]));
+    assert_eq!(late(&emit).len(), 3);
+}
+
 #[test]
 fn one_key_for_all_readings_is_known_as_well() {
     let mut spec = WindowSpec { keys: vec![], ..spec(100, 100, 0, LatePolicy::Table) };

@@ -4,7 +4,7 @@
 //! its own definition and that of everything before it that it reads. Others start without state,
 //! and are named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,10 @@ pub(crate) struct Restored {
     pub(crate) kept: Vec<String>,
     /// Whether the plan is another one than that of the checkpoint.
     pub(crate) other_plan: bool,
+    /// Whether its pipelines are others, be it only in what goes to tables.
+    pub(crate) other_pipelines: bool,
+    /// Tables that have rows, as a start has found them.
+    pub(crate) had: BTreeSet<String>,
     /// Rows of `system.alerts` that end alerts, each with the epoch that they belong to.
     pub(crate) ended: Vec<(Epoch, RecordBatch)>,
     /// Alert rules of the plan. Those that have changed are replaced by what a switch says.
@@ -111,7 +115,8 @@ impl Restored {
         pipelines: &[PipelineSpec],
     ) -> anyhow::Result<Self> {
         let Some(checkpoint) = store.recover().context("cannot read checkpoints")? else {
-            return Ok(Self { rules: rules::of(pipelines), ..Self::default() });
+            let rules = rules::of(pipelines);
+            return Ok(Self { rules, other_pipelines: true, ..Self::default() });
         };
         let manifest = checkpoint.manifest;
         let now = content::numbers(&content::operators(pipelines));
@@ -143,6 +148,7 @@ impl Restored {
             time_us: manifest.time_us,
             changed,
             other_plan: before != now,
+            other_pipelines: manifest.pipelines != content::fingerprints(pipelines),
             ended,
             rules: rules::after(&manifest.rules, pipelines, &kept, 0),
             ended_rules: manifest.ended,

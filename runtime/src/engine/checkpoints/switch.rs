@@ -45,6 +45,8 @@ pub(crate) struct Switch {
     pub(crate) ended_epoch: Epoch,
     /// How far tables are.
     pub(crate) tables: TablesAt,
+    /// Tables that have rows.
+    pub(crate) had: BTreeSet<String>,
     /// The pipelines that are to run.
     pub(crate) new: Vec<PipelineSpec>,
     /// The pipelines of which state is wanted; `None`: all.
@@ -130,7 +132,7 @@ impl Saver {
             let together = together(parts, TOGETHER_BYTES_MAX)?.into_iter();
             state.extend(together.map(|rows| (name.clone(), rows)));
         }
-        for (name, mut saved) in with_floors(&mut switch, (&old.tables, &kept), &had)? {
+        for (name, mut saved) in with_floors(&mut switch, &kept, &had)? {
             if rule_of(&name).is_some() {
                 saved.rows = untold(&saved.rows)?;
             }
@@ -176,7 +178,7 @@ impl Saver {
     }
 }
 
-fn pipeline(operator: &str) -> &str {
+pub(super) fn pipeline(operator: &str) -> &str {
     operator.split('/').next().unwrap_or_default()
 }
 

@@ -330,6 +330,7 @@ fn ended_of(restored: &Restored) -> Vec<(Epoch, usize)> {
 
 fn switch(ended_epoch: Epoch) -> Switch {
     Switch {
+        had: BTreeSet::new(),
         epoch: 80,
         time_us: 9,
         ended_epoch,
