@@ -24,7 +24,8 @@ use arrow::datatypes::{DataType, Int64Type};
 use super::WindowOperator;
 use super::bound::panes_room;
 use super::close::let_go;
-use super::save::{FIXED, REVISIONS};
+use super::keys::{Emitted, KeyState};
+use super::save::{FIXED, REVISIONS, parse_told};
 use crate::key::stable_hashes;
 use crate::keys::{Remnant, Remnants, forgotten_field};
 use crate::operator::{KeyedOperator, OperatorError};
@@ -70,8 +71,29 @@ pub fn heir(
         heir.load(rows)?;
     }
     let before: Vec<&RecordBatch> = before.iter().filter(|rows| heir.has_keys_of(rows)).collect();
-    let before = heir.read_before(&before, since_us)?;
-    heir.inherit(&before, since_us)?;
+    let known = heir.read_before(&before, since_us)?;
+    heir.inherit(&known, since_us)?;
+    heir.number_on(&before)?;
+    heir.cut(true).parts()
+}
+
+/// The state of such a step that was made anew from everything that there ever was. What is open
+/// may have been told early, more often than it would be now: revisions go on behind those, or
+/// the last row of a window would be below them.
+///
+/// # Errors
+/// `rebuilt` is not the state of such a step.
+pub fn numbered(
+    spec: &WindowSpec,
+    rebuilt: &[RecordBatch],
+    before: &[RecordBatch],
+) -> Result<Vec<SavedRows>, OperatorError> {
+    let mut heir = WindowOperator::new(spec.clone())?;
+    for rows in rebuilt {
+        heir.load(rows)?;
+    }
+    let before: Vec<&RecordBatch> = before.iter().filter(|rows| heir.has_keys_of(rows)).collect();
+    heir.number_on(&before)?;
     heir.cut(true).parts()
 }
 
@@ -98,6 +120,7 @@ impl WindowOperator {
             && fixed
                 .all(|(is, at)| name(at) == Some(*is) && data_type(at) == Some(&DataType::Int64))
             && name(keys + FIXED.len()) == Some(REVISIONS)
+            && data_type(keys + FIXED.len()) == Some(&DataType::Utf8)
     }
 
     fn read_before(&self, before: &[&RecordBatch], since_us: i64) -> Result<Before, OperatorError> {
@@ -184,6 +207,38 @@ impl WindowOperator {
             }));
         }
         self.remnants = remnants;
+        Ok(())
+    }
+
+    /// Lets the revisions of windows go on behind those that the state from before had told.
+    fn number_on(&mut self, before: &[&RecordBatch]) -> Result<(), OperatorError> {
+        let keys = self.spec.keys.len();
+        let mut told: BTreeMap<u64, Vec<Emitted>> = BTreeMap::new();
+        for rows in before {
+            let texts = rows.column(keys + FIXED.len()).as_string::<i32>();
+            for (row, hash) in hashes_of(rows, keys).into_iter().enumerate() {
+                if texts.is_valid(row) {
+                    let mut key = KeyState::default();
+                    parse_told(texts.value(row), &mut key)?;
+                    told.entry(hash).or_default().extend(key.emitted);
+                }
+            }
+        }
+        let ids: Vec<u32> = self.interner.ids().collect();
+        let hashes = self.interner.hashes_of(&ids)?;
+        for (id, hash) in ids.into_iter().zip(&hashes) {
+            let key = &mut self.keys[id as usize];
+            for before in told.get(hash).into_iter().flatten() {
+                // How many readings that row had is not what it would have now.
+                let of = Emitted { rows: -1, ..*before };
+                match key.emitted_at(of.window) {
+                    _ if of.window <= key.dropped => {}
+                    Ok(at) if key.emitted[at].revision < of.revision => key.emitted[at] = of,
+                    Ok(_) => {}
+                    Err(at) => key.emitted.insert(at, of),
+                }
+            }
+        }
         Ok(())
     }
 

@@ -28,7 +28,7 @@ mod tests;
 mod zones;
 
 pub(crate) use self::bound::bound;
-pub use self::heir::heir;
+pub use self::heir::{heir, numbered};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -234,7 +234,7 @@ fn told(key: &KeyState) -> String {
 
 /// State from before there were early results does not say how many readings there were: what is
 /// missing is another number than any.
-fn parse_told(text: &str, key: &mut KeyState) -> Result<(), OperatorError> {
+pub(super) fn parse_told(text: &str, key: &mut KeyState) -> Result<(), OperatorError> {
     let bad = || OperatorError::State(format!("revisions `{text}`"));
     let number = |part: &str| part.parse::<i64>().map_err(|_| bad());
     for part in text.split(' ') {

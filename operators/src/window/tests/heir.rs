@@ -300,6 +300,50 @@ fn what_any_of_several_steps_knew_is_known() {
     assert_eq!(late(&emit).len(), 3);
 }
 
+/// What was told early of a window that is open is below what comes of it, whatever is told early
+/// from then on; and what was told of one that is over is below what a late reading makes of it.
+#[test]
+fn revisions_go_on_behind_those_that_were_told() {
+    let late = LatePolicy::Revise { keep_us: 2_000 };
+    let with = |early_us| WindowSpec { early_us, ..spec(100, 100, 0, late) };
+    let epochs: Vec<_> = (0..30).map(|i| epoch(1_000 + i * 10, &[(0, 1_000 + i * 10)])).collect();
+    let end = epoch(1_310, &[(0, 1_110), (0, 1_450)]);
+    let revisions = |emit: &Emit| -> Vec<(i64, i64)> {
+        let of = |rows: &RecordBatch| {
+            let starts = rows["window_start"].as_primitive::<TimestampMicrosecondType>().values();
+            let revisions = rows["revision"].as_primitive::<Int64Type>().values();
+            starts.iter().copied().zip(revisions.iter().copied()).collect::<Vec<_>>()
+        };
+        emit.rows.iter().flat_map(of).collect()
+    };
+    let mut before = WindowOperator::new(with(Some(10))).unwrap();
+    let told = revisions(&run(&mut before, &epochs, 0));
+    let before = parts(&mut before);
+    for (early_us, since_us) in
+        [(None, None), (Some(50), None), (Some(10), None), (None, Some(999))]
+    {
+        let spec = with(early_us);
+        let mut rebuilt = WindowOperator::new(spec.clone()).unwrap();
+        run(&mut rebuilt, &epochs, 0);
+        let rebuilt = parts(&mut rebuilt);
+        let made = match since_us {
+            Some(since_us) => heir(&spec, &rebuilt, &before, since_us),
+            None => crate::window::numbered(&spec, &rebuilt, &before),
+        };
+        let state = made.unwrap().into_iter().map(|part| part.rows);
+        let mut heir = loaded(&spec, state);
+        let after = revisions(&run(&mut heir, std::slice::from_ref(&end), 30));
+        for start_us in [1_103, 1_203] {
+            let last = |of: &[(i64, i64)]| {
+                of.iter().filter(|row| row.0 == start_us).map(|row| row.1).collect::<Vec<_>>()
+            };
+            let (told, after) = (last(&told), last(&after));
+            let next = told.iter().max().unwrap() + 1;
+            assert_eq!(after.first(), Some(&next), "{early_us:?} {since_us:?} {start_us}");
+        }
+    }
+}
+
 #[test]
 fn one_key_for_all_readings_is_known_as_well() {
     let mut spec = WindowSpec { keys: vec![], ..spec(100, 100, 0, LatePolicy::Table) };

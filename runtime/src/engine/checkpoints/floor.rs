@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use tidegate_operators::SavedRows;
 use tidegate_operators::spec::{PipelineSpec, StepKind, WindowSpec};
-use tidegate_operators::window::heir;
+use tidegate_operators::window::{heir, numbered};
 use tidegate_pipelines::change::going_on;
 
 use super::switch::{Switch, pipeline};
@@ -36,10 +36,6 @@ pub(super) fn with_floors(
         let made = parts.remove(&name).unwrap_or_default();
         // Every operator has state of a run over anything, if only that there are no keys.
         let since_us = if made.is_empty() { Some(switch.time_us) } else { switch.since_us };
-        let Some(since_us) = since_us else {
-            all.extend(made.into_iter().map(|saved| (name.clone(), saved)));
-            continue;
-        };
         let rows: Vec<RecordBatch> = made.into_iter().map(|saved| saved.rows).collect();
         // A step that was renamed with its change is among those of its pipeline that are gone.
         let own = || had.get(&name).map(|rows| rows.iter());
@@ -48,7 +44,10 @@ pub(super) fn with_floors(
             Some(own) => own.cloned().collect(),
             None => gone.flat_map(|(_, rows)| rows.iter().cloned()).collect(),
         };
-        let heir = heir(spec, &rows, &before, since_us)?;
+        let heir = match since_us {
+            Some(since_us) => heir(spec, &rows, &before, since_us)?,
+            None => numbered(spec, &rows, &before)?,
+        };
         all.extend(heir.into_iter().map(|saved| (name.clone(), saved)));
     }
     Ok(all)
