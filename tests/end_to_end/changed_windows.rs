@@ -171,6 +171,25 @@ fn a_table_knows_its_windows_when_it_is_written_again() {
     instance.stop();
 }
 
+/// A step that is made anew tells fewer rows of an open window than there were: the next one is
+/// above them all the same.
+#[test]
+fn the_row_of_a_window_that_was_told_early_is_above_the_early_ones() {
+    let home = Home::with(&days("max(v)", "t"));
+    let instance = home.start();
+    for seq in 0..4 {
+        publish(&instance, seq..seq + 1);
+        home.wait_for_count("SELECT n FROM p.t", seq + 1);
+    }
+    home.write("pipelines/one.toml", &days("min(v)", "t").replace("early = \"1s\"\n", ""));
+    let applied = apply(&home, &[]);
+    assert!(text(&applied).contains("w: changed, rebuilt from the first"), "{}", text(&applied));
+    // The day is over with the first reading of the next one.
+    publish(&instance, 86_400..86_401);
+    home.wait_for_count("SELECT n FROM p.t WHERE x = 0", 4);
+    instance.stop();
+}
+
 /// A run whose journal keeps little.
 fn forgetful(home: &Home) -> Command {
     let mut command = home.run_command(2);
