@@ -9,6 +9,7 @@
 mod compared;
 mod inspect;
 mod mixed;
+pub mod precedence;
 mod times;
 mod types;
 mod window;
@@ -129,7 +130,8 @@ fn parse(text: &str) -> Result<ExprWithAlias, PlanProblem> {
         return Err(PlanProblem::new("the expression is empty"));
     }
     let dialect = STATE.config_options().sql_parser.dialect;
-    let ast = STATE.sql_to_expr_with_alias(text, &dialect).map_err(|e| not_sql(&e))?;
+    let mut ast = STATE.sql_to_expr_with_alias(text, &dialect).map_err(|e| not_sql(&e))?;
+    precedence::regroup(&mut ast);
     match &ast.alias {
         Some(alias) => Err(PlanProblem::new(format!("`AS {alias}` is not used here"))
             .hint("the name of a column is the key that the expression is assigned to")),

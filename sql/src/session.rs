@@ -21,6 +21,7 @@ use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use tidegate_operators::aggregate::time_series;
+use tidegate_pipelines::planner::precedence::regroup;
 
 use crate::reader::objects_url;
 use crate::{DeltaTable, Error, Result, Store};
@@ -259,5 +260,17 @@ fn check_reading(statement: &Statement) -> Result<()> {
 /// The statements of `sql`, separated by `;`.
 pub(crate) fn parse(sql: &str) -> Result<Vec<Statement>> {
     let statements = DFParser::parse_sql(sql).map_err(|error| problems::explain(error, sql))?;
-    Ok(statements.into())
+    let mut statements: Vec<Statement> = statements.into();
+    statements.iter_mut().for_each(regroup_all);
+    Ok(statements)
+}
+
+/// Puts right how closely operators bind.
+fn regroup_all(statement: &mut Statement) {
+    match statement {
+        Statement::Statement(inner) => regroup(inner.as_mut()),
+        Statement::Explain(explain) => regroup_all(&mut explain.statement),
+        // They are refused.
+        _ => {}
+    }
 }

@@ -236,6 +236,7 @@ mod tests {
             ("json_get_str(CAST(NULL AS VARCHAR), 'a')", ""),
             ("j ->> 'device' = 'd1' AND j ->> 'n' = '7'", "true"),
             ("j ->> 'device' = j ->> 'device' AND j ->> 'n' <> j ->> 'device'", "true"),
+            ("j ->> 'device' IS DISTINCT FROM 'd1' OR j ->> 'n' = '7'", "true"),
             ("j ->> 'no'", ""),
             ("j ->> 'no' IS NULL", "true"),
             ("j ->> 'device' LIKE 'd%'", "true"),

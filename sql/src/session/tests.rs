@@ -316,6 +316,26 @@ async fn a_statement_that_takes_too_long_is_stopped_and_the_next_one_runs() {
     assert_eq!(String::from_utf8(out).unwrap(), "n\n3000\n");
 }
 
+#[tokio::test]
+async fn what_follows_is_distinct_from_is_no_part_of_it() {
+    let (_folder, store) = local();
+    for (text, wanted) in [
+        ("SELECT true IS DISTINCT FROM true OR true", "true"),
+        ("SELECT true IS DISTINCT FROM (true OR true)", "false"),
+        ("SELECT 1 WHERE NOT true IS NOT DISTINCT FROM false AND true", "1"),
+        ("WITH t AS (SELECT 1 IS DISTINCT FROM 1 OR true AS x) SELECT x FROM t", "true"),
+    ] {
+        assert_eq!(lines(&store, text).await, [wanted], "{text}");
+    }
+    let plan = lines(
+        &store,
+        "EXPLAIN SELECT n IS DISTINCT FROM 1 OR b FROM \
+                              (VALUES (1, true), (2, false)) AS t(n, b)",
+    )
+    .await;
+    assert!(plan[0].contains("IS DISTINCT FROM Int64(1) OR"), "{plan:?}");
+}
+
 /// An output whose reader has seen enough.
 struct Closed;
 
