@@ -226,8 +226,8 @@ impl Link {
         count(&self.stats.gaps, 1);
         let time = |us| chrono::DateTime::from_timestamp_micros(us).unwrap_or_default();
         let text = format!(
-            "the broker has forgotten our session {}: messages published between {} and {} may be \
-             missing",
+            "the broker has no session {} of ours any more: messages published between {} and {} \
+             may be missing",
             self.client_id,
             time(since_us).to_rfc3339(),
             time(now_us()).to_rfc3339(),

@@ -18,15 +18,19 @@ use super::retained::RetainedTopics;
 use crate::mqtt::limits::{BROKER_PACKET_BYTES_MAX, CONTACT_SAVE_EVERY};
 use crate::time;
 
+/// Stands for a quality of service that nobody asks for: the filter is asked for again.
+const UNKNOWN: u8 = u8::MAX;
+
 /// What is kept in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
-    /// Where the session is; another broker knows nothing of it.
+    /// Where the session is.
     url: String,
     client_id: String,
     /// When the broker was last heard, microseconds since the Unix epoch.
     last_heard_us: Option<i64>,
-    /// Filters that the session has, with the quality of service that was asked for.
+    /// Filters that the session has, with the quality of service that was asked for, or
+    /// [`UNKNOWN`].
     granted: BTreeMap<String, u8>,
     /// Filters that it should have, and since when it has not, microseconds since the Unix epoch.
     missing: BTreeMap<String, i64>,
@@ -68,9 +72,14 @@ impl Memory {
                 retained = RetainedTopics::from_bytes(&bytes);
             }
         }
-        if saved.url != url || saved.client_id != client_id {
-            saved =
-                Saved { url: url.to_owned(), client_id: client_id.to_owned(), ..Saved::default() };
+        if saved.client_id != client_id {
+            saved = Saved { client_id: client_id.to_owned(), ..Saved::default() };
+        }
+        if saved.url != url {
+            // The same broker under another name, or another one. If that has no session of ours,
+            // what was published since we were last heard is as lost as if it had forgotten it.
+            saved.url = url.to_owned();
+            saved.granted.values_mut().for_each(|qos| *qos = UNKNOWN);
             retained = RetainedTopics::default();
         }
         Ok(Self {
@@ -236,7 +245,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_restart_knows_the_last_contact_and_another_broker_does_not() {
+    async fn a_restart_knows_the_last_contact() {
         let folder = tempfile::tempdir().unwrap();
         let folder = Some(folder.path());
         let mut memory = Memory::open(folder, "mqtt://a", "x/y").await.unwrap();
@@ -254,8 +263,30 @@ mod tests {
         let mut memory = Memory::open(folder, "mqtt://a", "x/y").await.unwrap();
         assert_eq!(memory.forget_session(), None, "the same gap is told once");
         assert_eq!(memory.grant("t/#", 1), Some(7), "and ends with the subscription");
-        let other = Memory::open(folder, "mqtt://b", "x/y").await.unwrap();
+        let other = Memory::open(folder, "mqtt://a", "x%2fy").await.unwrap();
         assert_eq!(other.last_heard_us(), None);
+    }
+
+    /// Nobody knows whether it is the same one: its session decides.
+    #[tokio::test]
+    async fn at_another_address_a_lost_session_is_a_gap_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Some(folder.path());
+        let mut memory = Memory::open(folder, "mqtt://a", "x").await.unwrap();
+        memory.heard(7);
+        memory.grant("t/#", 1);
+        assert!(memory.retained.is_new(b"t", b"1", 1));
+        memory.save(1).await;
+        let wanted = ["other".to_owned()];
+        let mut goes_on = Memory::open(folder, "mqtt://b", "x").await.unwrap();
+        assert!(!goes_on.is_granted("t/#", 1), "it is asked for again");
+        assert_eq!(goes_on.unwanted(&wanted), ["t/#"]);
+        assert!(goes_on.retained.is_new(b"t", b"1", 1));
+        assert_eq!(goes_on.grant("t/#", 1), None, "nothing was missing");
+        assert!(goes_on.is_granted("t/#", 1));
+        let mut lost = Memory::open(folder, "mqtt://b", "x").await.unwrap();
+        assert_eq!(lost.forget_session(), Some(7));
+        assert_eq!(lost.grant("t/#", 1), Some(7));
     }
 
     #[test]

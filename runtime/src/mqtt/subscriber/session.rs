@@ -392,7 +392,8 @@ impl Session {
                 filter: filters.join(" "),
                 from_us,
                 to_us: now_us,
-                reason: "no subscription: the broker had forgotten the session, or refused".into(),
+                reason: "no subscription: the broker had no session of ours any more, or refused"
+                    .into(),
             };
             self.batcher.note(|out| gap.put(out, now_us));
         }
