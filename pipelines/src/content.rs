@@ -26,7 +26,9 @@ use self::columns::{Columns, Edge};
 use crate::fingerprint::{
     alert_condition, dedup_text, exprs, registry_text, shown_text, state_text,
 };
-use crate::graph::{READINGS, outage_operator, registry_operator, skew_operator, versions_edge};
+use crate::graph::{
+    READINGS, outage_operator, refused_operator, registry_operator, skew_operator, versions_edge,
+};
 use crate::resolve::early::is_of_finals;
 
 mod before;
@@ -71,6 +73,10 @@ impl Ids {
             ids.state.insert(registry_operator(&p.name, &registry.name), own);
             let versions = Edge { rows: own, columns: BTreeMap::new() };
             edges.insert(versions_edge(&registry.name), versions);
+            if registry.entries.is_some() {
+                let refused = refused_operator(&p.name, &registry.name);
+                ids.state.insert(refused, id(own, "refused"));
+            }
         }
         for step in &p.steps {
             ids.step(&p.name, step, &mut edges);

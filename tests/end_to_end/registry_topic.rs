@@ -164,3 +164,34 @@ fn what_a_killed_process_heard_is_known_to_a_join_of_the_next_pipelines() {
     });
     instance.stop();
 }
+
+#[test]
+fn a_bad_entry_is_rejected_once_however_often_there_is_a_start() {
+    let home = Home::with(&pipeline(TOPIC));
+    let rejects = "SELECT count(*) FROM system.rejects";
+    let bad = |text: &str| format!(r#"{{"high":"{text}"}}"#);
+    let instance = home.start_with(2);
+    retain(&instance, &[("d1", bad("many")), ("d2", "{".to_owned())]);
+    home.wait_for_count(rejects, 2);
+    // After what the endpoint has retained, which is said again at each start.
+    publish(&instance, 0..EVERY + 1);
+    wait_for(&home, &vec![], 1);
+    instance.kill();
+    for (windows, workers) in [(2, 1), (3, 3)] {
+        let instance = home.start_with(workers);
+        publish(&instance, (windows - 1) * EVERY..windows * EVERY + 1);
+        wait_for(&home, &vec![], windows);
+        instance.stop();
+        assert_eq!(home.count(rejects), 2);
+    }
+    let instance = home.start();
+    retain(&instance, &[("d1", bad("few"))]);
+    home.wait_for_count(rejects, 3);
+    retain(
+        &instance,
+        &[("d1", bad("few")), ("d1", r#"{"high":10}"#.to_owned()), ("d1", bad("few"))],
+    );
+    home.wait_for_count(rejects, 4);
+    instance.stop();
+    assert_eq!(home.count(rejects), 4);
+}

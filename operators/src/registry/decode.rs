@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::concat_batches;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 
 use super::entries::Entries;
+use super::refused::{Heard, together};
 use super::{Change, DOES, SINCE};
 use crate::decode::Decoder;
 use crate::message::{MessageMeta, Messages};
@@ -98,6 +99,38 @@ impl RegistryDecoder {
             rejects.push(refused);
         }
         Ok((concat_batches(&self.changes, &changes)?, rejects))
+    }
+
+    /// Rejects that [`RegistryDecoder::decode`] made of a run: those of what is no entry, and all
+    /// entries, as rows of [`heard_schema`](super::heard_schema).
+    ///
+    /// # Errors
+    /// As [`RegistryDecoder::decode`].
+    pub fn divide(
+        &self,
+        run: &Messages,
+        rejects: &[RecordBatch],
+    ) -> Result<(RecordBatch, RecordBatch), OperatorError> {
+        let rejects = together(rejects)?;
+        let (mut of_entries, mut others) = (BTreeMap::new(), Vec::new());
+        let offsets = rejects["journal_offset"].as_primitive::<Int64Type>();
+        for (row, offset) in (0u32..).zip(offsets.values()) {
+            let i = (offset.cast_unsigned() - run.first_offset) as usize;
+            match self.kind(run, i) {
+                Some(Kind::Entry) => drop(of_entries.insert(i, row)),
+                _ => others.push(row),
+            }
+        }
+        let mut heard = Heard::default();
+        for i in 0..run.len() {
+            match self.kind(run, i) {
+                Some(Kind::Entry) => heard.push(run, i, of_entries.get(&i).copied()),
+                Some(Kind::Left) => heard.push(run, i, None),
+                Some(Kind::Row | Kind::Gone) | None => {}
+            }
+        }
+        let others = take_record_batch(&rejects, &UInt32Array::from(others))?;
+        Ok((others, heard.finish(&rejects)?))
     }
 
     /// The messages that become changes, by their number in the run, each with since when it holds

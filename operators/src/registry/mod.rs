@@ -13,6 +13,7 @@ mod bound;
 mod decode;
 mod entries;
 mod history;
+mod refused;
 pub(crate) mod save;
 mod told;
 mod versions;
@@ -20,6 +21,7 @@ mod versions;
 pub(crate) use self::bound::versions_bytes;
 pub use self::decode::{ROW_BYTES_MAX, RegistryDecoder};
 pub(crate) use self::history::{ChangeRows, History, Span, Version, refused_entries};
+pub use self::refused::{REFUSED_MAX, Refused, heard_schema};
 pub(crate) use self::told::{ToldRows, VersionsTold};
 pub use self::versions::Versions;
 

@@ -26,7 +26,7 @@ use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle;
 
 pub(crate) use self::pipeline::{
-    READINGS, outage_operator, registry_operator, skew_operator, versions_edge,
+    READINGS, outage_operator, refused_operator, registry_operator, skew_operator, versions_edge,
 };
 pub use self::tables::{
     ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, GAPS, LATE, LIMITS, REJECTS, SESSIONS, SYSTEM,

@@ -38,7 +38,7 @@ use super::{Counter, Sinks, Target};
 use crate::resolve::{early, withdrawn};
 
 pub(crate) use self::outages::outage_operator;
-pub(crate) use self::registry::{registry_operator, versions_edge};
+pub(crate) use self::registry::{refused_operator, registry_operator, versions_edge};
 
 /// Name of the operator that estimates the clocks of a pipeline.
 pub(crate) fn skew_operator(pipeline: &str) -> String {

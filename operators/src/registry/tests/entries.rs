@@ -288,3 +288,76 @@ proptest! {
         check::Subject { make: &make, input_keys: &[0], epochs: &epochs }.check();
     }
 }
+
+/// What is told of entries, each epoch some of them: topics and payloads.
+fn told_of(operator: &mut Refused, said: &[(&str, &str)]) -> Vec<String> {
+    let spec = on_topic(false);
+    let mut out = MessagesBuilder::default();
+    for (name, payload) in said {
+        push(&mut out, &format!("reg/{name}/limits"), payload, None, 9);
+    }
+    let (run, mut decoder) = (out.finish(SOURCE, 70), RegistryDecoder::new(&spec, SOURCE));
+    let (_, rejects) = decoder.decode(&run).unwrap();
+    let (others, heard) = decoder.divide(&run, &rejects).unwrap();
+    assert_eq!((others.num_rows(), heard.schema()), (0, heard_schema()));
+    let mut emit = Emit::default();
+    operator.epoch(&heard, Tick { epoch: 1, time_us: 9 }, &mut emit).unwrap();
+    let told = emit.rejects.iter().flat_map(|r| {
+        let offsets = r["journal_offset"].as_primitive::<Int64Type>().values().to_vec();
+        let reasons = texts(r, "reason").into_iter().flatten();
+        offsets.into_iter().zip(reasons).map(|(offset, reason)| format!("{offset} {reason}"))
+    });
+    told.collect()
+}
+
+fn started_again(operator: &mut Refused) -> Refused {
+    let (saved, mut again) = (operator.save().unwrap(), Refused::new());
+    again.load(&saved).unwrap();
+    assert_eq!(again.save().unwrap(), saved);
+    assert!(again.cut(false).groups().is_empty(), "nothing has changed");
+    again
+}
+
+#[test]
+fn an_entry_that_is_refused_is_told_once() {
+    let (good, bad, other) = (r#"{"limit":1}"#, r#"{"limit":"x"}"#, r#"{"limit":"y"}"#);
+    let mut operator = Refused::new();
+    let said = [("a", bad), ("b", "{"), ("a", bad), ("c", good)];
+    assert_eq!(told_of(&mut operator, &said), ["70 type", "71 parse"]);
+    // The broker sends them again.
+    let mut operator = started_again(&mut operator);
+    assert!(told_of(&mut operator, &said).is_empty());
+    assert_eq!(told_of(&mut operator, &[("a", other), ("d", bad)]), ["70 type", "71 type"]);
+    let mut operator = started_again(&mut operator);
+    assert!(told_of(&mut operator, &[("a", other), ("d", bad)]).is_empty());
+    // It was good, or was removed, in between.
+    assert_eq!(told_of(&mut operator, &[("a", good), ("a", other)]), ["71 type"]);
+    assert_eq!(told_of(&mut operator, &[("d", ""), ("d", bad), ("d", bad)]), ["71 type"]);
+    let mut operator = started_again(&mut operator);
+    assert!(told_of(&mut operator, &[("a", other), ("d", bad), ("b", "{")]).is_empty());
+}
+
+#[test]
+fn of_more_entries_than_are_remembered_the_first_are_told_again() {
+    let names: Vec<String> = (0..=REFUSED_MAX).map(|i| i.to_string()).collect();
+    let all: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "{")).collect();
+    let mut operator = Refused::new();
+    assert_eq!(told_of(&mut operator, &all).len(), all.len());
+    let mut operator = started_again(&mut operator);
+    assert!(told_of(&mut operator, &all[1..]).is_empty());
+    assert_eq!(told_of(&mut operator, &all[..1]), ["70 parse"]);
+    assert_eq!(operator.save().unwrap().num_rows(), REFUSED_MAX);
+}
+
+/// Rows that the edge says are no entries.
+#[test]
+fn what_is_refused_of_other_rows_goes_its_own_way() {
+    let spec = on_topic(false);
+    let mut out = MessagesBuilder::default();
+    put_refused(&mut out, &spec.topic(), b"[", "no object", 5);
+    push(&mut out, "reg/a/limits", "{", None, 9);
+    let (run, mut decoder) = (out.finish(SOURCE, 0), RegistryDecoder::new(&spec, SOURCE));
+    let (_, rejects) = decoder.decode(&run).unwrap();
+    let (others, heard) = decoder.divide(&run, &rejects).unwrap();
+    assert_eq!((others.num_rows(), heard.num_rows()), (1, 1));
+}

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tidegate_operators::dataflow::container::MessageRuns;
 use tidegate_operators::dataflow::{EdgeOrder, Second, by_key, host_join, split};
 use tidegate_operators::enrich::Enrich;
-use tidegate_operators::registry::{RegistryDecoder, Versions};
+use tidegate_operators::registry::{Refused, RegistryDecoder, Versions, heard_schema};
 use tidegate_operators::spec::{EnrichSpec, RegistrySpec, StepSpec};
 use tidegate_operators::{Batch, Epoch, OperatorError};
 use timely::dataflow::Stream;
@@ -23,6 +23,11 @@ pub(crate) fn registry_operator(pipeline: &str, registry: &str) -> String {
     format!("{pipeline}/registry/{registry}")
 }
 
+/// Under what name it is saved which entries of a registry were refused.
+pub(crate) fn refused_operator(pipeline: &str, registry: &str) -> String {
+    format!("{}/refused", registry_operator(pipeline, registry))
+}
+
 impl<'scope> Builder<'_, 'scope> {
     /// The changes of all registries, and their histories as edges.
     pub(super) fn registries(
@@ -30,7 +35,7 @@ impl<'scope> Builder<'_, 'scope> {
         messages: &Stream<'scope, Epoch, MessageRuns>,
     ) -> Result<(), OperatorError> {
         for spec in &self.pipeline.registries {
-            let changes = self.changes(messages.clone(), spec);
+            let changes = self.changes(messages.clone(), spec)?;
             let name = registry_operator(&self.pipeline.name, &spec.name);
             let operator = Box::new(Versions::new(spec.clone())?);
             let keys: Vec<usize> = (0..spec.keys).collect();
@@ -50,28 +55,55 @@ impl<'scope> Builder<'_, 'scope> {
         &self,
         messages: Stream<'scope, Epoch, MessageRuns>,
         spec: &RegistrySpec,
-    ) -> Edge<'scope> {
+    ) -> Result<Edge<'scope>, OperatorError> {
         let mut decoder = RegistryDecoder::new(spec, self.pipeline.decode.source);
         let name = format!("{}/decode", registry_operator(&self.pipeline.name, &spec.name));
         let (fail, failed_name) = (Rc::clone(&self.sinks.context.fail), name.clone());
-        let mut ports = split(messages, &name, 2, move |runs: MessageRuns, _, out| {
+        let has_entries = spec.entries.is_some();
+        let mut ports = split(messages, &name, 3, move |runs: MessageRuns, _, out| {
             for run in &runs.0 {
                 if !decoder.concerns(run) {
                     continue;
                 }
-                let sequence = run.first_offset;
-                match decoder.decode(run) {
-                    Ok((changes, rejects)) => {
-                        out.push((0, Batch { sequence, rows: changes }));
-                        out.extend(rejects.into_iter().map(|rows| (1, Batch { sequence, rows })));
+                let on = |port: usize, rows| (port, Batch { sequence: run.first_offset, rows });
+                let decoded = decoder.decode(run).and_then(|(changes, rejects)| {
+                    out.push(on(0, changes));
+                    match has_entries {
+                        true => {
+                            let (rejects, heard) = decoder.divide(run, &rejects)?;
+                            out.extend([on(1, rejects), on(2, heard)]);
+                        }
+                        false => out.extend(rejects.into_iter().map(|rows| on(1, rows))),
                     }
-                    Err(error) => fail(&failed_name, error),
+                    Ok(())
+                });
+                if let Err(error) = decoded {
+                    fail(&failed_name, error);
                 }
             }
         });
-        let rejects = ports.pop().expect("two ports");
-        self.rejects(rejects);
-        Edge { stream: ports.pop().expect("two ports"), order: EdgeOrder::Journal }
+        let heard = ports.pop().expect("three ports");
+        self.rejects(ports.pop().expect("three ports"));
+        if has_entries {
+            self.refused(heard, spec)?;
+        }
+        Ok(Edge { stream: ports.pop().expect("three ports"), order: EdgeOrder::Journal })
+    }
+
+    /// What is refused of the entries of a registry, each once.
+    fn refused(
+        &self,
+        heard: Stream<'scope, Epoch, Batch>,
+        spec: &RegistrySpec,
+    ) -> Result<(), OperatorError> {
+        let heard = Edge { stream: heard, order: EdgeOrder::Journal };
+        let name = refused_operator(&self.pipeline.name, &spec.name);
+        let operator = Box::new(Refused::new());
+        let hosted = self.host_on(&heard, heard_schema(), name, operator, by(&[]))?;
+        self.rejects(hosted.rejects);
+        self.sinks.target(hosted.rows, None, None);
+        self.sinks.target(hosted.late, None, None);
+        Ok(())
     }
 
     /// A step that joins a registry.
