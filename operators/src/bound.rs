@@ -17,6 +17,9 @@ use crate::spec::{StepKind, WindowSpec};
 pub struct Load {
     /// A key has a row so often at most, in event time, microseconds; `None`: nobody said it.
     pub every_us: Option<i64>,
+    /// Beyond that, as many rows as come in so long can come at once, microseconds: windows of many
+    /// keys end together, and devices may all send at one time.
+    pub burst_us: i64,
     /// How long texts are taken to be, bytes.
     pub text_bytes: usize,
 }
@@ -28,7 +31,8 @@ impl Load {
     /// Nobody said how often they come.
     pub fn rows_within(&self, span_us: i64) -> Result<u64, Unbounded> {
         let every_us = self.every_us.ok_or(Unbounded::NoRate)?.max(1);
-        Ok((span_us.max(0) / every_us).unsigned_abs().saturating_add(1))
+        let span_us = span_us.max(0).saturating_add(self.burst_us);
+        Ok((span_us / every_us).unsigned_abs().saturating_add(1))
     }
 }
 
@@ -113,7 +117,12 @@ impl StepKind {
     /// What is known of the rows that the step emits.
     pub fn output_load(&self, load: &Load) -> Load {
         let every_us = match self {
-            Self::Window(spec) => spec.shape.emits_every_us(load.every_us),
+            Self::Window(spec) => {
+                let every_us = spec.shape.emits_every_us(load.every_us);
+                // Of one key they end one after another.
+                let burst_us = if spec.shape.emits_apart() { 0 } else { load.burst_us };
+                return Load { every_us, burst_us, ..*load };
+            }
             // Of one row come as many as it has partners.
             Self::Join(spec) if spec.has_many() => None,
             Self::Filter(_)
@@ -196,8 +205,10 @@ mod tests {
 
     #[test]
     fn rows_are_counted_with_both_ends() {
-        let load = Load { every_us: Some(10), text_bytes: 0 };
+        let load = Load { every_us: Some(10), burst_us: 0, text_bytes: 0 };
         assert_eq!((load.rows_within(0), load.rows_within(39)), (Ok(1), Ok(4)));
+        let at_once = Load { burst_us: 20, ..load };
+        assert_eq!((at_once.rows_within(0), at_once.rows_within(39)), (Ok(3), Ok(6)));
         let unknown = Load { every_us: None, ..load };
         assert_eq!(unknown.rows_within(5), Err(Unbounded::NoRate));
     }

@@ -57,7 +57,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SECOND: i64 = 1_000_000;
 const START_US: i64 = 1_767_225_600_000_000;
-const LOAD: Load = Load { every_us: Some(SECOND), text_bytes: 32 };
+const LOAD: Load = Load { every_us: Some(SECOND), burst_us: 0, text_bytes: 32 };
 
 const QUALITY: QualitySpec = QualitySpec { every_us: Some(SECOND), keeps: true, repeated: true };
 

@@ -62,6 +62,7 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
         outages: _,
         dedup,
         skew,
+        // Which of their entries were refused is not counted: it is less than a megabyte.
         registries,
         steps,
         alerts,
@@ -73,36 +74,35 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
     let of_devices = |limits: KeyLimits| Keys { names: vec!["device"], limits };
     if let Some(dedup) = dedup {
         let of = of_devices(dedup.limits);
-        all.push(scale.state(What::Dedup, "reading.dedup", &of, readings, dedup));
+        all.push(scale.state(What::Dedup, "reading.dedup", &of, readings.into(), dedup));
     }
     if let Some(skew) = skew {
         let of = of_devices(skew.limits);
-        all.push(scale.state(What::Skew, "clock_skew", &of, readings, skew));
+        all.push(scale.state(What::Skew, "clock_skew", &of, readings.into(), skew));
     }
-    let of_readings = Flow { load: readings, keys: vec!["device"], of_reading: 1 };
+    let of_readings = Flow::of(readings, vec!["device"]);
     let mut flows: BTreeMap<String, Flow<'_>> = [("readings".to_owned(), of_readings)].into();
     for registry in registries {
         let names: Vec<_> =
             registry.columns[..registry.keys].iter().map(|c| c.name.as_str()).collect();
         let of = Keys { names: names.clone(), limits: KeyLimits::default() };
-        all.push(scale.state(What::Registry, &registry.name, &of, readings, registry));
+        all.push(scale.state(What::Registry, &registry.name, &of, readings.into(), registry));
         let load = Load { every_us: None, ..readings };
-        flows.insert(versions_edge(&registry.name), Flow { load, keys: names, of_reading: 1 });
+        flows.insert(versions_edge(&registry.name), Flow::of(load, names));
     }
     for step in steps {
         let flow = flows.get(&step.from).unwrap_or(&flows["readings"]);
         let of = keys_of(&step.kind);
         if let Some(of) = &of {
-            let load = scale.load(flow, &of.names);
-            let with = match &step.kind {
+            let loads = scale.loads(flow, &of.names);
+            let both = match &step.kind {
                 StepKind::Join(join) if !join.is_of_windows() => {
                     let with = flows.get(&join.with).unwrap_or(&flows["readings"]);
-                    scale.load(with, &names(&join.right, &join.right_keys))
+                    loads.and(scale.loads(with, &names(&join.right, &join.right_keys)))
                 }
-                _ => load,
+                _ => loads,
             };
-            let quicker = Load { every_us: quicker(load.every_us, with.every_us), ..load };
-            all.push(scale.state(What::Step, &step.name, of, quicker, &step.kind));
+            all.push(scale.state(What::Step, &step.name, of, both, &step.kind));
         }
         let output = scale.output(&step.kind, flow, of);
         match &step.kind {
@@ -115,8 +115,8 @@ pub fn bounds(pipeline: &PipelineSpec) -> Vec<State<'_>> {
     for (from, alert) in alerts {
         let flow = flows.get(from).unwrap_or(&flows["readings"]);
         let of = Keys { names: names(&alert.input, &alert.keys), limits: alert.limits };
-        let load = scale.load(flow, &of.names);
-        all.push(scale.state(What::Alert, &alert.name, &of, load, alert));
+        let loads = scale.loads(flow, &of.names);
+        all.push(scale.state(What::Alert, &alert.name, &of, loads, alert));
     }
     all
 }
@@ -130,11 +130,46 @@ struct Flow<'p> {
     keys: Vec<&'p str>,
     /// Rows that one reading can be part of: windows overlap.
     of_reading: i64,
+    /// How long before a row the reading can be that it comes of, microseconds.
+    gathered_us: i64,
 }
 
-/// How often a key has a row on the quicker of two edges; none if of one that is not known.
-fn quicker(a_us: Option<i64>, b_us: Option<i64>) -> Option<i64> {
-    a_us.zip(b_us).map(|(a_us, b_us)| a_us.min(b_us))
+impl<'p> Flow<'p> {
+    fn of(load: Load, keys: Vec<&'p str>) -> Self {
+        Self { load, keys, of_reading: 1, gathered_us: 0 }
+    }
+}
+
+/// How often there are rows for something with state.
+#[derive(Clone, Copy)]
+struct Loads {
+    /// Of one of its keys.
+    own: Load,
+    /// Of one device, where a key has the rows of many.
+    apart: Option<Load>,
+}
+
+impl From<Load> for Loads {
+    fn from(own: Load) -> Self {
+        Self { own, apart: None }
+    }
+}
+
+impl Loads {
+    /// Of the quicker of two edges; without a rate if one has none.
+    fn and(self, other: Self) -> Self {
+        let quicker = |a: Load, b: Load| Load {
+            every_us: a.every_us.zip(b.every_us).map(|(a_us, b_us)| a_us.min(b_us)),
+            burst_us: a.burst_us.max(b.burst_us),
+            ..a
+        };
+        let apart = |loads: Self| loads.apart.unwrap_or(loads.own);
+        let is_apart = self.apart.or(other.apart).is_some();
+        Self {
+            own: quicker(self.own, other.own),
+            apart: is_apart.then(|| quicker(apart(self), apart(other))),
+        }
+    }
 }
 
 /// The keys of something with state.
@@ -171,19 +206,31 @@ struct Scale<'p> {
 impl<'p> Scale<'p> {
     fn readings(&self) -> Load {
         let declared = &self.pipeline.declared;
-        Load { every_us: declared.reading_every_us, text_bytes: declared.text_bytes }
+        let (every_us, text_bytes) = (declared.reading_every_us, declared.text_bytes);
+        Load { every_us, burst_us: 0, text_bytes }
     }
 
     /// How often a key of these columns has a row of an edge. If one such key has the rows of
-    /// several of the edge's, as often as there are readings: no row comes of nothing.
-    fn load(&self, flow: &Flow<'_>, names: &[&str]) -> Load {
+    /// several of the edge's, as often as there are readings: no row comes of nothing. But what
+    /// comes of the readings of some time may come at the end of it, all at once.
+    fn loads(&self, flow: &Flow<'_>, names: &[&str]) -> Loads {
         let with_device = names.contains(&"device");
         let is_named = |key: &&str| names.contains(key) || with_device && self.is_looked_up(key);
         if flow.keys.iter().all(is_named) {
-            return flow.load;
+            return flow.load.into();
         }
         let every_us = flow.load.every_us.and(self.readings().every_us);
-        Load { every_us: every_us.map(|us| (us / flow.of_reading).max(1)), ..flow.load }
+        let gathered = Load { every_us, burst_us: flow.gathered_us, ..flow.load };
+        let of_device = faster(gathered, flow.of_reading);
+        if with_device {
+            return of_device.into();
+        }
+        // At worst it has the rows of all devices.
+        let own = match self.pipeline.declared.devices {
+            Some(devices) => faster(of_device, devices.try_into().unwrap_or(i64::MAX)),
+            None => Load { every_us: None, ..of_device },
+        };
+        Loads { own, apart: Some(of_device) }
     }
 
     /// The rows that come out of a step with these keys.
@@ -193,16 +240,21 @@ impl<'p> Scale<'p> {
             (StepKind::Enrich(_), _) | (_, None) => flow.keys.clone(),
             (_, Some(of)) => of.names,
         };
-        let overlap = match kind {
-            StepKind::Window(WindowSpec {
-                shape: Shape::Grid { size_us, slide_us, .. }, ..
-            }) => (size_us - 1) / (*slide_us).max(1) + 1,
-            _ => 1,
+        let (overlap, gathered_us) = match kind {
+            StepKind::Window(WindowSpec { shape, .. }) => {
+                let overlap = match shape {
+                    Shape::Grid { size_us, slide_us, .. } => (size_us - 1) / (*slide_us).max(1) + 1,
+                    _ => 1,
+                };
+                (overlap, shape.gathers_us())
+            }
+            _ => (1, 0),
         };
         Flow {
-            load: kind.output_load(&self.load(flow, &keys)),
+            load: kind.output_load(&self.loads(flow, &keys).own),
             keys,
             of_reading: flow.of_reading.saturating_mul(overlap),
+            gathered_us: flow.gathered_us.saturating_add(gathered_us),
         }
     }
 
@@ -233,7 +285,7 @@ impl<'p> Scale<'p> {
         what: What,
         name: &'p str,
         of: &Keys<'_>,
-        load: Load,
+        loads: Loads,
         spec: &impl Bounded,
     ) -> State<'p> {
         let most = of.limits.keys_max;
@@ -245,19 +297,26 @@ impl<'p> Scale<'p> {
             }
             _ => most,
         };
-        if of.names.contains(&"device") {
-            let (per_key, forgotten, total) = figures(spec.state_bound(&load), keys);
-            return State { what, name, keys, per_key, forgotten, total };
+        let (per_key, forgotten, mut total) = figures(spec.state_bound(&loads.own), keys);
+        // All keys together have no more than there were if each device had one of its own.
+        if let (Some(apart), Ok(total)) = (loads.apart, &mut total)
+            && let Ok(apart) = spec.state_bound(&apart)
+        {
+            *total = apart.total(devices.unwrap_or(most)).min(*total);
         }
-        // A key has the rows of many devices: at worst of all. All keys together have no more than
-        // there were if each device had one of its own.
-        let every_us = load.every_us.zip(devices);
-        let every_us = every_us.map(|(us, devices)| (us / devices.max(1) as i64).max(1));
-        let shared = spec.state_bound(&Load { every_us, ..load });
-        let apart = spec.state_bound(&load).map(|bound| bound.total(devices.unwrap_or(most)));
-        let (per_key, forgotten, total) = figures(shared, keys);
-        let total = total.map(|total| apart.map_or(total, |apart| apart.min(total)));
         State { what, name, keys, per_key, forgotten, total }
+    }
+}
+
+/// The rows of so many that each come as a load says, and maybe at one time.
+fn faster(load: Load, times: i64) -> Load {
+    match load.every_us {
+        Some(every_us) if times > 1 => Load {
+            every_us: Some((every_us / times).max(1)),
+            burst_us: load.burst_us.saturating_add(every_us),
+            ..load
+        },
+        _ => load,
     }
 }
 

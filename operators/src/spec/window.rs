@@ -118,6 +118,25 @@ impl Shape {
         }
     }
 
+    /// Whether that is so however many rows come at once.
+    pub fn emits_apart(&self) -> bool {
+        matches!(self, Self::Grid { .. } | Self::Calendar(_) | Self::Session { max_us: None, .. })
+    }
+
+    /// How long before its end the readings of a window can be: those of many keys end together
+    /// that had readings in so long. 0 of windows that each end with a reading of their own.
+    pub fn gathers_us(&self) -> i64 {
+        match self {
+            Self::Grid { size_us, .. } => *size_us,
+            Self::Calendar(calendar) => calendar.period.longest_us(),
+            Self::Session { gap_us, max_us } => {
+                max_us.map_or(0, |max_us| max_us.saturating_add(*gap_us))
+            }
+            Self::State { max_us, .. } => max_us.unwrap_or(0),
+            Self::Count { .. } | Self::Sliding { .. } => 0,
+        }
+    }
+
     /// How long a window can be, about, microseconds; none if that has no bound.
     pub fn longest_us(&self) -> Option<i64> {
         match self {

@@ -126,6 +126,11 @@ mod tests {
         let (of_site, of_device) = (step(&site), step(&device));
         let bytes = |all: &Result<u64, _>| *all.as_ref().expect("a bound");
         assert!(bytes(&of_site.1) > 50 * bytes(&of_device.1));
+        // All may send at the same time, however seldom.
+        let seldom = "reading_every = \"1h\"\ndevices = 1_000";
+        let of_minute = text("\"site\"").replace("1h", "1m") + "\nlate = \"table\"";
+        let seldom = step(&plan(&with(&of_minute, seldom)).expect("good"));
+        assert!(bytes(&seldom.1) > 1_000 * 16, "time and value of each");
         // All sites together have no more than if each device were a site.
         assert!(bytes(&of_site.2) <= bytes(&of_device.2));
         assert_eq!((of_site.0, of_device.0), (100, 100));
@@ -172,6 +177,14 @@ mod tests {
         let hop = "size = \"1m\"\nslide = \"10s\"";
         let hopping = text(hop, "reading_every = \"1s\"\ndevices = 10");
         assert!(of(&hopping, "all") > 5 * of(&hopping, "raw"));
+        // Those of all sensors that had a reading within an hour end together.
+        let hourly = text("every = \"1h\"", "reading_every = \"1s\"\ndevices = 10");
+        let hourly = hourly.replace(
+            "name = \"all\"\ntype = \"window\"\nevery = \"1h\"",
+            "name = \"all\"\ntype = \"window\"\nevery = \"1m\"",
+        );
+        assert!(of(&hourly, "all") > 3600 * 8, "one number each");
+        assert!(of(&hourly, "same") < of(&hourly, "all") / 20, "a key has one row of them");
         let said = plan(&text("every = \"1m\"", "devices = 10")).expect_err("no rate");
         assert!(said.contains("`all`") && !said.contains("`same`"), "{said}");
     }

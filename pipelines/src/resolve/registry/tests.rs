@@ -111,7 +111,7 @@ fn windows_of_every_kind_can_be_revised() {
     let longer = of("while = \"v > 1\"", limits, "").unwrap();
     let bytes = |plan: &Plan| -> u64 {
         let step = plan.pipelines[0].steps.iter().find(|s| s.name == "e").unwrap();
-        let load = Load { every_us: Some(1_000_000), text_bytes: 32 };
+        let load = Load { every_us: Some(1_000_000), burst_us: 0, text_bytes: 32 };
         step.kind.state_bound(&load).unwrap().per_key()
     };
     assert!(bytes(&longer) > 20 * bytes(&shorter), "an hour keeps more than a minute");
