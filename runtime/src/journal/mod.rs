@@ -286,6 +286,8 @@ impl Journal {
             gather_until: instant(),
             trimmed_through: 0,
             disk: DiskRoom::default(),
+            hurries: false,
+            empty_ticks: 0,
             no_new_keys: None,
         };
         let journal = Self {

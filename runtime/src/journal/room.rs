@@ -33,16 +33,20 @@ pub(crate) struct DiskRoom {
 impl Writer {
     /// As many offers as fit into one group and into the budget; why some have to wait.
     pub(super) fn take(&mut self, inbox: &mut Inbox) -> (Vec<Offer>, Option<Waits>) {
+        self.hurries = false;
         if inbox.held {
             let urgent = take_urgent(inbox);
             let waits = !inbox.offers.is_empty();
             return (urgent.into_iter().collect(), waits.then_some(Waits::Memory));
         }
         let budget_bytes = self.options.budget_bytes - self.options.reserve_bytes();
-        let mut room = budget_bytes.saturating_sub(self.files.bytes()).min(self.disk_room());
+        let budget_room = budget_bytes.saturating_sub(self.files.bytes());
+        let disk_room = self.disk_room();
+        let mut room = budget_room.min(disk_room);
         let (mut offers, mut group_bytes) = (Vec::new(), 0);
         while let Some(offer) = inbox.offers.front() {
             if offer.bytes > room {
+                self.hurries = budget_room <= disk_room;
                 offers.extend(take_urgent(inbox));
                 return (offers, Some(Waits::Room));
             }

@@ -547,6 +547,44 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
     assert_eq!(rows, 100);
 }
 
+/// A checkpoint is cut at a tick: whoever waits for one does not wait for that of an idle journal.
+/// But ticks need room, too, and it may take long.
+#[test]
+fn while_offers_wait_for_room_some_ticks_come_as_soon_as_after_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions { budget_bytes: 256 << 10, ..options(dir.path()) };
+    let budget_bytes = options.budget_bytes;
+    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    runtime().block_on(async {
+        let intake = journal.intake(0);
+        let offers = tokio::spawn(async move {
+            for _ in 0..40 {
+                intake.offer(builder(&["x".repeat(10_000)])).await.unwrap();
+            }
+        });
+        let empty = std::cell::Cell::new(0);
+        let count = || {
+            for feed in receiver.try_iter() {
+                empty.set(if matches!(feed, Feed::Tick(_)) { empty.get() + 1 } else { -1 });
+            }
+            empty.get()
+        };
+        until("all that come so soon", || count() >= 64).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(count(), 64, "the others come once an hour here");
+        assert!(journal.stats().waiting_for_room && !offers.is_finished());
+        assert!(journal.stats().bytes_on_disk <= budget_bytes);
+        while !offers.is_finished() {
+            journal.trim(journal.stats().sealed_epoch);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        offers.await.unwrap();
+    });
+    journal.shutdown();
+}
+
 /// What the epochs of a feed say of new keys, and how many messages they have beside that.
 fn closed(feeds: impl IntoIterator<Item = Feed>) -> Vec<(Epoch, Option<NoNewKeys>, usize)> {
     let (mut all, mut open) = (Vec::new(), (None, 0));

@@ -30,6 +30,9 @@ use crate::open_files::is_used_up;
 
 /// An epoch is sealed early when it holds this much: bounds what operators buffer per epoch.
 const EPOCH_BYTES_MAX: u64 = 32 << 20;
+/// While offers wait for room, so many ticks come as soon as after messages: they take room, too,
+/// and it may be long until there is any.
+const HURRIED_MAX: u32 = 64;
 /// After a sync, offers gather for this part of the time that it took, and not longer than this.
 const GATHER_PART: u32 = 8;
 const GATHER_MAX: Duration = Duration::from_millis(2);
@@ -73,6 +76,10 @@ pub(crate) struct Writer {
     pub(crate) gather_until: Instant,
     pub(crate) trimmed_through: Epoch,
     pub(crate) disk: DiskRoom,
+    /// Offers wait for what the next checkpoints make room for.
+    pub(crate) hurries: bool,
+    /// Ticks since there was a message.
+    pub(crate) empty_ticks: u32,
     /// Epochs with messages are closed to new keys.
     pub(crate) no_new_keys: Option<Arc<NoNewKeys>>,
 }
@@ -157,7 +164,9 @@ impl Writer {
     }
 
     fn tick_due(&self) -> Instant {
-        let interval = if self.position.messages > 0 {
+        // Checkpoints are cut at ticks.
+        let hurries = self.hurries && self.empty_ticks < HURRIED_MAX;
+        let interval = if self.position.messages > 0 || hurries {
             self.options.epoch_interval
         } else {
             self.options.idle_interval
@@ -239,6 +248,7 @@ impl Writer {
                 mark.put(&mut event, self.clock.now_us());
                 group.add_run(event.finish(0, 0), &mut self.position, to);
             }
+            self.empty_ticks = if had_messages { 0 } else { self.empty_ticks.saturating_add(1) };
             group.add_tick(self.clock.now_us(), &mut self.position, to);
             self.sealed_at = now;
         }
