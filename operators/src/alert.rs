@@ -18,6 +18,7 @@ mod bound;
 mod early;
 mod ended;
 mod event;
+mod heir;
 mod save;
 mod state;
 pub mod summary;
@@ -44,6 +45,7 @@ use crate::spec::{AlertSpec, IS_FINAL};
 use crate::system::step_rejects;
 pub use ended::{EndedRule, RULE_CHANGED, end_alerts, untold};
 use event::{Change, Summary};
+pub use heir::{TOLD_FOR_US, has_keys_of, heir, is_known, told};
 pub use save::FIXED as STATE_COLUMNS;
 #[cfg(test)]
 use state::KEPT;
@@ -326,9 +328,19 @@ impl AlertRule {
 
     /// Puts keys away that are normal and were silent for long enough.
     fn put_away(&mut self, tick: Tick) -> Result<(), OperatorError> {
-        let mut silent = self.silence.silent(tick.time_us);
-        self.changed.extend(silent.iter().map(|id| self.interner.group(*id)));
-        silent.retain(|id| self.states[*id as usize].is_normal());
+        let mut silent = Vec::new();
+        for (id, seen_us) in self.silence.silent_since(tick.time_us) {
+            self.changed.insert(self.interner.group(id));
+            let state = &self.states[id as usize];
+            let until_us = seen_us.saturating_add(TOLD_FOR_US);
+            match state.is_normal() {
+                true if state.was_told_ahead() && until_us > tick.time_us => {
+                    self.silence.again(id, seen_us, until_us);
+                }
+                true => silent.push(id),
+                false => {}
+            }
+        }
         let (states, for_us) = (&self.states, self.spec.for_us);
         let left = silent.iter().map(|id| (*id, states[*id as usize].remnant(for_us)));
         let left: Vec<(u32, Remnant)> = left.collect();

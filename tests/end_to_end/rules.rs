@@ -9,6 +9,10 @@ use crate::support::{Device, Home, Instance, Receiver, eventually, tidegate};
 
 const START_MS: i64 = 1_767_225_600_000;
 const DEVICES: [&str; 3] = ["d1", "d2", "d3"];
+/// Alerts that were told twice, of which the event with the greatest time says that they fire.
+const LAST_SAYS_FIRING: &str = "SELECT count(*) FROM (SELECT alert_id, count(*) AS n, \
+    last_value(status ORDER BY time) AS status FROM system.alerts GROUP BY alert_id) \
+    WHERE n = 3 AND status = 'firing'";
 
 /// A pipeline with a rule, if there is one, whose webhook stays.
 fn pipeline(url: &str, rule: Option<&str>) -> String {
@@ -98,6 +102,32 @@ fn an_alert_that_goes_on_under_a_changed_rule_is_told_again() {
     let (_, firing) = delivered(&receiver, "firing");
     assert_eq!(firing.len(), 3, "since the same moment: the same alerts");
     assert_eq!(delivered(&receiver, "resolved").1, firing);
+    home.wait_for_count(LAST_SAYS_FIRING, 3);
+    instance.stop();
+}
+
+/// Their rows are older than the ends that the change told; the process dies in between.
+#[test]
+fn an_alert_of_a_rule_that_is_put_back_is_told_after_its_end() {
+    let receiver = Receiver::start();
+    let with_rule = pipeline(&receiver.url, Some("fire = \"v >= 0\""));
+    let home = Home::with(&with_rule);
+    let instance = home.start();
+    publish(&instance, 0..20);
+    wait_for(&receiver, "firing", 3);
+    home.write("pipelines/one.toml", &pipeline(&receiver.url, None));
+    assert!(apply(&home));
+    wait_for(&receiver, "resolved", 3);
+    instance.kill();
+    let instance = home.start();
+    home.write("pipelines/one.toml", &with_rule);
+    assert!(apply(&home));
+    instance.kill();
+    let instance = home.start();
+    publish(&instance, 20..30);
+    wait_for(&receiver, "firing", 6);
+    assert_eq!(delivered(&receiver, "firing").1.len(), 3, "since the same moment: the same alerts");
+    home.wait_for_count(LAST_SAYS_FIRING, 3);
     instance.stop();
 }
 

@@ -47,7 +47,7 @@ impl KeyState {
     }
 
     /// Time of the newest final row.
-    fn newest_us(&self) -> i64 {
+    pub(super) fn newest_us(&self) -> i64 {
         self.rows[KEPT - 1].map_or(self.floor_us, |row| row.time_us)
     }
 

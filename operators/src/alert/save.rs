@@ -49,7 +49,7 @@ pub(super) const SAID: [&str; KEPT] = ["older_said", "newer_said"];
 /// A row was not too old to tell anybody.
 pub(super) const FRESH: i64 = 4;
 
-const NONE: i64 = -1;
+pub(super) const NONE: i64 = -1;
 
 /// What a row says, as a number.
 pub(super) fn said_as(Said { fire, clear, fresh }: Said) -> i64 {

@@ -17,6 +17,10 @@ pub(super) const KEPT: usize = 2;
 /// A row is known by its time only, because the key was away; or there is none.
 pub(super) const UNKNOWN: i64 = i64::MIN;
 
+/// So much later than its newest row is no event of a key but what a change of the rule told;
+/// microseconds.
+const AHEAD_US: i64 = 1_000_000;
+
 /// Where an alert is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -148,6 +152,18 @@ impl KeyState {
         self.rows[..=at].rotate_left(1);
         self.rows[at] = Some(new);
         true
+    }
+
+    /// A key of which something was told, but no row is known: whatever comes is its first one.
+    pub(super) fn without_rows() -> Self {
+        Self { floor_us: i64::MIN + 1, ..Self::default() }
+    }
+
+    /// Whether what was told of it is so much later than its rows that it has to be known: what is
+    /// left of a key that was put away has the time of its rows only.
+    pub(super) fn was_told_ahead(&self) -> bool {
+        let newest_us = self.newest_us();
+        newest_us != i64::MIN && self.told_us.saturating_sub(newest_us) > AHEAD_US
     }
 
     /// What is left of a key that is normal now.

@@ -14,6 +14,7 @@ use crate::snapshot::check;
 use crate::spec::{KeyLimits, time_type};
 use crate::system::alerts_schema;
 
+mod changed;
 mod early;
 mod forget;
 mod moved;

@@ -7,6 +7,7 @@ mod restore;
 mod rules;
 mod saver;
 mod switch;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use std::sync::mpsc::Sender;
 use anyhow::Context;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use tidegate_operators::alert::{EndedRule, end_alerts, untold};
+use tidegate_operators::alert::{EndedRule, end_alerts};
 use tidegate_operators::key::{key_group, stable_hashes};
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_operators::{Epoch, SavedRows};
@@ -25,6 +25,7 @@ use super::floor::with_floors;
 use super::restore::{TOGETHER_BYTES_MAX, together};
 use super::rules::{self, Rules, add_ended};
 use super::saver::{Plan, Saver};
+use super::told::with_told;
 use super::{TablesAt, parts};
 use crate::checkpoint::Prepared;
 use crate::checkpoint::holdings::Holdings;
@@ -119,7 +120,8 @@ impl Saver {
         }
         let mut holdings = self.options.holdings.clone();
         let same = |name: &str| kept.get(name).is_some_and(|old| old == name);
-        holdings.retain(|name| parts::stays(name, switch.epoch) || same(name));
+        let stays = |name: &str| parts::stays(name, switch.epoch) || same(name);
+        holdings.retain(|name| parts::told_rule(name).is_none() && stays(name));
         let mut state = Vec::new();
         let built =
             |name: &String| switch.built.as_ref().is_none_or(|b| b.contains(pipeline(name)));
@@ -132,22 +134,19 @@ impl Saver {
             let together = together(parts, TOGETHER_BYTES_MAX)?.into_iter();
             state.extend(together.map(|rows| (name.clone(), rows)));
         }
-        for (name, mut saved) in with_floors(&mut switch, &kept, &had)? {
-            if rule_of(&name).is_some() {
-                saved.rows = untold(&saved.rows)?;
-            }
-            holdings.apply(self.options.store.write_part(&name, &saved)?);
-            state.push((name, saved.rows));
+        let made = with_floors(&mut switch, &kept, &had)?;
+        let (made, told) = with_told(&switch, (&had, &kept), made)?;
+        for (name, saved) in made.iter().chain(&told) {
+            holdings.apply(self.options.store.write_part(name, saved)?);
         }
+        state.extend(made.into_iter().map(|(name, saved)| (name, saved.rows)));
         let (ended, ended_rules) = end_gone((&old.rules, switch.time_us), &had, &kept)?;
         if let Some(rows) = &ended {
             let name = parts::ended_name(switch.ended_epoch);
             // A change before this one may have left rows of the same epoch.
             let mut all = had.remove(&name).unwrap_or_default();
             all.push(rows.clone());
-            let rows = joined(&all)?;
-            let groups = vec![(0, rows.num_rows() as u64)];
-            holdings.apply(self.options.store.write_part(&name, &SavedRows { rows, groups })?);
+            holdings.apply(self.options.store.write_part(&name, &of_one_group(joined(&all)?))?);
         }
         let plan = Plan::of(&switch.new);
         let rules = rules::after(&old.rules, &switch.new, &kept, switch.ended_epoch);
@@ -180,6 +179,12 @@ impl Saver {
 
 pub(super) fn pipeline(operator: &str) -> &str {
     operator.split('/').next().unwrap_or_default()
+}
+
+/// Rows of a part that is no operator's.
+pub(super) fn of_one_group(rows: RecordBatch) -> SavedRows {
+    let groups = vec![(0, rows.num_rows() as u64)];
+    SavedRows { rows, groups }
 }
 
 fn joined(parts: &[RecordBatch]) -> anyhow::Result<RecordBatch> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::{DataType, Int64Type};
-use tidegate_operators::alert::STATE_COLUMNS;
+use tidegate_operators::alert::{STATE_COLUMNS, TOLD_FOR_US};
 use tidegate_operators::{GroupSet, SavedRows, Tick};
 
 use super::*;
@@ -352,7 +352,8 @@ fn keys_of_requests_and_ends_of_alerts_stay_until_they_are_not_needed() {
     let mut checkpoints = Checkpoints::by_turns(options, &[]);
     let ended = checkpoints.switch(switch(100)).unwrap().unwrap().ended.unwrap();
     assert_eq!(ended.num_rows(), 2);
-    assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
+    let [ended, a, b] = ["system/ended@100", "system/told/p/alert/a", "system/told/p/alert/b"];
+    assert_eq!(names(dir.path()), [REQUESTS_PART, ended, a, b]);
     drop(checkpoints);
     // Another start with other files, before that epoch is complete: it loses none of them.
     let (options, restored) = go_on(open());
@@ -361,8 +362,13 @@ fn keys_of_requests_and_ends_of_alerts_stay_until_they_are_not_needed() {
     assert!(checkpoints.switch(switch(101)).unwrap().unwrap().ended.is_none());
     // The first cut of the replay.
     checkpoints.write(85, TablesAt::default()).unwrap();
-    assert_eq!(names(dir.path()), [REQUESTS_PART, "system/ended@100"]);
+    assert_eq!(names(dir.path()), [REQUESTS_PART, ended, a, b]);
     checkpoints.write(100, TablesAt::default()).unwrap();
+    assert_eq!(names(dir.path()), [REQUESTS_PART, a, b], "the rules may be put back");
+    let later = |time_us| Switch { epoch: 100, time_us, ..switch(101) };
+    checkpoints.switch(later(TOLD_FOR_US)).unwrap().unwrap();
+    assert_eq!(names(dir.path()), [REQUESTS_PART, a, b]);
+    checkpoints.switch(later(TOLD_FOR_US + 9)).unwrap().unwrap();
     assert_eq!(names(dir.path()), [REQUESTS_PART]);
 }
 
