@@ -664,6 +664,17 @@ proptest! {
     }
 
     #[test]
+    fn any_double_that_is_written_shortest_is_read_as_itself(bits in any::<u64>()) {
+        let double = f64::from_bits(bits);
+        prop_assume!(double.is_finite());
+        let json = serde_json::to_string(&double).unwrap();
+        for text in [format!("{double}"), format!("{double:e}"), json] {
+            let read = value::Number::parse(text.as_bytes()).and_then(value::Number::to_f64);
+            prop_assert_eq!(read.map(f64::to_bits), Some(bits), "{}", text);
+        }
+    }
+
+    #[test]
     fn texts_are_those_of_serde_json(text in "\\PC{0,12}", ascii in any::<bool>()) {
         let mut json = serde_json::to_string(&text).unwrap();
         if ascii {

@@ -16,11 +16,12 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
-use serde_json::{Value, json};
+use serde::Deserialize;
 use tidegate_operators::Epoch;
 use tidegate_operators::event::ENGINE;
 use tidegate_pipelines::plan::NotifySpec;
 
+use self::body::{Body, Data};
 use super::checkpoints::{Rules, add_ended, rule_name};
 use crate::fault;
 use crate::journal::DurableError;
@@ -244,28 +245,28 @@ impl Notifications {
         let (pipeline, rule, status) = (text("pipeline")?, text("rule")?, text("status")?);
         let alert_id = text("alert_id")?;
         let time_us = time("time")?;
-        let json_of = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
-        let row_json = json_of(text("row")?);
-        let corrects = match row_json["revision"].as_i64() {
-            Some(revision) if revision > 0 => format!(".{time_us}.{revision}"),
+        let row_json = text("row")?;
+        let corrects = match serde_json::from_str(&row_json) {
+            Ok(Revised { revision }) if revision > 0 => format!(".{time_us}.{revision}"),
             _ => String::new(),
         };
-        let body = json!({
-            "type": format!("alert.{status}"),
-            "timestamp": rfc3339(time_us),
-            "data": {
-                "alert_id": alert_id,
-                "pipeline": pipeline,
-                "rule": rule,
-                "status": status,
-                "severity": text("severity")?,
-                "summary": text("summary")?,
-                "since": rfc3339(time("since")?),
-                "keys": json_of(text("keys")?),
-                "row": row_json,
+        let body = Body {
+            r#type: format!("alert.{status}"),
+            timestamp: rfc3339(time_us),
+            data: Data {
+                alert_id: alert_id.clone(),
+                pipeline: pipeline.clone(),
+                rule: rule.clone(),
+                status: status.clone(),
+                severity: text("severity")?,
+                summary: text("summary")?,
+                since: rfc3339(time("since")?),
+                keys: body::as_json(text("keys")?)?,
+                row: body::as_json(row_json)?,
+                cut: false,
             },
-        });
-        let body = Bytes::from(body::encode(body)?);
+        };
+        let body = Bytes::from(body.encode()?);
         let ends = column("reason").is_ok_and(|reason| reason.is_valid(row));
         let (names, since_epoch) = match pipeline == ENGINE {
             true => (self.engine.names(), 0),
@@ -285,6 +286,12 @@ impl Notifications {
         }
         Ok(())
     }
+}
+
+/// What the row of an alert says of its revision, if it has one.
+#[derive(Deserialize)]
+struct Revised {
+    revision: i64,
 }
 
 fn crc(name: &str) -> u32 {

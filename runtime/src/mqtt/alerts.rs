@@ -4,14 +4,17 @@
 //! Invariant: the alerts of an epoch reach the sessions' queues once, whatever is replayed. Only
 //! where a crash came before the endpoint's store had them do they come again, all of that epoch.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::Field;
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tidegate_operators::Epoch;
-use tidegate_operators::system::row_json;
+use tidegate_operators::system::json_value;
 
 use super::broker::{Broker, Publication};
 use super::route::now_ms;
@@ -73,10 +76,14 @@ impl AlertTopics {
         };
         let mut topic =
             format!("{}/{}/{}", self.prefix, level(text("pipeline")), level(text("rule")));
+        // One knows their order, the other the digits of numbers.
         let keys: Map<String, Value> = serde_json::from_str(text("keys")).unwrap_or_default();
-        for key in keys.values() {
+        let written: HashMap<String, &RawValue> =
+            serde_json::from_str(text("keys")).unwrap_or_default();
+        for (name, key) in &keys {
+            let written = written.get(name).map_or("", |value| value.get());
             topic.push('/');
-            topic.push_str(&level(key.as_str().unwrap_or(&key.to_string())));
+            topic.push_str(&level(key.as_str().unwrap_or(written)));
         }
         let resolved = text("status") != "firing";
         Publication {
@@ -96,18 +103,20 @@ fn is_told(alerts: &RecordBatch, row: usize) -> bool {
     notify.is_some_and(|notify| notify.is_valid(row) && notify.value(row))
 }
 
-/// The row as JSON, what is JSON in it as such.
+/// The row as JSON, what is JSON in it as such, as it is written.
 fn payload(alerts: &RecordBatch, row: usize) -> String {
-    let text = row_json(alerts, row);
-    let Ok(Value::Object(mut object)) = serde_json::from_str(&text) else { return text };
-    for name in ["keys", "row"] {
-        if let Some(value) = object.get_mut(name)
-            && let Some(parsed) = value.as_str().and_then(|text| serde_json::from_str(text).ok())
-        {
-            *value = parsed;
+    let member = |(field, column): (&Arc<Field>, &ArrayRef)| {
+        let name = Value::from(field.name().as_str());
+        let value = json_value(column, row);
+        let json = value.as_str().filter(|_| ["keys", "row"].contains(&field.name().as_str()));
+        match json.and_then(|text| serde_json::from_str::<&RawValue>(text).ok()) {
+            Some(json) => format!("{name}:{json}"),
+            None => format!("{name}:{value}"),
         }
-    }
-    Value::Object(object).to_string()
+    };
+    let schema = alerts.schema();
+    let members: Vec<String> = schema.fields().iter().zip(alerts.columns()).map(member).collect();
+    format!("{{{}}}", members.join(","))
 }
 
 /// A text as one level of a topic.
@@ -118,7 +127,7 @@ fn level(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{ArrayRef, BooleanArray, StringArray};
+    use arrow::array::{BooleanArray, StringArray};
 
     use super::*;
     use crate::mqtt::broker::BrokerOptions;
@@ -132,16 +141,22 @@ mod tests {
             RecordBatch::try_from_iter([
                 ("pipeline", column("cold-chain")),
                 ("rule", column("too/warm")),
-                ("keys", column(r#"{"site":"a#","device":7}"#)),
+                ("keys", column(r#"{"site":"a#","device":7,"x":9.779166666666667}"#)),
+                ("row", column(r#"{"t_avg":9.779166666666667}"#)),
                 ("status", column(status)),
             ])
             .unwrap()
         };
         let firing = topics.publication(&rows("firing"), 0);
-        assert_eq!(&firing.topic[..], b"tidegate/alerts/cold-chain/too_warm/a_/7");
+        assert_eq!(
+            &firing.topic[..],
+            b"tidegate/alerts/cold-chain/too_warm/a_/7/9.779166666666667"
+        );
         assert!(firing.retain && firing.expires_at_ms.is_none());
         let json: Value = serde_json::from_slice(&firing.payload).unwrap();
         assert_eq!((&json["status"], &json["keys"]["device"]), (&"firing".into(), &7.into()));
+        let text = std::str::from_utf8(&firing.payload).unwrap();
+        assert!(text.contains(r#""row":{"t_avg":9.779166666666667}"#), "the same digits: {text}");
         assert!(topics.publication(&rows("resolved"), 0).expires_at_ms.is_some());
     }
 

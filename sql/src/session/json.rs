@@ -5,6 +5,7 @@
 //! next; what is not there, or of another type, or no JSON, is null. `json ->> key` is
 //! `json_as_text`, which gives everything as text.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -20,7 +21,7 @@ use datafusion::logical_expr::{
     Volatility, lit,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Makes all of them known.
 pub(super) fn register(registry: &mut dyn FunctionRegistry) -> DfResult<()> {
@@ -116,23 +117,28 @@ impl Get {
     }
 
     /// A column of what was found in each row.
-    fn column(self, found: impl Iterator<Item = Option<Value>>) -> ArrayRef {
+    fn column<'a>(self, found: impl Iterator<Item = Option<&'a RawValue>>) -> ArrayRef {
         match self {
-            Self::Str => Arc::new(StringArray::from_iter(found.map(|v| match v? {
-                Value::String(text) => Some(text),
-                _ => None,
-            }))),
-            Self::Int => Arc::new(Int64Array::from_iter(found.map(|v| v?.as_i64()))),
-            Self::Float => Arc::new(Float64Array::from_iter(found.map(|v| v?.as_f64()))),
-            Self::Bool => Arc::new(BooleanArray::from_iter(found.map(|v| v?.as_bool()))),
-            Self::Text => Arc::new(StringArray::from_iter(found.map(|v| match v? {
-                Value::Null => None,
-                Value::String(text) => Some(text),
-                other => Some(other.to_string()),
+            Self::Str => Arc::new(StringArray::from_iter(found.map(|v| string(v?)))),
+            Self::Int => Arc::new(Int64Array::from_iter(found.map(|v| v?.get().parse().ok()))),
+            Self::Float => Arc::new(Float64Array::from_iter(found.map(|v| float(v?)))),
+            Self::Bool => Arc::new(BooleanArray::from_iter(found.map(|v| v?.get().parse().ok()))),
+            Self::Text => Arc::new(StringArray::from_iter(found.map(|v| match v?.get() {
+                "null" => None,
+                other => string(v?).or_else(|| Some(other.to_owned())),
             }))),
             Self::Contains => Arc::new(BooleanArray::from_iter(found.map(|v| Some(v.is_some())))),
         }
     }
+}
+
+fn string(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// The nearest one to what is written; as serde_json reads numbers, it can be the one beside it.
+fn float(value: &RawValue) -> Option<f64> {
+    value.get().parse().ok().filter(|v: &f64| v.is_finite())
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -183,7 +189,7 @@ impl ScalarUDFImpl for JsonFunction {
         let json = json.as_string::<i32>();
         let found = (0..args.number_rows).map(|row| {
             let text = json.is_valid(row).then(|| json.value(row))?;
-            let whole = serde_json::from_str(text).ok()?;
+            let whole: &RawValue = serde_json::from_str(text).ok()?;
             steps.iter().try_fold(whole, |value, step| part(value, step, row))
         });
         Ok(ColumnarValue::Array(self.get.column(found)))
@@ -191,18 +197,17 @@ impl ScalarUDFImpl for JsonFunction {
 }
 
 /// What a value has under a key, or in a place.
-fn part(mut value: Value, step: &ArrayRef, row: usize) -> Option<Value> {
+fn part<'a>(value: &'a RawValue, step: &ArrayRef, row: usize) -> Option<&'a RawValue> {
     if step.is_null(row) {
         return None;
     }
-    let found = match step.data_type() {
-        DataType::Utf8 => value.get_mut(step.as_string::<i32>().value(row)),
-        _ => {
-            let place = step.as_primitive::<Int64Type>().value(row);
-            value.get_mut(usize::try_from(place).ok()?)
-        }
-    };
-    found.map(Value::take)
+    if step.data_type() == &DataType::Utf8 {
+        let members: HashMap<String, &RawValue> = serde_json::from_str(value.get()).ok()?;
+        return members.get(step.as_string::<i32>().value(row)).copied();
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+    let place = usize::try_from(step.as_primitive::<Int64Type>().value(row)).ok()?;
+    items.get(place).copied()
 }
 
 #[cfg(test)]
@@ -211,6 +216,24 @@ mod tests {
 
     use crate::Session;
     use crate::testing::{lines, local};
+
+    /// As serde_json reads them by itself, some of these are the ones beside them.
+    #[tokio::test]
+    async fn numbers_are_those_that_are_written() {
+        let (_folder, store) = local();
+        let json = r#"'{"a":9.779166666666667,"b":[20.006999969482425,1e300]}'"#;
+        for (asked, wanted) in [
+            ("json_get_float(j, 'a')", "9.779166666666667"),
+            ("j ->> 'a'", "9.779166666666667"),
+            ("j ->> 'b'", "[20.006999969482425,1e300]"),
+            ("json_get_float(j, 'b', 0)", "20.006999969482425"),
+            ("json_get_float(j, 'b', 1)", "1e300"),
+            ("json_get_float('{\"x\":1e999}', 'x')", ""),
+        ] {
+            let sql = format!("SELECT {asked} FROM (VALUES ({json})) AS t(j)");
+            assert_eq!(lines(&store, &sql).await, [wanted], "{asked}");
+        }
+    }
 
     #[tokio::test]
     async fn parts_of_json_are_found_and_what_is_not_there_is_null() {
