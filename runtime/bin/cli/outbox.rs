@@ -52,12 +52,39 @@ fn list(letters: &[Letter]) -> String {
     for Letter { notification, attempts, reason, dead } in letters {
         let state = if *dead { "given up" } else { "waits" };
         let (id, target) = (&notification.id, &notification.target);
-        let _infallible = write!(text, "{state}  {id}  {target}  {attempts} failed attempts");
+        let failed = if *attempts == 1 { "failed attempt" } else { "failed attempts" };
+        let _infallible = write!(text, "{state}  {id}  {target}  {attempts} {failed}");
         if !reason.is_empty() {
             let _infallible = write!(text, ": {reason}");
         }
         text.push('\n');
     }
     let dead = letters.iter().filter(|letter| letter.dead).count();
-    text + &format!("{} wait, {dead} were given up", letters.len() - dead)
+    let waiting = letters.len() - dead;
+    let wait = if waiting == 1 { "waits" } else { "wait" };
+    let were = if dead == 1 { "was" } else { "were" };
+    text + &format!("{waiting} {wait}, {dead} {were} given up")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tidegate_runtime::outbox::Notification;
+
+    use super::*;
+
+    #[test]
+    fn one_is_said_as_one() {
+        let letter = |attempts, dead| {
+            let (id, target, key) = ("i".into(), "p/t".into(), "k".into());
+            let notification =
+                Notification { id, target, body: Default::default(), created_us: 0, key };
+            Letter { notification, attempts, reason: String::new(), dead }
+        };
+        let line = |state, attempts| format!("{state}  i  p/t  {attempts}\n");
+        let one = line("waits", "1 failed attempt") + &line("given up", "2 failed attempts");
+        let letters = [letter(1, false), letter(2, true)];
+        assert_eq!(list(&letters), one + "1 waits, 1 was given up");
+        assert_eq!(list(&[]), "0 wait, 0 were given up");
+    }
 }

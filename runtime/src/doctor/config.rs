@@ -38,7 +38,11 @@ pub fn examine(
             return report;
         }
     };
-    report.ok("files", &format!("{} pipelines are sound", plan.pipelines.len()));
+    let sound = match plan.pipelines.len() {
+        1 => "1 pipeline is sound".to_owned(),
+        count => format!("{count} pipelines are sound"),
+    };
+    report.ok("files", &sound);
     for why in missing {
         let change = ["set it where `tidegate run` is started"];
         report.fail("reference", why, &change);
@@ -152,6 +156,7 @@ freshness = "1s"
     fn the_line_to_change_is_named() {
         let report = look(TEXT);
         assert!(report.passed(), "{}", report.table());
+        assert_eq!(report.rows[0].measured, "1 pipeline is sound");
         let change =
             |check: &str| report.rows.iter().find(|r| r.check == check).unwrap().change[0].clone();
         assert_eq!(change("qos"), "p.toml:7: instead of `qos = 0`: qos = 1");

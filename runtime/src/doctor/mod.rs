@@ -39,7 +39,7 @@ fn bytes_text(bytes: u64) -> String {
 }
 
 /// `1 message`, `2 messages`.
-fn counted(count: u64, noun: &str) -> String {
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 

@@ -13,6 +13,7 @@ use super::sources::SourceState;
 use super::tables::TableTroubles;
 use super::{blocked, memory};
 use crate::clock::Clock;
+use crate::doctor::counted;
 use crate::journal::Journal;
 use crate::outbox::Outbox;
 use crate::stats::Stats;
@@ -97,24 +98,25 @@ impl Conditions {
             }
             let refused = self.stats.keys_refused.load(Ordering::Relaxed);
             if refused > refused_before {
-                let why = format!("{refused} rows of new keys found no place since the start");
+                let rows = counted(refused, "row");
+                let why = format!("{rows} of new keys found no place since the start");
                 all.insert(Rule::KeysMax, why);
             }
             let off = self.stats.clocks_off.load(Ordering::Relaxed);
             if off > off_before {
                 let why = format!(
-                    "clocks of devices are off by more than clock_skew_max ({} rows more of \
+                    "clocks of devices are off by more than clock_skew_max ({} more of \
                      system.clock_skew, which says whose and by how much)",
-                    off - off_before
+                    counted(off - off_before, "row")
                 );
                 all.insert(Rule::ClockSkew, why);
             }
             let dead = self.states.outbox.given_up();
             if dead > dead_before {
-                all.insert(
-                    Rule::WebhookDead,
-                    format!("{dead} notifications were given up since the start"),
-                );
+                let were = if dead == 1 { "was" } else { "were" };
+                let notifications = counted(dead, "notification");
+                let why = format!("{notifications} {were} given up since the start");
+                all.insert(Rule::WebhookDead, why);
             }
             (refused_before, off_before, dead_before) = (refused, off, dead);
             all

@@ -56,7 +56,11 @@ async fn tidy(shared: &Shared) -> Result<(), IntakeError> {
         put(shared, &mut messages, "", notice.name(), detail);
     }
     for (client_id, n) in limited {
-        let detail = format!("{n} messages were dropped: the session's queue is full");
+        let dropped = match n {
+            1 => "1 message was dropped".to_owned(),
+            n => format!("{n} messages were dropped"),
+        };
+        let detail = format!("{dropped}: the session's queue is full");
         put(shared, &mut messages, &client_id, "limited", detail);
     }
     for (client_id, will) in &wills {

@@ -12,7 +12,7 @@ use object_store::{Error as StoreError, ObjectMeta, ObjectStoreExt};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::statistics::Statistics;
 
-use super::{Finding, Listing, Severity, TableHealth};
+use super::{Finding, Listing, Severity, TableHealth, counted};
 use crate::delta::{DataFile, Snapshot, path};
 use crate::{Error, Result, Store};
 
@@ -47,13 +47,17 @@ pub(super) async fn examine(
         let Some(finding) = outcome? else { continue };
         bad += 1;
         if bad <= TOLD_MAX {
-            let rows = format!("{stated} rows of this table cannot be trusted or read");
+            let rows =
+                format!("{} of this table cannot be trusted or read", counted(stated, "row"));
             let means = if finding.means.is_empty() { rows } else { finding.means.clone() };
             health.findings.push(finding.means(means));
         }
     }
     if bad > TOLD_MAX {
-        let text = format!("{} more files are missing or damaged", bad - TOLD_MAX);
+        let text = match bad - TOLD_MAX {
+            1 => "1 more file is missing or damaged".to_owned(),
+            more => format!("{more} more files are missing or damaged"),
+        };
         health.findings.push(Finding::new(Severity::Fail, "files", text));
     }
     if bad == 0 {
@@ -95,7 +99,7 @@ async fn check(
     };
     let stated = u64::try_from(file.add.size).unwrap_or(0);
     if size != stated {
-        let text = format!("has {size} bytes, the log says {stated}");
+        let text = format!("has {}, the log says {stated}", counted(size, "byte"));
         return Ok(Some(damaged("files", &location, text)));
     }
     let footer = match footer(store, &location, size).await? {
@@ -105,7 +109,8 @@ async fn check(
     let stats = file.stats(&snapshot.schema);
     let rows = u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0);
     if stats.rows.is_some_and(|stated| stated != rows) {
-        let text = format!("holds {rows} rows, the log says {}", stats.rows.unwrap_or(0));
+        let rows = counted(rows, "row");
+        let text = format!("holds {rows}, the log says {}", stats.rows.unwrap_or(0));
         return Ok(Some(damaged("counts", &location, text)));
     }
     Ok(narrow_bound(snapshot, file, &footer).map(|column| {
@@ -218,8 +223,9 @@ fn orphans(
     let Some(oldest) = orphans.iter().map(|m| m.last_modified).min() else { return Ok(()) };
     let bytes: u64 = orphans.iter().map(|m| m.size).sum();
     let text = format!(
-        "{} files ({bytes} bytes) that the log does not name, the oldest {} old",
-        orphans.len(),
+        "{} ({}) that the log does not name, the oldest {} old",
+        counted(orphans.len() as u64, "file"),
+        counted(bytes, "byte"),
         age(listing.listed_at, oldest)
     );
     let finding = Finding::new(Severity::Note, "orphans", text).at(&orphans[0].location);
@@ -240,6 +246,6 @@ fn age(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     match (age.num_days(), age.num_hours(), age.num_minutes()) {
         (0, 0, minutes) => format!("{minutes} min"),
         (0, hours, _) => format!("{hours} h"),
-        (days, _, _) => format!("{days} days"),
+        (days, _, _) => counted(days.unsigned_abs(), "day"),
     }
 }

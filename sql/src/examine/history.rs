@@ -58,8 +58,9 @@ pub(super) async fn examine(
     if bad == 0 && !health.findings.iter().any(|f| f.severity == Severity::Fail) {
         let from = versions.first().copied().or(base).unwrap_or(0);
         let through = newest.max(base).unwrap_or(0);
+        let entries = if commits == 1 { "entry" } else { "entries" };
         let text =
-            format!("versions {from} to {through}, {commits} readable entries, none missing");
+            format!("versions {from} to {through}, {commits} readable {entries}, none missing");
         health.findings.insert(0, Finding::new(Severity::Ok, "log", text));
     }
     Ok(())

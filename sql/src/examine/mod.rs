@@ -103,6 +103,11 @@ struct Listing {
     listed_at: DateTime<Utc>,
 }
 
+/// `1 row`, `2 rows`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 async fn list(store: &Store, table: &Path) -> Result<Listing> {
     let what = format!("listing {table}");
     let listed_at = Utc::now();

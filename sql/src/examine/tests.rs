@@ -69,6 +69,16 @@ async fn a_whole_table_is_whole_and_a_copy_of_it_too() {
 }
 
 #[tokio::test]
+async fn one_entry_is_said_as_one() {
+    let (_folder, store) = local();
+    let spec = spec("t", &many(0, 1));
+    drop(TableWriter::open(&store, &spec, "i/plant.t".into()).await.unwrap());
+    let health = look(&store).await;
+    let log = health.findings.iter().find(|f| f.check == "log").unwrap();
+    assert_eq!(log.text, "versions 0 to 0, 1 readable entry, none missing");
+}
+
+#[tokio::test]
 async fn a_missing_and_a_torn_entry_are_named_and_closed_by_the_names_of_files() {
     for torn in [None, Some("{\"add\":{\"pa")] {
         let (folder, store) = filled().await;
@@ -182,7 +192,7 @@ async fn orphans_and_a_folder_without_a_log_are_told() {
     let health = look(&store).await;
     assert!(fails(&health).is_empty());
     let note = health.findings.iter().find(|f| f.check == "orphans").unwrap();
-    assert!(note.text.starts_with("1 files"), "{note:?}");
+    assert!(note.text.starts_with("1 file ("), "{note:?}");
     // Without `full`, delta-rs leaves what the log never named.
     assert!(note.change.iter().any(|c| c.contains("full=True")), "{note:?}");
     fs::remove_dir_all(folder.path().join("plant/t/_delta_log")).unwrap();

@@ -102,7 +102,8 @@ pub(super) fn save(
     }
     let more = saved.found.damages.len().saturating_sub(TOLD_MAX);
     if more > 0 {
-        report.means(format!("{more} more places are damaged"));
+        let are = if more == 1 { "is" } else { "are" };
+        report.means(format!("{} {are} damaged", counted(more as u64, "more place")));
     } else if saved.made_up > 0 {
         report.means(format!(
             "{} ended without a tick that could be read: each got one",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::client::{Client, Event, Message};
 use super::{Examination, PATIENCE, SILENCE, texts};
+use crate::doctor::counted;
 
 /// Unacknowledged publishes of the test itself.
 const IN_FLIGHT: u32 = 100;
@@ -103,7 +104,8 @@ impl Examination<'_> {
             let text = format!("{window}{more} messages under way without acknowledgement");
             self.report.ok("window", &text);
         } else {
-            let text = format!("only {window} messages under way without acknowledgement");
+            let messages = counted(window as u64, "message");
+            let text = format!("only {messages} under way without acknowledgement");
             self.report.warn("window", &text, &texts(&self.advice.window()));
         }
     }
