@@ -1,12 +1,12 @@
 //! What a test's own thread logs, so that it can be looked at.
 
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 /// The lines that were logged until now: level, message, fields.
 #[derive(Clone, Default)]
@@ -15,6 +15,10 @@ pub(crate) struct Logged(Arc<Mutex<Vec<String>>>);
 impl Logged {
     /// Collects until the guard is dropped.
     pub(crate) fn here() -> (Self, DefaultGuard) {
+        // Where one subscriber is all there is, the thread that comes to an event first decides for
+        // all whether anybody wants it; this may be another test's, which has none.
+        static BESIDE: OnceLock<Dispatch> = OnceLock::new();
+        BESIDE.get_or_init(|| Dispatch::new(Self::default()));
         let logged = Self::default();
         let guard = tracing::subscriber::set_default(logged.clone());
         (logged, guard)
