@@ -287,7 +287,7 @@ pub fn adopt_sources(old: &Plan, new: &mut Plan) -> Vec<String> {
 /// Registries that are not what they were: their files are opened at a start.
 fn other_registries(old: &Plan, new: &Plan, again: &str) -> Vec<String> {
     let only = |a: &Plan, b: &Plan| -> Vec<String> {
-        let other = a.registries.iter().filter(|r| !b.registries.contains(r));
+        let other = a.registries.iter().filter(|r| !b.registries.iter().any(|s| r.is_as(s)));
         other.map(|r| format!("{}.{}", r.pipeline, r.name)).collect()
     };
     let mut names = only(new, old);

@@ -205,6 +205,33 @@ fn a_file_that_is_gone_keeps_what_it_said_and_is_told() {
     );
 }
 
+#[test]
+fn a_header_without_a_declared_column_is_told_by_check_and_at_a_start() {
+    let home = home();
+    home.write("limits.csv", "device,since,hihg\nd1,,6\n");
+    let check = || crate::support::tidegate().arg("check").arg(home.pipelines()).output().unwrap();
+    for output in [check(), home.run_command(1).output().unwrap()] {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{said}");
+        for part in
+            ["registry limits of pipeline p", "limits.csv has no column `high` (it has `hihg`"]
+        {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+    home.write("limits.csv", "device,since,high\nd1,,6\nd2,,x\n");
+    let output = check();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("1 row is not taken"), "{said}");
+    let instance = home.start();
+    assert!(
+        instance.said().contains("1 row is not taken, the first is row 2"),
+        "{}",
+        instance.said()
+    );
+    instance.stop();
+}
+
 /// What a registry says has to be journaled before a door opens. Without room for it the start
 /// waits and says why, and a signal ends it.
 #[test]

@@ -14,6 +14,9 @@ pub struct RegistrySource {
     pub name: String,
     /// Where the columns of the key are in a row, each with the column's name.
     pub key: Vec<(String, Vec<String>)>,
+    /// Where the other columns are in a row, each with the column's name; those that may be in no
+    /// row at all are not among them.
+    pub columns: Vec<(String, Vec<String>)>,
     /// The member that says since when a row holds.
     pub valid_from: Option<String>,
     /// Where it is.
@@ -57,6 +60,24 @@ pub struct RegistryUrl {
     pub timeout_us: i64,
     /// Longest answer, bytes as they are sent.
     pub body_bytes_max: u64,
+}
+
+impl RegistrySource {
+    /// Whether rows come, stay and go as those of another one, whatever columns they have beside
+    /// the key.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let Self { pipeline, name, key, columns: _, valid_from, place, format, delimiter } = self;
+        (pipeline, name, key, valid_from, place, format, delimiter)
+            == (
+                &other.pipeline,
+                &other.name,
+                &other.key,
+                &other.valid_from,
+                &other.place,
+                &other.format,
+                &other.delimiter,
+            )
+    }
 }
 
 impl RegistryPlace {

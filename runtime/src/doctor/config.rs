@@ -4,10 +4,12 @@
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::Plan;
 use tidegate_pipelines::config::problem::Problem;
-use tidegate_pipelines::plan::SourceKind;
+use tidegate_pipelines::config::references::UNSET;
+use tidegate_pipelines::plan::{RegistryPlace, SourceKind};
 
 use super::lines::{FileText, change, change_in, file_of};
 use super::report::{Report, Verdicts};
+use crate::engine::look_at_registry;
 
 const VERDICTS: Verdicts = [
     "nothing in these files loses data",
@@ -52,12 +54,34 @@ pub fn examine(
         let hint: Vec<&str> = warning.hint.as_deref().into_iter().collect();
         report.warn("file", &format!("{place}: {}", warning.message), &hint);
     }
+    registries(&mut report, plan);
     for pipeline in &plan.pipelines {
         let file = file_of(files, &pipeline.name);
         source(&mut report, plan, pipeline, file);
         tables(&mut report, pipeline, file);
     }
     report
+}
+
+/// Files of registries that are there: whether a start could read them.
+fn registries(report: &mut Report, plan: &Plan) {
+    for registry in &plan.registries {
+        let RegistryPlace::File(path) = &registry.place else { continue };
+        if path.contains(UNSET) || !std::path::Path::new(path).is_file() {
+            continue;
+        }
+        match look_at_registry(plan, registry) {
+            Ok(Some(untaken)) => {
+                report.warn("registry", &untaken, &["correct these rows"]);
+                report.means("what was known of their keys stays, or there is nothing of them");
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let change = ["what the file has, or `columns` of the registry"];
+                report.fail("registry", &crate::chain(&error), &change);
+            }
+        }
+    }
 }
 
 pub(super) fn tell(report: &mut Report, problem: &Problem) {
@@ -168,6 +192,28 @@ freshness = "1s"
         let report = look(&TEXT.replace("qos = 0\n", "session_expiry = \"1m\"\n"));
         let session = report.rows.iter().find(|r| r.check == "session").unwrap();
         assert!(session.change[0].starts_with("p.toml:7: instead of"), "{session:?}");
+    }
+
+    #[test]
+    fn files_of_registries_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("limits.csv");
+        let text = format!(
+            "{TEXT}[[registry]]\nname = \"limits\"\npath = \"{}\"\nkey = [\"device\"]\n\
+             columns = {{ device = \"string\", t_high = \"float64\" }}\n",
+            path.display()
+        );
+        let row = |file: &str| {
+            std::fs::write(&path, file).unwrap();
+            let report = look(&text);
+            let row = report.rows.iter().find(|r| r.check == "registry");
+            (report.passed(), row.map(|r| r.measured.clone()).unwrap_or_default())
+        };
+        assert_eq!(row("device,t_high\nd1,6\n"), (true, String::new()));
+        let (passed, told) = row("device,thigh\nd1,6\n");
+        assert!(!passed && told.contains("no column `t_high` (it has `thigh`"), "{told}");
+        let (passed, told) = row("device,t_high\nd1,6\nd2,x\n");
+        assert!(passed && told.contains("1 row is not taken"), "{told}");
     }
 
     #[test]

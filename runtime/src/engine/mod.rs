@@ -53,6 +53,7 @@ pub use self::files::{Progress, Reading};
 pub(crate) use self::folder::{INSTANCE, name_anew, named};
 pub use self::observer::Observer;
 pub use self::options::{EngineOptions, FENCED_EXIT_CODE, OnFenced, Recovery, Report, moment};
+pub use self::registries::look_at_file as look_at_registry;
 pub use self::replaying::{Replayed, Replaying};
 pub use self::tables::TableState;
 

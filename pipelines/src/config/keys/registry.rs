@@ -92,7 +92,8 @@ pub(super) static REGISTRY: Component = Component {
             "columns",
             Kind::Fields(&FIELD),
             "All columns, those of the key too: `name = \"type\"`, or a table as that of a column \
-             of readings.",
+             of readings. What is in no row of a file or answer makes it unreadable, unless its \
+             table says `required = false`.",
             "{ device = \"string\", limit_high = \"float64\" }",
         )
         .required(),

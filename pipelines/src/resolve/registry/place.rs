@@ -1,6 +1,6 @@
 //! Where registries come from: a file, a URL or a topic.
 
-use tidegate_operators::spec::{Origin, RegistrySpec};
+use tidegate_operators::spec::{ColumnSpec, Origin, RegistrySpec};
 use tidegate_operators::topic::{TopicTemplate, filters_meet};
 
 use crate::config::problem::{At, Reporter};
@@ -38,17 +38,20 @@ pub(in crate::resolve) fn sources(
         let place = place(&section, resolve, report);
         let spec = registries.iter().find(|r| Some(r.name.as_str()) == section.text("name"));
         let (Some(spec), Some(place)) = (spec, place) else { continue };
-        let key = spec.columns[..spec.keys].iter().map(|c| {
+        let path_of = |c: &ColumnSpec| {
             let path = match &c.origin {
                 Origin::Path(path) => path.clone(),
                 _ => vec![c.name.clone()],
             };
             (c.name.clone(), path)
-        });
+        };
+        let (key, others) = spec.columns.split_at(spec.keys);
+        let others = others.iter().filter(|c| !may_be_absent(&section, &c.name));
         found.push(RegistrySource {
             pipeline: spec.pipeline.clone(),
             name: spec.name.clone(),
-            key: key.collect(),
+            key: key.iter().map(path_of).collect(),
+            columns: others.map(path_of).collect(),
             valid_from: section.text("valid_from").map(str::to_owned),
             place,
             format: source::file_format(&section),
@@ -175,6 +178,13 @@ fn removable(section: &Section<'_>, template: &TopicTemplate, report: &mut Repor
 fn field<'t>(section: &Section<'t>, name: &str) -> Option<&'t str> {
     let entry = section.entries("columns").iter().find(|e| e.key == name)?;
     section.named("columns", entry)?.text("field")
+}
+
+/// Whether a column says itself that it is not required: then it may be in no row at all.
+fn may_be_absent(section: &Section<'_>, name: &str) -> bool {
+    let entry = section.entries("columns").iter().find(|e| e.key == name);
+    let table = entry.and_then(|entry| section.named("columns", entry));
+    table.is_some_and(|table| table.entry("required").is_some() && !table.bool("required"))
 }
 
 fn url(

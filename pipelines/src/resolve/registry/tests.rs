@@ -47,6 +47,23 @@ fn a_registry_is_a_table_and_is_explained() {
 }
 
 #[test]
+fn a_column_may_be_absent_if_it_says_so() {
+    let columns = |high: &str| {
+        let registry = REGISTRY.replace("high = \"float64\"", &format!("high = {high}"));
+        let columns =
+            plan(&format!("{registry}{STEP}{TABLE}")).unwrap().registries[0].columns.clone();
+        columns.into_iter().map(|(name, path)| (name, path.join("."))).collect::<Vec<_>>()
+    };
+    let names = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        list.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect()
+    };
+    assert_eq!(columns("\"float64\""), names(&[("high", "high"), ("v2", "v2")]));
+    let table = "{ type = \"float64\", field = \"at.high\" }";
+    assert_eq!(columns(table), names(&[("high", "at.high"), ("v2", "v2")]));
+    assert_eq!(columns("{ type = \"float64\", required = false }"), names(&[("v2", "v2")]));
+}
+
+#[test]
 fn what_cannot_be_is_told() {
     let on_windows = format!("{WINDOW}{}", STEP.replace("type", "from = \"w\"\ntype"));
     let columns = "device = \"string\", high = \"float64\"";

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
+use arrow::array::AsArray;
 use tidegate_operators::registry::{Change, ROW_BYTES_MAX, RegistryDecoder, put};
 use tidegate_operators::spec::RegistrySpec;
 use tidegate_operators::{Messages, MessagesBuilder};
@@ -48,6 +49,16 @@ impl Checker {
                 BTreeMap::new()
             }
         }
+    }
+
+    /// Why a row is refused, for people.
+    pub(super) fn why(&mut self, row: &str) -> String {
+        let mut one = MessagesBuilder::default();
+        put(&mut one, &self.topic, Change::Set, row.as_bytes(), None, 0);
+        let rejects = self.decoder.decode(&one.finish(0, 0)).map(|(_, rejects)| rejects);
+        let first = rejects.unwrap_or_default().into_iter().find(|rows| rows.num_rows() > 0);
+        let detail = first.map(|rows| rows["detail"].as_string::<i32>().value(0).to_owned());
+        detail.unwrap_or_else(|| "it cannot be read".to_owned())
     }
 
     /// The numbers of rows of a file that are refused, as far as they are rows at all.

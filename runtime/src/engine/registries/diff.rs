@@ -175,7 +175,7 @@ fn is_json(text: &str) -> bool {
 ///
 /// # Errors
 /// A row that cannot be said as it is: by what it is known, and what is said in its place.
-fn row_of<'a>(
+pub(super) fn row_of<'a>(
     source: &RegistrySource,
     messages: &'a Messages,
     i: usize,

@@ -13,12 +13,14 @@
 //! are new.
 
 mod check;
+mod columns;
 mod diff;
 mod entries;
 mod fetch;
 mod note;
 mod read;
 mod room;
+mod untaken;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -43,6 +45,7 @@ use self::fetch::Fetcher;
 use self::note::Note;
 use self::read::{Stamp, read_file_of, stamp};
 use self::room::{PATIENCE, unless_full};
+use self::untaken::untaken;
 use self::watch::{first, watch_file, watch_url};
 use super::options::EngineOptions;
 use super::sources::Bound;
@@ -206,8 +209,30 @@ async fn open_one(
     let topic = registry_topic(&source.pipeline, &source.name);
     let (source, known) = (source.clone(), known.unwrap_or_default());
     let mut registry = Registry { source, topic, note, known, checker, stats };
-    let changed = rows.map(|rows| registry.take(&rows, since_us));
+    // What is wrong with a file is told at each start, and later when it is news.
+    let changed = rows.map(|rows| registry.take(&rows, since_us, |_, _| true));
     Ok(Read { registry, origin, changed })
+}
+
+/// Looks at the file of a registry without taking it: the rows of it that are not taken, if any.
+///
+/// # Errors
+/// Why a start would refuse it.
+pub fn look_at_file(plan: &Plan, source: &RegistrySource) -> anyhow::Result<Option<String>> {
+    let rows = read_file_of(source).with_context(|| what(source))?;
+    let mut checker = Checker::of(plan, source)?;
+    let refused = checker.refused(&rows);
+    let (known, _) = Known::default().take(source, (&rows, &refused), None);
+    let text = untaken((source, &mut checker), &known, (&rows, &refused));
+    Ok(text.map(|text| format!("{}: {text}", what(source))))
+}
+
+/// Tells of rows that are not taken.
+fn tell(source: &RegistrySource, untaken: Option<String>) {
+    if let Some(text) = untaken {
+        let rest = "what was known of their keys stays; system.rejects has them";
+        tracing::warn!("{}: {text}; {rest}", what(source));
+    }
 }
 
 /// The folder of what registries said.
@@ -236,8 +261,10 @@ pub(super) async fn for_files(plan: &Plan, data: &Path) -> anyhow::Result<(Vec<M
                 rows.with_context(|| source.place.shown()).with_context(|| what(source))?
             }
         };
-        let refused = Checker::of(plan, source)?.refused(&rows);
-        let (_, said) = Known::default().take(source, (&rows, &refused), None);
+        let mut checker = Checker::of(plan, source)?;
+        let refused = checker.refused(&rows);
+        let (known, said) = Known::default().take(source, (&rows, &refused), None);
+        tell(source, untaken((source, &mut checker), &known, (&rows, &refused)));
         let topic = registry_topic(&source.pipeline, &source.name);
         for mut messages in messages(&topic, &said, 0) {
             let messages = messages.finish(0, 0);
@@ -389,10 +416,21 @@ impl Drop for Registries {
 }
 
 impl Registry {
-    /// What is known after these rows, and what there is to say.
-    fn take(&mut self, rows: &[Messages], since_us: Option<i64>) -> (Known, Vec<Said>) {
+    /// What is known after these rows, and what there is to say. Rows that are not taken are told
+    /// if `is_news` of what was known before and after.
+    fn take(
+        &mut self,
+        rows: &[Messages],
+        since_us: Option<i64>,
+        is_news: impl Fn(&Known, &Known) -> bool,
+    ) -> (Known, Vec<Said>) {
         let refused = self.checker.refused(rows);
-        self.known.clone().take(&self.source, (rows, &refused), since_us)
+        let (known, said) = self.known.clone().take(&self.source, (rows, &refused), since_us);
+        if is_news(&self.known, &known) {
+            let checked = (rows, &refused);
+            tell(&self.source, untaken((&self.source, &mut self.checker), &known, checked));
+        }
+        (known, said)
     }
 
     /// Takes all its rows, and says what changed.
@@ -405,7 +443,8 @@ impl Registry {
         intake: &Arc<dyn Intake>,
         clock: &Clock,
     ) -> anyhow::Result<()> {
-        let (known, said) = self.take(rows, Some(clock.now_us()));
+        let is_news = |before: &Known, now: &Known| !now.odd.is_subset(&before.odd);
+        let (known, said) = self.take(rows, Some(clock.now_us()), is_news);
         if known == self.known && self.stats.is_healthy() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tidegate_operators::{MessageMeta, Messages, MessagesBuilder};
 use tidegate_pipelines::plan::{FileFormat, FileSpec, RegistryPlace, RegistrySource};
 
+use super::columns::missing;
 use super::diff::has_keys;
 use crate::engine::files::{Chunks, FileSource, Found, open, read_file};
 use crate::http::each_element;
@@ -101,6 +102,13 @@ pub(super) fn read_at(
         "no row of {path} has the key ({}): look at its header and its delimiter",
         source.key.iter().map(|(_, path)| path.join(".")).collect::<Vec<_>>().join(", ")
     );
+    // With another name in its header a column would be null in silence.
+    let is_table = found.format != FileFormat::Ndjson;
+    let missing = missing(source, &rows.all, is_table);
+    if let Some(missing) = missing.filter(|_| !rows.all.is_empty()) {
+        anyhow::ensure!(is_table, "no row of {path} has {missing}");
+        anyhow::bail!("{path} has no column {missing}");
+    }
     Ok(rows.all)
 }
 

@@ -12,6 +12,8 @@ use tidegate_operators::spec::{
     ColumnSpec, ColumnType, OnInvalid, Origin, RegistrySpec, Rules, TimeFormat,
 };
 
+mod told;
+
 use super::super::replaying::Replaying;
 use super::*;
 use crate::journal::JournalOptions;
@@ -68,6 +70,7 @@ fn source(path: &Path, own_times: bool) -> RegistrySource {
         pipeline: "p".into(),
         name: "limits".into(),
         key: vec![("device".into(), vec!["device".into()])],
+        columns: vec![("high".into(), vec!["high".into()])],
         valid_from: own_times.then(|| "since".into()),
         place: RegistryPlace::File(path.display().to_string()),
         format: None,
@@ -157,7 +160,7 @@ fn what_is_no_file_of_rows_is_told() {
         std::fs::write(&path, text).unwrap();
         assert!(why(&source(&path, false)).contains("no row of "), "{text}");
     }
-    std::fs::write(&path, "device,limit\n,2\nd1,3\n").unwrap();
+    std::fs::write(&path, "device,high\n,2\nd1,3\n").unwrap();
     assert!(read(&source(&path, false)).is_ok(), "one row is enough");
 }
 

@@ -28,6 +28,7 @@ fn entries(folder: &Path, own_times: bool) -> Entries {
         pipeline: "p".into(),
         name: "limits".into(),
         key: vec![("device".into(), vec!["device".into()])],
+        columns: vec![],
         valid_from: own_times.then(|| "since".into()),
         place: RegistryPlace::Topic(place.clone()),
         format: None,

@@ -87,6 +87,7 @@ fn asking_for(url: &str, limit: Duration) -> (Fetcher, tempfile::TempDir) {
         pipeline: "p".into(),
         name: "limits".into(),
         key: vec![("device".into(), vec!["device".into()])],
+        columns: vec![],
         valid_from: None,
         place: RegistryPlace::Url(spec.clone()),
         format: None,
