@@ -18,6 +18,7 @@ mod repeated;
 mod resolve;
 #[cfg(test)]
 mod testing;
+pub mod webhook;
 
 pub use compare::compare_rows;
 pub use config::{Problem, Secret, Severity, docs_markdown, load, process_schema, schema};

@@ -405,7 +405,9 @@ static WEBHOOK: Component = Component {
         Key::new(
             "secret",
             Kind::Secret,
-            "Key of the signature: `whsec_` and base64, or plain text.",
+            "Key of the signature: `whsec_` and base64 of it, as `echo \"whsec_$(openssl rand \
+             -base64 32)\"` makes one; of any other text the text itself, which receivers by \
+             Standard Webhooks cannot use.",
             "\"${env:OPS_SECRET}\"",
         ),
         Key::new("timeout", Kind::Duration, "How long one try may take.", "\"10s\"").default("10s"),
@@ -414,7 +416,7 @@ static WEBHOOK: Component = Component {
         Key::new(
             "allow_private",
             Kind::Bool,
-            "Allows addresses of this machine and of private networks.",
+            "Allows addresses of this machine and of private networks; else nothing is sent there.",
             "false",
         )
         .default("false"),

@@ -35,7 +35,7 @@ fn files(texts: &[&str]) -> Vec<(PathBuf, String)> {
 fn resolver(kind: &str, name: &str) -> Result<String, String> {
     match (kind, name) {
         ("env", "OPS_WEBHOOK") => Ok("https://hooks.example/geheim".into()),
-        ("file", "ops.key") => Ok("geheim\n".into()),
+        ("file", "ops.key") => Ok("whsec_geheimer\n".into()),
         ("env", "BROKER_USER") => Ok("someone".into()),
         ("env", n) if n.starts_with("BROKER") || n.starts_with("GATEWAY") => Ok("geheim".into()),
         _ => Err(format!("there is no {kind} `{name}`")),
@@ -142,7 +142,7 @@ fn secrets_are_never_shown() {
         panic!("{:?}", plan.sources)
     };
     assert_eq!(password.expose(), "geheim");
-    assert_eq!(plan.notifications[0].secret.as_ref().unwrap().expose(), "geheim");
+    assert_eq!(plan.notifications[0].secret.as_ref().unwrap().expose(), "whsec_geheimer");
 }
 
 #[test]

@@ -9,11 +9,12 @@ use tidegate_operators::spec::{AlertSpec, TableSpec};
 use super::edges::{Edge, Edges, RowKind};
 use super::{absence, early, endless, limits, sequence, sql};
 use crate::config::problem::{At, Reporter, hint_of, nearest};
-use crate::config::references::Resolver;
+use crate::config::references::{Resolver, UNSET, has_any};
 use crate::config::secret::Secret;
 use crate::config::section::Section;
 use crate::graph::READINGS;
 use crate::plan::NotifySpec;
+use crate::webhook::{SECRET_PREFIX, private_host, signing_key};
 
 /// The column names that a text for people refers to: `{name}`.
 pub(crate) fn placeholders(text: &str) -> impl Iterator<Item = &str> {
@@ -297,11 +298,14 @@ pub(crate) fn notifications(
         let secret = table.resolved("secret", resolve, report).map(Secret::new);
         let Some(url) = url else { continue };
         let parsed = url::Url::parse(&url).ok();
-        if !parsed.is_some_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
+        let good = parsed.filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+        let Some(parsed) = good else {
             let hint = "it starts with `https://` or `http://`".to_owned();
             report.error(table.at("url"), "this is no URL of a webhook", hint);
             continue;
-        }
+        };
+        never_reached(&table, &parsed, report);
+        never_genuine(&table, secret.as_ref(), report);
         let times = table.duration_us("timeout").zip(table.duration_us("max_age"));
         let Some((timeout_us, max_age_us)) = times else { continue };
         if timeout_us == 0 {
@@ -319,4 +323,32 @@ pub(crate) fn notifications(
         });
     }
     found
+}
+
+/// Warns of an address to which nothing will be sent.
+fn never_reached(table: &Section<'_>, url: &url::Url, report: &mut Reporter<'_>) {
+    let private = private_host(url).filter(|_| !table.bool("allow_private"));
+    if let Some(host) = private {
+        let at = table.at("url");
+        if !table.text("url").is_some_and(has_any) {
+            report.mask(at);
+        }
+        let message = format!("nothing will be sent to {host}: this address is private or special");
+        report.warning(at, message, "`allow_private = true` permits it".to_owned());
+    }
+}
+
+/// Reports a secret that cannot be used, and warns of one that most receivers cannot use.
+fn never_genuine(table: &Section<'_>, secret: Option<&Secret>, report: &mut Reporter<'_>) {
+    // What it will be is not known here.
+    let Some(secret) = secret.map(Secret::expose).filter(|s| !s.contains(UNSET)) else { return };
+    let at = table.at("secret");
+    let make = "make one with `echo \"whsec_$(openssl rand -base64 32)\"`";
+    if let Err(why) = signing_key(secret) {
+        report.error(at, format!("{why}: it is `whsec_` and base64 of the key"), make.to_owned());
+    } else if !secret.starts_with(SECRET_PREFIX) {
+        let message = "this secret does not begin with `whsec_`: its text is the key as it \
+                       stands, and receivers by Standard Webhooks take it for base64";
+        report.warning(at, message, make.to_owned());
+    }
 }

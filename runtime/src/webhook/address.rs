@@ -6,9 +6,10 @@
 
 use std::error::Error;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tidegate_pipelines::webhook::is_public;
 
 /// A target whose address is not on the public internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,46 +41,6 @@ impl Resolve for Guard {
             }
             Ok(Box::new(found.into_iter()) as Addrs)
         })
-    }
-}
-
-/// Whether an address belongs to the public internet.
-pub(super) fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => is_public_v4(ip),
-        IpAddr::V6(ip) => is_public_v6(ip),
-    }
-}
-
-fn is_public_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    let special = ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || ip.is_documentation()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b)) // carrier-grade NAT
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 192 && b == 88 && c == 99)
-        || (a == 198 && (18..20).contains(&b)); // benchmarking
-    !special
-}
-
-fn is_public_v6(ip: Ipv6Addr) -> bool {
-    let s = ip.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        is_public_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match s {
-        // Mapped and NAT64 addresses reach what their last four bytes say.
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
-        [0x64, 0xff9b, ..] | [0x2001, 0..0x200, ..] | [0x2001, 0xdb8, ..] => false,
-        // Everything that is global unicast today lies in 2000::/3.
-        [first, ..] => first & 0xe000 == 0x2000,
     }
 }
 

@@ -13,8 +13,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use ring::hmac;
+use tidegate_pipelines::webhook::{self, is_public};
 
-use super::address::{Guard, Refused, is_public};
+use super::address::{Guard, Refused};
 use crate::outbox::Notification;
 
 /// More of a response is not read: nothing in it is of interest but its end.
@@ -190,14 +191,7 @@ pub(crate) fn retry_after(text: &str, now_us: i64) -> Option<Duration> {
 }
 
 fn signing_key(secret: &str) -> Result<hmac::Key, &'static str> {
-    let bytes = match secret.strip_prefix("whsec_") {
-        Some(text) => BASE64.decode(text).map_err(|_| "what follows whsec_ is not valid base64")?,
-        None => secret.as_bytes().to_vec(),
-    };
-    if bytes.is_empty() {
-        return Err("the secret is empty");
-    }
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, &webhook::signing_key(secret)?))
 }
 
 /// The signature header of Standard Webhooks.
