@@ -29,6 +29,7 @@ pub mod message;
 pub mod operator;
 pub mod outage;
 pub(crate) mod partial;
+pub mod parts;
 pub(crate) mod picked;
 pub mod properties;
 pub mod quality;

@@ -26,6 +26,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::ExprWithAlias;
 use tidegate_operators::aggregate::time_series;
+use tidegate_operators::parts;
 use tidegate_operators::spec::Expr;
 
 pub(crate) use compared::compared;
@@ -118,7 +119,13 @@ static STATE: LazyLock<SessionState> = LazyLock::new(|| {
     let parser = &mut config.options_mut().sql_parser;
     parser.enable_ident_normalization = false;
     parser.map_string_types_to_utf8view = false;
-    let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    let date_part = parts::date_part(datafusion::functions::datetime::date_part());
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_expr_planners(vec![parts::extract(Arc::clone(&date_part))])
+        .with_default_features()
+        .build();
+    state.register_udf(date_part).expect("a session takes any function");
     for function in time_series() {
         state.register_udaf(function).expect("a session takes any aggregate");
     }

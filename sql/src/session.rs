@@ -17,10 +17,12 @@ use datafusion::common::TableReference;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use tidegate_operators::aggregate::time_series;
+use tidegate_operators::parts;
 use tidegate_pipelines::planner::precedence::regroup;
 
 use crate::reader::objects_url;
@@ -102,7 +104,14 @@ impl Session {
             .with_information_schema(true);
         let pool = Arc::new(FairSpillPool::new(memory_bytes_max));
         let runtime = runtime.with_memory_pool(pool).build_arc()?;
-        let context = SessionContext::new_with_config_rt(config, runtime);
+        let date_part = parts::date_part(datafusion::functions::datetime::date_part());
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_expr_planners(vec![parts::extract(Arc::clone(&date_part))])
+            .with_default_features();
+        let context = SessionContext::new_with_state(state.build());
+        context.register_udf(Arc::unwrap_or_clone(date_part));
         for function in time_series() {
             context.register_udaf(Arc::unwrap_or_clone(function));
         }

@@ -87,6 +87,26 @@ fn wanted_types_are_given_or_refused() {
 }
 
 #[test]
+fn parts_of_a_length_of_time_are_exact() {
+    let later = "(time + INTERVAL '1 day 2 hours 2.9 seconds')";
+    let constant = "(TIMESTAMP '1970-01-02T02:00:02.9Z' - TIMESTAMP '1970-01-01T00:00:00Z')";
+    for length in [format!("({later} - time)"), constant.to_owned()] {
+        for (part, wanted) in
+            [("epoch", 93602.9), ("second", 2.9), ("milliseconds", 2900.0), ("hour", 2.0)]
+        {
+            for call in
+                [format!("date_part('{part}', {length})"), format!("extract({part} FROM {length})")]
+            {
+                let found = eval(&format!("CAST({call} AS DOUBLE)"));
+                assert_eq!(found.as_primitive::<Float64Type>().value(0), wanted, "{call}");
+            }
+        }
+    }
+    let (message, _) = problem("date_part('month', time - TIMESTAMP '1970-01-01T00:00:00Z')");
+    assert!(message.starts_with("a length of time has no part 'month'"), "{message}");
+}
+
+#[test]
 fn columns_are_found_without_a_schema() {
     let read = |t: &str| columns_read(t).unwrap();
     assert_eq!(read("a + b * a"), ["a", "b"]);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod lengths;
+
 use std::sync::Arc;
 
 use crate::testing::{DAY_US, START_US, lines, local, many, spec, windows};
