@@ -40,6 +40,30 @@ fn a_file_beside_the_pipelines_says_how_the_process_runs() {
 }
 
 #[test]
+fn other_commands_find_the_instance_by_the_file_of_the_current_folder() {
+    let home = Home::with(&ColdChain::on_endpoint().text());
+    let file = home.write("tidegate.toml", "[process]\ndata = \"data\"\nworkers = 1\n");
+    let here = file.parent().unwrap();
+    let instance = home.start_command(tidegate().args(["run", "pipelines"]).current_dir(here));
+    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
+    let reading = Reading::regular("north", "d1", 0, 1_000);
+    device.publish_all([(reading.topic().as_str(), reading.payload())]).unwrap();
+    home.wait_for_count("SELECT count(*) FROM cold_chain.readings", 1);
+    let said = |arguments: &[&str]| {
+        let output = tidegate().args(arguments).current_dir(here).output().unwrap();
+        (output.status.success(), text(&output))
+    };
+    let query = "SELECT count(*) AS n FROM cold_chain.readings";
+    assert_eq!(said(&["sql", "-o", "csv", query]), (true, "n\n1\n".to_owned()));
+    assert_eq!(said(&["outbox"]), (true, "0 wait, 0 were given up\n".to_owned()));
+    let (done, answer) = said(&["apply", "pipelines", "--dry-run"]);
+    assert!(done, "{answer}");
+    let (done, answer) = said(&["sql", "--data", "other", query]);
+    assert!(!done && answer.contains("other/tables"), "{answer}");
+    instance.stop();
+}
+
+#[test]
 fn its_mistakes_are_told_at_once_with_their_lines_and_nothing_is_started() {
     let home = Home::with(&ColdChain::on_endpoint().text());
     let settings = "[process]\ndatta = \"x\"\nspill_max = 5\n\n[processes]\n";

@@ -20,7 +20,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// `tidegate apply`.
 pub(super) fn apply(args: &ApplyArgs) -> Outcome {
-    told(&args.data, &args.paths.paths, args.dry_run)
+    let place = args.place.find(&args.paths.paths)?;
+    told(&place.data, &args.paths.paths, args.dry_run)
 }
 
 fn told(data: &Path, paths: &[PathBuf], dry_run: bool) -> Outcome {

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::settings::PlaceArgs;
 use super::{cluster, doctor};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_pipelines::config::process::{JOURNAL_BYTES_MIN, MEMORY_BYTES_MIN};
@@ -191,9 +192,8 @@ Sources are opened and closed at a start only. Exit code: 0 done, 1 refused, wit
 pub(super) struct ApplyArgs {
     #[command(flatten)]
     pub(super) paths: PathArgs,
-    /// Folder of the running instance
-    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
-    pub(super) data: PathBuf,
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
     /// Only say what would be done
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -278,9 +278,8 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = SQL_HELP)]
 pub(super) struct SqlArgs {
-    /// Folder of the instance
-    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT)]
-    pub(super) data: PathBuf,
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
     /// Where its tables are, if elsewhere: a folder or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     pub(super) tables: Option<String>,
@@ -308,9 +307,8 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = OUTBOX_HELP)]
 pub(super) struct OutboxArgs {
-    /// Folder of the instance
-    #[arg(long, value_name = "DIR", default_value = DATA_DEFAULT, global = true)]
-    pub(super) data: PathBuf,
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
     #[command(subcommand)]
     pub(super) command: Option<OutboxCommand>,
 }

@@ -18,6 +18,7 @@ use tidegate_runtime::screen::Screen;
 use tidegate_runtime::summary::Summary;
 
 use super::args::{DATA_DEFAULT, DemoArgs};
+use super::settings::written;
 use super::stop::Stop;
 use super::{Outcome, files, finish, start};
 
@@ -123,7 +124,9 @@ fn introduction(args: &DemoArgs, address: SocketAddr, moved: bool) -> String {
 /// How the person started this program, for a second terminal.
 fn sql_command(data: &Path) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "tidegate".to_owned());
-    match data == Path::new(DATA_DEFAULT) {
+    // A file of settings here would have it ask another instance.
+    let found = written(None, &[]).ok().flatten().and_then(|file| file.data());
+    match data == found.as_deref().unwrap_or(Path::new(DATA_DEFAULT)) {
         true => format!("{program} sql"),
         false => format!("{program} sql --data {}", data.display()),
     }

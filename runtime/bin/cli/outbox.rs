@@ -9,9 +9,10 @@ use super::args::{OutboxArgs, OutboxCommand, ResendArgs};
 use super::{Outcome, print};
 
 pub(super) fn outbox(args: OutboxArgs) -> Outcome {
-    let dir = args.data.join("outbox");
-    if !args.data.is_dir() {
-        let data = args.data.display();
+    let data = args.place.find(&[])?.data;
+    let dir = data.join("outbox");
+    if !data.is_dir() {
+        let data = data.display();
         return Err(anyhow::anyhow!("there is no data folder {data}; say which with --data").into());
     }
     let letters = letters(&dir).context("cannot read the outbox")?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 use tidegate_pipelines::Problem;
 use tidegate_pipelines::config::process::{PROCESS_FILE_NAME, ProcessSpec, load_process};
 use tidegate_runtime::engine::EngineOptions;
@@ -59,6 +60,47 @@ impl Settings {
         };
         let metrics = args.engine.metrics.clone().or(spec.metrics);
         Self { options, metrics, memory, watch: args.watch || spec.watch }
+    }
+}
+
+/// Where the instance is that a command is about.
+#[derive(Args, Debug)]
+pub(super) struct PlaceArgs {
+    /// Folder of the instance [default: that of the settings, else ./tidegate-data]
+    #[arg(long, value_name = "DIR", global = true)]
+    data: Option<PathBuf>,
+    /// Settings of the process, found as `tidegate run` finds them: this file, else tidegate.toml
+    /// in the current folder, else in the folder of the (first) pipelines
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+/// An instance, as the command line or the file of settings names it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its data folder.
+    pub(super) data: PathBuf,
+    /// Where the file has its tables go; it was not read if the folder was named.
+    pub(super) tables: Option<String>,
+}
+
+impl PlaceArgs {
+    /// What is named, else what a run of these pipelines would take from its file of settings, else
+    /// the usual folder.
+    pub(super) fn find(&self, pipelines: &[PathBuf]) -> Result<Place, Failure> {
+        if let Some(data) = &self.data {
+            return Ok(Place { data: data.clone(), tables: None });
+        }
+        let written = written(self.config.as_deref(), pipelines)?;
+        let (folder, spec) = match written {
+            Some(Written { spec: Err(problems), .. }) => return Err(files::tell(&problems)),
+            Some(Written { spec: Ok(spec), path, .. }) => (path, spec),
+            None => (PathBuf::new(), ProcessSpec::default()),
+        };
+        let folder = folder.parent().unwrap_or(Path::new(""));
+        let data =
+            spec.data.map_or_else(|| DATA_DEFAULT.into(), |data| beside(folder, data).into());
+        Ok(Place { data, tables: spec.tables.map(|tables| beside(folder, tables)) })
     }
 }
 
@@ -191,6 +233,27 @@ mod tests {
         };
         assert_eq!(numbers(&none.options), numbers(&engine));
         assert!(!none.watch && none.metrics.is_none());
+    }
+
+    #[test]
+    fn commands_about_an_instance_find_it_where_a_run_would() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipelines, file) = ([folder.path().to_owned()], folder.path().join("other.toml"));
+        let place = |data: Option<&str>, config: Option<&PathBuf>| {
+            let args = PlaceArgs { data: data.map(Into::into), config: config.cloned() };
+            args.find(&pipelines)
+        };
+        let at =
+            |data: PathBuf, tables: Option<&str>| Place { data, tables: tables.map(str::to_owned) };
+        assert_eq!(place(None, None).unwrap(), at(DATA_DEFAULT.into(), None));
+        let text = "[process]\ndata = \"dd\"\ntables = \"s3://b/t\"\n";
+        std::fs::write(folder.path().join(PROCESS_FILE_NAME), text).unwrap();
+        assert_eq!(place(None, None).unwrap(), at(folder.path().join("dd"), Some("s3://b/t")));
+        assert_eq!(place(Some("x"), None).unwrap(), at("x".into(), None));
+        std::fs::write(&file, "[process]\ndata = \"/abs\"\n").unwrap();
+        assert_eq!(place(None, Some(&file)).unwrap(), at("/abs".into(), None));
+        std::fs::write(&file, "[process]\ndatta = \"x\"\n").unwrap();
+        assert!(place(None, Some(&file)).is_err() && place(Some("x"), Some(&file)).is_ok());
     }
 
     #[test]

@@ -6,7 +6,10 @@ use super::Outcome;
 use super::args::{Output, SqlArgs};
 
 pub(super) async fn sql(args: SqlArgs) -> Outcome {
-    let mut options = QueryOptions { tables: args.tables, ..QueryOptions::new(args.data) };
+    let place = args.place.find(&[])?;
+    // What an instance noted in its folder is newer than what a file of settings says.
+    let tables = args.tables.or_else(|| place.tables.filter(|_| !place.data.is_dir()));
+    let mut options = QueryOptions { tables, ..QueryOptions::new(place.data) };
     if let Some(time) = args.timeout {
         options.time_max = Some(time).filter(|time| !time.is_zero());
     }
