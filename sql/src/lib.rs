@@ -9,6 +9,7 @@ pub mod delta;
 mod error;
 pub mod examine;
 pub mod fault;
+mod headings;
 mod output;
 mod patience;
 mod prompt;

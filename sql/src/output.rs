@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::compute::cast;
 use arrow::csv;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use arrow::json;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_options;
@@ -108,7 +109,7 @@ impl Sink {
                 *cut = batch.num_rows() > room;
                 let taken = batch.slice(0, batch.num_rows().min(room));
                 *rows += taken.num_rows();
-                batches.push(taken);
+                batches.push(readable(&taken)?);
                 return Ok(!*cut);
             }
             Self::Csv { started, .. } => {
@@ -168,19 +169,97 @@ fn write_csv(batch: &RecordBatch, header: bool, out: &mut dyn Write) -> Result<(
 /// `batch` with nested columns as text, which is all that CSV can hold.
 fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
     let options = FormatOptions::default().with_display_error(true);
+    as_text(batch, DataType::is_nested, |column| {
+        let formatter = ArrayFormatter::try_new(column, &options)?;
+        let text = |row| column.is_valid(row).then(|| formatter.value(row).to_string());
+        Ok((0..column.len()).map(text).collect())
+    })
+}
+
+/// `batch` with lengths of time as people read them.
+fn readable(batch: &RecordBatch) -> Result<RecordBatch> {
+    as_text(
+        batch,
+        |kind| matches!(kind, DataType::Duration(_)),
+        |column| {
+            let DataType::Duration(unit) = column.data_type() else {
+                return Ok(StringArray::new_null(column.len()));
+            };
+            let counts = cast(column, &DataType::Int64)?;
+            let text = |count: Option<i64>| count.map(|count| length(count, *unit));
+            Ok(counts.as_primitive::<Int64Type>().iter().map(text).collect())
+        },
+    )
+}
+
+/// `batch` with columns of some types as text.
+fn as_text(
+    batch: &RecordBatch,
+    is_meant: impl Fn(&DataType) -> bool,
+    text: impl Fn(&dyn Array) -> Result<StringArray>,
+) -> Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if !field.data_type().is_nested() {
-            fields.push(field.as_ref().clone());
-            columns.push(Arc::clone(column));
-            continue;
+        match is_meant(field.data_type()) {
+            false => {
+                fields.push(field.as_ref().clone());
+                columns.push(Arc::clone(column));
+            }
+            true => {
+                fields.push(Field::new(field.name(), DataType::Utf8, true));
+                columns.push(Arc::new(text(column.as_ref())?));
+            }
         }
-        let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
-        let text = (0..column.len())
-            .map(|row| column.is_valid(row).then(|| formatter.value(row).to_string()));
-        columns.push(Arc::new(text.collect::<StringArray>()));
-        fields.push(Field::new(field.name(), DataType::Utf8, true));
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::from)
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let schema = Arc::new(Schema::new(fields));
+    RecordBatch::try_new_with_options(schema, columns, &options).map_err(Error::from)
+}
+
+/// A length of time as PostgreSQL shows it, such as `2 days 23:08:09.5`.
+fn length(count: i64, unit: TimeUnit) -> String {
+    let (per_second, digits) = match unit {
+        TimeUnit::Second => (1, 0),
+        TimeUnit::Millisecond => (1_000, 3),
+        TimeUnit::Microsecond => (1_000_000, 6),
+        TimeUnit::Nanosecond => (1_000_000_000, 9),
+    };
+    let (seconds, fraction) = (count / per_second, (count % per_second).abs());
+    let (days, rest) = (seconds / 86_400, (seconds % 86_400).abs());
+    let days = match days {
+        0 => String::new(),
+        1 => "1 day ".to_owned(),
+        _ => format!("{days} days "),
+    };
+    let sign = if count < 0 && (rest, fraction) != (0, 0) { "-" } else { "" };
+    let (hours, minutes, seconds) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    let fraction = match fraction {
+        0 => String::new(),
+        _ => format!(".{fraction:0digits$}").trim_end_matches('0').to_owned(),
+    };
+    format!("{days}{sign}{hours:02}:{minutes:02}:{seconds:02}{fraction}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_shown_as_people_read_them() {
+        for (count, unit, wanted) in [
+            (5_016_000, TimeUnit::Microsecond, "00:00:05.016"),
+            (-5_016, TimeUnit::Millisecond, "-00:00:05.016"),
+            (86_400 + 3_661, TimeUnit::Second, "1 day 01:01:01"),
+            (-86_400 * 3, TimeUnit::Second, "-3 days 00:00:00"),
+            (
+                -(86_400 * 2 * 1_000_000_000 + 1),
+                TimeUnit::Nanosecond,
+                "-2 days -00:00:00.000000001",
+            ),
+            (0, TimeUnit::Nanosecond, "00:00:00"),
+        ] {
+            assert_eq!(length(count, unit), wanted);
+        }
+    }
 }

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::headings::Headings;
 use crate::output::Sink;
 use crate::patience::Patience;
 use crate::session::parse;
@@ -176,6 +177,7 @@ pub(crate) async fn execute(
 ) -> Result<QuerySummary> {
     let started = Instant::now();
     let mut patience = Patience::new(options.time_max)?;
+    let headings = Headings::of(&statement);
     // Tasks of their own: whoever drops this future need not wait until the planner or an operator
     // yields, and dropping the set stops them.
     let mut planner = JoinSet::new();
@@ -187,7 +189,8 @@ pub(crate) async fn execute(
     });
     let planned = patience.wait(planner.join_next()).await?;
     let mut stream = planned.expect("one task was spawned")??;
-    let mut sink = Sink::new(format, stream.schema(), options.rows_shown_max)?;
+    let schema = headings.over(&stream.schema());
+    let mut sink = Sink::new(format, schema, options.rows_shown_max)?;
     let (mut rows, mut complete) = (0, true);
     let (send, mut batches) = mpsc::channel(BATCHES_AHEAD_MAX);
     let mut producer = JoinSet::new();
@@ -200,6 +203,7 @@ pub(crate) async fn execute(
     });
     while let Some(batch) = patience.wait(batches.recv()).await? {
         let batch = batch.map_err(|error| explain(error, ""))?;
+        let batch = headings.over_rows(&batch)?;
         rows += batch.num_rows() as u64;
         if !sink.write(&batch, out)? {
             complete = false;

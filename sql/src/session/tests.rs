@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::testing::{DAY_US, START_US, lines, local, many, spec, windows};
 use crate::{Error, OutputFormat, QueryOptions, Session, Store, TableName, TableWriter, run_query};
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use tidegate_operators::spec::TableSpec;
@@ -249,6 +249,26 @@ async fn errors_are_in_the_words_of_a_query() {
         assert!(problem.starts_with(wanted), "{sql}: {problem}");
         assert!(!problem.contains('\n'), "{sql}: {problem}");
     }
+}
+
+#[tokio::test]
+async fn results_have_the_headings_of_the_query() {
+    let (folder, store) = local();
+    write(&store, &spec("t", &many(0, 1)), &[many(0, 2)]).await;
+    let mut options = QueryOptions::new(folder.path());
+    options.tables = Some(folder.path().to_str().unwrap().to_owned());
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let sql = "SELECT 1, time + INTERVAL '1 day' - time, max(value) FROM t \
+               GROUP BY ALL ORDER BY max(value)";
+    let csv = text(run(&options, sql, OutputFormat::Csv).await.unwrap());
+    assert!(csv.starts_with("1,time + INTERVAL '1 day' - time,max(value)\n1,"), "{csv}");
+    let json = text(run(&options, "SELECT 1 + 1 FROM t", OutputFormat::Json).await.unwrap());
+    assert_eq!(json, "{\"1 + 1\":2}\n{\"1 + 1\":2}\n");
+    let table = text(run(&options, sql, OutputFormat::Table).await.unwrap());
+    assert!(table.contains("| 1 day 00:00:00 "), "{table}");
+    let parquet = run(&options, "SELECT 1 + 1", OutputFormat::Parquet).await.unwrap();
+    let rows = ParquetRecordBatchReader::try_new(bytes::Bytes::from(parquet), 10).unwrap();
+    assert_eq!(rows.schema().field(0).name(), "1 + 1");
 }
 
 #[tokio::test]
