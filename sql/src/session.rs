@@ -198,7 +198,7 @@ impl Session {
         };
         let state = self.context.state();
         let text = statement.to_string();
-        let explain = |error| problems::explain(error, &text);
+        let explain = |error| problems::explain_with(error, &text, &state);
         for reference in state.resolve_table_references(&statement).map_err(explain)? {
             self.check_table(&reference).await?;
         }
@@ -214,11 +214,7 @@ impl Session {
 
     /// What `SHOW TABLES` asks: the names that `\d` lists, of tables that cannot be read as well.
     async fn show_tables(&self) -> String {
-        let mut names = [self.tables(), self.empty()].concat();
-        for table in self.tables() {
-            let others = self.others(&table).await.unwrap_or_default();
-            names.extend(others.into_iter().map(|(name, _)| name));
-        }
+        let names = self.names().await;
         let quoted = |name: &TableName| format!("('{}')", name.to_string().replace('\'', "''"));
         let rows: Vec<String> = names.iter().map(quoted).collect();
         match rows.is_empty() {
@@ -230,6 +226,18 @@ impl Session {
         }
     }
 
+    /// All names that can be asked for.
+    async fn names(&self) -> Vec<TableName> {
+        let mut names = Vec::new();
+        for table in self.tables() {
+            let others = self.others(&table).await.unwrap_or_default();
+            names.push(table);
+            names.extend(others.into_iter().map(|(name, _)| name));
+        }
+        names.extend(self.empty());
+        names
+    }
+
     async fn check_table(&self, reference: &TableReference) -> Result<()> {
         let schema = reference.schema().unwrap_or(PUBLIC);
         if schema == "information_schema" || reference.catalog().is_some_and(|c| c != CATALOG) {
@@ -237,10 +245,7 @@ impl Session {
         }
         match self.catalog.find(schema, reference.table()).await? {
             Some(_) => Ok(()),
-            None => {
-                let known = [self.tables(), self.empty()].concat();
-                Err(problems::unknown_table(reference, &known))
-            }
+            None => Err(problems::unknown_table(reference, &self.names().await)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use datafusion::common::{Column, SchemaError, TableReference};
 use datafusion::error::DataFusionError;
+use datafusion::execution::session_state::SessionState;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::parser::ParserError;
 
@@ -171,6 +172,51 @@ fn ambiguous(field: &Column, error: &DataFusionError) -> String {
         true => format!("several tables have a column `{name}`: write `TABLE.{name}`"),
         false => format!("several tables have a column `{name}`: write {}", known.join(" or ")),
     }
+}
+
+/// What people write who know other databases, or the word, and what it is called here.
+const OTHER_NAMES: [(&str, &str); 6] = [
+    ("average", "avg"),
+    ("maximum", "max"),
+    ("minimum", "min"),
+    ("time_bucket", "date_bin"),
+    ("percentile", "quantile"),
+    ("percentile_cont", "quantile"),
+];
+
+/// Aggregates that are meant before others, where a word is as close to several functions.
+const USUAL: [&str; 8] = ["avg", "count", "first", "last", "max", "min", "sum", "median"];
+
+/// A function that does not exist; `known` are those that do.
+fn unknown_function(name: &str, known: &[&str]) -> String {
+    let lower = name.to_lowercase();
+    let others = OTHER_NAMES.iter().filter(|(_, here)| known.contains(here));
+    let all = others.copied().chain(known.iter().map(|known| (*known, *known)));
+    let scored = all.map(|(word, here)| {
+        let distance = strsim::damerau_levenshtein(&lower, word);
+        (distance, !USUAL.contains(&here), here)
+    });
+    // A third of it may be wrong.
+    let close =
+        scored.filter(|(distance, ..)| *distance <= lower.chars().count().div_ceil(3)).min();
+    format!("unknown function `{name}`{}", hint(close.map(|(.., here)| here)))
+}
+
+/// The function that a query calls and that does not exist, if that is its error.
+fn missing_function(error: &DataFusionError) -> Option<&str> {
+    let DataFusionError::Plan(text) = error.find_root() else { return None };
+    text.split_once("Invalid function '")?.1.split('\'').next()
+}
+
+/// [`explain`] where the functions are known.
+pub(super) fn explain_with(error: DataFusionError, text: &str, state: &SessionState) -> Error {
+    let Some(name) = missing_function(&error) else { return explain(error, text) };
+    Error::Query(unknown_function(name, &functions(state)))
+}
+
+fn functions(state: &SessionState) -> Vec<&str> {
+    let names = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+    names.chain(state.window_functions().keys()).map(String::as_str).collect()
 }
 
 /// An error of the query `text`, or of one whose text is not known here.

@@ -153,10 +153,15 @@ async fn nothing_can_be_written() {
 async fn errors_name_what_is_close() {
     let (_folder, store) = local();
     write(&store, &spec("readings", &many(0, 1)), &[many(0, 3)]).await;
-    let session = Session::over(store, 1 << 28).unwrap();
+    let session = Session::over(store.clone(), 1 << 28).unwrap();
     let problem = error(&session, "SELECT * FROM reading").await;
     assert!(problem.contains("did you mean `readings`?"), "{problem}");
     assert!(problem.contains("tables: plant.readings"), "{problem}");
+    write(&store, &spec("per_day", &windows(&[])), &[windows(&[("a", START_US, 1, 0)])]).await;
+    let problem = error(&session, "SELECT * FROM per_day_revision").await;
+    let wanted = "unknown table `per_day_revision`; did you mean `per_day_revisions`?\n\
+                  tables: plant.per_day, plant.per_day_revisions, plant.readings";
+    assert_eq!(problem, wanted);
     let problem = error(&session, "SELECT valu FROM readings").await;
     let wanted = "unknown column `valu` of readings; did you mean `value`?\n\
                   columns: device, time, value";
@@ -219,6 +224,14 @@ async fn errors_are_in_the_words_of_a_query() {
     let options = QueryOptions::new(folder.path());
     for (sql, wanted) in [
         ("SELECT avgg(value) FROM t", "unknown function `avgg`; did you mean `avg`?"),
+        ("SELECT averge(value) FROM t", "unknown function `averge`; did you mean `avg`?"),
+        ("SELECT SUMM(value) FROM t", "unknown function `summ`; did you mean `sum`?"),
+        ("SELECT stdev(value) FROM t", "unknown function `stdev`; did you mean `stddev`?"),
+        ("SELECT quux_frobnicate(value) FROM t", "unknown function `quux_frobnicate`"),
+        (
+            "SELECT time_bucket('5 minutes', time) FROM t",
+            "unknown function `time_bucket`; did you mean `date_bin`?",
+        ),
         (
             "SELECT device, max(value) FROM t",
             "column `device` must be in GROUP BY, or inside an aggregate: max(device)",
