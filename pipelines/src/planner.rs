@@ -8,6 +8,7 @@
 
 mod compared;
 mod inspect;
+mod keeping;
 mod mixed;
 pub mod precedence;
 mod times;
@@ -31,6 +32,7 @@ use tidegate_operators::spec::Expr;
 
 pub(crate) use compared::compared;
 use inspect::{Inspection, Place};
+pub(crate) use keeping::keeping;
 pub(crate) use mixed::{is_reserved, mixed};
 pub use window::{PlannedWindow, plan_window};
 

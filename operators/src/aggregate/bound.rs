@@ -73,8 +73,12 @@ impl PartialBytes {
 
 /// The first of the aggregates that keeps something of each reading.
 pub(crate) fn keeps_readings(aggregates: &[Arc<AggregateFunctionExpr>]) -> Option<&str> {
-    let keeps = aggregates.iter().find(|a| one(a, 0).reading > 0);
-    keeps.map(|a| a.fun().name())
+    aggregates.iter().find(|a| keeps_each_reading(a)).map(|a| a.fun().name())
+}
+
+/// Whether an aggregate keeps something of each reading.
+pub fn keeps_each_reading(aggregate: &AggregateFunctionExpr) -> bool {
+    one(aggregate, 0).reading > 0
 }
 
 fn one(aggregate: &AggregateFunctionExpr, text_bytes: u64) -> PartialBytes {

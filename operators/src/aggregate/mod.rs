@@ -34,6 +34,7 @@ use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::spec::Expr;
 
+pub use bound::keeps_each_reading;
 pub(crate) use bound::{PartialBytes, keeps_readings};
 pub use catalog::{Function, StateSize, functions, state_size};
 pub(crate) use length::elements_max;

@@ -52,6 +52,11 @@ impl Inspection {
         self.columns.into_iter().map(|c| c.name).collect()
     }
 
+    /// Names in lower case.
+    pub(super) fn function_names(self) -> Vec<String> {
+        self.functions
+    }
+
     /// Checks every name against what there is.
     pub(super) fn check(
         &self,

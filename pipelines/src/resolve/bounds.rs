@@ -1,16 +1,35 @@
 //! State without a bound is refused before it grows, unless the configuration allows it.
 
 use tidegate_operators::bound::Unbounded;
-use tidegate_operators::spec::PipelineSpec;
+use tidegate_operators::spec::{PipelineSpec, Shape, StepKind, WindowSpec};
 
 use super::limits;
 use crate::bounds::{What, bounds};
-use crate::config::problem::Reporter;
+use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
+use crate::planner::keeping;
+
+/// Most names that a note lists.
+const LISTED_MAX: usize = 8;
+
+/// Keys of which a window that follows from readings has one.
+const SHAPES: [&str; 7] = ["gap", "count", "while", "begin", "until", "before", "after"];
+
+const ALLOW: &str = "or, if it may grow, `unbounded = \"allow\"` in the step or in [limits]";
+
+/// Something whose state grows with readings.
+struct Growing<'p> {
+    name: &'p str,
+    /// What keeps readings, or where the step has its name.
+    at: At,
+    /// What keeps them, as it is written; nothing if that is the step as such.
+    keepers: Vec<String>,
+}
 
 /// Reports the steps of a pipeline whose state has no bound.
 pub(crate) fn refuse(file: &Section<'_>, pipeline: &PipelineSpec, report: &mut Reporter<'_>) {
     let (limits, steps) = (limits::table(file), file.sections("step"));
+    let mut growing = Vec::new();
     for state in bounds(pipeline) {
         let Err(why) = &state.per_key else { continue };
         let is_it = |s: &&Section<'_>| s.text("name") == Some(state.name);
@@ -19,36 +38,118 @@ pub(crate) fn refuse(file: &Section<'_>, pipeline: &PipelineSpec, report: &mut R
             continue;
         }
         let at = step.map_or(file.at, |step| step.at("name"));
-        report.error(at, message(state.name, why), hint(pipeline, why));
-    }
-}
-
-fn message(name: &str, why: &Unbounded) -> String {
-    match why {
-        Unbounded::NoRate => format!(
-            "the state of `{name}` grows with readings, and nothing says how many those can be"
-        ),
-        Unbounded::NoEnd(aggregate) => format!(
-            "the state of `{name}` has no bound: `{aggregate}` keeps all readings of a window, and \
-             a window can be open for ever"
-        ),
-    }
-}
-
-fn hint(pipeline: &PipelineSpec, why: &Unbounded) -> String {
-    let allow = "or, if it may grow, `unbounded = \"allow\"` in the step or in [limits]";
-    match why {
-        Unbounded::NoRate if pipeline.declared.reading_every_us.is_some() => format!(
-            "say how many devices there are at most, as in `devices = 500` in [limits]; {allow}"
-        ),
-        Unbounded::NoRate => format!(
-            "say how often a device has a reading at most, as in `reading_every = \"10s\"` in \
-             [limits] (of a key of many devices `devices = 500` as well); {allow}"
-        ),
-        Unbounded::NoEnd(_) => {
-            format!("give its windows an end, as in `max = \"8h\"`, {allow}")
+        match why {
+            Unbounded::NoEnd(aggregate) => {
+                let message = format!(
+                    "the state of `{}` has no bound: `{aggregate}` keeps all readings of a \
+                     window, and a window can be open for ever",
+                    state.name
+                );
+                let hint = format!("give its windows an end, as in `max = \"8h\"`, {ALLOW}");
+                report.error(at, message, hint);
+            }
+            Unbounded::NoRate => {
+                let spec = pipeline.steps.iter().find(|s| s.name == state.name);
+                let found = step.zip(spec).and_then(|(step, spec)| keepers(step, &spec.kind));
+                let (at, keepers) = found.unwrap_or((at, Vec::new()));
+                growing.push(Growing { name: state.name, at, keepers });
+            }
         }
     }
+    report_growing(pipeline, &growing, report);
+}
+
+/// What keeps the readings in a step, and where it is written.
+fn keepers(step: &Section<'_>, kind: &StepKind) -> Option<(At, Vec<String>)> {
+    let of_key = |key: &&str| Some((step.entry(key)?.key_at, vec![(*key).to_owned()]));
+    match kind {
+        StepKind::Window(window) => match window.shape {
+            Shape::Grid { .. } | Shape::Calendar(_) => of_aggregates(step, window),
+            _ => SHAPES.iter().find_map(of_key),
+        },
+        StepKind::Enrich(_) => of_key(&"revise"),
+        _ => None,
+    }
+}
+
+/// The aggregates that keep readings, and the first expression with one.
+fn of_aggregates(step: &Section<'_>, window: &WindowSpec) -> Option<(At, Vec<String>)> {
+    let mut first = None;
+    let mut names: Vec<String> = Vec::new();
+    for entry in step.entries("select") {
+        for name in entry.node.text().map_or_else(Vec::new, |text| keeping(text, window)) {
+            first.get_or_insert(entry.node.at);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Some((first?, names))
+}
+
+/// One problem, however many steps have it: one line mends them all.
+fn report_growing(pipeline: &PipelineSpec, growing: &[Growing<'_>], report: &mut Reporter<'_>) {
+    let Some((first, others)) = growing.split_first() else { return };
+    let mut message = format!(
+        "the state of `{}` grows with readings, and nothing says how many those can be",
+        first.name
+    );
+    if !first.keepers.is_empty() {
+        let keep = if first.keepers.len() == 1 { "keeps" } else { "keep" };
+        message += &format!(": {} {keep} them", quoted(&first.keepers));
+    }
+    report.error(first.at, message, mending(pipeline, growing));
+    let one = |other: &Growing<'_>| {
+        let line = report.place(other.at).1;
+        match other.keepers.as_slice() {
+            [] => format!("`{}` (line {line})", other.name),
+            keepers => format!("`{}` (line {line}: {})", other.name, quoted(keepers)),
+        }
+    };
+    let mut listed: Vec<String> = others.iter().take(LISTED_MAX).map(one).collect();
+    if let more @ 1.. = others.len().saturating_sub(LISTED_MAX) {
+        listed.push(format!("{more} more"));
+    }
+    if !listed.is_empty() {
+        report.note(first.at, format!("the same of {}", listed.join(", ")));
+    }
+}
+
+fn quoted(names: &[String]) -> String {
+    let all: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    all.join(", ")
+}
+
+/// The least that has to be said in `[limits]` so that all of it has a bound.
+fn mending(pipeline: &PipelineSpec, growing: &[Growing<'_>]) -> String {
+    let all = if growing.len() > 1 { " (this mends all of them)" } else { "" };
+    let every = "how often a device has a reading at most, as in `reading_every = \"10s\"`";
+    let devices = "how many devices there are at most, as in `devices = 500`";
+    if mends(pipeline, growing, (true, false)) {
+        format!("say in [limits] {every}{all}; {ALLOW}")
+    } else if mends(pipeline, growing, (false, true)) {
+        format!("say in [limits] {devices}{all}; {ALLOW}")
+    } else if mends(pipeline, growing, (true, true)) {
+        format!("say in [limits] {every}, and {devices}{all}; {ALLOW}")
+    } else {
+        "nothing in [limits] gives it a bound: if it may grow, write `unbounded = \"allow\"` in \
+         the step or in [limits]"
+            .to_owned()
+    }
+}
+
+/// Whether all of it has a bound if that is said: how often readings come, how many devices there
+/// are.
+fn mends(pipeline: &PipelineSpec, growing: &[Growing<'_>], (every, devices): (bool, bool)) -> bool {
+    let mut said = pipeline.clone();
+    if every {
+        said.declared.reading_every_us.get_or_insert(10_000_000);
+    }
+    if devices {
+        said.declared.devices.get_or_insert(500);
+    }
+    let still = |name: &str| bounds(&said).iter().any(|s| s.name == name && s.per_key.is_err());
+    !growing.iter().any(|g| still(g.name))
 }
 
 #[cfg(test)]
@@ -61,7 +162,8 @@ mod tests {
     fn plan(text: &str) -> Result<Plan, String> {
         let resolve = |_: &str, _: &str| Ok("https://hooks.example/x".to_owned());
         let problems = |all: Vec<crate::Problem>| {
-            all.iter().map(|p| format!("{}: {:?}\n", p.message, p.hint)).collect::<String>()
+            let told = |p: &crate::Problem| format!("{}: {:?} {:?}\n", p.message, p.hint, p.note);
+            all.iter().map(told).collect::<String>()
         };
         load(&[("p.toml".into(), text.to_owned())], &resolve).map_err(problems)
     }
@@ -97,6 +199,29 @@ mod tests {
             let step = format!("every = \"1h\"\nselect = {{ a = \"{select}\" }}");
             assert!(plan(&with(&step, "")).is_ok(), "{select}");
         }
+    }
+
+    #[test]
+    fn what_keeps_the_readings_is_named_and_one_line_mends_all_steps() {
+        let also = "\n[[step]]\nname = \"x\"\ntype = \"window\"\ngap = \"1m\"\nmax = \"1h\"\n\
+                    select = { n = \"count(*)\" }\n[[table]]\nfrom = \"x\"\n";
+        let select = "n = \"count(*)\", \
+                      s = \"duration_in(b)\", d = \"count(DISTINCT v)\", m = \"avg(v)\"";
+        let text = with(&format!("every = \"1m\"\nselect = {{ {select} }}{also}"), "");
+        let resolve = |_: &str, _: &str| Err(String::new());
+        let load = |text: String| load(&[("p.toml".into(), text)], &resolve);
+        let problems = load(text.clone()).expect_err("no rate");
+        let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+        let ends = "can be: `duration_in`, `count(DISTINCT ...)` keep them";
+        assert!(problem.message.ends_with(ends), "{problem}");
+        assert!(problem.source_line[problem.column - 1..].starts_with("\"duration_in("));
+        let hint = problem.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("`reading_every = \"10s\"` (this mends all"), "{hint}");
+        assert!(!hint.contains("devices"), "{hint}");
+        let line = 1 + text[..text.find("gap = ").expect("it is there")].matches('\n').count();
+        let note = format!("the same of `x` (line {line}: `gap`)");
+        assert_eq!(problem.note, Some(note));
+        assert!(load(text.replace("[limits]", &format!("[limits]\n{EVERY}"))).is_ok());
     }
 
     #[test]
