@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::physical_expr::utils::collect_columns;
 use tidegate_operators::bound::{Bounded, Load, StateBound, Unbounded};
-use tidegate_operators::spec::{KeyLimits, Origin, PipelineSpec, Shape, StepKind, WindowSpec};
+use tidegate_operators::spec::{
+    KeyLimits, Origin, PipelineSpec, Shape, StepKind, StepSpec, WindowSpec,
+};
 
 use crate::graph::versions_edge;
 use crate::plan::Plan;
@@ -36,6 +39,8 @@ pub struct State<'p> {
     pub name: &'p str,
     /// Number of keys.
     pub keys: u64,
+    /// Whether somebody said it; else it is what a step admits by default.
+    pub keys_said: bool,
     /// Bytes of one key.
     ///
     /// # Errors
@@ -265,19 +270,47 @@ impl<'p> Scale<'p> {
         name == "device" || columns.iter().any(|c| c.name == name && is_capture(&c.origin))
     }
 
-    /// Whether a column is what a registry says of a device: one value at a time.
-    fn is_looked_up(&self, name: &str) -> bool {
-        let mut known = vec!["device"];
+    /// The columns that registries say of devices, each with the name of the registry and how many
+    /// values a device can have: one at a time.
+    fn looked_up(&self) -> Vec<(&'p str, &'p str, u64)> {
+        let mut known: Vec<(&str, &str, u64)> = Vec::new();
         for step in &self.pipeline.steps {
             let StepKind::Enrich(spec) = &step.kind else { continue };
-            let on = names(&spec.input, &spec.on);
-            if on.iter().all(|name| known.contains(name)) {
-                let added = &spec.registry.columns[spec.registry.keys..];
-                known.extend(spec.columns.iter().map(|c| added[*c].name.as_str()));
+            let is_known = |name: &&str| *name == "device" || known.iter().any(|k| k.0 == *name);
+            if !names(&spec.input, &spec.on).iter().all(is_known) {
+                continue;
+            }
+            let registry = &spec.registry;
+            let added = &registry.columns[registry.keys..];
+            for (column, default) in spec.columns.iter().zip(&spec.defaults) {
+                let of_row = default.as_ref().map(collect_columns).unwrap_or_default();
+                if of_row.iter().all(|c| self.is_of_device(c.name())) {
+                    let values = registry.versions_max as u64 + u64::from(default.is_some());
+                    known.push((&added[*column].name, &registry.name, values));
+                }
             }
         }
-        let is_read = self.pipeline.decode.columns.iter().any(|c| c.name == name);
-        !is_read && known.contains(&name)
+        let is_read = |name: &str| self.pipeline.decode.columns.iter().any(|c| c.name == name);
+        known.retain(|(name, ..)| !is_read(name));
+        known
+    }
+
+    /// Whether a column is what a registry says of a device: one value at a time.
+    fn is_looked_up(&self, name: &str) -> bool {
+        self.looked_up().iter().any(|known| known.0 == name)
+    }
+
+    /// How many keys of these columns a device has at most, if that is known.
+    fn keys_of_device(&self, names: &[&str]) -> Option<u64> {
+        let looked_up = self.looked_up();
+        let mut registries = BTreeMap::new();
+        for name in names.iter().filter(|name| !self.is_of_device(name)) {
+            let (_, registry, values) = looked_up.iter().find(|known| known.0 == *name)?;
+            let most = registries.entry(*registry).or_insert(*values);
+            *most = (*most).max(*values);
+        }
+        let whole = registries.is_empty() || names.contains(&"device");
+        whole.then(|| registries.into_values().fold(1, u64::saturating_mul))
     }
 
     fn state(
@@ -290,22 +323,46 @@ impl<'p> Scale<'p> {
     ) -> State<'p> {
         let most = of.limits.keys_max;
         let devices = self.pipeline.declared.devices;
-        let keys = match of.names.as_slice() {
-            [] => 1,
-            names if names.iter().all(|n| self.is_of_device(n)) => {
-                devices.unwrap_or(most).min(most)
-            }
-            _ => most,
+        let of_device = self.keys_of_device(&of.names);
+        let known = match of.names.as_slice() {
+            [] => Some(1),
+            _ => devices.zip(of_device).map(|(devices, each)| devices.saturating_mul(each)),
         };
+        let keys = known.unwrap_or(most).min(most);
+        let keys_said = known.is_some() || most != KeyLimits::default().keys_max;
         let (per_key, forgotten, mut total) = figures(spec.state_bound(&loads.own), keys);
-        // All keys together have no more than there were if each device had one of its own.
-        if let (Some(apart), Ok(total)) = (loads.apart, &mut total)
-            && let Ok(apart) = spec.state_bound(&apart)
-        {
-            *total = apart.total(devices.unwrap_or(most)).min(*total);
+        let together = match (of.names.contains(&"device"), of_device, loads.apart) {
+            (true, Some(2..), _) => {
+                devices.map(|devices| parted(spec, loads.own, devices.min(keys), keys))
+            }
+            (true, ..) | (false, _, None) => None,
+            // A key has the rows of many devices. All keys together have no more than there were if
+            // each device had one of its own.
+            (false, Some(_), Some(apart)) => {
+                let bound = spec.state_bound(&apart);
+                Some(bound.map(|bound| bound.total(devices.unwrap_or(most))))
+            }
+            // Or several, as its readings say.
+            (false, None, Some(apart)) => {
+                Some(parted(spec, apart, devices.unwrap_or(most).min(keys), keys))
+            }
+        };
+        if let (Some(Ok(together)), Ok(total)) = (together, &mut total) {
+            *total = together.min(*total);
         }
-        State { what, name, keys, per_key, forgotten, total }
+        State { what, name, keys, keys_said, per_key, forgotten, total }
     }
+}
+
+/// Bytes of all keys where a device has several, to which its rows are dealt. One of them has them
+/// all and the others have one row each; with twice the rows, for the room that vectors have, no
+/// other deal takes more.
+fn parted(spec: &impl Bounded, load: Load, devices: u64, keys: u64) -> Bytes {
+    let every_us = load.every_us.map(|us| (us / 2).max(1));
+    let full = spec.state_bound(&Load { every_us, ..load })?.total(devices);
+    let every_us = load.every_us.map(|_| i64::MAX);
+    let rest = spec.state_bound(&Load { every_us, ..load })?.total(keys.saturating_sub(devices));
+    Ok(full.saturating_add(rest))
 }
 
 /// The rows of so many that each come as a load says, and maybe at one time.
@@ -339,17 +396,28 @@ pub struct Declared<'p> {
     pub devices: u64,
     /// Whatever counts more keys than that, since its key is not the device, and how many.
     pub others: Vec<(&'p str, u64)>,
+    /// What is not counted, since nobody said how many keys it has: its name, the bytes of one key,
+    /// and whether `keys_max` says it.
+    pub left_out: Vec<(&'p str, u64, bool)>,
 }
 
 /// What is declared; none if no pipeline says how many devices it has, or something in one that
 /// does has no bound.
 pub fn declared(plan: &Plan) -> Option<Declared<'_>> {
     let pipelines = plan.pipelines.iter().filter_map(|p| Some((p, p.declared.devices?)));
-    let mut all = Declared { bytes: 0, devices: 0, others: Vec::new() };
+    let mut all = Declared { bytes: 0, devices: 0, others: Vec::new(), left_out: Vec::new() };
     for (pipeline, devices) in pipelines {
         all.devices = all.devices.saturating_add(devices);
         for state in bounds(pipeline) {
-            all.bytes = all.bytes.saturating_add(state.total.ok()?);
+            let (per_key, total) = (state.per_key.ok()?, state.total.ok()?);
+            if !state.keys_said {
+                let is_enrich = |s: &StepSpec| matches!(s.kind, StepKind::Enrich(_));
+                let joined = pipeline.steps.iter().any(|s| s.name == state.name && is_enrich(s));
+                let has_keys_max = state.what != What::Registry && !joined;
+                all.left_out.push((state.name, per_key, has_keys_max));
+                continue;
+            }
+            all.bytes = all.bytes.saturating_add(total);
             if state.keys > devices.max(1) {
                 all.others.push((state.name, state.keys));
             }
@@ -362,22 +430,36 @@ impl std::fmt::Display for Declared<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (bytes, devices) = (about(self.bytes), counted(self.devices));
         write!(f, "state: at most {bytes} for the {devices} devices in [limits]")?;
-        if self.others.is_empty() {
+        if !self.others.is_empty() {
+            let one = |(name, keys): &(&str, u64)| format!("{} keys of `{name}`", counted(*keys));
+            let others: Vec<String> = self.others.iter().map(one).collect();
+            write!(f, " and {}", others.join(", "))?;
+        }
+        if self.left_out.is_empty() {
             return Ok(());
         }
-        let one = |(name, keys): &(&str, u64)| format!("{} keys of `{name}`", counted(*keys));
-        let others: Vec<String> = self.others.iter().map(one).collect();
-        write!(
-            f,
-            " and {}, which are no devices: `keys_max` says how many there can be",
-            others.join(", ")
-        )
+        let one = |(name, per_key, _): &(&str, u64, bool)| {
+            format!("`{name}` (at most {} per key)", about(*per_key))
+        };
+        let left_out: Vec<String> = self.left_out.iter().map(one).collect();
+        write!(f, "; not counted: {}, whose keys are no devices", left_out.join(", "))?;
+        if self.left_out.iter().any(|(.., has_keys_max)| *has_keys_max) {
+            f.write_str(": say with `keys_max` how many there can be")?;
+        }
+        Ok(())
     }
 }
 
 /// A bound for people.
 pub(crate) fn told(state: &State<'_>) -> String {
     match (&state.per_key, &state.total) {
+        (Ok(per_key), Ok(_)) if !state.keys_said => {
+            let keys = counted(state.keys);
+            format!(
+                "at most {} per key; nobody said that there are fewer than {keys}",
+                about(*per_key)
+            )
+        }
         (Ok(per_key), Ok(total)) if state.keys > 1 => {
             let keys = counted(state.keys);
             // Without it the sum is not understood.
@@ -433,7 +515,8 @@ mod tests {
         let bound = StateBound { key_bytes: 379, forgotten_bytes: 70, shared: None };
         let said = |bound, keys| {
             let (per_key, forgotten, total) = figures(Ok(bound), keys);
-            told(&State { what: What::Alert, name: "a", keys, per_key, forgotten, total })
+            let (what, name, keys_said) = (What::Alert, "a", true);
+            told(&State { what, name, keys, keys_said, per_key, forgotten, total })
         };
         // 50 x (379 + 70) = 22,450.
         let wanted = "at most 379 B per key, 21.9 KiB for 50 keys and what stays of 50 forgotten \

@@ -342,9 +342,51 @@ mod tests {
         let told =
             |by: &str| declared_of(&plan(&text(by)).expect("good")).expect("declared").to_string();
         assert!(told("\"device\"").ends_with(" for the 50 devices in [limits]"));
+        // A product with what a step admits by default would be no estimate.
         let both = told("\"device\", \"sensor\"");
-        let rest = " for the 50 devices in [limits] and 1,000,000 keys of `w`, which are no \
-                    devices: `keys_max` says how many there can be";
-        assert!(both.ends_with(rest), "{both}");
+        let (devices, rest) = both.split_once("; ").expect("something is left out");
+        assert!(devices.ends_with(" for the 50 devices in [limits]"), "{both}");
+        assert!(rest.starts_with("not counted: `w` (at most ") && rest.ends_with(
+            " per key), whose keys are no devices: say with `keys_max` how many there can be"
+        ), "{both}");
+        let explained = crate::explain(&plan(&text("\"device\", \"sensor\"")).expect("good"));
+        assert!(explained.contains(" per key; nobody said that there are fewer than 1,000,000\n"));
+        let said = text("\"device\", \"sensor\"").replace("[limits]", "[limits]\nkeys_max = 400");
+        let said = declared_of(&plan(&said).expect("good")).expect("declared").to_string();
+        assert!(said.ends_with(" for the 50 devices in [limits] and 400 keys of `w`"), "{said}");
+    }
+
+    /// A device has one value at a time of what a registry says of it, and its readings are those
+    /// of all its keys together.
+    #[test]
+    fn what_a_registry_says_of_devices_makes_no_million_keys() {
+        let text = |default: &str| {
+            format!(
+                "name = \"p\"\n[source]\ntype = \"endpoint\"\ntopics = [\"t/{{site}}/{{device}}\"]\n\
+             [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\nfields = {{ v = \"float64\", \
+             z = \"string\" }}\n\
+             [limits]\ndevices = 50\nreading_every = \"1s\"\n\
+             [[registry]]\nname = \"places\"\npath = \"places.csv\"\nkey = [\"device\"]\n\
+             columns = {{ device = \"string\", zone = \"string\" }}\n\
+             [[step]]\nname = \"known\"\ntype = \"enrich\"\nregistry = \"places\"\n{default}\n\
+             [[step]]\nname = \"w\"\ntype = \"window\"\nfrom = \"known\"\nevery = \"day\"\n\
+             zone = {{ column = \"zone\" }}\nby = [\"site\", \"device\", \"zone\"]\n\
+             select = {{ a = \"increase(v)\" }}\n[[table]]\nfrom = \"w\"\n"
+            )
+        };
+        let constant = "default = { zone = \"'UTC'\" }";
+        let plan_of = |default: &str| plan(&text(default)).expect("good");
+        let placed = plan_of(constant);
+        let all = bounds(&placed.pipelines[0]);
+        let w = all.iter().find(|s| s.name == "w").expect("it has state");
+        assert_eq!((w.keys, w.keys_said), (50 * 101, true));
+        let (per_key, total) = (w.per_key.clone().expect("bound"), w.total.clone().expect("bound"));
+        assert!((50 * per_key..50 * 5 * per_key).contains(&total), "{per_key} {total}");
+        let said = declared_of(&placed).expect("declared").to_string();
+        assert!(!said.contains("not counted"), "{said}");
+        // What stands in is another one with each reading.
+        let said =
+            declared_of(&plan_of("default = { zone = \"z\" }")).expect("declared").to_string();
+        assert!(said.contains("not counted: `w`"), "{said}");
     }
 }
