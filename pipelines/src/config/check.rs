@@ -7,7 +7,7 @@ use tidegate_operators::properties::Property;
 use tidegate_operators::topic::{TopicTemplate, is_identifier};
 use tidegate_operators::zone::Zone;
 
-use super::kinds::{Component, Kind};
+use super::kinds::{Component, Key, Kind};
 use super::problem::{At, Reporter, hint_of, nearest, sounds_secret};
 use super::references;
 use super::tree::{Node, Table, Value};
@@ -29,24 +29,50 @@ pub fn component(c: &'static Component, node: &Node, at: At, report: &mut Report
         match c.key(&entry.key) {
             Some(key) => value(&key.kind, &entry.node, entry.key_at, report),
             None => {
-                let names = c.tag.map(|_| "type").into_iter().chain(c.keys.iter().map(|k| k.name));
                 report.error(
                     entry.key_at,
                     format!("unknown key `{}` in {}", entry.key, describe(c)),
-                    why_not(c, &entry.key)
-                        .or_else(|| hint_of(&entry.key, names.collect::<Vec<_>>())),
+                    why_not(c, &entry.key).or_else(|| meant(c, &entry.key, table)),
                 );
                 mask_if_secret(c, &entry.key, &entry.node, report);
             }
         }
     }
-    for key in c.keys.iter().filter(|k| k.required && table.get(k.name).is_none()) {
+    let is_missing = |k: &&Key| k.required && table.get(k.name).is_none();
+    // One that was meant by a key that is none was reported with it.
+    let misspelt: Vec<&str> = misspelt(c, table).collect();
+    for key in c.keys.iter().filter(|k| is_missing(k) && !misspelt.contains(&k.name)) {
         let hint = if key.example.is_empty() {
             format!("`{}` is a {}", key.name, key.kind.describe())
         } else {
             format!("for example `{} = {}`", key.name, key.example)
         };
         report.error(at, format!("`{}` is missing in {}", key.name, describe(c)), hint);
+    }
+}
+
+/// Names of all keys of a component.
+fn names(c: &'static Component) -> impl Iterator<Item = &'static str> + Clone {
+    c.tag.map(|_| "type").into_iter().chain(c.keys.iter().map(|k| k.name))
+}
+
+/// The keys that those in a table which are none were probably meant for.
+pub(super) fn misspelt<'t>(
+    c: &'static Component,
+    table: &'t Table,
+) -> impl Iterator<Item = &'static str> + 't {
+    let unknown = table.entries.iter().filter(|e| c.key(&e.key).is_none() && e.key != "type");
+    unknown.filter(|e| why_not(c, &e.key).is_none()).filter_map(move |e| nearest(&e.key, names(c)))
+}
+
+/// What a key that is none was meant for.
+fn meant(c: &'static Component, written: &str, table: &Table) -> Option<String> {
+    let near = nearest(written, names(c)).and_then(|near| c.key(near));
+    match near {
+        Some(key) if key.required && table.get(key.name).is_none() => {
+            Some(format!("did you mean `{}`, which is missing?", key.name))
+        }
+        _ => hint_of(written, names(c)),
     }
 }
 
@@ -88,8 +114,19 @@ fn variant(
         return None;
     };
     let Some(entry) = table.get("type") else {
-        let hint = hint_of("", tags);
-        report.error(at, format!("`type` is missing in {}", all[0].heading), hint);
+        let is_key = |name: &str| all.iter().any(|c| c.key(name).is_some());
+        let is_like = |name: &str| !is_key(name) && nearest(name, ["type"]).is_some();
+        match table.entries.iter().find(|e| is_like(&e.key)) {
+            Some(e) => {
+                let hint = "did you mean `type`, which is missing?".to_owned();
+                let message = format!("unknown key `{}` in {}", e.key, all[0].heading);
+                report.error(e.key_at, message, hint);
+            }
+            None => {
+                let hint = hint_of("", tags);
+                report.error(at, format!("`type` is missing in {}", all[0].heading), hint);
+            }
+        }
         return None;
     };
     let found = selected(all, table);
@@ -287,7 +324,7 @@ fn text_value(kind: &Kind, text: &str, node: &Node, report: &mut Reporter<'_>) {
             .err()
             .map(|m| (m, Some("for example \"64KiB\" or \"1MB\"".into()))),
         Kind::OneOf(words) if !words.contains(&text) => {
-            let hint = hint_of(text, words.iter().copied());
+            let hint = type_of_others(text, words).or_else(|| hint_of(text, words.iter().copied()));
             Some((format!("`{text}` is not one of the values allowed"), hint))
         }
         Kind::Topics => TopicTemplate::parse(text).err().map(|e| (e.to_string(), None)),
@@ -322,6 +359,22 @@ fn text_value(kind: &Kind, text: &str, node: &Node, report: &mut Reporter<'_>) {
     if let Some((message, hint)) = problem {
         report.error(at, message, hint);
     }
+}
+
+/// What a type is called here that has another name in other systems.
+fn type_of_others(text: &str, words: &[&str]) -> Option<String> {
+    const OTHERS: [(&str, &[&str]); 5] = [
+        ("float64", &["double", "float", "real", "decimal", "numeric", "number", "f64", "float32"]),
+        ("int64", &["int", "integer", "bigint", "smallint", "long", "short", "int32", "i64"]),
+        ("string", &["text", "varchar", "char", "str", "utf8"]),
+        ("bool", &["boolean", "bit"]),
+        ("time", &["timestamp", "timestamptz", "datetime", "date"]),
+    ];
+    let lower = text.to_ascii_lowercase();
+    // `varchar(20)`, `double precision`.
+    let first = lower.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let (ours, _) = OTHERS.iter().find(|(_, others)| others.contains(&first))?;
+    words.contains(ours).then(|| format!("that is `{ours}` here"))
 }
 
 fn name(kind: &Kind, text: &str, at: At, report: &mut Reporter<'_>) {

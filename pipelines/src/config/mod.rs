@@ -56,4 +56,6 @@ pub fn load(
 }
 
 #[cfg(test)]
+mod consequences;
+#[cfg(test)]
 mod tests;

@@ -107,6 +107,8 @@ pub struct Reporter<'a> {
     secrets: Vec<At>,
     broken: Vec<usize>,
     unsure: Vec<String>,
+    /// The columns that are known although the levels of topics are not; none if those are.
+    without_captures: Option<Vec<String>>,
 }
 
 impl<'a> Reporter<'a> {
@@ -118,6 +120,7 @@ impl<'a> Reporter<'a> {
             secrets: Vec::new(),
             broken: Vec::new(),
             unsure: Vec::new(),
+            without_captures: None,
         }
     }
 
@@ -182,9 +185,25 @@ impl<'a> Reporter<'a> {
         self.unsure = columns;
     }
 
-    /// Whether one of these columns is of unknown type.
+    /// Whether one of these columns is of unknown type, or may be one for all that is known.
     pub fn is_unsure(&self, columns: &[String]) -> bool {
-        columns.iter().any(|c| self.unsure.contains(c))
+        // What is like one of those that are known is rather that one.
+        let is_other = |c: &String| {
+            let known = self.without_captures.as_ref();
+            known.is_some_and(|known| nearest(c, known.iter().map(String::as_str)).is_none())
+        };
+        columns.iter().any(|c| self.unsure.contains(c) || is_other(c))
+    }
+
+    /// Says that the topics of a pipeline are not known, which was reported: any column but these
+    /// can be a level of one. With nothing, that they are known.
+    pub fn set_without_captures(&mut self, known: Option<Vec<String>>) {
+        self.without_captures = known;
+    }
+
+    /// Whether the levels of topics are known.
+    pub fn knows_captures(&self) -> bool {
+        self.without_captures.is_none()
     }
 
     /// Never shows the literal text at this place.

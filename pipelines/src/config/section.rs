@@ -42,6 +42,11 @@ impl<'t> Section<'t> {
         self.component.key(name).is_some()
     }
 
+    /// The keys that those which are none, and were reported, were probably meant for.
+    pub fn misspelt(&self) -> Vec<&'static str> {
+        check::misspelt(self.component, self.table).collect()
+    }
+
     /// What was written.
     pub fn entry(&self, name: &str) -> Option<&'t Entry> {
         let _ = self.key(name);

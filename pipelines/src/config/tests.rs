@@ -100,9 +100,9 @@ fn a_problem_looks_like_this() {
     let text = "[[step]]\nname = \"a\"\ntype = \"filter\"\nwere = \"v > 1\"\n";
     let problems = bad(&[&with(text)]);
     assert_eq!(
-        shown(&problems[2..]),
+        shown(&problems[1..]),
         "error: unknown key `were` in [[step]] of type \"filter\"\n  --> 0.toml:12:1\n   |\n\
-         12 | were = \"v > 1\"\n   | ^^^^\n   = hint: did you mean `where`?\n\n"
+         12 | were = \"v > 1\"\n   | ^^^^\n   = hint: did you mean `where`, which is missing?\n\n"
     );
 }
 

@@ -99,7 +99,8 @@ fn inputs(file: &Section<'_>, test: &Section<'_>, report: &mut Reporter<'_>) -> 
         let Some(topic) = input.text("topic") else { continue };
         let mut captures = Vec::new();
         let is_read = templates.iter().any(|(t, _)| t.matches(topic, &mut captures));
-        if !is_read && source::unreadable(file).next().is_none() {
+        let all_known = !source::is_unknown(file) && source::unreadable(file).next().is_none();
+        if !is_read && all_known {
             let hint = "compare it with `topics` in [source]".to_owned();
             let message = format!("the pipeline does not read `{topic}`");
             report.warning(input.at("topic"), message, hint);
@@ -141,7 +142,7 @@ fn event(file: &Section<'_>, input: &Section<'_>, report: &mut Reporter<'_>) -> 
         _ => TestEvent::SourceBack,
     };
     let tag = file.section("source").and_then(|source| source.component.tag);
-    if event != TestEvent::Tick && tag != Some("mqtt") {
+    if event != TestEvent::Tick && tag.is_some_and(|tag| tag != "mqtt") {
         let hint = "a source of type `mqtt` has a connection that can be lost".to_owned();
         report.error(input.at("event"), "this source cannot be away", hint);
     }

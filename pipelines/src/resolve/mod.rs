@@ -145,6 +145,8 @@ fn pipeline(
     let mut unsure = reading::of_unknown_type(&reading);
     unsure.extend(source::unreadable_captures(file));
     report.set_unsure(unsure);
+    let of_payload = || reading::without_captures(&reading);
+    report.set_without_captures(source::is_unknown(file).then(of_payload));
     let mut decode = reading::decode(name, source, &reading, &topics, needs, report);
     let devices = limits::of_pipeline(&limits::table(file));
     skew::check(&reading, report);

@@ -121,6 +121,12 @@ pub(crate) fn of_unknown_type(reading: &Section<'_>) -> Vec<String> {
         .collect()
 }
 
+/// Names of the columns that are there whatever the topics are.
+pub(crate) fn without_captures(reading: &Section<'_>) -> Vec<String> {
+    let declared = reading.entries("fields").iter().map(|e| e.key.as_str());
+    ["device", "time"].into_iter().chain(BUILTIN).chain(declared).map(str::to_owned).collect()
+}
+
 /// Where a value comes from, as written.
 fn origin(text: &str) -> Origin {
     let path = |text: &str| text.split('.').map(str::to_owned).collect();
@@ -205,7 +211,9 @@ impl Columns<'_, '_> {
     fn capture_exists(&mut self, name: &str, at: At) {
         let names: Vec<&str> =
             self.topics.iter().flat_map(|(t, _)| t.names()).map(String::as_str).collect();
-        if !names.contains(&name) && !self.report.is_unsure(&[name.to_owned()]) {
+        let is_consequence =
+            !self.report.knows_captures() || self.report.is_unsure(&[name.to_owned()]);
+        if !names.contains(&name) && !is_consequence {
             let message = format!("no topic has a capture `{{{name}}}`");
             self.report.error(at, message, hint_of(name, names));
         }
@@ -271,6 +279,8 @@ impl Columns<'_, '_> {
             ("matches", text, "strings"),
             ("format", time, "times"),
         ] {
+            // What is no type was reported.
+            let fits = fits || table.text("type").is_none();
             if let (Some(written), false) = (table.entry(key), fits) {
                 let message = format!("`{key}` is for {of}, and `{name}` is a {type_name}");
                 self.report.error(written.key_at, message, None);

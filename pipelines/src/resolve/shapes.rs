@@ -42,6 +42,8 @@ pub(super) fn shape(
                 let at = step.entry(second).map_or(step.at, |e| e.key_at);
                 report.error(at, format!("`{first}` together with `{second}`"), hint);
             }
+            // A key that was meant for one of these was reported.
+            _ if step.misspelt().iter().any(|key| KINDS.iter().any(|k| k.0.contains(key))) => {}
             _ => {
                 let hint = "for example `every = \"1m\"` or `every = \"day\"`, `gap = \"5m\"` for \
                             sessions, `count = 100`, `while = \"...\"`, or `before = \"5m\"` for \

@@ -11,6 +11,7 @@ use tidegate_operators::spec::{Expr, FilterSpec, RegistrySpec, RouteSpec, StepKi
 use super::edges::{Edge, Edges, RESERVED, RowKind};
 use super::hanging::Root;
 use super::{absence, early, join, latest, nested, registry, sequence, sql, windows};
+use crate::config::kinds::Key;
 use crate::config::problem::{At, Reporter};
 use crate::config::section::Section;
 use crate::config::tree::Entry;
@@ -140,7 +141,7 @@ impl<'t> Steps<'t> {
             _ => windows::detect(self, step, &name, &input, report),
         });
         let fits = |(kind, _): &(StepKind, Edge)| nested::not_kept(step, kind, report).is_some();
-        let (kind, edge) = resolved.filter(fits).unzip();
+        let (kind, edge) = resolved.filter(fits).filter(|_| has_its_columns(step)).unzip();
         for output in outputs(step) {
             self.edges.add(output, edge.clone());
         }
@@ -169,6 +170,16 @@ impl<'t> Steps<'t> {
     pub(super) fn taken(&self, step: &Section<'_>, key: &str, report: &mut Reporter<'_>) -> String {
         early::taken(&self.edges, step, key, report)
     }
+}
+
+/// Whether nothing is missing or misspelt that says which columns the rows of a step have.
+fn has_its_columns(step: &Section<'_>) -> bool {
+    const OPTIONAL: [&str; 5] = ["by", "on", "columns", "quality", "early"];
+    let is_there = |key: &Key| step.entry(key.name).is_some();
+    let keys = step.component.keys.iter();
+    let misspelt = step.misspelt();
+    let is_lost = |key: &Key| OPTIONAL.contains(&key.name) && misspelt.contains(&key.name);
+    keys.filter(|key| key.name != "name" && (key.required || is_lost(key))).all(is_there)
 }
 
 /// The keys that name the edges which a step reads, with the names.

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tidegate_pipelines::config::Severity;
 use tidegate_pipelines::config::process::PROCESS_FILE_NAME;
 use tidegate_pipelines::config::references::{UNSET, unset};
 use tidegate_pipelines::{Plan, Problem};
@@ -73,9 +74,19 @@ pub(super) fn tell(problems: &[Problem]) -> Failure {
     for problem in problems {
         eprintln!("{problem}\n");
     }
-    let s = if problems.len() == 1 { "" } else { "s" };
-    eprintln!("{} problem{s} found", problems.len());
+    eprintln!("{} found", count(problems));
     Failure::Reported
+}
+
+/// How many of them are errors, and how many warnings.
+fn count(problems: &[Problem]) -> String {
+    let counted = |n: usize, noun| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
+    let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+    let errors_counted = counted(errors, "problem");
+    match problems.len() - errors {
+        0 => errors_counted,
+        warnings => format!("{errors_counted} and {}", counted(warnings, "warning")),
+    }
 }
 
 /// The texts of files and of the `*.toml` files of folders, but for the settings of the process, in

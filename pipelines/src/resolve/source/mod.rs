@@ -50,13 +50,11 @@ pub(crate) struct Sources {
 
 /// The topic templates of a pipeline's source, those that are valid.
 pub(crate) fn templates(file: &Section<'_>) -> Vec<(TopicTemplate, At)> {
-    let Some(source) = file.section("source") else { return Vec::new() };
-    let topics: Vec<(TopicTemplate, At)> = source
-        .texts("topics")
-        .unwrap_or_default()
+    let topics: Vec<(TopicTemplate, At)> = written(file)
         .into_iter()
         .filter_map(|(text, at)| Some((TopicTemplate::parse(text).ok()?, at)))
         .collect();
+    let Some(source) = file.section("source") else { return topics };
     if topics.is_empty() && matches!(source.component.tag, Some("file" | "http")) {
         let all = TopicTemplate::parse("#").expect("a valid template");
         return vec![(all, source.at)];
@@ -64,11 +62,29 @@ pub(crate) fn templates(file: &Section<'_>) -> Vec<(TopicTemplate, At)> {
     topics
 }
 
+/// The topics as they are written, also of a source of unknown type.
+fn written<'t>(file: &Section<'t>) -> Vec<(&'t str, At)> {
+    if let Some(source) = file.section("source") {
+        return source.texts("topics").unwrap_or_default();
+    }
+    let table = file.entry("source").and_then(|entry| entry.node.table());
+    let topics = table.and_then(|table| table.get("topics")).map(|entry| entry.node.list());
+    topics.unwrap_or_default().iter().filter_map(|node| Some((node.text()?, node.at))).collect()
+}
+
+/// Whether it is not known which topics a pipeline reads: what says it was reported.
+pub(crate) fn is_unknown(file: &Section<'_>) -> bool {
+    let needs_topics = file.section("source").is_none_or(|source| {
+        source.component.key("topics").is_some_and(|key| key.required)
+            && source.entry("topics").is_none_or(|topics| topics.node.list().is_empty())
+    });
+    needs_topics && written(file).is_empty()
+}
+
 /// Topics that are no valid templates; they were reported.
 pub(crate) fn unreadable<'t>(file: &Section<'t>) -> impl Iterator<Item = &'t str> {
-    let source = file.section("source");
-    let topics = source.and_then(|source| source.texts("topics")).unwrap_or_default();
-    topics.into_iter().map(|(text, _)| text).filter(|text| TopicTemplate::parse(text).is_err())
+    let topics = written(file).into_iter().map(|(text, _)| text);
+    topics.filter(|text| TopicTemplate::parse(text).is_err())
 }
 
 /// The levels that those name.
