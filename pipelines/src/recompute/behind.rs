@@ -175,22 +175,6 @@ from = "both"
         assert_eq!(told, [get, more, both]);
     }
 
-    /// The table of versions is there unless another one has its name.
-    #[test]
-    fn without_the_registry_as_a_table_that_is_told() {
-        let taken = STEPS.replace(
-            "[[table]]\nfrom = \"readings\"",
-            "[[table]]\nfrom = \"readings\"\nname = \"limits_versions\"",
-        );
-        let (tables, told) = behind(&taken);
-        assert_eq!(tables, Vec::<String>::new());
-        let limited = "p.limited does not see that: there is no table of `limits_versions`";
-        assert!(told.contains(&limited.to_owned()) && told.len() == 4, "{told:?}");
-        let named = format!("{taken}[[table]]\nfrom = \"limits_versions\"\nname = \"said\"\n");
-        let (tables, told) = behind(&named);
-        assert_eq!((tables.len(), told.len()), (4, 3), "{tables:?} {told:?}");
-    }
-
     #[test]
     fn of_windows_that_are_not_computed_again_nothing_is_told() {
         let (_, told) = behind(&STEPS.replace("[[table]]\nfrom = \"readings\"\n", ""));

@@ -18,6 +18,7 @@ pub(crate) mod late;
 mod latest;
 mod limits;
 mod mixed;
+mod names;
 mod nested;
 mod outputs;
 mod quality;
@@ -172,7 +173,10 @@ fn pipeline(
     limits::spare_known_keys(&mut steps, &mut alerts);
     let mut tables = outputs::tables(file, &sql_name(name), &edges, report);
     registry::add_tables(&registries, &sql_name(name), &mut tables);
+    names::columns(file, &tables, needs.is_none(), report);
     if needs.is_none() {
+        names::tables(file, &tables, report);
+        names::partitions(file, &tables, report);
         syntax::check(file, &edges, report);
         outputs::unread_steps(file, report);
         hanging::note(file, &roots, report);

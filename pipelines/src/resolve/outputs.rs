@@ -219,9 +219,11 @@ fn one_table(
     edge: &Edge,
     report: &mut Reporter<'_>,
 ) -> Option<TableSpec> {
-    if edge.schema.field_with_name("day").is_ok() {
+    let fields = edge.schema.fields().iter();
+    if let Some(day) = fields.map(|f| f.name()).find(|name| name.eq_ignore_ascii_case("day")) {
         let hint = "rename it with a step of type \"select\"".to_owned();
-        report.error(table.at("from"), "a column `day` would clash with the partition", hint);
+        let message = format!("a column `{day}` would clash with the partition");
+        report.error(table.at("from"), message, hint);
     }
     let mut partition: Vec<String> = Vec::new();
     for (column, at) in table.texts("partition").unwrap_or_default() {
