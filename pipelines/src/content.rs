@@ -12,9 +12,11 @@
 //! an `enrich` that revises) reads all of their columns. What is behind a step with state has all
 //! of that state in its number, but for the columns that an `enrich` only passes on.
 //!
-//! Not in it either: positions and order, the names of steps and of their edges, what only decides
-//! how a state is shown (`select` of a window, the threshold of a detector, whom an alert tells),
-//! other steps, where messages come from, units. The name of an alert is in it, because the ids of
+//! Not in it either: how long a step waits (`disorder`, `idle_close`), because its state says how
+//! far it came and goes on from there, so that what it held back is told once; positions and order,
+//! the names of steps and of their edges, what only decides how a state is shown (`select` of a
+//! window, the threshold of a detector, whom an alert tells), other steps, where messages come from,
+//! units. The name of an alert is in it, because the ids of
 //! its events hold it.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -80,7 +80,7 @@ fn canonical(p: &PipelineSpec) -> String {
         out += &registry_text(registry);
     }
     for step in &p.steps {
-        let (state, shown) = (state_text(&step.kind), shown_text(&step.kind));
+        let (state, shown) = (waiting_text(&step.kind), shown_text(&step.kind));
         let text = format!("{state}{} {shown}", kept_text(&step.kind));
         let with = match &step.kind {
             StepKind::Join(join) => format!(" with {}", join.with),
@@ -156,8 +156,33 @@ pub(crate) fn alert_condition(a: &AlertSpec) -> String {
     format!("{ALERTS} {keys:?} {fire} {clear} {}{early}{others}", a.for_us)
 }
 
-/// What decides the state of a step; of one without state, all that it does.
+/// What decides the state of a step; of one without state, all that it does. Not how long it waits
+/// for what is late and for who is silent: a state says how far it came, and goes on from there.
 pub(crate) fn state_text(kind: &StepKind) -> String {
+    let mut kind = kind.clone();
+    waits(&mut kind).into_iter().for_each(|us| *us = 0);
+    waiting_text(&kind)
+}
+
+/// `disorder` and `idle_close` of a step that has them.
+fn waits(kind: &mut StepKind) -> Vec<&mut i64> {
+    match kind {
+        StepKind::Window(WindowSpec { disorder_us, idle_close_us, .. })
+        | StepKind::Detect(DetectSpec { disorder_us, idle_close_us, .. })
+        | StepKind::Latest(LatestSpec { disorder_us, idle_close_us, .. })
+        | StepKind::Sequence(SequenceSpec { disorder_us, idle_close_us, .. })
+        | StepKind::Join(JoinSpec { disorder_us, idle_close_us, .. }) => {
+            vec![disorder_us, idle_close_us]
+        }
+        StepKind::Absence(absence) => vec![&mut absence.disorder_us],
+        StepKind::Filter(_) | StepKind::Project(_) | StepKind::Route(_) | StepKind::Enrich(_) => {
+            Vec::new()
+        }
+    }
+}
+
+/// The same with how long it waits, as it was in content ids once.
+pub(crate) fn waiting_text(kind: &StepKind) -> String {
     match kind {
         StepKind::Filter(f) => format!("filter {}", expr(&f.keep)),
         // What only passes through depends on what others need.

@@ -10,7 +10,7 @@ use tidegate_operators::spec::{PipelineSpec, StepKind};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::fingerprint::{
-    alert_condition, decode_text, dedup_text, exprs, registry_text, shown_text, state_text,
+    alert_condition, decode_text, dedup_text, exprs, registry_text, shown_text, waiting_text,
 };
 use crate::graph::{READINGS, outage_operator, registry_operator, skew_operator, versions_edge};
 use crate::resolve::early::is_of_finals;
@@ -42,7 +42,7 @@ pub fn content_ids_before(p: &PipelineSpec) -> BTreeMap<String, u64> {
         if let StepKind::Join(join) = &step.kind {
             from = id(from, &format!("with {:016x}", edges[&join.with]));
         }
-        let own = id(from, &state_text(&step.kind));
+        let own = id(from, &waiting_text(&step.kind));
         let rows = id(own, &shown_text(&step.kind));
         match &step.kind {
             // A row goes to the first branch that takes it: later ones do not matter.

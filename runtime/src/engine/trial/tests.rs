@@ -10,6 +10,7 @@ use tidegate_pipelines::Plan;
 use super::*;
 
 mod fields;
+mod waits;
 
 /// Two pipelines of one source whose steps and alerts have the same names, but not the same shape.
 fn plan() -> Plan {

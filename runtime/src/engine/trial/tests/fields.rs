@@ -7,8 +7,9 @@ use tidegate_pipelines::plan::TestChange;
 
 use super::*;
 
-const EVERY_KIND: &str = include_str!("../../../../../pipelines/tests-data/every-kind.toml");
-const FIELDS: &str = "n = \"int64\"\nv = \"float64\"\nw = \"float64\"\ns = \"string\"";
+pub(super) const EVERY_KIND: &str =
+    include_str!("../../../../../pipelines/tests-data/every-kind.toml");
+pub(super) const FIELDS: &str = "n = \"int64\"\nv = \"float64\"\nw = \"float64\"\ns = \"string\"";
 const START_US: i64 = 1_767_225_600_000_000;
 
 /// Rows as text, by edge.
@@ -33,7 +34,7 @@ fn input(at_us: i64, topic: &str, payload: String) -> TestInput {
 }
 
 /// Some readings every few hours, for some days; what a registry says changes now and then.
-fn inputs() -> Vec<TestInput> {
+pub(super) fn inputs() -> Vec<TestInput> {
     let mut inputs = Vec::new();
     for burst in 0..9_i64 {
         let at_us = START_US + burst * 5 * 3_600_000_000;
