@@ -207,8 +207,10 @@ impl Edge {
     /// Index of a column that somebody named; reports if it is not there.
     pub(crate) fn column(&self, name: &str, at: At, report: &mut Reporter<'_>) -> Option<usize> {
         let found = self.schema.index_of(name).ok();
-        if found.is_none() && !report.is_unsure(&[name.to_owned()]) {
-            let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        // What is like a column is rather that one than a level of a topic that is not known.
+        let is_typo = !report.knows_captures() && nearest(name, names.iter().copied()).is_some();
+        if found.is_none() && (is_typo || !report.is_unsure(&[name.to_owned()])) {
             report.error(at, format!("there is no column `{name}` here"), hint_of(name, names));
         }
         found
