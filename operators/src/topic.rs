@@ -38,8 +38,11 @@ pub enum TopicError {
     #[error("`{0}` takes all remaining levels, so it can only be the last one")]
     RestNotLast(String),
     /// Wildcard characters inside a level.
-    #[error("`{0}`: `+` and `#` stand for whole levels; a capture is written `{{name}}`")]
+    #[error("`{0}`: `+` and `#` stand for whole levels")]
     PartialWildcard(String),
+    /// A capture inside a level.
+    #[error("`{0}`: a capture is a whole level, written `{{name}}`")]
+    PartialCapture(String),
     /// A capture whose name is not an identifier.
     #[error("`{0}`: a capture needs a name of letters, digits and `_`, not starting with a digit")]
     BadName(String),
@@ -78,7 +81,10 @@ impl TopicTemplate {
                     let position = names.len() - 1;
                     if rest { Level::CaptureRest(position) } else { Level::Capture(position) }
                 }
-                p if p.contains(['+', '#', '{', '}']) => {
+                p if p.contains(['{', '}']) => {
+                    return Err(TopicError::PartialCapture(p.to_owned()));
+                }
+                p if p.contains(['+', '#']) => {
                     return Err(TopicError::PartialWildcard(p.to_owned()));
                 }
                 p => Level::Literal(p.to_owned()),
@@ -218,6 +224,8 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         assert_eq!(TopicTemplate::parse("a/#/b"), Err(TopicError::RestNotLast("#".into())));
+        let partial = Err(TopicError::PartialCapture("{b}.csv".into()));
+        assert_eq!(TopicTemplate::parse("a/{b}.csv"), partial);
         assert_eq!(TopicTemplate::parse("a/b+"), Err(TopicError::PartialWildcard("b+".into())));
         assert_eq!(TopicTemplate::parse("{a}/{a}"), Err(TopicError::Twice("a".into())));
         assert_eq!(TopicTemplate::parse("{1}"), Err(TopicError::BadName("{1}".into())));

@@ -4,7 +4,7 @@
 //! reported is treated as absent by the readers (`section.rs`), so that nothing is reported twice.
 
 use tidegate_operators::properties::Property;
-use tidegate_operators::topic::{TopicTemplate, is_identifier};
+use tidegate_operators::topic::{TopicError, TopicTemplate, is_identifier};
 use tidegate_operators::zone::Zone;
 
 use super::kinds::{Component, Key, Kind};
@@ -327,7 +327,9 @@ fn text_value(kind: &Kind, text: &str, node: &Node, report: &mut Reporter<'_>) {
             let hint = type_of_others(text, words).or_else(|| hint_of(text, words.iter().copied()));
             Some((format!("`{text}` is not one of the values allowed"), hint))
         }
-        Kind::Topics => TopicTemplate::parse(text).err().map(|e| (e.to_string(), None)),
+        Kind::Topics => {
+            TopicTemplate::parse(text).err().map(|e| (e.to_string(), without_ending(text, &e)))
+        }
         Kind::Path => path(text),
         Kind::Time(_) => path(text),
         Kind::Regex => regex::Regex::new(text).err().map(|e| {
@@ -359,6 +361,17 @@ fn text_value(kind: &Kind, text: &str, node: &Node, report: &mut Reporter<'_>) {
     if let Some((message, hint)) = problem {
         report.error(at, message, hint);
     }
+}
+
+/// What may help with a topic of a file whose ending was written.
+fn without_ending(text: &str, error: &TopicError) -> Option<String> {
+    let TopicError::PartialCapture(level) = error else { return None };
+    let (_, ending) = level.rsplit_once('}').filter(|(_, ending)| ending.starts_with('.'))?;
+    let topics = text.strip_suffix(ending)?;
+    Some(format!(
+        "of a source of type \"file\", `topic = \"{{path}}\"` is the path below `path` without \
+         ending, for `topics = [\"{topics}\"]`"
+    ))
 }
 
 /// What a type is called here that has another name in other systems.

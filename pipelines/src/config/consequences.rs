@@ -73,6 +73,27 @@ fn a_key_that_was_meant_for_another_one_is_not_missed_as_well() {
 }
 
 #[test]
+fn hints_say_what_was_probably_meant() {
+    assert_eq!(
+        only("count.w = 1", "expect.alert = [{ rule = \"a\" }]").1,
+        "did you mean `alerts`?"
+    );
+    let (message, hint) = only("t/{site}/{device}", "t/{site}/{device}.csv");
+    assert_eq!(message, "`{device}.csv`: a capture is a whole level, written `{name}`");
+    assert!(hint.ends_with("for `topics = [\"t/{site}/{device}\"]`"), "{hint}");
+    let registry = "[[registry]]\nname = \"r\"\npath = \"r.csv\"\nkey = [\"device\"]\n\
+                    columns = { device = \"string\", zone = \"string\" }\n[[step]]\nname = \"k\"\n\
+                    type = \"enrich\"\nregistry = \"r\"\n[[table]]\nfrom = \"k\"\n";
+    let with = |default: &str| {
+        let enrich = format!("registry = \"r\"\ndefault = {{ zone = \"{default}\" }}");
+        let more = registry.replace("registry = \"r\"", &enrich);
+        only("[[step]]", &format!("{more}[[step]]")).1
+    };
+    assert_eq!(with("Europe/Berlin"), "a text is in single quotes: \"'Europe/Berlin'\"");
+    assert_eq!(with("sitee"), "did you mean `site`?");
+}
+
+#[test]
 fn types_of_other_systems_have_names_here() {
     for (theirs, ours) in [
         ("double", "float64"),

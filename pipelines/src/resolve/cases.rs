@@ -9,10 +9,10 @@ use tidegate_operators::system::{
     rejects_schema,
 };
 
-use super::edges::Edges;
+use super::edges::{Edges, RESERVED};
 use super::{registry, source};
 use crate::config::keys::TEST_MESSAGES_MAX;
-use crate::config::problem::{At, Reporter, hint_of};
+use crate::config::problem::{At, Reporter, hint_of, nearest};
 use crate::config::section::Section;
 use crate::config::tree::{Entry, Node, Value};
 use crate::graph::{ALERTS, CLOCK_SKEW, DUPLICATES, FINDINGS, LATE, REJECTS};
@@ -198,9 +198,18 @@ pub(crate) fn rfc3339(us: i64) -> String {
 }
 
 fn edge_is_known(entry: &Entry, edges: &Edges, report: &mut Reporter<'_>) -> bool {
-    let known = system_table(&entry.key).is_some() || edges.contains(&entry.key);
+    let name = entry.key.as_str();
+    let known = system_table(name).is_some() || edges.contains(name);
     if !known {
-        edges.report_unknown(&entry.key, entry.key_at, report);
+        // Tables of the system are no edges, but tests can name them.
+        let names = edges.names().into_iter().chain(RESERVED);
+        match nearest(name, names).filter(|near| system_table(near).is_some()) {
+            Some(near) => {
+                let hint = format!("did you mean `{near}`?");
+                report.error(entry.key_at, format!("there is no edge `{name}`"), hint);
+            }
+            None => edges.report_unknown(name, entry.key_at, report),
+        }
     }
     known
 }

@@ -40,7 +40,7 @@ use tidegate_operators::outage::{OutageSpec, STOPPED_AFTER_US};
 use tidegate_operators::spec::{DedupSpec, Expr, PipelineSpec};
 
 use crate::config::keys::PIPELINE;
-use crate::config::problem::{At, Reporter};
+use crate::config::problem::{At, Reporter, nearest};
 use crate::config::references::Resolver;
 use crate::config::section::Section;
 use crate::config::tree::Node;
@@ -266,8 +266,19 @@ fn sql(
         Ok(expr) => Some(expr),
         Err(_) if is_consequence(text, report) => None,
         Err(PlanProblem { message, hint }) => {
-            report.error(at, message, hint);
+            report.error(at, message, as_text(text, schema, want).or(hint));
             None
         }
     }
+}
+
+/// How a text is written where one is wanted, if that is probably what was meant: something
+/// without quotes and calls that is like no column.
+fn as_text(text: &str, schema: &SchemaRef, want: Option<&DataType>) -> Option<String> {
+    let is_plain = want == Some(&DataType::Utf8) && !text.contains(['\'', '"', '(']);
+    let names = columns_read(text).ok().filter(|_| is_plain)?;
+    let known = || schema.fields().iter().map(|f| f.name().as_str());
+    let is_strange = |name: &String| nearest(name, known()).is_none();
+    let is_text = !names.is_empty() && names.iter().all(is_strange);
+    is_text.then(|| format!("a text is in single quotes: \"'{text}'\""))
 }

@@ -160,7 +160,7 @@ pub(super) struct RunArgs {
     pub(super) spill_max: Option<u64>,
     /// Most notifications that wait for their webhooks; beyond it new ones are given up at once,
     /// and can be sent again [default: 100000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(super) outbox_max: Option<NonZeroUsize>,
     /// Most memory, resident and swapped out; at it rows of new keys are refused, near it sources
     /// are slowed down;
@@ -209,7 +209,7 @@ pub(super) struct EngineArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) data: Option<PathBuf>,
     /// Dataflow workers [default: the number of cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(super) workers: Option<NonZeroUsize>,
     /// End after this time, such as 30s or 10m
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
@@ -369,6 +369,11 @@ pub(super) enum Output {
     Parquet,
 }
 
+fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    let number: usize = text.parse().map_err(|_| "it is no whole number".to_owned())?;
+    NonZeroUsize::new(number).ok_or_else(|| "it must be 1 or more".to_owned())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     match units::duration_us(text)? {
         us if us > 0 => Ok(Duration::from_micros(us.unsigned_abs())),
@@ -454,6 +459,14 @@ mod tests {
         assert!(parse(&format!("tidegate run a.toml {cluster}")).is_ok());
         assert!(parse(&format!("tidegate worker --process 1 {cluster}")).is_ok());
         assert!(parse("tidegate password").is_ok() && parse("tidegate password gw-1").is_ok());
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_told_in_words() {
+        for (number, why) in [("0", "it must be 1 or more"), ("two", "it is no whole number")] {
+            let line = ["tidegate", "run", "a.toml", "--workers", number];
+            assert!(Cli::try_parse_from(line).unwrap_err().to_string().contains(why), "{number}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use tidegate_runtime::chain;
 use tidegate_runtime::journal::DurableError;
+use tidegate_runtime::source::SourceError;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -48,10 +49,34 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
              with --salvage NEW_FOLDER saves what is whole",
         );
     }
-    let kind = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind)?;
+    of_tables(&chain(error)).or_else(|| error.chain().find_map(kind).and_then(of_kind))
+}
+
+/// What the system said, whoever passed it on.
+fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    if let Some(SourceError::Io { error, .. }) = cause.downcast_ref() {
+        return Some(error.kind());
+    }
+    cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+}
+
+/// What may help with errors of the store of tables, of which only the text comes here.
+fn of_tables(text: &str) -> Option<&'static str> {
+    // Whoever has no keys is asked for those of the machine, at an address of Amazon's own.
+    if text.contains("169.254.169.254") {
+        return Some(
+            "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a \
+             machine of Amazon's, give it a role)",
+        );
+    }
+    let gone = ["not found", "No such file"].iter().any(|what| text.contains(what));
+    (gone && text.contains(".parquet")).then_some(
+        "a file that the log of a table names is gone: `tidegate doctor tables` says which files \
+         are missing and what to do",
+    )
+}
+
+fn of_kind(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::AddrInUse => Some(
             "another program listens there, perhaps another Tidegate or mosquitto; stop it or \
@@ -82,6 +107,20 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn whoever_passes_an_error_on_it_has_its_hint() {
+        let error: io::Error = ErrorKind::AddrInUse.into();
+        let what = "cannot listen on 127.0.0.1:1883".to_owned();
+        let error = anyhow::Error::from(SourceError::Io { what, error });
+        assert!(hint(&error).is_some_and(|h| h.contains("another program listens")));
+        let error = anyhow::anyhow!(
+            "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token"
+        );
+        assert!(hint(&error).is_some_and(|h| h.contains("AWS_ACCESS_KEY_ID")));
+        let gone = "Object at location /d/tables/p/w/part-1.parquet not found: No such file";
+        assert!(hint(&anyhow::anyhow!(gone)).is_some_and(|h| h.contains("tidegate doctor tables")));
+    }
 
     #[test]
     fn errors_are_said_once_with_a_hint() {
