@@ -20,7 +20,7 @@ pub use config::examine as examine_config;
 pub use data::{DataOptions, examine as examine_data};
 pub use disk::{Room, examine as examine_disk};
 pub use lines::{FileText, file_of};
-pub use report::{Place, Report, Row, Status};
+pub use report::{Place, Report, Row, Status, summary};
 pub use salvage::{SalvageOptions, salvage};
 pub use settings::examine as examine_settings;
 pub use source::{Options, examine};

@@ -23,7 +23,7 @@ const TAIL_BYTES: u64 = 64 << 10;
 /// Bytes at the end of a Parquet file behind its footer: the footer's length and the magic.
 const TRAILER_BYTES: u64 = 8;
 /// Findings of one kind beyond this many are only counted.
-const TOLD_MAX: usize = 20;
+const TOLD_MAX: usize = 200;
 
 pub(super) async fn examine(
     store: &Store,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use tidegate_runtime::doctor::Report;
+use tidegate_runtime::doctor::{Report, summary};
 
 use self::process::Process;
 use super::failure::Failure;
@@ -220,6 +220,7 @@ fn tell(reports: &[Report], json: bool) -> Result<(), Failure> {
     } else {
         let tables: Vec<String> = reports.iter().map(Report::table).collect();
         print(&tables.join("\n"))?;
+        print(&summary(reports))?;
     }
     if reports.iter().all(Report::passed) { Ok(()) } else { Err(Failure::Reported) }
 }

@@ -32,11 +32,15 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<(Report, Epoch)> {
         let name = file_name(&path);
         let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         if scene.running.is_some() {
-            report.check(&name, "in use: not looked at", &["run the doctor when it is stopped"]);
+            report.not_seen(&name, "in use: not looked at", &["run the doctor when it is stopped"]);
             continue;
         }
         if bytes > BYTES_MAX {
-            report.check(&name, &format!("{}: not copied to look at it", bytes_text(bytes)), &[]);
+            report.not_seen(
+                &name,
+                &format!("{}: not copied to look at it", bytes_text(bytes)),
+                &[],
+            );
             continue;
         }
         (scene.progress)("sessions", 0, bytes);
@@ -46,7 +50,11 @@ pub(super) fn examine(scene: &Scene<'_>) -> Option<(Report, Epoch)> {
                 report.ok(&name, &format!("whole, {}", bytes_text(bytes)));
             }
             Err(Unsound::NotLookedAt(error)) => {
-                report.check(&name, &format!("not looked at: {error}"), &["set TMPDIR elsewhere"]);
+                report.not_seen(
+                    &name,
+                    &format!("not looked at: {error}"),
+                    &["set TMPDIR elsewhere"],
+                );
             }
             Err(Unsound::Damaged(reason)) => {
                 let away = format!("move {} elsewhere, or restore it from a copy", path.display());
