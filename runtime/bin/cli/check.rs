@@ -15,7 +15,7 @@ pub(super) fn check(args: &PathArgs) -> Outcome {
     if settings::check_alone(&args.paths)? {
         return print("ok: settings of the process");
     }
-    let (plan, missing) = files::load_to_look_at(&args.paths)?;
+    let (plan, missing) = files::load_to_check(&args.paths)?;
     for why in missing {
         eprintln!("warning: {why}; `tidegate run` needs it");
     }

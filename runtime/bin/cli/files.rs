@@ -24,17 +24,33 @@ pub(super) fn load(paths: &[PathBuf]) -> Result<Plan, Failure> {
     resolve(&files, &reference)
 }
 
+/// The same as [`load_to_look_at`], with all there is to say of warnings.
+pub(super) fn load_to_check(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), Failure> {
+    let (plan, missing) = load_lacking(paths)?;
+    for warning in &plan.warnings {
+        eprintln!("{warning}\n");
+    }
+    Ok((plan, missing))
+}
+
 /// Reads and resolves all files for commands that do not run them: a reference that this machine
 /// lacks is no problem there. Returns the plan and why references are missing, each once.
 pub(super) fn load_to_look_at(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), Failure> {
+    let (plan, missing) = load_lacking(paths)?;
+    warn_briefly(&plan.warnings);
+    Ok((plan, missing))
+}
+
+fn load_lacking(paths: &[PathBuf]) -> Result<(Plan, Vec<String>), Failure> {
     let files = read(paths)?;
     let missing = RefCell::new(BTreeSet::new());
-    let plan = resolve(&files, &|kind, name| {
+    let known = |kind: &str, name: &str| {
         Ok(reference(kind, name).unwrap_or_else(|why| {
             missing.borrow_mut().insert(why);
             UNSET.to_owned()
         }))
-    })?;
+    };
+    let plan = tidegate_pipelines::load(&files, &known).map_err(|problems| tell(&problems))?;
     Ok((plan, missing.into_inner().into_iter().collect()))
 }
 
@@ -58,15 +74,21 @@ pub(super) fn resolve(
     files: &[(PathBuf, String)],
     reference: &dyn Fn(&str, &str) -> Result<String, String>,
 ) -> Result<Plan, Failure> {
-    match tidegate_pipelines::load(files, reference) {
-        Ok(plan) => {
-            for warning in &plan.warnings {
-                eprintln!("{warning}\n");
-            }
-            Ok(plan)
-        }
-        Err(problems) => Err(tell(&problems)),
+    let plan = tidegate_pipelines::load(files, reference).map_err(|problems| tell(&problems))?;
+    warn_briefly(&plan.warnings);
+    Ok(plan)
+}
+
+/// A line for each warning: it was read in full when the plan was checked.
+fn warn_briefly(warnings: &[Problem]) {
+    for warning in warnings {
+        eprintln!("{}", brief(warning));
     }
+}
+
+fn brief(warning: &Problem) -> String {
+    let (file, line, message) = (warning.file.display(), warning.line, &warning.message);
+    format!("warning: {file}:{line}: {message}; `tidegate check` says more")
 }
 
 /// Prints problems to standard error.
@@ -208,6 +230,29 @@ mod tests {
         assert!(missing[0].contains("/tidegate/no/such/secret"), "{missing:?}");
         assert!(missing[1].contains("TIDEGATE_NO_SUCH_URL"), "{missing:?}");
         assert!(load(&paths).is_err());
+    }
+
+    #[test]
+    fn warnings_are_no_problems_and_have_one_line_where_nothing_is_checked() {
+        let mut problem = Problem {
+            file: "p.toml".into(),
+            line: 7,
+            column: 1,
+            width: 1,
+            source_line: "x = 1".to_owned(),
+            message: "so it is".to_owned(),
+            hint: Some("do that".to_owned()),
+            note: None,
+            severity: Severity::Warning,
+        };
+        let told = "warning: p.toml:7: so it is; `tidegate check` says more";
+        assert_eq!(brief(&problem), told);
+        let warning = problem.clone();
+        problem.severity = Severity::Error;
+        assert_eq!(count(&[problem.clone()]), "1 problem");
+        assert_eq!(count(&[problem.clone(), warning.clone()]), "1 problem and 1 warning");
+        let all = [problem.clone(), warning.clone(), problem, warning];
+        assert_eq!(count(&all), "2 problems and 2 warnings");
     }
 
     #[test]
