@@ -103,6 +103,26 @@ fn sources_keep_their_numbers_or_the_change_is_refused() {
 }
 
 #[test]
+fn a_registry_gets_other_columns_while_it_runs_but_no_other_place() {
+    let registry = "[[registry]]\nname = \"limits\"\npath = \"l.csv\"\nkey = [\"device\"]\n\
+                    columns = { device = \"string\", high = \"float64\" }\n";
+    let with = |registry: &str| plan(&[format!("{A}{registry}")]);
+    let old = with(registry);
+    let mut more = with(&registry.replace("\"float64\"", "\"float64\", low = \"float64\""));
+    assert_eq!(adopt_sources(&old, &mut more), Vec::<String>::new());
+    let text = Change::between(&old.pipelines, &more.pipelines).show(&Since::Unknown);
+    assert!(text.contains("  registry/limits: changed, rebuilt from"), "{text}");
+    let elsewhere = registry.replace("l.csv", "m.csv");
+    let by = registry.replace("[\"device\"]", "[\"high\"]").replace("float64", "string");
+    let since = format!("{registry}valid_from = \"since\"\n");
+    for mut other in [with(&elsewhere), with(&by), with(&since), with("")] {
+        let problems = adopt_sources(&old, &mut other);
+        assert!(problems.iter().any(|p| p.contains("cannot be opened, changed")), "{problems:?}");
+    }
+    assert!(!adopt_sources(&with(""), &mut with(registry)).is_empty());
+}
+
+#[test]
 fn a_state_that_is_shown_in_another_way_is_kept_and_that_is_told() {
     let registry = "[[registry]]\nname = \"limits\"\npath = \"l.csv\"\nkey = [\"device\"]\n\
                     columns = { device = \"string\", high = \"float64\" }\n\

@@ -117,8 +117,8 @@ pub(super) static WINDOW: Component = Component {
         Key::new(
             "until",
             Kind::Sql,
-            "The next reading that meets this ends a window, and is in it. If it meets `begin` as \
-             well, it is also the first of the next one.",
+            "The next reading that meets this, later than the first, ends a window, and is in it. \
+             If it meets `begin` as well, it is also the first of the next one.",
             "\"phase = 'done'\"",
         ),
         Key::new(
@@ -165,8 +165,10 @@ pub(super) static WINDOW: Component = Component {
             "select",
             Kind::SqlMap,
             "The columns: SQL expressions over aggregates and key columns; every aggregate \
-             function of DataFusion, and those for time series (below). A column may be a list or \
-             a group of values: steps without state, alerts and tables take it.",
+             function of DataFusion, and those for time series (below). `first_value`, \
+             `nth_value`, `array_agg` and the like go by the order of arrival; `first` and `last` \
+             by time. A column may be a list or a group of values: steps without state, alerts \
+             and tables take it.",
             "{ n = \"count(*)\", t_avg = \"avg(temperature)\" }",
         )
         .required(),
