@@ -164,19 +164,15 @@ fn pipeline(
     resolved.live = outages.stopped_after_us.is_some();
     resolved.known_after_us = outages.known_after_us();
     resolved.keeps = keeps(file);
-    let declared = file.sections("registry").into_iter().filter_map(|r| r.text("name"));
-    let bad = declared.filter(|name| registries.iter().all(|r| r.name != *name));
-    resolved.bad_registries = bad.map(str::to_owned).collect();
+    resolved.bad_registries = registry::with_mistakes(file, &registries);
     resolved.all(file, report);
     let (mut steps, edges, roots) = resolved.finish();
     let mut alerts = outputs::alerts(file, &edges, report);
     limits::spare_known_keys(&mut steps, &mut alerts);
     let mut tables = outputs::tables(file, &sql_name(name), &edges, report);
     registry::add_tables(&registries, &sql_name(name), &mut tables);
-    names::columns(file, &tables, needs.is_none(), report);
+    names::check(file, &tables, needs.is_none(), report);
     if needs.is_none() {
-        names::tables(file, &tables, report);
-        names::partitions(file, &tables, report);
         syntax::check(file, &edges, report);
         outputs::unread_steps(file, report);
         hanging::note(file, &roots, report);

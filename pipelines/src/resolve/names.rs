@@ -12,14 +12,17 @@ use crate::graph::{READINGS, versions_edge};
 /// What the name of a table ends with under which all revisions of its rows can be read.
 const REVISIONS: &str = "_revisions";
 
-/// Looks through the columns of all tables. Before it is known which columns are used (`all`),
-/// those that need no declaration are left out: not every table has them.
-pub(super) fn columns(
-    file: &Section<'_>,
-    tables: &[TableSpec],
-    all: bool,
-    report: &mut Reporter<'_>,
-) {
+/// Looks through all tables of a pipeline. Before it is known which columns are used (`all`), those
+/// that need no declaration are left out: not every table has them.
+pub(super) fn check(file: &Section<'_>, specs: &[TableSpec], all: bool, report: &mut Reporter<'_>) {
+    columns(file, specs, all, report);
+    if all {
+        tables(file, specs, report);
+        partitions(file, specs, report);
+    }
+}
+
+fn columns(file: &Section<'_>, tables: &[TableSpec], all: bool, report: &mut Reporter<'_>) {
     let mut said: Vec<(&str, &str)> = Vec::new();
     for table in tables {
         let names: Vec<&str> = table.schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -45,7 +48,7 @@ pub(super) fn columns(
 }
 
 /// Looks for tables with the names under which SQL shows more of others.
-pub(super) fn tables(file: &Section<'_>, tables: &[TableSpec], report: &mut Reporter<'_>) {
+fn tables(file: &Section<'_>, tables: &[TableSpec], report: &mut Reporter<'_>) {
     for table in tables {
         let revisions = format!("{}{REVISIONS}", table.name);
         let hides = |other: &&TableSpec| other.name == revisions && !table.identity.is_empty();
@@ -75,7 +78,7 @@ pub(super) fn tables(file: &Section<'_>, tables: &[TableSpec], report: &mut Repo
 
 /// Warns of partitions by a part of a window's key that can be null: the protocol of Delta reads
 /// an empty value of a partition as null, so the windows of these two keys would be one.
-pub(super) fn partitions(file: &Section<'_>, specs: &[TableSpec], report: &mut Reporter<'_>) {
+fn partitions(file: &Section<'_>, specs: &[TableSpec], report: &mut Reporter<'_>) {
     for (table, spec) in file.sections("table").iter().filter_map(|t| Some((t, spec_of(t, specs)?)))
     {
         for (column, at) in table.texts("partition").unwrap_or_default() {

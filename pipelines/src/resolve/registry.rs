@@ -48,6 +48,13 @@ pub(super) fn registries(file: &Section<'_>, report: &mut Reporter<'_>) -> Vec<R
     found
 }
 
+/// Names of those that are written and are not among the `good` ones, which was reported.
+pub(super) fn with_mistakes(file: &Section<'_>, good: &[RegistrySpec]) -> Vec<String> {
+    let declared = file.sections("registry").into_iter().filter_map(|r| r.text("name"));
+    let bad = declared.filter(|name| good.iter().all(|r| r.name != *name));
+    bad.map(str::to_owned).collect()
+}
+
 fn has_branch(step: &Section<'_>, name: &str) -> bool {
     step.knows("branches") && step.entries("branches").iter().any(|e| e.key == name)
 }
