@@ -93,6 +93,12 @@ fn refused(error: &StoreError) -> Finding {
     let text = error.to_string();
     let has = |word: &str| text.contains(word);
     let (check, change) = match error {
+        // Where none are set, they are asked for at the address at which clouds have a role's.
+        _ if has("169.254.169.254") => (
+            "credentials",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: there are none, and this machine has \
+             no role",
+        ),
         StoreError::Unauthenticated { .. } => {
             ("credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role")
         }
@@ -127,4 +133,17 @@ async fn clean_up(store: &Store, folder: &Path) -> Result<(), StoreError> {
         let _ = std::fs::remove_dir(root.join(FOLDER));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_credentials_are_named_and_not_the_endpoint() {
+        let source = "Error performing PUT http://169.254.169.254/latest/api/token in 1s".into();
+        let finding = refused(&StoreError::Generic { store: "S3", source });
+        assert_eq!(finding.check, "credentials");
+        assert!(finding.change[0].contains("set AWS_ACCESS_KEY_ID"), "{finding:?}");
+    }
 }

@@ -11,6 +11,7 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta, ObjectStoreExt};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::statistics::Statistics;
+use serde_json::Value;
 
 use super::{Finding, Listing, Severity, TableHealth, counted};
 use crate::delta::{DataFile, Snapshot, path};
@@ -106,6 +107,15 @@ async fn check(
         Ok(footer) => footer,
         Err(reason) => return Ok(Some(damaged("footer", &location, reason))),
     };
+    if file.add.stats.as_deref().is_some_and(|text| !is_readable(text)) {
+        let text = format!("{location}: the log's statistics of it cannot be read");
+        let finding = Finding::new(Severity::Fail, "statistics", text).at(&location);
+        return Ok(Some(
+            finding
+                .means("the log is damaged here; whether the file has the rows it had is not known")
+                .change("rewrite it: read the file as Parquet and append its rows anew"),
+        ));
+    }
     let stats = file.stats(&snapshot.schema);
     let rows = u64::try_from(footer.file_metadata().num_rows()).unwrap_or(0);
     if stats.rows.is_some_and(|stated| stated != rows) {
@@ -120,6 +130,14 @@ async fn check(
             .means("readers skip the file although it has rows that they look for")
             .change("rewrite it: read the file as Parquet and append its rows anew")
     }))
+}
+
+/// Whether statistics are what they should be: an object with the number of rows, if it says one.
+fn is_readable(text: &str) -> bool {
+    let Ok(Value::Object(stats)) = serde_json::from_str(text) else { return false };
+    let parts = ["minValues", "maxValues", "nullCount"];
+    stats.get("numRecords").is_none_or(Value::is_u64)
+        && parts.iter().all(|part| stats.get(*part).is_none_or(Value::is_object))
 }
 
 /// The footer of a Parquet file, or why it cannot be read.

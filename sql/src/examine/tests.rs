@@ -175,6 +175,15 @@ async fn wrong_counts_bounds_and_doubled_epochs_are_named() {
     fs::write(entry(&folder, 3), good.replace("\\\"value\\\":39.0", "\\\"value\\\":35.0")).unwrap();
     let health = look(&store).await;
     assert_eq!(fails(&health)[0].check, "bounds", "{:?}", health.findings);
+    for (whole, broken) in [
+        ("\\\"numRecords\\\":10", "\\\"numRecords\\\";10"),
+        ("\\\"numRecords\\\":10", "\\\"numRecords\\\":-10"),
+    ] {
+        assert!(good.contains(whole), "{good}");
+        fs::write(entry(&folder, 3), good.replace(whole, broken)).unwrap();
+        let health = look(&store).await;
+        assert_eq!(fails(&health)[0].check, "statistics", "{:?}", health.findings);
+    }
     fs::write(entry(&folder, 3), &good).unwrap();
     fs::copy(entry(&folder, 10), entry(&folder, 11)).unwrap();
     let health = look(&store).await;
