@@ -11,6 +11,7 @@ use super::PREFIX;
 use super::record::{self, Outcome};
 use crate::journal::examine::scan::{Bad, Piece, Scan, header_of, salt_of};
 use crate::journal::frame::{self, Kind};
+use crate::journal::recover::is_unborn;
 use crate::journal::segment::{self, FileHeader, Frame};
 use crate::journal::{Disk, DurableError, Storage};
 
@@ -48,6 +49,18 @@ impl Opened {
 
 fn open(dir: &Path) -> Result<Option<Opened>, DurableError> {
     let mut files = segment::list(dir, PREFIX).map_err(DurableError::io("list", dir))?;
+    // One whose creation was interrupted is none: a start removes it.
+    let unborn = match files.last().map(|(_, path)| is_unborn(path)) {
+        Some(Err(DurableError::Io { source, .. }))
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            return open(dir);
+        }
+        unborn => unborn.transpose()?.unwrap_or(false),
+    };
+    if unborn {
+        files.pop();
+    }
     let Some((sequence, path)) = files.pop() else { return Ok(None) };
     let bytes: Bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes.into(),

@@ -176,8 +176,8 @@ pub(super) static DETECT: Component = Component {
         Key::new(
             "order",
             Kind::OneOf(&["event_time", "arrival"]),
-            "By time, waiting for `disorder`: the same for any order of arrival. Or as rows come \
-             in, at once.",
+            "By time, waiting for `disorder`: the same for any order of arrival (rows of one time \
+             as they come in). Or as rows come in, at once.",
             "\"event_time\"",
         )
         .default("event_time"),
