@@ -362,7 +362,8 @@ mod tests {
     fn what_a_registry_says_of_devices_makes_no_million_keys() {
         let text = |default: &str| {
             format!(
-                "name = \"p\"\n[source]\ntype = \"endpoint\"\ntopics = [\"t/{{site}}/{{device}}\"]\n\
+                "name = \"p\"\n[source]\ntype = \"endpoint\"\n\
+             topics = [\"t/{{site}}/{{device}}\"]\n\
              [reading]\ndevice = \"{{device}}\"\ntime = \"ts\"\nfields = {{ v = \"float64\", \
              z = \"string\" }}\n\
              [limits]\ndevices = 50\nreading_every = \"1s\"\n\

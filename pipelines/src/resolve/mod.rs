@@ -143,11 +143,7 @@ fn pipeline(
     let name = file.text("name").unwrap_or_default();
     let reading = file.section("reading")?;
     let topics = source::templates(file);
-    let mut unsure = reading::of_unknown_type(&reading);
-    unsure.extend(source::unreadable_captures(file));
-    report.set_unsure(unsure);
-    let of_payload = || reading::without_captures(&reading);
-    report.set_without_captures(source::is_unknown(file).then(of_payload));
+    say_what_is_unsure(file, &reading, report);
     let mut decode = reading::decode(name, source, &reading, &topics, needs, report);
     let devices = limits::of_pipeline(&limits::table(file));
     skew::check(&reading, report);
@@ -204,6 +200,15 @@ fn pipeline(
         look_at(&spec, &edges, file, report);
     }
     Some(Resolved { spec, edges })
+}
+
+/// Columns of which nothing can be said because of mistakes that were reported.
+fn say_what_is_unsure(file: &Section<'_>, reading: &Section<'_>, report: &mut Reporter<'_>) {
+    let mut unsure = reading::of_unknown_type(reading);
+    unsure.extend(source::unreadable_captures(file));
+    report.set_unsure(unsure);
+    let of_payload = || reading::without_captures(reading);
+    report.set_without_captures(source::is_unknown(file).then(of_payload));
 }
 
 /// What can only be said of a pipeline as a whole.
