@@ -213,8 +213,8 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Cuts groups into sets of at most [`PIECE_BYTES`] of state, or one group; `of_keys` are the groups
-/// of keys and the bytes of their texts. At least one set.
+/// Cuts groups into sets of at most [`PIECE_BYTES`] of state, or one group; `of_keys` are the
+/// groups of keys and the bytes of their texts. At least one set.
 ///
 /// # Errors
 /// One group has more than a column of texts can hold.

@@ -15,9 +15,8 @@
 //! Not in it either: how long a step waits (`disorder`, `idle_close`), because its state says how
 //! far it came and goes on from there, so that what it held back is told once; positions and order,
 //! the names of steps and of their edges, what only decides how a state is shown (`select` of a
-//! window, the threshold of a detector, whom an alert tells), other steps, where messages come from,
-//! units. The name of an alert is in it, because the ids of
-//! its events hold it.
+//! window, the threshold of a detector, whom an alert tells), other steps, where messages come
+//! from, units. The name of an alert is in it, because the ids of its events hold it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

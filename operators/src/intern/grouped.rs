@@ -95,7 +95,10 @@ mod tests {
         #[test]
         fn ids_come_by_group_and_key(
             keys in prop::collection::btree_set(
-                (prop::sample::select(vec!["", "a", "site/dev-", "site/dev-000"]), "[ab\0\u{ff}]{0,11}"),
+                (
+                    prop::sample::select(vec!["", "a", "site/dev-", "site/dev-000"]),
+                    "[ab\0\u{ff}]{0,11}",
+                ),
                 0..60,
             ),
             removed in prop::collection::vec(any::<prop::sample::Index>(), 0..5),

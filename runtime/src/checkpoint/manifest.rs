@@ -1,6 +1,6 @@
-//! The manifest of a checkpoint: what makes it visible. Format 5; format 4, whose parts are of their
-//! format 2, format 3, which did not say what the logs of tables have, and format 2, which had no
-//! rules either, are read as well.
+//! The manifest of a checkpoint: what makes it visible. Format 5; format 4, whose parts are of
+//! their format 2, format 3, which did not say what the logs of tables have, and format 2, which
+//! had no rules either, are read as well.
 //!
 //! One line of JSON, then a line with its CRC-32. Unknown fields are an error: whoever writes more
 //! must write another format.

@@ -1,8 +1,8 @@
 //! A part file: state rows of one operator, of some of its key groups. Format 3.
 //!
 //! Bytes: [`MAGIC`], which ends in the version; length of the operator's name (u16) and the name;
-//! an Arrow IPC stream, its buffers compressed (LZ4), its rows in the order of the groups; number of
-//! groups (u16), then group (u16) and its rows (u64) for each, ascending; where in the file that
+//! an Arrow IPC stream, its buffers compressed (LZ4), its rows in the order of the groups; number
+//! of groups (u16), then group (u16) and its rows (u64) for each, ascending; where in the file that
 //! number is (u64); CRC-32 of all that (u32). Numbers are little-endian. So a file is written while
 //! its rows are made, and what is in memory of it is one batch.
 //!

@@ -60,7 +60,7 @@ fn a_second_change_knows_what_the_first_has_told() {
     assert_eq!(end_alerts(RULE, &state, 510).unwrap().num_rows(), 0);
     let told = told(&state, 510).unwrap();
     let mut third = rule(0);
-    for part in heir(&third.spec, &[], &[told.clone()], 510).unwrap() {
+    for part in heir(&third.spec, &[], std::slice::from_ref(&told), 510).unwrap() {
         third.load(&part.rows).unwrap();
     }
     let again = events(&feed(&mut third, &[("a", 30, Some(9.0), 0)], 520));
