@@ -13,6 +13,7 @@
 //! [`ATTEMPTS_MAX`] times, the change is made as of the last checkpoint, as it is where nobody
 //! knows what ran.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -33,9 +34,11 @@ use crate::checkpoint::CheckpointStore;
 use crate::journal::{self, DurableError, Journal, holder};
 
 /// Name of the file in the data folder.
-const FILE: &str = "pipelines.json";
+pub(crate) const FILE: &str = "pipelines.json";
 /// Version of its format.
 const FORMAT: u32 = 1;
+/// What stands before the checksum of all before it, at the end of the file.
+const SEAL: &str = ",\"crc32\":";
 /// How often it is tried to finish what ran, before that is given up: who was killed for its memory
 /// would be again.
 const ATTEMPTS_MAX: u32 = 3;
@@ -217,18 +220,53 @@ pub(super) fn refuse_orphans(
 /// file.
 fn read(data: &Path) -> anyhow::Result<Option<Kept>> {
     let path = data.join(FILE);
-    let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    Ok(match serde_json::from_str::<Kept>(&text) {
-        Ok(kept) if kept.format == FORMAT => Some(kept),
-        other => {
-            let error = other.err().map_or("another format".to_owned(), |e| e.to_string());
+    let Some(bytes) = bytes_of(&path)? else { return Ok(None) };
+    Ok(match parse(&bytes) {
+        Ok(kept) => Some(kept),
+        Err(error) => {
             tracing::warn!(path = %path.display(), error, "it is not known what ran before");
             None
         }
     })
+}
+
+fn bytes_of(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// What is wrong with the file that keeps what ran; `Ok(None)`: there is none.
+pub(crate) fn damage(data: &Path) -> Result<Option<()>, String> {
+    let bytes = bytes_of(&data.join(FILE)).map_err(|error| format!("{error:#}"))?;
+    bytes.map(|bytes| parse(&bytes).map(drop)).transpose()
+}
+
+fn parse(bytes: &[u8]) -> Result<Kept, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let kept: Kept = serde_json::from_str(&unsealed(text)?).map_err(|error| error.to_string())?;
+    if kept.format == FORMAT { Ok(kept) } else { Err("another format".to_owned()) }
+}
+
+/// This JSON object with a checksum as its last member.
+fn sealed(json: &str) -> String {
+    let body = json.strip_suffix('}').unwrap_or(json);
+    format!("{body}{SEAL}{}}}", crc32fast::hash(body.as_bytes()))
+}
+
+/// The object without its checksum, if that is right. Files of earlier versions have none; what
+/// only looks like one is left to the parser, which knows no such member.
+fn unsealed(text: &str) -> Result<Cow<'_, str>, String> {
+    let found = text.rsplit_once(SEAL);
+    let number = |end: &str| end.strip_suffix('}')?.parse::<u32>().ok();
+    let Some((body, crc)) = found.and_then(|(body, end)| Some((body, number(end)?))) else {
+        return Ok(text.into());
+    };
+    match crc32fast::hash(body.as_bytes()) == crc {
+        true => Ok(format!("{body}}}").into()),
+        false => Err("it is not as it was written: its checksum is another one".to_owned()),
+    }
 }
 
 /// Before doors are opened: this plan runs from now on, after the checkpoint of `epoch`; or it only
@@ -273,14 +311,14 @@ pub(super) fn keep(data: &Path, plan: &Plan, began: Option<Epoch>) -> anyhow::Re
 }
 
 fn write(data: &Path, kept: &Kept) -> anyhow::Result<()> {
-    let text = serde_json::to_vec(kept)?;
+    let text = sealed(&serde_json::to_string(kept)?);
     let (path, temporary) = (data.join(FILE), data.join(format!("{FILE}.new")));
     let write = || -> std::io::Result<()> {
         // As the files themselves may be: an address can hold a key.
         let mut options = std::fs::OpenOptions::new();
         let mut file =
             options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&text)?;
+        file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;
         std::fs::File::open(data)?.sync_all()

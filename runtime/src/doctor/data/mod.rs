@@ -6,6 +6,7 @@
 
 mod checkpoints;
 mod journal;
+mod kept;
 mod outbox;
 mod sessions;
 #[cfg(test)]
@@ -22,10 +23,16 @@ use tidegate_operators::spec::PipelineSpec;
 use super::OnProgress;
 use super::report::{Report, Verdicts};
 use crate::clock::Clock;
+use crate::engine::earlier;
+use crate::engine::folder::INSTANCE;
 use crate::journal::holder;
 
 const VERDICTS: Verdicts =
     ["whole", "whole; see the warnings", "damaged: what follows from it stands above"];
+
+/// What every data folder has some of, from its first start on.
+const PARTS: [&str; 8] =
+    [INSTANCE, "journal", "checkpoints", "outbox", "sessions", "files", "tables", earlier::FILE];
 
 /// What is examined, and with what it has to fit.
 #[derive(Clone, Debug, Default)]
@@ -81,13 +88,27 @@ pub fn examine(options: &DataOptions, progress: OnProgress<'_>) -> Vec<Report> {
         report.fail("folder", "there is no such folder", &change);
         return vec![report];
     }
+    if !is_data_folder(data) {
+        let mut report = Report::new(&data.display().to_string(), VERDICTS);
+        let text = "this is no data folder: it has files, but nothing that Tidegate writes";
+        report.fail("folder", text, &["say where it is: --data DIR"]);
+        return vec![report];
+    }
     let read = journal::read(&scene);
     let (newest, checkpoints) = checkpoints::examine(&scene);
     let others = [outbox::examine(&scene), sessions::examine(&scene)];
     let told = others.iter().flatten().map(|(_, told)| *told).max().unwrap_or(0);
     let mut reports = vec![journal::judge(&scene, read, Known { newest, told }), checkpoints];
     reports.extend(others.into_iter().flatten().map(|(report, _)| report));
+    reports.extend(kept::examine(&scene));
     reports
+}
+
+/// Whether a folder is empty, or has anything that Tidegate writes. One that cannot be listed is
+/// told by its parts.
+fn is_data_folder(data: &Path) -> bool {
+    let is_empty = std::fs::read_dir(data).map_or(true, |mut list| list.next().is_none());
+    is_empty || PARTS.iter().any(|part| data.join(part).exists())
 }
 
 /// What the journal has to go on from.

@@ -207,3 +207,45 @@ fn a_damaged_outbox_and_session_store_are_named() {
     assert_eq!(fails[1].check, "endpoint.redb");
     assert!(!dir.path().join("sessions").join("lock").exists());
 }
+
+#[test]
+fn an_outbox_without_entries_and_with_a_damaged_header_stops_nobody() {
+    let dir = folder();
+    let outbox = dir.path().join("outbox");
+    drop(crate::outbox::Outbox::open(&outbox).unwrap());
+    let path = outbox.join("outbox-000000000001.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let reports = look(&dir);
+    assert!(reports.iter().all(Report::passed), "{}", reports[2].table());
+    assert!(reports[2].rows[0].measured.contains("it is empty"), "{}", reports[2].table());
+    crate::outbox::Outbox::open(&outbox).unwrap();
+}
+
+#[test]
+fn a_folder_that_is_none_of_ours_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(look(&dir).iter().all(Report::passed), "one that is empty may become one");
+    std::fs::write(dir.path().join("passwd"), "root").unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert!(fails[0].measured.contains("this is no data folder"), "{fails:?}");
+    assert_eq!(reports.len(), 1);
+    std::fs::create_dir(dir.path().join("journal")).unwrap();
+    assert!(look(&dir).iter().all(Report::passed));
+}
+
+#[test]
+fn damage_of_what_ran_is_told() {
+    let dir = folder();
+    let file = dir.path().join("pipelines.json");
+    let text = "{\"format\":1,\"pipelines\":{},\"began\":0,\"attempts\":0,\"files\":[]}";
+    std::fs::write(&file, text).unwrap();
+    assert!(look(&dir).iter().all(Report::passed));
+    std::fs::write(&file, text.replace("[]}", "[],\"crc32\":1}")).unwrap();
+    let reports = look(&dir);
+    let fails = rows(&reports, Status::Fail);
+    assert_eq!(fails[0].check, "pipelines", "{fails:?}");
+    assert!(fails[0].measured.contains("its checksum is another one"), "{fails:?}");
+}

@@ -103,6 +103,7 @@ fn messages_that_nobody_reads_any_more_refuse_a_start_if_it_is_not_known_what_ra
     // Of an older version: it did not say from where messages came.
     kept(data, &one);
     let text = std::fs::read_to_string(data.join(FILE)).unwrap();
+    let text = unsealed(&text).unwrap();
     let sources = r#""sources":{"a":"x","b":"z"},"#;
     assert!(text.contains(sources), "{text}");
     std::fs::write(data.join(FILE), text.replace(sources, "")).unwrap();
@@ -111,4 +112,37 @@ fn messages_that_nobody_reads_any_more_refuse_a_start_if_it_is_not_known_what_ra
     // Those that ran last were let in, so they had everything that there was.
     kept(data, &one);
     assert_eq!(refused(&one, 0), None);
+}
+
+#[test]
+fn a_flipped_bit_is_seen_and_what_ran_is_not_known_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path(), dir.path().join(FILE));
+    assert_eq!(damage(data), Ok(None));
+    let before = kept(data, &plan(&[text("crc32", &ENDPOINT.replace("PORT", "1883"))]));
+    assert_eq!(damage(data), Ok(Some(())));
+    let good = std::fs::read(&file).unwrap();
+    for at in 0..good.len() {
+        for bit in 0..8 {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << bit;
+            assert!(parse(&bytes).is_err(), "bit {bit} of byte {at}");
+        }
+    }
+    // The last bit is another letter, the first is no text at all.
+    for bit in [1, 1 << 7] {
+        let mut bytes = good.clone();
+        bytes[good.len() / 2] ^= bit;
+        std::fs::write(&file, bytes).unwrap();
+        assert!(damage(data).is_err(), "{bit}");
+        assert_eq!(ran_last(data).unwrap(), None, "{bit}");
+    }
+    for end in [0, 1, good.len() / 2, good.len() - 1] {
+        std::fs::write(&file, &good[..end]).unwrap();
+        assert!(damage(data).is_err(), "{end} bytes");
+    }
+    // Earlier versions kept no checksum.
+    std::fs::write(&file, serde_json::to_vec(&before.kept).unwrap()).unwrap();
+    assert_eq!(damage(data), Ok(Some(())));
+    assert_eq!(ran_last(data).unwrap(), Some(before));
 }
