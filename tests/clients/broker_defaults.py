@@ -97,7 +97,7 @@ def main():
     untold = [m for m in missing if not any(
         begin - SLACK_S <= when[m] <= end + SLACK_S for begin, end in gaps)]
     assert not untold, f"missing, and in no gap: {untold[:5]} of {len(untold)}; gaps {gaps}"
-    told = [line for line in said if "has forgotten our session" in line and " between " in line]
+    told = [line for line in said if "of ours any more" in line and " between " in line]
     assert len(told) >= KILLS, (told, said)
     assert anew == KILLS + 1, f"{anew} new sessions in system.sessions"
     print(f"a broker without persistence killed {KILLS} times: {len(missing)} of {len(everything)} "

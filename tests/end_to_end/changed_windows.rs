@@ -308,3 +308,31 @@ fn a_field_that_windows_do_not_read_can_be_added_although_the_journal_is_short()
     instance.stop();
     assert_eq!(home.count("SELECT x FROM p.t"), seqs + 9);
 }
+
+/// What a step holds back for late readings is told once, and what it told is not told again,
+/// whether it waits for less or for more from now on.
+#[test]
+fn how_long_steps_wait_can_change_at_any_time() {
+    let with = |disorder: &str| {
+        counts(20, "t").replace("disorder = \"0s\"", &format!("disorder = \"{disorder}\""))
+    };
+    let home = Home::with(&with("30s"));
+    let instance = home.start();
+    let whole = |windows: i64| {
+        let sql = "SELECT count(DISTINCT window_number) FROM p.t_revisions WHERE rows = 20";
+        home.wait_for_count(sql, windows);
+        assert_eq!(home.count("SELECT count(*) FROM p.t_revisions"), windows);
+    };
+    publish(&instance, 0..51);
+    whole(1);
+    for (disorder, seqs, windows) in [("5s", 51..61, 2), ("45s", 61..81, 2), ("1s", 81..102, 5)] {
+        home.write("pipelines/one.toml", &with(disorder));
+        let applied = text(&apply(&home, &[]));
+        assert!(applied.contains("w: keeps its state"), "{applied}");
+        publish(&instance, seqs);
+        whole(windows);
+    }
+    instance.stop();
+    let sum = home.count("SELECT sum(total) FROM p.t");
+    assert_eq!(sum, (0..100).sum::<i64>());
+}
