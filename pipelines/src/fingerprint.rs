@@ -6,8 +6,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_expr::expressions::{Column, Literal, UnKnownColumn};
 use tidegate_operators::spec::{
     AbsenceSpec, AlertSpec, CalendarSpec, DecodeSpec, DedupSpec, DetectMethod, DetectSpec,
@@ -54,10 +56,25 @@ pub(crate) fn expr(e: &Expr) -> String {
         constants.extend(node.downcast_ref::<Literal>().map(|l| l.value().clone()));
         Ok(TreeNodeRecursion::Continue)
     });
+    let fractions = if has_fractions(e) { " in fractions" } else { "" };
     match constants.is_empty() {
         true => shown(e),
-        false => format!("{} with {constants:?}", shown(e)),
+        false => format!("{} with {constants:?}{fractions}", shown(e)),
     }
+}
+
+/// Whether seconds or milliseconds of a length of time are in it: they were whole ones once, in
+/// columns of another type.
+fn has_fractions(e: &Expr) -> bool {
+    let found = e.exists(|node| {
+        let Some(call) = node.downcast_ref::<ScalarFunctionExpr>() else { return Ok(false) };
+        let part = call.args().first().and_then(|part| part.downcast_ref::<Literal>());
+        let part = part.and_then(|part| part.value().try_as_str().flatten());
+        let is_epoch = part.is_none_or(|part| part.eq_ignore_ascii_case("epoch"));
+        Ok(call.name() == "date_part" && *call.return_type() == DataType::Float64 && !is_epoch)
+    });
+    // The closure does not fail.
+    found.unwrap_or_default()
 }
 
 pub(crate) fn exprs<N: std::fmt::Display>(list: &[(N, Expr)]) -> String {

@@ -246,6 +246,23 @@ fn a_changed_pipeline_reads_all_again_and_adds_only_what_is_missing() {
     assert!(said.contains("0.csv was read into these tables before"), "{said}");
 }
 
+/// Also where all of the folder came at once, so that no run has ended before.
+#[test]
+fn a_changed_pipeline_reads_a_folder_again_that_came_at_once() {
+    let readings = readings(3_000, 13);
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("0.csv"), &as_csv(&readings));
+    let pipeline = ColdChain::on_file(folder.path()).text();
+    let home = Home::with(&pipeline);
+    run_well(&home, 2);
+    let before = tables(&home);
+    let more = "\n[[table]]\nfrom = \"readings\"\nname = \"more\"\n";
+    home.write("pipelines/one.toml", &format!("{pipeline}{more}"));
+    run_well(&home, 2);
+    assert_eq!(tables(&home), before);
+    assert_eq!(home.count("SELECT count(*) FROM cold_chain.more"), 3_000);
+}
+
 #[test]
 fn bad_rows_are_rejects_and_a_cut_file_fails_with_its_place() {
     let readings = readings(4_000, 9);

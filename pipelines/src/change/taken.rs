@@ -13,8 +13,8 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::expressions::Column;
 use tidegate_operators::spec::{
-    CalendarSpec, ColumnSpec, EnrichSpec, Expr, JoinSpec, Missing, OnInvalid, Partners,
-    PipelineSpec, Rules, Shape, StepKind, WindowSpec, ZoneOf,
+    CalendarSpec, ColumnSpec, EnrichSpec, Expr, JoinSpec, Missing, Partners, PipelineSpec, Shape,
+    StepKind, WindowSpec, ZoneOf,
 };
 
 use super::windows::made_by;
@@ -98,12 +98,10 @@ fn readings(p: &PipelineSpec, edge: &str, names: &Names) -> String {
     }
     let dedup = p.dedup.as_ref().map(|d| (named(d.input.fields(), &d.key), d.horizon_us));
     let d = &p.decode;
-    let decides = |c: &&ColumnSpec| {
-        let Rules { required, min, max, matches, one_of } = &c.rules;
-        let has = *required || min.or(*max).is_some() || matches.is_some() || one_of.is_some();
-        let refuses = c.on_invalid == OnInvalid::Reject && has;
-        refuses && !crate::resolve::is_builtin(&c.name) || names.contains(&c.name)
-    };
+    // Fields that nothing reads can keep readings back, but only from now on: state that goes on
+    // is not another one by that (see [`crate::content`]). Who sent it when is always read.
+    let decides =
+        |c: &&ColumnSpec| ["device", "time"].contains(&c.name.as_str()) || names.contains(&c.name);
     let text = |c: &ColumnSpec| {
         format!("{} {:?} {:?} {:?} {:?}", c.name, c.origin, c.kind, c.rules, c.on_invalid)
     };

@@ -47,7 +47,7 @@ fn columns(file: &Section<'_>, tables: &[TableSpec], all: bool, report: &mut Rep
     }
 }
 
-/// Looks for tables with the names under which SQL shows more of others.
+/// Warns of tables with the names under which SQL shows more of others.
 fn tables(file: &Section<'_>, tables: &[TableSpec], report: &mut Reporter<'_>) {
     for table in tables {
         let revisions = format!("{}{REVISIONS}", table.name);
@@ -56,7 +56,7 @@ fn tables(file: &Section<'_>, tables: &[TableSpec], report: &mut Reporter<'_>) {
             let message =
                 format!("a table `{revisions}` hides the revisions of the table `{}`", table.name);
             let hint = "these are read under that name: give one of the two another name";
-            report.error(place(file, other), message, hint.to_owned());
+            report.warning(place(file, other), message, hint.to_owned());
         }
     }
     for registry in file.sections("registry") {
@@ -71,7 +71,7 @@ fn tables(file: &Section<'_>, tables: &[TableSpec], report: &mut Reporter<'_>) {
                 continue;
             };
             let hint = "give the table or the registry another name".to_owned();
-            report.error(place(file, table), message, hint);
+            report.warning(place(file, table), message, hint);
         }
     }
 }

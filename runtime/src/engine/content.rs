@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use tidegate_operators::spec::PipelineSpec;
 use tidegate_pipelines::{content_ids, content_ids_before, fingerprint};
 
+/// At the end of the name of the operator that knows which entries of a registry were refused.
+const REFUSED: &str = "/refused";
+
 fn hex(number: u64) -> String {
     format!("{number:016x}")
 }
@@ -36,6 +39,14 @@ pub(super) fn saved<'p>(
         let own = format!("{}/", pipeline.name);
         for (_, id) in ids.iter_mut().filter(|(name, _)| name.starts_with(&own)) {
             *id = before.get(id).copied().unwrap_or(*id);
+        }
+        // Which entries of a registry were refused was not remembered: nothing is the state of it.
+        for (name, id) in &now {
+            if let Some(registry) = name.strip_suffix(REFUSED)
+                && ids.get(registry) == now.get(registry)
+            {
+                ids.entry(name.clone()).or_insert(*id);
+            }
         }
     }
     ids

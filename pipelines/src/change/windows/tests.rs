@@ -172,14 +172,14 @@ fn what_decides_conditions_decides_windows_that_follow_readings() {
         (count, "x > 3", "8.0", "9.0", false),
         (count, "x > high", "8.0", "9.0", true),
         (count, "x > 3", "from = \"made\"", "from = \"made\"\nmissing = \"reject\"", true),
-        // What a reading must have, to be one.
+        // A field that nothing reads, whatever a reading must have of it.
         (count, "x > 3", "line = \"string\"", "line = \"string\"\nmore = \"int64\"", false),
         (
             count,
             "x > 3",
             "line = \"string\"",
             "line = \"string\"\nmore = { type = \"int64\", required = true }",
-            true,
+            false,
         ),
         (count, "x > 3", "ts\"", "ts\"\npast_bound = \"1h\"", true),
         (count, "v > 3", "v = \"float64\"", "v = \"int64\"", true),

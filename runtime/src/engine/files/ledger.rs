@@ -109,7 +109,8 @@ impl Ledger {
         };
         if written.plan != plan {
             written.plan = plan.to_owned();
-            written.generations.iter_mut().for_each(|g| g.end = None);
+            // Nor is one of them about to end: its files are read again, to their ends.
+            written.generations.iter_mut().for_each(|g| (g.end, g.closing) = (None, None));
         }
         Ok(Self { path, written })
     }

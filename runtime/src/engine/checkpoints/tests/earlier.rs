@@ -94,3 +94,16 @@ fn a_switch_knows_it_too() {
     assert_eq!(switched.rules["p/alert/high"].since_epoch, 0);
     assert_eq!(names(dir.path()), ["p/days"]);
 }
+
+/// What of a registry on a topic was refused is known only since then.
+#[test]
+fn an_operator_that_earlier_versions_had_not_begins_without_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = pipelines(FIELDS, ("path = \"l.csv\"", "topic = \"limits/{device}\""));
+    let name = "p/registry/limits/refused";
+    assert!(all(&now).contains(&name.to_owned()));
+    let store = written_before(dir.path(), &now);
+    assert!(!store.latest().unwrap().unwrap().manifest.operators.contains_key(name));
+    let restored = Restored::read(&store, &now).unwrap();
+    assert_eq!((restored.other_plan, restored.kept), (false, all(&now)));
+}
