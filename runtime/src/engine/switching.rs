@@ -18,6 +18,7 @@ use tidegate_pipelines::change::BegunAnew;
 use tidegate_sql::{Store, TableWriter};
 
 use super::anew;
+use super::belonging;
 use super::checkpoints::Switch;
 use super::commit::Committer;
 use super::shadow::Rebuilt;
@@ -66,6 +67,13 @@ pub(super) struct Opening {
     pub(super) context: TableContext,
     /// The tables that are open, in order.
     pub(super) specs: Vec<TableSpec>,
+}
+
+impl Opening {
+    /// Whether a table is not open as it is to be.
+    fn lacks(&self, (place, spec): (usize, &TableSpec)) -> bool {
+        self.specs.get(place).is_none_or(|o| format!("{o:?}") != format!("{spec:?}"))
+    }
 }
 
 impl Committer {
@@ -143,19 +151,38 @@ impl Committer {
         let left = || PATIENCE.saturating_sub(order.asked_at.elapsed());
         let rebuilt = order.rebuilt.recv_timeout(left()).context("the shadow run is too slow")?;
         let rebuilt = rebuilt.context("cannot rebuild state")?;
-        let opened = self.open_tables(&order.tables, left)?;
-        let had = self.with_rows(&opened);
+        // Whoever opens a table may write to it what its rows are from now on, and a change that is
+        // refused after that would have spoilt it for the right one.
+        let had = self.with_rows(&order.tables, left)?;
         anew::check((&order.anew, &had), rebuilt.since_us, order.time_us)?;
+        let opened = self.open_tables(&order.tables, left)?;
         Ok((rebuilt, opened, had))
     }
 
     /// The tables that were open, and those that an earlier plan has written: what is opened now
-    /// may have been closed long ago.
-    fn with_rows(&self, opened: &[Opened]) -> BTreeSet<String> {
-        let open = self.opening.iter().flat_map(|opening| &opening.specs);
-        let written = opened.iter().filter(|(_, _, writer)| writer.committed_epoch() > 0);
-        let all = open.chain(written.map(|(_, spec, _)| spec));
-        all.map(|spec| format!("{}.{}", spec.namespace, spec.name)).collect()
+    /// may have been closed long ago. Nothing is written; what a table does not take is refused.
+    fn with_rows(
+        &self,
+        specs: &[TableSpec],
+        left: impl Fn() -> Duration,
+    ) -> anyhow::Result<BTreeSet<String>> {
+        let opening = self.opening.as_ref().context("no tables can be opened")?;
+        let others: Vec<TableSpec> = specs
+            .iter()
+            .enumerate()
+            .filter(|of| opening.lacks(*of))
+            .map(|of| of.1.clone())
+            .collect();
+        let look = async {
+            belonging::take(&opening.store, &others).await?;
+            belonging::look(&opening.store, &others, &opening.instance).await
+        };
+        let look = async { tokio::time::timeout(left(), look).await };
+        let found = opening.context.runtime.block_on(look);
+        let found = found.context("tables: no answer")??;
+        let written = found.into_iter().filter(|(_, epoch)| epoch.is_some_and(|epoch| epoch > 0));
+        let open = opening.specs.iter().map(|spec| format!("{}.{}", spec.namespace, spec.name));
+        Ok(open.chain(written.map(|(table, _)| table)).collect())
     }
 
     /// Rows that end alerts, which belong to an epoch to come.
@@ -175,10 +202,7 @@ impl Committer {
     ) -> anyhow::Result<Vec<Opened>> {
         let opening = self.opening.as_ref().context("no tables can be opened")?;
         let mut opened = Vec::new();
-        for (place, spec) in specs.iter().enumerate() {
-            if opening.specs.get(place).is_some_and(|o| format!("{o:?}") == format!("{spec:?}")) {
-                continue;
-            }
+        for (place, spec) in specs.iter().enumerate().filter(|of| opening.lacks(*of)) {
             let name = format!("{}.{}", spec.namespace, spec.name);
             let app = format!("{}/{name}", opening.instance);
             let open = TableWriter::open(&opening.store, spec, app);

@@ -101,3 +101,27 @@ async fn windows_that_may_be_open_before_the_journal_are_refused_when_the_change
     assert!(found.starts_with(why), "{found}");
     assert_eq!(refused(&store, long, false).await, None);
 }
+
+/// Opening one writes to it which windows its rows are of: the right ones must still be taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_refused_leaves_all_tables_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+    let tables = graph::tables(&plan().pipelines);
+    let spec = tables.iter().find(|table| table.name == "w").unwrap();
+    // As an earlier version left it, which did not say what its rows are told apart by.
+    let earlier = TableSpec { rows: None, ..spec.clone() };
+    let mut writer = TableWriter::open(&store, &earlier, format!("{INSTANCE}/p.w")).await.unwrap();
+    writer.mark(3).await.unwrap();
+    let folders = ["", "p", "system", "p/w", "p/w/_delta_log"].map(|name| folder.path().join(name));
+    let there = || -> Vec<std::path::PathBuf> {
+        let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter());
+        let mut all: Vec<_> = entries.flatten().map(|entry| entry.unwrap().path()).collect();
+        all.sort();
+        all
+    };
+    let before = there();
+    let found = refused(&store, Some(0), false).await.unwrap();
+    assert!(found.contains("would begin anew"), "{found}");
+    assert_eq!(there(), before);
+}
