@@ -232,6 +232,76 @@ fn a_header_without_a_declared_column_is_told_by_check_and_at_a_start() {
     instance.stop();
 }
 
+const ALERTS: &str =
+    "SELECT count(*) FROM system.alerts WHERE rule = 'registry_unreadable' AND status =";
+
+/// Nobody is there at night: what ran comes back, with what the registry said.
+#[test]
+fn a_start_after_the_first_goes_on_where_the_file_lacks_a_column() {
+    let home = home();
+    let mut limits: Limits = vec![("d1", None, 10)];
+    write(&home, &limits);
+    let instance = home.start();
+    publish(&instance, 0..EVERY + 1);
+    wait_for(&home, &limits, 1);
+    instance.kill();
+    let other = csv(&vec![("d1", None, 11)]).replace("high", "hihg");
+    home.write("limits.csv", &other);
+    let instance = home.start();
+    let said = instance.said();
+    assert!(
+        said.contains("what it said last stays") && said.contains("no column `high`"),
+        "{said}"
+    );
+    home.wait_for_count(&format!("{ALERTS} 'firing'"), 1);
+    publish(&instance, EVERY + 1..2 * EVERY + 1);
+    wait_for(&home, &limits, 2);
+    limits = vec![("d1", None, 12)];
+    write(&home, &limits);
+    home.wait_for_count(&format!("{ALERTS} 'resolved'"), 1);
+    wait_for(&home, &limits, 2);
+    instance.stop();
+}
+
+/// A change of the plan needs a file that has its columns, and the file may follow it.
+#[test]
+fn columns_of_a_change_are_looked_for_in_the_file_from_then_on() {
+    let home = home();
+    let mut limits: Limits = vec![("d1", None, 10)];
+    write(&home, &limits);
+    let instance = home.start();
+    publish(&instance, 0..EVERY + 1);
+    wait_for(&home, &limits, 1);
+    let path = home.pipelines().parent().unwrap().join("limits.csv");
+    let place = format!("path = \"{}\"", path.display());
+    let moved = "high = { type = \"int64\", field = \"top\" }";
+    home.write("pipelines/one.toml", &pipeline(&place).replace("high = \"int64\"", moved));
+    let apply = || {
+        let mut command = crate::support::tidegate();
+        command.arg("apply").arg(home.pipelines()).arg("--data").arg(home.data());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].map(|s| String::from_utf8_lossy(&s).into_owned());
+        (output.status.success(), said.concat())
+    };
+    let (done, said) = apply();
+    assert!(!done && said.contains("limits.csv has no column `top`"), "{said}");
+    home.write("limits.csv", "device,since,high,top\nd1,,10,20\n");
+    let (done, said) = apply();
+    assert!(done, "{said}");
+    // Without the name of before.
+    limits = vec![("d1", None, 21), ("d2", None, 22)];
+    home.write("limits.csv", &csv(&limits).replace("high", "top"));
+    wait_for(&home, &limits, 1);
+    home.write("limits.csv", &csv(&limits));
+    home.wait_for_count(&format!("{ALERTS} 'firing'"), 1);
+    instance.kill();
+    let instance = home.start();
+    assert!(instance.said().contains("no column `top`"), "{}", instance.said());
+    publish(&instance, EVERY + 1..2 * EVERY + 1);
+    wait_for(&home, &limits, 2);
+    instance.stop();
+}
+
 /// What a registry says has to be journaled before a door opens. Without room for it the start
 /// waits and says why, and a signal ends it.
 #[test]

@@ -36,7 +36,7 @@ use super::feed::FeedQueue;
 use super::flows::FlowPlan;
 use super::memory::Memory;
 use super::notifications::EngineTargets;
-use super::registries::Registries;
+use super::registries::{Registries, look_at_columns};
 use super::shadow::{self, Pace, Rebuilt};
 use super::sources;
 use super::switching::{Order, Ordered, merged};
@@ -328,6 +328,10 @@ impl Applier {
 
     fn looked(&self, running: &Running, plan: Plan) -> Result<(Plan, Change), Vec<String>> {
         let (plan, change) = looked(running, plan)?;
+        let lacking = look_at_columns(&running.plan, &plan);
+        if !lacking.is_empty() {
+            return Err(lacking);
+        }
         match self.alone || change.is_nothing() {
             true => Ok((plan, change)),
             false => Err(vec![IN_A_CLUSTER.to_owned()]),
@@ -360,6 +364,11 @@ impl Applier {
         if let Err(error) = earlier::keep(&self.data, &plan, applied.epoch) {
             // The change is made. A start with other files after a kill will not know this plan.
             tracing::error!(%error, "the pipelines that run are not kept in the data folder");
+        }
+        // Files whose header follows the change are read by the new names.
+        let followed = self.runtime.block_on(self.registries.follow(&running.plan, &plan));
+        if let Err(error) = followed {
+            tracing::error!(%error, "registries are read as before until the next start");
         }
         running.plan = plan;
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;

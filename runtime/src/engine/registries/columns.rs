@@ -9,6 +9,11 @@ use tidegate_operators::Messages;
 use tidegate_pipelines::config::problem::nearest;
 use tidegate_pipelines::plan::RegistrySource;
 
+/// Rows do not have a column that is declared; the rest of them could be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Lacks(pub(super) String);
+
 /// Names that are there are collected from so many rows, and up to so many.
 const LOOK_ROWS: usize = 1_000;
 const NAMES_MAX: usize = 1_000;

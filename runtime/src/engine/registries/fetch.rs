@@ -19,6 +19,7 @@ use tidegate_operators::{Messages, MessagesBuilder};
 use tidegate_pipelines::plan::{FileFormat, RegistrySource, RegistryUrl};
 use tokio::io::AsyncWriteExt as _;
 
+use super::Registry;
 use super::read::read_at;
 use crate::engine::files::told_by;
 use crate::webhook::{retry_after, text_of};
@@ -118,6 +119,14 @@ impl Fetcher {
     /// How often to ask.
     pub(super) fn refresh(&self) -> Duration {
         Duration::from_micros(self.spec.refresh_us.max(0) as u64)
+    }
+
+    /// Reads answers as the registry has it now; with other columns all of it is asked for.
+    pub(super) fn follow(&mut self, registry: &mut Registry) {
+        if std::mem::take(&mut registry.is_other) {
+            self.source = registry.source.clone();
+            self.known = None;
+        }
     }
 
     /// The rows of an answer were taken.

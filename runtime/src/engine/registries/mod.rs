@@ -17,6 +17,7 @@ mod columns;
 mod diff;
 mod entries;
 mod fetch;
+mod looked;
 mod note;
 mod read;
 mod room;
@@ -38,14 +39,17 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use self::check::Checker;
+use self::columns::Lacks;
 use self::diff::{Known, Said};
 pub(super) use self::entries::Entries;
 use self::entries::{Notes, Topic};
 use self::fetch::Fetcher;
+pub(super) use self::looked::look_at_columns;
+pub use self::looked::look_at_file;
 use self::note::Note;
 use self::read::{Stamp, read_file_of, stamp};
 use self::room::{PATIENCE, unless_full};
-use self::untaken::untaken;
+use self::untaken::{tell, untaken};
 use self::watch::{first, watch_file, watch_url};
 use super::options::EngineOptions;
 use super::sources::Bound;
@@ -65,6 +69,8 @@ struct Registry {
     known: Known,
     checker: Checker,
     stats: Arc<SourceStats>,
+    /// Its columns are others than when it was read last.
+    is_other: bool,
 }
 
 /// Where it is, as it was when it was read last.
@@ -106,8 +112,8 @@ struct Watched {
 /// Reads all registries for the first time.
 ///
 /// # Errors
-/// A file that is not there or cannot be read, a URL of which nothing is known without an answer:
-/// rows would find nothing in silence.
+/// A file that is not there or cannot be read, one of which nothing is known without a column, a
+/// URL of which nothing is known without an answer: rows would find nothing in silence.
 pub(super) async fn open(
     plan: &Plan,
     options: &EngineOptions,
@@ -186,18 +192,30 @@ async fn open_one(
     let is_known = since_us.is_some();
     let stats = Arc::new(SourceStats::default());
     stats.set_healthy();
+    let stays = |why: String| {
+        tracing::error!("{}: what it said last stays: {why}", what(source));
+        stats.set_unhealthy(why);
+    };
     let (rows, origin) = match &source.place {
         RegistryPlace::File(path) => {
             let stamp = stamp(Path::new(path));
-            (Some(read_file_of(source)?), Origin::File(path.clone(), stamp))
+            let rows = match read_file_of(source) {
+                // It was taken by other pipelines, or by an earlier version that asked for less:
+                // whoever starts again, perhaps at night, is not kept from it.
+                Err(error) if is_known && error.is::<Lacks>() => {
+                    stays(format!("{error:#}"));
+                    None
+                }
+                rows => Some(rows?),
+            };
+            (rows, Origin::File(path.clone(), stamp))
         }
         RegistryPlace::Url(spec) => {
             let mut fetcher = Box::new(Fetcher::new(source, spec, &folder(data)?)?);
             let rows = match first(&mut fetcher, is_known).await {
                 Ok(rows) => Some(rows),
                 Err(why) if is_known => {
-                    tracing::error!("{}: what it said last stays: {why}", what(source));
-                    stats.set_unhealthy(why);
+                    stays(why);
                     None
                 }
                 Err(why) => anyhow::bail!("{}: {why}", source.place.shown()),
@@ -208,31 +226,10 @@ async fn open_one(
     };
     let topic = registry_topic(&source.pipeline, &source.name);
     let (source, known) = (source.clone(), known.unwrap_or_default());
-    let mut registry = Registry { source, topic, note, known, checker, stats };
+    let mut registry = Registry { source, topic, note, known, checker, stats, is_other: false };
     // What is wrong with a file is told at each start, and later when it is news.
     let changed = rows.map(|rows| registry.take(&rows, since_us, |_, _| true));
     Ok(Read { registry, origin, changed })
-}
-
-/// Looks at the file of a registry without taking it: the rows of it that are not taken, if any.
-///
-/// # Errors
-/// Why a start would refuse it.
-pub fn look_at_file(plan: &Plan, source: &RegistrySource) -> anyhow::Result<Option<String>> {
-    let rows = read_file_of(source).with_context(|| what(source))?;
-    let mut checker = Checker::of(plan, source)?;
-    let refused = checker.refused(&rows);
-    let (known, _) = Known::default().take(source, (&rows, &refused), None);
-    let text = untaken((source, &mut checker), &known, (&rows, &refused));
-    Ok(text.map(|text| format!("{}: {text}", what(source))))
-}
-
-/// Tells of rows that are not taken.
-fn tell(source: &RegistrySource, untaken: Option<String>) {
-    if let Some(text) = untaken {
-        let rest = "what was known of their keys stays; system.rejects has them";
-        tracing::warn!("{}: {text}; {rest}", what(source));
-    }
 }
 
 /// The folder of what registries said.

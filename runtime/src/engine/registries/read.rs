@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tidegate_operators::{MessageMeta, Messages, MessagesBuilder};
 use tidegate_pipelines::plan::{FileFormat, FileSpec, RegistryPlace, RegistrySource};
 
-use super::columns::missing;
+use super::columns::{Lacks, missing};
 use super::diff::has_keys;
 use crate::engine::files::{Chunks, FileSource, Found, open, read_file};
 use crate::http::each_element;
@@ -75,7 +75,7 @@ pub(super) fn read_file_of(source: &RegistrySource) -> anyhow::Result<Vec<Messag
 /// The rows of a registry in a file, in its order: JSON objects, or what could not be one.
 ///
 /// # Errors
-/// It is not there, not one file, empty, damaged or too long.
+/// It is not there, not one file, empty, damaged or too long; or it [`Lacks`] a column.
 pub(super) fn read_at(
     source: &RegistrySource,
     path: &str,
@@ -106,8 +106,9 @@ pub(super) fn read_at(
     let is_table = found.format != FileFormat::Ndjson;
     let missing = missing(source, &rows.all, is_table);
     if let Some(missing) = missing.filter(|_| !rows.all.is_empty()) {
-        anyhow::ensure!(is_table, "no row of {path} has {missing}");
-        anyhow::bail!("{path} has no column {missing}");
+        let nobody = if is_table { "" } else { "no row of " };
+        let lacks = if is_table { "has no column" } else { "has" };
+        return Err(Lacks(format!("{nobody}{path} {lacks} {missing}")).into());
     }
     Ok(rows.all)
 }

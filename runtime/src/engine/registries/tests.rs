@@ -436,6 +436,7 @@ async fn what_the_journal_refuses_is_told_and_a_file_is_looked_at_again() {
         known: Known::default(),
         checker: checker(),
         stats: Arc::clone(&stats),
+        is_other: false,
     };
     let narrow = Arc::new(Narrow::default());
     narrow.refuses.store(true, Ordering::Release);
@@ -499,6 +500,7 @@ async fn a_watch_that_ended_is_told_unless_it_was_stopped() {
         known: Known::default(),
         checker: checker(),
         stats: Arc::clone(&stats),
+        is_other: false,
     };
     let task = tokio::spawn(async {});
     let registries = Registries {

@@ -7,6 +7,7 @@ use tidegate_pipelines::plan::RegistrySource;
 
 use super::check::Checker;
 use super::diff::{Checked, Known, Said, row_of};
+use super::what;
 
 /// How many rows are not taken, and why the first of them is not. `known` is what is known after
 /// the file.
@@ -38,4 +39,12 @@ pub(super) fn untaken(
     let rows = if count == 1 { "1 row is" } else { &format!("{count} rows are") };
     let first = first.map(|first| format!("{rows} not taken, the first is {first}"));
     first.map(|text| format!("{}: {text}", source.place.shown()))
+}
+
+/// Tells of rows that are not taken.
+pub(super) fn tell(source: &RegistrySource, untaken: Option<String>) {
+    if let Some(text) = untaken {
+        let rest = "what was known of their keys stays; system.rejects has them";
+        tracing::warn!("{}: {text}; {rest}", what(source));
+    }
 }

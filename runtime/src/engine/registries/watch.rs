@@ -54,9 +54,12 @@ pub(super) async fn watch_file(
         let now = stamp(path);
         // A file that changes still is not complete.
         let rests = before.replace(now) == Some(now);
-        if !rests || (now == read && registry.stats.is_healthy()) || is_known_bad(failed, now) {
+        let is_same = now == read && registry.stats.is_healthy();
+        let is_done = is_same || is_known_bad(failed, now);
+        if !rests || (is_done && !registry.is_other) {
             continue;
         }
+        registry.is_other = false;
         let source = registry.source.clone();
         let rows = tokio::task::spawn_blocking(move || read_file_of(&source)).await;
         match rows.map_err(anyhow::Error::from).and_then(|rows| rows) {
@@ -126,6 +129,7 @@ pub(super) async fn watch_url(
     }
     loop {
         tokio::time::sleep(pause(fetcher.refresh(), failures, after, clock.now_us())).await;
+        fetcher.follow(&mut *registry.lock().await);
         // Not while the registry is locked: a change of the plan would wait for the answer.
         let answer = fetcher.fetch().await;
         let mut registry = registry.lock().await;

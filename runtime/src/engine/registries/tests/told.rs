@@ -78,6 +78,7 @@ fn watched(path: &Path) -> (Arc<Narrow>, Arc<SourceStats>, JoinHandle<()>) {
         known: Known::default(),
         checker: checker(),
         stats: Arc::clone(&stats),
+        is_other: false,
     };
     let journal = Arc::new(Narrow::default());
     let intake: Arc<dyn Intake> = journal.clone();
