@@ -14,6 +14,7 @@ use tidegate_operators::spec::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::taken;
+use crate::content::content_ids;
 use crate::explain::shape_in_words;
 use crate::recompute::maker;
 
@@ -26,7 +27,35 @@ pub fn window_conflicts(old: &[PipelineSpec], new: &[PipelineSpec]) -> Vec<Strin
         let why = rows(&table).conflict(before.get(&table.name)?)?;
         Some(format!("table {}: {why}", table.name))
     });
-    conflicts.collect()
+    conflicts.chain(told_less(old, new)).collect()
+}
+
+/// Tables of windows whose bounds come from the readings that would be made anew by a step that
+/// tells less of them early: the last row of one that is open would be below the early rows that
+/// the table has. (Those of fixed bounds go on behind them.)
+fn told_less(old: &[PipelineSpec], new: &[PipelineSpec]) -> Vec<String> {
+    let before: Vec<Written<'_>> = written(old).collect();
+    let mut less = Vec::new();
+    for table in written(new) {
+        let Some(was) = before.iter().find(|was| was.name == table.name) else { continue };
+        let (Some((then, w)), Some((step, now))) = (was.windows.first(), table.windows.first())
+        else {
+            continue;
+        };
+        let is_less = w.early_us.is_some_and(|us| now.early_us.is_none_or(|now_us| now_us > us));
+        let id =
+            |p: &PipelineSpec, step: &StepSpec| content_ids(p).get(&operator(p, step)).copied();
+        let is_anew = || id(was.pipeline, then) != id(table.pipeline, step);
+        if is_less && !now.shape.has_fixed_bounds() && is_anew() {
+            less.push(format!(
+                "table {}: windows of step `{}` that are open were told early, and would be made \
+                 anew with fewer early rows, so that their last rows were below those; change \
+                 `early` by itself first, and the rest after it",
+                table.name, step.name
+            ));
+        }
+    }
+    less
 }
 
 /// What the rows of a table are told apart by.

@@ -36,6 +36,26 @@ fn conflicts(old: &str, new: &str) -> Vec<String> {
 }
 
 #[test]
+fn fewer_early_rows_of_windows_that_are_made_anew_are_a_change_of_their_own() {
+    let early = |shape: &str, early: &str| text(&format!("{shape}{early}"));
+    let anew = |text: &str| text.replace("sum(v)", "sum(v + 1)");
+    let every = "\nearly = \"10s\"";
+    for shape in ["gap = \"1m\"", "count = 20", "while = \"v > 1\""] {
+        let old = early(shape, every);
+        for (less, is_less) in [("", true), ("\nearly = \"1m\"", true), (every, false)] {
+            let new = early(shape, less);
+            assert_eq!(conflicts(&old, &new), [""; 0], "the state goes on");
+            let found = conflicts(&old, &anew(&new));
+            assert_eq!(found.len(), 2 * usize::from(is_less), "{found:?}");
+            assert!(found.iter().all(|why| why.contains("change `early` by itself")), "{found:?}");
+        }
+        assert_eq!(conflicts(&early(shape, ""), &anew(&old)), [""; 0], "there are none");
+    }
+    let old = early("every = \"1m\"", every);
+    assert_eq!(conflicts(&old, &anew(&early("every = \"1m\"", ""))), [""; 0]);
+}
+
+#[test]
 fn windows_of_another_shape_or_key_need_another_table() {
     for (old, new, said) in [
         ("count = 20", "count = 25", "every 20 readings before, now every 25 readings"),
