@@ -1,9 +1,10 @@
 //! From alert rows to webhooks: what is sent, to whom, under which id.
 //!
-//! The id is that of the alert and its status, so it is the same after a restart, in a replay and
-//! at every retry: a receiver can recognise a request that it has seen. What a revised row corrects
-//! is told under an id of its own, by the row's time and revision: an alert that was said to be
-//! over may fire again, and be over again.
+//! The id is that of the alert, its status and the time of the event, so it is the same after a
+//! restart, in a replay and at every retry: a receiver can recognise a request that it has seen.
+//! The time is in it because an alert that was said to be over may fire again when a late reading
+//! revises its row, and then be over again: each of these events is told. (Events of a key have
+//! different times.)
 
 mod body;
 
@@ -16,7 +17,6 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
-use serde::Deserialize;
 use tidegate_operators::Epoch;
 use tidegate_operators::event::ENGINE;
 use tidegate_pipelines::plan::NotifySpec;
@@ -246,10 +246,6 @@ impl Notifications {
         let alert_id = text("alert_id")?;
         let time_us = time("time")?;
         let row_json = text("row")?;
-        let corrects = match serde_json::from_str(&row_json) {
-            Ok(Revised { revision }) if revision > 0 => format!(".{time_us}.{revision}"),
-            _ => String::new(),
-        };
         let body = Body {
             r#type: format!("alert.{status}"),
             timestamp: rfc3339(time_us),
@@ -276,7 +272,7 @@ impl Notifications {
         let again = if since_epoch > 0 { format!("-{since_epoch}") } else { String::new() };
         for name in &names {
             let notification = Notification {
-                id: format!("{alert_id}-{status}{corrects}-{:08x}{again}", crc(name)),
+                id: format!("{alert_id}-{status}.{time_us}-{:08x}{again}", crc(name)),
                 target: name.clone(),
                 body: body.clone(),
                 created_us: tick_us,
@@ -286,12 +282,6 @@ impl Notifications {
         }
         Ok(())
     }
-}
-
-/// What the row of an alert says of its revision, if it has one.
-#[derive(Deserialize)]
-struct Revised {
-    revision: i64,
 }
 
 fn crc(name: &str) -> u32 {

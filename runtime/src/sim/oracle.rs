@@ -131,12 +131,7 @@ fn check_alerts(rows: &[Row], received: &Received, fail: &dyn Fn(String)) {
     let mut told: BTreeMap<String, bool> = BTreeMap::new();
     let mut once = BTreeSet::new();
     for row in rows {
-        let corrected: Value = serde_json::from_str(&row["row"]).unwrap_or_default();
-        let corrects = match corrected["revision"].as_i64() {
-            Some(revision) if revision > 0 => format!(".{}.{revision}", micros_of(&row["time"])),
-            _ => String::new(),
-        };
-        let event = format!("{}-{}{corrects}", row["alert_id"], row["status"]);
+        let event = format!("{}-{}.{}", row["alert_id"], row["status"], micros_of(&row["time"]));
         // A late reading may fire an alert again that had resolved, under its old id.
         if !once.insert(row) {
             fail(format!("alert {event} is there twice: {row:?}"));

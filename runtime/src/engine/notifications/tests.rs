@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, new_null_array};
+use arrow::array::{Int64Array, TimestampMicrosecondArray, new_null_array};
 use arrow::datatypes::DataType;
 use tidegate_operators::alert::{EndedRule, STATE_COLUMNS, end_alerts};
 
@@ -73,6 +73,32 @@ fn an_alert_that_is_told_again_by_a_changed_rule_is_another_notification() {
     // A replay gives the same ones.
     notifications.enqueue(9, 9, [row("firing", false)].iter()).unwrap();
     assert!(told(&outbox, "p/new").is_empty());
+}
+
+/// An alert was over, a late reading fires it again, and the next row ends it again: its second end
+/// is no repetition of the first, or its receivers would take it to fire for ever.
+#[test]
+fn each_event_of_an_alert_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Arc::new(Outbox::open(dir.path()).unwrap());
+    let mut notifications = Notifications::new(Arc::clone(&outbox), rules("p/t", 0));
+    for epoch in 1..=6 {
+        let status = if epoch % 2 == 1 { "firing" } else { "resolved" };
+        let rows = row(status, false);
+        let mut columns = rows.columns().to_vec();
+        let at = rows.schema().index_of("time").unwrap();
+        let times = TimestampMicrosecondArray::from(vec![10 + epoch as i64]);
+        columns[at] = Arc::new(times.with_timezone("UTC"));
+        let rows = RecordBatch::try_new(rows.schema(), columns).unwrap();
+        // Told before the next one: a receiver remembers it, and so does the outbox.
+        for _ in 0..2 {
+            notifications.enqueue(epoch, 7, [rows.clone()].iter()).unwrap();
+        }
+        let waiting = outbox.fetch("p/t");
+        assert_eq!(waiting.len(), 1, "event {epoch}");
+        outbox.delivered(&waiting[0].id).unwrap();
+        outbox.release("p/t");
+    }
 }
 
 #[test]
