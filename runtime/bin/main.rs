@@ -10,8 +10,14 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long the allocator keeps memory that is free before it gives it back, and its variable.
-const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10000");
+/// Settings of the allocator, by their variables. It keeps memory that is free for a second before
+/// it gives it back, and asks for no huge pages: of those a few live bytes hold two megabytes each,
+/// so that memory grows with the bursts of half an hour.
+const MEMORY: [(&str, &str); 3] = [
+    ("MIMALLOC_PURGE_DELAY", "1000"),
+    ("MIMALLOC_ARENA_PURGE_MULT", "1"),
+    ("MIMALLOC_ALLOW_THP", "0"),
+];
 
 fn main() -> ExitCode {
     keep_memory();
@@ -21,21 +27,21 @@ fn main() -> ExitCode {
 
 /// Batches come and go in bursts. With the allocator's default, each burst takes fresh pages from
 /// the kernel, which clears every one of them: a fifth of all CPU time in the common workload. The
-/// allocator reads its settings before `main`, so the process starts itself anew with the setting;
-/// where it cannot, it is only slower.
+/// allocator reads its settings before `main`, so the process starts itself anew with them, or with
+/// those that are in its environment; where it cannot, it is only slower.
 #[cfg(unix)]
 fn keep_memory() {
     use std::os::unix::process::CommandExt;
     let works_long =
         std::env::args_os().nth(1).is_some_and(|a| a == "run" || a == "demo" || a == "worker");
-    let (variable, value) = KEEP_MEMORY;
-    if !works_long || std::env::var_os(variable).is_some() {
+    let is_unset = |(variable, _): &(&str, &str)| std::env::var_os(variable).is_none();
+    let mut unset = MEMORY.into_iter().filter(is_unset).peekable();
+    if !works_long || unset.peek().is_none() {
         return;
     }
     let mut arguments = std::env::args_os();
     let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) else { return };
-    let _error =
-        std::process::Command::new(program).arg0(name).args(arguments).env(variable, value).exec();
+    let _error = std::process::Command::new(program).arg0(name).args(arguments).envs(unset).exec();
 }
 
 #[cfg(not(unix))]
