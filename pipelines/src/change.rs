@@ -13,8 +13,10 @@ use crate::graph;
 use crate::plan::{NotifySpec, Plan, SourceKind};
 
 mod taken;
+mod waits;
 mod windows;
 
+pub use self::waits::{same_windows, waiting_as_before};
 pub(crate) use self::windows::rows_of;
 pub use self::windows::{BegunAnew, begun_anew, going_on, window_conflicts};
 

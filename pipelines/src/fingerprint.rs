@@ -182,7 +182,7 @@ pub(crate) fn state_text(kind: &StepKind) -> String {
 }
 
 /// `disorder` and `idle_close` of a step that has them.
-fn waits(kind: &mut StepKind) -> Vec<&mut i64> {
+pub(crate) fn waits(kind: &mut StepKind) -> Vec<&mut i64> {
     match kind {
         StepKind::Window(WindowSpec { disorder_us, idle_close_us, .. })
         | StepKind::Detect(DetectSpec { disorder_us, idle_close_us, .. })

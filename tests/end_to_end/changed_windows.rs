@@ -47,6 +47,10 @@ fn days(value: &str, table: &str) -> String {
 }
 
 fn publish(instance: &Instance, seqs: std::ops::Range<i64>) {
+    publish_those(instance, seqs);
+}
+
+fn publish_those(instance: &Instance, seqs: impl Iterator<Item = i64>) {
     let mut client = Device::connect(instance.endpoint(), "d1").unwrap();
     let text = |seq: i64| format!(r#"{{"ts":{},"v":{seq}}}"#, START_MS + seq * 1000);
     client.publish_all(seqs.map(|seq| ("p/d1", text(seq)))).unwrap();
@@ -335,4 +339,51 @@ fn how_long_steps_wait_can_change_at_any_time() {
     instance.stop();
     let sum = home.count("SELECT sum(total) FROM p.t");
     assert_eq!(sum, (0..100).sum::<i64>());
+}
+
+/// What decides when a window is told changes together with what is in it: each is told once, with
+/// all of its readings, by the step of before or by that of after.
+#[test]
+fn windows_are_told_once_if_how_long_they_wait_changes_with_what_they_are() {
+    // What makes windows, and how many there are, of how many readings.
+    const SHAPES: [(&str, i64, i64); 4] = [
+        ("every = \"10s\"", 6, 9),
+        ("count = 6", 9, 6),
+        ("gap = \"1s\"", 6, 9),
+        ("while = \"v % 10 < 7\"", 6, 7),
+    ];
+    for (before, after) in [("15s", "0s"), ("0s", "15s")] {
+        let pipeline = |disorder: &str, select: &str| {
+            let steps = SHAPES.iter().zip(["a", "b", "c", "d"]).map(|((shape, ..), name)| {
+                format!(
+                    "[[step]]\nname = \"{name}\"\ntype = \"window\"\nfrom = \"readings\"\n{shape}\n\
+                     disorder = \"{disorder}\"\nselect = {{ {select} }}\n\
+                     [[table]]\nfrom = \"{name}\"\nfreshness = \"1s\"\n"
+                )
+            });
+            pipeline("count = 1000\nselect = { n = \"count(*)\" }", "t")
+                + &steps.collect::<String>()
+        };
+        let home = Home::with(&pipeline(before, "total = \"sum(v)\""));
+        let instance = home.start();
+        // Nine a second, and then a pause.
+        let is_sent = |seq: &i64| seq % 10 != 9;
+        publish_those(&instance, (0..38).filter(is_sent));
+        eventually("a window", || match home.try_rows("SELECT 1 FROM p.a")?.is_empty() {
+            true => Err("none".to_owned()),
+            false => Ok(()),
+        });
+        home.write("pipelines/one.toml", &pipeline(after, "total = \"sum(v)\", most = \"max(v)\""));
+        let applied = apply(&home, &[]);
+        assert!(applied.status.success(), "{}", text(&applied));
+        publish_those(&instance, (38..60).filter(is_sent).chain([259, 359, 459]));
+        for ((shape, windows, rows), table) in SHAPES.into_iter().zip(["a", "b", "c", "d"]) {
+            let early = "window_end <= '2026-01-01T00:01:00Z'";
+            let whole = format!("SELECT count(*) FROM p.{table} WHERE {early} AND rows = {rows}");
+            home.wait_for_count(&whole, windows);
+            let told = format!("SELECT count(*) FROM p.{table}_revisions WHERE {early}");
+            assert_eq!(home.count(&told), windows, "{shape}, {before} to {after}: told once");
+        }
+        instance.stop();
+    }
 }

@@ -35,6 +35,7 @@ use crate::zone::Zone;
 
 /// The columns of a saved state that are read here, behind the keys: [`FIXED`].
 const CLOCK: usize = 0;
+const CLOSED: usize = 2;
 const FLEET_CLOCK: usize = 4;
 
 /// What the state from before the change knew of a key.
@@ -56,14 +57,15 @@ struct Before {
 
 /// The state of a step with windows of fixed bounds that was made anew from what came in after
 /// `since_us`, with all that must not be new to it. `before` are the rows that the step had before
-/// the change, whatever it was then; or those of several, of which one may have been it.
+/// the change, whatever it was then; or those of several, of which one may have been it. If it is
+/// known to have had the same windows, `told` are its rows: then windows were told as they say.
 ///
 /// # Errors
 /// `rebuilt` is not the state of such a step.
 pub fn heir(
     spec: &WindowSpec,
     rebuilt: &[RecordBatch],
-    before: &[RecordBatch],
+    (before, told): (&[RecordBatch], &[RecordBatch]),
     since_us: i64,
 ) -> Result<Vec<SavedRows>, OperatorError> {
     let mut heir = WindowOperator::new(spec.clone())?;
@@ -74,19 +76,20 @@ pub fn heir(
     let known = heir.read_before(&before, since_us)?;
     heir.inherit(&known, since_us)?;
     heir.number_on(&before)?;
+    heir.close_as(told)?;
     heir.cut(true).parts()
 }
 
 /// The state of such a step that was made anew from everything that there ever was. What is open
 /// may have been told early, more often than it would be now: revisions go on behind those, or
-/// the last row of a window would be below them.
+/// the last row of a window would be below them. `told` are as for [`heir`].
 ///
 /// # Errors
 /// `rebuilt` is not the state of such a step.
 pub fn numbered(
     spec: &WindowSpec,
     rebuilt: &[RecordBatch],
-    before: &[RecordBatch],
+    (before, told): (&[RecordBatch], &[RecordBatch]),
 ) -> Result<Vec<SavedRows>, OperatorError> {
     let mut heir = WindowOperator::new(spec.clone())?;
     for rows in rebuilt {
@@ -94,6 +97,7 @@ pub fn numbered(
     }
     let before: Vec<&RecordBatch> = before.iter().filter(|rows| heir.has_keys_of(rows)).collect();
     heir.number_on(&before)?;
+    heir.close_as(told)?;
     heir.cut(true).parts()
 }
 
@@ -237,6 +241,32 @@ impl WindowOperator {
                     Ok(_) => {}
                     Err(at) => key.emitted.insert(at, of),
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Windows are closed that were so in the state from before, and no others: what this one closed
+    /// while it was made was not told, and what it had open may have been. They differ where it was
+    /// changed how long the step waits.
+    fn close_as(&mut self, told: &[RecordBatch]) -> Result<(), OperatorError> {
+        let keys = self.spec.keys.len();
+        let mut closed = BTreeMap::new();
+        for rows in told.iter().filter(|rows| self.has_keys_of(rows)) {
+            let column = rows.column(keys + CLOSED).as_primitive::<Int64Type>();
+            for (row, hash) in hashes_of(rows, keys).into_iter().enumerate() {
+                // What is left of a key that was forgotten has none.
+                if column.is_valid(row) {
+                    closed.insert(hash, column.value(row));
+                }
+            }
+        }
+        let ids: Vec<u32> = self.interner.ids().collect();
+        let hashes = self.interner.hashes_of(&ids)?;
+        for (id, hash) in ids.into_iter().zip(&hashes) {
+            let key = &mut self.keys[id as usize];
+            if let Some(closed) = closed.get(hash) {
+                key.closed = key.dropped.max(*closed);
             }
         }
         Ok(())

@@ -158,7 +158,7 @@ pub fn going_on(new: &[PipelineSpec], had: impl Fn(&str) -> bool) -> BTreeSet<St
 
 type Keeps<'a> = &'a dyn Fn(&str) -> bool;
 
-fn operator(p: &PipelineSpec, step: &StepSpec) -> String {
+pub(super) fn operator(p: &PipelineSpec, step: &StepSpec) -> String {
     format!("{}/{}", p.name, step.name)
 }
 

@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::change::{BegunAnew, Change, What, adopt_sources, table_conflicts};
+use tidegate_pipelines::change::{
+    BegunAnew, Change, What, adopt_sources, table_conflicts, waiting_as_before,
+};
 use tidegate_pipelines::{Plan, graph};
 
 use super::anew;
@@ -171,6 +173,7 @@ type Made = (Epoch, Option<i64>);
 pub(super) struct Request {
     claim: Arc<Claim>,
     pace: Arc<Pace>,
+    old: Vec<PipelineSpec>,
     new: Vec<PipelineSpec>,
     built: BTreeSet<String>,
     gone: BTreeSet<String>,
@@ -196,6 +199,7 @@ impl Request {
         let order = Order {
             epoch: tick.epoch,
             time_us: tick.time_us,
+            old: self.old,
             new: self.new.clone(),
             built: self.built,
             tables: self.tables.clone(),
@@ -389,8 +393,9 @@ impl Applier {
         let tables = merged(&running.tables, graph::tables(&plan.pipelines));
         let pace = Arc::new(Pace::behind(Arc::clone(&self.changes.fed)));
         let changed = touched(&[What::Changed, What::Added]);
+        let pipelines = waiting_as_before(&running.plan.pipelines, &plan.pipelines);
         let pipelines: Vec<PipelineSpec> =
-            plan.pipelines.iter().filter(|p| changed.contains(&p.name)).cloned().collect();
+            pipelines.into_iter().filter(|p| changed.contains(&p.name)).collect();
         self.refuse_troubles()?;
         if !change.rebuilt().is_empty() {
             // What is rebuilt finds what registries say in the part of the journal that it reads.
@@ -408,6 +413,7 @@ impl Applier {
         let asked = self.changes.ask(Request {
             claim: Arc::clone(&claim),
             pace,
+            old: running.plan.pipelines.clone(),
             new: plan.pipelines.clone(),
             built: changed,
             gone: touched(&[What::Changed, What::Removed]),

@@ -36,6 +36,7 @@ pub(crate) struct Order {
     pub(super) epoch: Epoch,
     /// Tick time of it, microseconds since the Unix epoch.
     pub(super) time_us: i64,
+    pub(super) old: Vec<PipelineSpec>,
     pub(super) new: Vec<PipelineSpec>,
     /// Names of the pipelines whose dataflow is built.
     pub(super) built: BTreeSet<String>,
@@ -103,7 +104,7 @@ impl Committer {
     /// The inner error: the old plan goes on. The outer one: nothing can go on.
     fn switch(&mut self, order: Order) -> anyhow::Result<anyhow::Result<Ordered>> {
         let prepared = self.prepare(&order);
-        let Order { epoch, tables: specs, new, built, time_us, .. } = order;
+        let Order { epoch, tables: specs, old, new, built, time_us, .. } = order;
         let pipelines = new.clone();
         let (rebuilt, tables, had) = match prepared {
             Ok(prepared) => prepared,
@@ -118,6 +119,7 @@ impl Committer {
             ended_epoch: epoch + 1,
             tables: self.tables.iter().map(Table::at).collect(),
             had,
+            old,
             new,
             built: Some(built),
             rebuilt: rebuilt.state,

@@ -13,6 +13,7 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use tidegate_operators::Epoch;
 use tidegate_operators::spec::PipelineSpec;
+use tidegate_pipelines::change::waiting_as_before;
 use tidegate_pipelines::{Plan, content_ids};
 
 use super::checkpoints::{Restored, Switch};
@@ -58,7 +59,8 @@ impl Committer {
             .filter(|name| !have.contains(name))
             .collect();
         let is_wanted = |p: &&PipelineSpec| content_ids(p).keys().any(|n| wanted.contains(n));
-        let changed: Vec<PipelineSpec> = pipelines.iter().filter(is_wanted).cloned().collect();
+        let all = waiting_as_before(&restored.ran, pipelines);
+        let changed: Vec<PipelineSpec> = all.iter().filter(is_wanted).cloned().collect();
         let names: Vec<String> = plan.sources.iter().map(|s| s.name.clone()).collect();
         let mut made = match wanted.is_empty() {
             true => Default::default(),
@@ -78,6 +80,7 @@ impl Committer {
             ended_epoch,
             tables: self.tables.iter().map(Table::at).collect(),
             had: restored.had.clone(),
+            old: restored.ran.clone(),
             new: pipelines.clone(),
             built: None,
             rebuilt: std::mem::take(&mut made.state),

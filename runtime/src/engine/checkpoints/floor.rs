@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use tidegate_operators::SavedRows;
 use tidegate_operators::spec::{PipelineSpec, StepKind, WindowSpec};
 use tidegate_operators::window::{heir, numbered};
-use tidegate_pipelines::change::going_on;
+use tidegate_pipelines::change::{going_on, same_windows};
 
 use super::switch::{Switch, pipeline};
 use crate::engine::content;
@@ -24,6 +24,7 @@ pub(super) fn with_floors(
     let go_on = going_on(&switch.new, |table| switch.had.contains(table));
     let is_changed = |name: &str| go_on.contains(name) && !kept.contains_key(name);
     let gone = gone(&switch.new, kept, had);
+    let same = same_windows(&switch.old, &switch.new);
     let steps: BTreeMap<String, &WindowSpec> =
         windows(&switch.new).filter(|(name, _)| is_changed(name)).collect();
     let (own, mut all): (Vec<_>, Vec<_>) =
@@ -44,9 +45,10 @@ pub(super) fn with_floors(
             Some(own) => own.cloned().collect(),
             None => gone.flat_map(|(_, rows)| rows.iter().cloned()).collect(),
         };
+        let told = same.get(&name).and_then(|was| had.get(was)).map_or(&[][..], Vec::as_slice);
         let heir = match since_us {
-            Some(since_us) => heir(spec, &rows, &before, since_us)?,
-            None => numbered(spec, &rows, &before)?,
+            Some(since_us) => heir(spec, &rows, (&before, told), since_us)?,
+            None => numbered(spec, &rows, (&before, told))?,
         };
         all.extend(heir.into_iter().map(|saved| (name.clone(), saved)));
     }

@@ -189,7 +189,7 @@ impl Restored {
         CheckpointOptions {
             store,
             incarnation: 0,
-            ran: std::mem::take(&mut self.ran),
+            ran: self.ran.clone(),
             holdings: std::mem::take(&mut self.holdings),
             rules: self.rules.clone(),
             ended: self.ended_rules.clone(),

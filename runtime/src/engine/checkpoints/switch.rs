@@ -48,6 +48,8 @@ pub(crate) struct Switch {
     pub(crate) tables: TablesAt,
     /// Tables that have rows.
     pub(crate) had: BTreeSet<String>,
+    /// The pipelines that ran, as far as they are known.
+    pub(crate) old: Vec<PipelineSpec>,
     /// The pipelines that are to run.
     pub(crate) new: Vec<PipelineSpec>,
     /// The pipelines of which state is wanted; `None`: all.

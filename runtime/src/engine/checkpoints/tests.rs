@@ -335,6 +335,7 @@ fn switch(ended_epoch: Epoch) -> Switch {
         time_us: 9,
         ended_epoch,
         tables: TablesAt::default(),
+        old: Vec::new(),
         new: Vec::new(),
         built: None,
         rebuilt: Vec::new(),

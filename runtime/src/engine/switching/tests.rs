@@ -60,6 +60,7 @@ async fn refused(store: &Store, back_us: Option<i64>, are_open: bool) -> Option<
     let order = Order {
         epoch: 7,
         time_us: 10 * HOUR_US,
+        old: Vec::new(),
         new: plan.pipelines.clone(),
         built: BTreeSet::new(),
         tables,
