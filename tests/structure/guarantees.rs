@@ -7,25 +7,26 @@ use super::source::Source;
 const HEAD: &str = "| Fault |";
 const TESTS: usize = 3;
 
-/// What the table names and the sources do not have; also a table without names.
+/// What the table names and the sources do not have; also each row without names, and no table.
 pub(crate) fn problems(readme: &str, sources: &[Source], files: &[String]) -> Vec<String> {
     let rows = readme.lines().skip_while(|l| !l.starts_with(HEAD)).skip(2);
     let rows: Vec<&str> = rows.take_while(|l| l.starts_with('|')).collect();
+    if rows.is_empty() {
+        return vec![format!("README.md: there is no table that begins with `{HEAD}`")];
+    }
     let mut problems = Vec::new();
-    let mut names = 0;
-    for row in &rows {
+    for row in rows {
         let fault = row.split('|').nth(1).unwrap_or_default().trim();
         let cell = row.split('|').nth(TESTS).unwrap_or_default();
+        if !cell.contains('`') {
+            problems.push(format!("README.md: nothing is named beside \"{fault}\""));
+        }
         for name in cell.split('`').skip(1).step_by(2) {
-            names += 1;
             let is_file = name.ends_with(".toml") && files.iter().any(|f| f.ends_with(name));
             if !is_file && !sources.iter().any(|s| has(s, name)) {
                 problems.push(format!("README.md: `{name}`, beside \"{fault}\", is no test"));
             }
         }
-    }
-    if names == 0 {
-        problems.push(format!("README.md: {} rows after `{HEAD}` name no test", rows.len()));
     }
     problems
 }
@@ -81,5 +82,16 @@ mod tests {
         };
         assert_eq!(found, [said("...lives", "a kill"), said("kill::helper", "two")]);
         assert_eq!(problems("no table", &[], &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_row_without_a_test_is_found_beside_rows_that_have_one() {
+        let table = "| Fault | What | Shown by | Not yet |\n|---|---|---|---|\n\
+            | a kill | all | `kill::it_dies` | - |\n\
+            | power loss | all | - | `kill::it_dies` |\n\
+            | a cut | all | `golden/cut.toml` | - |\n\n| other | | | |\n";
+        let source = Source::new(Path::new("runtime/src/kill.rs"), "#[test]\nfn it_dies() {}\n");
+        let found = problems(table, &[source], &["tests/golden/cut.toml".into()]);
+        assert_eq!(found, ["README.md: nothing is named beside \"power loss\""]);
     }
 }
