@@ -1,8 +1,9 @@
 """Two processes on copies of one data folder write to the same tables on an S3 server (moto): the
 later one goes on, the older one stops with exit code 3 within ten seconds, and no epoch is committed
-twice."""
+twice. (Without TIDEGATE_LONG=1, where other things run beside it, two starts may come to them.)"""
 
 import json
+import os
 import shutil
 import time
 
@@ -10,6 +11,7 @@ from harness import CLOSING, DEVICES, ENDPOINT, PIPELINE, Tidegate, eventually, 
 from s3 import S3
 
 FENCED, FENCED_WITHIN_S = 3, 10
+LONG = os.environ.get("TIDEGATE_LONG") == "1"
 HALF = 200
 
 
@@ -53,7 +55,7 @@ def main():
         with instance() as older:
             port = older.port()
             # A start of this binary on this machine comes to it.
-            within_s = FENCED_WITHIN_S + 2 * (time.monotonic() - begun)
+            within_s = FENCED_WITHIN_S + (0 if LONG else 2 * (time.monotonic() - begun))
             first = publish(port, range(HALF), closing=False)
             older.wait_for(first)
             # What the sessions left goes to the tables as well.
@@ -81,8 +83,8 @@ def main():
         assert epochs and all(e == sorted(set(e)) for e in epochs.values()), epochs
         taken = [name for name in s3.names("history/_tidegate/") if "ended" not in name]
         assert [name[-6:] for name in taken] == ["1.json", "2.json"], taken
-        print(f"S3: the older process stopped after {took_s:.1f} s, {sum(map(len, epochs.values()))}"
-              " commits, no epoch twice")
+        print(f"S3: the older process stopped after {took_s:.1f} s of at most {within_s:.1f}, "
+              f"{sum(map(len, epochs.values()))} commits, no epoch twice")
 
 
 main()
