@@ -1,29 +1,55 @@
 """The system clock is set an hour back, a day ahead, and runs at a tenth and at ten times its speed,
 while devices publish and Tidegate is killed once: epochs and ticks only go forward, every reading is
-there once, windows are those of a plain loop, and nowhere is a time negative that something took:
-neither in the metrics nor in a system table.
+there once (also without `[reading.dedup]`), windows are those of a plain loop in every column, and
+nowhere is a time negative that something took: neither in the metrics nor in a system table. That each
+clock was the one that Tidegate saw is seen from when it says that it received a message.
 
 The clock is that of libfaketime, for the process under test alone. TIDEGATE_CLOCK_SECONDS is how
 long it is set to each (1.2)."""
 
 import glob
+import itertools
+import json
 import os
 import pathlib
 import struct
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
-from harness import (ENDPOINT, PIPELINE, Device, Tidegate, eventually, free_port, judge, value)
+from harness import (ENDPOINT, PIPELINE, START_S, Publisher, Tidegate, eventually, free_port, judge,
+                     value)
 from oracle import confirm
 
-# What libfaketime reads; the monotonic clock goes on as it does when a real clock is set.
-CLOCKS = ["+0", "-1h", "+1d", "+0 x0.1", "+0 x10", "-1h", "+0"]
+# What libfaketime reads; the monotonic clock goes on as it does when a real clock is set. (Where it
+# reads no speed, it keeps the last one.) Then how far off the clock is, in seconds, or how fast it runs.
+CLOCKS = [("+0", 0, None), ("-1h", -3600, None), ("+1d", 86_400, None), ("+0 x0.1", None, 0.1),
+          ("+0 x10", None, 10), ("-1h x1", -3600, None), ("+0 x1", 0, None)]
+# A message may take so long, and no more is a clock off from what it is set to.
+OFF_S = 60
 EACH_S = float(os.environ.get("TIDEGATE_CLOCK_SECONDS", "1.2"))
 DEVICES = ["d1", "d2", "d3"]
 FRAME = struct.Struct("<2sBBIQQII")
 FILE_HEADER_BYTES, TICK = 60, 2
+# So that there are enough windows, however short it is.
+READINGS_MIN = 600
+
+# Says when it received what it is sent.
+PROBE = """name = "probe"
+[source]
+type = "http"
+listen = "127.0.0.1:PORT"
+[reading]
+device = "device"
+time = "received"
+[reading.fields]
+number = "int64"
+[[table]]
+from = "readings"
+freshness = "1s"
+"""
 
 
 def library():
@@ -90,58 +116,153 @@ def spans(tidegate):
         assert not bad, f"system.{table}: {bad[:3]}"
 
 
+class Prober:
+    """Asks Tidegate what time it is, by messages whose time is when they were received."""
+
+    def __init__(self, port):
+        self.url, self.sent = f"http://127.0.0.1:{port}/ingest/probe", []
+
+    def ask(self, clock):
+        """One message; remembers between which two moments it was received."""
+        body = json.dumps({"device": "probe", "number": len(self.sent)}).encode()
+        before = time.monotonic()
+        with urllib.request.urlopen(self.url, body, timeout=60) as answer:
+            assert answer.status == 202, answer.status
+        self.sent.append((clock, before, time.monotonic(), time.time()))
+
+    def judge(self, tidegate):
+        """Every clock was the one that is said of it. What each was, in words."""
+        rows = eventually("all probes", lambda: self._rows(tidegate))
+        said = []
+        for clock, of_clock in itertools.groupby(zip(self.sent, rows), lambda pair: pair[0][0]):
+            (first, began_s), *_, (last, ended_s) = of_clock
+            text, off_s, speed = CLOCKS[clock]
+            if speed is None:
+                off = began_s - first[3], ended_s - last[3]
+                assert all(abs(o - off_s) < OFF_S for o in off), f"{text}: the clock is off by {off}"
+                said.append(f"{text}: {off[0]:+.1f} s")
+            else:
+                # By the clock that nobody set, it was at least and at most so long.
+                least_s, most_s = last[1] - first[2], last[2] - first[1]
+                took_s = ended_s - began_s
+                assert speed / 2 * least_s < took_s < speed * 2 * most_s, (text, took_s, most_s)
+                said.append(f"{text}: {took_s:.2f} s in {most_s:.2f} s")
+        return said
+
+    def _rows(self, tidegate):
+        rows = tidegate.sql("SELECT number, to_unixtime(time) AS s, date_part('microsecond', time) "
+                            "AS us FROM probe.readings ORDER BY number")
+        assert len(rows) <= len(self.sent), len(rows)
+        return len(rows) == len(self.sent) and [
+            row["s"] + row["us"] % 1_000_000 / 1e6 for row in rows]
+
+
+class Sender(threading.Thread):
+    """A device that publishes until it is enough, at most one reading in 4 ms; what it sends again
+    after a broken connection, it marks."""
+
+    def __init__(self, port, name):
+        super().__init__(daemon=True)
+        self.publisher, self.enough = Publisher(port, name), threading.Event()
+
+    def run(self):
+        numbers = itertools.takewhile(lambda _: not self.enough.is_set(), itertools.count())
+        self.publisher.send(numbers, pause_s=0.004)
+
+    @property
+    def acknowledged(self):
+        return self.publisher.acknowledged
+
+    def finish(self):
+        """The numbers that it has sent, each once."""
+        self.enough.set()
+        self.join(90)
+        self.publisher.finish()
+        return dict.fromkeys(range(self.publisher.sent), 1)
+
+
 def windows(sent):
-    """The plain loop: every device's readings, one per second, in whole minutes that are closed."""
-    expected = {}
+    """The plain loop: every device's readings, one per second, in whole minutes that are closed; every
+    column of the table."""
+    minutes = {}
     for name, numbers in sent.items():
         for seq in numbers:
-            n, total = expected.get((name, seq // 60), (0, 0.0))
-            expected[name, seq // 60] = n + 1, total + value(seq)
+            minutes.setdefault((name, seq // 60), []).append(value(seq))
     # A window closes when a reading is 5 s beyond its end.
     last = {name: max(numbers) for name, numbers in sent.items()}
-    return {key: w for key, w in expected.items() if last[key[0]] >= (key[1] + 1) * 60 + 5}
+    return {
+        (name, minute): {
+            "site": "north", "device": name, "window_start": START_S + 60 * minute,
+            "window_end": START_S + 60 * minute + 60, "n": len(values), "t_sum": sum(values),
+            "t_max": max(values), "rows": len(values), "revision": 0,
+            "day": time.strftime("%Y-%m-%d", time.gmtime(START_S + 60 * minute)),
+        } for (name, minute), values in minutes.items() if last[name] >= (minute + 1) * 60 + 5}
 
 
 def seen(tidegate):
-    rows = tidegate.sql("SELECT device, to_unixtime(window_start) AS s, n, t_sum, revision "
+    """All columns of all rows, with times as numbers."""
+    rows = tidegate.sql("SELECT *, to_unixtime(window_start) AS f, to_unixtime(window_end) AS t "
                         "FROM cold_chain.per_minute")
-    assert all(r["revision"] == 0 for r in rows), "a window was revised"
-    return {(r["device"], (r["s"] - 1_767_225_600) // 60): (r["n"], r["t_sum"]) for r in rows}
+    for row in rows:
+        row["window_start"], row["window_end"] = row.pop("f"), row.pop("t")
+    found = {(row["device"], (row["window_start"] - START_S) // 60): row for row in rows}
+    assert len(found) == len(rows), "a window is there twice"
+    return found
+
+
+def set_to(file, clock):
+    """In one step: whoever reads it meanwhile reads the one or the other."""
+    new = file.with_suffix(".new")
+    new.write_text(clock)
+    new.rename(file)
+
+
+def run(tidegate, devices, prober, file):
+    """Every clock in turn. How many metrics there were at each look."""
+    looks = []
+    for number, (clock, _, _) in enumerate(CLOCKS):
+        set_to(file, clock)
+        prober.ask(number)
+        before, end = sum(d.acknowledged for d in devices.values()), time.monotonic() + EACH_S
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            looks.append(len(metrics(tidegate)))
+        eventually(f"acknowledgements with {clock}", lambda: sum(
+            d.acknowledged for d in devices.values()) > before)
+        prober.ask(number)
+        if clock == "+1d":
+            # What was a day ahead is there when the process comes back an hour behind.
+            tidegate.kill()
+            set_to(file, CLOCKS[1][0])
+            tidegate.start()
+            tidegate.port()
+            prober.ask(1)
+            prober.ask(1)
+    eventually("enough readings", lambda: all(
+        d.acknowledged >= READINGS_MIN for d in devices.values()))
+    return looks
 
 
 def main():
-    port = free_port()
-    # A day of silence, by the ticks, would close windows. What a device sends again after the kill
-    # it does not mark, so it is told by its number.
-    dedup = '[reading.dedup]\nkey = ["device", "seq"]\nhorizon = "30d"\n[reading.fields]'
-    pipeline = PIPELINE.replace('"1d"', '"30d"').replace("[reading.fields]", dedup).replace("SOURCE", ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
-    file = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clock-")) / "clock"
-    file.write_text(CLOCKS[0])
+    port, probe_port = free_port(), free_port()
+    # A day of silence, by the ticks, would close windows.
+    source = ENDPOINT.replace("127.0.0.1:0", f"127.0.0.1:{port}")
+    pipeline = PIPELINE.replace('"1d"', '"30d"').replace("SOURCE", source)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-clock-"))
+    file, probe = folder / "clock", folder / "probe.toml"
+    file.write_text(CLOCKS[0][0])
+    probe.write_text(PROBE.replace("PORT", str(probe_port)))
     env = {"LD_PRELOAD": library(), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
            "DONT_FAKE_MONOTONIC": "1"}
-    with Tidegate(pipeline, env=env, more=["--checkpoint-every", "500ms", "--metrics",
-                                             "127.0.0.1:0"]) as tidegate:
+    with Tidegate(pipeline, env=env, more=[probe, "--checkpoint-every", "500ms", "--metrics",
+                                           "127.0.0.1:0"]) as tidegate:
         tidegate.port()
-        devices = {name: Device(port, name, pause_s=0.004) for name in DEVICES}
+        devices, prober = {name: Sender(port, name) for name in DEVICES}, Prober(probe_port)
         for device in devices.values():
             device.start()
-        looks = []
-        for number, clock in enumerate(CLOCKS):
-            file.write_text(clock)
-            before, end = sum(d.acknowledged for d in devices.values()), time.monotonic() + EACH_S
-            while time.monotonic() < end:
-                time.sleep(0.2)
-                looks.append(len(metrics(tidegate)))
-            eventually(f"acknowledgements with {clock}", lambda: sum(
-                d.acknowledged for d in devices.values()) > before)
-            if number == 2:
-                # What was a day ahead is there when the process comes back an hour behind.
-                tidegate.kill()
-                file.write_text("-1h")
-                tidegate.start()
-                tidegate.port()
+        looks = run(tidegate, devices, prober, file)
         sent = {name: device.finish() for name, device in devices.items()}
-        doubled, again, _ = judge(tidegate, sent)
+        doubled, _, _ = judge(tidegate, sent)
         expected = windows(sent)
 
         def difference():
@@ -153,6 +274,7 @@ def main():
         except AssertionError:
             raise AssertionError(difference()[:5]) from None
         metrics(tidegate)
+        said = prober.judge(tidegate)
         tidegate.stop()
         spans(tidegate)
         told = list(ticks(tidegate))
@@ -165,8 +287,8 @@ def main():
     assert times[-1] - times[0] > 20 * 3600 * 10**6, "the clock was not set ahead: no test"
     assert min(looks) > 30, looks
     print(f"{sum(len(s) for s in sent.values())} readings, {len(told)} ticks under {len(CLOCKS)} "
-          f"clocks: all forward; {len(expected)} windows as expected, {again} sent again; {len(looks)} "
-          f"looks at the metrics, nothing negative")
+          f"clocks ({'; '.join(said)}): all forward; {len(expected)} windows as expected, none twice; "
+          f"{len(looks)} looks at the metrics, nothing negative")
 
 
 main()
