@@ -1,6 +1,11 @@
 """Secrets in the environment, in files, in URLs and in headers, also those of a registry and of a
-cluster, reach whom they are for, and are nowhere else, neither as they are nor in base64: not in logs (everything logged), totals,
-`/metrics` and `/health`, `explain`, `docs`, `check`, what a panic prints, the data folder, the tables.
+cluster, reach whom they are for, and are nowhere else, neither as they are nor in base64: not in logs
+(everything logged), in what `run` prints, `/metrics` and `/health`, in either output of `explain`,
+`check`, `docs`, `outbox` and `doctor`, what a panic prints, the data folder, the tables. Files that are
+compressed (checkpoints, Parquet) are searched as they are and unpacked.
+
+Each place is searched for something that is no secret and is there, too: where that is not found,
+nobody has looked. In files and tables it is the name of a device.
 
 It needs a debug build, which panics where it is told to."""
 
@@ -14,6 +19,9 @@ import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from harness import (BINARY, ENDPOINT, PIPELINE, Device, Mosquitto, Tidegate, eventually,
                      free_port)
 from receiver import SECRET, Receiver
@@ -22,6 +30,8 @@ from receiver import SECRET, Receiver
 CANARIES = {name: f"canary-{name}-{os.urandom(6).hex()}"
             for name in ("path", "query", "broker", "token", "user", "header", "registry",
                          "cluster", "stranger")}
+# A device whose name is no secret.
+KNOWN = f"canary-known-{os.urandom(6).hex()}"
 
 ALERTS = """
 [[alert]]
@@ -106,10 +116,30 @@ freshness = "1s"
 
 
 def everything_below(folder):
+    """Each file with its bytes, and a compressed one also with what is in its columns. The first is
+    of what kind it is."""
     for path, _, names in os.walk(folder):
         for name in names:
-            with open(os.path.join(path, name), "rb") as file:
-                yield os.path.join(path, name), file.read()
+            place = os.path.join(path, name)
+            with open(place, "rb") as file:
+                content = file.read()
+            yield "journal" if path.endswith("journal") else "file", place, content
+            if content.startswith(b"TGSTATE"):
+                # The operator's name, then a stream of Arrow, then which groups it is of.
+                assert content.startswith(b"TGSTATE3"), f"{place} is of a later format"
+                begin = 10 + int.from_bytes(content[8:10], "little")
+                stream = pa.ipc.open_stream(pa.py_buffer(content[begin:]))
+                yield "checkpoint", place, unpacked(stream.read_all())
+            elif name.endswith(".parquet"):
+                yield "Parquet", place, unpacked(pq.ParquetFile(place).read())
+
+
+def unpacked(table):
+    """The bytes of all columns, those of texts one after the other."""
+    chunks = [chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+              for column in table.columns for chunk in column.chunks]
+    buffers = [buffer for chunk in chunks for buffer in chunk.buffers() if buffer]
+    return b"\0".join(buffer.to_pybytes() for buffer in buffers)
 
 
 def forms(word):
@@ -122,7 +152,9 @@ def forms(word):
         yield from {inner, inner.translate(bytes.maketrans(b"+/", b"-_"))}
 
 
-def nowhere(places):
+def nowhere(places, known):
+    """No secret is in any of the places. Gives those where `known` is, and that is not none."""
+    found, places = [], list(places)
     for place, content in places:
         if isinstance(content, str):
             content = content.encode()
@@ -132,6 +164,19 @@ def nowhere(places):
         # The key of the signature, too, and what it is made from.
         for word in (SECRET.encode(), SECRET.removeprefix("whsec_").encode()):
             assert word not in content, f"the webhook's secret is in {place}"
+        if any(form in content for form in forms(known.encode())):
+            found.append(place)
+    assert found, f"{known!r} is in none of {[place for place, _ in places]} either: nobody looked"
+    return found
+
+
+def nowhere_below(folder, kinds):
+    """No secret is in any file of a data folder; files of each of these kinds have `KNOWN`. How
+    many files have it."""
+    found = nowhere((((kind, place), content) for kind, place, content in everything_below(folder)),
+                    KNOWN)
+    assert {kind for kind, _ in found} >= kinds, f"{KNOWN} is only in {sorted(found)}"
+    return len(found)
 
 
 class Registry(BaseHTTPRequestHandler):
@@ -146,7 +191,7 @@ class Registry(BaseHTTPRequestHandler):
         kind = type(self)
         kind.asked, kind.refused = kind.asked + knows, kind.refused + (not knows)
         status = 401 if not knows else 500 if kind.asked % 3 == 2 else 200
-        body = b"device,high\nd1,60\n" if status == 200 else self.path.encode()
+        body = f"device,high\n{KNOWN},60\n".encode() if status == 200 else self.path.encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.send_header("content-type", "text/csv")
@@ -193,19 +238,21 @@ def cluster(folder):
             stranger.wait()
         member = worker(secret)
         try:
-            device = Device(leader.port(), "d1", pause_s=0.002)
+            device = Device(leader.port(), KNOWN, pause_s=0.002)
             device.start()
             eventually("acknowledgements", lambda: device.acknowledged > 100)
             device.finish()
-            nowhere((f"{path} of a leader", asked(leader, path)) for path in ("/metrics", "/health"))
+            nowhere([("/metrics of a leader", asked(leader, "/metrics"))], "cold_chain")
+            nowhere([("/health of a leader", asked(leader, "/health"))], "reasons")
             leader.stop()
         finally:
             member.kill()
             member.wait()
         said = [*leader.lines, *(line for log in logs.values()
                                  for line in log.read_text().splitlines())]
-        nowhere([("a log of a cluster", "\n".join(said))])
-        nowhere(everything_below(leader.data))
+        nowhere([("a log of a cluster", "\n".join(said))], "endpoint listening")
+        nowhere([("what a leader prints", leader.printed.read_bytes())], "cold-chain")
+        nowhere_below(leader.data, {"journal", "Parquet"})
     return len(said)
 
 
@@ -223,6 +270,21 @@ def pipelines(folder, broker):
     http.write_text(HTTP)
     mqtt.write_text(MQTT.replace("PORT", str(broker.port)))
     return secret, [http, mqtt]
+
+
+def commands(tidegate, paths):
+    """No secret is in either output of any command that reads pipelines or data, with all of its
+    log. What is wrong with brokers and targets that are not there, the doctor may say."""
+    for words, known, codes in (
+            (["explain", *paths], "cold-chain", (0,)),
+            (["explain", "--dot", *paths], "per_minute", (0,)),
+            (["check", *paths], "3 pipelines", (0,)),
+            (["docs"], "password", (0,)),
+            (["outbox", "--data", tidegate.data], "nowhere", (0,)),
+            (["doctor", *paths, "--data", tidegate.data], "as secrets", (0, 1))):
+        out, error = tidegate.ask_both(*words, "-vvv", codes=codes)
+        name = " ".join(map(str, words))
+        nowhere([(f"output of {name}", out), (f"standard error of {name}", error)], known)
 
 
 def base64_is_recognised():
@@ -262,21 +324,16 @@ def run(broker):
     tidegate.more += others
     # Dies by a panic when a fault point is there, in debug builds.
     tidegate.env["TIDEGATE_FAULT"] = "panic:snapshot_manifest:4"
-    said, with_backtrace = [], False
+    said = []
     with tidegate:
-        device = Device(port, "d1", pause_s=0.002)
+        device = Device(port, KNOWN, pause_s=0.002)
         device.start()
         eventually("the end by a panic", lambda: tidegate.process.poll() is not None)
         said += tidegate.lines
-        with_backtrace = any("panicked" in line for line in said)
+        nowhere([("a panic", "\n".join(line for line in said if "panicked" in line))], "panicked")
         del tidegate.env["TIDEGATE_FAULT"]
         tidegate.start()
-        http = tidegate.port("http")
-        line = json.dumps({"device": "h1", "ts": 1_767_225_600, "temperature": 4.5})
-        token = ["-H", f"Authorization: Bearer {CANARIES['token']}"]
-        by_user = ["-u", f"gateway:{CANARIES['user']}"]
-        answers = [post(http, how, line) for how in (token, by_user, ["-u", "gateway:wrong"])]
-        assert answers[0][0] == answers[1][0] == "2" and answers[2] == "401", answers
+        talk(tidegate)
         eventually("webhooks by both", lambda: len(
             {r["id"].split("-")[-1] for r in receiver.accepted() if r["genuine"]}) >= 2)
         # With the password: anybody is let in, but it was sent.
@@ -284,27 +341,37 @@ def run(broker):
         device.finish()
         asked_before = Registry.asked
         eventually("the registry to be asked again", lambda: Registry.asked > asked_before + 3)
-        nowhere((path, asked(tidegate, path)) for path in ("/metrics", "/health", "/ready", "/x"))
+        for path, known in (("/metrics", "cold-chain"), ("/health", "reasons"), ("/ready", "sources"),
+                            ("/x", "paths")):
+            nowhere([(path, asked(tidegate, path))], known)
         tidegate.stop()
         said += tidegate.lines
-        paths = [tidegate.pipeline, *others]
-        nowhere([("the log", "\n".join(said))])
-        nowhere((" ".join(map(str, words)), tidegate.ask(*words)) for words in (
-            ["explain", *paths], ["explain", "--dot", *paths], ["check", *paths], ["docs"],
-            ["outbox", "--data", tidegate.data]))
-        nowhere(everything_below(tidegate.data))
+        nowhere([("the log", "\n".join(said))], KNOWN)
+        nowhere([("what it prints", tidegate.printed.read_bytes())], "readings")
+        commands(tidegate, [tidegate.pipeline, *others])
+        files = nowhere_below(tidegate.data, {"journal", "checkpoint", "Parquet", "file"})
         tables = tidegate.sql("SELECT table_schema AS s, table_name AS n FROM "
                               "information_schema.tables WHERE table_schema <> "
                               "'information_schema'")
-        for table in tables:
-            name = f'"{table["s"]}"."{table["n"]}"'
-            nowhere([(name, json.dumps(tidegate.sql(f"SELECT * FROM {name}")))])
+        names = [f'"{table["s"]}"."{table["n"]}"' for table in tables]
+        nowhere(((n, json.dumps(tidegate.sql(f"SELECT * FROM {n}"))) for n in names), KNOWN)
         in_cluster = cluster(tidegate.folder)
-    assert with_backtrace, "no panic: the test has not seen what one prints"
     assert Registry.asked > 3 and Registry.refused == 0, (Registry.asked, Registry.refused)
-    assert len(said) > 100 and any(re.search("TRACE|DEBUG", line) for line in said)
-    print(f"{len(CANARIES) + 1} secrets in use; in {len(said)} lines of log with a panic, "
-          f"{in_cluster} of a cluster, metrics, {len(tables)} tables and all files: 0 found")
+    everything = sum(bool(re.search(r"^\S+ +TRACE ", line)) for line in said)
+    assert len(said) > 100 and everything, f"{len(said)} lines, {everything} of level TRACE"
+    print(f"{len(CANARIES) + 1} secrets in use; in {len(said)} lines of log ({everything} TRACE) with "
+          f"a panic, {in_cluster} of a cluster, metrics, {len(tables)} tables and all files: 0 found; "
+          f"what is no secret is in {files} files")
+
+
+def talk(tidegate):
+    """Whoever knows the secrets of the HTTP source is let in, and nobody else."""
+    http = tidegate.port("http")
+    line = json.dumps({"device": "h1", "ts": 1_767_225_600, "temperature": 4.5})
+    token = ["-H", f"Authorization: Bearer {CANARIES['token']}"]
+    by_user = ["-u", f"gateway:{CANARIES['user']}"]
+    answers = [post(http, how, line) for how in (token, by_user, ["-u", "gateway:wrong"])]
+    assert answers[0][0] == answers[1][0] == "2" and answers[2] == "401", answers
 
 
 main()

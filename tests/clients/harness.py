@@ -143,6 +143,8 @@ class Tidegate:
         self.data = self.folder / "data"
         self.pipeline = self.folder / "pipeline.toml"
         self.pipeline.write_text(pipeline)
+        # What `run` prints on standard output, one start after the other.
+        self.printed = self.folder / "printed"
         self.tables = ["--tables", tables] if tables else []
         self.more = list(more)
         self.env = {**os.environ, **(env or {})}
@@ -163,10 +165,9 @@ class Tidegate:
     def start(self):
         command = [BINARY, "run", self.pipeline, "--data", self.data, *self.tables, *self.more]
         self.lines = []
-        self.process = subprocess.Popen(
-            command, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
-        )
+        with open(self.printed, "ab") as out:
+            self.process = subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL,
+                                            stdout=out, stderr=subprocess.PIPE, text=True)
         threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True).start()
 
     @staticmethod
@@ -189,10 +190,14 @@ class Tidegate:
 
     def ask(self, *words):
         """What a command of ours prints on standard output."""
+        return self.ask_both(*words)[0]
+
+    def ask_both(self, *words, codes=(0,)):
+        """What it prints on standard output, and on standard error."""
         done = subprocess.run([BINARY, *map(str, words)], env=self.env, stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=PATIENCE_S)
-        assert done.returncode == 0, (words, done.stderr)
-        return done.stdout
+        assert done.returncode in codes, (words, done.returncode, done.stderr)
+        return done.stdout, done.stderr
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
