@@ -32,6 +32,8 @@ CANARIES = {name: f"canary-{name}-{os.urandom(6).hex()}"
                          "cluster", "stranger")}
 # A device whose name is no secret.
 KNOWN = f"canary-known-{os.urandom(6).hex()}"
+# Start of a part of a checkpoint.
+STATE = b"TGSTATE3"
 
 ALERTS = """
 [[alert]]
@@ -125,16 +127,23 @@ def everything_below(folder):
                 content = file.read()
             yield "journal" if path.endswith("journal") else "file", place, content
             if content.startswith(b"TGSTATE"):
-                # The operator's name, then a stream of Arrow, then which groups it is of.
-                assert content.startswith(b"TGSTATE3"), f"{place} is of a later format"
-                begin = 10 + int.from_bytes(content[8:10], "little")
-                stream = pa.ipc.open_stream(pa.py_buffer(content[begin:]))
-                yield "checkpoint", place, unpacked(stream.read_all())
+                yield "checkpoint", place, of_checkpoint(content)
             elif name.endswith(".parquet"):
-                yield "Parquet", place, unpacked(pq.ParquetFile(place).read())
+                yield "Parquet", place, of_parquet(content)
 
 
-def unpacked(table):
+def of_checkpoint(content):
+    """What is in a part: the operator's name, then a stream of Arrow, then which groups it is of."""
+    assert content.startswith(STATE), f"a format that is not known here: {content[:8]}"
+    begin = 10 + int.from_bytes(content[8:10], "little")
+    return bytes_of(pa.ipc.open_stream(pa.py_buffer(content[begin:])).read_all())
+
+
+def of_parquet(content):
+    return bytes_of(pq.ParquetFile(pa.py_buffer(content)).read())
+
+
+def bytes_of(table):
     """The bytes of all columns, those of texts one after the other."""
     chunks = [chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
               for column in table.columns for chunk in column.chunks]
@@ -293,8 +302,23 @@ def base64_is_recognised():
         assert any(form in sent for form in forms(CANARIES["user"].encode())), user
 
 
+def compressed_is_found():
+    """Also a word that does not stand as such in the bytes of a file, since its halves came before."""
+    table = pa.table({"name": [KNOWN[12:], KNOWN[:12], KNOWN, "-" * 1000]})
+    part, parquet = pa.BufferOutputStream(), pa.BufferOutputStream()
+    with pa.ipc.new_stream(part, table.schema, options=pa.ipc.IpcWriteOptions(
+            compression="lz4")) as stream:
+        stream.write_table(table)
+    pq.write_table(table, parquet, compression="zstd", write_statistics=False)
+    state = STATE + b"\x04\0name" + part.getvalue().to_pybytes()
+    for unpack, content in ((of_checkpoint, state), (of_parquet, parquet.getvalue().to_pybytes())):
+        word = KNOWN.encode()
+        assert word not in content and word in unpack(content), unpack
+
+
 def main():
     base64_is_recognised()
+    compressed_is_found()
     with Mosquitto() as broker:
         run(broker)
 
