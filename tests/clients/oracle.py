@@ -17,11 +17,11 @@ def reader():
     return connection
 
 
-def confirm(tidegate, sent, doubled=0, missing=(), table="cold_chain/readings"):
+def confirm(tidegate, sent, doubled=0, missing=(), table="cold_chain/readings", tables=None):
     """Every device has each of its numbers (but those of `missing`, pairs of device and number) with
     its own value, and in all there are `doubled` more rows than numbers. Gives the number of rows.
-    """
-    path = tidegate.data / "tables" / table
+    `tables` is where they are, if not in the data folder."""
+    path = (tables or tidegate.data / "tables") / table
     rows = reader().execute(
         "SELECT device, count(*), count(DISTINCT seq), min(seq), max(seq), "
         "sum(DISTINCT seq)::BIGINT, count(*) FILTER (temperature <> 20.0 + (seq % 10) / 2.0), "

@@ -55,14 +55,23 @@ class S3:
     def read(self, name):
         return self.client.get_object(Bucket="plant", Key=name)["Body"].read()
 
+    def copy(self, prefix, folder):
+        """Every object below a prefix as a file below a folder, for readers that know no S3."""
+        for name in self.names(prefix):
+            path = folder / name.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read(name))
+        return folder
+
 
 class Proxy:
     """`mode`: "good"; "down" (connections are closed); "storm" (503 for everything); "lost" (of
-    PUTs, one in ten is done and not answered); "slow" (each PUT takes `slow_s`)."""
+    PUTs, one in ten is done and not answered); "slow" (each PUT takes `slow_s`). `good_put_s` is when
+    the first PUT was done that began while it was good, of those with `watched` in their path."""
 
     def __init__(self, to):
         self.to, self.mode, self.slow_s, self.lost = to, "good", SLOW_PUT_S, 0
-        self.moments, self.good_put_s = random.Random(7), None
+        self.moments, self.good_put_s, self.watched = random.Random(7), None, ""
         handler = type("Handler", (Handler,), {"proxy": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
@@ -93,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
             self.proxy.lost += 1
             self.close_connection = True
             return
-        if put and mode == "good" and self.proxy.good_put_s is None:
+        watched = put and mode == "good" and self.proxy.watched in self.path
+        if watched and self.proxy.good_put_s is None:
             self.proxy.good_put_s = time.monotonic()
         self._answer(status, headers, content)
 
