@@ -264,7 +264,8 @@ def most(tidegate, blaster):
     print(f"in a second, at most: {sent:.0f} sent, {acknowledged:.0f} acknowledged, {through:.0f} into "
           f"the tables; the sender waits {100 * waited:.0f} % of the time for acknowledgements; the "
           f"limit is {limit}", flush=True)
-    return through
+    # Tables show it in steps, which may be of more than what came meanwhile.
+    return min(through, acknowledged)
 
 
 def run(s3, receiver, tidegate, port):
@@ -300,8 +301,7 @@ def run(s3, receiver, tidegate, port):
     receiver.become(200)
     eventually("all acknowledgements", lambda: blaster.acknowledged == blaster.sent)
     judge(tidegate, blaster)
-    assert SHORT or achieved >= ACHIEVED_MIN * blaster.rate, (achieved, blaster.rate)
-    return blaster, times, samples
+    return blaster, achieved, times, samples
 
 
 def main():
@@ -317,11 +317,13 @@ def main():
         tidegate.env["TMPDIR"] = str(temporary_of(tidegate))
         with tidegate:
             tidegate.port()
-            blaster, times, samples = run(s3, receiver, tidegate, port)
+            blaster, achieved, times, samples = run(s3, receiver, tidegate, port)
             webhooks = len(receiver.accepted())
             tidegate.stop()
     print(f"{blaster.sent} messages, all exact; {webhooks} webhooks")
     bad = []
+    if not SHORT and achieved < ACHIEVED_MIN * blaster.rate:
+        bad.append(f"{achieved:.0f} messages/s were sent, {blaster.rate:.0f}/s were to be")
     for name, added_max in GROWTH_MAX.items():
         values = [s[name] for s in samples]
         added, half = growth(times, values), len(values) // 2
