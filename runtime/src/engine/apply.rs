@@ -515,6 +515,7 @@ mod tests {
         let request = Request {
             claim: Arc::clone(claim),
             pace: Arc::clone(pace),
+            old: Vec::new(),
             new: Vec::new(),
             built: BTreeSet::new(),
             gone: BTreeSet::new(),
