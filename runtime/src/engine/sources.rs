@@ -103,7 +103,7 @@ pub(super) async fn bind(
     for source in &plan.sources {
         let one = match &source.kind {
             SourceKind::Http(spec) => bind_http(spec, requests, &mut listeners).await,
-            _ => bind_one(source, &options.data).await,
+            _ => bind_one(source, options).await,
         };
         match one {
             Err(error) if options.finishing.is_some() => {
@@ -150,10 +150,23 @@ async fn bind_http(
     Ok(Bound { source: Box::new(source), addr: None, doors, alerts: None, kept: None })
 }
 
-async fn bind_one(source: &SourceSpec, data: &Path) -> anyhow::Result<Bound> {
+async fn bind_one(source: &SourceSpec, options: &EngineOptions) -> anyhow::Result<Bound> {
+    let data = &options.data;
     match &source.kind {
         SourceKind::Endpoint(spec) => {
-            let endpoint = Endpoint::bind(endpoint_config(spec, data).await?).await?;
+            let mut config = endpoint_config(spec, data).await?;
+            // The journal could never take a larger one.
+            let most = usize::try_from(options.journal_bytes_max / 5).unwrap_or(usize::MAX);
+            if config.packet_bytes_max > most {
+                tracing::warn!(
+                    source = %source.name,
+                    "packets have at most {most} bytes here and not {} (`packet_max`): a fifth of \
+                     the journal (`journal_max`)",
+                    config.packet_bytes_max
+                );
+                config.packet_bytes_max = most;
+            }
+            let endpoint = Endpoint::bind(config).await?;
             let addr = endpoint.local_addr()?;
             let alerts = endpoint.alert_topics();
             let mut doors = endpoint.addresses()?;

@@ -148,8 +148,7 @@ impl Shared {
         if messages.is_empty() {
             return Ok(());
         }
-        let bytes = messages.data.len() as u64
-            + (messages.len() * INDEX_ENTRY_BYTES_MAX + MESSAGES_FIXED_BYTES_MAX) as u64;
+        let bytes = bytes_of(messages.data.len(), messages.len());
         if bytes > self.offer_bytes_max {
             return Err(IntakeError::TooLarge { bytes, bytes_max: self.offer_bytes_max });
         }
@@ -172,6 +171,35 @@ impl Shared {
     }
 }
 
+/// Bytes of a record of so many messages, at most; `data` are those of their texts.
+fn bytes_of(data: usize, messages: usize) -> u64 {
+    (data + messages * INDEX_ENTRY_BYTES_MAX + MESSAGES_FIXED_BYTES_MAX) as u64
+}
+
+/// Messages in as many parts as it takes that each has at most `bytes_max`, but for those that are
+/// larger by themselves; nearly always one.
+fn parts(messages: Messages, bytes_max: u64) -> Vec<Messages> {
+    if bytes_of(messages.data.len(), messages.len()) <= bytes_max {
+        return vec![messages];
+    }
+    let (mut parts, mut part, mut data) = (Vec::new(), MessagesBuilder::default(), 0);
+    let (source, first) = (messages.source, messages.first_offset);
+    for (i, meta) in messages.index.iter().enumerate() {
+        let texts =
+            [messages.topic(i), messages.payload(i), messages.client(i), messages.properties(i)];
+        let own = texts.iter().map(|text| text.len()).sum::<usize>();
+        if part.len() > 0 && bytes_of(data + own, part.len() + 1) > bytes_max {
+            parts.push(part.finish(source, first));
+            data = 0;
+        }
+        let [topic, payload, client, properties] = texts;
+        part.push_with(topic, payload, client, properties, *meta);
+        data += own;
+    }
+    parts.push(part.finish(source, first));
+    parts
+}
+
 /// The journal as one source sees it.
 pub(crate) struct SourceIntake {
     pub(crate) shared: Arc<Shared>,
@@ -184,6 +212,10 @@ pub(crate) struct SourceIntake {
 impl Intake for SourceIntake {
     async fn offer(&self, mut messages: MessagesBuilder) -> Result<(), IntakeError> {
         fault::point("after_recv");
-        self.shared.offer(messages.finish(self.source, 0), self.urgent).await
+        // With a small budget, a batch may be larger than what can be written at once.
+        for part in parts(messages.finish(self.source, 0), self.shared.offer_bytes_max) {
+            self.shared.offer(part, self.urgent).await?;
+        }
+        Ok(())
     }
 }

@@ -547,6 +547,25 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
     assert_eq!(rows, 100);
 }
 
+/// What a source collects does not know how much fits into a small journal at once.
+#[test]
+fn a_batch_that_is_too_large_is_taken_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions { budget_bytes: 4 << 20, ..options(dir.path()) };
+    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let texts: Vec<String> = (0..300).map(|i| format!("{i:03}{}", "x".repeat(10_000))).collect();
+    runtime().block_on(async {
+        journal.intake(0).offer(builder(&texts)).await.unwrap();
+    });
+    journal.shutdown();
+    let rows = epochs(receiver.try_iter()).into_iter().flat_map(|(_, rows)| rows);
+    let taken: Vec<(u64, String)> = rows.map(|(offset, _, text)| (offset, text)).collect();
+    let wanted: Vec<(u64, String)> = (0..).zip(texts).collect();
+    assert!(taken == wanted, "{} in their order", taken.len());
+}
+
 /// A checkpoint is cut at a tick: whoever waits for one does not wait for that of an idle journal.
 /// But ticks need room, too, and it may take long.
 #[test]

@@ -373,6 +373,12 @@ impl Acceptor {
         ended: Result<Result<(), IntakeError>, tokio::task::JoinError>,
     ) -> Result<(), SourceError> {
         match ended {
+            // Of this connection alone; nothing of it was acknowledged.
+            Ok(Err(error @ IntakeError::TooLarge { .. })) => {
+                tracing::warn!("a connection was closed: {error}");
+                self.shared.stats.note_error(error.to_string());
+                Ok(())
+            }
             Ok(result) => Ok(result?),
             Err(error) => {
                 // A bug of ours: the connection is gone, nothing of it was acknowledged wrongly.
