@@ -5,7 +5,7 @@
 //! counted twice by a resumed session; but a session that the broker forgot while we were down
 //! could not be told from a first start, and its gap would go unnoticed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::retained::RetainedTopics;
 use crate::mqtt::limits::{BROKER_PACKET_BYTES_MAX, CONTACT_SAVE_EVERY};
@@ -39,8 +40,9 @@ struct Saved {
 #[derive(Debug)]
 pub(super) struct Memory {
     saved: Saved,
-    /// QoS 2: packet ids that the broker has not released. At most 65,535.
-    pub(super) exactly_once: HashSet<u16>,
+    /// QoS 2: packet ids that the broker has not released, at most 65,535, each with a hash of its
+    /// message.
+    exactly_once: HashMap<u16, u64>,
     pub(super) retained: RetainedTopics,
     /// Larger packets are skipped; the journal may lower it.
     pub(super) packet_bytes_max: usize,
@@ -84,7 +86,7 @@ impl Memory {
         }
         Ok(Self {
             saved,
-            exactly_once: HashSet::new(),
+            exactly_once: HashMap::new(),
             retained,
             packet_bytes_max: BROKER_PACKET_BYTES_MAX,
             files,
@@ -114,6 +116,19 @@ impl Memory {
             self.saved.missing.entry(filter).or_insert(since);
         }
         Some(since)
+    }
+
+    /// Takes a message of QoS 2; whether it is to be journaled. It is not if it is the one that the
+    /// broker has not released yet. Another message under that packet id comes from a broker that
+    /// was killed and goes on from an older state, without the message that we know.
+    pub(super) fn is_first(&mut self, packet_id: u16, topic: &[u8], payload: &[u8]) -> bool {
+        let message = xxh3_64_with_seed(payload, xxh3_64(topic));
+        self.exactly_once.insert(packet_id, message) != Some(message)
+    }
+
+    /// The broker will not send this message again.
+    pub(super) fn released(&mut self, packet_id: u16) {
+        self.exactly_once.remove(&packet_id);
     }
 
     pub(super) fn is_granted(&self, filter: &str, qos: u8) -> bool {

@@ -360,7 +360,7 @@ impl Session {
             kind::PUBREL => match packet_id(body) {
                 Ok(id) => {
                     // Also for an id that we do not know: the broker goes on only with an answer.
-                    memory.exactly_once.remove(&id);
+                    memory.released(id);
                     put_ack(&mut self.out, PUBCOMP, id);
                 }
                 Err(violation) => return Err(self.violated(violation.text)),
@@ -431,7 +431,7 @@ impl Session {
     /// Acknowledges what cannot be journaled, after events that say so.
     fn pass_over(&mut self, packet: Unreadable, told: &Untaken, memory: &mut Memory) {
         if let Some((PUBREC, id)) = packet.ack
-            && !memory.exactly_once.insert(id)
+            && !memory.is_first(id, b"", b"")
         {
             self.batcher.acknowledge(PUBREC, id);
             return;
@@ -471,11 +471,11 @@ fn take(
     received_us: i64,
 ) -> Taken {
     let id = publish.packet_id;
-    if publish.qos == 2 && !memory.exactly_once.insert(id) {
+    let (topic, payload, batch) = (publish.topic, publish.payload, batcher.number());
+    if publish.qos == 2 && !memory.is_first(id, topic, payload) {
         batcher.acknowledge(PUBREC, id);
         return Taken::NotReleased;
     }
-    let (topic, payload, batch) = (publish.topic, publish.payload, batcher.number());
     let wanted = match (policy, publish.retain) {
         (RetainedPolicy::Process, _) | (RetainedPolicy::Drop, false) => true,
         (RetainedPolicy::Drop, true) => false,

@@ -118,6 +118,26 @@ async fn at_qos_2_a_message_is_taken_once_until_it_is_released() {
     }
 }
 
+/// It has no memory of what it had delivered in its last moments, and counts on from before.
+#[tokio::test]
+async fn at_qos_2_another_message_of_a_broker_that_was_killed_is_taken_under_an_id_not_released() {
+    for version5 in BOTH {
+        let s = start_with(TestIntake::open(), version5, |c| c.qos = 2).await;
+        let mut broker = s.accept(false).await;
+        s.grant(&mut broker, [2, 2]).await;
+        broker.send(&publish(s.level(), 2, 6, "plant/a", "forgotten")).await;
+        broker.expect(&[0x50, 2, 0, 6]).await;
+        drop(broker);
+        let mut broker = s.accept(true).await;
+        broker.send(&publish(s.level(), 2, 6, "plant/a", "another")).await;
+        broker.expect(&[0x50, 2, 0, 6]).await;
+        assert_eq!(s.intake.texts(), ["plant/a forgotten", "plant/a another"]);
+        broker.send(&duplicate(publish(s.level(), 2, 6, "plant/a", "another"))).await;
+        broker.expect(&[0x50, 2, 0, 6]).await;
+        assert_eq!(s.intake.texts().len(), 2, "and that one once");
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_is_slow_with_its_connack_is_waited_for() {
     for version5 in BOTH {
