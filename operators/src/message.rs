@@ -30,6 +30,9 @@ pub struct MessageMeta {
     pub qos: u8,
     /// The MQTT DUP flag.
     pub duplicate: bool,
+    /// The source has taken this message before, for certain (QoS 2, not released yet): it is not
+    /// journaled again, and counts as repeated.
+    pub known: bool,
     /// The MQTT RETAIN flag.
     pub retain: bool,
     /// Not a message of a device but what a source has to say of its sessions

@@ -116,7 +116,8 @@ impl Session {
         surplus
     }
 
-    fn knows(&mut self, record: Record) -> bool {
+    /// Number of the record, if it is the newest with its packet identifier.
+    fn newest(&mut self, record: Record) -> Option<u64> {
         let (first, next) = (self.first, self.next());
         let recent = &self.recent;
         let index = self.index.get_or_insert_with(|| {
@@ -126,7 +127,14 @@ impl Session {
             index
         });
         index.asked = next;
-        let Some((number, known)) = index.used.get(&(record as u16)) else { return false };
+        let (number, known) = index.used.get(&(record as u16))?;
+        (*known == record && *number >= first).then_some(*number)
+    }
+
+    fn knows(&mut self, record: Record) -> bool {
+        let (first, newest) = (self.first, self.newest(record));
+        let recent = &self.recent;
+        let (Some(number), Some(index)) = (newest, &mut self.index) else { return false };
         let mut oldest = index.floor.max(first);
         while recent.get((oldest - first) as usize) == Some(&MOVED) {
             oldest += 1;
@@ -135,7 +143,7 @@ impl Session {
         // The oldest that may be open is also where the identifiers of a sender that counts in a
         // circle begin again. With equal contents it may be a new message: better twice than never.
         let same_content = || recent.iter().filter(|r| **r >> 16 == record >> 16).count() > 1;
-        *known == record && *number >= oldest && !(*number == oldest && same_content())
+        number >= oldest && !(number == oldest && same_content())
     }
 
     /// Makes a record that is known the newest; how many there are more.
@@ -179,8 +187,12 @@ impl Recognizer {
         let mut known: Vec<usize> = Vec::new();
         let all = &*messages;
         self.each(all, sources, |session, meta, record, i| {
-            if meta.duplicate && session.knows(record) {
+            // The source may know better.
+            if meta.known || (meta.duplicate && session.knows(record)) {
                 known.push(i);
+                if session.newest(record).is_none() {
+                    return 0;
+                }
                 // What a broker sends bears no client id.
                 return if all.client(i).is_empty() { session.again(record) } else { 0 };
             }

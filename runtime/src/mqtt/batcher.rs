@@ -110,7 +110,16 @@ impl Batcher {
 
     /// Takes a message and, above QoS 0, notes its acknowledgement.
     pub(crate) fn push(&mut self, publish: &Publish<'_>, client: &[u8], received_us: i64) {
-        let meta = MessageMeta { session: self.session, ..publish.meta(received_us) };
+        self.put(publish, client, publish.meta(received_us));
+    }
+
+    /// Acknowledges a message that was taken before, and tells the journal that it came again.
+    pub(crate) fn push_known(&mut self, publish: &Publish<'_>, received_us: i64) {
+        self.put(publish, b"", MessageMeta { known: true, ..publish.meta(received_us) });
+    }
+
+    fn put(&mut self, publish: &Publish<'_>, client: &[u8], meta: MessageMeta) {
+        let meta = MessageMeta { session: self.session, ..meta };
         let (topic, payload) = (publish.topic, publish.payload);
         self.next.push_with(topic, payload, client, publish.properties, meta);
         self.next_quiet += u64::from(publish.qos == 0);

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(150);
 
 /// Records offers at once; each resolves when the test allows one more. Offers of nothing but
-/// session events resolve at once.
+/// session events, and of messages that are known, resolve at once.
 pub(super) struct TestIntake {
     arrived: Mutex<Vec<Messages>>,
     gate: Semaphore,
@@ -56,11 +56,11 @@ impl TestIntake {
         self.allow(1 << 20);
     }
 
-    /// "topic payload" of all messages that have arrived.
+    /// "topic payload" of all messages that have arrived and are not known.
     pub(super) fn texts(&self) -> Vec<String> {
         let arrived = self.arrived.lock().unwrap();
         let all = arrived.iter().flat_map(|m| (0..m.len()).map(move |i| (m, i)));
-        all.filter(|(m, i)| !m.index[*i].event)
+        all.filter(|(m, i)| !m.index[*i].event && !m.index[*i].known)
             .map(|(m, i)| {
                 let (topic, payload) = (m.topic(i), m.payload(i));
                 format!("{} {}", String::from_utf8_lossy(topic), String::from_utf8_lossy(payload))
@@ -151,7 +151,7 @@ impl Intake for TestIntake {
 }
 
 fn has_messages(messages: &Messages) -> bool {
-    messages.index.iter().any(|m| !m.event)
+    messages.index.iter().any(|m| !m.event && !m.known)
 }
 
 /// Waits until `condition` holds.

@@ -127,6 +127,30 @@ fn a_broker_that_goes_on_from_an_older_state_doubles_nothing() {
     }
 }
 
+/// At QoS 2 the subscriber knows by itself what is not released; what is sent again is under way
+/// again all the same.
+#[test]
+fn what_its_source_knows_is_dropped_and_newer_than_what_came_before() {
+    let mut r = Recognizer::new(BUDGET);
+    for id in 1..=9 {
+        assert!(takes(&mut r, one("", id, false, &format!("m{id}"))));
+    }
+    let known = |id: u16, payload: &str| {
+        let mut message = one("", id, true, payload);
+        message.index[0].known = true;
+        message
+    };
+    assert!(!takes(&mut r, known(5, "m5")));
+    assert!(!takes(&mut r, known(6, "not in memory")));
+    // The broker has forgotten that it has used these.
+    for id in 7..=9 {
+        assert!(takes(&mut r, one("", id, false, &format!("n{id}"))));
+    }
+    assert!(!takes(&mut r, one("", 5, true, "m5")), "released, and forgotten by the broker");
+    assert!(takes(&mut r, one("", 4, true, "m4")), "older than what it has forgotten");
+    assert!(!takes(&mut r, known(4, "m4")));
+}
+
 #[test]
 fn a_session_that_begins_anew_forgets() {
     let mut r = Recognizer::new(BUDGET);

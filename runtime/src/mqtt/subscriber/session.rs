@@ -473,7 +473,7 @@ fn take(
     let id = publish.packet_id;
     let (topic, payload, batch) = (publish.topic, publish.payload, batcher.number());
     if publish.qos == 2 && !memory.is_first(id, topic, payload) {
-        batcher.acknowledge(PUBREC, id);
+        batcher.push_known(publish, received_us);
         return Taken::NotReleased;
     }
     let wanted = match (policy, publish.retain) {
