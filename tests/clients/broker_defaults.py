@@ -11,7 +11,8 @@ import re
 import time
 import urllib.request
 
-from harness import (PIPELINE, Device, Mosquitto, Tidegate, eventually, payload, subscriber)
+from device import Device
+from harness import PIPELINE, Mosquitto, Tidegate, eventually, payload, subscriber
 
 KILLS = int(os.environ.get("TIDEGATE_BROKER_KILLS", "3"))
 DEVICES = ["d1", "d2"]

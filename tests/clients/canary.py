@@ -22,8 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import (BINARY, ENDPOINT, PIPELINE, Device, Mosquitto, Tidegate, eventually,
-                     free_port)
+from device import Device
+from harness import BINARY, ENDPOINT, PIPELINE, Mosquitto, Tidegate, eventually, free_port
 from receiver import SECRET, Receiver
 
 # Found by these words alone, however they are cut or quoted.

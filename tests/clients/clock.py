@@ -19,8 +19,8 @@ import threading
 import time
 import urllib.request
 
-from harness import (ENDPOINT, PIPELINE, START_S, Publisher, Tidegate, eventually, free_port, judge,
-                     value)
+from device import judge
+from harness import ENDPOINT, PIPELINE, START_S, Publisher, Tidegate, eventually, free_port, value
 from oracle import confirm
 
 # What libfaketime reads; the monotonic clock goes on as it does when a real clock is set. (Where it
@@ -262,7 +262,7 @@ def main():
             device.start()
         looks = run(tidegate, devices, prober, file)
         sent = {name: device.finish() for name, device in devices.items()}
-        doubled, _, _ = judge(tidegate, sent)
+        doubled, _ = judge(tidegate, sent)
         expected = windows(sent)
 
         def difference():

@@ -380,10 +380,12 @@ class Publisher:
         self.acknowledged += 1
 
     def send(self, seqs, in_flight=200, pause_s=0):
-        """Queues readings, never more than `in_flight` ahead of the acknowledgements, `pause_s`
-        apart."""
+        """Queues readings, never more than `in_flight` ahead of the acknowledgements, one every
+        `pause_s`; what it is behind with it makes up for."""
+        due = time.monotonic()
         for seq in seqs:
-            time.sleep(pause_s)
+            due += pause_s
+            time.sleep(max(due - time.monotonic(), 0))
             info = self.client.publish(self.topic, payload(seq), qos=self.qos)
             assert info.rc in (self.mqtt.MQTT_ERR_SUCCESS, self.mqtt.MQTT_ERR_NO_CONN), info
             self.sent += 1
@@ -397,120 +399,6 @@ class Publisher:
         assert self.acknowledged == self.sent, (self.acknowledged, self.sent)
         self.client.disconnect()
         self.client.loop_stop()
-
-
-class Device(threading.Thread):
-    """A device that publishes at QoS 1 over its own socket, so that it knows how often it sent each
-    number: after a broken connection it sends again what was not acknowledged, in order."""
-
-    def __init__(self, port, name, pause_s=0.002, in_flight=20):
-        super().__init__(daemon=True)
-        self.port, self.name_, self.pause_s, self.in_flight = port, name, pause_s, in_flight
-        self.topic = f"plant/north/{name}/telemetry".encode()
-        self.sent, self.acknowledged = {}, 0
-        self.waiting, self.next_seq, self.enough, self.error = [], 0, threading.Event(), None
-        self.payload = payload
-
-    def run(self):
-        try:
-            while not (self.enough.is_set() and not self.waiting):
-                try:
-                    self._connection()
-                except OSError:
-                    time.sleep(0.02)
-        except BaseException as error:  # told to the main thread by `finish`
-            self.error = error
-            raise
-
-    def _connection(self):
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as link:
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = self.name_.encode()
-            body = b"\0\4MQTT\4\2\0\0" + len(client).to_bytes(2, "big") + client
-            link.sendall(bytes([0x10, len(body)]) + body)
-            self.unread = b""
-            assert self._packet(link) == b"\x20\x02\0\0", "CONNECT was refused"
-            again, ids = list(self.waiting), {}
-            self.waiting = []
-            packet_id = 0
-            while again or self.waiting or not self.enough.is_set():
-                while len(self.waiting) < self.in_flight and (again or not self.enough.is_set()):
-                    if again:
-                        seq = again.pop(0)
-                    else:
-                        seq, self.next_seq = self.next_seq, self.next_seq + 1
-                        time.sleep(self.pause_s)
-                    packet_id = packet_id % 60_000 + 1
-                    self.waiting.append(seq)
-                    ids[packet_id] = seq
-                    # Counted before, because a write that fails half-way may have arrived.
-                    self.sent[seq] = self.sent.get(seq, 0) + 1
-                    try:
-                        link.sendall(self._publish(packet_id, seq))
-                    except OSError:
-                        self.waiting += again
-                        raise
-                try:
-                    ack = self._packet(link)
-                except OSError:
-                    self.waiting += again
-                    raise
-                assert ack[:2] == b"\x40\x02", ack
-                self.waiting.remove(ids.pop(int.from_bytes(ack[2:], "big")))
-                self.acknowledged += 1
-            link.sendall(b"\xe0\0")
-
-    def _publish(self, packet_id, seq):
-        text = self.payload(seq).encode()
-        body = len(self.topic).to_bytes(2, "big") + self.topic + packet_id.to_bytes(2, "big") + text
-        head, left = b"\x32", len(body)
-        while left >= 0x80:
-            head, left = head + bytes([left & 0x7F | 0x80]), left >> 7
-        return head + bytes([left]) + body
-
-    def _packet(self, link):
-        while len(self.unread) < 4:
-            some = link.recv(4096)
-            if not some:
-                raise ConnectionError("closed")
-            self.unread += some
-        packet, self.unread = self.unread[:4], self.unread[4:]
-        return packet
-
-    def finish(self):
-        """Publishes no more and waits for all acknowledgements; how often each number was sent."""
-        self.enough.set()
-        self.join(PATIENCE_S)
-        assert self.error is None and not self.is_alive(), (self.error, len(self.waiting))
-        return self.sent
-
-
-def judge(tidegate, devices, excused=lambda device, seq: False, surplus_max=0):
-    """Each number is there, and at most `surplus_max` times more often than it was sent. Gives how
-    many rows are doubled, how many numbers were sent more than once, and those that are missing and
-    excused."""
-    wanted, last = {(name, seq) for name, sent in devices.items() for seq in sent}, {}
-
-    def look():
-        rows = tidegate.sql("SELECT device, seq, count(*) AS n FROM cold_chain.readings "
-                            "GROUP BY device, seq")
-        return {(r["device"], r["seq"]): r["n"] for r in rows}
-
-    def complete():
-        last["missing"] = sorted(m for m in wanted - set(look()) if not excused(*m))
-        return not last["missing"]
-    try:
-        eventually("all readings", complete)
-    except AssertionError:
-        raise AssertionError(f"missing: {last['missing'][:20]}") from None
-    # What came twice may be committed after the rest.
-    time.sleep(2)
-    seen = look()
-    assert set(seen) <= wanted, f"never sent: {sorted(set(seen) - wanted)[:5]}"
-    surplus = {k: n for k, n in seen.items() if n > devices[k[0]][k[1]] + surplus_max}
-    assert not surplus, f"more often than they were sent: {sorted(surplus.items())[:5]}"
-    again = sum(1 for sent in devices.values() for n in sent.values() if n > 1)
-    return sum(seen.values()) - len(seen), again, wanted - set(seen)
 
 
 CLOSING = 10_000

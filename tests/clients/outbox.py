@@ -10,8 +10,8 @@ import os
 import random
 import time
 
-from harness import (ALERT, ENDPOINT, PIPELINE, START_S, Device, Tidegate, eventually,
-                     free_port)
+from device import Device
+from harness import ALERT, ENDPOINT, PIPELINE, START_S, Tidegate, eventually, free_port
 from receiver import SECRET, Receiver
 
 KILLS = int(os.environ.get("TIDEGATE_KILLS", "7"))

@@ -11,7 +11,8 @@ import json
 import os
 import time
 
-from harness import ENDPOINT, PIPELINE, Device, Tidegate, eventually, free_port, payload
+from device import Device
+from harness import ENDPOINT, PIPELINE, Tidegate, eventually, free_port, payload
 from oracle import confirm
 from s3 import S3
 
