@@ -5,8 +5,8 @@ const assert = require('node:assert');
 const mqtt = require('mqtt');
 
 const [port, mode, many] = [process.argv[2], process.argv[3], Number(process.argv[4])];
-// Between an acknowledgement and the next message, milliseconds.
-const pause = Number(process.argv[5] ?? 0);
+// From one message to the next, milliseconds; it makes up for what it is behind.
+const interval = Number(process.argv[5] ?? 0);
 const url = `mqtt://127.0.0.1:${port}`;
 const FEW = 200;
 const START_S = 1767225600;
@@ -219,6 +219,7 @@ async function through(version, qos, marked, number) {
   client.on('error', () => {});
   await new Promise((resolve) => client.once('connect', resolve));
   let [done, next] = [0, 0];
+  const begin = Date.now();
   await new Promise((resolve) => {
     const send = (seq) => {
       client.publish(topicOf(device), payload(seq), { qos }, (error) => {
@@ -227,11 +228,12 @@ async function through(version, qos, marked, number) {
         assert(!error, error);
         note(device, seq);
         if (++done % 100 === 0) console.error(`acknowledged ${done}`);
-        if (next < many) setTimeout(send, pause, next++);
+        if (next < many) plan(next++);
         if (done === many) resolve();
       });
     };
-    for (let i = 0; i < 50; i++) send(next++);
+    const plan = (seq) => setTimeout(send, begin + seq * interval - Date.now(), seq);
+    for (let i = 0; i < 50; i++) plan(next++);
   });
   await client.endAsync();
 }
