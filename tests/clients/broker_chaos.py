@@ -145,9 +145,10 @@ def bound(share, dedup, tap):
         return None
     if dedup:
         return lambda *reading: 1
-    # What came again is not in the journal, so a new process does not know the order of all.
+    # That an id was used anew shows that what had come before it is acknowledged, but for what has
+    # come again since. That is not in the journal, so a new process does not know it.
     if share < 1:
-        return lambda *reading: tap.new[reading] + tap.needless[reading]
+        return lambda *reading: tap.new[reading] + tap.unclear[reading]
     return lambda *reading: tap.new[reading]
 
 

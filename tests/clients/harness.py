@@ -266,7 +266,7 @@ class Mosquitto:
     RELIABLE = """persistence true
 max_queued_messages 0
 max_queued_bytes 0
-max_inflight_messages 1000
+max_inflight_messages 0
 """
     SAVE_ALWAYS = "autosave_interval 1\nautosave_on_changes true\n"
 

@@ -71,25 +71,31 @@ class Tap:
     "near", a device.
 
     Of each reading: `delivered`, how often it was published; `new`, how often as a new message,
-    which is not a repetition that can be recognised; `needless`, how often as a repetition of what
-    an earlier `life` of the taker (the test counts them) had confirmed last; `confirmed`, how often
-    the taker said by PUBACK or PUBREC that it has it; `completed`, how often PUBCOMP followed;
-    `history`, in words. `packets` counts kinds of packets, `sessions` has for each connection
-    whether the session was present, `problems` is what the taker may never do."""
+    which is not a repetition that can be recognised; `unclear`, how often as a repetition of what an
+    earlier `life` of the taker (the test counts them) got last, after the publisher had used packet
+    ids anew; `confirmed`, how often the taker said by PUBACK or PUBREC that it has it; `completed`,
+    how often PUBCOMP followed; `history`, in words. `packets` counts kinds of packets, `sessions`
+    has for each connection whether the session was present, `problems` is what the taker may never
+    do."""
 
     def __init__(self, to, publisher="far"):
         self.to, self.publisher, self.links, self.connects = to, publisher, [], []
         self.lock = threading.Lock()
         self.delivered, self.new = collections.Counter(), collections.Counter()
         self.confirmed, self.completed = collections.Counter(), collections.Counter()
-        self.needless, self.packets = collections.Counter(), collections.Counter()
+        self.unclear, self.packets = collections.Counter(), collections.Counter()
         self.history, self.sessions, self.problems = {}, [], []
-        self.life, self.confirmed_in = 0, {}
-        # Of the session, by packet id: its last reading; at QoS 2, what is not released.
-        self.last, self.unreleased = {}, {}
+        self.life, self.got_in = 0, {}
+        self._begin_session()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def _begin_session(self):
+        # By packet id: its last reading; at QoS 2, what is not released.
+        self.last, self.unreleased = {}, {}
+        # Whether an id was used for another message.
+        self.anew = False
 
     def _accept(self):
         while True:
@@ -169,7 +175,7 @@ class Tap:
         link.accepted = True
         self.sessions.append(bool(present))
         if not present:
-            self.last, self.unreleased = {}, {}
+            self._begin_session()
 
     def _publish(self, link, byte1, body):
         topic_end = 2 + int.from_bytes(body[:2], "big")
@@ -188,10 +194,12 @@ class Tap:
         known = qos and dup and self.last.get(packet_id) == reading or (
             qos == 2 and self.unreleased.get(packet_id) == reading)
         self.delivered[reading] += 1
-        if not known:
+        if known:
+            self.unclear[reading] += self.anew and self.got_in[reading] < self.life
+        else:
             self.new[reading] += 1
-        elif self.confirmed_in.get(reading, self.life) < self.life:
-            self.needless[reading] += 1
+            self.anew = self.anew or packet_id in self.last
+        self.got_in[reading] = self.life
         if qos:
             self.last[packet_id] = link.open[packet_id] = reading
         if qos == 2:
@@ -212,7 +220,6 @@ class Tap:
         self._never(reading is None, what)
         if reading is not None:
             self.confirmed[reading] += 1
-            self.confirmed_in[reading] = self.life
 
     def connection(self):
         """Waits for the next connection that is accepted; call it, then do what brings it about,
