@@ -18,7 +18,7 @@ again before it was killed itself: where both are killed, that may be doubled, a
 
 Usage: broker_chaos.py [LOOP ...]       (see LOOPS; all without it)
 
-TIDEGATE_CHAOS_SECONDS makes each loop longer (6), TIDEGATE_SEED moves the moments, TIDEGATE_DEVICES
+TIDEGATE_CHAOS_SECONDS makes each loop longer (4), TIDEGATE_SEED moves the moments, TIDEGATE_DEVICES
 (3) and TIDEGATE_RATE (750) say how many devices send how many messages per second, all together.
 TIDEGATE_BROKER_KILLS is how often the broker is killed at least, in loops that kill it (1)."""
 
@@ -33,7 +33,7 @@ from mosquitto_store import waiting
 from oracle import confirm
 from tap import Tap, judge_taken, settle
 
-SECONDS = float(os.environ.get("TIDEGATE_CHAOS_SECONDS", "6"))
+SECONDS = float(os.environ.get("TIDEGATE_CHAOS_SECONDS", "4"))
 SEED = int(os.environ.get("TIDEGATE_SEED", "3"))
 DEVICES = [f"d{n + 1}" for n in range(int(os.environ.get("TIDEGATE_DEVICES", "3")))]
 RATE = float(os.environ.get("TIDEGATE_RATE", "750"))
