@@ -20,6 +20,7 @@
 //! | `append` (io) | before the journal's write of a group |
 //! | `after_wal_write` | the group is written, not synced |
 //! | `sync` (io) | before the journal's sync |
+//! | `sync_failed` | a sync has failed, the process is about to end |
 //! | `after_sync` | the group is durable, nobody was told |
 //! | `before_ack` | a connection knows that its messages are durable |
 //! | `after_ack` | acknowledgements are written to the socket of a device or a broker |

@@ -1,6 +1,7 @@
 //! Faults that are no kill at a point: a sync that fails, a second instance, other numbers of
 //! workers in the middle of everything, and the same journal worked through again.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -39,25 +40,58 @@ pub(super) fn sorted(home: &Home, query: &str) -> Vec<String> {
     lines
 }
 
+/// Messages that a device sends before it waits for an acknowledgement.
+const IN_FLIGHT: i64 = 16;
+
+/// What a device did until its connection was gone: how many readings it sent, and of how many it
+/// heard that they are safe.
+struct Told {
+    device: &'static str,
+    sent: i64,
+    acknowledged: i64,
+}
+
+impl Told {
+    fn until_the_end(to: SocketAddr, device: &'static str) -> Self {
+        let mut client = Device::connect(to, device).unwrap();
+        let (mut told, mut is_open) = (Self { device, sent: 0, acknowledged: 0 }, true);
+        loop {
+            while is_open && told.sent < told.acknowledged + IN_FLIGHT {
+                assert!(told.sent < 10_000, "no sync has failed");
+                let next = Reading::regular("north", device, told.sent, EVERY_MS);
+                is_open = client.send(&next.topic(), &next.payload()).is_ok();
+                told.sent += 1;
+            }
+            // Also what has come before the connection was closed.
+            if client.acknowledged().is_err() {
+                return told;
+            }
+            told.acknowledged += 1;
+        }
+    }
+
+    /// What is stored of it, which is a beginning of what it sent.
+    fn stored(&self, home: &Home) -> i64 {
+        let device = self.device;
+        let query = format!("SELECT seq FROM readings WHERE device = '{device}' ORDER BY seq");
+        let seqs: Vec<i64> =
+            home.rows(&query).iter().map(|row| row["seq"].as_i64().unwrap()).collect();
+        assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>(), "{device}");
+        seqs.len() as i64
+    }
+}
+
 #[test]
 fn after_a_failed_sync_nothing_is_acknowledged_and_a_restart_is_exact() {
     let home = Home::with(&ColdChain::on_endpoint().text());
     let mut command = home.run_command(2);
-    command.env("TIDEGATE_FAULT", "eio:sync:30+");
-    let mut instance = home.start_command(&mut command);
-    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
-    // One message in flight: the sync that fails is the one that it waits for.
-    let mut acknowledged = 0;
-    let reading = |seq| Reading::regular("north", "d1", seq, EVERY_MS);
-    let unheard = loop {
-        assert!(acknowledged < 100, "no sync has failed");
-        let next = reading(acknowledged);
-        if device.send(&next.topic(), &next.payload()).is_err() || device.acknowledged().is_err() {
-            break acknowledged;
-        }
-        acknowledged += 1;
-    };
-    assert!(acknowledged > 0, "it failed at the start");
+    // Before it ends, an acknowledgement that nobody may send has the time to arrive.
+    let fault = "eio:sync:30+,slow:sync_failed:1+,slow:sync_failed:1+,slow:sync_failed:1+";
+    let mut instance = home.start_command(command.env("TIDEGATE_FAULT", fault));
+    let to = instance.endpoint();
+    let devices = DEVICES.map(|d| std::thread::spawn(move || Told::until_the_end(to, d)));
+    let told = devices.map(|device| device.join().unwrap());
+    assert!(told.iter().any(|t| t.acknowledged > 0), "it failed at the start");
     let status = eventually("the end of the process", || {
         instance.try_ended().ok_or_else(|| "it goes on without its journal".to_owned())
     });
@@ -66,18 +100,28 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_a_restart_is_exact() {
         said if said.contains("the journal failed") => Ok(()),
         said => Err(said),
     });
+    // What the failed sync was for is gone, as from a disk that never had it. Nobody sends again
+    // what was acknowledged.
+    home.start().stop();
+    for t in &told {
+        let (stored, device) = (t.stored(&home), t.device);
+        assert!(t.acknowledged <= stored, "{device}: {} of {stored}", t.acknowledged);
+    }
+    let stored: i64 = told.iter().map(|t| t.stored(&home)).sum();
+    let sent: i64 = told.iter().map(|t| t.sent).sum();
+    assert!(stored < sent, "nothing was in flight: the test shows nothing");
+    // They do not know what became of the others, so they send them again, marked as such.
     let instance = home.start();
-    let mut device = Device::connect(instance.endpoint(), "d1").unwrap();
-    // It does not know what became of the last one, so it sends it again, marked as such.
-    let last = reading(unheard);
-    device
-        .send_as(u16::try_from(unheard + 1).unwrap(), true, &last.topic(), &last.payload())
-        .unwrap();
-    device.acknowledged().unwrap();
+    for t in &told {
+        let mut client = Device::connect(instance.endpoint(), t.device).unwrap();
+        for seq in t.acknowledged..t.sent {
+            let (id, next) = (seq as u16 + 1, Reading::regular("north", t.device, seq, EVERY_MS));
+            client.send_as(id, true, &next.topic(), &next.payload()).unwrap();
+            assert_eq!(client.acknowledged().unwrap(), id);
+        }
+    }
     instance.stop();
-    let rows = home.rows("SELECT seq FROM readings ORDER BY seq");
-    let seqs: Vec<i64> = rows.iter().map(|r| r["seq"].as_i64().unwrap()).collect();
-    assert_eq!(seqs, (0..=unheard).collect::<Vec<_>>());
+    assert!(told.iter().all(|t| t.stored(&home) == t.sent));
 }
 
 #[test]

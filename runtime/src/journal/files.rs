@@ -126,6 +126,15 @@ impl Active {
         fault::io("sync")?;
         self.file.sync()
     }
+
+    /// Cuts off what was appended behind `durable_bytes`, after a sync of it has failed: nobody
+    /// was told of it. If that fails too, it was all that could be done.
+    pub(crate) fn forget(&mut self, durable_bytes: u64) {
+        if let Err(error) = self.file.truncate(durable_bytes) {
+            let path = self.path.display();
+            tracing::error!(%path, %error, "cannot cut off what is not durable");
+        }
+    }
 }
 
 impl Files {

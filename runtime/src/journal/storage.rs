@@ -76,7 +76,7 @@ pub trait AppendFile: Send {
     /// Makes all that was appended durable.
     ///
     /// # Errors
-    /// Those of the file system; the file must not be used after one.
+    /// Those of the file system; after one the file must not be used but to be cut.
     fn sync(&mut self) -> io::Result<()>;
 }
 

@@ -391,6 +391,10 @@ fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     assert_eq!(told.lock().unwrap().len(), 1);
     let handed = receiver.try_iter().filter(|feed| matches!(feed, Feed::Messages(_))).count();
     assert_eq!(handed, 1, "only what was synced is handed on");
+    drop(journal);
+    let rows = replay(dir.path(), &["x"], 1).unwrap().into_iter().flat_map(|(_, rows)| rows);
+    let payloads: Vec<String> = rows.map(|row| row.2).collect();
+    assert_eq!(payloads, ["a"], "the next start does not take for durable what may be on no disk");
 }
 
 #[test]

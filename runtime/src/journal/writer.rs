@@ -5,7 +5,8 @@
 //! answers. An idle journal syncs at once, and while a sync runs the next group collects by itself.
 //!
 //! A full disk or a used-up budget makes offers wait; a failed sync ends the journal for good,
-//! because the kernel may have dropped what it could not write.
+//! because the kernel may have dropped what it could not write. What the sync was for is cut off:
+//! the next start would find it in the kernel's memory, and take for durable what is on no disk.
 
 use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -192,6 +193,7 @@ impl Writer {
             group.waiters.drain(..).for_each(|waiter| waiter.answer(Ok(())));
         }
         let bytes = std::mem::take(&mut group.bytes);
+        let durable_bytes = self.files.active.bytes;
         self.disk.written_bytes += bytes.len() as u64;
         let written = self.retry_while_full("write", |writer| writer.files.active.append(&bytes));
         fault::point("after_wal_write");
@@ -204,9 +206,11 @@ impl Writer {
             not_durable => {
                 if let Err(Fatal(reason)) = &not_durable {
                     self.shared.set_failed(reason.clone());
+                    self.files.active.forget(durable_bytes);
                 }
                 let error = self.shared.end();
                 group.waiters.into_iter().for_each(|waiter| waiter.answer(Err(error.clone())));
+                fault::point("sync_failed");
                 return not_durable;
             }
         }
