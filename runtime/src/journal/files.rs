@@ -44,6 +44,8 @@ pub(crate) struct Active {
     pub(crate) path: PathBuf,
     pub(crate) header: FileHeader,
     file: Box<dyn AppendFile>,
+    /// Bytes of its header and the copy behind it, as far as that is known.
+    head_bytes: u64,
     /// Length of the file; all of it is durable between group commits.
     pub(crate) bytes: u64,
 }
@@ -92,7 +94,8 @@ impl Active {
             file.sync().map_err(io::Error::other)?;
         }
         storage.sync_dir(dir).map_err(io::Error::other)?;
-        Ok(Self { path, header, file, bytes: synced_to + copy.len() as u64 })
+        let head_bytes = synced_to + copy.len() as u64;
+        Ok(Self { path, header, file, head_bytes, bytes: head_bytes })
     }
 
     /// Opens the last segment again; what is behind `good_bytes` is cut off. The process that made
@@ -109,7 +112,14 @@ impl Active {
         if let Some(dir) = path.parent() {
             storage.sync_dir(dir)?;
         }
-        Ok(Self { path, header, file, bytes: good_bytes })
+        let head_bytes = segment::HEADER_BYTES as u64;
+        Ok(Self { path, header, file, head_bytes, bytes: good_bytes })
+    }
+
+    /// Whether closing it gives more room back, when its epochs are not needed any more, than the
+    /// head of the next one takes.
+    pub(crate) fn is_worth_closing(&self) -> bool {
+        self.bytes.saturating_sub(self.head_bytes) > self.head_bytes
     }
 
     /// Appends all of `bytes` or nothing. The error is final unless it means a full disk.

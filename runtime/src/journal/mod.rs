@@ -56,7 +56,8 @@ use crate::intake::Intake;
 
 /// Smallest budget that leaves room for a group, the reserve and a few segments.
 const BUDGET_BYTES_MIN: u64 = 256 << 10;
-/// Kept for ticks when the budget is used up: time must go on, or nothing would ever be trimmed.
+/// Kept for ticks when the budget is used up: time must go on, or nothing would ever be trimmed. As
+/// much again is kept for the head of the next segment, which is no larger.
 const RESERVE_BYTES_MAX: u64 = 16 << 20;
 
 /// The newest epoch of the journal in `dir`, which nobody writes; none if there is no journal.

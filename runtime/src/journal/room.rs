@@ -39,7 +39,8 @@ impl Writer {
             let waits = !inbox.offers.is_empty();
             return (urgent.into_iter().collect(), waits.then_some(Waits::Memory));
         }
-        let budget_bytes = self.options.budget_bytes - self.options.reserve_bytes();
+        // What is kept for ticks, and as much for the head of the next segment.
+        let budget_bytes = self.options.budget_bytes - 2 * self.options.reserve_bytes();
         let budget_room = budget_bytes.saturating_sub(self.files.bytes());
         let disk_room = self.disk_room();
         let mut room = budget_room.min(disk_room);

@@ -570,6 +570,50 @@ fn a_batch_that_is_too_large_is_taken_in_parts() {
     assert!(taken == wanted, "{} in their order", taken.len());
 }
 
+/// Many small messages: what each segment begins with is large. And the engine says meanwhile that
+/// the journal is full.
+#[test]
+fn neither_heads_of_segments_nor_what_the_engine_says_exceed_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions { budget_bytes: 256 << 10, ..options(dir.path()) };
+    let budget_bytes = options.budget_bytes;
+    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let some: Vec<String> = (0..50).map(|i| format!("{i:040}")).collect();
+    runtime().block_on(async {
+        let (intake, offered) = (journal.intake(0), some.clone());
+        let offers = tokio::spawn(async move {
+            for _ in 0..200 {
+                intake.offer(builder(&offered)).await.unwrap();
+            }
+        });
+        let mut said = 0;
+        while !offers.is_finished() {
+            let sealed = journal.stats().sealed_epoch;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if journal.stats().waiting_for_room {
+                for _ in 0..5 {
+                    journal.urgent_intake().offer(builder(&["urgent".into()])).await.unwrap();
+                    said += 1;
+                    until("its epoch", || journal.stats().sealed_epoch > sealed).await;
+                    let bytes = journal.stats().bytes_on_disk;
+                    assert!(bytes <= budget_bytes, "{bytes} bytes when {said} were said");
+                }
+                journal.trim(journal.stats().sealed_epoch);
+            }
+        }
+        offers.await.unwrap();
+        assert!(said >= 10, "full once only: {said}");
+    });
+    journal.shutdown();
+    let rows = receiver.try_iter().map(|feed| match feed {
+        Feed::Messages(messages) => messages.len(),
+        Feed::Tick(_) => 0,
+    });
+    assert!(rows.sum::<usize>() > 200 * 50);
+}
+
 /// A checkpoint is cut at a tick: whoever waits for one does not wait for that of an idle journal.
 /// But ticks need room, too, and it may take long.
 #[test]

@@ -359,12 +359,13 @@ impl Writer {
     }
 
     /// Only closed segments can be trimmed: with the budget used up, the active one is closed too,
-    /// so that its room comes back as soon as its epochs are not needed any more. One without
-    /// messages gives no room back: the next one begins with the same copy of what is recognised.
+    /// so that its room comes back as soon as its epochs are not needed any more. One that has
+    /// little, such as what the engine says of the full journal, gives no room back: the next one
+    /// begins with the same copy of what is recognised.
     fn roll_to_trim(&mut self, through: Epoch) -> Result<Done, Fatal> {
         let whole = self.position.messages == 0;
         let holds = self.files.active.header.first_offset < self.position.next_offset;
-        if whole && holds && self.roll()? == Done::Stopped {
+        if whole && holds && self.files.active.is_worth_closing() && self.roll()? == Done::Stopped {
             return Ok(Done::Stopped);
         }
         // Whoever waits is more than what is only kept.

@@ -51,7 +51,7 @@ const PROGRESS_SEEDS: u64 = 100;
 const PINNED: [u64; 3] = [33, 165, 360];
 
 /// Seeds on which each mistake is tried, in the short set and in the long one.
-const MUTANT_SEEDS: u64 = 6;
+const MUTANT_SEEDS: u64 = 8;
 const MUTANT_SEEDS_LONG: u64 = 40;
 
 fn number(name: &str) -> Option<u64> {
