@@ -25,6 +25,7 @@
 //! | `before_ack` | a connection knows that its messages are durable |
 //! | `after_ack` | acknowledgements are written to the socket of a device or a broker |
 //! | `epoch_seal` | an epoch's tick is durable and not handed on |
+//! | `epoch_complete` | an epoch has all of its rows, nobody outside has seen any |
 //! | `outbox_append` | notifications are written, not synced |
 //! | `alert_enqueued` | notifications are durable, nobody has sent them |
 //! | `webhook_sent` | a receiver answered 2xx, which is not noted yet |

@@ -24,6 +24,7 @@ mod metrics;
 mod moved_after_kill;
 mod open_files;
 mod outputs;
+mod overload;
 mod points;
 mod process;
 mod quality;

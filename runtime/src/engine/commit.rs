@@ -27,6 +27,7 @@ use super::recompute::{Horizon, Recomputed};
 use super::switching::{self, Opening, Order};
 use super::tables::{Table, TableContext};
 use super::workers::Event;
+use crate::fault;
 use crate::journal::Journal;
 use crate::mutation::{self, Mutation};
 use crate::stats::Stats;
@@ -334,6 +335,7 @@ impl Committer {
         tick_us: i64,
         rows: Vec<(usize, RecordBatch)>,
     ) -> anyhow::Result<()> {
+        fault::point("epoch_complete");
         if let (Some(table), Some(notifications)) = (self.alerts_table, &mut self.notifications) {
             let alerts = || rows.iter().filter(|r| r.0 == table).map(|r| &r.1);
             notifications.publish(epoch, alerts());
