@@ -152,20 +152,20 @@ fn asked() -> Asked {
     }
 }
 
-/// Waits until `/health` is green, or is red and says that the disk is full.
-fn health_says(address: SocketAddr, full: bool) {
+/// Waits until `/health` is green, or is red and says by this name that there is no room.
+fn health_says(address: SocketAddr, what: Option<&str>) {
     eventually("what /health says of the disk", || {
         let (status, text) = get(address, "/health").unwrap();
         let body: Value = serde_json::from_str(&text).unwrap();
         let reasons = body["reasons"].as_array().unwrap();
-        let why = reasons.iter().find(|r| r["what"] == "disk_full").map(|r| r["why"].to_string());
         // A write may find no room before anybody has looked how much there is.
         let says = |why: &str| why.contains("bytes are free") || why.contains("No space left");
-        match why {
-            Some(why) if full && status == 503 && says(&why) => Ok(()),
-            None if !full && status == 200 => Ok(()),
-            _ => Err(format!("{status} {body}")),
-        }
+        let of = |what| reasons.iter().filter(move |r| r["what"] == what);
+        let is_said = match what {
+            Some(what) => status == 503 && of(what).any(|r| r["why"].as_str().is_some_and(says)),
+            None => status == 200 && reasons.is_empty(),
+        };
+        if is_said { Ok(()) } else { Err(format!("{status} {body}")) }
     });
 }
 
@@ -189,13 +189,11 @@ fn checkpoints(address: SocketAddr, given_up: bool) {
     });
 }
 
-fn a_disk_fills_up(of: &str, stops: bool) {
+/// A disk of all data, of the tables or of the checkpoints; by which name `/health` says so.
+fn a_disk_fills_up(of: &str, what: &str) {
+    let stops = of.is_empty();
     let receiver = Receiver::start();
-    let home = Home::notifying(&receiver);
-    let pipeline = home.pipelines().join("one.toml");
-    let text = std::fs::read_to_string(&pipeline).unwrap();
-    let text = text.replace("[notify.ops]\n", "[notify.ops]\nengine = true\n");
-    std::fs::write(&pipeline, text).unwrap();
+    let home = Home::notifying_of_the_engine(&receiver);
     let Some(disk) = SmallDisk::mounted(home.data().join(of), asked().mib) else { return };
     let mut command = home.run_command(2);
     command.args(["--checkpoint-every", "1s", "--disk-reserve", "8MiB"]);
@@ -211,9 +209,13 @@ fn a_disk_fills_up(of: &str, stops: bool) {
             true => {
                 let after = publisher.stands_still(full);
                 say(&format!("{left_bytes} bytes left: the last acknowledgement after {after:?}"));
-                health_says(metrics, true);
+                health_says(metrics, Some(what));
             }
             false => publisher.goes_on("with a full disk of others", PATIENCE),
+        }
+        if left_bytes == 0 && !stops {
+            health_says(metrics, Some(what));
+            publisher.goes_on("also when a write has failed", PATIENCE);
         }
         if of == "checkpoints" && left_bytes == 0 {
             checkpoints(metrics, true);
@@ -225,18 +227,20 @@ fn a_disk_fills_up(of: &str, stops: bool) {
         assert!(instance.try_ended().is_none(), "a full disk ends nothing: {}", instance.said());
         std::fs::remove_file(filler).unwrap();
         publisher.goes_on("with room again", asked().resumes_within);
-        health_says(metrics, false);
+        health_says(metrics, None);
         checkpoints(metrics, false);
     }
     let sent = publisher.finish();
     everything_is_there_once(&home, &sent);
-    if stops {
+    if what == "disk_full" {
         let sql = "SELECT count(*) FROM system.alerts WHERE pipeline = 'tidegate' \
-                   AND rule = 'disk_full' AND status = 'firing'";
-        eventually("its row", || match home.count(sql) {
-            n if n > 0 => Ok(()),
-            n => Err(n.to_string()),
-        });
+                   AND rule = 'disk_full' AND status = ";
+        for status in ["'firing'", "'resolved'"] {
+            eventually("its rows", || match home.count(&format!("{sql}{status}")) {
+                n if n > 0 => Ok(()),
+                n => Err(format!("{n} {status}")),
+            });
+        }
     }
     instance.stop();
     drop(disk);
@@ -274,17 +278,17 @@ fn a_start_on_a_full_disk_of_the_tables_waits_for_room() {
 /// All of the data folder: the reserve lets checkpoints, tables and the alert be written.
 #[test]
 fn a_full_disk_stops_acknowledgements_and_they_go_on_by_themselves() {
-    a_disk_fills_up("", true);
+    a_disk_fills_up("", "disk_full");
 }
 
 #[test]
 fn a_full_disk_of_the_tables_stops_nothing() {
-    a_disk_fills_up("tables", false);
+    a_disk_fills_up("tables", "tables_unreachable");
 }
 
 #[test]
 fn a_full_disk_of_the_checkpoints_stops_nothing() {
-    a_disk_fills_up("checkpoints", false);
+    a_disk_fills_up("checkpoints", "disk_full");
 }
 
 fn swap(from: &Path, to: &Path) {

@@ -50,6 +50,16 @@ impl Home {
         home
     }
 
+    /// The same, and the engine's own alerts go there, too.
+    pub(crate) fn notifying_of_the_engine(receiver: &Receiver) -> Self {
+        let home = Self::notifying(receiver);
+        let path = home.pipelines().join("one.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, text.replace("[notify.ops]\n", "[notify.ops]\nengine = true\n"))
+            .unwrap();
+        home
+    }
+
     /// Writes a file below this folder and gives its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);

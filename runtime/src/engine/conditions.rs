@@ -53,7 +53,8 @@ impl States {
         let mut all = Vec::new();
         all.extend(self.bounds.memory.problem().map(|why| (Rule::MemoryMax, why)));
         let full = journal.disk_full.is_some();
-        all.extend(journal.disk_full.map(|why| (Rule::DiskFull, why)));
+        let disk_full = journal.disk_full.or_else(|| self.cuts.disk_full());
+        all.extend(disk_full.map(|why| (Rule::DiskFull, why)));
         if journal.waiting_for_room && !full {
             let why = format!("the journal has {} bytes, sources wait", journal.bytes_on_disk);
             all.push((Rule::JournalFull, why));

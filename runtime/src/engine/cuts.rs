@@ -64,6 +64,8 @@ struct State {
     offsets: [u64; 2],
     /// The newest that was asked for.
     newest: Epoch,
+    /// Why the newest that was tried found no room on its disk, if it did not.
+    disk_full: Option<String>,
 }
 
 impl State {
@@ -94,6 +96,7 @@ impl Cuts {
             took: Duration::ZERO,
             offsets: [0; 2],
             newest: 0,
+            disk_full: None,
         };
         Self {
             every,
@@ -173,9 +176,20 @@ impl Cuts {
     pub(crate) fn note_saved(&self, epoch: Epoch, time_us: i64, offset: u64) {
         let mut state = self.lock();
         state.offsets = [state.offsets[1], offset];
+        state.disk_full = None;
         drop(state);
         self.saved_us.store(time_us, Ordering::Release);
         self.saved.store(epoch, Ordering::Release);
+    }
+
+    /// Notes why there was no room for one: that holds until there is a checkpoint again.
+    pub(crate) fn note_disk_full(&self, why: String) {
+        self.lock().disk_full = Some(why);
+    }
+
+    /// Why there is no room for checkpoints at present, as far as that is known.
+    pub(crate) fn disk_full(&self) -> Option<String> {
+        self.lock().disk_full.clone()
     }
 
     /// Epoch of the newest checkpoint; 0 without one.
@@ -224,6 +238,19 @@ mod tests {
         cuts.note_saved(5, 50, 0);
         assert_eq!((cuts.saved(), cuts.saved_us()), (5, Some(50)));
         assert_eq!(cuts.due(tick(6), 0, false), None, "the one that was waited for is enough");
+    }
+
+    #[test]
+    fn a_disk_is_full_until_there_is_a_checkpoint_again() {
+        let cuts = Cuts::new(Duration::ZERO);
+        cuts.note_saved(1, 10, 0);
+        assert_eq!(cuts.disk_full(), None);
+        cuts.note_disk_full("why".into());
+        assert_eq!(cuts.due(tick(2), 0, false), Some(false));
+        cuts.finish(2);
+        assert_eq!(cuts.disk_full().as_deref(), Some("why"), "that one came to nothing");
+        cuts.note_saved(3, 30, 0);
+        assert_eq!(cuts.disk_full(), None);
     }
 
     #[test]

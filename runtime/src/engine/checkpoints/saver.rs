@@ -158,6 +158,7 @@ impl Saver {
                 tracing::error!(%error, "no room for a checkpoint; the one before stays");
                 Stats::add(&self.options.stats.checkpoints_failed, 1);
                 self.lost = self.lost.max(Some(epoch));
+                self.options.cuts.note_disk_full(format!("no room for a checkpoint: {error}"));
                 self.options.cuts.want_whole();
                 let lost = self.files_through(epoch);
                 self.options.store.discard(lost.values().flatten());
