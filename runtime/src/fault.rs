@@ -8,10 +8,11 @@
 //! - `panic:after_recv:1` panics there, with what a panic prints;
 //! - `eio:sync:3` makes the 3rd sync of the journal fail with an input/output error, once;
 //! - `enospc:append:5+` makes the 5th and every later append fail with a full disk;
-//! - `slow:replay:1+` makes each of them take 50 ms longer.
+//! - `slow:replay:1+` makes each of them take 50 ms longer;
+//! - `short:alarm:1+` makes what is waited for there a fiftieth as long.
 //!
-//! `kill` and `slow` work at every point, the failures only at those that ask [`io`]. Points, in
-//! the order in which a message passes them:
+//! `kill` and `slow` work at every point, the failures only at those that ask [`io`], and `short`
+//! at those that ask [`patience`]. Points, in the order in which a message passes them:
 //!
 //! | Point | Where |
 //! |---|---|
@@ -43,13 +44,14 @@
 //! | `apply_after_switch` | it is visible, nothing runs by it yet |
 //! | `before_gc` | old checkpoints or journal segments are about to be deleted |
 //! | `mid_gc` | one file of them is deleted |
+//! | `alarm` (patience) | how long something is wrong, or right again, before it is told |
 //!
 //! Invariant: a point changes nothing unless the variable names it.
 
 #[cfg(debug_assertions)]
-pub(crate) use self::armed::{io, point, reach_tables};
+pub(crate) use self::armed::{io, patience, point, reach_tables};
 #[cfg(not(debug_assertions))]
-pub(crate) use self::disarmed::{io, point, reach_tables};
+pub(crate) use self::disarmed::{io, patience, point, reach_tables};
 
 #[cfg(not(debug_assertions))]
 mod disarmed {
@@ -66,6 +68,12 @@ mod disarmed {
     #[inline(always)]
     pub(crate) fn io(_name: &'static str) -> std::io::Result<()> {
         Ok(())
+    }
+
+    /// As long as it is.
+    #[inline(always)]
+    pub(crate) fn patience(_name: &'static str, time: std::time::Duration) -> std::time::Duration {
+        time
     }
 
     /// Nothing.
@@ -88,6 +96,8 @@ mod armed {
     pub(super) const ENOSPC: i32 = 28;
     /// What `slow` takes.
     const SLOW: Duration = Duration::from_millis(50);
+    /// What `short` leaves is this part.
+    const SHORT_PART: u32 = 50;
 
     static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
 
@@ -96,6 +106,7 @@ mod armed {
         Kill,
         Panic,
         Slow,
+        Short,
         /// With this error number of the system.
         Fail(i32),
     }
@@ -135,6 +146,9 @@ mod armed {
     /// The one that was asked for.
     pub(crate) fn io(name: &'static str) -> io::Result<()> {
         for rule in RULES.get_or_init(from_environment) {
+            if rule.action == Action::Short {
+                continue;
+            }
             let Some(hit) = rule.reached(name) else { continue };
             if rule.action == Action::Slow {
                 std::thread::sleep(SLOW);
@@ -143,12 +157,19 @@ mod armed {
             eprintln!("tidegate: fault {:?} at {name}, hit {hit}", rule.action);
             match rule.action {
                 Action::Kill => std::process::abort(),
-                Action::Slow => {}
+                Action::Slow | Action::Short => {}
                 Action::Panic => panic!("a fault was asked for at {name}"),
                 Action::Fail(error) => return Err(io::Error::from_raw_os_error(error)),
             }
         }
         Ok(())
+    }
+
+    /// How long `time` is there.
+    pub(crate) fn patience(name: &'static str, time: Duration) -> Duration {
+        let rules = RULES.get_or_init(from_environment);
+        let is_short = |rule: &Rule| rule.action == Action::Short && rule.reached(name).is_some();
+        if rules.iter().any(is_short) { time / SHORT_PART } else { time }
     }
 
     /// Lets the tables' points reach this module, which their crate does not know.
@@ -172,6 +193,7 @@ mod armed {
                 "kill" => Action::Kill,
                 "panic" => Action::Panic,
                 "slow" => Action::Slow,
+                "short" => Action::Short,
                 "eio" => Action::Fail(EIO),
                 "enospc" => Action::Fail(ENOSPC),
                 _ => return None,

@@ -10,6 +10,7 @@ mod delivery;
 mod demo;
 mod doctor;
 mod early;
+mod engine_alerts;
 mod faults;
 mod fencing;
 mod files;

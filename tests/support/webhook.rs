@@ -37,8 +37,15 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let deliveries = Arc::new(Mutex::new(Vec::new()));
-        let closed = Closed { listener, deliveries: Arc::clone(&deliveries) };
+        let closed = Closed { listener, deliveries: Arc::clone(&deliveries), refusal: None };
         (Self { url, deliveries }, closed)
+    }
+
+    /// One that answers everybody with this status.
+    pub(crate) fn refusing(status: u16) -> Self {
+        let (receiver, closed) = Self::closed();
+        Closed { refusal: Some(status), ..closed }.open();
+        receiver
     }
 
     /// How the receiver's secret is written in a configuration.
@@ -56,6 +63,8 @@ impl Receiver {
 pub(crate) struct Closed {
     listener: TcpListener,
     deliveries: Arc<Mutex<Vec<Delivery>>>,
+    /// What everybody is answered with.
+    refusal: Option<u16>,
 }
 
 impl Closed {
@@ -63,16 +72,20 @@ impl Closed {
     pub(crate) fn open(self) {
         std::thread::spawn(move || {
             for stream in self.listener.incoming().map_while(Result::ok) {
-                let shared = Arc::clone(&self.deliveries);
+                let (shared, refusal) = (Arc::clone(&self.deliveries), self.refusal);
                 // A caller that hangs up in the middle is its own problem.
-                std::thread::spawn(move || serve(&stream, &shared));
+                std::thread::spawn(move || serve(&stream, &shared, refusal));
             }
         });
     }
 }
 
 /// Answers requests on one connection until it is closed.
-fn serve(stream: &TcpStream, deliveries: &Mutex<Vec<Delivery>>) -> Option<()> {
+fn serve(
+    stream: &TcpStream,
+    deliveries: &Mutex<Vec<Delivery>>,
+    refusal: Option<u16>,
+) -> Option<()> {
     stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -100,7 +113,7 @@ fn serve(stream: &TcpStream, deliveries: &Mutex<Vec<Delivery>>) -> Option<()> {
         let signed_well = is_signature(&signed, &header("webhook-signature"));
         let status = {
             let mut all = deliveries.lock().unwrap();
-            let status = if all.is_empty() { 503 } else { 200 };
+            let status = refusal.unwrap_or(if all.is_empty() { 503 } else { 200 });
             all.push(Delivery { id, status, signed_well, body });
             status
         };

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use super::standing::Standing;
 use crate::clock::Clock;
+use crate::fault;
 use crate::intake::Intake;
 
 /// How often conditions are looked at.
@@ -115,6 +116,11 @@ impl Rule {
     }
 }
 
+/// Less of it where a test asks for that.
+fn patience(time: Duration) -> Duration {
+    fault::patience("alarm", time)
+}
+
 /// Why conditions hold at present.
 pub(crate) type Conditions = BTreeMap<Rule, String>;
 
@@ -137,11 +143,11 @@ impl Alarm {
         }
         let lasted = now.saturating_duration_since(self.since);
         let (status, since_us, summary) = match (why, self.firing_us) {
-            (Some(why), None) if lasted >= self.rule.fire_after() => {
+            (Some(why), None) if lasted >= patience(self.rule.fire_after()) => {
                 self.firing_us = Some(now_us);
                 ("firing", now_us, why.to_owned())
             }
-            (None, Some(since_us)) if lasted >= self.rule.clear_for() => {
+            (None, Some(since_us)) if lasted >= patience(self.rule.clear_for()) => {
                 self.firing_us = None;
                 ("resolved", since_us, self.rule.over())
             }

@@ -124,3 +124,88 @@ impl Conditions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::super::options::EngineOptions;
+    use super::super::{folder, registries};
+    use super::*;
+    use crate::outbox::Notification;
+
+    const PIPELINE: &str = "name = \"p\"\n[source]\ntype = \"endpoint\"\n\
+        listen = \"127.0.0.1:0\"\ntopics = [\"t/{device}\"]\n[reading]\n\
+        device = \"{device}\"\ntime = \"ts\"\nfields = { v = \"float64\" }\n\
+        [[table]]\nfrom = \"readings\"\n";
+
+    /// Those of an engine with which nothing is wrong.
+    async fn states(options: &EngineOptions) -> States {
+        let plan = tidegate_pipelines::load(&[("p.toml".into(), PIPELINE.into())], &|_, _| {
+            Err(String::new())
+        });
+        let (plan, clock) = (plan.unwrap(), Clock::system());
+        let (journal, _) = folder::open_journal(&plan, options, clock.clone(), 1).unwrap();
+        let opened = registries::open(&plan, options, clock).await.unwrap();
+        let registries = opened.begin(&journal, &[], options).await.unwrap();
+        States {
+            journal,
+            sources: Vec::new(),
+            registries: Arc::new(registries),
+            tables: TableTroubles::default(),
+            waiting: Waiting::default(),
+            outbox: folder::open_outbox(options).unwrap(),
+            bounds: Bounds::of(options).1,
+            cuts: Arc::new(Cuts::new(Duration::from_secs(1))),
+        }
+    }
+
+    fn notification(id: &str) -> Notification {
+        let (target, key) = ("p/ops".to_owned(), id.to_owned());
+        Notification { id: id.into(), target, key, created_us: 0, body: Bytes::new() }
+    }
+
+    #[tokio::test]
+    async fn what_only_happens_holds_once_each_time_that_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EngineOptions::new(folder.path());
+        let (states, stats) = (states(&options).await, Arc::<Stats>::default());
+        let outbox = Arc::clone(&states.outbox);
+        let mut look = Conditions { states, stats: Arc::clone(&stats) }.looker();
+        let nothing = Holding::new();
+        let one = |rule, why: &str| Holding::from([(rule, why.to_owned())]);
+        assert_eq!(look(), nothing);
+        Stats::add(&stats.keys_refused, 1);
+        assert_eq!(look(), one(Rule::KeysMax, "1 row of new keys found no place since the start"));
+        assert_eq!(look(), nothing);
+        Stats::add(&stats.clocks_off, 2);
+        let why = look().remove(&Rule::ClockSkew).unwrap();
+        assert!(why.contains("(2 rows more of system.clock_skew, "), "{why}");
+        assert_eq!(look(), nothing);
+        Stats::add(&stats.clocks_off, 1);
+        let why = look().remove(&Rule::ClockSkew).unwrap();
+        assert!(why.contains("(1 row more of "), "{why}");
+        for (epoch, why) in [(1, "1 notification was"), (2, "2 notifications were")] {
+            let id = format!("n{epoch}");
+            outbox.enqueue(epoch, vec![notification(&id)]).unwrap();
+            assert_eq!(look(), nothing, "it is on its way");
+            outbox.dead(&id, "410").unwrap();
+            assert_eq!(look(), one(Rule::WebhookDead, &format!("{why} given up since the start")));
+            assert_eq!(look(), nothing);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_full_for_checkpoints_is_full_until_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let states = states(&EngineOptions::new(folder.path())).await;
+        assert_eq!(states.problems(), []);
+        states.cuts.note_disk_full("why".into());
+        assert_eq!(states.problems(), [(Rule::DiskFull, "why".to_owned())]);
+        states.cuts.note_saved(1, 1, 0);
+        assert_eq!(states.problems(), []);
+    }
+}
