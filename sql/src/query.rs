@@ -13,7 +13,6 @@ use crate::headings::Headings;
 use crate::output::Sink;
 use crate::patience::Patience;
 use crate::session::parse;
-use crate::session::problems::explain;
 use crate::{Error, OutputFormat, Result, Session, Store, Tables, open_session};
 
 /// File in the data folder that says where the tables are, if they are not in its `tables` folder.
@@ -185,7 +184,7 @@ pub(crate) async fn execute(
     planner.spawn(async move {
         let frame = owned.plan(statement).await?;
         let stream = frame.execute_stream().await;
-        stream.map_err(|error| explain(error, ""))
+        stream.map_err(|error| owned.explain(error))
     });
     let planned = patience.wait(planner.join_next()).await?;
     let mut stream = planned.expect("one task was spawned")??;
@@ -202,7 +201,7 @@ pub(crate) async fn execute(
         }
     });
     while let Some(batch) = patience.wait(batches.recv()).await? {
-        let batch = batch.map_err(|error| explain(error, ""))?;
+        let batch = batch.map_err(|error| session.explain(error))?;
         let batch = headings.over_rows(&batch)?;
         rows += batch.num_rows() as u64;
         if !sink.write(&batch, out)? {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::common::TableReference;
+use datafusion::error::DataFusionError;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -43,7 +44,11 @@ const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// Disk of a session, in the system's folder for temporary files, for what does not fit into that:
 /// a query that fills the disk would stop whoever acknowledges messages on it. 10 GiB.
-pub(crate) const SPILL_BYTES_MAX: u64 = 10 << 30;
+const SPILL_BYTES_MAX: u64 = 10 << 30;
+
+/// Memory of each piece of a query: a sort that is on disk takes 10 MiB to be merged, and batches
+/// of rows have to fit in besides. With less, more cores would have queries fail.
+const PIECE_BYTES_MIN: usize = 32 << 20;
 
 /// Which tables a session reads, and what it may use.
 #[derive(Clone, Debug)]
@@ -84,7 +89,16 @@ impl Session {
     /// # Errors
     /// The memory limit cannot be set up.
     pub fn over(store: Store, memory_bytes_max: usize) -> Result<Self> {
-        let runtime = RuntimeEnvBuilder::new().with_max_temp_directory_size(SPILL_BYTES_MAX);
+        Self::limited(store, memory_bytes_max, SPILL_BYTES_MAX)
+    }
+
+    /// [`Session::over`] with another limit of what queries put on disk.
+    pub(crate) fn limited(
+        store: Store,
+        memory_bytes_max: usize,
+        spill_bytes_max: u64,
+    ) -> Result<Self> {
+        let runtime = RuntimeEnvBuilder::new().with_max_temp_directory_size(spill_bytes_max);
         Self::with(store, memory_bytes_max, runtime)
     }
 
@@ -98,7 +112,10 @@ impl Session {
     }
 
     fn with(store: Store, memory_bytes_max: usize, runtime: RuntimeEnvBuilder) -> Result<Self> {
-        let config = SessionConfig::new()
+        let config = SessionConfig::new();
+        let pieces = pieces(config.target_partitions(), memory_bytes_max);
+        let config = config
+            .with_target_partitions(pieces)
             .with_default_catalog_and_schema(CATALOG, PUBLIC)
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(true);
@@ -136,6 +153,11 @@ impl Session {
     /// statements that write; [`Session::sql`] does.
     pub fn context(&self) -> &SessionContext {
         &self.context
+    }
+
+    /// An error of a query that ran, as a person wants it.
+    pub(crate) fn explain(&self, error: DataFusionError) -> Error {
+        problems::explain_run(error, &self.context.runtime_env())
     }
 
     /// Looks for tables that appeared or vanished.
@@ -248,6 +270,12 @@ impl Session {
             None => Err(problems::unknown_table(reference, &self.names().await)),
         }
     }
+}
+
+/// In how many pieces a query runs: on all cores, as far as each piece has the memory that it needs
+/// to do its work on disk.
+fn pieces(cores: usize, memory_bytes_max: usize) -> usize {
+    cores.min(memory_bytes_max / PIECE_BYTES_MIN).max(1)
 }
 
 /// Refuses by its first word what is not a question, before its table names are looked up.

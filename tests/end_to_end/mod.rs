@@ -29,6 +29,7 @@ mod overload;
 mod points;
 mod process;
 mod quality;
+mod queries;
 mod rebuilt_windows;
 mod registry;
 mod registry_shapes;

@@ -290,6 +290,10 @@ pub(super) struct SqlArgs {
     /// them (a pager) does not count [default: 5m]
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub(super) timeout: Option<Duration>,
+    /// Most memory for sorts, joins and aggregates; what does not fit goes to disk where that can
+    /// be, and else the statement is stopped [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = query_memory)]
+    pub(super) memory_max: Option<usize>,
     /// The query; none opens a prompt
     #[arg(value_name = "QUERY")]
     pub(super) query: Option<String>,
@@ -404,6 +408,18 @@ fn memory_max(text: &str) -> Result<u64, String> {
     }
 }
 
+/// With less a sort has no room to merge what it has put on disk.
+const QUERY_MEMORY_BYTES_MIN: u64 = 32 << 20;
+
+fn query_memory(text: &str) -> Result<usize, String> {
+    match units::size_bytes(text)? {
+        bytes if bytes >= QUERY_MEMORY_BYTES_MIN => {
+            usize::try_from(bytes).map_err(|_| "it is more than there can be".to_owned())
+        }
+        _ => Err(format!("at least {}MiB are needed", QUERY_MEMORY_BYTES_MIN >> 20)),
+    }
+}
+
 /// More devices than this would need more ports and file descriptors than a usual machine gives.
 const DEVICES_MAX: usize = 10_000;
 
@@ -452,6 +468,8 @@ mod tests {
         assert!(parse("tidegate sql -o parquet SELECT").is_ok());
         assert!(parse("tidegate sql --timeout 1m SELECT").is_ok());
         assert!(parse("tidegate sql --timeout 0 SELECT").is_ok());
+        assert!(parse("tidegate sql --memory-max 4GiB SELECT").is_ok());
+        assert!(parse("tidegate sql --memory-max 4MiB SELECT").is_err());
         assert!(parse("tidegate outbox").is_ok() && parse("tidegate outbox list").is_ok());
         assert!(parse("tidegate outbox resend a b --data d").is_ok());
         assert!(parse("tidegate outbox resend --all-dead").is_ok());

@@ -13,6 +13,7 @@ pub(super) async fn sql(args: SqlArgs) -> Outcome {
     if let Some(time) = args.timeout {
         options.time_max = Some(time).filter(|time| !time.is_zero());
     }
+    options.memory_bytes_max = args.memory_max.unwrap_or(options.memory_bytes_max);
     let format = match args.output {
         Output::Table => OutputFormat::Table,
         Output::Csv => OutputFormat::Csv,

@@ -1,7 +1,12 @@
 //! Query errors as a person wants them: one sentence, what is close, what exists.
 
+use std::io::ErrorKind;
+
+use arrow::error::ArrowError;
 use datafusion::common::{Column, SchemaError, TableReference};
 use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -243,6 +248,74 @@ pub(crate) fn explain(error: DataFusionError, text: &str) -> Error {
         DataFusionError::External(inner) if inner.is::<Error>() => inner.to_string(),
         _ => return Error::DataFusion(error),
     })
+}
+
+/// What may be done about a query that is too large.
+const ASK_FOR_LESS: &str = "Ask for less: fewer days or devices (WHERE), fewer columns, with ORDER \
+                            BY a LIMIT; or for one part after the other";
+
+/// What DataFusion says where the limit of what queries put on disk is reached.
+const SPILLED_TOO_MUCH: &str = "used disk space during the spilling process";
+
+/// [`explain`] of an error while a query runs, with the limits that it has there.
+pub(super) fn explain_run(error: DataFusionError, limits: &RuntimeEnv) -> Error {
+    let disk = &limits.disk_manager;
+    match error.find_root() {
+        // It has no kind of its own, and comes in several.
+        root if root.to_string().contains(SPILLED_TOO_MUCH) => {
+            let max = size(disk.max_temp_directory_size());
+            Error::Query(format!(
+                "stopped: the statement puts more than {max} of what does not fit into memory on \
+                 disk\n{ASK_FOR_LESS}."
+            ))
+        }
+        DataFusionError::ResourcesExhausted(_) => {
+            let max = match limits.memory_pool.memory_limit() {
+                MemoryLimit::Finite(bytes) => size(bytes as u64),
+                _ => "there is".to_owned(),
+            };
+            Error::Query(format!(
+                "stopped: the statement needs more than {max} of memory, besides what it can put \
+                 on disk\n{ASK_FOR_LESS}; or give it more: --memory-max SIZE."
+            ))
+        }
+        root if is_full(root) => {
+            let folders = disk.temp_dir_paths();
+            let folder = folders.first().map_or_else(std::env::temp_dir, Clone::clone);
+            Error::Query(format!(
+                "stopped: there is no room in {}, where the statement puts what does not fit into \
+                 memory\nMake room there, or name another folder in TMPDIR. {ASK_FOR_LESS}.",
+                folder.display()
+            ))
+        }
+        _ => explain(error, ""),
+    }
+}
+
+/// Whether it is a disk without room: queries write only what does not fit into memory.
+fn is_full(error: &DataFusionError) -> bool {
+    let kind = match error {
+        DataFusionError::IoError(error) => error.kind(),
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::IoError(_, error) => error.kind(),
+            _ => return false,
+        },
+        _ => return false,
+    };
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut number, mut unit) = (bytes as f64, "B");
+    for larger in UNITS {
+        if number >= 1024.0 {
+            (number, unit) = (number / 1024.0, larger);
+        }
+    }
+    let number = format!("{number:.1}");
+    format!("{} {unit}", number.strip_suffix(".0").unwrap_or(&number))
 }
 
 /// A statement that would change something.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod lengths;
+mod memory;
 
 use std::sync::Arc;
 
@@ -318,14 +319,6 @@ async fn results_are_written_in_every_format() {
     assert!(table.contains("Only the first 10 rows are shown"));
     let exact = run(&options, "SELECT * FROM t LIMIT 10", OutputFormat::Table).await.unwrap();
     assert!(!text(exact).contains("Only the first"));
-}
-
-#[tokio::test]
-async fn what_a_query_spills_has_a_limit() {
-    let (_folder, store) = local();
-    let session = Session::over(store, 1 << 28).unwrap();
-    let disk = &session.context().runtime_env().disk_manager;
-    assert_eq!(disk.max_temp_directory_size(), super::SPILL_BYTES_MAX);
 }
 
 // On more than one thread, as the command runs them: what is stopped may hold its own up.
