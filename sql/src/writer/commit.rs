@@ -26,7 +26,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Commits between checkpoints of the log.
-const CHECKPOINT_COMMITS: u64 = 100;
+pub(super) const CHECKPOINT_COMMITS: u64 = 100;
 
 const ENGINE: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
 
