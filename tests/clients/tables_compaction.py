@@ -1,8 +1,10 @@
 """Others compact our tables while we go on appending: delta-rs rewrites files, vacuums, writes
-checkpoints and cleans the log, again and again, and is killed in the middle of it. DuckDB, delta-rs,
-pyarrow and `tidegate sql` agree at each pinned version before, during and after; `tidegate sql` never
-sees a row twice or not at all; Tidegate's writer goes on, also after a restart; and the doctor finds
-nothing wrong.
+checkpoints and cleans the log, again and again, and is killed in the middle of it. Meanwhile
+DuckDB, delta-rs and `tidegate sql` read: what a device has is always its first so many readings,
+with their values, never fewer than before, never more than were sent. DuckDB, delta-rs, pyarrow and
+`tidegate sql` agree at each pinned version, and in the end on what was sent; a version whose files
+a vacuum took away is refused and never answered from a part; Tidegate's writer goes on, also after
+a restart; and the doctor finds nothing wrong.
 
 Usage: tables_compaction.py [ROUNDS]       (6 without it)
 
@@ -17,16 +19,17 @@ import sys
 import threading
 import time
 
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
-from harness import BINARY, ENDPOINT, PIPELINE, Publisher, QueryFailed, Tidegate, totals, value
+from harness import BINARY, ENDPOINT, PIPELINE, Publisher, Tidegate, totals, value
 from oracle import reader
 
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 6
 SEED = int(os.environ.get("TIDEGATE_SEED", "3"))
 DEVICES = ["d1", "d2"]
+# Readings that each device publishes while others compact, at a time.
+MORE = 40
 
 COMPACTOR = """
 import sys
@@ -51,70 +54,105 @@ while True:
 """
 
 
+# How readers say that a file is not there any more.
+GONE = ("not found", "no such file", "cannot open file", "does not exist")
+
+
+def is_gone(error):
+    return isinstance(error, FileNotFoundError) or any(word in str(error).lower() for word in GONE)
+
+
 def from_duckdb(path, version=None):
+    """By device: rows, different numbers, the greatest number, the sum of all values."""
     pinned = "" if version is None else f", version = {version}"
-    return reader().execute(
-        f"SELECT count(*), sum(seq)::BIGINT, sum(temperature) FROM delta_scan('{path}'{pinned})"
-    ).fetchone()
+    rows = reader().execute(
+        "SELECT device, count(*), count(DISTINCT seq), max(seq), sum(temperature) "
+        f"FROM delta_scan('{path}'{pinned}) GROUP BY device").fetchall()
+    return {row[0]: row[1:] for row in rows}
+
+
+def by_device(rows):
+    groups = rows.group_by("device").aggregate([
+        ("seq", "count"), ("seq", "count_distinct"), ("seq", "max"), ("temperature", "sum")])
+    return {row["device"]: (row["seq_count"], row["seq_count_distinct"], row["seq_max"],
+                            row["temperature_sum"]) for row in groups.to_pylist()}
 
 
 def from_delta_rs(path, version=None):
-    rows = DeltaTable(str(path), version=version).to_pyarrow_table()
-    return rows.num_rows, pc.sum(rows["seq"]).as_py(), pc.sum(rows["temperature"]).as_py()
+    return by_device(DeltaTable(str(path), version=version).to_pyarrow_table())
 
 
 def from_pyarrow(path, version=None):
     """The Parquet files themselves; delta-rs says only which."""
-    rows = ds.dataset(DeltaTable(str(path), version=version).file_uris(),
-                      format="parquet").to_table(columns=["seq", "temperature"])
-    return rows.num_rows, pc.sum(rows["seq"]).as_py(), pc.sum(rows["temperature"]).as_py()
+    files = ds.dataset(DeltaTable(str(path), version=version).file_uris(), format="parquet")
+    return by_device(files.to_table(columns=["device", "seq", "temperature"]))
 
 
 def from_tidegate(tidegate):
-    row, = tidegate.sql("SELECT count(*) AS n, sum(seq) AS q, sum(temperature) AS t "
-                        "FROM cold_chain.readings")
-    return row["n"], row["q"], row["t"]
+    rows = tidegate.sql("SELECT device, count(*) AS n, count(DISTINCT seq) AS d, max(seq) AS high,"
+                        " sum(temperature) AS t FROM cold_chain.readings GROUP BY device")
+    return {row["device"]: (row["n"], row["d"], row["high"], row["t"]) for row in rows}
 
 
-def pinned_readers(path, version):
+def first_of(counts):
+    """What readers find where devices have their first so many readings."""
+    return {device: (n, n, n - 1, sum(value(s) for s in range(n)))
+            for device, n in counts.items() if n > 0}
+
+
+def pinned_readers(path, version, sent):
+    """All of them on one version: what devices have sent, from the first on; how many of each."""
     seen = {"DuckDB": from_duckdb(path, version), "delta-rs": from_delta_rs(path, version),
             "pyarrow": from_pyarrow(path, version)}
-    assert len(set(seen.values())) == 1, f"version {version}: {seen}"
-    return seen["DuckDB"]
+    counts = {device: row[0] for device, row in seen["DuckDB"].items()}
+    expected = first_of(counts)
+    assert all(rows == expected for rows in seen.values()), f"version {version}: {seen}"
+    assert all(n <= sent for n in counts.values()), f"{counts}, although {sent} were sent"
+    return counts
 
 
-def all_readers(tidegate, path):
-    """All of them on the newest version, while nobody writes."""
-    ours, theirs = from_tidegate(tidegate), pinned_readers(path, None)
-    assert ours == theirs, f"tidegate sql finds {ours}, the others {theirs}"
-    return ours
+def all_readers(tidegate, path, sent):
+    """All of them on the newest version, while nobody writes: everything that was sent."""
+    counts = pinned_readers(path, None, sent)
+    assert counts == {device: sent for device in DEVICES}, f"{counts}, although {sent} were sent"
+    assert from_tidegate(tidegate) == first_of(counts)
+
+
+def refused(path, version):
+    """A version of which a vacuum has taken files away is answered by nobody."""
+    for read in from_duckdb, from_delta_rs, from_pyarrow:
+        try:
+            rows = read(path, version)
+        except Exception as error:
+            assert is_gone(error), f"{read.__name__}: {error}"
+        else:
+            raise AssertionError(f"{read.__name__} answers from files that are gone: {rows}")
 
 
 class Watcher(threading.Thread):
-    """Asks `tidegate sql` all the time: what a device has is always its first so many readings."""
+    """Reads the newest version all the time."""
 
-    def __init__(self, tidegate):
-        super().__init__(daemon=True)
-        self.tidegate, self.end, self.error, self.looks, self.most = (
-            tidegate, threading.Event(), None, 0, {})
+    def __init__(self, name, read):
+        super().__init__(name=name, daemon=True)
+        self.read, self.end, self.error, self.looks, self.most, self.sent = (
+            read, threading.Event(), None, 0, {}, 0)
 
     def run(self):
         try:
             while not self.end.is_set():
                 try:
-                    rows = self.tidegate.sql(
-                        "SELECT device, count(*) AS n, count(DISTINCT seq) AS d, max(seq) AS high,"
-                        " sum(temperature) AS t FROM cold_chain.readings GROUP BY device")
-                except QueryFailed as error:
+                    rows = self.read()
+                except Exception as error:
                     # A vacuum without any retention takes files away under a query.
-                    assert "not found" in str(error).lower(), error
+                    assert is_gone(error), error
                     continue
-                for row in rows:
-                    n, before = row["n"], self.most.get(row["device"], 0)
-                    assert (row["d"], row["high"] + 1) == (n, n), row
-                    assert row["t"] == sum(value(s) for s in range(n)), row
-                    assert n >= before, f"{row} after {before} rows were seen"
-                    self.most[row["device"]] = n
+                sent = self.sent
+                counts = {device: row[0] for device, row in rows.items()}
+                assert rows == first_of(counts), rows
+                assert all(n <= sent for n in counts.values()), f"{counts} of {sent}"
+                for device, before in self.most.items():
+                    assert counts.get(device, 0) >= before, f"{counts} after {self.most}"
+                self.most = counts
                 self.looks += 1
         except BaseException as error:  # told to the main thread by `finish`
             self.error = error
@@ -122,8 +160,8 @@ class Watcher(threading.Thread):
     def finish(self):
         self.end.set()
         self.join(90)
-        assert self.error is None, self.error
-        assert self.looks > 0
+        assert self.error is None, f"{self.name}: {self.error}"
+        assert self.looks > 0, f"{self.name} has never had an answer"
 
 
 def compactor(path, *more):
@@ -161,18 +199,25 @@ def main():
         for _ in range(4):
             sent = publish(tidegate, sent, 30)
             wait(tidegate, sent)
-        before = all_readers(tidegate, path)
+        all_readers(tidegate, path, sent)
         pinned = DeltaTable(str(path)).version()
         # Rewritten, but not yet vacuumed: who reads the old version still can.
         DeltaTable(str(path)).optimize.compact()
-        assert pinned_readers(path, pinned) == before
-        assert all_readers(tidegate, path) == before
+        assert pinned_readers(path, pinned, sent) == {device: sent for device in DEVICES}
+        all_readers(tidegate, path, sent)
         assert len(DeltaTable(str(path)).file_uris()) < 4
-        watcher, removed, killed = Watcher(tidegate), 0, 0
-        watcher.start()
+        watchers = [Watcher("tidegate sql", lambda: from_tidegate(tidegate)),
+                    Watcher("DuckDB", lambda: from_duckdb(path)),
+                    Watcher("delta-rs", lambda: from_delta_rs(path))]
+        removed, killed, had = 0, 0, {}
+        for watcher in watchers:
+            watcher.sent = sent
+            watcher.start()
         for _ in range(ROUNDS):
             process = compactor(path)
-            sent = publish(tidegate, sent, 40)
+            for watcher in watchers:
+                watcher.sent = sent + MORE
+            sent = publish(tidegate, sent, MORE)
             # It has been through once: what is killed is its work and not its start.
             first = process.stdout.readline()
             time.sleep(chance.uniform(0.0, 2.0))
@@ -182,29 +227,31 @@ def main():
             assert running, f"the compactor ended: {first}{out}\n{error}"
             out = first + out
             removed, killed = removed + sum(map(int, out.split())), killed + 1
-            version = DeltaTable(str(path)).version()
-            pinned_readers(path, version)
+            counts = pinned_readers(path, DeltaTable(str(path)).version(), sent)
+            assert all(counts.get(d, 0) >= n for d, n in had.items()), f"{counts} after {had}"
+            had = counts
         assert removed > 0, "nothing was compacted while we wrote"
         wait(tidegate, sent)
-        watcher.finish()
+        for watcher in watchers:
+            watcher.finish()
+        refused(path, pinned)
         doctor(tidegate)
         tidegate.stop()
-        rows = all_readers(tidegate, path)
+        all_readers(tidegate, path, sent)
         # Checkpoints of delta-rs are what a start reads now.
         last = compactor(path, "once")
         out, error = last.communicate(timeout=90)
         assert last.returncode == 0, error
-        assert all_readers(tidegate, path) == rows
+        all_readers(tidegate, path, sent)
         tidegate.start()
         sent = publish(tidegate, sent, 30)
         wait(tidegate, sent)
         doctor(tidegate)
         tidegate.stop()
-        count, temperature, numbers = totals(range(sent))
-        expected = count * len(DEVICES), numbers * len(DEVICES), temperature * len(DEVICES)
-        assert all_readers(tidegate, path) == expected
-    print(f"{expected[0]} readings: four readers agree, {watcher.looks} looks, {removed} files "
-          f"rewritten, the compactor killed {killed} times")
+        all_readers(tidegate, path, sent)
+    looks = ", ".join(f"{watcher.name} {watcher.looks}" for watcher in watchers)
+    print(f"{sent * len(DEVICES)} readings: four readers agree with what was sent; looks meanwhile:"
+          f" {looks}; {removed} files rewritten, the compactor killed {killed} times")
 
 
 main()
