@@ -13,6 +13,8 @@ mod leftovers;
 mod long;
 #[cfg(test)]
 mod partitions;
+#[cfg(test)]
+mod power;
 mod rows;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 //! refused rather than left unsynced; nothing in this crate needs them.
 
 use std::fmt::{Display, Formatter};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
@@ -23,7 +23,6 @@ use object_store::{
 };
 
 use super::folders::Folders;
-use super::rename_new;
 use crate::fault;
 
 /// How many staged names are tried before a put gives up; each belongs to a crashed or running put
@@ -62,12 +61,12 @@ fn generic(source: io::Error) -> Error {
 }
 
 /// A new file next to `target`. Listings skip names that end in `#` and digits.
-fn stage(target: &FsPath) -> io::Result<(File, PathBuf)> {
+fn stage(folders: &Folders, target: &FsPath) -> io::Result<(File, PathBuf)> {
     for n in 1..STAGED_NAMES_MAX {
         let mut name = target.as_os_str().to_owned();
         name.push(format!("#{n}"));
         let path = PathBuf::from(name);
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
+        match folders.create(&path) {
             Ok(file) => return Ok((file, path)),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
@@ -84,14 +83,14 @@ fn put_durable(
 ) -> io::Result<()> {
     let folder = target.parent().expect("an object lies in a folder");
     folders.make(folder)?;
-    let (mut file, staged) = stage(target)?;
+    let (mut file, staged) = stage(folders, target)?;
     let written = payload.iter().try_for_each(|part| file.write_all(part));
     if target.extension().is_some_and(|e| e == "parquet") {
         fault::point("parquet_part");
     }
-    let placed = written.and_then(|()| file.sync_all()).and_then(|()| {
-        if only_new { rename_new(&staged, target) } else { fs::rename(&staged, target) }
-    });
+    let placed = written
+        .and_then(|()| folders.sync_file(&file, &staged))
+        .and_then(|()| folders.rename(&staged, target, only_new));
     if placed.is_err() {
         // Best effort: the object does not depend on it, and listings skip the name.
         let _ = fs::remove_file(&staged);

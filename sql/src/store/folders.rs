@@ -1,4 +1,4 @@
-//! Names of files in local folders, and when they are durable.
+//! Files and their names in local folders, and when they are durable.
 //!
 //! A name survives a power loss when its folder was synced after it was made. Invariants:
 //! - Nobody goes on from a name whose folder could not be synced: what was made is noted before it
@@ -8,11 +8,12 @@
 //!   opened nothing was synced, and it may be tried again.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::rename_new;
 #[cfg(not(test))]
 use crate::fault;
 
@@ -66,7 +67,44 @@ impl Folders {
                 tell(&why);
             }
             io::Error::new(error.kind(), why)
-        })
+        })?;
+        #[cfg(test)]
+        self.probe.note(|| tests::Did::Sync(folder.to_owned()));
+        Ok(())
+    }
+
+    /// Makes a new file; its name is durable when its folder is synced.
+    ///
+    /// # Errors
+    /// There is one, or those of the file system.
+    pub(super) fn create(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        #[cfg(test)]
+        self.probe.note(|| tests::Did::File(path.to_owned()));
+        Ok(file)
+    }
+
+    /// Makes what is in `file`, which is at `path`, durable.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    #[cfg_attr(not(test), expect(unused_variables, reason = "tests note which file it is"))]
+    pub(super) fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        file.sync_all()?;
+        #[cfg(test)]
+        self.probe.note(|| tests::Did::Content(path.to_owned(), fs::read(path).unwrap()));
+        Ok(())
+    }
+
+    /// Gives a file another name, in its folder, which has to be synced then.
+    ///
+    /// # Errors
+    /// There is one of that name already that `only_new` keeps, or those of the file system.
+    pub(super) fn rename(&self, from: &Path, to: &Path, only_new: bool) -> io::Result<()> {
+        if only_new { rename_new(from, to) } else { fs::rename(from, to) }?;
+        #[cfg(test)]
+        self.probe.note(|| tests::Did::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
     }
 
     /// Makes `folder`, and syncs the parent of every folder that was new.
@@ -87,6 +125,8 @@ impl Folders {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
+        #[cfg(test)]
+        self.probe.note(|| tests::Did::Folder(folder.to_owned()));
         parent.map_or(Ok(()), |parent| self.sync(parent))?;
         self.lock().remove(folder);
         Ok(())
@@ -148,9 +188,36 @@ pub(crate) mod tests {
     pub(crate) struct Probe {
         failing: Mutex<Vec<(PathBuf, Step)>>,
         synced: Mutex<Vec<PathBuf>>,
+        /// `None`: nobody wants to know.
+        did: Mutex<Option<Vec<Did>>>,
+    }
+
+    /// What was done to a file or folder, as far as it matters after a power loss.
+    #[derive(Clone, Debug)]
+    pub(crate) enum Did {
+        /// Made a folder, or found it.
+        Folder(PathBuf),
+        /// Made a file, without content.
+        File(PathBuf),
+        /// Made what is in a file durable, whatever it is called.
+        Content(PathBuf, Vec<u8>),
+        Rename(PathBuf, PathBuf),
+        /// Made the names in a folder durable.
+        Sync(PathBuf),
     }
 
     impl Probe {
+        pub(super) fn note(&self, did: impl FnOnce() -> Did) {
+            if let Some(all) = &mut *self.did.lock().unwrap() {
+                all.push(did());
+            }
+        }
+
+        /// What was done since this was asked first.
+        pub(crate) fn did(&self) -> Vec<Did> {
+            self.did.lock().unwrap().get_or_insert_default().clone()
+        }
+
         /// The next `step` of a folder whose path ends so fails.
         pub(crate) fn fail(&self, folder: &str, step: Step) {
             self.failing.lock().unwrap().push((folder.into(), step));
