@@ -35,7 +35,8 @@ use crate::journal::{Disk, DurableError, Storage};
 pub struct Checkpoint {
     /// What it says of itself.
     pub manifest: Manifest,
-    /// State by operator, one entry per part, without groups that newer parts have.
+    /// State by operator, one entry for each piece of a part, without groups that newer parts have;
+    /// each group is in one. Pieces are as they were read: whoever needs them as one copies them.
     pub state: Vec<(String, SavedRows)>,
     /// Newer checkpoints that were passed over, and why.
     pub damaged: Vec<String>,
@@ -171,8 +172,19 @@ impl CheckpointStore {
     pub(crate) fn copy(&self, checkpoint: &Checkpoint) -> Result<(), DurableError> {
         let mut manifest = checkpoint.manifest.clone();
         let mut parts = Vec::with_capacity(manifest.parts.len());
-        for (operator, saved) in &checkpoint.state {
-            parts.push(self.write_part(operator, saved)?);
+        let mut rest = checkpoint.state.iter().peekable();
+        while let Some((operator, _)) = rest.peek().copied() {
+            // Pieces of one part, or of several whose groups follow each other.
+            let mut last = None;
+            let pieces = std::iter::from_fn(|| {
+                let (_, saved) = rest.next_if(|(name, saved)| {
+                    let follows = last.is_none() || saved.groups.first().map(|g| g.0) > last;
+                    name == operator && follows
+                })?;
+                last = saved.groups.last().map(|g| g.0);
+                Some(saved.clone())
+            });
+            parts.extend(self.write_pieces(operator, pieces)?);
         }
         manifest.parts = parts;
         self.publish(&manifest)
@@ -385,15 +397,15 @@ impl CheckpointStore {
         let manifest = self.manifest(epoch, name)?;
         let mut state = Vec::with_capacity(manifest.parts.len());
         for part in &manifest.parts {
-            let rows = self.rows(part);
-            let rows =
-                rows.map_err(|error| Unusable::Damaged(format!("{}: {error}", part.file)))?;
-            state.push((part.operator.clone(), rows));
+            let pieces = self.pieces(part);
+            let pieces =
+                pieces.map_err(|error| Unusable::Damaged(format!("{}: {error}", part.file)))?;
+            state.extend(pieces.into_iter().map(|piece| (part.operator.clone(), piece)));
         }
         Ok((manifest, state))
     }
 
-    fn rows(&self, part: &PartRef) -> Result<SavedRows, String> {
+    fn pieces(&self, part: &PartRef) -> Result<Vec<SavedRows>, String> {
         let bytes = std::fs::read(self.dir.join(&part.file)).map_err(|error| error.to_string())?;
         if bytes.len() as u64 != part.bytes || crc32fast::hash(&bytes) != part.crc32 {
             return Err("the content is not what was saved".into());
@@ -402,7 +414,7 @@ impl CheckpointStore {
         if read.operator != part.operator {
             return Err(format!("it is the state of {}", read.operator));
         }
-        part::only(&read.saved, &part.group_set())
+        Ok(part::only(&read.pieces, &part.group_set()))
     }
 }
 
@@ -506,6 +518,40 @@ mod tests {
         assert_eq!(rows, [saved(&[(1, 2)], "e1"), saved(&[(2, 4)], "e2"), empty]);
         // A number is never given twice.
         assert_eq!(store.write_part("p/step", &saved(&[], "")).unwrap().file, part_name(4));
+    }
+
+    /// Pieces are read as they were written, and a copy has as few files.
+    #[test]
+    fn pieces_come_back_one_by_one_and_a_copy_has_them_in_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::open(dir.path().join("from")).unwrap();
+        let pieces = |tag: &str| {
+            [[(1, 2), (2, 1)], [(3, 1), (4, 0)], [(7, 3), (9, 1)]].map(|groups| saved(&groups, tag))
+        };
+        let mut parts = Vec::new();
+        for operator in ["p/a", "p/b"] {
+            parts.extend(store.write_pieces(operator, pieces(operator).into_iter()).unwrap());
+            // A newer part has a group anew: what is around it stays in two views of one piece.
+            parts.push(store.write_part(operator, &saved(&[(2, 5)], "new")).unwrap());
+        }
+        let mut holdings = holdings::Holdings::default();
+        parts.into_iter().for_each(|part| holdings.apply(part));
+        let parts = holdings.parts();
+        let manifest =
+            Manifest { format: manifest::FORMAT, epoch: 3, parts, ..Manifest::default() };
+        store.publish(&manifest).unwrap();
+        let found = store.latest().unwrap().unwrap();
+        let groups = |name: &str| -> Vec<Vec<(u16, u64)>> {
+            let own = found.state.iter().filter(|(operator, _)| operator == name);
+            own.map(|(_, piece)| piece.groups.clone()).collect()
+        };
+        let one = vec![vec![(1, 2)], vec![(3, 1), (4, 0)], vec![(7, 3), (9, 1)], vec![(2, 5)]];
+        assert_eq!((groups("p/a"), groups("p/b")), (one.clone(), one));
+        let to = CheckpointStore::open(dir.path().join("to")).unwrap();
+        to.copy(&found).unwrap();
+        let copied = to.latest().unwrap().unwrap();
+        assert_eq!(copied.state, found.state);
+        assert_eq!(copied.manifest.parts.len(), 4);
     }
 
     #[test]

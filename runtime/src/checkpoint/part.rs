@@ -10,6 +10,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
@@ -26,8 +27,9 @@ const MAGIC_2: &[u8; 8] = b"TGSTATE2";
 pub struct Part {
     /// The operator, `pipeline/step`.
     pub operator: String,
-    /// Its rows.
-    pub saved: SavedRows,
+    /// Its rows, in the pieces in which they were written: groups ascend through all of them, and
+    /// each is in one.
+    pub pieces: Vec<SavedRows>,
 }
 
 /// The bytes of a part file.
@@ -149,13 +151,15 @@ pub fn decode(bytes: &[u8]) -> Result<Part, String> {
         }
         groups
     };
-    let rows = batches(rest).map_err(|error| error.to_string())?;
     let total = groups.iter().try_fold(0u64, |total, group| total.checked_add(group.1));
     let total = total.ok_or("too many rows")?;
-    if rows.num_rows() as u64 != total {
-        return Err(format!("{} rows where its groups have {total}", rows.num_rows()));
+    let batches = batches(rest).map_err(|error| error.to_string())?;
+    let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    if rows != total {
+        return Err(format!("{rows} rows where its groups have {total}"));
     }
-    Ok(Part { operator, saved: SavedRows { rows, groups } })
+    let pieces = pieces(batches, groups).map_err(|error| error.to_string())?;
+    Ok(Part { operator, pieces })
 }
 
 /// The groups of a file with their numbers of rows.
@@ -175,15 +179,43 @@ fn groups(rest: &mut &[u8]) -> Result<Vec<(u16, u64)>, String> {
     Ok(groups)
 }
 
-/// All rows of a stream.
-fn batches(stream: &[u8]) -> Result<RecordBatch, arrow::error::ArrowError> {
+/// All batches of a stream, at least one.
+fn batches(stream: &[u8]) -> Result<Vec<RecordBatch>, ArrowError> {
     let reader = StreamReader::try_new(stream, None)?;
     let schema = reader.schema();
     let mut batches = reader.collect::<Result<Vec<RecordBatch>, _>>()?;
-    match batches.len() {
-        1 => Ok(batches.swap_remove(0)),
-        _ => concat_batches(&schema, &batches),
+    if batches.is_empty() {
+        batches.push(RecordBatch::new_empty(schema));
     }
+    Ok(batches)
+}
+
+/// Batches, each with its groups, which have as many rows. Nothing is copied where they end with a
+/// group, as all do that were written here.
+fn pieces(
+    batches: Vec<RecordBatch>,
+    groups: Vec<(u16, u64)>,
+) -> Result<Vec<SavedRows>, ArrowError> {
+    let mut groups = groups.into_iter().peekable();
+    let (mut pieces, mut open, mut left) = (Vec::with_capacity(batches.len()), Vec::new(), 0);
+    let mut own = Vec::new();
+    for batch in batches {
+        left += batch.num_rows() as u64;
+        open.push(batch);
+        while let Some((group, rows)) = groups.next_if(|(_, rows)| *rows <= left) {
+            own.push((group, rows));
+            left -= rows;
+        }
+        if left == 0 {
+            let rows = match &open[..] {
+                [one] => one.clone(),
+                several => concat_batches(several[0].schema_ref(), several)?,
+            };
+            open.clear();
+            pieces.push(SavedRows { rows, groups: std::mem::take(&mut own) });
+        }
+    }
+    Ok(pieces)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], String> {
@@ -192,30 +224,34 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], String> {
     Ok(*head)
 }
 
-/// The rows of those groups of `saved` that are in `wanted`.
-///
-/// # Errors
-/// Arrow's.
-pub fn only(saved: &SavedRows, wanted: &GroupSet) -> Result<SavedRows, String> {
-    let groups = saved.groups.iter().filter(|g| wanted.contains(g.0)).copied().collect();
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    let mut at = 0;
-    for (group, rows) in &saved.groups {
-        let rows = *rows as usize;
-        if wanted.contains(*group) && rows > 0 {
-            match runs.last_mut() {
-                Some((from, count)) if *from + *count == at => *count += rows,
-                _ => runs.push((at, rows)),
+/// The rows of those groups that are in `wanted`: no copies but views, one for each run of groups.
+/// One without rows if there is none.
+pub fn only(pieces: &[SavedRows], wanted: &GroupSet) -> Vec<SavedRows> {
+    let mut out: Vec<SavedRows> = Vec::new();
+    for piece in pieces {
+        // The last run, as long as the next group follows it: where it begins, and its groups.
+        let mut run: Option<(usize, Vec<(u16, u64)>)> = None;
+        let mut at = 0;
+        for (group, rows) in piece.groups.iter().copied() {
+            if wanted.contains(group) {
+                run.get_or_insert_with(|| (at, Vec::new())).1.push((group, rows));
+            } else if rows > 0 {
+                out.extend(run.take().map(|run| view(piece, run)));
             }
+            at += rows as usize;
         }
-        at += rows;
+        out.extend(run.map(|run| view(piece, run)));
     }
-    if let [(from, count)] = runs[..] {
-        return Ok(SavedRows { rows: saved.rows.slice(from, count), groups });
+    match pieces.first() {
+        Some(first) if out.is_empty() => vec![view(first, (0, Vec::new()))],
+        _ => out,
     }
-    let slices: Vec<_> = runs.iter().map(|(from, n)| saved.rows.slice(*from, *n)).collect();
-    let rows = concat_batches(saved.rows.schema_ref(), &slices);
-    Ok(SavedRows { rows: rows.map_err(|error| error.to_string())?, groups })
+}
+
+/// Some rows of a piece: from `at` on, of these groups, which follow each other there.
+fn view(piece: &SavedRows, (at, groups): (usize, Vec<(u16, u64)>)) -> SavedRows {
+    let rows: u64 = groups.iter().map(|group| group.1).sum();
+    SavedRows { rows: piece.rows.slice(at, rows as usize), groups }
 }
 
 #[cfg(test)]
@@ -259,6 +295,12 @@ pub(super) mod tests {
         out
     }
 
+    fn joined(pieces: &[SavedRows]) -> SavedRows {
+        let rows = concat_batches(pieces[0].rows.schema_ref(), pieces.iter().map(|p| &p.rows));
+        let groups = pieces.iter().flat_map(|piece| &piece.groups).copied().collect();
+        SavedRows { rows: rows.unwrap(), groups }
+    }
+
     fn groups() -> impl Strategy<Value = Vec<(u16, u64)>> {
         let counts = prop::collection::btree_map(0u16..KEY_GROUPS, 0u64..5, 0..20);
         counts.prop_map(|groups| groups.into_iter().collect())
@@ -273,7 +315,7 @@ pub(super) mod tests {
             let bytes = encode(&name, &saved).unwrap();
             let back = decode(&bytes).unwrap();
             prop_assert_eq!(&back.operator, &name);
-            prop_assert_eq!(&back.saved, &saved);
+            prop_assert_eq!(&back.pieces, &[saved.clone()]);
             prop_assert_eq!(&decode(&encode_2(&name, &saved)).unwrap(), &back);
             let at = at.index(bytes.len());
             let mut torn = bytes.clone();
@@ -296,16 +338,44 @@ pub(super) mod tests {
             bytes.extend(rest);
             prop_assert_eq!(crc, crc32fast::hash(&bytes));
             let back = decode(&bytes).unwrap();
-            prop_assert_eq!(back.saved, saved(&groups, "x"));
+            let sizes = [&first, &second].map(|piece| piece.rows.num_rows());
+            let found: Vec<usize> = back.pieces.iter().map(|p| p.rows.num_rows()).collect();
+            prop_assert_eq!(found, sizes, "as they were written");
+            prop_assert_eq!(joined(&back.pieces), saved(&groups, "x"));
+        }
+
+        /// As another writer may have cut it: a group is never in two pieces.
+        #[test]
+        fn batches_that_end_in_a_group_are_joined(groups in groups(), size in 1usize..9) {
+            let all = saved(&groups, "x");
+            let batches: Vec<RecordBatch> = (0..all.rows.num_rows())
+                .step_by(size)
+                .map(|at| all.rows.slice(at, size.min(all.rows.num_rows() - at)))
+                .collect();
+            let pieces = pieces(batches, groups.clone()).unwrap();
+            for piece in &pieces {
+                let rows: u64 = piece.groups.iter().map(|group| group.1).sum();
+                prop_assert_eq!(piece.rows.num_rows() as u64, rows);
+            }
+            if all.rows.num_rows() > 0 {
+                prop_assert_eq!(joined(&pieces), all);
+            }
         }
 
         #[test]
-        fn wanted_groups_come_out(groups in groups(), wanted in groups()) {
+        fn wanted_groups_come_out_and_are_not_copied(
+            groups in groups(), wanted in groups(), cut in any::<prop::sample::Index>(),
+        ) {
             let mut set = GroupSet::default();
             set.extend(wanted.iter().map(|g| g.0));
-            let got = only(&saved(&groups, "x"), &set).unwrap();
+            let (first, second) = groups.split_at(cut.index(groups.len() + 1));
+            let pieces = [saved(first, "x"), saved(second, "x")];
+            let got = only(&pieces, &set);
             let kept: Vec<_> = groups.iter().filter(|g| set.contains(g.0)).copied().collect();
-            prop_assert_eq!(got, saved(&kept, "x"));
+            prop_assert_eq!(joined(&got), saved(&kept, "x"));
+            let buffer = |saved: &SavedRows| saved.rows.column(0).to_data().buffers()[1].as_ptr();
+            let there: Vec<_> = pieces.iter().map(buffer).collect();
+            prop_assert!(got.iter().all(|piece| there.contains(&buffer(piece))), "it is a copy");
         }
     }
 }

@@ -90,14 +90,13 @@ fn run_plans(
         let count = if is_last { left } else { left.min(*count) };
         let pipelines = plans.get(number).or(plans.last()).copied().unwrap_or_default();
         let timeless = pipelines.iter().map(timeless).collect();
+        let mut before = Vec::new();
+        for (name, bytes) in &state {
+            let part = part::decode(bytes).map_err(anyhow::Error::msg)?;
+            before.extend(part.pieces.into_iter().map(|piece| (name.clone(), piece.rows)));
+        }
         let plan = WorkerPlan {
-            state: state
-                .iter()
-                .map(|(name, bytes)| {
-                    let part = part::decode(bytes).map_err(anyhow::Error::msg)?;
-                    Ok((name.clone(), part.saved.rows))
-                })
-                .collect::<anyhow::Result<_>>()?,
+            state: before,
             tap_edges: true,
             text_max,
             ..WorkerPlan::of(timeless, *workers, done as Epoch + 1)

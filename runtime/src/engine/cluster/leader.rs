@@ -128,9 +128,10 @@ fn read(mut stream: TcpStream, process: usize, merge: &Merge, stats: &Stats) -> 
 }
 
 fn state(epoch: u64, body: &Bytes) -> io::Result<Event> {
-    let part::Part { operator, saved } = part::decode(body).map_err(invalid)?;
+    let part::Part { operator, pieces } = part::decode(body).map_err(invalid)?;
     let mut groups = GroupSet::default();
-    groups.extend(saved.groups.iter().map(|(group, _)| *group));
-    let state = Snapshot::new(groups, move |_| Ok(saved));
+    groups.extend(pieces.iter().flat_map(|piece| &piece.groups).map(|(group, _)| *group));
+    let pieces = pieces.into_iter().map(Ok);
+    let state = Snapshot::in_pieces(groups, move |_| Ok(Box::new(pieces)));
     Ok(Event::State { name: operator, epoch, state })
 }
