@@ -1,8 +1,10 @@
 //! What checkpoints cost while all is well, and how long a killed instance takes to be back.
 //!
 //! `cargo bench --bench recovery -- [--parts cost,kill,journal] [--devices 10000,1000000]
-//! [--seconds N]`
-//! With `TIDEGATE_LONG=1` it fails where what they cost is more than is asked for.
+//! [--seconds N] [--megabytes N]`
+//! With `TIDEGATE_LONG=1` it fails where what they cost is more than is asked for. In any case it
+//! fails where rows are not those of the readings that were acknowledged: after each kill all
+//! windows are closed, and their number, their readings and a checksum over them compared.
 //! The instance is a process of its own, as it is killed and as its memory is measured. Devices
 //! publish at QoS 1 over one connection; a window of 10 s and an alert keep state for each of them.
 
@@ -11,25 +13,28 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[path = "folder.rs"]
 mod folder;
+#[path = "recovery/instance.rs"]
+mod instance;
 #[allow(dead_code, reason = "other benches use other parts of it")]
 #[path = "intake/wire.rs"]
 mod wire;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tidegate_runtime::engine::{Engine, EngineOptions};
+use tidegate_sql::{OutputFormat, QueryOptions, run_query};
 
 use folder::Folder;
+use instance::{Instance, Ready, State};
 use wire::Packets;
 
-/// No progress for this long ends a measurement.
-const STUCK: Duration = Duration::from_secs(60);
 /// Messages that are published in one go.
 const PART: usize = 50_000;
 /// Event time of the first readings, milliseconds.
@@ -38,8 +43,12 @@ const BEGIN_MS: u64 = 1_760_000_000_000;
 const TIME_BEFORE_END: usize = 14;
 /// Time between checkpoints where there are any.
 const CHECKPOINT: Duration = Duration::from_secs(10);
-/// A journal as large as the acceptance test has it.
-const JOURNAL_BYTES: u64 = 1_000_000_000;
+/// A journal as large as the acceptance test has it, megabytes.
+const JOURNAL_MB: u64 = 1_000;
+/// Messages that an instance may note of itself, such as that a device has connected.
+const NOTED_MAX: u64 = 16;
+/// A window of [`PIPELINE`].
+const WINDOW_MS: u64 = 10_000;
 /// A gigabyte of journal is read again within so long.
 const JOURNAL_MAX: Duration = Duration::from_secs(20);
 /// The first message is acknowledged so soon after a start that finds next to nothing.
@@ -106,7 +115,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let (mut parts, mut devices) = ("cost,kill,journal".to_owned(), "10000,1000000".to_owned());
-    let mut seconds = 25;
+    let (mut seconds, mut megabytes) = (25, JOURNAL_MB);
     let mut rest = arguments.into_iter();
     while let Some(name) = rest.next() {
         let value = rest.next().with_context(|| format!("{name} needs a value"))?;
@@ -114,6 +123,7 @@ fn main() -> Result<()> {
             "--parts" => parts = value,
             "--devices" => devices = value,
             "--seconds" => seconds = value.parse()?,
+            "--megabytes" => megabytes = value.parse()?,
             _ => bail!("unknown option {name}"),
         }
     }
@@ -123,7 +133,7 @@ fn main() -> Result<()> {
             match part {
                 "cost" => cost(&fleet, Duration::from_secs(seconds))?,
                 "kill" => LIVE_RATES.iter().try_for_each(|rate| kill(&fleet, *rate))?,
-                "journal" => whole_journal(&fleet)?,
+                "journal" => whole_journal(&fleet, megabytes * 1_000_000)?,
                 _ => bail!("unknown part {part}"),
             }
         }
@@ -194,11 +204,13 @@ fn kill(fleet: &Fleet, rate: u64) -> Result<()> {
     drop(instance);
     let instance = Instance::start(&folder.0, CHECKPOINT)?;
     let Ready { seconds, replay_s, messages } = instance.ready;
+    ensure!(messages > 0, "nothing was replayed");
+    let rows = fleet.check_rows(instance, published)?;
     let replay_rate = messages as f64 / replay_s.max(1e-9);
     println!(
         "kill devices={} live_readings_s={live:.0} state_rows={} ready_s={seconds:.2} \
          replay_s={replay_s:.2} replayed={messages} replay_readings_s={replay_rate:.0} \
-         times_live={:.1}",
+         times_live={:.1} {rows}",
         fleet.devices,
         state.rows,
         replay_rate / live,
@@ -211,15 +223,21 @@ fn kill(fleet: &Fleet, rate: u64) -> Result<()> {
 
 /// How long a start takes that finds a gigabyte of journal and no checkpoint, and how long it is
 /// until the first acknowledgement of one that finds next to nothing.
-fn whole_journal(fleet: &Fleet) -> Result<()> {
+fn whole_journal(fleet: &Fleet, journal_bytes: u64) -> Result<()> {
     const NEVER: Duration = Duration::from_hours(1);
     let folder = Folder::new("journal")?;
     let journal = folder.0.join("journal");
     let instance = Instance::start(&folder.0, NEVER)?;
-    fleet.publish(instance.addr, 0, |_| bytes_in(&journal) >= JOURNAL_BYTES)?;
+    let published = fleet.publish(instance.addr, 0, |_| bytes_in(&journal) >= journal_bytes)?;
     drop(instance);
     let bytes = bytes_in(&journal);
-    let Ready { seconds, replay_s, messages } = Instance::start(&folder.0, NEVER)?.ready;
+    let instance = Instance::start(&folder.0, NEVER)?;
+    let Ready { seconds, replay_s, messages } = instance.ready;
+    ensure!(
+        (published..=published + NOTED_MAX).contains(&messages),
+        "{messages} messages were replayed of {published}"
+    );
+    let rows = fleet.check_rows(instance, published)?;
 
     let folder = Folder::new("little")?;
     let mut one = Packets::encode(&[(String::from("site/a/dev/1/telemetry"), b"{}".to_vec())], 1);
@@ -233,7 +251,7 @@ fn whole_journal(fleet: &Fleet) -> Result<()> {
     let first_ack = begin()?;
     println!(
         "journal devices={} journal_mb={} ready_s={seconds:.2} replay_s={replay_s:.2} \
-         replayed={messages} first_ack_s={:.2}",
+         replayed={messages} first_ack_s={:.2} {rows}",
         fleet.devices,
         bytes / 1_000_000,
         first_ack.as_secs_f64(),
@@ -276,6 +294,7 @@ impl Fleet {
             Packets::encode(&numbers.iter().map(|d| message(*d)).collect::<Vec<_>>(), 1)
         };
         let parts = Mutex::new(numbers.chunks(PART).map(part).collect());
+        assert!(numbers.len().is_multiple_of(devices) && numbers.len().is_multiple_of(PART));
         // As if each had one reading a second, or every five where they are very many.
         Self { devices, step_ms: if devices > 100_000 { 5_000 } else { 1_000 }, parts }
     }
@@ -311,114 +330,85 @@ impl Fleet {
         }
         Ok(published)
     }
-}
 
-/// What an instance said when it was ready.
-#[derive(Clone, Copy, Debug)]
-struct Ready {
-    /// From its first instruction.
-    seconds: f64,
-    /// Of that, reading the journal again.
-    replay_s: f64,
-    messages: u64,
-}
-
-/// What an instance says of itself all the time.
-#[derive(Clone, Copy, Debug, Default)]
-struct State {
-    readings: u64,
-    checkpoints: u64,
-    stall_us: u64,
-    rows: u64,
-    written_bytes: u64,
-    took_us: u64,
-    age: Duration,
-}
-
-impl State {
-    fn parse(line: &str) -> Option<Self> {
-        let mut numbers = line.split(' ').map(|word| word.parse::<u64>().ok());
-        let mut next = || numbers.next().flatten();
-        Some(Self {
-            readings: next()?,
-            checkpoints: next()?,
-            stall_us: next()?,
-            rows: next()?,
-            written_bytes: next()?,
-            took_us: next()?,
-            age: Duration::from_micros(next()?),
-        })
-    }
-
-    /// The worse of two runs.
-    fn max(self, other: &Self) -> Self {
-        if self.stall_us >= other.stall_us { self } else { *other }
-    }
-}
-
-/// A process that runs the pipeline; killed when dropped.
-struct Instance {
-    child: Child,
-    addr: SocketAddr,
-    ready: Ready,
-    state: Arc<Mutex<State>>,
-}
-
-impl Instance {
-    fn start(data: &Path, every: Duration) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("--child")
-            .arg(data)
-            .arg(every.as_millis().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut said = BufReader::new(child.stdout.take().context("piped")?).lines();
-        let first = said.next().context("the instance ended before it was ready")??;
-        let words: Vec<&str> = first.split(' ').collect();
-        let [addr, seconds, replay_s, messages] = words[..] else { bail!("it said {first}") };
-        let ready = Ready {
-            seconds: seconds.parse()?,
-            replay_s: replay_s.parse()?,
-            messages: messages.parse()?,
-        };
-        let state = Arc::new(Mutex::new(State::default()));
-        let shared = Arc::clone(&state);
-        std::thread::spawn(move || {
-            for state in said.map_while(Result::ok).filter_map(|line| State::parse(&line)) {
-                *shared.lock().expect("nobody panics") = state;
-            }
-        });
-        Ok(Self { addr: addr.parse()?, child, ready, state })
-    }
-
-    fn state(&self) -> State {
-        *self.state.lock().expect("nobody panics")
-    }
-
-    /// Waits until so many readings are through; the time of the last.
-    fn wait_for(&self, readings: u64) -> Result<Instant> {
-        let (mut last, mut seen) = (Instant::now(), 0);
-        while seen < readings {
-            let now = self.state().readings;
-            if now > seen {
-                (last, seen) = (Instant::now(), now);
-            }
-            ensure!(last.elapsed() < STUCK, "{seen} of {readings} readings, and no more");
-            std::thread::sleep(Duration::from_millis(1));
+    /// Has all windows of the first `published` readings closed, ends the instance, and compares
+    /// the rows in its table.
+    fn check_rows(&self, instance: Instance, published: u64) -> Result<Rows> {
+        let mut stream = wire::connect(instance.addr, "bench")?;
+        let rounds = published.div_ceil(self.devices as u64);
+        let later = (BEGIN_MS + rounds * self.step_ms + 10 * WINDOW_MS).to_string();
+        for packets in self.parts.lock().expect("nobody panics").iter_mut() {
+            packets.rewrite(TIME_BEFORE_END, |_| later.clone());
+            packets.publish(stream.try_clone()?)?;
         }
-        Ok(last)
+        stream.flush()?;
+        let data = instance.end()?;
+        let (found, wanted) = (Rows::in_table(&data)?, self.rows(published));
+        ensure!(found == wanted, "{found} in the table instead of {wanted}");
+        Ok(found)
+    }
+
+    /// What the first `published` readings make.
+    fn rows(&self, published: u64) -> Rows {
+        let (mut rows, per_window) = (Rows::default(), WINDOW_MS / self.step_ms);
+        for device in 0..self.devices as u64 {
+            let readings = published.saturating_sub(device).div_ceil(self.devices as u64);
+            for window in 0..readings.div_ceil(per_window) {
+                let n = per_window.min(readings - window * per_window);
+                rows.add(device, window, n, 180 + device % 100);
+            }
+        }
+        rows
     }
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// Rows of the table of windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rows {
+    rows: u64,
+    readings: u64,
+    /// Sum over the rows of a number that each of their values changes.
+    checksum: u64,
+}
+
+impl Rows {
+    /// A row: number of the device, number of the window, its readings, and ten times the mean of
+    /// their temperatures.
+    fn add(&mut self, device: u64, window: u64, n: u64, t_10: u64) {
+        self.rows += 1;
+        self.readings += n;
+        self.checksum += (device * 1_000_003 + window * 7_919 + n * 101 + t_10) % 1_000_000_007;
+    }
+
+    /// The same by SQL, of an instance that has ended. What closed the windows is in none of them.
+    fn in_table(data: &Path) -> Result<Self> {
+        let query = format!(
+            "WITH w AS (SELECT CAST(substr(device, 3) AS BIGINT) AS device, n, \
+             (CAST(to_unixtime(window_start) AS BIGINT) * 1000 - {BEGIN_MS}) / {WINDOW_MS} AS w, \
+             CAST(round(t_avg * 10) AS BIGINT) AS t FROM bench.per_10s) \
+             SELECT count(*), coalesce(sum(n), 0), coalesce(sum( \
+             (device * 1000003 + w * 7919 + n * 101 + t) % 1000000007), 0) FROM w"
+        );
+        let mut out = Vec::new();
+        let options = QueryOptions { time_max: None, ..QueryOptions::new(data) };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(run_query(&options, &query, OutputFormat::Csv, &mut out))?;
+        let said = String::from_utf8(out)?;
+        let last = said.lines().last().unwrap_or_default();
+        let numbers: Vec<u64> = last.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        let [rows, readings, checksum] = numbers[..] else { bail!("it answered {said}") };
+        Ok(Self { rows, readings, checksum })
     }
 }
 
-/// In the child: runs the pipeline and says how it is, until it is killed.
+impl std::fmt::Display for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rows, readings, checksum } = self;
+        write!(f, "rows={rows} of_readings={readings} checksum={checksum}")
+    }
+}
+
+/// In the child: runs the pipeline and says how it is, until it is killed or its input is closed.
 fn serve(data: &Path, checkpoint_every: Duration) -> Result<()> {
     let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -445,7 +435,13 @@ fn serve(data: &Path, checkpoint_every: Duration) -> Result<()> {
         started.elapsed().as_secs_f64(),
         recovery.messages()
     )?;
-    loop {
+    let closed = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&closed);
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        tell.store(true, Ordering::Release);
+    });
+    while !closed.load(Ordering::Acquire) {
         out.flush()?;
         std::thread::sleep(Duration::from_millis(5));
         let now = engine.stats().snapshot();
@@ -461,4 +457,5 @@ fn serve(data: &Path, checkpoint_every: Duration) -> Result<()> {
             now.checkpoint_age_us
         )?;
     }
+    runtime.block_on(engine.shutdown()).map(drop)
 }
