@@ -35,11 +35,15 @@ const STUCK: Duration = Duration::from_secs(10);
 const IDLE_CONNECTIONS: usize = 20_000;
 
 fn main() -> Result<()> {
-    // The allocator reads this when the process starts; the product's binary sets it for itself.
-    const PURGE: &str = "MIMALLOC_PURGE_DELAY";
-    if std::env::var_os(PURGE).is_none() {
+    // The allocator reads these when the process starts; the product's binary sets them for itself.
+    const MEMORY: [(&str, &str); 3] = [
+        ("MIMALLOC_PURGE_DELAY", "1000"),
+        ("MIMALLOC_ARENA_PURGE_MULT", "1"),
+        ("MIMALLOC_ALLOW_THP", "0"),
+    ];
+    if std::env::var_os(MEMORY[0].0).is_none() {
         let mut again = Command::new(std::env::current_exe()?);
-        let status = again.args(std::env::args_os().skip(1)).env(PURGE, "10000").status()?;
+        let status = again.args(std::env::args_os().skip(1)).envs(MEMORY).status()?;
         ensure!(status.success(), "the bench failed");
         return Ok(());
     }

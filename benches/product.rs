@@ -26,11 +26,18 @@ pub(crate) fn readings(folder: &Path, workload: Workload, lines: u64) -> Result<
     Ok(data)
 }
 
+/// Settings of the allocator, as the binary makes them for itself (`runtime/bin/main.rs`).
+const MEMORY: [(&str, &str); 3] = [
+    ("MIMALLOC_PURGE_DELAY", "1000"),
+    ("MIMALLOC_ARENA_PURGE_MULT", "1"),
+    ("MIMALLOC_ALLOW_THP", "0"),
+];
+
 /// Runs this bench in a process of its own, because peak memory belongs to a process; the last line
 /// that it prints.
 pub(crate) fn in_child(arguments: &[&str]) -> Result<String> {
     let output = Command::new(std::env::current_exe()?)
-        .env("MIMALLOC_PURGE_DELAY", "10000") // as the binary does for itself
+        .envs(MEMORY)
         .args(arguments)
         .output()?;
     let said = String::from_utf8_lossy(&output.stderr);

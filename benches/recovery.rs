@@ -99,8 +99,12 @@ from = "per_10s"
 "#;
 
 fn main() -> Result<()> {
-    // The allocator reads this when the process starts; the product's binary sets it for itself.
-    const PURGE: &str = "MIMALLOC_PURGE_DELAY";
+    // The allocator reads these when the process starts; the product's binary sets them for itself.
+    const MEMORY: [(&str, &str); 3] = [
+        ("MIMALLOC_PURGE_DELAY", "1000"),
+        ("MIMALLOC_ARENA_PURGE_MULT", "1"),
+        ("MIMALLOC_ALLOW_THP", "0"),
+    ];
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     if let [child, data, every_ms] = &arguments[..]
         && child == "--child"
@@ -108,9 +112,9 @@ fn main() -> Result<()> {
         let every = Duration::from_millis(every_ms.parse()?);
         return serve(Path::new(data), every);
     }
-    if std::env::var_os(PURGE).is_none() {
+    if std::env::var_os(MEMORY[0].0).is_none() {
         let mut again = Command::new(std::env::current_exe()?);
-        let status = again.args(&arguments).env(PURGE, "10000").status()?;
+        let status = again.args(&arguments).envs(MEMORY).status()?;
         ensure!(status.success(), "the bench failed");
         return Ok(());
     }

@@ -145,6 +145,11 @@ fn others_compact_our_tables_while_we_append() {
 }
 
 #[test]
+fn pipelines_change_at_random() {
+    script("changes.py");
+}
+
+#[test]
 fn webhooks_survive_kills_and_every_kind_of_receiver() {
     script("outbox.py");
 }
