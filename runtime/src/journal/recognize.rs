@@ -3,9 +3,10 @@
 //!
 //! Invariant: a message is dropped only if its source has taken it before (QoS 2, not released), or
 //! if it says that it may be a repetition, and the newest record of its session with its packet
-//! identifier has the same content and is not known to be acknowledged. A sender uses an identifier anew only after it has processed the acknowledgement
-//! of its last use; acknowledgements go out in order, so everything up to that last use is
-//! acknowledged, too, and cannot be sent again. (MQTT 3.1.1 and 5, 2.2.1 and 4.6.)
+//! identifier has the same content and is not known to be acknowledged. A sender uses an identifier
+//! anew only after it has processed the acknowledgement of its last use; acknowledgements go out in
+//! order, so everything up to that last use is acknowledged, too, and cannot be sent again. (MQTT
+//! 3.1.1 and 5, 2.2.1 and 4.6.)
 //!
 //! What is sent again is under way again: of a broker it is newer then than what came before it. So
 //! one that died and goes on from an older state is understood, although it uses identifiers anew
