@@ -36,10 +36,7 @@ const MEMORY: [(&str, &str); 3] = [
 /// Runs this bench in a process of its own, because peak memory belongs to a process; the last line
 /// that it prints.
 pub(crate) fn in_child(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(std::env::current_exe()?)
-        .envs(MEMORY)
-        .args(arguments)
-        .output()?;
+    let output = Command::new(std::env::current_exe()?).envs(MEMORY).args(arguments).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{} failed: {said}", arguments.join(" "));
     eprint!("{said}");

@@ -246,9 +246,9 @@ impl WindowOperator {
         Ok(())
     }
 
-    /// Windows are closed that were so in the state from before, and no others: what this one closed
-    /// while it was made was not told, and what it had open may have been. They differ where it was
-    /// changed how long the step waits.
+    /// Windows are closed that were so in the state from before, and no others: what this one
+    /// closed while it was made was not told, and what it had open may have been. They differ where
+    /// it was changed how long the step waits.
     fn close_as(&mut self, told: &[RecordBatch]) -> Result<(), OperatorError> {
         let keys = self.spec.keys.len();
         let mut closed = BTreeMap::new();

@@ -1,10 +1,10 @@
 //! Which step of the old plan a step of the new one was, and how long it waited.
 //!
 //! State that is made anew takes the place of state that has told windows already, and rows of that
-//! time are not written again. So it has to have told the same ones, neither more, which would never
-//! be told, nor fewer, which would be told twice. What decides that, besides the readings, is how
-//! long a step waits for those that are late and for keys that are silent. So state is made anew by
-//! steps that wait as they did, and waits otherwise from the change on.
+//! time are not written again. So it has to have told the same ones, neither more, which would
+//! never be told, nor fewer, which would be told twice. What decides that, besides the readings, is
+//! how long a step waits for those that are late and for keys that are silent. So state is made
+//! anew by steps that wait as they did, and they wait otherwise from the change on.
 
 use std::collections::BTreeMap;
 use std::mem::discriminant;
