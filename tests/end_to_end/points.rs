@@ -159,7 +159,8 @@ pub(super) fn check_windows_and_alerts(home: &Home, receiver: &Receiver, reading
         }
     }
     let rows = home.rows(
-        "SELECT keys, \"row\", status, alert_id FROM system.alerts WHERE pipeline <> 'tidegate'",
+        "SELECT keys, \"row\", status, alert_id, arrow_cast(time, 'Int64') AS at_us \
+         FROM system.alerts WHERE pipeline <> 'tidegate'",
     );
     let json = |text: &serde_json::Value| -> serde_json::Value {
         serde_json::from_str(text.as_str().unwrap()).unwrap()
@@ -178,7 +179,8 @@ pub(super) fn check_windows_and_alerts(home: &Home, receiver: &Receiver, reading
     assert!(!expected.is_empty(), "no alert fired: the test shows nothing");
 
     let changes = |r: &crate::support::Row| {
-        format!("{}-{}-", r["alert_id"].as_str().unwrap(), r["status"].as_str().unwrap())
+        let [id, status] = ["alert_id", "status"].map(|name| r[name].as_str().unwrap());
+        format!("{id}-{status}.{}-", r["at_us"])
     };
     let mut told: Vec<String> = rows.iter().map(changes).collect();
     let mut accepted: BTreeMap<String, String> = BTreeMap::new();

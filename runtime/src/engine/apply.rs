@@ -26,10 +26,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tidegate_operators::spec::{PipelineSpec, TableSpec};
 use tidegate_operators::{Epoch, Tick};
-use tidegate_pipelines::change::{
-    BegunAnew, Change, What, adopt_sources, table_conflicts, waiting_as_before,
-};
-use tidegate_pipelines::{Plan, graph};
+use tidegate_pipelines::change::{BegunAnew, Change, What, adopt_sources, table_conflicts};
+use tidegate_pipelines::{Plan, change, graph};
 
 use super::anew;
 use super::cuts::Cuts;
@@ -393,9 +391,8 @@ impl Applier {
         let tables = merged(&running.tables, graph::tables(&plan.pipelines));
         let pace = Arc::new(Pace::behind(Arc::clone(&self.changes.fed)));
         let changed = touched(&[What::Changed, What::Added]);
-        let pipelines = waiting_as_before(&running.plan.pipelines, &plan.pipelines);
-        let pipelines: Vec<PipelineSpec> =
-            pipelines.into_iter().filter(|p| changed.contains(&p.name)).collect();
+        let mut pipelines = change::waiting_as_before(&running.plan.pipelines, &plan.pipelines);
+        pipelines.retain(|p| changed.contains(&p.name));
         self.refuse_troubles()?;
         if !change.rebuilt().is_empty() {
             // What is rebuilt finds what registries say in the part of the journal that it reads.
