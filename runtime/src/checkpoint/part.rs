@@ -315,7 +315,7 @@ pub(super) mod tests {
             let bytes = encode(&name, &saved).unwrap();
             let back = decode(&bytes).unwrap();
             prop_assert_eq!(&back.operator, &name);
-            prop_assert_eq!(&back.pieces, &[saved.clone()]);
+            prop_assert_eq!(&back.pieces, std::slice::from_ref(&saved));
             prop_assert_eq!(&decode(&encode_2(&name, &saved)).unwrap(), &back);
             let at = at.index(bytes.len());
             let mut torn = bytes.clone();

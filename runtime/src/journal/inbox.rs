@@ -188,7 +188,7 @@ fn parts(messages: Messages, bytes_max: u64) -> Vec<Messages> {
         let texts =
             [messages.topic(i), messages.payload(i), messages.client(i), messages.properties(i)];
         let own = texts.iter().map(|text| text.len()).sum::<usize>();
-        if part.len() > 0 && bytes_of(data + own, part.len() + 1) > bytes_max {
+        if !part.is_empty() && bytes_of(data + own, part.len() + 1) > bytes_max {
             parts.push(part.finish(source, first));
             data = 0;
         }

@@ -92,7 +92,8 @@ impl Folders {
     pub(super) fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
         file.sync_all()?;
         #[cfg(test)]
-        self.probe.note(|| tests::Did::Content(path.to_owned(), fs::read(path).unwrap()));
+        self.probe
+            .note(|| tests::Did::Content(path.to_owned(), fs::read(path).unwrap_or_default()));
         Ok(())
     }
 
