@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tidegate_runtime::engine::{Engine, EngineOptions};
 use tidegate_runtime::journal::{AppendFile, Disk, Storage};
+use tidegate_runtime::memory::allocator;
 
 use folder::Folder;
 use generate::Workload;
@@ -35,15 +36,11 @@ const STUCK: Duration = Duration::from_secs(10);
 const IDLE_CONNECTIONS: usize = 20_000;
 
 fn main() -> Result<()> {
-    // The allocator reads these when the process starts; the product's binary sets them for itself.
-    const MEMORY: [(&str, &str); 3] = [
-        ("MIMALLOC_PURGE_DELAY", "1000"),
-        ("MIMALLOC_ARENA_PURGE_MULT", "1"),
-        ("MIMALLOC_ALLOW_THP", "0"),
-    ];
-    if std::env::var_os(MEMORY[0].0).is_none() {
+    // As the product's binary does for itself.
+    let unset = allocator::unset();
+    if !unset.is_empty() {
         let mut again = Command::new(std::env::current_exe()?);
-        let status = again.args(std::env::args_os().skip(1)).envs(MEMORY).status()?;
+        let status = again.args(std::env::args_os().skip(1)).envs(unset).status()?;
         ensure!(status.success(), "the bench failed");
         return Ok(());
     }

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tidegate_runtime::engine::{Engine, EngineOptions};
+use tidegate_runtime::memory::allocator;
 
 use crate::workload::generate::Workload;
 
@@ -26,17 +27,11 @@ pub(crate) fn readings(folder: &Path, workload: Workload, lines: u64) -> Result<
     Ok(data)
 }
 
-/// Settings of the allocator, as the binary makes them for itself (`runtime/bin/main.rs`).
-const MEMORY: [(&str, &str); 3] = [
-    ("MIMALLOC_PURGE_DELAY", "1000"),
-    ("MIMALLOC_ARENA_PURGE_MULT", "1"),
-    ("MIMALLOC_ALLOW_THP", "0"),
-];
-
 /// Runs this bench in a process of its own, because peak memory belongs to a process; the last line
 /// that it prints.
 pub(crate) fn in_child(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(std::env::current_exe()?).envs(MEMORY).args(arguments).output()?;
+    let mut child = Command::new(std::env::current_exe()?);
+    let output = child.envs(allocator::SETTINGS).args(arguments).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{} failed: {said}", arguments.join(" "));
     eprint!("{said}");

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tidegate_runtime::engine::{Engine, EngineOptions};
+use tidegate_runtime::memory::allocator;
 use tidegate_sql::{OutputFormat, QueryOptions, run_query};
 
 use folder::Folder;
@@ -99,12 +100,6 @@ from = "per_10s"
 "#;
 
 fn main() -> Result<()> {
-    // The allocator reads these when the process starts; the product's binary sets them for itself.
-    const MEMORY: [(&str, &str); 3] = [
-        ("MIMALLOC_PURGE_DELAY", "1000"),
-        ("MIMALLOC_ARENA_PURGE_MULT", "1"),
-        ("MIMALLOC_ALLOW_THP", "0"),
-    ];
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     if let [child, data, every_ms] = &arguments[..]
         && child == "--child"
@@ -112,9 +107,11 @@ fn main() -> Result<()> {
         let every = Duration::from_millis(every_ms.parse()?);
         return serve(Path::new(data), every);
     }
-    if std::env::var_os(MEMORY[0].0).is_none() {
+    // As the product's binary does for itself.
+    let unset = allocator::unset();
+    if !unset.is_empty() {
         let mut again = Command::new(std::env::current_exe()?);
-        let status = again.args(&arguments).envs(MEMORY).status()?;
+        let status = again.args(&arguments).envs(unset).status()?;
         ensure!(status.success(), "the bench failed");
         return Ok(());
     }

@@ -10,15 +10,6 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Settings of the allocator, by their variables. It keeps memory that is free for a second before
-/// it gives it back, and asks for no huge pages: of those a few live bytes hold two megabytes each,
-/// so that memory grows with the bursts of half an hour.
-const MEMORY: [(&str, &str); 3] = [
-    ("MIMALLOC_PURGE_DELAY", "1000"),
-    ("MIMALLOC_ARENA_PURGE_MULT", "1"),
-    ("MIMALLOC_ALLOW_THP", "0"),
-];
-
 fn main() -> ExitCode {
     keep_memory();
     abort_on_panic();
@@ -34,9 +25,8 @@ fn keep_memory() {
     use std::os::unix::process::CommandExt;
     let works_long =
         std::env::args_os().nth(1).is_some_and(|a| a == "run" || a == "demo" || a == "worker");
-    let is_unset = |(variable, _): &(&str, &str)| std::env::var_os(variable).is_none();
-    let mut unset = MEMORY.into_iter().filter(is_unset).peekable();
-    if !works_long || unset.peek().is_none() {
+    let unset = tidegate_runtime::memory::allocator::unset();
+    if !works_long || unset.is_empty() {
         return;
     }
     let mut arguments = std::env::args_os();

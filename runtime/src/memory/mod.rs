@@ -4,6 +4,7 @@
 //! that comes back. The allocator keeps for a while what was freed, so it falls late; who decides
 //! by it must not wait for that alone.
 
+pub mod allocator;
 mod budget;
 mod stages;
 
