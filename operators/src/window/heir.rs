@@ -56,9 +56,12 @@ struct Before {
 }
 
 /// The state of a step with windows of fixed bounds that was made anew from what came in after
-/// `since_us`, with all that must not be new to it. `before` are the rows that the step had before
-/// the change, whatever it was then; or those of several, of which one may have been it. If it is
-/// known to have had the same windows, `told` are its rows: then windows were told as they say.
+/// `since_us`, with all that must not be new to it; `None`: from everything that there ever was.
+/// `before` are the rows that the step had before the change, whatever it was then; or those of
+/// several, of which one may have been it. What is open may have been told early, more often than
+/// it would be now: revisions go on behind those, or the last row of a window would be below them.
+/// If the step is known to have had the same windows, `told` are its rows: then windows were told
+/// as they say.
 ///
 /// # Errors
 /// `rebuilt` is not the state of such a step.
@@ -66,36 +69,17 @@ pub fn heir(
     spec: &WindowSpec,
     rebuilt: &[RecordBatch],
     (before, told): (&[RecordBatch], &[RecordBatch]),
-    since_us: i64,
+    since_us: Option<i64>,
 ) -> Result<Vec<SavedRows>, OperatorError> {
     let mut heir = WindowOperator::new(spec.clone())?;
     for rows in rebuilt {
         heir.load(rows)?;
     }
     let before: Vec<&RecordBatch> = before.iter().filter(|rows| heir.has_keys_of(rows)).collect();
-    let known = heir.read_before(&before, since_us)?;
-    heir.inherit(&known, since_us)?;
-    heir.number_on(&before)?;
-    heir.close_as(told)?;
-    heir.cut(true).parts()
-}
-
-/// The state of such a step that was made anew from everything that there ever was. What is open
-/// may have been told early, more often than it would be now: revisions go on behind those, or
-/// the last row of a window would be below them. `told` are as for [`heir`].
-///
-/// # Errors
-/// `rebuilt` is not the state of such a step.
-pub fn numbered(
-    spec: &WindowSpec,
-    rebuilt: &[RecordBatch],
-    (before, told): (&[RecordBatch], &[RecordBatch]),
-) -> Result<Vec<SavedRows>, OperatorError> {
-    let mut heir = WindowOperator::new(spec.clone())?;
-    for rows in rebuilt {
-        heir.load(rows)?;
+    if let Some(since_us) = since_us {
+        let known = heir.read_before(&before, since_us)?;
+        heir.inherit(&known, since_us)?;
     }
-    let before: Vec<&RecordBatch> = before.iter().filter(|rows| heir.has_keys_of(rows)).collect();
     heir.number_on(&before)?;
     heir.close_as(told)?;
     heir.cut(true).parts()

@@ -28,7 +28,7 @@ mod tests;
 mod zones;
 
 pub(crate) use self::bound::bound;
-pub use self::heir::{heir, numbered};
+pub use self::heir::heir;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -19,13 +19,13 @@ use crate::fingerprint::waits;
 pub fn waiting_as_before(old: &[PipelineSpec], new: &[PipelineSpec]) -> Vec<PipelineSpec> {
     let was = was(old, new);
     let mut all = new.to_vec();
-    for p in &mut all {
-        let name = p.name.clone();
-        for step in &mut p.steps {
-            let Some((_, before)) = was.get(&format!("{name}/{}", step.name)) else { continue };
-            let mut before = before.kind.clone();
-            let before = waits(&mut before).into_iter().map(|us| *us);
-            waits(&mut step.kind).into_iter().zip(before).for_each(|(us, before)| *us = before);
+    for (p, new) in all.iter_mut().zip(new) {
+        for (step, now) in p.steps.iter_mut().zip(&new.steps) {
+            if let Some((_, before)) = was.get(&operator(new, now)) {
+                let mut before = before.kind.clone();
+                let waited = waits(&mut before);
+                waits(&mut step.kind).into_iter().zip(waited).for_each(|(us, was)| *us = *was);
+            }
         }
     }
     all
@@ -35,21 +35,17 @@ pub fn waiting_as_before(old: &[PipelineSpec], new: &[PipelineSpec]) -> Vec<Pipe
 /// old one, each with the name that it had there.
 pub fn same_windows(old: &[PipelineSpec], new: &[PipelineSpec]) -> BTreeMap<String, String> {
     let was = was(old, new);
-    let steps = new.iter().flat_map(|p| p.steps.iter().map(move |step| operator(p, step)));
-    let kinds = new.iter().flat_map(|p| p.steps.iter().map(|step| &step.kind));
-    let same = steps.zip(kinds).filter_map(|(name, kind)| {
-        let (before, step) = was.get(&name)?;
-        match (kind, &step.kind) {
-            (StepKind::Window(now), StepKind::Window(then))
-                if now.shape.has_fixed_bounds()
-                    && now.clock == then.clock
-                    && taken::keys(now) == taken::keys(then)
-                    && taken::bounds(now) == taken::bounds(then) =>
-            {
-                Some((name, before.clone()))
-            }
-            _ => None,
-        }
+    let steps = new.iter().flat_map(|p| p.steps.iter().map(move |step| (operator(p, step), step)));
+    let same = steps.filter_map(|(name, step)| {
+        let (before, then) = was.get(&name)?;
+        let (StepKind::Window(now), StepKind::Window(then)) = (&step.kind, &then.kind) else {
+            return None;
+        };
+        let is_same = now.shape.has_fixed_bounds()
+            && now.clock == then.clock
+            && taken::keys(now) == taken::keys(then)
+            && taken::bounds(now) == taken::bounds(then);
+        is_same.then(|| (name, before.clone()))
     });
     same.collect()
 }

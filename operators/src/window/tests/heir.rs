@@ -106,10 +106,10 @@ impl Case {
         run(&mut rebuilt, &self.epochs[self.part..self.change], self.part);
         let since_us = self.epochs[self.part - 1].0;
         let (rebuilt, before) = (parts(&mut rebuilt), parts(&mut all));
-        let made = heir(&self.spec, &rebuilt, (&before, &[]), since_us).unwrap();
+        let made = heir(&self.spec, &rebuilt, (&before, &[]), Some(since_us)).unwrap();
         let mut turned = before.clone();
         turned.reverse();
-        assert_eq!(heir(&self.spec, &rebuilt, (&turned, &[]), since_us).unwrap(), made);
+        assert_eq!(heir(&self.spec, &rebuilt, (&turned, &[]), Some(since_us)).unwrap(), made);
         (since_us, all, made.into_iter().map(|part| part.rows).collect())
     }
 
@@ -326,10 +326,7 @@ fn revisions_go_on_behind_those_that_were_told() {
         let mut rebuilt = WindowOperator::new(spec.clone()).unwrap();
         run(&mut rebuilt, &epochs, 0);
         let rebuilt = parts(&mut rebuilt);
-        let made = match since_us {
-            Some(since_us) => heir(&spec, &rebuilt, (&before, &[]), since_us),
-            None => crate::window::numbered(&spec, &rebuilt, (&before, &[])),
-        };
+        let made = heir(&spec, &rebuilt, (&before, &[]), since_us);
         let state = made.unwrap().into_iter().map(|part| part.rows);
         let mut heir = loaded(&spec, state);
         let after = revisions(&run(&mut heir, std::slice::from_ref(&end), 30));
@@ -376,7 +373,7 @@ fn heir_of(
     before: &[RecordBatch],
     since_us: i64,
 ) -> Vec<RecordBatch> {
-    let made = heir(spec, rebuilt, (before, &[]), since_us).unwrap();
+    let made = heir(spec, rebuilt, (before, &[]), Some(since_us)).unwrap();
     made.into_iter().map(|part| part.rows).collect()
 }
 

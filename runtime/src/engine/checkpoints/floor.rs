@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use tidegate_operators::SavedRows;
 use tidegate_operators::spec::{PipelineSpec, StepKind, WindowSpec};
-use tidegate_operators::window::{heir, numbered};
+use tidegate_operators::window::heir;
 use tidegate_pipelines::change::{going_on, same_windows};
 
 use super::switch::{Switch, pipeline};
@@ -46,10 +46,7 @@ pub(super) fn with_floors(
             None => gone.flat_map(|(_, rows)| rows.iter().cloned()).collect(),
         };
         let told = same.get(&name).and_then(|was| had.get(was)).map_or(&[][..], Vec::as_slice);
-        let heir = match since_us {
-            Some(since_us) => heir(spec, &rows, (&before, told), since_us)?,
-            None => numbered(spec, &rows, (&before, told))?,
-        };
+        let heir = heir(spec, &rows, (&before, told), since_us)?;
         all.extend(heir.into_iter().map(|saved| (name.clone(), saved)));
     }
     Ok(all)
