@@ -182,19 +182,17 @@ fn parts(messages: Messages, bytes_max: u64) -> Vec<Messages> {
     if bytes_of(messages.data.len(), messages.len()) <= bytes_max {
         return vec![messages];
     }
-    let (mut parts, mut part, mut data) = (Vec::new(), MessagesBuilder::default(), 0);
+    let (mut parts, mut part) = (Vec::new(), MessagesBuilder::default());
     let (source, first) = (messages.source, messages.first_offset);
     for (i, meta) in messages.index.iter().enumerate() {
         let texts =
             [messages.topic(i), messages.payload(i), messages.client(i), messages.properties(i)];
         let own = texts.iter().map(|text| text.len()).sum::<usize>();
-        if !part.is_empty() && bytes_of(data + own, part.len() + 1) > bytes_max {
+        if !part.is_empty() && bytes_of(part.data_bytes() + own, part.len() + 1) > bytes_max {
             parts.push(part.finish(source, first));
-            data = 0;
         }
         let [topic, payload, client, properties] = texts;
         part.push_with(topic, payload, client, properties, *meta);
-        data += own;
     }
     parts.push(part.finish(source, first));
     parts

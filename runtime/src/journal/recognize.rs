@@ -191,7 +191,7 @@ impl Recognizer {
             // The source may know better.
             if meta.known || (meta.duplicate && session.knows(record)) {
                 known.push(i);
-                if session.newest(record).is_none() {
+                if meta.known && session.newest(record).is_none() {
                     return 0;
                 }
                 // What a broker sends bears no client id.

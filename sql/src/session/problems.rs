@@ -10,6 +10,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
 use datafusion::sql::sqlparser::parser::ParserError;
+use tidegate_pipelines::bounds::about;
 
 use super::TableName;
 use super::wording::reword;
@@ -307,15 +308,7 @@ fn is_full(error: &DataFusionError) -> bool {
 
 /// Bytes for people.
 fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let (mut number, mut unit) = (bytes as f64, "B");
-    for larger in UNITS {
-        if number >= 1024.0 {
-            (number, unit) = (number / 1024.0, larger);
-        }
-    }
-    let number = format!("{number:.1}");
-    format!("{} {unit}", number.strip_suffix(".0").unwrap_or(&number))
+    about(bytes).replace(".0 ", " ")
 }
 
 /// A statement that would change something.
