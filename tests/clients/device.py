@@ -136,11 +136,7 @@ class Device(threading.Thread):
 
     def _publish(self, packet_id, seq, dup=0):
         text = self.payload(seq).encode()
-        body = len(self.topic).to_bytes(2, "big") + self.topic + packet_id.to_bytes(2, "big") + text
-        head, left = bytes([0x30 | self.qos << 1 | dup]), len(body)
-        while left >= 0x80:
-            head, left = head + bytes([left & 0x7F | 0x80]), left >> 7
-        return head + bytes([left]) + body
+        return publish_packet(self.topic, packet_id, text, self.qos, dup)
 
     def finish(self):
         """Publishes no more and waits for all acknowledgements; how often each number was sent."""
@@ -148,6 +144,20 @@ class Device(threading.Thread):
         self.join(PATIENCE_S)
         assert self.error is None and not self.is_alive(), (self.error, len(self.waiting))
         return self.sent
+
+
+def packet(first, body):
+    """An MQTT packet: its first byte, its length, its body."""
+    head, left = bytes([first]), len(body)
+    while left >= 0x80:
+        head, left = head + bytes([left & 0x7F | 0x80]), left >> 7
+    return head + bytes([left]) + body
+
+
+def publish_packet(topic, packet_id, text, qos=1, dup=0):
+    """PUBLISH of version 3.1.1."""
+    body = len(topic).to_bytes(2, "big") + topic + packet_id.to_bytes(2, "big") + text
+    return packet(0x30 | qos << 1 | dup, body)
 
 
 def _short(kind, packet_id):

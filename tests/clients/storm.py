@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 
+from device import packet
 from harness import ENDPOINT, PIPELINE, Publisher, Tidegate, eventually, payload, totals
 
 CONNECTS = 3000
@@ -20,15 +21,6 @@ GROWTH_BYTES_MAX = 256 << 20
 
 def text(words):
     return struct.pack(">H", len(words)) + words.encode()
-
-
-def packet(first, body):
-    length, rest = b"", len(body)
-    while True:
-        length += bytes([rest % 128 | (128 if rest >= 128 else 0)])
-        rest //= 128
-        if not rest:
-            return bytes([first]) + length + body
 
 
 def connect(name, version=4):

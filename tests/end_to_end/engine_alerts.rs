@@ -4,7 +4,7 @@
 //! How long trouble has to last before it is told, and to be away before it is over, is a fiftieth
 //! of what it is; `alarms::tests` has the times themselves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tidegate_operators::{MessageMeta, MessagesBuilder};
@@ -12,7 +12,7 @@ use tidegate_runtime::clock::Clock;
 use tidegate_runtime::journal::{Feed, FeedSink, Journal, JournalOptions};
 
 use crate::support::{
-    ColdChain, Device, Home, Instance, Reading, Receiver, START_MS, eventually, get,
+    ColdChain, Device, Home, Instance, Reading, Receiver, START_MS, data_files, eventually, get,
 };
 
 const SHORT: (&str, &str) = ("TIDEGATE_FAULT", "short:alarm:1+");
@@ -163,19 +163,6 @@ fn publish_late(instance: &Instance, seconds: impl Iterator<Item = i64>) {
     device.publish_all(messages.map(|payload| ("t/d1", payload))).unwrap();
 }
 
-/// Data files below a folder.
-fn parquet(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| match path.is_dir() {
-            true => parquet(&path),
-            false => {
-                Vec::from_iter(path.extension().is_some_and(|e| e == "parquet").then_some(path))
-            }
-        })
-        .collect()
-}
-
 /// The table can be written, but not read.
 #[test]
 fn late_windows_that_have_to_wait_are_told_and_it_is_over_when_they_are_computed() {
@@ -188,7 +175,7 @@ fn late_windows_that_have_to_wait_are_told_and_it_is_over_when_they_are_computed
     home.wait_for_count("SELECT count(*) FROM late.minutes WHERE n = 6", 20);
     let away = home.data().join("away");
     std::fs::create_dir(&away).unwrap();
-    let files = parquet(&home.data().join("tables/late/readings"));
+    let files = data_files(&home.data().join("tables/late/readings"));
     assert!(!files.is_empty());
     let kept = |file: &Path| away.join(file.file_name().unwrap());
     files.iter().for_each(|file| std::fs::rename(file, kept(file)).unwrap());

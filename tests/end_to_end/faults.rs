@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{ColdChain, Device, Home, Instance, Reading, Row, eventually, windows_of};
+use crate::support::{
+    ColdChain, Device, Home, Instance, Reading, Row, data_files, eventually, windows_of,
+};
 
 /// "The second is refused within 10 s", of the acceptance tests.
 const REFUSED_WITHIN: Duration = Duration::from_secs(10);
@@ -345,29 +347,19 @@ fn the_same_journal_worked_through_again_gives_the_same_rows_and_alert_ids() {
     }
 }
 
-/// The data files of the pipeline's tables with their bytes, in the order of their folders.
-fn parquet_below(folder: &Path, of: &str, found: &mut Vec<(String, Vec<u8>)>) {
-    let mut entries: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            parquet_below(&path, &format!("{of}/{}", path.file_name().unwrap().display()), found);
-        } else if path.extension().is_some_and(|e| e == "parquet") {
-            found.push((of.to_owned(), std::fs::read(&path).unwrap()));
-        }
-    }
-}
-
 /// Where tables commit at the same epochs, here only at the end, a replay writes the same files:
 /// row by row in the same order, to the last byte.
 #[test]
 fn the_same_journal_worked_through_again_gives_the_same_files_to_the_last_byte() {
     let text = ColdChain::on_endpoint().text().replace("freshness = \"1s\"", "freshness = \"1h\"");
-    let files = |home: &Home| {
-        let mut found = Vec::new();
-        parquet_below(&home.data().join("tables/cold_chain"), "cold_chain", &mut found);
-        found
+    // Folders below that of the tables, with the bytes of a file.
+    let files = |home: &Home| -> Vec<(String, Vec<u8>)> {
+        let tables = home.data().join("tables");
+        let found = data_files(&tables.join("cold_chain")).into_iter().map(|file| {
+            let of = file.parent().unwrap().strip_prefix(&tables).unwrap();
+            (of.display().to_string(), std::fs::read(&file).unwrap())
+        });
+        found.collect()
     };
     let start = |home: &Home| {
         let mut command = home.run_command(2);

@@ -14,6 +14,7 @@ mod scrape;
 mod webhook;
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) use assets::{Assets, Mood};
@@ -54,6 +55,20 @@ pub(crate) fn skipped(what: &str, why: &str) {
         std::env::var("CI").as_deref() != Ok("true"),
         "{what} must not be skipped in CI: {why}"
     );
+}
+
+/// The Parquet files below a folder, by their paths.
+pub(crate) fn data_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> = entries
+        .flat_map(|path| match path.is_dir() {
+            true => data_files(&path),
+            false => vec![path],
+        })
+        .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
+        .collect();
+    found.sort();
+    found
 }
 
 /// Calls `look` until it gives a value, or fails with what it last said.

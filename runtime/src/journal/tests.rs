@@ -102,6 +102,14 @@ fn builder(payloads: &[String]) -> MessagesBuilder {
     builder
 }
 
+/// A journal of one source, and what it hands on.
+fn started(options: JournalOptions) -> (Journal, mpsc::Receiver<Feed>) {
+    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    (journal, receiver)
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
@@ -519,9 +527,7 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
         ..options(dir.path())
     };
     let budget_bytes = options.budget_bytes;
-    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let (journal, receiver) = started(options);
     runtime().block_on(async {
         let intake = journal.intake(0);
         let offers = tokio::spawn(async move {
@@ -556,9 +562,7 @@ fn a_used_up_budget_makes_offers_wait_until_epochs_are_trimmed() {
 fn a_batch_that_is_too_large_is_taken_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions { budget_bytes: 4 << 20, ..options(dir.path()) };
-    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let (journal, receiver) = started(options);
     let texts: Vec<String> = (0..300).map(|i| format!("{i:03}{}", "x".repeat(10_000))).collect();
     runtime().block_on(async {
         journal.intake(0).offer(builder(&texts)).await.unwrap();
@@ -577,9 +581,7 @@ fn neither_heads_of_segments_nor_what_the_engine_says_exceed_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions { budget_bytes: 256 << 10, ..options(dir.path()) };
     let budget_bytes = options.budget_bytes;
-    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let (journal, receiver) = started(options);
     let some: Vec<String> = (0..50).map(|i| format!("{i:040}")).collect();
     runtime().block_on(async {
         let (intake, offered) = (journal.intake(0), some.clone());
@@ -621,9 +623,7 @@ fn while_offers_wait_for_room_some_ticks_come_as_soon_as_after_messages() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions { budget_bytes: 256 << 10, ..options(dir.path()) };
     let budget_bytes = options.budget_bytes;
-    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let (journal, receiver) = started(options);
     runtime().block_on(async {
         let intake = journal.intake(0);
         let offers = tokio::spawn(async move {
@@ -822,9 +822,7 @@ fn while_offers_wait_no_segments_are_added() {
         idle_interval: Duration::from_millis(2),
         ..options(dir.path())
     };
-    let (journal, _) = Journal::open(options, Clock::system(), &names(&["x"]), 0).unwrap();
-    let (sender, receiver) = mpsc::channel();
-    journal.start(Box::new(ChannelSink(sender))).unwrap();
+    let (journal, receiver) = started(options);
     runtime().block_on(async {
         // More than 8 KiB of records.
         let mut many = MessagesBuilder::default();
